@@ -1,0 +1,55 @@
+"""modelpar: restricted Boltzmann machines and deep belief networks, split over the ranks of MPI.
+
+The names below are the whole of what a script needs; each is loaded when it is first used, so that the command line
+can choose the number of threads before NumPy is loaded.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelpar.checkpoint import load, save
+    from modelpar.classify import evaluate
+    from modelpar.data import open_dataset
+    from modelpar.errors import ModelparError
+    from modelpar.grid import Grid
+    from modelpar.layout import NetworkLayout
+    from modelpar.network import DeepBeliefNetwork
+    from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
+    from modelpar.trainer import fine_tune, pretrain
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Grid": "grid",
+    "NetworkSpec": "spec",
+    "TrainingSpec": "spec",
+    "FineTuneSpec": "spec",
+    "DataSpec": "spec",
+    "NetworkLayout": "layout",
+    "DeepBeliefNetwork": "network",
+    "ModelparError": "errors",
+    "open_dataset": "data",
+    "pretrain": "trainer",
+    "fine_tune": "trainer",
+    "evaluate": "classify",
+    "save": "checkpoint",
+    "load": "checkpoint",
+}
+
+__all__ = [
+    "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "NetworkLayout", "NetworkSpec",
+    "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "pretrain", "save",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'modelpar' has no attribute {name!r}")
+    return getattr(import_module(f"modelpar.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

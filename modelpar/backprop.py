@@ -1,0 +1,157 @@
+"""Fine-tuning by back-propagation over the same shards as pre-training: Algorithm 3.
+
+A column layout needs its input gathered and reduces the gradient of it; a row layout reduces its output and gathers
+the gradient of that.  Column and row layouts in turn therefore move each layer's activations at most once each way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar import draws
+from modelpar.draws import Purpose, Stream
+from modelpar.errors import SpecError
+from modelpar.kernels import dense
+from modelpar.kernels.backprop import column_squares, keep_or_drop, scale_columns, sigmoid_gradient
+from modelpar.kernels.epilogue import bias_sigmoid
+from modelpar.kernels.reductions import row_sums
+from modelpar.network import DeepBeliefNetwork, OutputLayer
+from modelpar.optimizer import StepSize
+from modelpar.parameters import Parameters
+from modelpar.spec import FineTuneSpec
+from modelpar.sync import Sync
+from modelpar.weights import Scratch
+
+Array = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BatchScore:
+    """Of this replica's part of a minibatch; the same on every shard."""
+
+    cross_entropy: float  # summed over the samples
+    n_correct: int
+
+
+class FineTuner:
+    """Takes steps of stochastic gradient descent on the cross-entropy of a network with an output layer.
+
+    updates   the velocities by part, made where missing.   Raises SpecError where the network has no output layer.
+    """
+
+    def __init__(self, network: DeepBeliefNetwork, spec: FineTuneSpec, updates: dict[str, Parameters]) -> None:
+        if network.output is None:
+            raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
+        self.network, self.spec, self.output = network, spec, network.output
+        self.updates = updates
+        for name, parameters in network.parts().items():
+            if name not in updates:
+                updates[name] = parameters.like()
+        self._delta, self._uniform, self._input = Scratch(), Scratch(), Scratch()
+
+    def step(
+        self, v: Array, labels: IntArray, first_draw: int, n_all_samples: int, size: StepSize, sync: Sync
+    ) -> BatchScore:
+        """One update from this replica's part of a minibatch.  Collective.
+
+        v (n_visible_owned, batch); labels (batch,); first_draw: global sample counter of the first sample;
+        n_all_samples: samples of the minibatch over all replicas.
+        """
+        activations, spreads = self._forward(v, first_draw)
+        probabilities = self.output.logits(spreads[-1])
+        softmax(probabilities)
+        score = score_batch(probabilities, labels)
+        delta = self._output_delta(probabilities, labels)
+        gain = -size.rate / sync.divisor(len(labels), n_all_samples)
+        carry = size.momentum * sync.momentum_share
+        self._backward(delta, activations, spreads, gain, carry)
+        for name, parameters in self.network.parts().items():
+            sync.step(parameters, self.updates[name], size.rate * size.decay)
+        if self.spec.max_norm:
+            self._limit_norms()
+        return score
+
+    def _forward(self, v: Array, first_draw: int) -> tuple[list[Array], list[Array]]:
+        """(each layer's owned activations after dropout, the same as the weights above them need them)"""
+        if self.spec.input_dropout:
+            dropped = self._input.like(v, len(v))
+            dropped[:] = v
+            v = dropped
+            self._drop(v, 0, self.network.visible_ids, self.spec.input_dropout, first_draw)
+        activations, spreads = [v], []
+        for rbm in self.network.rbms:
+            spreads.append(rbm.weights.spread_visible(activations[-1]))
+            a = rbm.weights.up(rbm.W, spreads[-1])
+            bias_sigmoid(a, rbm.c)
+            if self.spec.dropout:
+                self._drop(a, rbm.index + 1, rbm.hidden_ids, self.spec.dropout, first_draw)
+            activations.append(a)
+        spreads.append(self.output.weights.spread_visible(activations[-1]))
+        return activations, spreads
+
+    def _drop(self, a: Array, layer: int, unit_ids: IntArray, probability: float, first_draw: int) -> None:
+        """Dropout, kept units scaled up so that nothing changes in use (Srivastava et al. 2014, section 10)."""
+        u = self._uniform.like(a, len(a))
+        draws.uniform(Stream(self.network.spec.seed, layer, Purpose.DROPOUT), unit_ids, first_draw, u)
+        keep_or_drop(a, u, probability)
+
+    def _output_delta(self, probabilities: Array, labels: IntArray) -> Array:
+        """Gradient of the cross-entropy in the summed inputs of the owned classes: p - 1 for the right one, else p."""
+        ids = self.output.class_ids
+        delta = self._delta.like(probabilities, len(ids))
+        delta[:] = probabilities[ids]
+        delta -= labels[None, :] == ids[:, None]
+        return delta
+
+    def _backward(
+        self, delta: Array, activations: list[Array], spreads: list[Array], gain: float, carry: float
+    ) -> None:
+        """Add each layer's gradient to its update, from the output down."""
+        layers: list[OutputLayer | object] = [*self.network.rbms, self.output]
+        names = list(self.network.parts())
+        kept = 1.0 / (1.0 - self.spec.dropout)
+        for i in reversed(range(len(layers))):
+            weights, parameters = layers[i].weights, layers[i].parameters  # type: ignore[attr-defined]
+            update = self.updates[names[i]]
+            spread = weights.spread_hidden(delta)
+            dense.matmul(spreads[i], spread.T, update.W, gain, carry)
+            sums = np.empty_like(update.c)
+            row_sums(delta, sums)
+            update.c *= update.c.dtype.type(carry)
+            update.c += update.c.dtype.type(gain) * sums
+            if i > 0:
+                delta = weights.down(parameters.W, spread)
+                sigmoid_gradient(delta, activations[i], kept)
+
+    def _limit_norms(self) -> None:
+        """Scale back each hidden unit's incoming weights where they are longer than max_norm (Srivastava et al. 2014)."""
+        for layer in (*self.network.rbms, self.output):
+            W = layer.parameters.W
+            squares = np.empty(W.shape[1], W.dtype)
+            column_squares(W, squares)
+            layer.weights.sum_incoming(squares)
+            lengths = np.sqrt(squares)
+            if np.any(lengths > self.spec.max_norm):
+                scale_columns(W, np.minimum(1, self.spec.max_norm / np.maximum(lengths, 1e-30)).astype(W.dtype))
+
+
+def softmax(x: Array) -> None:
+    """In place over the classes: x (n_classes, batch)."""
+    x -= x.max(axis=0, initial=-np.inf)
+    np.exp(x, out=x)
+    x /= x.sum(axis=0)
+
+
+def score_batch(probabilities: Array, labels: IntArray) -> BatchScore:
+    """probabilities (n_classes, batch) of all classes; labels (batch,)"""
+    picked = probabilities[labels, np.arange(len(labels))]
+    tiny = np.finfo(probabilities.dtype).tiny
+    cross_entropy = -float(np.log(np.maximum(picked, tiny)).sum(dtype=np.float64))
+    if np.isnan(picked).any():
+        cross_entropy = float("nan")
+    return BatchScore(cross_entropy, int((probabilities.argmax(axis=0) == labels).sum()) if len(labels) else 0)
+

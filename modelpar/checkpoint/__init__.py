@@ -1,0 +1,154 @@
+"""Networks to and from checkpoints: one ordinary safetensors file that does not know how many ranks wrote it.
+
+``docs/checkpoint-format.md`` names the tensors and the metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.checkpoint import files
+from modelpar.checkpoint.files import Header, TensorBlock
+from modelpar.errors import CheckpointError, SpecError
+from modelpar.grid import Grid
+from modelpar.layout import NetworkLayout
+from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.parameters import Parameters
+from modelpar.rbm import Chains
+from modelpar.spec import NetworkSpec
+
+__all__ = ["load", "read_spec", "save", "tensors"]
+
+FORMAT = "1"
+
+
+def save(network: DeepBeliefNetwork, path: str | Path) -> None:
+    """Write parameters, and what training needs to go on, to one file.
+
+    The same bytes at every grid for the same values.  The file appears under its name only when it is whole.
+    Collective.  Raises CheckpointError on every rank where it cannot be written.
+    """
+    state = network.state
+    metadata = {
+        "modelpar": FORMAT,
+        "network": json.dumps(dataclasses.asdict(network.spec), sort_keys=True),
+        "training": json.dumps(
+            {
+                # the clock is left out: the same training must give the same bytes
+                "position": {**dataclasses.asdict(state.position), "seconds": 0.0, "sums": _total_sums(network)},
+                "updates": sorted(state.updates),
+                "best": sorted(state.best),
+                "best_accuracy": state.best_accuracy,
+                "epochs_since_best": state.epochs_since_best,
+                "binarise": network.binarise,
+            },
+            sort_keys=True,
+        ),
+    }
+    files.write(path, network.grid, tensors(network), metadata)
+
+
+def load(path: str | Path, grid: Grid, layout: NetworkLayout | None = None) -> DeepBeliefNetwork:
+    """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
+
+    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind.
+    """
+    header = files.read_header(path, grid.comm)
+    spec = read_spec(path, header)
+    try:
+        training = json.loads(header.metadata["training"])
+        position = Position(**training["position"])
+        names = {"updates": training["updates"], "best": training["best"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not say where training stood ({error}); was it written by modelpar?"
+        ) from None
+    network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
+    parts, state = network.parts(), network.state
+    state.updates = {name: parts[name].like() for name in names["updates"]}
+    state.best = {name: parts[name].like() for name in names["best"]}
+    state.best_accuracy, state.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
+    state.position = dataclasses.replace(position, sums=_own_sums(position.sums, grid))
+    network.binarise = training["binarise"]
+    chains = None
+    if "chains" in header.tensors:
+        rbm = network.rbms[position.layer]
+        chains = np.zeros((len(rbm.hidden_ids), header.tensors["chains"].shape[1]), network.dtype)
+    files.read_into(path, grid, header, tensors(network, chains))
+    if chains is not None:
+        state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
+    return network
+
+
+def read_spec(path: str | Path, header: Header) -> NetworkSpec:
+    """The network's definition.  Raises CheckpointError where the file does not hold one that is understood."""
+    if header.metadata.get("modelpar") != FORMAT:
+        found = header.metadata.get("modelpar")
+        what = f"is a modelpar checkpoint of format {found}" if found else "is not a modelpar checkpoint"
+        raise CheckpointError(f"{path} {what}, but this version reads format {FORMAT}")
+    try:
+        fields = json.loads(header.metadata["network"])
+        return NetworkSpec(**{**fields, "layers": tuple(fields["layers"])})
+    except (KeyError, TypeError, ValueError, SpecError) as error:
+        raise CheckpointError(f"{path} holds a network that this version does not understand: {error}") from None
+
+
+def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None = None) -> list[TensorBlock]:
+    """This shard's block of every tensor of a checkpoint.  Collective where there are chains to collect.
+
+    chains   (n_hidden_owned, all chains) to be filled; where None, those of the training state are collected.
+    """
+    state, sizes = network.state, network.spec.layers
+    blocks: list[TensorBlock] = []
+    for prefix, named in (("", network.parts()), ("velocity.", state.updates), ("best.", state.best)):
+        for name, parameters in named.items():
+            blocks += _parameter_blocks(network, prefix + name, name, parameters)
+    visible = network.visible_ids
+    blocks.append(TensorBlock("input.offset", (sizes[0],), network.input_offset, visible, None))
+    blocks.append(TensorBlock("input.scale", (sizes[0],), network.input_scale, visible, None))
+    for rbm in network.rbms:
+        shape = (sizes[rbm.index + 1],)
+        blocks.append(TensorBlock(f"rbm.{rbm.index}.mean_activation", shape, rbm.mean_activation, rbm.hidden_ids, None))
+    if chains is None and state.chains is not None:
+        chains = state.chains.collect(network.grid.replica_comm)
+    if chains is not None:
+        rbm = network.rbms[state.position.layer]
+        columns = np.arange(chains.shape[1])
+        blocks.append(TensorBlock("chains", (sizes[rbm.index + 1], len(columns)), chains, rbm.hidden_ids, columns))
+    return blocks
+
+
+def _parameter_blocks(network: DeepBeliefNetwork, full: str, name: str, parameters: Parameters) -> list[TensorBlock]:
+    if name == "output":
+        assert network.output is not None  # parts() names it only then
+        weights, b_ids, c_ids = network.output.weights, None, network.output.class_ids
+        shape = (network.spec.layers[-1], network.spec.classes)
+    else:
+        rbm = network.rbms[int(name.removeprefix("rbm."))]
+        weights, b_ids, c_ids = rbm.weights, rbm.visible_ids, rbm.hidden_ids
+        shape = (network.spec.layers[rbm.index], network.spec.layers[rbm.index + 1])
+    blocks = [TensorBlock(f"{full}.W", shape, parameters.W, weights.visible_rows, weights.hidden_columns)]
+    if b_ids is not None:
+        blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, b_ids, None))
+    blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, c_ids, None))
+    return blocks
+
+
+def _total_sums(network: DeepBeliefNetwork) -> dict[str, float]:
+    """The running sums of the epoch, over the replicas, and over the shards where each adds its own part."""
+    grid, sums = network.grid, network.state.position.sums
+    everywhere = {name: grid.comm.allreduce(sums[name]) for name in sorted(sums)}
+    alike = {name: grid.replica_comm.allreduce(sums[name]) for name in sorted(sums)}
+    return {name: everywhere[name] if name.startswith("shard_") else alike[name] for name in sums}
+
+
+def _own_sums(totals: dict[str, float], grid: Grid) -> dict[str, float]:
+    """What this rank goes on with, such that the sums over the ranks are the totals."""
+    mine = {True: grid.comm.rank == 0, False: grid.replica == 0}
+    return {name: total if mine[name.startswith("shard_")] else 0.0 for name, total in totals.items()}

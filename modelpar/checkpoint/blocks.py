@@ -1,0 +1,283 @@
+"""Which bytes of a tensor a rank holds, which it writes or reads, and how the one becomes the other.
+
+On disk a tensor is whole rows in unit-id order; in memory it is blocks of scattered rows and columns.  Between the two
+lies collective buffering (two-phase I/O; Thakur, Gropp and Lusk 1999): the tensor is cut into *parts* of consecutive
+rows, one for each rank, a part into *chunks* of bounded size, and chunk after chunk the ranks of one model exchange
+their pieces, so that the file is only ever touched in long contiguous stretches, each byte by one rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from numba import njit
+
+from modelpar.checkpoint.checksum import bits
+
+IntArray = npt.NDArray[np.int64]
+MAX_CHUNK = 8 << 20  # bytes
+MAX_SEND = 16 << 20  # bytes that one rank may have to send in one exchange, when all chunks are of its own rows
+MIN_PART = 64 << 10  # bytes; smaller parts would only make more and smaller writes
+
+
+@dataclass
+class TensorBlock:
+    """One rank's block of a tensor.
+
+    Row ``i`` and column ``j`` of ``block`` are row ``rows[i]`` and column ``columns[j]`` of the tensor (any order,
+    unique); ``columns`` is None for a tensor of one dimension.  The blocks of one ``shard_comm`` tile the tensor.
+    """
+
+    name: str
+    shape: tuple[int, ...]  # of the whole tensor, one or two dimensions
+    block: npt.NDArray[Any]  # (len(rows),) or (len(rows), len(columns)), C-contiguous
+    rows: IntArray
+    columns: IntArray | None = None
+
+    @property
+    def matrix(self) -> npt.NDArray[Any]:
+        """The block as unsigned integers (n_rows, n_columns); a vector is one column.  Shares its memory."""
+        return bits(self.block).reshape(len(self.rows), 1 if self.columns is None else len(self.columns))
+
+    @property
+    def full_shape(self) -> tuple[int, int]:
+        """Rows and columns of the whole tensor; a vector is one column."""
+        return self.shape[0], self.shape[1] if len(self.shape) == 2 else 1
+
+    def mistake(self) -> str | None:
+        """What is wrong with the block, or None."""
+        wanted = (len(self.rows),) if self.columns is None else (len(self.rows), len(self.columns))
+        if len(self.shape) not in (1, 2) or len(self.shape) != self.block.ndim or self.block.shape != wanted:
+            return f"its block of shape {self.block.shape} should be {wanted} of a tensor of shape {self.shape}"
+        if not self.block.flags.c_contiguous or not self.block.dtype.isnative:
+            return "its block must be C-contiguous and in native byte order"
+        for ids, n in zip((self.rows, self.columns), self.shape, strict=False):
+            if ids is not None and len(ids) and (np.min(ids) < 0 or np.max(ids) >= n or len(np.unique(ids)) < len(ids)):
+                return f"its ids must be unique and from 0 to {n - 1}"
+        return None
+
+
+class Ids:
+    """Ids along one dimension, sorted, with their positions in memory."""
+
+    def __init__(self, ids: IntArray) -> None:
+        self.order = np.argsort(ids, kind="stable").astype(np.int64)
+        self.sorted = np.asarray(ids, np.int64)[self.order]
+
+    def between(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
+        """Ids in ``start .. stop - 1``, ascending, and their positions."""
+        low, high = np.searchsorted(self.sorted, (start, stop))
+        return self.sorted[low:high], self.order[low:high]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows ``row_start:row_stop`` of a tensor, or a stretch of columns of one row that is too long for a chunk."""
+
+    row_start: int = 0
+    row_stop: int = 0
+    column_start: int = 0
+    column_stop: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.row_stop - self.row_start, self.column_stop - self.column_start
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A tensor cut into ``n_parts`` parts of consecutive rows, and those into chunks.  Pure arithmetic."""
+
+    n_rows: int
+    n_columns: int
+    itemsize: int
+    n_parts: int
+    chunk_bytes: int
+
+    @property
+    def part_rows(self) -> int:
+        row_bytes = max(1, self.n_columns * self.itemsize)
+        return max(1, -(-self.n_rows // self.n_parts), MIN_PART // row_bytes)
+
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """Rows and columns of a chunk: many whole rows, or a panel of one row."""
+        row_bytes = max(1, self.n_columns * self.itemsize)
+        if row_bytes > self.chunk_bytes:
+            return 1, self.chunk_bytes // self.itemsize
+        return self.chunk_bytes // row_bytes, max(1, self.n_columns)
+
+    @property
+    def n_rounds(self) -> int:
+        """Chunks in the largest part."""
+        rows, columns = self.chunk_shape
+        return -(-min(self.part_rows, self.n_rows) // rows) * -(-self.n_columns // columns)
+
+    def chunk(self, part: int, index: int) -> Chunk:
+        """Chunk ``index`` of ``part``; empty behind the last one."""
+        rows, columns = self.chunk_shape
+        row, panel = divmod(index, max(1, -(-self.n_columns // columns)))
+        stop = min(self.n_rows, (part + 1) * self.part_rows)
+        start = min(stop, part * self.part_rows + row * rows)
+        left = panel * columns
+        return Chunk(start, min(stop, start + rows), left, min(self.n_columns, left + columns))
+
+    def offset(self, chunk: Chunk) -> int:
+        """Elements of the tensor before the chunk; its own are consecutive from there."""
+        return chunk.row_start * self.n_columns + chunk.column_start
+
+
+def chunk_bytes(n_shards: int) -> int:
+    """Bytes of a chunk, such that all buffers of a rank together stay below 40 MiB at any number of shards."""
+    return max(4096, min(MAX_CHUNK, MAX_SEND // n_shards))
+
+
+@dataclass
+class Buffers:
+    """Scratch memory that is made once and used for all chunks."""
+
+    n_shards: int
+    chunk: npt.NDArray[np.uint8] = field(init=False)  # a chunk as it is on disk
+    pieces: npt.NDArray[np.uint8] = field(init=False)  # the same by the shards that hold its pieces
+    blocks: npt.NDArray[np.uint8] = field(init=False)  # this rank's pieces of the chunks of all shards
+
+    def __post_init__(self) -> None:
+        size = chunk_bytes(self.n_shards)
+        self.chunk, self.pieces = np.empty(size, np.uint8), np.empty(size, np.uint8)
+        self.blocks = np.empty(size * self.n_shards, np.uint8)
+
+
+class Shuffle:
+    """Moves a tensor between the blocks of ``comm`` and chunks of whole rows.  Collective."""
+
+    def __init__(self, comm: MPI.Comm, block: TensorBlock, cut: Cut, buffers: Buffers) -> None:
+        self.comm, self.cut, self.buffers = comm, cut, buffers
+        self.matrix = block.matrix
+        self.rows, self.columns = Ids(block.rows), Ids(_range(1) if block.columns is None else block.columns)
+        pairs = zip(self._mine, block.full_shape, strict=True)
+        mine = [None if len(ids.sorted) == n else ids.sorted for ids, n in pairs]  # None is all of them: saves bytes
+        everything = [Ids(_range(n)) for n in block.full_shape]
+        self.held = [
+            tuple(whole if ids is None else Ids(ids) for ids, whole in zip(pair, everything, strict=True))
+            for pair in comm.allgather(mine)
+        ]
+
+    @property
+    def _mine(self) -> tuple[Ids, Ids]:
+        return self.rows, self.columns
+
+    @property
+    def tiles(self) -> bool:
+        """Whether the blocks have as many elements together as the tensor, and none of this rank's is held twice."""
+        mine = np.zeros(self.cut.n_rows, bool), np.zeros(self.cut.n_columns, bool)
+        mine[0][self.rows.sorted] = mine[1][self.columns.sorted] = True
+        for rank, (rows, columns) in enumerate(self.held):
+            if rank != self.comm.rank and mine[0][rows.sorted].any() and mine[1][columns.sorted].any():
+                return False
+        held = sum(len(rows.sorted) * len(columns.sorted) for rows, columns in self.held)
+        return held == self.cut.n_rows * self.cut.n_columns
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether every rank holds whole rows, or nothing."""
+        lengths = {len(columns.sorted) for rows, columns in self.held if len(rows.sorted)}
+        return lengths <= {0, self.cut.n_columns}
+
+    def collect(self, chunks: list[Chunk]) -> npt.NDArray[Any]:
+        """The bits of ``chunks[comm.rank]`` (rows, columns) from all blocks; valid until the next call."""
+        pieces, blocks = self._split(chunks)
+        for view, (rows, columns), _ in blocks:
+            move(self.matrix, rows, columns, view, _range(len(rows)), _range(len(columns)))
+        self.comm.Alltoallv(self._message(self.buffers.blocks, blocks), self._message(self.buffers.pieces, pieces))
+        mine = chunks[self.comm.rank]
+        whole = self.chunk(mine)
+        for view, _, (rows, columns) in pieces:
+            place = rows - mine.row_start, columns - mine.column_start
+            move(view, _range(len(rows)), _range(len(columns)), whole, *place)
+        return whole
+
+    def deal(self, chunks: list[Chunk]) -> None:
+        """The adjoint of :meth:`collect`: from each rank's ``chunk(chunks[comm.rank])`` into all blocks."""
+        pieces, blocks = self._split(chunks)
+        mine = chunks[self.comm.rank]
+        whole = self.chunk(mine)
+        for view, _, (rows, columns) in pieces:
+            place = rows - mine.row_start, columns - mine.column_start
+            move(whole, *place, view, _range(len(rows)), _range(len(columns)))
+        self.comm.Alltoallv(self._message(self.buffers.pieces, pieces), self._message(self.buffers.blocks, blocks))
+        for view, (rows, columns), _ in blocks:
+            move(view, _range(len(rows)), _range(len(columns)), self.matrix, rows, columns)
+
+    def chunk(self, chunk: Chunk) -> npt.NDArray[Any]:
+        """The scratch memory for the bits of a chunk, as they are on disk."""
+        size = chunk.shape[0] * chunk.shape[1] * self.matrix.itemsize
+        return self.buffers.chunk[:size].view(self.matrix.dtype).reshape(chunk.shape)
+
+    def _split(self, chunks: list[Chunk]) -> tuple[list[_Piece], list[_Piece]]:
+        """Pieces of this rank's chunk by who holds them, and this rank's pieces of everybody's chunk."""
+        mine = chunks[self.comm.rank]
+        pieces = _lay_out(self.buffers.pieces, self.matrix.dtype, [(held, mine) for held in self.held])
+        blocks = _lay_out(self.buffers.blocks, self.matrix.dtype, [(self._mine, chunk) for chunk in chunks])
+        return pieces, blocks
+
+    def _message(self, buffer: npt.NDArray[np.uint8], pieces: list[_Piece]) -> list[Any]:
+        counts = [view.nbytes for view, _, _ in pieces]  # bounded by the buffer: no overflow of MPI's int
+        return [buffer, counts, MPI.BYTE]
+
+
+# A stretch of a buffer (rows, columns), and the rows and columns by position in memory and by id.
+_Piece = tuple[npt.NDArray[Any], tuple[IntArray, IntArray], tuple[IntArray, IntArray]]
+
+
+def _lay_out(buffer: npt.NDArray[np.uint8], dtype: np.dtype[Any], wanted: list[tuple[Any, Chunk]]) -> list[_Piece]:
+    """What ``(rows, columns)`` and the chunk have in common, for each pair, one after the other in ``buffer``."""
+    pieces, at = [], 0
+    for (rows, columns), chunk in wanted:
+        row_ids, row_positions = rows.between(chunk.row_start, chunk.row_stop)
+        column_ids, column_positions = columns.between(chunk.column_start, chunk.column_stop)
+        shape = len(row_ids), len(column_ids)
+        size = shape[0] * shape[1] * dtype.itemsize
+        view = buffer[at : at + size].view(dtype).reshape(shape)
+        pieces.append((view, (row_positions, column_positions), (row_ids, column_ids)))
+        at += size
+    return pieces
+
+
+def stretches(rows: IntArray, max_rows: int, max_gap: int) -> Iterator[tuple[int, int]]:
+    """Cut ascending ids into ``low:high`` that span at most ``max_rows`` rows, with gaps of at most ``max_gap``."""
+    breaks = np.flatnonzero(np.diff(rows) > max_gap + 1) + 1
+    for low, high in zip(np.r_[0, breaks], np.r_[breaks, len(rows)], strict=True):
+        while low < high:
+            end = min(int(high), int(np.searchsorted(rows, rows[low] + max_rows)))
+            yield int(low), end
+            low = end
+
+
+def _range(n: int) -> IntArray:
+    return np.arange(n, dtype=np.int64)
+
+
+@njit(cache=True, nogil=True)
+def move(source, source_rows, source_columns, target, target_rows, target_columns):  # type: ignore[no-untyped-def]
+    """target[target_rows[:, None], target_columns] = source[source_rows[:, None], source_columns]"""
+    n = len(source_columns)
+    if n == 0:
+        return
+    first, last = source_columns[0], target_columns[0]
+    straight = True  # both sides are runs: rows can be copied as they are
+    for j in range(n):
+        if source_columns[j] != first + j or target_columns[j] != last + j:
+            straight = False
+            break
+    for i in range(len(source_rows)):
+        line, out = source[source_rows[i]], target[target_rows[i]]
+        if straight:
+            out[last : last + n] = line[first : first + n]
+        else:
+            for j in range(n):
+                out[target_columns[j]] = line[source_columns[j]]

@@ -1,0 +1,285 @@
+"""Checkpoints on disk: one safetensors file that all ranks write and read together with MPI-IO.
+
+Every rank opens the file by itself and touches contiguous stretches only (``blocks`` says which), so a failure on one
+rank is an error there, which the ranks then agree on, and never an MPI-IO collective that others wait in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import numpy as np
+from mpi4py import MPI
+
+from modelpar.checkpoint.blocks import Buffers, Chunk, Cut, Shuffle, TensorBlock, move, stretches
+from modelpar.checkpoint.checksum import MODULUS, checksum, checksum_rows
+from modelpar.checkpoint.header import Header, decode, encode, header_length, in_file_order
+from modelpar.checkpoint.local_file import LocalFile, together
+from modelpar.errors import CheckpointError
+
+__all__ = ["Header", "TensorBlock", "read_header", "read_into", "write"]
+
+OTHER = "it is a checkpoint of another network, so name one of this network"
+GAP_BYTES = 64 << 10  # reading over a gap of this size is faster than a second read
+
+
+class GridLike(Protocol):
+    """The part of a grid that a checkpoint needs."""
+
+    comm: MPI.Comm
+    shard_comm: MPI.Comm
+    shard: int
+    n_shards: int
+    replica: int
+    n_replicas: int
+
+
+def write(
+    path: str | os.PathLike[str], grid: GridLike, blocks: Sequence[TensorBlock], metadata: dict[str, str]
+) -> None:
+    """Write one safetensors file.  Collective over ``grid.comm``.
+
+    The same bytes at every grid, layout and owner array.  ``blocks`` name the same tensors on every rank; replicas
+    hold equal values and share the work.  Written as ``path.partial``, read back, synced, checked and then renamed, so
+    ``path`` is either the old file or the whole new one.  Extra memory: at most 40 MiB a rank.
+
+    Raises CheckpointError, with the same message on every rank, where any rank cannot write; ``path`` is untouched.
+    """
+    target = os.fspath(path)
+    partial = target + ".partial"
+    with together(grid.comm):
+        _check(blocks)
+        head = encode(_tensors(blocks), metadata, {})
+    _same(grid.comm, head, "the tensors or the metadata of a checkpoint")
+    by_name = {block.name: block for block in blocks}
+    ordered = [by_name[name] for name, _, _ in in_file_order(_tensors(blocks))]
+    buffers = Buffers(grid.n_shards)
+    with together(grid.comm):
+        if grid.comm.rank == 0:
+            _create(partial)
+    file = LocalFile(partial, MPI.MODE_RDWR)  # without MODE_CREATE: a rank that cannot see rank 0's file has to say so
+    try:
+        with together(grid.comm, file):
+            pass
+        checksums, start = {}, len(head)
+        for block in ordered:
+            checksums[block.name] = _write_tensor(file, grid, block, start, buffers)
+            start += int(np.prod(block.shape, dtype=object)) * block.block.itemsize
+        head = encode(_tensors(blocks), metadata, checksums)
+        with together(grid.comm, file):
+            if grid.comm.rank == 0:  # last, so that a file that was given up half-way is no valid one
+                file.write(0, np.frombuffer(head, np.uint8))
+            file.sync()
+        with together(grid.comm, file):
+            if grid.comm.rank == 0 and (file.size() != start or file.read_bytes(0, len(head)) != head):
+                raise CheckpointError(f"{partial} does not read back as it was written; check the disk")
+            file.close()
+        with together(grid.comm):
+            if grid.comm.rank == 0:
+                os.replace(partial, target)
+                _sync_directory(target)
+    except BaseException:
+        file.close()
+        if grid.comm.rank == 0:
+            with suppress(OSError):
+                os.unlink(partial)
+        raise
+
+
+def read_header(path: str | os.PathLike[str], comm: MPI.Comm) -> Header:
+    """What a checkpoint holds; rank 0 reads and checks.  Collective.
+
+    Raises CheckpointError on every rank where there is none, or one that is damaged, truncated or not modelpar's.
+    """
+    name = os.fspath(path)
+    header = None
+    with together(comm):
+        if comm.rank == 0:
+            if os.path.isdir(name):
+                raise CheckpointError(f"{name} is a directory; name the checkpoint file in it")
+            os.stat(name)  # the operating system's words for "no such file" are clearer than MPI's
+            with LocalFile(name, MPI.MODE_RDONLY) as file:
+                size = file.size()
+                length = header_length(name, file.read_bytes(0, min(8, size)), size)
+                text = file.read_bytes(8, length)
+            if file.failure:
+                raise CheckpointError(file.failure)
+            header = decode(name, text, size)
+    told: Header = comm.bcast(header, 0)
+    return told
+
+
+def read_into(
+    path: str | os.PathLike[str], grid: GridLike, header: Header, blocks: Sequence[TensorBlock], *, subset: bool = False
+) -> None:
+    """Fill ``blocks`` from a checkpoint that any grid wrote.  Collective over ``grid.comm``.
+
+    A rank holds its blocks and at most 40 MiB more.  Where ranks hold whole rows each reads just its own; else the
+    ranks of a model read consecutive chunks, together each byte once, and exchange
+    them.  With ``subset`` the file may hold tensors that ``blocks`` does not name.
+
+    Raises CheckpointError, with the same message on every rank, where the tensors are not those of ``blocks``, or do
+    not match their checksums; the blocks are then undefined.
+    """
+    name = os.fspath(path)
+    with together(grid.comm):
+        _check(blocks)
+        _fit(name, header, blocks, subset)
+    _same(grid.comm, repr(_tensors(blocks)).encode(), "the tensors to be read from a checkpoint")
+    buffers = Buffers(grid.n_shards)
+    with LocalFile(name, MPI.MODE_RDONLY) as file:
+        with together(grid.comm, file):
+            if file.size() != header.size:
+                raise CheckpointError(
+                    f"{name} has {file.size()} bytes, but had {header.size}; do not change it while it is read"
+                )
+        for block in sorted(blocks, key=lambda block: header.tensors[block.name][2]):
+            _read_tensor(file, grid, block, header, buffers)
+
+
+def _write_tensor(file: LocalFile, grid: GridLike, block: TensorBlock, start: int, buffers: Buffers) -> int:
+    """Write this rank's chunks of a tensor whose first byte is ``start``; its checksum.  Collective."""
+    itemsize = block.block.itemsize
+    cut = Cut(*block.full_shape, itemsize, grid.n_shards * grid.n_replicas, buffers.chunk.nbytes)
+    shuffle = Shuffle(grid.shard_comm, block, cut, buffers)
+    _tiled(grid, shuffle, block)
+    written, total = [], 0
+    for index in range(cut.n_rounds):
+        chunks = [cut.chunk(shard * grid.n_replicas + grid.replica, index) for shard in range(grid.n_shards)]
+        mine = chunks[grid.shard]
+        values = shuffle.collect(chunks)
+        if values.size:
+            file.write(start + cut.offset(mine) * itemsize, values)
+            total += checksum(values, cut.offset(mine))
+            written.append(mine)
+    again = 0
+    for mine in written:
+        values = shuffle.chunk(mine)
+        file.read(start + cut.offset(mine) * itemsize, values)
+        again += checksum(values, cut.offset(mine))
+    with together(grid.comm, file):
+        if again % MODULUS != total % MODULUS:
+            raise CheckpointError(f"{file.path}: tensor {block.name!r} does not read back as written; check the disk")
+    return _sum(grid.comm, total)
+
+
+def _read_tensor(file: LocalFile, grid: GridLike, block: TensorBlock, header: Header, buffers: Buffers) -> None:
+    """Fill one block, and compare the checksum of what this replica read.  Collective."""
+    cut = Cut(*block.full_shape, block.block.itemsize, grid.n_shards, buffers.chunk.nbytes)
+    shuffle = Shuffle(grid.shard_comm, block, cut, buffers)
+    _tiled(grid, shuffle, block)
+    start = header.tensors[block.name][2]
+    total = _read_rows(file, block, shuffle, start) if shuffle.whole_rows else _read_chunks(file, grid, shuffle, start)
+    with together(grid.comm, file):
+        pass
+    found = _sum(grid.shard_comm, total)
+    with together(grid.comm):
+        if found != header.checksums[block.name]:
+            raise CheckpointError(
+                f"{file.path} is damaged: tensor {block.name!r} does not match its checksum; take an earlier checkpoint"
+            )
+
+
+def _read_chunks(file: LocalFile, grid: GridLike, shuffle: Shuffle, start: int) -> int:
+    """Read consecutive chunks and deal them out; the checksum of the chunks of this rank.  Collective."""
+    cut, total = shuffle.cut, 0
+    for index in range(cut.n_rounds):
+        chunks = [cut.chunk(shard, index) for shard in range(grid.n_shards)]
+        mine = chunks[grid.shard]
+        values = shuffle.chunk(mine)
+        if values.size:
+            file.read(start + cut.offset(mine) * cut.itemsize, values)
+            total += checksum(values, cut.offset(mine))
+        shuffle.deal(chunks)
+    return total
+
+
+def _read_rows(file: LocalFile, block: TensorBlock, shuffle: Shuffle, start: int) -> int:
+    """Read the rows that this rank holds, grouped into stretches; their checksum.  Not collective."""
+    cut, total = shuffle.cut, 0
+    if not block.block.size:
+        return 0
+    max_rows, max_columns = cut.chunk_shape
+    gap = GAP_BYTES // (max(1, cut.n_columns) * cut.itemsize)
+    for low, high in stretches(shuffle.rows.sorted, max_rows, gap):
+        ids, positions = shuffle.rows.sorted[low:high], shuffle.rows.order[low:high]
+        for left in range(0, cut.n_columns, max_columns):
+            chunk = Chunk(int(ids[0]), int(ids[-1]) + 1, left, min(cut.n_columns, left + max_columns))
+            values = shuffle.chunk(chunk)
+            file.read(start + cut.offset(chunk) * cut.itemsize, values)
+            select = ids - chunk.row_start
+            total += checksum_rows(values, select, ids, cut.n_columns, left)
+            columns, into = shuffle.columns.between(left, chunk.column_stop)
+            move(values, select, columns - left, shuffle.matrix, positions, into)
+    return total
+
+
+def _create(partial: str) -> None:
+    """An empty file; what an earlier run left behind makes way."""
+    directory = os.path.dirname(partial) or "."
+    if not os.path.isdir(directory):
+        raise CheckpointError(f"directory {directory} does not exist; make it, or name another")
+    if os.path.isdir(partial.removesuffix(".partial")):
+        raise CheckpointError(f"{partial.removesuffix('.partial')} is a directory; name a file in it")
+    with suppress(FileNotFoundError):
+        os.unlink(partial)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _sync_directory(path: str) -> None:
+    """Make the renaming last through a power failure."""
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check(blocks: Iterable[TensorBlock]) -> None:
+    for block in blocks:
+        if mistake := block.mistake():
+            raise CheckpointError(f"tensor {block.name!r} does not fit a checkpoint: {mistake}")
+
+
+def _tensors(blocks: Iterable[TensorBlock]) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+    return [(block.name, block.block.dtype, tuple(block.shape)) for block in blocks]
+
+
+def _same(comm: MPI.Comm, mine: bytes, what: str) -> None:
+    """Different values on different ranks are a bug, but one that should end in a message."""
+    first = comm.bcast(mine, 0)
+    with together(comm):
+        if first != mine:
+            raise CheckpointError(f"{what} differ between ranks 0 and {comm.rank}; they must be the same on all")
+
+
+def _fit(path: str, header: Header, blocks: Sequence[TensorBlock], subset: bool) -> None:
+    """Raise CheckpointError unless the file holds the tensors of ``blocks``."""
+    wanted = {block.name: (block.block.dtype, tuple(block.shape)) for block in blocks}
+    if missing := sorted(set(wanted) - set(header.tensors)):
+        raise CheckpointError(f"{path} has no tensor {missing[0]!r}; {OTHER}")
+    if not subset and (extra := sorted(set(header.tensors) - set(wanted))):
+        raise CheckpointError(f"{path} has a tensor {extra[0]!r}, but this network does not; {OTHER}")
+    for name, (dtype, shape) in wanted.items():
+        found, size = header.tensors[name][:2]
+        if (found, size) != (dtype, shape):
+            has, needs = f"{found} {list(size)}", f"{dtype} {list(shape)}"
+            raise CheckpointError(f"{path} has tensor {name!r} as {has}, but this network needs {needs}; {OTHER}")
+
+
+def _tiled(grid: GridLike, shuffle: Shuffle, block: TensorBlock) -> None:
+    with together(grid.comm):
+        if not shuffle.tiles:
+            raise CheckpointError(
+                f"the blocks of tensor {block.name!r} must hold each element once, but some are missing or held twice"
+            )
+
+
+def _sum(comm: MPI.Comm, part: int) -> int:
+    """The sum over all ranks, modulo 2^64.  Collective."""
+    total = np.array([part % MODULUS], np.uint64)
+    comm.Allreduce(MPI.IN_PLACE, [total, MPI.UINT64_T], op=MPI.SUM)
+    return int(total[0])

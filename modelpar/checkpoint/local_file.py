@@ -1,0 +1,95 @@
+"""A file as one rank sees it, and the way in which all ranks agree on what went wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.errors import CheckpointError
+
+
+class LocalFile:
+    """A file opened by this rank alone.  The first failure is kept, and what follows it does nothing.
+
+    So a rank whose disk is full goes on taking part in the exchanges, and all ranks hear of it when they next agree.
+    """
+
+    def __init__(self, path: str, mode: int) -> None:
+        self.path, self.failure = path, ""
+        self.handle: MPI.File | None = None
+        with self._kept("cannot be opened (every node must see its directory)"):
+            self.handle = MPI.File.Open(MPI.COMM_SELF, path, mode)
+
+    def write(self, offset: int, values: npt.NDArray[Any]) -> None:
+        self._transfer("cannot be written", "Write_at", offset, values)
+
+    def read(self, offset: int, out: npt.NDArray[Any]) -> None:
+        self._transfer("cannot be read", "Read_at", offset, out)
+
+    def read_bytes(self, offset: int, count: int) -> bytes:
+        out = np.zeros(count, np.uint8)
+        self.read(offset, out)
+        return out.tobytes()
+
+    def size(self) -> int:
+        return -1 if self.handle is None else int(self.handle.Get_size())
+
+    def sync(self) -> None:
+        with self._kept("cannot be synced to disk"):
+            if self.handle is not None and not self.failure:
+                self.handle.Sync()
+
+    def close(self) -> None:
+        with self._kept("cannot be closed"):
+            handle, self.handle = self.handle, None
+            if handle is not None:
+                handle.Close()
+
+    def __enter__(self) -> LocalFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _transfer(self, words: str, verb: str, offset: int, values: npt.NDArray[Any]) -> None:
+        if self.handle is None or self.failure:
+            return
+        with self._kept(words):
+            status = MPI.Status()
+            getattr(self.handle, verb)(offset, [values, values.nbytes, MPI.BYTE], status)
+            if status.Get_count(MPI.BYTE) != values.nbytes:
+                done = status.Get_count(MPI.BYTE)
+                raise OSError(
+                    f"only {done} of {values.nbytes} bytes at {offset}; the disk is full or the file truncated"
+                )
+
+    @contextmanager
+    def _kept(self, words: str) -> Iterator[None]:
+        try:
+            yield
+        except (MPI.Exception, OSError) as error:
+            reason = error.Get_error_string() if isinstance(error, MPI.Exception) else str(error)
+            self.failure = self.failure or f"{self.path} {words}: {' '.join(reason.split())}"
+
+
+@contextmanager
+def together(comm: MPI.Comm, file: LocalFile | None = None) -> Iterator[None]:
+    """Run a block; if it, or ``file`` before, failed on any rank, raise one CheckpointError on all.  Collective."""
+    message = None
+    try:
+        yield
+    except CheckpointError as error:
+        message = str(error)
+    except OSError as error:
+        what = f"{error.filename or 'the checkpoint'}: {error.strerror or error}"
+        message = f"{what}; check the path, its permissions and the free space"
+    if file is not None and file.failure:
+        message = file.failure
+    for told in comm.allgather(message):
+        if told is not None:
+            raise CheckpointError(told)

@@ -1,0 +1,110 @@
+"""The command line: the only place with COMM_WORLD, files and the terminal.
+
+``main`` is the console command.  It imports mpi4py and the standard library only; NumPy is loaded when the number of
+threads is known (``threads.prepare``).  Whatever goes wrong ends in one of three ways: a mistake that the user can
+mend is one line, printed once, and status 2 on every rank; an interruption is status 130; anything else is a traceback
+and ``MPI_Abort``, so that no rank is left waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from modelpar.errors import ModelparError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+MISTAKE, UNEXPECTED, INTERRUPTED = 2, 1, 130
+PATIENCE = 10.0  # seconds in which all ranks must come to the same error, before the others are taken to be stuck
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The command ``modelpar``; ``arguments`` are those of the process where None.  Ends the process.
+
+    Collective over COMM_WORLD; one rank without mpirun works.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        sys.exit(_print_error(f"MPI cannot be loaded ({why}); install one, for example with pip install 'modelpar[mpich]'"))
+    comm = MPI.COMM_WORLD.Dup()
+    if comm.rank > 0:  # one voice: what rank 0 prints, help and version included, is printed once
+        # never closed: it must outlive this function, as sys.stdout does
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.exit(run(comm, sys.argv[1:] if arguments is None else arguments))
+
+
+def run(comm: MPI.Intracomm, arguments: Sequence[str]) -> int:
+    """Run one command on the ranks of ``comm`` and return its exit status, the same on every rank.  Collective."""
+    try:
+        import click
+
+        from modelpar.cli.commands import modelpar
+    except BaseException:
+        _abort(comm)
+    try:
+        modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        return _end_together(comm, error.format_message(), MISTAKE)
+    except (ModelparError, OSError, MemoryError) as error:
+        return _end_together(comm, _one_line(error), MISTAKE)
+    except (KeyboardInterrupt, click.Abort):
+        return _end_together(comm, "interrupted", INTERRUPTED)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else UNEXPECTED
+    except BaseException:
+        _abort(comm)
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}); use more ranks, fewer units or a smaller --batch-size"
+    return " ".join(str(error).split())
+
+
+def _end_together(comm: MPI.Intracomm, message: str, status: int) -> int:
+    """Print ``message`` once and return ``status`` when every rank has come here; else abort.  Collective.
+
+    An error that all ranks have found, or agreed on, brings them all here within moments.  Where some do not come,
+    they wait for this rank in a collective that it will never enter.
+    """
+    arrived = comm.Ibarrier()
+    deadline = time.monotonic() + PATIENCE
+    while not arrived.Test():
+        if time.monotonic() > deadline:
+            _print_error(f"rank {comm.rank} of {comm.size}: {message}")
+            comm.Abort(status)
+        time.sleep(0.005)
+    told = comm.gather(message)
+    if told is not None:
+        _print_error(told[0])
+    return status
+
+
+def _print_error(message: str) -> int:
+    with contextlib.suppress(OSError):
+        print(f"modelpar: error: {message}", file=sys.stderr, flush=True)
+    return MISTAKE
+
+
+def _abort(comm: MPI.Intracomm) -> NoReturn:
+    """The traceback of a bug, and the end of all ranks: the others may be waiting for this one."""
+    trace = traceback.format_exc()
+    sys.stderr.write(f"modelpar: unexpected error on rank {comm.rank} of {comm.size}\n{trace}")
+    sys.stderr.flush()
+    comm.Abort(UNEXPECTED)
+    os._exit(UNEXPECTED)  # not reached where MPI_Abort ends the process, as it must

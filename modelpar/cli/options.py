@@ -1,0 +1,176 @@
+"""Options: written down once, in the dataclasses of ``modelpar.spec``, and read from the command line and from TOML.
+
+A TOML file has one table for each class; its keys are the names of the fields.  The command line wins over the file,
+the file over the defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+import click
+
+from modelpar.errors import SpecError, together
+from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, TrainingSpec, option
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Tables = dict[str, dict[str, Any]]  # table -> field -> value, given ones only
+Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
+SpecClass = TypeVar("SpecClass", bound=Spec)
+
+
+@dataclass(frozen=True)
+class GridSpec(Spec):
+    """How the ranks are arranged: replicas x model shards."""
+
+    model_shards: int | None = option(None, "ranks that hold one model together", at_least=1)
+    replicas: int | None = option(None, "whole models side by side, each with its share of a minibatch", at_least=1)
+
+
+@dataclass(frozen=True)
+class RunSpec(Spec):
+    """What one run of training does besides training."""
+
+    run_dir: str | None = option(None, "directory for all that the run leaves behind; runs/DATA-TIME unless given")
+    threads: int | None = option(None, "threads of each rank; cores of the node / its ranks unless given", at_least=1)
+    pretrain_only: bool = option(False, "leave out fine-tuning")
+    checkpoint_every: int = option(0, "write a checkpoint every so many updates; 0 for after each RBM and stage", at_least=0)
+    keep: int = option(3, "checkpoints to keep; older ones are removed", at_least=1)
+    pictures: bool = option(True, "draw filters.png, reconstructions.png and curves.png")
+
+
+SPECS: dict[str, type[Spec]] = {
+    "network": NetworkSpec, "training": TrainingSpec, "finetune": FineTuneSpec,
+    "data": DataSpec, "grid": GridSpec, "run": RunSpec,
+}  # fmt: skip
+TITLES = {
+    "network": "Network", "training": "Pre-training", "finetune": "Fine-tuning", "data": "Data", "grid": "Grid", "run": "Run",
+}  # fmt: skip
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+class SpecOption(click.Option):
+    """A field of a spec as an option; its value is None where it was not given."""
+
+    table = "run"
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options under the titles of their tables."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ["Options", *TITLES.values()]}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                title = TITLES[parameter.table] if isinstance(parameter, SpecOption) else "Options"
+                sections[title].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class Layers(click.ParamType):
+    """``784-500-500``"""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        try:
+            return value if isinstance(value, tuple) else parse_layers(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """``784-500-500`` -> (784, 500, 500).  Raises ValueError."""
+    try:
+        return tuple(int(word) for word in text.split("-"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of layer sizes such as 784-500-500") from None
+
+
+def spec_options(*tables: str, without: tuple[str, ...] = ()) -> Callable[[Wrapped], Wrapped]:
+    """All fields of these tables as options named ``table__field``, and ``--config``.
+
+    ``run.threads`` stands for a single field.  ``without`` names fields to leave out, as ``table.field``.
+    """
+    wanted = [
+        (table, f)
+        for name in tables
+        for table, _, only in [name.partition(".")]
+        for f in fields(SPECS[table])  # type: ignore[arg-type]
+        if (not only or f.name == only) and f"{table}.{f.name}" not in without
+    ]
+
+    def decorate(command: Wrapped) -> Wrapped:
+        for table, f in reversed(wanted):
+            command = _as_option(table, f)(command)
+        return click.option(
+            "--config", type=click.Path(), metavar="FILE",
+            help="TOML file with any of these options, in tables "
+            + ", ".join(f"[{t}]" for t in dict.fromkeys(t for t, _ in wanted)) + "; the command line wins",
+        )(command)  # fmt: skip
+
+    return decorate
+
+
+def _as_option(table: str, f: Any) -> Callable[[Wrapped], Wrapped]:
+    spec = SPECS[table]
+    flag, hint = spec.flag(f), get_type_hints(spec)[f.name]
+    name, text, default = f"{table}__{f.name}", f.metadata["help"], f.default
+    made: Callable[[Wrapped], Wrapped]
+    if hint is bool:
+        shown = flag if default else f"--no-{flag.removeprefix('--')}"
+        what = f"{text}  [default: {flag if default else shown}]"
+        made = click.option(f"{flag}/--no-{flag.removeprefix('--')}", name, default=None, help=what, cls=SpecOption)
+    else:
+        shown = "" if default is None else f"  [default: {_shown(default)}]"
+        choices = f.metadata.get("choices")
+        kind: Any = click.Choice(choices) if choices else _KINDS[hint]
+        metavar = None if choices else _metavar(f.name, hint)
+        made = click.option(flag, name, type=kind, default=None, metavar=metavar, help=text + shown, cls=SpecOption)
+
+    def decorate(command: Wrapped) -> Wrapped:
+        command = made(command)
+        command.__click_params__[-1].table = table  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+_KINDS: dict[Any, Any] = {
+    int: click.INT, int | None: click.INT, float: click.FLOAT, float | None: click.FLOAT,
+    str: click.STRING, str | None: click.STRING, tuple[int, ...]: Layers(),
+}  # fmt: skip
+
+
+def _metavar(name: str, hint: Any) -> str:
+    named = {"layers": "N-N-...", "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row", "binarise": "HOW"}
+    if name in named:
+        return named[name]
+    return {int: "N", int | None: "N", float: "X", float | None: "X"}.get(hint, "FILE")
+
+
+def _shown(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def given(values: Mapping[str, Any]) -> Tables:
+    """Options as click hands them over (``table__field``) -> tables of those that were given."""
+    found: Tables = {}
+    for name, value in values.items():
+        table, separator, key = name.partition("__")
+        if separator and value is not None:
+            found.setdefault(table, {})[key] = value
+    return found

@@ -1,0 +1,105 @@
+"""The minibatches of one stage of training, from where its position stands, with its clock and running sums."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data import Minibatches
+from modelpar.data.feed import Feed
+from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.records import Record
+from modelpar.weights import Scratch
+
+Array = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """This replica's part of one minibatch."""
+
+    v: Array  # (n_visible_owned, batch), used again by the next minibatch
+    samples: IntArray  # (batch,) positions in the training split
+    first_draw: int  # global sample counter of the first of them: samples that training had seen before
+    n_all: int  # samples of the minibatch over all replicas
+
+    @property
+    def n_mine(self) -> int:
+        return len(self.samples)
+
+
+class Course:
+    """One stage: ``epochs`` passes over ``feed``, shuffled by (seed, ``shuffle``, epoch) alike at every grid.
+
+    The position in the network's training state is the only thing that it changes.  The clock runs from the beginning
+    of a minibatch to its end, so scores, and what the caller does with a record, are not training time.
+    """
+
+    def __init__(
+        self, network: DeepBeliefNetwork, feed: Feed, *, epochs: int, batch_size: int, stage: str, shuffle: int
+    ) -> None:
+        self.network, self.feed, self.epochs, self.stage = network, feed, epochs, stage
+        self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
+        self._batch_size, self._shuffle = batch_size, shuffle << 24
+        self._v = Scratch()
+
+    @property
+    def position(self) -> Position:
+        return self.network.state.position
+
+    @property
+    def n_done(self) -> int:
+        """Updates done so far."""
+        return self.position.epoch * self.batches.n_steps + self.position.step
+
+    @property
+    def unfinished(self) -> bool:
+        return self.position.epoch < self.epochs
+
+    def rest_of_epoch(self) -> Iterator[Minibatch]:
+        """The minibatches that are left of the current epoch.  Call ``advance`` for each when its update is done."""
+        grid, position = self.network.grid, self.position
+        while position.step < self.batches.n_steps:
+            self._started = time.perf_counter()
+            indices = self.batches.indices(self._shuffle + position.epoch, position.step)
+            mine = self.batches.share(len(indices), grid.replica, grid.n_replicas)
+            seen = position.epoch * self.feed.n_samples + position.step * self._batch_size
+            v = self._v.room(self.feed.n_units, mine.stop - mine.start, self.network.dtype)
+            self.feed.fill(indices[mine], seen + mine.start, v)
+            yield Minibatch(v, indices[mine], seen + mine.start, len(indices))
+
+    def advance(self, batch: Minibatch, **sums: float) -> Record:
+        """The update of ``batch`` is done: move the position on, and add to the epoch's sums."""
+        position = self.position
+        position.step += 1
+        position.seconds += time.perf_counter() - self._started
+        for name, value in {**sums, "samples": batch.n_mine}.items():
+            position.sums[name] = position.sums.get(name, 0.0) + value
+        return self._record("step", position.epoch + 1, batch.n_all, {})
+
+    def end_epoch(self, measures: dict[str, float]) -> Record:
+        """All minibatches of the epoch are done: begin the next."""
+        position = self.position
+        position.epoch, position.step, position.sums = position.epoch + 1, 0, {}
+        return self._record("epoch", position.epoch, self.feed.n_samples, measures)
+
+    def _record(self, kind: str, epoch: int, samples: int, measures: dict[str, float]) -> Record:
+        layer = self.position.layer if self.stage == "pretrain" else -1
+        steps = self.batches.n_steps * self.epochs
+        return Record(kind, self.stage, layer, epoch, self.n_done, steps, samples, self.position.seconds, measures)
+
+    def totals(self) -> dict[str, float]:
+        """The epoch's sums over all replicas, and over the shards where the name begins with ``shard_``.  Collective.
+        """
+        grid, sums = self.network.grid, self.position.sums
+        names = sorted(sums)
+        everywhere = grid.comm.allreduce(np.array([sums[name] for name in names]))
+        alike = grid.replica_comm.allreduce(np.array([sums[name] for name in names]))
+        return {
+            name: float(everywhere[i] if name.startswith("shard_") else alike[i]) for i, name in enumerate(names)
+        }

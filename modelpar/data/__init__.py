@@ -1,0 +1,12 @@
+"""Data sets: which rows (replicas), which columns (shards), and what becomes of their values."""
+
+from modelpar.data.dataset import Columns, Dataset, Split, Table
+from modelpar.data.feed import DataFeed, Feed
+from modelpar.data.minibatches import Minibatches
+from modelpar.data.moments import check_range, column_moments
+from modelpar.data.opening import open_dataset
+
+__all__ = [
+    "Columns", "DataFeed", "Dataset", "Feed", "Minibatches", "Split", "Table",
+    "check_range", "column_moments", "open_dataset",
+]  # fmt: skip

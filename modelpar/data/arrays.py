@@ -1,0 +1,176 @@
+"""NumPy's files: ``.npy``, memory-mapped where its order allows, and ``.npz``, read in chunks."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data.dataset import LoadedTable, MappedTable, Source, Table, check_shape, image_shape_of, scale_of
+from modelpar.data.reading import StreamedTable, check_labels, check_size, reading
+from modelpar.errors import DataError
+
+Array = npt.NDArray[Any]
+
+NPY_START, ZIP_START = b"\x93NUMPY", b"PK\x03\x04"
+DATA_KEYS = ("data", "x", "samples")
+LABEL_KEYS = ("labels", "y", "target", "targets")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a ``.npy`` file tells."""
+
+    shape: tuple[int, ...]
+    fortran: bool  # first index fastest
+    dtype: np.dtype[Any]
+    n_bytes: int  # of the header
+
+    @property
+    def size(self) -> int:
+        """Bytes that the whole file should have."""
+        return self.n_bytes + math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(stream: IO[bytes], name: str) -> Header:
+    """The header of a ``.npy`` stream, which then stands at the first value.  Raises DataError."""
+    try:
+        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)  # type: ignore[no-untyped-call]
+    except ValueError:
+        raise DataError(f"{name} has a damaged header; it is no array that NumPy saved") from None
+    return Header(shape, bool(fortran) and len(shape) > 1, dtype, stream.tell())
+
+
+def open_npy(path: Path) -> Source:
+    """Samples in a ``.npy`` file (samples, ...).  Reads the header.  Raises DataError."""
+    name = str(path)
+    with reading(path), open(path, "rb") as file:
+        header = read_header(file, name)
+        scale = _check(header, name)
+        check_size(name, os.fstat(file.fileno()).st_size, header.size)
+    table: Table
+    n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
+    order: Any = "F" if header.fortran else "C"
+    if header.fortran:
+        # Whole columns lie together on disk: copy the wanted ones.
+        table = LoadedTable(name, header.shape, lambda: _mapped(path, header, header.shape, order))
+    elif header.dtype.isnative and (header.dtype.kind in "bf" or header.dtype == np.uint8):
+        table = MappedTable(name, _mapped(path, header, (n_samples, n_units), order))
+    else:
+
+        @contextmanager
+        def open_rows() -> Iterator[IO[bytes]]:
+            with open(path, "rb") as file:
+                file.seek(header.n_bytes)
+                yield file
+
+        table = StreamedTable(name, n_samples, n_units, header.dtype, open_rows)
+    return Source(table, scale, image_shape_of(header.shape))
+
+
+def _mapped(path: Path, header: Header, shape: tuple[int, ...], order: Any) -> Array:
+    with reading(path):
+        return np.asarray(np.memmap(path, header.dtype, "r", header.n_bytes, shape, order))
+
+
+def _check(header: Header, name: str) -> float:
+    """Raise DataError where an array cannot be samples; else the raw value that means 1.0."""
+    scale = scale_of(header.dtype, name)
+    check_shape(header.shape, name)
+    return scale
+
+
+class Archive:
+    """A ``.npz`` file: its arrays by lower-case name, and their headers.  Raises DataError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.headers: dict[str, Header] = {}
+        self.members: dict[str, str] = {}
+        with reading(path), zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if not member.filename.endswith(".npy"):
+                    continue
+                key = member.filename.removesuffix(".npy").lower()
+                with archive.open(member) as stream:
+                    header = read_header(stream, self.where(key))
+                if not header.dtype.hasobject:
+                    check_size(self.where(key), member.file_size, header.size)
+                self.headers[key], self.members[key] = header, member.filename
+
+    def where(self, key: str) -> str:
+        """What error messages call an array."""
+        return f"array {key!r} of {self.path}"
+
+    def values(self, key: str) -> Callable[[], Any]:
+        """Opens an array's stream behind its header."""
+
+        @contextmanager
+        def open_values() -> Iterator[IO[bytes]]:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.members[key]) as stream:
+                stream.read(self.headers[key].n_bytes)
+                yield stream
+
+        return open_values
+
+    def load(self, key: str) -> Array:
+        """A whole array.  Raises DataError."""
+        header = self.headers[key]
+        if header.dtype.hasobject:
+            raise DataError(f"{self.where(key)} holds Python objects, but numbers are needed")
+        with reading(self.path), self.values(key)() as stream:
+            flat = np.frombuffer(stream.read(), header.dtype)
+        return flat.reshape(header.shape, order="F" if header.fortran else "C")
+
+    def source(self, data: str, labels: str | None) -> Source:
+        """Samples and their labels out of two arrays."""
+        header, name = self.headers[data], self.where(data)
+        scale = _check(header, name)
+        table: Table
+        if header.fortran:
+            table = LoadedTable(name, header.shape, lambda: self.load(data))
+        else:
+            n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
+            table = StreamedTable(name, n_samples, n_units, header.dtype, self.values(data))
+        classes = None if labels is None else check_labels(self.load(labels), header.shape[0], self.where(labels))
+        return Source(table, scale, image_shape_of(header.shape), classes)
+
+    def key_of(self, names: tuple[str, ...]) -> str | None:
+        """The first of ``names`` that is there."""
+        return next((name for name in names if name in self.headers), None)
+
+
+def open_npz(archive: Archive) -> Source:
+    """Samples, labels and test set in a ``.npz`` file, by the names of its arrays.  Reads headers and labels.
+
+    ``x_train, y_train, x_test, y_test``; else ``data``, ``x`` or ``samples``, or the only array of two dimensions or
+    more, with ``labels``, ``y`` or ``target``.  Raises DataError.
+    """
+    if "x_train" in archive.headers:
+        train = archive.source("x_train", archive.key_of(("y_train",)))
+        if "x_test" not in archive.headers:
+            return train
+        test = archive.source("x_test", archive.key_of(("y_test",)))
+        return Source(train.table, train.scale, train.image_shape, train.labels, test)
+    labels = archive.key_of(LABEL_KEYS)
+    data = archive.key_of(DATA_KEYS)
+    if data is None:
+        wide = [key for key, header in archive.headers.items() if len(header.shape) > 1 and key != labels]
+        if len(wide) != 1:
+            held = ", ".join(sorted(archive.headers)) or "none"
+            raise DataError(
+                f"{archive.path} has the arrays {held}, so it is not clear which are the samples; name them data "
+                "(and labels)"
+            )
+        data = wide[0]
+    return archive.source(data, labels)

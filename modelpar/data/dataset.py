@@ -1,0 +1,236 @@
+"""What a data set is: tables of raw values, the rows of a table that form a split, and one rank's columns of a table.
+
+Opening a table reads headers and labels; ``columns`` reads the values, and only those of the units that are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data.fill import fill_bytes, fill_floats
+from modelpar.data.survey import Survey, survey_dense
+from modelpar.errors import DataError, together
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+
+class Columns(Protocol):
+    """The values of some units, for all rows of a table: what one rank keeps."""
+
+    n_units: int
+
+    def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
+        """out = ((values[rows] - offset) / scale).T   rows (batch,); offset, scale (n_units,); out (n_units, batch)"""
+
+    def survey(self, rows: IntArray) -> Survey:
+        """Mean, standard deviation, smallest and largest raw value of each unit over ``rows``."""
+
+
+class Table(Protocol):
+    """Raw values (n_samples, n_units), somewhere."""
+
+    name: str  # what error messages call it
+    n_samples: int
+    n_units: int
+
+    def columns(self, unit_ids: IntArray) -> Columns:
+        """The values of ``unit_ids``, in that order.  Raises DataError where the values cannot be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some rows of a table, and their labels."""
+
+    table: Table
+    rows: IntArray  # (n,) ids of the table's rows, ascending
+    labels: IntArray | None = None  # (n,) classes counted from 0
+    surveys: dict[bytes, Survey] = field(default_factory=dict, repr=False)  # by unit ids, so that values are read once
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def survey(self, unit_ids: IntArray) -> Survey:
+        """One pass over the raw values of ``unit_ids``; remembered.  Raises DataError."""
+        unit_ids = np.array(unit_ids, dtype=np.int64)
+        key = unit_ids.tobytes()
+        if key not in self.surveys:
+            self.surveys[key] = self.table.columns(unit_ids).survey(self.rows)
+        return self.surveys[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training set, and what else there is; the same on every rank except for the columns that are read later."""
+
+    name: str
+    n_visible: int
+    n_classes: int  # 0: no labels
+    image_shape: tuple[int, int] | None  # (rows, columns) of the picture that one sample is
+    train: Split
+    validation: Split | None
+    test: Split | None
+    scale: float  # raw value that means 1.0: 255 for grey values in bytes, 16 for digits, 1 for states and floats
+    binarise: str = "none"  # as in DataSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a reader brings: a table, its labels, and the test set where it has one of its own."""
+
+    table: Table
+    scale: float
+    image_shape: tuple[int, int] | None
+    labels: IntArray | None = None
+    test: Source | None = None
+
+
+class DenseColumns:
+    """Columns of a C-contiguous array (n, width) of uint8, float32 or float64, in memory or memory-mapped."""
+
+    def __init__(self, source: Array, unit_ids: IntArray | None = None) -> None:
+        # Read-only always: a writable array is another type to numba and would compile every kernel again.
+        self.source = np.asarray(source).view()
+        self.source.flags.writeable = False
+        ids = np.arange(source.shape[1]) if unit_ids is None else unit_ids
+        self.unit_ids = np.array(ids, dtype=np.int64)
+        self.n_units = len(self.unit_ids)
+        self.adjacent = bool(np.all(np.diff(self.unit_ids) == 1))
+
+    def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
+        """See :meth:`Columns.fill`.  Bytes are computed in the type of ``out``, floats in float64."""
+        arithmetic = out.dtype if self.source.dtype == np.uint8 else np.float64
+        offset, scale = affine(self.n_units, len(rows), out, arithmetic, offset, scale)
+        if self.source.dtype == np.uint8:
+            fill_bytes(self.source, rows, self.unit_ids, self.adjacent, offset, scale, out)
+        else:
+            fill_floats(self.source, rows, self.unit_ids, offset, scale, out)
+
+    def survey(self, rows: IntArray) -> Survey:
+        """See :meth:`Columns.survey`."""
+        return survey_dense(self.source, rows, self.unit_ids)
+
+
+def affine(
+    n_units: int, batch: int, out: Array, dtype: Any, offset: Array | None, scale: Array | None
+) -> tuple[Array, Array]:
+    """Offset and scale as a kernel takes them.  Raises ValueError where the shapes do not fit."""
+    if out.shape != (n_units, batch) or not out.flags.c_contiguous:
+        raise ValueError(f"the minibatch to fill is {out.shape}, but must be C-contiguous ({n_units}, {batch})")
+    offset = np.zeros(n_units, dtype) if offset is None else np.array(offset, dtype)
+    scale = np.ones(n_units, dtype) if scale is None else np.array(scale, dtype)
+    if offset.shape != (n_units,) or scale.shape != (n_units,):
+        raise ValueError(f"offset {offset.shape} and scale {scale.shape} must be ({n_units},)")
+    return offset, scale
+
+
+@dataclass(eq=False)
+class MappedTable:
+    """A memory-mapped array (n, width) of uint8, bool, float32 or float64; values are read minibatch by minibatch."""
+
+    name: str
+    array: Array
+
+    def __post_init__(self) -> None:
+        self.n_samples, self.n_units = self.array.shape
+        if self.array.dtype == np.bool_:
+            self.array = self.array.view(np.uint8)
+
+    def columns(self, unit_ids: IntArray) -> DenseColumns:
+        """A view: nothing is read or copied."""
+        return DenseColumns(self.array, unit_ids)
+
+
+class EagerTable(ABC):
+    """A table whose columns are read into memory; the columns asked for last are kept, as splits share them."""
+
+    def __init__(self, name: str, n_samples: int, n_units: int) -> None:
+        self.name, self.n_samples, self.n_units = name, n_samples, n_units
+        self._kept: tuple[bytes, Columns] | None = None
+
+    def columns(self, unit_ids: IntArray) -> Columns:
+        """See :meth:`Table.columns`."""
+        unit_ids = np.array(unit_ids, dtype=np.int64)
+        key = unit_ids.tobytes()
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None  # let go of the old columns before the new ones are read
+            self._kept = key, self.read(unit_ids)
+        return self._kept[1]
+
+    @abstractmethod
+    def read(self, unit_ids: IntArray) -> Columns:
+        """Read the columns; called for new ``unit_ids`` only.  Raises DataError."""
+
+
+class LoadedTable(EagerTable):
+    """An array in any order and number of dimensions, such as a Fortran-ordered file, loaded when columns are asked."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], load: Callable[[], Array]) -> None:
+        super().__init__(name, shape[0], math.prod(shape[1:]))
+        self.shape, self.load = shape, load
+
+    def read(self, unit_ids: IntArray) -> DenseColumns:
+        """Pick the columns out of the loaded array."""
+        array = self.load()
+        picked = array[(slice(None), *np.unravel_index(unit_ids, self.shape[1:]))]
+        return DenseColumns(np.ascontiguousarray(plain_values(picked, self.name)))
+
+
+def scale_of(dtype: np.dtype[Any], name: str) -> float:
+    """The raw value that means 1.0.  Raises DataError for types that are not values of units."""
+    if dtype == np.uint8:
+        return 255.0
+    if dtype.kind in "bui" or dtype in (np.float32, np.float64):
+        return 1.0
+    held = "Python objects" if dtype.kind == "O" else f"values of type {dtype}"
+    raise DataError(
+        f"{name} holds {held}, but uint8, bool, float32 or float64 is needed; convert it with .astype(np.float32)"
+    )
+
+
+def plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which values are kept: native floats; one byte for everything else."""
+    return dtype.newbyteorder("=") if dtype.kind == "f" else np.dtype(np.uint8)
+
+
+def plain_values(values: Array, name: str) -> Array:
+    """Values as they are kept.  Raises DataError where wide integers are not states."""
+    if values.dtype.kind in "ui" and values.dtype != np.uint8 and ((values != 0) & (values != 1)).any():
+        raise DataError(
+            f"{name} holds {values.dtype} values such as {int(values.min())} and {int(values.max())}, but integers wider "
+            "than a byte must be 0 or 1; convert it: grey values .astype(np.uint8), real values .astype(np.float32)"
+        )
+    return values.astype(plain_dtype(values.dtype), copy=False)
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> None:
+    """Raise DataError unless ``shape`` is samples x units, or samples x the dimensions of a picture."""
+    if len(shape) < 2:
+        raise DataError(f"{name} has {len(shape)} dimension(s), but data need at least two: samples x units")
+    if 0 in shape:
+        raise DataError(f"{name} is empty: its shape is {' x '.join(map(str, shape))}")
+
+
+def image_shape_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """(rows, columns) of one sample of an array of this shape, None where it is no grey picture."""
+    sides = [side for side in shape[1:] if side > 1]
+    if len(shape) > 2:
+        return (sides[0], sides[1]) if len(sides) == 2 else None
+    side = math.isqrt(shape[1])
+    return (side, side) if side > 1 and side * side == shape[1] else None
+
+
+def agreed(comm: MPI.Comm | None) -> AbstractContextManager[None]:
+    """Failures of the block are raised on every rank of ``comm``; without one they are this rank's own."""
+    return nullcontext() if comm is None else together(comm)

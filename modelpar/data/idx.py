@@ -1,0 +1,113 @@
+"""IDX files, plain or gzip, the format of MNIST (LeCun and Cortes 1998).
+
+Big-endian: two zero bytes, a type code, the number of dimensions, the size of each dimension (uint32), the values.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data.dataset import MappedTable, Source, Table, check_shape, image_shape_of, scale_of
+from modelpar.data.reading import StreamedTable, check_size, read_exactly, reading
+from modelpar.errors import DataError
+
+_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of an IDX file tell."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        return 4 + 4 * len(self.shape)
+
+
+def is_gzip(start: bytes) -> bool:
+    """Whether a file with these first bytes is compressed by gzip."""
+    return start[:2] == b"\x1f\x8b"
+
+
+def is_idx(start: bytes) -> bool:
+    """Whether these first (uncompressed) bytes begin an IDX file."""
+    return len(start) >= 4 and start[:2] == b"\0\0" and start[2] in _TYPES and start[3] > 0
+
+
+def open_idx(path: Path) -> Source:
+    """An IDX file of samples, dimensions (samples, ...).  Reads the header.
+
+    Plain files of bytes are memory-mapped; gzip files and other types are read in chunks when columns are asked for.
+
+    Raises DataError.
+    """
+    header, compressed = read_header(path)
+    name = str(path)
+    check_shape(header.shape, name)
+    scale = scale_of(header.dtype, name)
+    n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
+    table: Table
+    if header.dtype == np.uint8 and not compressed:
+        with reading(path):
+            array = np.memmap(path, np.uint8, "r", header.n_bytes, (n_samples, n_units))
+        table = MappedTable(name, np.asarray(array))
+    else:
+        table = StreamedTable(name, n_samples, n_units, header.dtype, _values(path, header))
+    return Source(table, scale, image_shape_of(header.shape))
+
+
+def read_idx(path: Path) -> npt.NDArray[Any]:
+    """All values of a small IDX file, such as labels.  Raises DataError."""
+    header, _ = read_header(path)
+    with reading(path), _values(path, header)() as stream:
+        raw = read_exactly(stream, math.prod(header.shape) * header.dtype.itemsize)
+        if stream.read(1):
+            raise DataError(f"{path} goes on after its last value; its header is wrong")
+    return np.frombuffer(raw, header.dtype).reshape(header.shape)
+
+
+def read_header(path: Path) -> tuple[Header, bool]:
+    """The header, and whether the file is compressed.  Raises DataError, for a plain file of the wrong size too."""
+    with reading(path), open(path, "rb") as file:
+        compressed = is_gzip(file.read(2))
+        file.seek(0)
+        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if compressed else file
+        start = read_exactly(stream, 4)
+        if not is_idx(start):
+            raise DataError(
+                f"{path} begins with {start.hex(' ')}, but an IDX file begins with 00 00, a type code and the number "
+                "of dimensions"
+            )
+        shape = np.frombuffer(read_exactly(stream, 4 * start[3]), ">u4")
+        header = Header(np.dtype(_TYPES[start[2]]), tuple(int(n) for n in shape))
+        if not compressed:
+            needed = header.n_bytes + math.prod(header.shape) * header.dtype.itemsize
+            check_size(str(path), os.fstat(file.fileno()).st_size, needed)
+    return header, compressed
+
+
+def _values(path: Path, header: Header) -> Callable[[], Any]:
+    """Opens the file and skips its header."""
+
+    @contextmanager
+    def open_rows() -> Iterator[IO[bytes]]:
+        with open(path, "rb") as file:
+            compressed = is_gzip(file.read(2))
+            file.seek(0)
+            stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if compressed else file
+            read_exactly(stream, header.n_bytes)
+            yield stream
+
+    return open_rows

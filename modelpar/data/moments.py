@@ -1,0 +1,83 @@
+"""Statistics and checks of the raw values of a rank's columns, in one pass that both share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data.dataset import Dataset, Split, agreed
+from modelpar.errors import DataError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+_SLACK = 1e-6  # relative: what scaling in float32 may have added to a value of 1
+
+
+def column_moments(split: Split, unit_ids: IntArray, *, comm: MPI.Comm | None = None) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of the raw values of ``unit_ids``, each (n_units,) float64; the same at every grid.
+
+    Collective over ``comm`` where one is given.  Raises DataError where values cannot be read.
+    """
+    with agreed(comm):
+        survey = split.survey(unit_ids)
+    return survey.mean, survey.std
+
+
+def check_range(dataset: Dataset, unit_ids: IntArray, visible: str, *, comm: MPI.Comm | None = None) -> None:
+    """Check the values of ``unit_ids`` in every split against a kind of visible units: bernoulli or gaussian.
+
+    No value may be NaN or infinite; for Bernoulli units all must lie between 0 and the data set's scale.  Bytes that
+    are never above 1 are states that were taken for grey values, which is an error too.
+
+    Collective over ``comm`` where one is given.  Raises DataError (RemoteError on the other ranks).
+    """
+    highest = 0.0
+    with agreed(comm):
+        for split in (dataset.train, dataset.validation, dataset.test):
+            if split is not None and len(split) and len(unit_ids):
+                highest = max(highest, _check_split(split, unit_ids, visible, dataset.scale))
+    if comm is not None:
+        highest = max(comm.allgather(highest))
+    if dataset.scale == 255 and highest == 1:
+        raise DataError(
+            f"{dataset.train.table.name} holds bytes that are only 0 and 1, but bytes are grey values up to 255; "
+            "save states as .astype(bool)"
+        )
+
+
+def _check_split(split: Split, unit_ids: IntArray, visible: str, scale: float) -> float:
+    """The highest value of the split.  Raises DataError."""
+    survey = split.survey(unit_ids)
+    name = split.table.name
+    if not survey.finite.all():
+        bad = int(np.flatnonzero(~survey.finite)[0])
+        sample, value = _first_not_finite(split, unit_ids[bad])
+        raise DataError(
+            f"{name} has the value {value} (sample {sample}, unit {unit_ids[bad]}), but values must be finite numbers"
+        )
+    low, high = float(survey.low.min()), float(survey.high.max())
+    if visible == "bernoulli" and (low < 0 or high > scale * (1 + _SLACK)):
+        raise DataError(
+            f"{name} has values from {low:g} to {high:g}, but Bernoulli visible units need values from 0 to {scale:g}; "
+            "scale the data, or use --visible gaussian"
+        )
+    return high
+
+
+def _first_not_finite(split: Split, unit_id: int) -> tuple[int, float]:
+    """The first sample (row of its table) with a value of a unit that is NaN, infinite or too large, and the value."""
+    column = split.table.columns(np.array([unit_id]))
+    for start in range(0, len(split), 4096):
+        rows = split.rows[start : start + 4096]
+        values = np.empty((1, len(rows)))
+        column.fill(rows, values)
+        wrong = np.flatnonzero(~(np.abs(values[0]) < 1e150))  # above, squares overflow
+        if len(wrong):
+            return int(rows[wrong[0]]), float(values[0, wrong[0]])
+    return int(split.rows[0]), float("nan")

@@ -1,0 +1,143 @@
+"""Sparse matrices as scipy saves them (``scipy.sparse.save_npz``); they stay sparse in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from modelpar.data.arrays import Archive
+from modelpar.data.dataset import (
+    EagerTable,
+    Source,
+    affine,
+    check_shape,
+    image_shape_of,
+    plain_dtype,
+    plain_values,
+    scale_of,
+)  # fmt: skip
+from modelpar.data.fill import fill_sparse
+from modelpar.data.reading import chunks, reading
+from modelpar.data.survey import Survey, survey_sparse
+from modelpar.errors import DataError
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+_ENTRIES = 1 << 17  # entries read at a time
+
+
+class SparseColumns:
+    """Columns of a CSR matrix (n, n_units) of uint8, float32 or float64, without duplicate entries."""
+
+    def __init__(self, matrix: scipy.sparse.csr_array) -> None:
+        self.matrix, self.n_units = matrix, matrix.shape[1]
+        self.indptr = matrix.indptr.astype(np.int64)
+
+    def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
+        """out = ((values[rows] - offset) / scale).T   rows (batch,); offset, scale (n_units,); out (n_units, batch)"""
+        offset, scale = affine(self.n_units, len(rows), out, np.float64, offset, scale)
+        fill_sparse(self.indptr, self.matrix.indices, self.matrix.data, rows, offset, scale, out)
+
+    def survey(self, rows: IntArray) -> Survey:
+        """Mean, standard deviation, smallest and largest raw value of each unit over ``rows``."""
+        picked = self.matrix[rows]
+        return survey_sparse(picked.indices, picked.data, len(rows), self.n_units)
+
+
+class CsrTable(EagerTable):
+    """A CSR matrix in an archive.  Its entries are read in chunks and those of other ranks' columns dropped."""
+
+    def __init__(self, archive: Archive, shape: tuple[int, int]) -> None:
+        super().__init__(str(archive.path), *shape)
+        self.archive = archive
+
+    def read(self, unit_ids: IntArray) -> SparseColumns:
+        """Read row pointers whole, then column indices and values side by side."""
+        place = np.full(self.n_units, -1, np.int64)  # column of the file -> column that is kept
+        place[unit_ids] = np.arange(len(unit_ids))
+        indptr = self.archive.load("indptr").astype(np.int64)
+        counts = np.diff(indptr)
+        n_entries = self.archive.headers["data"].shape[0]
+        if len(indptr) != self.n_samples + 1 or indptr[0] != 0 or indptr[-1] != n_entries or (counts < 0).any():
+            raise DataError(f"{self.name} is corrupt: its row pointers do not fit its {n_entries} entries")
+        kept = np.zeros(self.n_samples, np.int64)  # entries of each row
+        columns, values, start = [], [], 0
+        for index, value in self._entries(n_entries):
+            if len(index) and (index.min() < 0 or index.max() >= self.n_units):
+                raise DataError(f"{self.name} is corrupt: it has an entry outside of its {self.n_units} columns")
+            column = place[index]
+            mine = np.flatnonzero(column >= 0)
+            columns.append(column[mine].astype(np.int32))
+            values.append(plain_values(value[mine], self.name))
+            rows = np.searchsorted(indptr, start + mine, side="right") - 1
+            kept += np.bincount(rows, minlength=self.n_samples)
+            start += len(index)
+        dtype = plain_dtype(self.archive.headers["data"].dtype)
+        matrix = scipy.sparse.csr_array(
+            (_joined(values, dtype), _joined(columns, np.dtype(np.int32)), np.concatenate([[0], np.cumsum(kept)])),
+            shape=(self.n_samples, len(unit_ids)),
+        )
+        matrix.sum_duplicates()
+        return SparseColumns(matrix)
+
+    def _entries(self, n_entries: int) -> Iterator[tuple[Array, Array]]:
+        headers = self.archive.headers
+        with reading(self.name), self.archive.values("indices")() as first, self.archive.values("data")() as second:
+            for start in range(0, n_entries, _ENTRIES):
+                n = min(_ENTRIES, n_entries - start)
+                index = np.concatenate([part[:, 0] for part in chunks(first, n, headers["indices"].dtype)])
+                value = np.concatenate([part[:, 0] for part in chunks(second, n, headers["data"].dtype)])
+                yield index, value
+
+
+def _joined(parts: list[Array], dtype: np.dtype[Any]) -> Array:
+    return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
+
+
+class ConvertedTable(EagerTable):
+    """A sparse matrix in another format, read whole and converted to CSR when columns are asked for."""
+
+    def __init__(self, archive: Archive, shape: tuple[int, int]) -> None:
+        super().__init__(str(archive.path), *shape)
+        self.archive = archive
+
+    def read(self, unit_ids: IntArray) -> SparseColumns:
+        """Load, convert, keep the columns ``unit_ids``."""
+        try:
+            with reading(self.name):
+                whole = scipy.sparse.csr_array(scipy.sparse.load_npz(self.archive.path))
+        except (ValueError, KeyError, NotImplementedError):
+            raise DataError(
+                f"{self.name} is no sparse matrix that scipy can load; save it again with scipy.sparse.save_npz"
+            ) from None
+        matrix = whole[:, unit_ids]
+        matrix.data = plain_values(matrix.data, self.name)
+        matrix.sum_duplicates()
+        return SparseColumns(matrix)
+
+
+def is_sparse(archive: Archive) -> bool:
+    """Whether scipy saved a sparse matrix in this archive."""
+    return {"format", "shape", "data"} <= set(archive.headers)
+
+
+def open_sparse(archive: Archive) -> Source:
+    """Samples in a sparse matrix (samples, units).  Reads headers.  Raises DataError."""
+    name = str(archive.path)
+    shape = tuple(int(n) for n in archive.load("shape").reshape(-1))
+    check_shape(shape, name)
+    if len(shape) != 2:
+        raise DataError(f"{name} has {len(shape)} dimensions, but a sparse matrix needs two: samples x units")
+    scale = scale_of(archive.headers["data"].dtype, name)
+    is_csr = archive.load("format").astype("S3").tobytes().rstrip(b"\0") == b"csr"
+    if is_csr and not {"indices", "indptr"} <= set(archive.headers):
+        raise DataError(f"{name} lacks the arrays indices and indptr of a CSR matrix; save it again")
+    if is_csr and archive.headers["indices"].shape != archive.headers["data"].shape:
+        raise DataError(f"{name} is corrupt: it has another number of column indices than of values")
+    table = CsrTable(archive, shape) if is_csr else ConvertedTable(archive, shape)
+    return Source(table, scale, image_shape_of(shape))

@@ -1,0 +1,135 @@
+"""Random draws that belong to units and samples, not to ranks: the same bits at every grid.
+
+Philox4x32-10 (:mod:`modelpar.kernels.philox`) with key = the two 32-bit halves of the seed and counter =
+``(low32(sample // 4), high32(sample // 4), unit id, layer << 24 | purpose << 16 | repeat)``; the draw of ``sample`` is
+output word ``sample % 4``.  A draw depends on these values alone, so there is no generator state to share or to save.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.kernels import philox, threads
+
+FloatArray = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+GRAIN = 1 << 15  # draws for which one more thread is worth waking: about 30 us of work
+
+
+class Purpose(IntEnum):
+    """What a draw is for; draws of different purposes are independent."""
+
+    WEIGHTS = 0
+    DATA = 1
+    HIDDEN = 2
+    VISIBLE = 3
+    DROPOUT = 4
+    CHAIN = 5
+    PASS_UP = 6
+    SCORE = 7
+    FANTASY = 8
+    STATISTICS = 9
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One family of independent draws, one for every unit and sample.
+
+    Raises ValueError where a field does not fit the bits that the counter has for it.
+    """
+
+    seed: int  # 0 .. 2^63 - 1
+    layer: int  # 0 .. 255
+    purpose: Purpose
+    repeat: int = 0  # 0 .. 65535: the Gibbs step, or whatever else tells draws of one purpose apart
+
+    def __post_init__(self) -> None:
+        for name, bits in (("seed", 63), ("layer", 8), ("purpose", 8), ("repeat", 16)):
+            value = getattr(self, name)
+            if not 0 <= value < 1 << bits:
+                raise ValueError(f"{name} of a stream of draws is {value}, but must be 0 to {(1 << bits) - 1}")
+
+    @property
+    def words(self) -> tuple[int, int, int]:
+        """The last counter word and the two key words."""
+        tag = int(self.layer) << 24 | int(self.purpose) << 16 | int(self.repeat)
+        return tag, int(self.seed) & 0xFFFFFFFF, int(self.seed) >> 32
+
+
+def uniform(stream: Stream, unit_ids: IntArray, samples: int | IntArray, out: FloatArray) -> None:
+    """Fill ``out`` (units, batch) with draws in [0, 1) of 24 random bits.
+
+    unit_ids: (units,) global ids below 2^32; samples: the first of consecutive sample ids, or (batch,) int64 ids.
+    """
+    first, ids = philox.kernel_samples(samples, out.shape[1])
+    units = philox.kernel_units(unit_ids, out.shape[0])
+    words = stream.words
+
+    def work(start: int, stop: int) -> None:
+        philox.uniform_rows(first, ids, units[start:stop], *words, out[start:stop])
+
+    threads.split(out.shape[0], threads.rows_of(GRAIN, out.shape[1]), work)
+
+
+def sample_bernoulli(
+    p: FloatArray, stream: Stream, unit_ids: IntArray, samples: int | IntArray, out: FloatArray
+) -> None:
+    """Fill ``out`` (units, batch) with 1.0 where the uniform draw is below ``p`` (units, batch), else 0.0.
+
+    ``p`` may be ``out`` itself.  A NaN in ``p`` gives 0.0.
+    """
+    _check_same_shape(p, out)
+    first, ids = philox.kernel_samples(samples, out.shape[1])
+    units = philox.kernel_units(unit_ids, out.shape[0])
+    words = stream.words
+
+    def work(start: int, stop: int) -> None:
+        philox.bernoulli_rows(p[start:stop], first, ids, units[start:stop], *words, out[start:stop])
+
+    threads.split(out.shape[0], threads.rows_of(GRAIN, out.shape[1]), work)
+
+
+def sample_gaussian(
+    mean: FloatArray, stream: Stream, unit_ids: IntArray, samples: int | IntArray, out: FloatArray
+) -> None:
+    """Fill ``out`` (units, batch) with ``mean`` (units, batch) plus a standard normal draw (Box and Muller 1958).
+
+    ``mean`` may be ``out`` itself.  The C library's log, sin and cos may differ in the last bit between platforms.
+    """
+    _check_same_shape(mean, out)
+    first, ids = philox.kernel_samples(samples, out.shape[1])
+    units = philox.kernel_units(unit_ids, out.shape[0])
+    words = stream.words
+
+    def work(start: int, stop: int) -> None:
+        philox.gaussian_rows(mean[start:stop], first, ids, units[start:stop], *words, out[start:stop])
+
+    threads.split(out.shape[0], threads.rows_of(GRAIN // 16, out.shape[1]), work)
+
+
+def _check_same_shape(given: FloatArray, out: FloatArray) -> None:
+    if given.shape != out.shape:
+        raise ValueError(f"the parameter of the draws has shape {given.shape}, but the result has {out.shape}")
+
+
+def permutation(seed: int, epoch: int, n: int) -> IntArray:
+    """A random order of ``0 .. n - 1``, int64 (n,), the same on every rank and platform.
+
+    Sorts 64-bit keys whose upper bits are random and whose lower bits are the index, so keys never tie.
+
+    Raises ValueError where epoch or n do not fit in 32 bits.
+    """
+    if not 0 <= epoch < 1 << 32 or not 0 <= n < 1 << 32:
+        raise ValueError(f"a permutation was asked for epoch {epoch} and {n} items, but both must be 0 to {2**32 - 1}")
+    keys = np.empty(n, np.uint64)
+    index_bits = max(n - 1, 0).bit_length()
+    philox.permutation_keys(epoch, seed & 0xFFFFFFFF, seed >> 32, index_bits, keys)
+    keys.sort()
+    keys &= np.uint64((1 << index_bits) - 1)
+    return keys.view(np.int64)

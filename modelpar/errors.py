@@ -1,0 +1,78 @@
+"""Exceptions, and the one way to raise on all ranks together.
+
+Everything that a user can get wrong ends in a :class:`ModelparError` whose text is one line: what came, what was
+needed, how to mend it.  The command line prints it once and exits with status 2 on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class ModelparError(Exception):
+    """A mistake that the user can mend; the message is one line."""
+
+
+class SpecError(ModelparError):
+    """An option, or a combination of options, that cannot be."""
+
+
+class GridError(ModelparError):
+    """A grid that does not fit the ranks that were started."""
+
+
+class LayoutError(ModelparError):
+    """An ownership that does not fit its layer."""
+
+
+class DataError(ModelparError):
+    """A data set that cannot be found, read, or used with this network."""
+
+
+class CheckpointError(ModelparError):
+    """A checkpoint that cannot be written, read, or opened by this network."""
+
+
+class OutOfMemoryError(ModelparError):
+    """More memory would be needed than the node has; found before allocating."""
+
+
+class TrainingError(ModelparError):
+    """Training has broken down: NaN, exploding weights, dead or saturated units."""
+
+
+class RemoteError(ModelparError):
+    """Another rank failed; its message is ours."""
+
+
+def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
+    """Raise on every rank of ``comm`` if any rank brings an error.  Collective.
+
+    The rank that brings an error raises it; the others raise a :class:`RemoteError` with the first bringer's
+    message.  A lone exception would be a hang elsewhere.
+    """
+    told = comm.allgather(None if error is None else str(error))
+    if error is not None:
+        raise error
+    for message in told:
+        if message is not None:
+            raise RemoteError(message)
+
+
+@contextmanager
+def together(comm: MPI.Comm) -> Iterator[None]:
+    """Run a block that may fail on one rank only (a file, a disk); a failure is raised on all.  Collective.
+
+    Only :class:`ModelparError` and :class:`OSError` are agreed on; anything else is a bug and passes through.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except (ModelparError, OSError) as caught:
+        error = caught
+    raise_together(comm, error)

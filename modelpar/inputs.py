@@ -1,0 +1,148 @@
+"""What each RBM is fed: the data for the first, the activations of the trained ones below for the others.
+
+A feed fills ``out (n_owned, batch)`` with the owned units' values of given samples.  Upper feeds stay split over the
+shards: nothing is ever collected on one rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import draws
+from modelpar.data import DataFeed, Dataset, Split, column_moments
+from modelpar.data.feed import Feed
+from modelpar.data.fill import fill_floats
+from modelpar.draws import Purpose, Stream
+from modelpar.errors import DataError
+from modelpar.memory import available_bytes
+from modelpar.network import DeepBeliefNetwork
+from modelpar.rbm import RBM
+from modelpar.weights import Scratch
+
+Array = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
+
+CHUNK = 1024  # samples propagated at once, over all replicas
+SHARE_OF_MEMORY = 0.5  # of what a node has left, that kept activations may take
+
+
+def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
+    """Set how raw values become visible activations: to [0, 1], or standardised for Gaussian units.
+
+    A unit that never varies is left unscaled.  Every shard reads its own columns only.
+    """
+    if network.spec.visible == "gaussian":
+        mean, deviation = column_moments(dataset.train, network.visible_ids, comm=network.grid.comm)
+        network.input_offset, network.input_scale = mean, np.where(deviation > 1e-12, deviation, 1.0)
+    else:
+        network.input_offset = np.zeros(len(network.visible_ids))
+        network.input_scale = np.full(len(network.visible_ids), float(dataset.scale))
+
+
+def visible_feed(network: DeepBeliefNetwork, dataset: Dataset, split: Split, binarise: str) -> Feed:
+    """The values of the owned visible units.  Raises DataError where the data do not fit the network."""
+    if dataset.n_visible != network.spec.layers[0]:
+        raise DataError(
+            f"{dataset.name} has {dataset.n_visible} values a sample, but the network has {network.spec.layers[0]} "
+            f"visible units; use --layers {dataset.n_visible}-..."
+        )
+    # Bernoulli units take what the data set calls 1.0, so that a test set of another type fits too
+    scale = network.input_scale if network.spec.visible == "gaussian" else np.full(len(network.visible_ids), dataset.scale)
+    return DataFeed(
+        split, network.visible_ids, offset=network.input_offset, scale=scale, binarise=binarise,
+        seed=network.spec.seed, comm=network.grid.comm,
+    )  # fmt: skip
+
+
+def feed_above(rbm: RBM, below: Feed, *, pass_up: str, cache: str, comm: MPI.Intracomm, node_comm: MPI.Intracomm) -> Feed:
+    """The hidden side of a trained RBM as data for the next one.  Collective over ``comm``.
+
+    pass_up   ``probabilities`` or ``states``, drawn once a sample
+    cache     ``keep``, ``recompute``, or ``auto``: keep what fits into half of the node's free memory
+    """
+    live = RecomputedActivations(rbm, below, states=pass_up == "states")
+    if cache == "auto":
+        on_node = node_comm.allreduce(KeptActivations.bytes_needed(live))
+        fits = on_node < SHARE_OF_MEMORY * node_comm.bcast(available_bytes())
+        cache = "keep" if comm.allreduce(fits, MPI.LAND) else "recompute"
+    return KeptActivations(live, rbm.replica_comm) if cache == "keep" else live
+
+
+class RecomputedActivations:
+    """The hidden side of an RBM, propagated anew for every minibatch.  ``fill`` is collective over the shards."""
+
+    def __init__(self, rbm: RBM, below: Feed, *, states: bool) -> None:
+        self.rbm, self.below, self.states = rbm, below, states
+        self.n_samples, self.n_units = below.n_samples, len(rbm.hidden_ids)
+        self._visible = Scratch()
+
+    def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
+        v = self._visible.like(out, self.below.n_units)
+        self.below.fill(samples, first_draw, v)
+        p = self.rbm.hidden_given_visible(v)
+        if self.states:
+            # drawn by sample id, not by the counter of training: kept states and recomputed ones are then the same
+            stream = Stream(self.rbm.seed, self.rbm.index, Purpose.PASS_UP)
+            draws.sample_bernoulli(p, stream, self.rbm.hidden_ids, samples, out)
+        else:
+            out[:] = p
+
+
+class KeptActivations:
+    """The hidden side of an RBM for all samples, in memory: (n_samples, n_owned), states packed 8 to a byte.
+
+    Making one is collective: every replica propagates its part of the samples, and all keep all, since the next
+    epoch's shuffle gives every replica other samples.
+    """
+
+    def __init__(self, live: RecomputedActivations, replica_comm: MPI.Intracomm) -> None:
+        self.n_samples, self.n_units, self._packed = live.n_samples, live.n_units, live.states
+        dtype = live.rbm.W.dtype
+        self._units, self._zeros, self._ones = np.arange(self.n_units), np.zeros(self.n_units), np.ones(self.n_units)
+        width = -(-self.n_units // 8) if self._packed else self.n_units
+        self._rows = np.empty((self.n_samples, width), np.uint8 if self._packed else dtype)
+        out = Scratch()
+        for start in range(0, self.n_samples, CHUNK):
+            bounds = np.linspace(start, min(start + CHUNK, self.n_samples), replica_comm.size + 1).astype(np.int64)
+            first, last = bounds[replica_comm.rank], bounds[replica_comm.rank + 1]
+            samples = np.arange(first, last)
+            block = out.room(self.n_units, len(samples), dtype)
+            live.fill(samples, int(first), block)
+            self._rows[first:last] = np.packbits(block.T != 0, axis=1) if self._packed else block.T
+            replica_comm.Allgatherv(MPI.IN_PLACE, [self._rows[bounds[0] : bounds[-1]], np.diff(bounds) * width])
+
+    @staticmethod
+    def bytes_needed(live: RecomputedActivations) -> int:
+        """Memory that keeping would take on this rank."""
+        width = -(-live.n_units // 8) if live.states else live.n_units * live.rbm.W.itemsize
+        return live.n_samples * width
+
+    def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
+        if self._packed:
+            out[:] = np.unpackbits(self._rows[samples], axis=1, count=self.n_units).T
+        else:
+            fill_floats(self._rows, samples, self._units, self._zeros, self._ones, out)
+
+
+def mean_of(feed: Feed, *, dtype: npt.DTypeLike, replica_comm: MPI.Intracomm) -> npt.NDArray[np.float64]:
+    """(n_units,) mean of every owned unit over all samples, summed in float64.  Collective."""
+    sums = np.zeros(feed.n_units)
+    for samples in shares(feed.n_samples, replica_comm.rank, replica_comm.size):
+        block = np.empty((feed.n_units, len(samples)), dtype)
+        feed.fill(samples, int(samples[0]) if len(samples) else 0, block)
+        sums += block.sum(axis=1, dtype=np.float64)
+    replica_comm.Allreduce(MPI.IN_PLACE, sums)
+    return sums / max(feed.n_samples, 1)
+
+
+def shares(n_samples: int, replica: int, n_replicas: int, chunk: int = CHUNK) -> Sequence[IntArray]:
+    """This replica's samples in pieces; as many pieces on every replica, so that collective work stays in step."""
+    pieces = []
+    for start in range(0, n_samples, chunk):
+        bounds = np.linspace(start, min(start + chunk, n_samples), n_replicas + 1).astype(np.int64)
+        pieces.append(np.arange(bounds[replica], bounds[replica + 1]))
+    return pieces

@@ -1,0 +1,39 @@
+"""The parameter update in one pass over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+from numba import njit
+
+from modelpar.kernels import threads
+
+GRAIN = 1 << 16  # parameters for which one more thread is worth waking
+
+
+@njit(cache=True, nogil=True)
+def update_panel(parameters, velocity, decay):  # type: ignore[no-untyped-def]
+    """parameters, velocity (n,) in place; decay a scalar of their type."""
+    for i in range(len(parameters)):
+        step = velocity[i] - decay * parameters[i]
+        velocity[i] = step
+        parameters[i] += step
+
+
+def apply_update(parameters: npt.NDArray[Any], velocity: npt.NDArray[Any], decay: float) -> None:
+    """``velocity -= decay * parameters; parameters += velocity``, both (n,) in place.
+
+    Raises ValueError where they differ in shape or type.
+    """
+    if parameters.shape != velocity.shape or parameters.dtype != velocity.dtype or parameters.ndim != 1:
+        raise ValueError(
+            f"parameters are {parameters.dtype} {parameters.shape} and velocity is {velocity.dtype} {velocity.shape},"
+            " but both must be the same 1-D shape and type"
+        )
+    scalar = parameters.dtype.type(decay)
+
+    def work(start: int, stop: int) -> None:
+        update_panel(parameters[start:stop], velocity[start:stop], scalar)
+
+    threads.split(len(parameters), GRAIN, work)

@@ -1,0 +1,113 @@
+"""Who owns which units: a pure value without MPI in it, the same on every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.errors import LayoutError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class UnitLayout:
+    """The owners of one layer's units.  Uneven, scattered and empty shards are normal.
+
+    A gathered array holds the units in ``ordering``: shard after shard, ascending ids inside each.
+    """
+
+    ordering: IntArray  # (n_units,) shard position -> unit id, ascending inside a shard
+    offsets: IntArray  # (n_shards + 1,) shard p owns positions offsets[p]:offsets[p + 1]
+
+    @classmethod
+    def from_owners(cls, owner: npt.ArrayLike, n_shards: int) -> UnitLayout:
+        """From a partitioner's answer: ``owner[i]`` (n_units,) is the shard that owns unit i.
+
+        Raises LayoutError where an owner is not in ``0 .. n_shards - 1``.
+        """
+        owner = np.asarray(owner)
+        if owner.ndim != 1 or not np.issubdtype(owner.dtype, np.integer):
+            raise LayoutError(f"owners must be one integer per unit, but came as {owner.dtype} of shape {owner.shape}")
+        if owner.size and (owner.min() < 0 or owner.max() >= n_shards):
+            wrong = int(owner.min() if owner.min() < 0 else owner.max())
+            raise LayoutError(f"a unit is owned by shard {wrong}, but the shards are 0 to {n_shards - 1}")
+        counts = np.bincount(owner, minlength=n_shards)
+        return cls(np.argsort(owner, kind="stable").astype(np.int64), np.concatenate([[0], np.cumsum(counts)]))
+
+    @classmethod
+    def blocks(cls, n_units: int, n_shards: int) -> UnitLayout:
+        """Contiguous blocks whose sizes differ by at most one; the first shards hold the larger ones."""
+        return cls.from_owners(np.arange(n_units, dtype=np.int64) * n_shards // max(n_units, 1), n_shards)
+
+    @property
+    def n_units(self) -> int:
+        return len(self.ordering)
+
+    @property
+    def n_shards(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def counts(self) -> IntArray:
+        """(n_shards,) units that each shard owns."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def owner(self) -> IntArray:
+        """(n_units,) unit id -> shard."""
+        owner = np.empty(self.n_units, np.int64)
+        owner[self.ordering] = np.repeat(np.arange(self.n_shards), self.counts)
+        return owner
+
+    def owned(self, shard: int) -> IntArray:
+        """Ids of the units of ``shard``, ascending."""
+        return self.ordering[self.offsets[shard] : self.offsets[shard + 1]]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, UnitLayout)
+            and np.array_equal(self.ordering, other.ordering)
+            and np.array_equal(self.offsets, other.offsets)
+        )
+
+
+@dataclass(frozen=True)
+class NetworkLayout:
+    """The owners of every layer of a network, input to output, and how each RBM's weights are held."""
+
+    layers: tuple[UnitLayout, ...]
+    holds: tuple[str, ...]  # one of "column", "row" for each pair of neighbouring layers
+
+    @classmethod
+    def from_owners(cls, owners: list[npt.ArrayLike], n_shards: int, layout: str = "auto") -> NetworkLayout:
+        """One owner array per layer; ``layout`` is ``auto``, ``column`` or ``row``, or a comma-separated list."""
+        layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in owners)
+        return cls(layers, choose_holds([layer.n_units for layer in layers], layout))
+
+    @classmethod
+    def blocks(cls, sizes: tuple[int, ...], n_shards: int, layout: str = "auto") -> NetworkLayout:
+        """Contiguous blocks in every layer."""
+        return cls(tuple(UnitLayout.blocks(n, n_shards) for n in sizes), choose_holds(sizes, layout))
+
+
+def choose_holds(sizes: list[int] | tuple[int, ...], layout: str) -> tuple[str, ...]:
+    """How each pair of neighbouring layers holds its weights.
+
+    ``auto`` splits the larger side and so moves the smaller: a column layout splits the upper layer and moves the
+    lower one's activations, a row layout the other way round.
+    """
+    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    wanted = [word.strip() for word in layout.split(",")]
+    if len(wanted) == 1:
+        wanted *= len(pairs)
+    if len(wanted) != len(pairs):
+        raise LayoutError(f"{len(wanted)} layouts were given ({layout}), but the network has {len(pairs)} weight matrices")
+    for word in wanted:
+        if word not in ("auto", "column", "row"):
+            raise LayoutError(f"layout {word!r} is not known; use auto, column or row")
+    automatic = ["column" if upper >= lower else "row" for lower, upper in pairs]
+    return tuple(best if word == "auto" else word for word, best in zip(wanted, automatic, strict=True))

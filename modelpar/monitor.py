@@ -1,0 +1,87 @@
+"""Is training still healthy?  Measures of an RBM on a few samples, and the errors that stop a run that has broken down."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import scores
+from modelpar.data.feed import Feed
+from modelpar.errors import TrainingError
+from modelpar.grid import Grid
+from modelpar.inputs import shares
+from modelpar.kernels.reductions import squared_error
+from modelpar.rbm import RBM
+
+Array = npt.NDArray[np.floating]
+
+PROBE = 512  # samples on which an RBM is measured after each epoch
+DEAD, SATURATED = 0.001, 0.999  # a unit whose activation never leaves this side, on all of the probe, learns nothing
+COLLAPSED = 0.95  # part of the hidden units that may be dead or saturated before training is stopped
+EXPLODED = 1000.0  # weights of useful RBMs stay far below (Hinton 2010, section 8)
+
+
+def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid) -> dict[str, float]:
+    """Measures of ``rbm`` on the first samples of its data, the same on every rank.  Collective.
+
+    pseudo_likelihood  mean pseudo-log-likelihood of a sample, in nats (Bernoulli visible units only)
+    mean_activation    of the hidden units
+    dead_units         part of the hidden units that are always off; ``saturated_units``: always on
+    largest_weight     absolute value
+    probe_error        mean squared error of a mean-field reconstruction
+    """
+    samples = shares(min(PROBE, feed.n_samples), grid.replica, grid.n_replicas, PROBE)[0]
+    v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
+    feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
+    measures: dict[str, float] = {}
+    if not rbm.gaussian:
+        measures["pseudo_likelihood"] = scores.pseudo_log_likelihood(rbm, v, samples)
+    p = rbm.hidden_given_visible(v)
+    lowest, highest = p.min(axis=1, initial=1.0), p.max(axis=1, initial=0.0)
+    total = p.sum(axis=1, dtype=np.float64)
+    error = squared_error(v, rbm.visible_given_hidden(p))
+    for extreme, op in ((lowest, MPI.MIN), (highest, MPI.MAX), (total, MPI.SUM)):
+        grid.replica_comm.Allreduce(MPI.IN_PLACE, extreme, op)
+    n_hidden, activation, dead, saturated = grid.shard_comm.allreduce(
+        np.array([len(total), total.sum(), (highest < DEAD).sum(), (lowest > SATURATED).sum()], float)
+    )
+    n_probe = min(PROBE, feed.n_samples)
+    measures["probe_error"] = grid.comm.allreduce(error) / (n_probe * n_visible)
+    measures["mean_activation"] = float(activation / (n_hidden * n_probe))
+    measures["dead_units"], measures["saturated_units"] = float(dead / n_hidden), float(saturated / n_hidden)
+    measures["largest_weight"] = grid.comm.allreduce(_largest(rbm.W), MPI.MAX)
+    return measures
+
+
+def check_rbm(index: int, measures: dict[str, float]) -> None:
+    """Raise TrainingError, on every rank alike, where the measures tell of a breakdown."""
+    name = f"RBM {index}"
+    for what in ("reconstruction_error", "probe_error", "largest_weight"):
+        if not np.isfinite(measures.get(what, 0.0)):
+            raise TrainingError(f"{name}: {what.replace('_', ' ')} is {measures[what]}; use a smaller --learning-rate")
+    if measures["largest_weight"] > EXPLODED:
+        raise TrainingError(
+            f"{name}: weights explode (the largest is {measures['largest_weight']:.3g}); use a smaller --learning-rate"
+        )
+    lost = measures["dead_units"] + measures["saturated_units"]
+    if lost > COLLAPSED:
+        raise TrainingError(
+            f"{name} has collapsed: {measures['dead_units']:.0%} of its hidden units are always off and "
+            f"{measures['saturated_units']:.0%} always on; use a smaller --learning-rate or a larger --weight-decay"
+        )
+
+
+def check_finite(what: str, values: list[Array], comm: MPI.Intracomm) -> None:
+    """Raise TrainingError on every rank if any rank's values hold a NaN or infinity.  Collective."""
+    fine = all(bool(np.isfinite(array).all()) for array in values)
+    if not comm.allreduce(fine, MPI.LAND):
+        raise TrainingError(f"{what}: a bias is no longer a finite number; use a smaller --learning-rate")
+
+
+def _largest(W: Array) -> float:
+    """Largest absolute value, NaN if there is any, without a copy of W."""
+    if not W.size:
+        return 0.0
+    low, high = float(W.min()), float(W.max())
+    return float("inf") if np.isnan(low) or np.isnan(high) else max(-low, high)

@@ -1,0 +1,245 @@
+"""Deep belief networks: a stack of RBMs over one grid, with a softmax layer on top where there are classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.draws import Purpose
+from modelpar.errors import LayoutError
+from modelpar.exchange import Exchange, Traffic
+from modelpar.grid import Grid
+from modelpar.kernels.epilogue import add_bias
+from modelpar.layout import NetworkLayout, UnitLayout
+from modelpar.parameters import Parameters
+from modelpar.rbm import RBM, Chains
+from modelpar.spec import NetworkSpec
+from modelpar.weights import ColumnWeights, RowWeights, Weights
+
+Array = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass
+class Position:
+    """Where training stands; the same on every rank.  A step is one minibatch."""
+
+    stage: str = "pretrain"  # then "finetune", then "done"
+    layer: int = 0  # the RBM that is trained, or will be next
+    epoch: int = 0  # of this stage and layer, from 0
+    step: int = 0  # next minibatch of this epoch
+    seconds: float = 0.0  # spent training in this stage and layer
+    sums: dict[str, float] = field(default_factory=dict)  # running measures of this epoch
+
+
+@dataclass
+class TrainingState:
+    """What training needs besides the parameters in order to go on as if it had not stopped."""
+
+    position: Position = field(default_factory=Position)
+    updates: dict[str, Parameters] = field(default_factory=dict)  # velocity of each trained part, "rbm.0", "output"
+    chains: Chains | None = None  # of PCD: this replica's columns
+    best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
+    best_accuracy: float = -1.0
+    epochs_since_best: int = 0
+
+
+class OutputLayer:
+    """Softmax weights ``W`` (n_hidden_owned, n_classes) and biases ``c`` (n_classes_owned,); all classes in id order."""
+
+    def __init__(
+        self, weights: Weights, layout: UnitLayout, exchange: Exchange, shard: int, dtype: npt.DTypeLike
+    ) -> None:
+        self.weights, self._exchange = weights, exchange
+        self.class_ids = layout.owned(shard)
+        shape = (len(weights.visible_rows), len(weights.hidden_columns))
+        self.parameters = Parameters(shape, 0, len(self.class_ids), dtype)
+
+    def logits(self, hidden: Array) -> Array:
+        """(n_classes, batch) of all classes on every shard.   hidden: as the block needs it.  Collective."""
+        owned = self.weights.up(self.parameters.W, hidden)
+        add_bias(owned, self.parameters.c)
+        return self._exchange.gather(owned)
+
+
+class DeepBeliefNetwork:
+    """A stack of RBMs, each split over the model shards of ``grid``.
+
+    spec     layers, units, seed
+    layout   who owns which unit, and how each matrix is held; contiguous blocks where None
+
+    The weights are drawn from N(0, spec.weight_scale^2), the same at every grid, unless ``draw_weights`` is false:
+    then all parameters are zero.  Collective.
+    Raises LayoutError where the layout does not fit the network or the grid.
+    """
+
+    def __init__(self, spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None, *, draw_weights: bool = True) -> None:
+        self.spec, self.grid = spec, grid
+        self.layout = complete_layout(spec, grid.n_shards, layout)
+        self.traffic = Traffic()
+        self.state = TrainingState()
+        self.binarise = "none"  # how the training data were binarised; kept for later use of the network
+        dtype = np.dtype(spec.dtype)
+        shard = grid.shard
+        self.rbms: list[RBM] = []
+        for i in range(len(spec.layers) - 1):
+            visible, hidden = self.layout.layers[i : i + 2]
+            self.rbms.append(
+                RBM(
+                    i, self._weights(i), visible.owned(shard), hidden.owned(shard),
+                    gaussian=i == 0 and spec.visible == "gaussian", seed=spec.seed, dtype=dtype,
+                    shard_comm=grid.shard_comm, replica_comm=grid.replica_comm,
+                )  # fmt: skip
+            )
+        self.output: OutputLayer | None = None
+        if spec.classes:
+            classes = self.layout.layers[-1]
+            exchange = Exchange(grid.shard_comm, classes, dtype, self.traffic)
+            self.output = OutputLayer(self._weights(len(self.rbms)), classes, exchange, shard, dtype)
+        if draw_weights:
+            for rbm in self.rbms:
+                rbm.initialise(spec.weight_scale)
+        # raw values are turned into visible activations as (raw - offset) / scale
+        self.input_offset: Array = np.zeros(len(self.visible_ids), np.float64)
+        self.input_scale: Array = np.ones(len(self.visible_ids), np.float64)
+
+    def _weights(self, i: int) -> Weights:
+        visible, hidden = self.layout.layers[i : i + 2]
+        kind, moved = (ColumnWeights, visible) if self.layout.holds[i] == "column" else (RowWeights, hidden)
+        exchange = Exchange(self.grid.shard_comm, moved, np.dtype(self.spec.dtype), self.traffic)
+        return kind(visible, hidden, exchange, self.grid.shard)
+
+    @property
+    def visible_ids(self) -> IntArray:
+        """Ids of the visible units that this shard owns."""
+        return self.rbms[0].visible_ids
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        return np.dtype(self.spec.dtype)
+
+    @property
+    def n_parameters(self) -> int:
+        """Of one whole model: weights and biases of the RBMs and of the output layer."""
+        return sum(a * b + a + b for a, b in _pairs(self.spec.layers)) + (self.spec.layers[-1] + 1) * self.spec.classes
+
+    def parts(self) -> dict[str, Parameters]:
+        """This shard's parameters by name: ``rbm.0``, ``rbm.1``, ... and ``output``."""
+        named = {f"rbm.{rbm.index}": rbm.parameters for rbm in self.rbms}
+        return {**named, "output": self.output.parameters} if self.output else named
+
+    # -- activations -------------------------------------------------------------------------------------------------
+
+    def propagate_up(self, v: Array, n_rbms: int | None = None) -> Array:
+        """Hidden probabilities above the first ``n_rbms`` RBMs (all where None) of the owned units.
+
+        v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
+        """
+        for rbm in self.rbms[:n_rbms]:
+            v = rbm.hidden_given_visible(v)
+        return v
+
+    def generate_down(self, h: Array) -> Array:
+        """Visible means from states (n_top_owned, batch) of the top layer, layer by layer.  Collective over the shards."""
+        for rbm in reversed(self.rbms):
+            h = rbm.visible_given_hidden(h)
+        return h
+
+    def logits(self, v: Array) -> Array:
+        """(n_classes, batch) on every shard, from owned visible activations.  Collective over the shards."""
+        if self.output is None:
+            raise LayoutError("the network has no output layer; give --classes, or labels, when it is trained")
+        return self.output.logits(self.output.weights.spread_visible(self.propagate_up(v)))
+
+    def reconstruct(self, v: Array) -> Array:
+        """Visible means after one pass up and down the whole stack.  v (n_visible_owned, batch).  Collective."""
+        return self.generate_down(self.propagate_up(v))
+
+    def fantasies(self, count: int, steps: int, *, first_draw: int = 0) -> Array:
+        """Visible means (n_visible_owned, count) after ``steps`` of Gibbs sampling in the top RBM.
+
+        The chains start at random visible states of the top RBM; the lower RBMs then generate down (Hinton, Osindero
+        and Teh 2006, section 5).  ``first_draw`` chooses other fantasies.  Collective over the shards.
+        """
+        top = self.rbms[-1]
+        start = np.zeros((len(top.hidden_ids), count), self.dtype)
+        _, v = top.sample_visible(start, Purpose.FANTASY, 0, first_draw)
+        for k in range(steps):
+            # a key has 2**16 repeats: when they are used up, the counter of the chains moves on instead
+            rounds, k = divmod(k, 2**15 - 1)
+            repeat, draw = 1 + 2 * k, first_draw + count * rounds
+            _, h = top.sample_hidden(v, Purpose.FANTASY, repeat, draw)
+            mean, v = top.sample_visible(h, Purpose.FANTASY, repeat + 1, draw)
+        v = mean if steps else v
+        for rbm in reversed(self.rbms[:-1]):
+            v = rbm.visible_given_hidden(v)
+        return v
+
+    # -- small pieces of the whole, for pictures ---------------------------------------------------------------------
+
+    def whole_visible(self, v: Array) -> Array:
+        """(n_visible, batch) in unit-id order on every rank, from owned blocks.  For pictures.  Collective."""
+        layout = self.layout.layers[0]
+        gathered = np.concatenate(self.grid.shard_comm.allgather(np.ascontiguousarray(v)))
+        whole = np.empty_like(gathered)
+        whole[layout.ordering] = gathered
+        return whole
+
+    def filters(self, units: Iterable[int]) -> Array:
+        """Weights (len(units), n_visible) of hidden units of the first RBM, on every rank.  Collective."""
+        wanted = np.asarray(list(units), np.int64)
+        weights, W = self.rbms[0].weights, self.rbms[0].W
+        found = np.zeros((len(wanted), self.spec.layers[0]), W.dtype)
+        column_of = {int(unit): j for j, unit in enumerate(weights.hidden_columns)}
+        for i, unit in enumerate(wanted):
+            if int(unit) in column_of:
+                found[i, weights.visible_rows] = W[:, column_of[int(unit)]]
+        # each weight is held by exactly one shard, so the sum only puts the pieces together
+        self.grid.shard_comm.Allreduce(MPI.IN_PLACE, found)
+        return found
+
+
+def complete_layout(spec: NetworkSpec, n_shards: int, layout: NetworkLayout | None) -> NetworkLayout:
+    """``layout`` with the output layer added where it is missing, or blocks where it is None; checked."""
+    sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
+    if layout is None:
+        return NetworkLayout.blocks(sizes, n_shards, spec.layout)
+    if spec.classes and len(layout.layers) == len(spec.layers):
+        layout = NetworkLayout(
+            (*layout.layers, UnitLayout.blocks(spec.classes, n_shards)),
+            (*layout.holds, "column" if spec.classes >= spec.layers[-1] else "row"),
+        )
+    found = tuple(layer.n_units for layer in layout.layers)
+    if found != sizes:
+        raise LayoutError(f"the layout is for layers of {_dashed(found)} units, but the network has {_dashed(sizes)}")
+    for layer in layout.layers:
+        if layer.n_shards != n_shards:
+            raise LayoutError(f"the layout is for {layer.n_shards} shards, but the grid has {n_shards} model shards")
+    if spec.classes and not np.array_equal(layout.layers[-1].ordering, np.arange(spec.classes)):
+        raise LayoutError("the output layer must be split into contiguous blocks of classes")
+    return layout
+
+
+def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int) -> int:
+    """What the largest shard will hold at the height of training, estimated before anything is allocated.
+
+    Weights of all layers, the velocities of the layers trained at once, and the activations of a minibatch.
+    """
+    sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
+    itemsize = np.dtype(spec.dtype).itemsize
+    blocks = [min(-(-lower // n_shards) * upper, lower * -(-upper // n_shards)) for lower, upper in _pairs(sizes)]
+    velocities = sum(blocks) if spec.classes else max(blocks)
+    activations = 4 * max(sizes) * batch_size
+    return (sum(blocks) + velocities + activations) * itemsize
+
+
+def _pairs(sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def _dashed(sizes: tuple[int, ...]) -> str:
+    return "-".join(map(str, sizes))

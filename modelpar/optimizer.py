@@ -1,0 +1,45 @@
+"""Step sizes over the epochs of a stage, and the limits on weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Schedules(Protocol):
+    """What TrainingSpec and FineTuneSpec share."""
+
+    epochs: int
+    schedule: str
+    final_rate: float
+    momentum: float
+    initial_momentum: float
+    momentum_epochs: int
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """Of one epoch: velocity = momentum x velocity + rate x (gradient - decay x W); W += velocity.
+
+    The momentum form is Hinton (2010), section 9.1; the decay is the gradient of an L2 penalty and so keeps the rate.
+    """
+
+    rate: float
+    momentum: float
+    decay: float
+
+
+def step_size(spec: Schedules, base_rate: float, epoch: int) -> StepSize:
+    """Of ``epoch`` (from 0) out of ``spec.epochs``; rates fall from ``base_rate`` to ``base_rate * final_rate``."""
+    progress = epoch / (spec.epochs - 1) if spec.epochs > 1 else 0.0
+    low = spec.final_rate
+    factor = {
+        "constant": lambda: 1.0,
+        "linear": lambda: 1.0 + (low - 1.0) * progress,
+        "cosine": lambda: low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * progress)),
+        "exponential": lambda: max(low, 1e-12) ** progress,
+    }[spec.schedule]()
+    momentum = spec.initial_momentum if epoch < spec.momentum_epochs else spec.momentum
+    return StepSize(base_rate * factor, momentum, spec.weight_decay)

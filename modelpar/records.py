@@ -1,0 +1,30 @@
+"""What a run reports: plain values, the same on every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of ``metrics.jsonl``.
+
+    ``kind`` is ``epoch`` at the end of an epoch and ``step`` in between; a ``step`` record is yielded after every
+    update, so that the caller can draw a bar, save, or stop.
+    """
+
+    kind: str  # "epoch", "step"
+    stage: str  # "pretrain", "finetune"
+    layer: int  # index of the RBM in pre-training, -1 in fine-tuning
+    epoch: int  # counted from 1: the epoch that this record belongs to
+    step: int  # updates done in this stage and layer
+    steps: int  # updates that this stage and layer will have in all, unless it stops early
+    samples: int  # samples of this update (kind "step") or of this epoch
+    seconds: float  # training time since the stage began, scores excluded
+    measures: dict[str, float] = field(default_factory=dict)
+
+    def as_line(self) -> dict[str, Any]:
+        """The record as one flat JSON object."""
+        plain = {name: value for name, value in vars(self).items() if name != "measures"}
+        return {**plain, **self.measures}

@@ -1,0 +1,167 @@
+"""What the user asked for: frozen values, validated once, the same on every rank.
+
+Each field carries the help text that the command line shows; the command line, the TOML file and the Python API all
+read these classes, so an option is written down once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from modelpar.errors import SpecError
+
+
+def option(default: Any, help: str, *, choices: tuple[str, ...] = (), at_least: float | None = None,
+           above: float | None = None, at_most: float | None = None, below: float | None = None,
+           flag: str | None = None) -> Any:  # fmt: skip
+    """A dataclass field with its help text, and the values that it accepts.
+
+    ``flag`` is its name on the command line, where that is not the class's prefix and the field's name.
+    """
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    bounds = {name: bound for name, bound in bounds.items() if bound is not None}
+    return field(default=default, metadata={"help": help, "choices": choices, "bounds": bounds, "flag": flag})
+
+
+_BOUNDS = {
+    "at_least": ("at least", lambda value, bound: value >= bound),
+    "above": ("above", lambda value, bound: value > bound),
+    "at_most": ("at most", lambda value, bound: value <= bound),
+    "below": ("below", lambda value, bound: value < bound),
+}
+
+
+def option_name(field_name: str) -> str:
+    """``batch_size`` -> ``--batch-size``"""
+    return "--" + field_name.replace("_", "-")
+
+
+class Spec:
+    """Base of the frozen option classes: checks choices and bounds of every field."""
+
+    prefix = ""  # prepended to a field's name on the command line, where two classes share a name
+
+    @classmethod
+    def flag(cls, f: Field[Any]) -> str:
+        """The name of a field on the command line."""
+        return f.metadata.get("flag") or option_name(cls.prefix + f.name)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            name = self.flag(f)
+            choices = f.metadata.get("choices")
+            if choices and value not in choices:
+                raise SpecError(f"{name} is {value!r}, but must be one of {', '.join(choices)}")
+            for kind, bound in f.metadata.get("bounds", {}).items():
+                words, holds = _BOUNDS[kind]
+                if value is None:
+                    continue
+                if not isinstance(value, (int, float)) or math.isnan(value) or not holds(value, bound):
+                    raise SpecError(f"{name} is {value}, but must be {words} {bound:g}")
+
+
+SCHEDULES = ("constant", "linear", "cosine", "exponential")
+
+
+@dataclass(frozen=True)
+class NetworkSpec(Spec):
+    """A deep belief network: its layers, its units and its seed."""
+
+    layers: tuple[int, ...] = option((64, 256, 256), "units of every layer, the visible one first, as in 784-500-500")
+    classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0)
+    visible: str = option("bernoulli", "kind of visible units; gaussian ones have unit variance and standardised data",
+                          choices=("bernoulli", "gaussian"))  # fmt: skip
+    layout: str = option("auto", "how weights are split: auto, column or row, or one of these for each weight matrix, separated by commas")  # fmt: skip
+    dtype: str = option("float32", "type of weights and activations", choices=("float32", "float64"))
+    seed: int = option(1, "seed of every random draw", at_least=0, below=2**63)
+    weight_scale: float = option(0.01, "standard deviation of the initial weights (Hinton 2010, section 8)", at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.layers) < 2:
+            raise SpecError(f"--layers names {len(self.layers)} layer(s), but at least a visible and a hidden one are needed, as in 784-500")
+        for units in self.layers:
+            if not isinstance(units, int) or units < 1:
+                raise SpecError(f"--layers has a layer of {units} units, but every layer needs at least one")
+        if self.classes == 1:
+            raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
+
+
+@dataclass(frozen=True)
+class TrainingSpec(Spec):
+    """Pre-training of one RBM after another (Algorithms 1 and 2).  Defaults after Hinton (2010)."""
+
+    epochs: int = option(10, "epochs of pre-training of each RBM", at_least=0)
+    batch_size: int = option(100, "samples of one minibatch, over all replicas together", at_least=1)
+    learning_rate: float = option(0.1, "learning rate of RBMs with Bernoulli visible units", at_least=0)
+    gaussian_learning_rate: float = option(0.002, "learning rate of an RBM with Gaussian visible units", at_least=0)
+    schedule: str = option("constant", "how the learning rate falls over the epochs", choices=SCHEDULES)
+    final_rate: float = option(0.1, "learning rate at the end of the schedule, as a fraction of that at the start", at_least=0, at_most=1)
+    momentum: float = option(0.9, "momentum after the first epochs", at_least=0, below=1)
+    initial_momentum: float = option(0.5, "momentum in the first epochs", at_least=0, below=1)
+    momentum_epochs: int = option(5, "epochs with the initial momentum", at_least=0)
+    weight_decay: float = option(0.0002, "L2 penalty on the weights", at_least=0)
+    gibbs_steps: int = option(1, "steps of Gibbs sampling: the k of CD-k", at_least=1)
+    persistent: bool = option(False, "persistent chains instead of chains started at the data (PCD, Tieleman 2008)")
+    statistics: str = option("float", "hidden side of the statistics: float, the probabilities, or 1, the sampled states", choices=("float", "1"))
+    reconstruction: str = option("probabilities", "visible side of the reconstruction: probabilities or sampled states",
+                                 choices=("probabilities", "states"))  # fmt: skip
+    sparsity_target: float = option(0.05, "mean activation that the sparsity penalty pulls hidden units to", above=0, below=1)
+    sparsity_cost: float = option(0.0, "weight of the sparsity penalty; 0 for none", at_least=0)
+    pass_up: str = option("probabilities", "what a trained RBM hands to the next: probabilities or sampled states",
+                          choices=("probabilities", "states"))  # fmt: skip
+    cache: str = option("auto", "keep the data of the upper RBMs in memory or recompute them for each minibatch; auto keeps what fits",
+                        choices=("auto", "keep", "recompute"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FineTuneSpec(Spec):
+    """Fine-tuning by back-propagation with a softmax output (Algorithm 3)."""
+
+    prefix = "finetune_"
+
+    epochs: int = option(20, "epochs of fine-tuning", at_least=0)
+    batch_size: int = option(100, "samples of one minibatch of fine-tuning, over all replicas together", at_least=1)
+    learning_rate: float = option(0.1, "learning rate of fine-tuning", at_least=0)
+    schedule: str = option("linear", "how the learning rate of fine-tuning falls over the epochs", choices=SCHEDULES)
+    final_rate: float = option(0.05, "learning rate at the end of fine-tuning, as a fraction of that at the start", at_least=0, at_most=1)
+    momentum: float = option(0.9, "momentum of fine-tuning after the first epochs", at_least=0, below=1)
+    initial_momentum: float = option(0.5, "momentum of fine-tuning in the first epochs", at_least=0, below=1)
+    momentum_epochs: int = option(1, "epochs of fine-tuning with the initial momentum", at_least=0)
+    weight_decay: float = option(0.0, "L2 penalty on the weights in fine-tuning", at_least=0)
+    max_norm: float = option(0.0, "limit on the length of each unit's incoming weights; 0 for none", at_least=0, flag="--max-norm")
+    dropout: float = option(0.0, "probability of dropping a hidden unit in fine-tuning", at_least=0, below=1, flag="--dropout")
+    input_dropout: float = option(0.0, "probability of dropping a visible unit in fine-tuning", at_least=0, below=1, flag="--input-dropout")
+    patience: int = option(0, "epochs without a better validation accuracy after which fine-tuning stops; 0 for no early stopping", at_least=0, flag="--patience")
+    until_accuracy: float | None = option(None, "stop as soon as the accuracy (of the test set where there is one, else validation) is above this", at_least=0, at_most=1, flag="--until-accuracy")
+    evaluate_every: int = option(0, "measure the accuracy every so many steps; 0 for at the end of each epoch", at_least=0, flag="--evaluate-every")
+
+
+@dataclass(frozen=True)
+class DataSpec(Spec):
+    """Which data, and what becomes of it before it meets the visible units."""
+
+    data: str = option("digits", "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz)")
+    labels: str | None = option(None, "file with the labels, where the data file has none")
+    test_data: str | None = option(None, "file of the test set, where the data set brings none")
+    test_labels: str | None = option(None, "file with the labels of the test set")
+    test_fraction: float = option(0.2, "part of the samples set aside as test set, where the data set brings none", at_least=0, below=1)
+    validation_fraction: float = option(0.0, "part of the training samples set aside for validation", at_least=0, below=1)
+    binarise: str = option("none", "visible states from real values: none, stochastic, or a threshold such as 0.5")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.threshold  # noqa: B018 - raises where binarise is not understood
+
+    @property
+    def threshold(self) -> float | None:
+        """The fixed threshold, in units of the scaled values, or None."""
+        if self.binarise in ("none", "stochastic"):
+            return None
+        try:
+            return float(self.binarise)
+        except ValueError:
+            raise SpecError(f"--binarise is {self.binarise!r}, but must be none, stochastic or a number such as 0.5") from None

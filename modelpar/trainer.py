@@ -1,0 +1,198 @@
+"""Greedy layer-wise pre-training (Algorithm 2) and fine-tuning (Algorithm 3), as generators of records.
+
+The loop yields, the caller decides: saving, printing and stopping are not here.  At every yield all ranks stand at the
+same step and the network can be saved; taken up again, from a file or by another call, training goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from modelpar import monitor
+from modelpar.backprop import FineTuner
+from modelpar.classify import accuracy_measures, check_labels
+from modelpar.course import Course
+from modelpar.data import Dataset, check_range
+from modelpar.data.feed import Feed
+from modelpar.errors import SpecError, TrainingError
+from modelpar.inputs import feed_above, learn_scaling, mean_of, visible_feed
+from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.optimizer import step_size
+from modelpar.rbm import RBM
+from modelpar.records import Record
+from modelpar.spec import FineTuneSpec, TrainingSpec
+from modelpar.sync import AllreduceSync
+
+CHECK_EVERY = 100  # updates between looks for NaN within an epoch
+FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
+
+
+def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpec) -> Iterator[Record]:
+    """Train one RBM after another, each on the hidden activations of those below (Hinton, Osindero, Teh 2006).
+
+    Yields a ``step`` record after every update and an ``epoch`` record after every epoch.  Collective: every rank
+    must take every record.  Raises DataError where the data do not fit, TrainingError where training breaks down.
+    """
+    grid, position = network.grid, network.state.position
+    if position.stage != "pretrain":
+        return
+    _first_look(network, dataset)
+    feed = visible_feed(network, dataset, dataset.train, network.binarise)
+    below = _real_values(network, dataset)
+    for rbm in network.rbms:
+        if rbm.index == position.layer:
+            yield from _train_rbm(network, rbm, feed, training)
+            _next_layer(network)
+        if position.stage != "pretrain":
+            return
+        feed = below = feed_above(
+            rbm, below, pass_up=training.pass_up, cache=training.cache, comm=grid.comm, node_comm=grid.node_comm
+        )
+
+
+def _train_rbm(network: DeepBeliefNetwork, rbm: RBM, feed: Feed, training: TrainingSpec) -> Iterator[Record]:
+    grid, state, position = network.grid, network.state, network.state.position
+    sync = AllreduceSync(grid.replica_comm, network.traffic)
+    course = Course(network, feed, epochs=training.epochs, batch_size=training.batch_size,
+                    stage="pretrain", shuffle=rbm.index)  # fmt: skip
+    if course.unfinished and course.n_done == 0:
+        _set_visible_biases(rbm, feed)
+    update = state.updates.setdefault(f"rbm.{rbm.index}", rbm.parameters.like())
+    if training.persistent and state.chains is None:
+        mine = course.batches.share(training.batch_size, grid.replica, grid.n_replicas)
+        state.chains = rbm.start_chains(mine.start, mine.stop - mine.start)
+    base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
+    n_visible = network.spec.layers[rbm.index]
+    while course.unfinished:
+        size = step_size(training, base_rate, position.epoch)
+        for batch in course.rest_of_epoch():
+            error = rbm.contrastive_divergence(
+                batch.v, batch.first_draw, update, training, size.rate / sync.divisor(batch.n_mine, batch.n_all),
+                size.momentum * sync.momentum_share, state.chains, batch.n_all,
+            )  # fmt: skip
+            sync.step(rbm.parameters, update, size.rate * size.decay)
+            record = course.advance(batch, shard_squared_error=error)
+            if position.step % CHECK_EVERY == 0:
+                monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
+            yield record
+        sync.settle(rbm.parameters)
+        totals = course.totals()
+        measures = monitor.measure(rbm, feed, n_visible, grid)
+        # PCD never reconstructs its data: the probe's error stands in
+        error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
+        measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
+        monitor.check_rbm(rbm.index, measures)
+        yield course.end_epoch({**measures, "learning_rate": size.rate})
+
+
+def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -> Iterator[Record]:
+    """Train all layers for classification by back-propagation, from where pre-training has left them.
+
+    Yields a ``step`` record after every update (with accuracies where ``spec.evaluate_every`` asks for them) and an
+    ``epoch`` record after every epoch.  With ``spec.patience`` the parameters of the best validation accuracy are
+    put back at the end.  Collective: every rank must take every record.
+    Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown.
+    """
+    state = network.state
+    if state.position.stage == "done":
+        return
+    _first_look(network, dataset)
+    if state.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
+        state.updates.clear()
+        state.chains, state.position = None, Position("finetune")
+    if spec.patience and dataset.validation is None:
+        raise SpecError("--patience needs a validation set; give --validation-fraction")
+    yield from _descend(network, dataset, spec)
+    if state.best:
+        for name, parameters in network.parts().items():
+            parameters.flat[:] = state.best[name].flat
+    state.best.clear()
+    state.updates.clear()
+    state.position = Position("done")
+
+
+def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -> Iterator[Record]:
+    """The epochs of fine-tuning, until they are over, or the accuracy is reached, or no longer grows."""
+    grid, state, position = network.grid, network.state, network.state.position
+    labels = check_labels(dataset, dataset.train, network.spec.classes)
+    sync = AllreduceSync(grid.replica_comm, network.traffic)
+    tuner = FineTuner(network, spec, state.updates)
+    course = Course(network, _real_values(network, dataset), epochs=spec.epochs, batch_size=spec.batch_size,
+                    stage="finetune", shuffle=FINE_TUNING)  # fmt: skip
+    while course.unfinished:
+        size = step_size(spec, spec.learning_rate, position.epoch)
+        for batch in course.rest_of_epoch():
+            score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
+            record = course.advance(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
+            if course.n_done % CHECK_EVERY == 0:
+                monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
+            in_between = position.step < course.batches.n_steps
+            if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
+                record.measures.update(accuracy_measures(network, dataset))
+            yield record
+            if _reached(spec, record.measures):
+                return
+        for parameters in network.parts().values():
+            sync.settle(parameters)
+        totals = course.totals()
+        measures = {"loss": totals["cross_entropy"] / totals["samples"],
+                    "train_accuracy": totals["n_correct"] / totals["samples"],
+                    **accuracy_measures(network, dataset), "learning_rate": size.rate}  # fmt: skip
+        if not np.isfinite(measures["loss"]):
+            raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate")
+        if spec.patience:
+            _remember_best(network, measures["validation_accuracy"])
+        yield course.end_epoch(measures)
+        if _reached(spec, measures) or (spec.patience and state.epochs_since_best >= spec.patience):
+            return
+
+
+def _reached(spec: FineTuneSpec, measures: dict[str, float]) -> bool:
+    accuracy = measures.get("test_accuracy", measures.get("validation_accuracy"))
+    return spec.until_accuracy is not None and accuracy is not None and accuracy > spec.until_accuracy
+
+
+def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
+    state = network.state
+    state.epochs_since_best += 1
+    if accuracy > state.best_accuracy:
+        state.best_accuracy, state.epochs_since_best = accuracy, 0
+        for name, parameters in network.parts().items():
+            state.best.setdefault(name, parameters.like()).flat[:] = parameters.flat
+
+
+def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
+    """Check the data's values; a network that was never trained also learns their scaling and how they are binarised."""
+    check_range(dataset, network.visible_ids, network.spec.visible, comm=network.grid.comm)
+    if network.state.position == Position():
+        learn_scaling(network, dataset)
+        network.binarise = dataset.binarise
+
+
+def _real_values(network: DeepBeliefNetwork, dataset: Dataset) -> Feed:
+    """The training data as all but the first RBM's training sees them: no draw stands between them and the layers."""
+    binarise = "none" if network.binarise == "stochastic" else network.binarise
+    return visible_feed(network, dataset, dataset.train, binarise)
+
+
+def _next_layer(network: DeepBeliefNetwork) -> None:
+    state, layer = network.state, network.state.position.layer + 1
+    state.updates.clear()
+    state.chains = None
+    if layer == len(network.rbms):
+        fresh = Position("finetune" if network.output else "done")
+    else:
+        fresh = Position("pretrain", layer)
+    vars(state.position).update(vars(fresh))
+
+
+def _set_visible_biases(rbm: RBM, feed: Feed) -> None:
+    """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), or the mean itself for Gaussian units."""
+    mean = mean_of(feed, dtype=rbm.W.dtype, replica_comm=rbm.replica_comm)
+    if rbm.gaussian:
+        rbm.b[:] = mean
+    else:
+        p = np.clip(mean, 0.001, 0.999)  # a pixel that is never on must not outweigh the others
+        rbm.b[:] = np.log(p / (1 - p))

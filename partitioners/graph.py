@@ -1,0 +1,215 @@
+"""The unit graph of a network: its units, and which of them are connected.
+
+Units are counted layer by layer from the visible one up.  Only units of neighbouring layers are connected, and each
+pair of neighbouring layers is either connected completely, which costs no memory whatever its size, or by a list of
+edges in CSR.  As a hypergraph, every unit has a net for each neighbouring layer that it sends its value to: itself and
+its neighbours there (Çatalyürek and Aykanat 1999: connectivity minus one of a net is the number of values sent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+class GraphError(ValueError):
+    """A graph, or a partition of one, that cannot be; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Every lower unit is connected with every upper unit: a fully connected RBM, in no memory."""
+
+    n_lower: int
+    n_upper: int
+
+    @property
+    def n_edges(self) -> int:
+        return self.n_lower * self.n_upper
+
+    @property
+    def up(self) -> Complete:
+        """The nets that lower units send on."""
+        return self
+
+    @property
+    def down(self) -> Complete:
+        """The nets that upper units send on: the same links seen from above."""
+        return Complete(self.n_upper, self.n_lower)
+
+    def edges(self) -> tuple[IntArray, IntArray]:
+        """All edges, (n_edges,) lower and (n_edges,) upper units.  This one does cost memory."""
+        lower = np.repeat(np.arange(self.n_lower, dtype=np.int64), self.n_upper)
+        return lower, np.tile(np.arange(self.n_upper, dtype=np.int64), self.n_lower)
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """The upper neighbours of every lower unit in CSR; of unit i they are ``neighbours[offsets[i]:offsets[i + 1]]``."""
+
+    offsets: IntArray  # (n_lower + 1,)
+    neighbours: IntArray  # (n_edges,) upper units, counted within their layer
+    n_upper: int
+
+    @classmethod
+    def from_edges(cls, lower: npt.ArrayLike, upper: npt.ArrayLike, n_lower: int, n_upper: int) -> Sparse:
+        """From (n_edges,) lower and (n_edges,) upper units, each counted within its layer; repeated edges count once.
+
+        Raises GraphError where a unit is not in its layer.
+        """
+        ends = []
+        for name, units, size in (("lower", lower, n_lower), ("upper", upper, n_upper)):
+            ids = np.asarray(units, dtype=np.int64)
+            if ids.size and (ids.min() < 0 or ids.max() >= size):
+                wrong = int(ids.min() if ids.min() < 0 else ids.max())
+                raise GraphError(f"an edge has {name} unit {wrong}, but that layer's units are 0 to {size - 1}")
+            ends.append(ids)
+        keys = np.unique(ends[0] * np.int64(n_upper) + ends[1])
+        sources, neighbours = np.divmod(keys, np.int64(max(n_upper, 1)))
+        counts = np.bincount(sources, minlength=n_lower)
+        return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), neighbours, n_upper)
+
+    @property
+    def n_lower(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_edges(self) -> int:
+        return len(self.neighbours)
+
+    @property
+    def up(self) -> Sparse:
+        """The nets that lower units send on."""
+        return self
+
+    @cached_property
+    def down(self) -> Sparse:
+        """The nets that upper units send on: the same links seen from above."""
+        lower, upper = self.edges()
+        return Sparse.from_edges(upper, lower, self.n_upper, self.n_lower)
+
+    def edges(self) -> tuple[IntArray, IntArray]:
+        """All edges, (n_edges,) lower and (n_edges,) upper units."""
+        return np.repeat(np.arange(self.n_lower, dtype=np.int64), np.diff(self.offsets)), self.neighbours
+
+
+Links = Complete | Sparse
+
+
+@dataclass(frozen=True, eq=False)
+class UnitGraph:
+    """The units of a network, what each weighs, and the links between neighbouring layers.
+
+    ``weights`` are whole numbers, so that balances are exact: whatever a unit costs its owner, 1 unless told.
+    Raises GraphError where the parts do not fit each other.
+    """
+
+    layers: tuple[int, ...]  # units of every layer, the visible one first
+    links: tuple[Links, ...]  # links[l] connects layer l with layer l + 1
+    weights: IntArray  # (n_units,) layer after layer, none negative
+
+    def __post_init__(self) -> None:
+        if len(self.links) != len(self.layers) - 1:
+            raise GraphError(f"{len(self.layers)} layers need {len(self.layers) - 1} links, but {len(self.links)} came")
+        for i, link in enumerate(self.links):
+            if (link.n_lower, link.n_upper) != self.layers[i : i + 2]:
+                raise GraphError(
+                    f"links {i} join {link.n_lower} with {link.n_upper} units, but layers {i} and {i + 1} have "
+                    f"{self.layers[i]} and {self.layers[i + 1]}"
+                )
+        if self.weights.shape != (self.n_units,) or not np.issubdtype(self.weights.dtype, np.integer):
+            came = f"{self.weights.dtype} of shape {self.weights.shape}"
+            raise GraphError(f"weights must be {self.n_units} whole numbers, but came as {came}")
+        if self.n_units and self.weights.min() < 0:
+            raise GraphError(f"a unit has weight {int(self.weights.min())}, but no weight may be negative")
+
+    @property
+    def n_units(self) -> int:
+        return sum(self.layers)
+
+    @property
+    def n_edges(self) -> int:
+        return sum(link.n_edges for link in self.links)
+
+    @cached_property
+    def offsets(self) -> IntArray:
+        """(n_layers + 1,) layer l has the units offsets[l] to offsets[l + 1] - 1 of the whole network."""
+        return np.concatenate([[0], np.cumsum(self.layers)]).astype(np.int64)
+
+    def layer_weights(self, layer: int) -> IntArray:
+        """(layers[layer],) the weights of one layer's units."""
+        return self.weights[self.offsets[layer] : self.offsets[layer + 1]]
+
+    def to_networkx(self) -> nx.Graph:
+        """Nodes 0 to n_units - 1 with attributes ``layer`` and ``weight``; complete links become single edges."""
+        graph = nx.Graph()
+        for layer in range(len(self.layers)):
+            for unit, weight in enumerate(self.layer_weights(layer).tolist(), start=int(self.offsets[layer])):
+                graph.add_node(unit, layer=layer, weight=weight)
+        for layer, link in enumerate(self.links):
+            lower, upper = link.edges()
+            pairs = zip((lower + self.offsets[layer]).tolist(), (upper + self.offsets[layer + 1]).tolist(), strict=True)
+            graph.add_edges_from(pairs)
+        return graph
+
+    @classmethod
+    def from_networkx(cls, graph: nx.Graph) -> UnitGraph:
+        """Nodes need an attribute ``layer``, counted from 0, and may have a ``weight``; other attributes are left out.
+
+        Units are counted layer by layer, in the graph's own order inside each.  Layers that are connected completely
+        become Complete links.  Raises GraphError where an edge joins layers that are not neighbours.
+        """
+        members: dict[int, list[Any]] = {}
+        for node, data in graph.nodes(data=True):
+            layer = data.get("layer")
+            if not isinstance(layer, (int, np.integer)) or layer < 0:
+                raise GraphError(f"node {node!r} has layer {layer!r}, but every node needs one, counted from 0")
+            members.setdefault(int(layer), []).append(node)
+        layers = tuple(len(members.get(layer, [])) for layer in range(max(members, default=-1) + 1))
+        place = {node: (layer, i) for layer, nodes in members.items() for i, node in enumerate(nodes)}
+        ends: list[tuple[list[int], list[int]]] = [([], []) for _ in layers[1:]]
+        for one, other in graph.edges():
+            (low, i), (high, j) = sorted((place[one], place[other]))
+            if high - low != 1:
+                raise GraphError(f"an edge joins layers {low} and {high}, but only neighbouring layers are connected")
+            ends[low][0].append(i)
+            ends[low][1].append(j)
+        links: list[Links] = []
+        for (lower, upper), n_lower, n_upper in zip(ends, layers[:-1], layers[1:], strict=True):
+            sparse = Sparse.from_edges(lower, upper, n_lower, n_upper)
+            links.append(Complete(n_lower, n_upper) if sparse.n_edges == n_lower * n_upper else sparse)
+        weights = [graph.nodes[node].get("weight", 1) for layer in sorted(members) for node in members[layer]]
+        return cls(layers, tuple(links), np.array(weights) if weights else np.zeros(0, np.int64))
+
+
+def dense(layers: Sequence[int], weights: npt.ArrayLike | None = None) -> UnitGraph:
+    """The graph of a fully connected network with these layers, in memory for its units only."""
+    sizes = tuple(int(size) for size in layers)
+    links = tuple(Complete(lower, upper) for lower, upper in pairwise(sizes))
+    return UnitGraph(sizes, links, unit_weights(sizes) if weights is None else np.asarray(weights))
+
+
+def sparse(
+    layers: Sequence[int],
+    edges: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+    weights: npt.ArrayLike | None = None,
+) -> UnitGraph:
+    """The graph of a network with these layers; ``edges`` has (lower, upper) for each pair of neighbouring layers."""
+    sizes = tuple(int(size) for size in layers)
+    pairs = zip(edges, sizes[:-1], sizes[1:], strict=True)
+    links = tuple(Sparse.from_edges(lower, upper, n, m) for (lower, upper), n, m in pairs)
+    return UnitGraph(sizes, links, unit_weights(sizes) if weights is None else np.asarray(weights))
+
+
+def unit_weights(layers: Sequence[int]) -> IntArray:
+    """Every unit weighs 1."""
+    return np.ones(sum(layers), np.int64)

@@ -1,0 +1,122 @@
+"""The answer of every method, and the measures by which all methods are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
+
+
+class Partition(NamedTuple):
+    """Who owns each unit: all that crosses from a partitioner to whoever trains the network."""
+
+    owners: tuple[IntArray, ...]  # for each layer (n_units of the layer,) the part of every unit
+    n_parts: int
+
+
+class Volume(NamedTuple):
+    """Values sent between parts for one sample, for each pair of neighbouring layers."""
+
+    up: IntArray  # (n_layers - 1,) values of lower units sent to parts that own upper neighbours
+    down: IntArray  # (n_layers - 1,) values of upper units sent to parts that own lower neighbours
+
+    @property
+    def total(self) -> int:
+        return int(self.up.sum() + self.down.sum())
+
+
+class Measures(NamedTuple):
+    """All measures of one partition."""
+
+    imbalance: npt.NDArray[np.float64]
+    volume: Volume
+    edge_cut: int
+
+
+def each_layer(graph: UnitGraph, n_parts: int, owners: Callable[[IntArray, int], IntArray]) -> Partition:
+    """For methods that look at one layer at a time: ``owners(weights of the layer's units, n_parts)``.
+
+    Raises GraphError where there are no parts.
+    """
+    if n_parts < 1:
+        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
+    return Partition(tuple(owners(graph.layer_weights(i), n_parts) for i in range(len(graph.layers))), n_parts)
+
+
+def measure(graph: UnitGraph, partition: Partition) -> Measures:
+    """Judge a partition.  Raises GraphError where it does not fit the graph."""
+    return Measures(imbalance(graph, partition), communication_volume(graph, partition), edge_cut(graph, partition))
+
+
+def check(graph: UnitGraph, partition: Partition) -> None:
+    """Raise GraphError unless every unit of the graph has one owner among the parts."""
+    sizes = tuple(len(owner) for owner in partition.owners)
+    if sizes != graph.layers:
+        raise GraphError(f"the partition has layers of {sizes} units, but the graph has {graph.layers}")
+    for layer, owner in enumerate(partition.owners):
+        if owner.size and (owner.min() < 0 or owner.max() >= partition.n_parts):
+            wrong = int(owner.min() if owner.min() < 0 else owner.max())
+            raise GraphError(
+                f"a unit of layer {layer} is owned by part {wrong}, but the parts are 0 to {partition.n_parts - 1}"
+            )
+
+
+def part_weights(graph: UnitGraph, partition: Partition) -> IntArray:
+    """(n_layers, n_parts) what each part owns of each layer."""
+    check(graph, partition)
+    weights = np.zeros((len(graph.layers), partition.n_parts), np.int64)
+    for layer, owner in enumerate(partition.owners):
+        np.add.at(weights[layer], owner, graph.layer_weights(layer))
+    return weights
+
+
+def imbalance(graph: UnitGraph, partition: Partition) -> npt.NDArray[np.float64]:
+    """(n_layers,) the heaviest part over the mean part, minus one: 0 where a layer is split evenly.
+
+    Each layer counts for itself: its parts work at the same time and wait for the heaviest.
+    """
+    weights = part_weights(graph, partition)
+    mean = weights.sum(axis=1) / partition.n_parts
+    return np.divide(weights.max(axis=1), mean, out=np.ones(len(mean)), where=mean > 0) - 1.0
+
+
+def communication_volume(graph: UnitGraph, partition: Partition) -> Volume:
+    """Connectivity minus one, summed over all nets of each direction: the values that have to travel.
+
+    A unit's value is sent once to every other part that owns a neighbour of it (Çatalyürek and Aykanat 1999).
+    """
+    check(graph, partition)
+    owners, n_parts = partition.owners, partition.n_parts
+    pairs = list(zip(graph.links, owners[:-1], owners[1:], strict=True))
+    up = [values_sent(link.up, lower, upper, n_parts) for link, lower, upper in pairs]
+    down = [values_sent(link.down, upper, lower, n_parts) for link, lower, upper in pairs]
+    return Volume(np.array(up, np.int64), np.array(down, np.int64))
+
+
+def values_sent(nets: Links, senders: IntArray, receivers: IntArray, n_parts: int) -> int:
+    """Pairs (unit, part other than its own that owns a neighbour).   senders, receivers: parts of both layers' units"""
+    if isinstance(nets, Complete):
+        receiving = np.bincount(receivers, minlength=n_parts) > 0
+        return int(len(senders) * receiving.sum() - receiving[senders].sum())
+    units, neighbours = nets.edges()
+    parts = receivers[neighbours]
+    foreign = parts != senders[units]
+    return len(np.unique(units[foreign] * np.int64(n_parts) + parts[foreign]))
+
+
+def edge_cut(graph: UnitGraph, partition: Partition) -> int:
+    """Edges whose two units have different owners."""
+    check(graph, partition)
+    cut = 0
+    for link, lower, upper in zip(graph.links, partition.owners[:-1], partition.owners[1:], strict=True):
+        if isinstance(link, Complete):
+            inside = np.bincount(lower, minlength=partition.n_parts) * np.bincount(upper, minlength=partition.n_parts)
+            cut += link.n_edges - int(inside.sum())
+        else:
+            units, neighbours = link.edges()
+            cut += int((lower[units] != upper[neighbours]).sum())
+    return cut

@@ -1,0 +1,54 @@
+"""What every test may use, and what is left to the jobs on several ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+import pytest
+from hypothesis import settings
+
+from tests import jobs
+
+# Files of tests/ranks run inside MPI jobs that tests/test_on_ranks.py starts; given by name they are collected anyway.
+collect_ignore = [] if jobs.TAG in os.environ else ["ranks"]
+
+# The same examples at every run, on every rank; a loaded machine is no failure.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+MNIST = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def mnist_folder() -> Path | None:
+    """Where the four files of MNIST lie, plain or gzipped: in $MODELPAR_DATA or in the user's cache directory."""
+    roots = [platformdirs.user_cache_path("modelpar")]
+    if "MODELPAR_DATA" in os.environ:
+        roots.insert(0, Path(os.environ["MODELPAR_DATA"]))
+    for root in roots:
+        for folder in (root, root / "mnist"):
+            if all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in MNIST):
+                return folder
+    return None
+
+
+@pytest.fixture(scope="session")
+def mnist_path() -> Path:
+    """The folder of MNIST's four files; the test is skipped where they are absent."""
+    folder = mnist_folder()
+    if folder is None:
+        pytest.skip("MNIST is not here; put its four files into $MODELPAR_DATA")
+    return folder
+
+
+@pytest.fixture
+def on_ranks() -> Callable[..., jobs.Outcome]:
+    """``on_ranks(n, command, limit=seconds, cwd=..., NAME=value)`` -> Outcome   Runs a command on n ranks."""
+    return jobs.run_on_ranks

@@ -1,0 +1,76 @@
+"""Networks for tests: grids, owners, and a sharded network beside its NumPy twin."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from modelpar.grid import Grid
+from modelpar.layout import NetworkLayout
+from modelpar.network import DeepBeliefNetwork
+from modelpar.spec import NetworkSpec
+from tests import reference
+
+OWNERS = ("blocks", "strided", "random", "empty")
+
+
+def grids(comm):
+    """All (model shards, replicas) of this number of ranks."""
+    return [(n, comm.size // n) for n in range(1, comm.size + 1) if comm.size % n == 0]
+
+
+def owners(kind: str, n_units: int, n_shards: int, layer: int = 0) -> np.ndarray:
+    ids = np.arange(n_units)
+    if kind == "blocks":
+        return ids * n_shards // n_units
+    if kind == "strided":
+        return (ids + layer) % n_shards
+    if kind == "empty":  # the last shard owns nothing, if there is another
+        return ids % max(n_shards - 1, 1)
+    return np.random.default_rng(layer).integers(0, n_shards, n_units)
+
+
+def layout_of(spec: NetworkSpec, n_shards: int, kind: str) -> NetworkLayout:
+    """Owners of ``kind`` in all layers; spec.layout names how the matrices between spec.layers are held."""
+    return NetworkLayout.from_owners(
+        [owners(kind, n, n_shards, i) for i, n in enumerate(spec.layers)], n_shards, spec.layout
+    )
+
+
+def sharded(comm, spec: NetworkSpec, shape: tuple[int, int], kind: str) -> DeepBeliefNetwork:
+    grid = Grid(comm, model_shards=shape[0], replicas=shape[1])
+    return DeepBeliefNetwork(spec, grid, layout_of(spec, shape[0], kind))
+
+
+def dyadic(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Multiples of 1/64: sums of their products with 0 and 1 are exact in float32, in any order."""
+    return (rng.integers(-64, 65, shape) / 64).astype(np.float32)
+
+
+def twin(network: DeepBeliefNetwork) -> list[reference.RBM]:
+    """The reference's RBMs with dyadic parameters, which are put into the network's shards too."""
+    rng = np.random.default_rng(7)
+    spec, twins = network.spec, []
+    for rbm in network.rbms:
+        n_visible, n_hidden = spec.layers[rbm.index : rbm.index + 2]
+        W, b, c = dyadic(rng, n_visible, n_hidden), dyadic(rng, n_visible), dyadic(rng, n_hidden)
+        W, b, c = (x.astype(spec.dtype) for x in (W, b, c))
+        rbm.W[:] = W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+        rbm.b[:], rbm.c[:] = b[rbm.visible_ids], c[rbm.hidden_ids]
+        twins.append(reference.RBM(W, b, c, layer=rbm.index, seed=spec.seed, gaussian=rbm.gaussian))
+    return twins
+
+
+def same_block(rbm, twin: reference.RBM) -> bool:
+    """Whether the shard's parameters are bit for bit the reference's."""
+    W = twin.W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+    return bool(
+        np.array_equal(rbm.W, W)
+        and np.array_equal(rbm.b, twin.b[rbm.visible_ids])
+        and np.array_equal(rbm.c, twin.c[rbm.hidden_ids])
+    )
+
+
+def close_block(rbm, twin: reference.RBM, tolerance: float) -> bool:
+    W = twin.W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+    pairs = ((rbm.W, W), (rbm.b, twin.b[rbm.visible_ids]), (rbm.c, twin.c[rbm.hidden_ids]))
+    return all(np.allclose(mine, other, rtol=0, atol=tolerance) for mine, other in pairs)

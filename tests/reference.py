@@ -1,0 +1,259 @@
+"""A deep belief network in plain NumPy, straight from the algorithms: what the engine is compared with.
+
+It imports nothing but NumPy, holds whole matrices, and makes no attempt at speed.  Arrays are units first, (units,
+batch).  ``o`` is any object with the fields of TrainingSpec (FineTuneSpec in fine_tune).  ``n`` is the sample counter
+of a minibatch's first sample: the samples of this stage that came before it, so it starts at 0 in every stage.
+"""
+
+import numpy as np
+
+WEIGHTS, DATA, HIDDEN, VISIBLE, DROPOUT, CHAIN, PASS_UP, SCORE, FANTASY, STATISTICS = range(10)
+
+
+# ---- random draws: Philox4x32-10 (Salmon et al., SC 2011); one block of four words serves four samples of a unit
+
+
+def philox(counter, key):
+    """Ten rounds.   counter: four, key: two broadcastable arrays of 32-bit values -> four arrays of uint64 < 2**32"""
+    (x0, x1, x2, x3), (k0, k1) = (np.asarray(x, np.uint64) for x in counter), (int(k) for k in key)
+    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for i in range(10):
+        a, b = np.uint64(0xD2511F53) * x0, np.uint64(0xCD9E8D57) * x2
+        round0, round1 = np.uint64((k0 + i * 0x9E3779B9) & 0xFFFFFFFF), np.uint64((k1 + i * 0xBB67AE85) & 0xFFFFFFFF)
+        x0, x1, x2, x3 = (b >> shift) ^ x1 ^ round0, b & low, (a >> shift) ^ x3 ^ round1, a & low
+    return x0, x1, x2, x3
+
+
+def draw_words(stream, units, samples):
+    """The blocks of units and samples, (4, units, samples), and which word of its block is each sample's."""
+    seed, layer, purpose, repeat = stream
+    unit, sample = np.asarray(units, np.uint64)[:, None], np.asarray(samples, np.uint64)[None, :]
+    block, kind = sample >> np.uint64(2), np.uint64(layer << 24 | purpose << 16 | repeat)
+    counter = np.broadcast_arrays(block & np.uint64(0xFFFFFFFF), block >> np.uint64(32), unit, kind)
+    words = np.array(philox(counter, (seed & 0xFFFFFFFF, seed >> 32)))
+    return words, np.broadcast_to((sample & np.uint64(3)).astype(int), words[0].shape)
+
+
+def take(words, which):
+    return np.take_along_axis(words, which[None], axis=0)[0]
+
+
+def uniform(stream, units, samples):
+    """In [0, 1), the upper 24 bits of a word.   stream: (seed, layer, purpose, repeat) -> (units, samples)"""
+    return (take(*draw_words(stream, units, samples)) >> np.uint64(8)) * 2.0**-24
+
+
+def normal(stream, units, samples):
+    """N(0, 1) by Box and Muller (1958): words 0 and 1 of a block give samples 0 and 1, words 2 and 3 the others."""
+    words, which = draw_words(stream, units, samples)
+    pair = which // 2 * 2
+    radius = np.sqrt(-2 * np.log((take(words, pair) + 1.0) * 2.0**-32))
+    angle = 2 * np.pi * take(words, pair + 1) * 2.0**-32
+    return radius * np.where(which % 2 == 0, np.cos(angle), np.sin(angle))
+
+
+def sample_bernoulli(p, stream, first):
+    """1 with probability p.   p (units, batch), all units of a layer, samples first, first + 1, ..."""
+    return (uniform(stream, range(p.shape[0]), first + np.arange(p.shape[1])) < p).astype(p.dtype)
+
+
+def sample_gaussian(mean, stream, first):
+    """mean + N(0, 1).   mean (units, batch)"""
+    return mean + normal(stream, range(mean.shape[0]), first + np.arange(mean.shape[1])).astype(mean.dtype)
+
+
+# ---- the restricted Boltzmann machine, Algorithm 1
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def initial_weights(seed, layer, n_visible, n_hidden, scale):
+    """scale * N(0, 1); the lower unit is the draw's unit, the upper one its sample (Hinton 2010, section 8)."""
+    return scale * normal((seed, layer, WEIGHTS, 0), range(n_visible), range(n_hidden))
+
+
+class RBM:
+    """W (n_visible, n_hidden)   b (n_visible,)   c (n_hidden,)   layer: its index in the network"""
+
+    def __init__(self, W, b, c, *, layer=0, seed=1, gaussian=False):
+        self.W, self.b, self.c = W.copy(), b.copy(), c.copy()
+        self.layer, self.seed, self.gaussian = layer, seed, gaussian
+        self.reset()
+
+    def reset(self):
+        """No velocity, no chains, no running mean activation: the state in which a stage begins."""
+        self.velocity = [np.zeros_like(x) for x in (self.W, self.b, self.c)]
+        self.chains, self.mean_activation = None, np.zeros_like(self.c)
+
+    def hidden(self, v):
+        return sigmoid(self.W.T @ v + self.c[:, None])
+
+    def visible(self, h):
+        x = self.W @ h + self.b[:, None]
+        return x if self.gaussian else sigmoid(x)
+
+    def draw_visible(self, mean, purpose, repeat, n):
+        sample = sample_gaussian if self.gaussian else sample_bernoulli
+        return sample(mean, (self.seed, self.layer, purpose, repeat), n)
+
+    def draw_hidden(self, p, purpose, repeat, n):
+        return sample_bernoulli(p, (self.seed, self.layer, purpose, repeat), n)
+
+    def start_chains(self, batch_size):
+        """Persistent hidden states, as many as a whole minibatch has samples, drawn from the hidden biases."""
+        self.chains = self.draw_hidden(np.repeat(sigmoid(self.c)[:, None], batch_size, axis=1), CHAIN, 0, 0)
+
+    def update(self, v0, n, o, rate, momentum):
+        """One step of CD-k (Hinton 2002) or PCD (Tieleman 2008).   v0 (n_visible, batch)
+
+        Returns the reconstruction error, the mean of (v0 - mean of v given h0)^2; NaN for PCD, which makes none.
+        """
+        batch, K, float_statistics = v0.shape[1], o.gibbs_steps, o.statistics == "float"
+        p0 = self.hidden(v0)
+        h = self.draw_hidden(p0, HIDDEN, 0, n)
+        s0 = p0 if float_statistics else h
+        if o.persistent:  # a minibatch shorter than the others goes on with the first chains only
+            h = self.chains[:, :batch]
+            for k in range(1, K + 1):
+                v = self.draw_visible(self.visible(h), CHAIN, 2 * k - 1, n)
+                s1 = self.hidden(v)
+                h = self.draw_hidden(s1, CHAIN, 2 * k, n)
+            self.chains[:, :batch] = h
+            s1, error = s1 if float_statistics else h, np.nan
+        else:
+            for k in range(1, K + 1):
+                v = self.visible(h)
+                error = np.mean((v0 - v) ** 2) if k == 1 else error
+                if o.reconstruction == "states":
+                    v = self.draw_visible(v, VISIBLE, k - 1, n)
+                s1 = self.hidden(v)
+                if k < K or not float_statistics:
+                    h = s1 = self.draw_hidden(s1, HIDDEN, k, n)
+        if o.sparsity_cost:  # Hinton 2010, section 11
+            self.mean_activation = 0.9 * self.mean_activation + 0.1 * p0.mean(axis=1)
+            s0 = s0 + o.sparsity_cost * (o.sparsity_target - self.mean_activation)[:, None]
+        gradients = v0 @ s0.T - v @ s1.T, (v0 - v).sum(axis=1), (s0 - s1).sum(axis=1)
+        step((self.W, self.b, self.c), self.velocity, gradients, rate, momentum, rate * o.weight_decay, batch)
+        return error
+
+
+def step(parameters, velocity, gradients, rate, momentum, shrink, batch):
+    """V = momentum V + rate / batch * gradient, less shrink * W for weights; W += V (Hinton 2010, sections 9, 10)."""
+    for x, V, gradient in zip(parameters, velocity, gradients, strict=True):
+        V[...] = momentum * V + rate / batch * gradient - (shrink * x if x.ndim == 2 else 0)
+        x += V
+
+
+def step_size(o, base, epoch):
+    """(rate, momentum) of an epoch, counted from 0; the rate falls from base to base * final_rate."""
+    t, end = epoch / max(o.epochs - 1, 1), o.final_rate
+    factor = {"constant": 1, "linear": 1 - (1 - end) * t, "cosine": end + (1 - end) * (1 + np.cos(np.pi * t)) / 2,
+              "exponential": max(end, 1e-12) ** t}[o.schedule]  # fmt: skip
+    return base * factor, o.initial_momentum if epoch < o.momentum_epochs else o.momentum
+
+
+# ---- the deep belief network: greedy pre-training (Algorithm 2) and fine-tuning (Algorithm 3)
+
+
+def minibatches(order, layer, o):
+    """(epoch, sample counter, positions) of every minibatch; order(layer, epoch) (n_samples,) is a permutation."""
+    for epoch in range(o.epochs):
+        positions = order(layer, epoch)
+        for start in range(0, len(positions), o.batch_size):
+            yield epoch, epoch * len(positions) + start, positions[start : start + o.batch_size]
+
+
+def pass_up(rbm, v, positions, o):
+    """What a trained RBM hands to the next.  A state belongs to the sample's position in the data: always the same."""
+    p = rbm.hidden(v)
+    if o.pass_up == "probabilities":
+        return p
+    stream = (rbm.seed, rbm.layer, PASS_UP, 0)
+    return (uniform(stream, range(len(p)), positions) < p).astype(p.dtype)
+
+
+def visible_biases(data, gaussian):
+    """Those of a model without weights that has the data's means (Hinton 2010, section 8).   data (n_visible, n)"""
+    mean = data.mean(axis=1)
+    p = np.clip(mean, 0.001, 0.999)
+    return mean if gaussian else np.log(p / (1 - p))
+
+
+def pretrain(rbms, data, order, o, *, stochastic=False):
+    """One RBM after another.   data (n_visible, n_samples), as the visible units need them; returns all errors.
+
+    stochastic: each minibatch of the first RBM is drawn from the data anew; the RBMs above see what the data's real
+    values give.
+    """
+    errors = []
+    for rbm in rbms:
+        rbm.reset()
+        rbm.start_chains(o.batch_size)
+        rbm.b = visible_biases(data, rbm.gaussian).astype(rbm.b.dtype)
+        base = o.gaussian_learning_rate if rbm.gaussian else o.learning_rate
+        for epoch, n, positions in minibatches(order, rbm.layer, o):
+            v0 = data[:, positions]
+            if stochastic and rbm.layer == 0:
+                v0 = sample_bernoulli(v0, (rbm.seed, 0, DATA, 0), n)
+            errors.append(rbm.update(v0, n, o, *step_size(o, base, epoch)))
+        data = pass_up(rbm, data, np.arange(data.shape[1]), o)
+    return errors
+
+
+def forward(weights, biases, v):
+    """Log-probabilities of the classes (n_classes, batch), and every layer's activations, v first."""
+    activations = [v]
+    for W, c in zip(weights[:-1], biases[:-1], strict=True):
+        activations.append(sigmoid(W.T @ activations[-1] + c[:, None]))
+    return log_softmax(weights[-1].T @ activations[-1] + biases[-1][:, None]), activations
+
+
+def log_softmax(z):
+    z = z - z.max(axis=0)
+    return z - np.log(np.exp(z).sum(axis=0))
+
+
+def backprop(weights, biases, v, labels, n, o, seed):
+    """Cross-entropy (mean over the batch), and the gradients of its sum by weights and by biases.
+
+    Dropout (Srivastava et al. 2014, inverted): a unit of layer l stays where its u >= p, and is then scaled by
+    1 / (1 - p); layer 0 is the visible one.  So nothing is to be scaled when the network is used.
+    """
+    sigmoids, scales, inputs = [v], [], []
+    for layer, (W, c) in enumerate(zip(weights, biases, strict=True)):
+        p = o.dropout if layer else o.input_dropout
+        u = uniform((seed, layer, DROPOUT, 0), range(len(W)), n + np.arange(v.shape[1]))
+        scales.append(((u >= p) / (1 - p)).astype(v.dtype))
+        inputs.append(sigmoids[layer] * scales[layer])
+        x = W.T @ inputs[layer] + c[:, None]
+        sigmoids.append(sigmoid(x))
+    log_p = log_softmax(x)
+    delta = np.exp(log_p)
+    delta[labels, np.arange(len(labels))] -= 1
+    by_weights, by_biases = [], []
+    for layer in reversed(range(len(weights))):
+        by_weights.insert(0, inputs[layer] @ delta.T)
+        by_biases.insert(0, delta.sum(axis=1))
+        slope = scales[layer] * sigmoids[layer] * (1 - sigmoids[layer])
+        delta = slope * (weights[layer] @ delta)
+    return -log_p[labels, np.arange(len(labels))].mean(), by_weights, by_biases
+
+
+def fine_tune(weights, biases, data, labels, order, o, seed):
+    """Stochastic gradient descent, in place: weights and hidden biases of the RBMs, and of the softmax layer last.
+
+    For ``order`` it is layer 255.
+    """
+    parameters = [*weights, *biases]
+    velocity, losses = [np.zeros_like(x) for x in parameters], []
+    for epoch, n, positions in minibatches(order, 255, o):
+        rate, momentum = step_size(o, o.learning_rate, epoch)
+        loss, by_weights, by_biases = backprop(weights, biases, data[:, positions], labels[positions], n, o, seed)
+        descent = [-gradient for gradient in by_weights + by_biases]
+        step(parameters, velocity, descent, rate, momentum, rate * o.weight_decay, len(positions))
+        for W in weights if o.max_norm else []:  # the length of each upper unit's incoming weights (its column)
+            W *= np.minimum(1, o.max_norm / np.maximum(np.linalg.norm(W, axis=0), 1e-30))
+        losses.append(loss)
+    return losses

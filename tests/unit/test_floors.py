@@ -1,0 +1,153 @@
+"""The order of the house: a module imports only from floors below its own, inside functions too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# A package stands for all its modules; the longest name that fits a module counts.
+FLOORS = {
+    "modelpar.errors": 0,
+    "modelpar.spec": 1,
+    "modelpar.layout": 1,
+    "modelpar.records": 1,
+    "modelpar.draws": 1,
+    "modelpar.kernels": 1,
+    "modelpar.memory": 1,
+    "modelpar.grid": 2,
+    "modelpar.parameters": 2,
+    "modelpar.data": 2,
+    "modelpar.exchange": 3,
+    "modelpar.optimizer": 3,
+    "modelpar.checkpoint.checksum": 3,
+    "modelpar.checkpoint.header": 3,
+    "modelpar.checkpoint.blocks": 3,
+    "modelpar.checkpoint.local_file": 3,
+    "modelpar.checkpoint.files": 3,
+    "modelpar.sync": 3,
+    "modelpar.weights": 4,
+    "modelpar.rbm": 4,
+    "modelpar.network": 5,
+    "modelpar.backprop": 5,
+    "modelpar.scores": 5,
+    "modelpar.inputs": 6,
+    "modelpar.course": 6,
+    "modelpar.classify": 6,
+    "modelpar.monitor": 6,
+    "modelpar.trainer": 6,
+    "modelpar.checkpoint": 6,  # save and load of networks
+    "modelpar.sklearn": 7,
+    "modelpar.bench": 7,
+    "modelpar.cli": 8,
+}
+ROOF = ("modelpar", "modelpar.__main__")  # they may import all
+
+# On one floor, who may import whom beside the modules of its own package.
+NEIGHBOURS = {
+    ("modelpar.draws", "modelpar.kernels"),  # a draw is a kernel's work
+    ("modelpar.kernels", "modelpar.draws"),  # sigmoid and draw are one pass
+    ("modelpar.rbm", "modelpar.weights"),
+    ("modelpar.backprop", "modelpar.network"),
+    ("modelpar.scores", "modelpar.network"),
+    ("modelpar.monitor", "modelpar.inputs"),
+    ("modelpar.classify", "modelpar.inputs"),
+    ("modelpar.trainer", "modelpar.inputs"),
+    ("modelpar.trainer", "modelpar.course"),
+    ("modelpar.trainer", "modelpar.classify"),
+    ("modelpar.trainer", "modelpar.monitor"),
+    ("modelpar.sync", "modelpar.exchange"),
+    ("modelpar.checkpoint.header", "modelpar.checkpoint.checksum"),
+    ("modelpar.checkpoint.blocks", "modelpar.checkpoint.checksum"),
+    ("modelpar.checkpoint.files", "modelpar.checkpoint.checksum"),
+    ("modelpar.checkpoint.files", "modelpar.checkpoint.header"),
+    ("modelpar.checkpoint.files", "modelpar.checkpoint.blocks"),
+    ("modelpar.checkpoint.files", "modelpar.checkpoint.local_file"),
+}
+
+
+def module_of(path: Path) -> str:
+    """modelpar/data/__init__.py -> modelpar.data"""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for top in ("modelpar", "partitioners") for path in sorted((ROOT / top).rglob("*.py"))}
+
+
+def room(module: str) -> str | None:
+    """The entry of FLOORS that a module belongs to."""
+    fits = [name for name in FLOORS if module == name or module.startswith(name + ".")]
+    return max(fits, key=len, default=None)
+
+
+def imports(module: str, source: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import; of ``from a import b`` it is ``a.b`` where that is a module, else ``a``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parents = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*parents, *([base] if base else [])])
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield node.lineno, whole if whole in MODULES else base
+
+
+def wrong_imports(module: str, source: str, is_package: bool = False) -> list[str]:
+    """What this module imports and must not."""
+    mine, found = room(module), []
+    for line, other in imports(module, source, is_package):
+        if other.split(".")[0] != "modelpar":
+            continue
+        theirs = room(other)
+        if mine is None:
+            found.append(f"line {line}: {module} imports nothing of modelpar, but has {other}")
+        elif theirs is None:
+            found.append(f"line {line}: {module} imports {other}, which is above it")
+        elif theirs != mine and FLOORS[theirs] >= FLOORS[mine] and (mine, theirs) not in NEIGHBOURS:
+            found.append(f"line {line}: {module} (floor {FLOORS[mine]}) imports {other} (floor {FLOORS[theirs]})")
+    return found
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("modelpar") and name not in ROOF])
+def test_every_module_has_a_floor(module: str) -> None:
+    assert room(module) is not None, f"{module} has no floor; give it one in FLOORS of this test"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in ROOF])
+def test_imports_go_down(module: str) -> None:
+    path = MODULES[module]
+    found = wrong_imports(module, path.read_text(), path.name == "__init__.py")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_the_table_names_what_there_is(name: str) -> None:
+    assert name in MODULES, f"FLOORS names {name}, which does not exist"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "is_wrong"),
+    [
+        ("modelpar.grid", "from modelpar import errors", False),
+        ("modelpar.grid", "from modelpar.rbm import RBM", True),
+        ("modelpar.grid", "def f():\n    import modelpar.trainer", True),
+        ("modelpar.grid", "from . import rbm", True),
+        ("modelpar.grid", "import modelpar", True),
+        ("modelpar.grid", "from modelpar.data import Dataset", True),
+        ("modelpar.data.idx", "from .columns import Columns", False),
+        ("modelpar.draws", "from modelpar.kernels import threads", False),
+        ("modelpar.cli.train", "from ..trainer import pretrain", False),
+        ("partitioners.graph", "import numpy, networkx", False),
+        ("partitioners.graph", "from modelpar.errors import ModelparError", True),
+    ],
+)
+def test_the_reader_of_imports(module: str, source: str, is_wrong: bool) -> None:
+    assert bool(wrong_imports(module, source)) == is_wrong
