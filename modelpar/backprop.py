@@ -21,6 +21,7 @@ from modelpar.kernels.reductions import row_sums
 from modelpar.network import DeepBeliefNetwork, OutputLayer
 from modelpar.optimizer import StepSize
 from modelpar.parameters import Parameters
+from modelpar.rbm import RBM
 from modelpar.spec import FineTuneSpec
 from modelpar.sync import Sync
 from modelpar.weights import Scratch
@@ -48,6 +49,7 @@ class FineTuner:
             raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
         self.network, self.spec, self.output = network, spec, network.output
         self.updates = updates
+        self._layers: list[RBM | OutputLayer] = [*network.rbms, network.output]
         for name, parameters in network.parts().items():
             if name not in updates:
                 updates[name] = parameters.like()
@@ -111,11 +113,11 @@ class FineTuner:
         self, delta: Array, activations: list[Array], spreads: list[Array], gain: float, carry: float
     ) -> None:
         """Add each layer's gradient to its update, from the output down."""
-        layers: list[OutputLayer | object] = [*self.network.rbms, self.output]
+        layers = self._layers
         names = list(self.network.parts())
         kept = 1.0 / (1.0 - self.spec.dropout)
         for i in reversed(range(len(layers))):
-            weights, parameters = layers[i].weights, layers[i].parameters  # type: ignore[attr-defined]
+            weights, parameters = layers[i].weights, layers[i].parameters
             update = self.updates[names[i]]
             spread = weights.spread_hidden(delta)
             dense.matmul(spreads[i], spread.T, update.W, gain, carry)
@@ -128,8 +130,8 @@ class FineTuner:
                 sigmoid_gradient(delta, activations[i], kept)
 
     def _limit_norms(self) -> None:
-        """Scale back each hidden unit's incoming weights where they are longer than max_norm (Srivastava et al. 2014)."""
-        for layer in (*self.network.rbms, self.output):
+        """Scale back each unit's incoming weights where they are longer than max_norm (Srivastava et al. 2014)."""
+        for layer in self._layers:
             W = layer.parameters.W
             squares = np.empty(W.shape[1], W.dtype)
             column_squares(W, squares)
@@ -154,4 +156,3 @@ def score_batch(probabilities: Array, labels: IntArray) -> BatchScore:
     if np.isnan(picked).any():
         cross_entropy = float("nan")
     return BatchScore(cross_entropy, int((probabilities.argmax(axis=0) == labels).sum()) if len(labels) else 0)
-

@@ -67,7 +67,9 @@ class Course:
         while position.step < self.batches.n_steps:
             self._started = time.perf_counter()
             indices = self.batches.indices(self._shuffle + position.epoch, position.step)
-            mine = self.batches.share(len(indices), grid.replica, grid.n_replicas)
+            # a short minibatch is cut where a whole one is: persistent chains belong to places in the minibatch
+            whole = self.batches.share(self._batch_size, grid.replica, grid.n_replicas)
+            mine = slice(min(whole.start, len(indices)), min(whole.stop, len(indices)))
             seen = position.epoch * self.feed.n_samples + position.step * self._batch_size
             v = self._v.room(self.feed.n_units, mine.stop - mine.start, self.network.dtype)
             self.feed.fill(indices[mine], seen + mine.start, v)
@@ -94,12 +96,9 @@ class Course:
         return Record(kind, self.stage, layer, epoch, self.n_done, steps, samples, self.position.seconds, measures)
 
     def totals(self) -> dict[str, float]:
-        """The epoch's sums over all replicas, and over the shards where the name begins with ``shard_``.  Collective.
-        """
+        """The epoch's sums over the replicas, and over the shards too where a name begins with ``shard_``.  Collective."""
         grid, sums = self.network.grid, self.position.sums
         names = sorted(sums)
         everywhere = grid.comm.allreduce(np.array([sums[name] for name in names]))
         alike = grid.replica_comm.allreduce(np.array([sums[name] for name in names]))
-        return {
-            name: float(everywhere[i] if name.startswith("shard_") else alike[i]) for i, name in enumerate(names)
-        }
+        return {name: float(everywhere[i] if name.startswith("shard_") else alike[i]) for i, name in enumerate(names)}

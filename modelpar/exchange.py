@@ -32,7 +32,7 @@ class Traffic:
         """This rank's bytes, ``{axis: {verb: bytes}}``."""
         return _nested(self.counts)
 
-    def total(self, comm: MPI.Intracomm) -> dict[str, dict[str, int]]:
+    def total(self, comm: MPI.Comm) -> dict[str, dict[str, int]]:
         """The bytes of all ranks together, the same on every rank.  Collective."""
         both: Counter[tuple[str, str]] = Counter()
         for counts in comm.allgather(self.counts):
@@ -54,7 +54,7 @@ class Exchange:
     call of the same verb.  Both verbs are collective over ``comm``; batches of any size up to 2**31 elements a layer.
     """
 
-    def __init__(self, comm: MPI.Intracomm, layout: UnitLayout, dtype: npt.DTypeLike, traffic: Traffic) -> None:
+    def __init__(self, comm: MPI.Comm, layout: UnitLayout, dtype: npt.DTypeLike, traffic: Traffic) -> None:
         self.comm, self.layout, self.traffic = comm, layout, traffic
         self.n_owned = int(layout.counts[comm.rank])
         self._start = int(layout.offsets[comm.rank])

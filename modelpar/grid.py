@@ -22,7 +22,7 @@ class Grid:
     Raises GridError, on every rank, where the sizes do not fit the number of ranks.
     """
 
-    def __init__(self, comm: MPI.Intracomm, *, model_shards: int | None = None, replicas: int | None = None) -> None:
+    def __init__(self, comm: MPI.Comm, *, model_shards: int | None = None, replicas: int | None = None) -> None:
         self.n_shards, self.n_replicas = grid_shape(comm.size, model_shards, replicas)
         self.node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED)
         # a node is named by its lowest rank, so that names need not be compared
@@ -68,7 +68,9 @@ def grid_shape(n_ranks: int, model_shards: int | None, replicas: int | None) -> 
         given = model_shards or replicas or 1
         if n_ranks % given:
             kind = "replicas" if model_shards is None else "model shards"
-            raise GridError(f"{given} {kind} do not divide the {n_ranks} ranks that were started; start a multiple of {given}")
+            raise GridError(
+                f"{given} {kind} do not divide the {n_ranks} ranks that were started; start a multiple of {given}"
+            )
         other = n_ranks // given
         return (other, given) if model_shards is None else (given, other)
     if model_shards * replicas != n_ranks:

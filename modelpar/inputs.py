@@ -51,14 +51,16 @@ def visible_feed(network: DeepBeliefNetwork, dataset: Dataset, split: Split, bin
             f"visible units; use --layers {dataset.n_visible}-..."
         )
     # Bernoulli units take what the data set calls 1.0, so that a test set of another type fits too
-    scale = network.input_scale if network.spec.visible == "gaussian" else np.full(len(network.visible_ids), dataset.scale)
+    scale = (
+        network.input_scale if network.spec.visible == "gaussian" else np.full(len(network.visible_ids), dataset.scale)
+    )
     return DataFeed(
         split, network.visible_ids, offset=network.input_offset, scale=scale, binarise=binarise,
         seed=network.spec.seed, comm=network.grid.comm,
     )  # fmt: skip
 
 
-def feed_above(rbm: RBM, below: Feed, *, pass_up: str, cache: str, comm: MPI.Intracomm, node_comm: MPI.Intracomm) -> Feed:
+def feed_above(rbm: RBM, below: Feed, *, pass_up: str, cache: str, comm: MPI.Comm, node_comm: MPI.Comm) -> Feed:
     """The hidden side of a trained RBM as data for the next one.  Collective over ``comm``.
 
     pass_up   ``probabilities`` or ``states``, drawn once a sample
@@ -99,7 +101,7 @@ class KeptActivations:
     epoch's shuffle gives every replica other samples.
     """
 
-    def __init__(self, live: RecomputedActivations, replica_comm: MPI.Intracomm) -> None:
+    def __init__(self, live: RecomputedActivations, replica_comm: MPI.Comm) -> None:
         self.n_samples, self.n_units, self._packed = live.n_samples, live.n_units, live.states
         dtype = live.rbm.W.dtype
         self._units, self._zeros, self._ones = np.arange(self.n_units), np.zeros(self.n_units), np.ones(self.n_units)
@@ -128,7 +130,7 @@ class KeptActivations:
             fill_floats(self._rows, samples, self._units, self._zeros, self._ones, out)
 
 
-def mean_of(feed: Feed, *, dtype: npt.DTypeLike, replica_comm: MPI.Intracomm) -> npt.NDArray[np.float64]:
+def mean_of(feed: Feed, *, dtype: npt.DTypeLike, replica_comm: MPI.Comm) -> npt.NDArray[np.float64]:
     """(n_units,) mean of every owned unit over all samples, summed in float64.  Collective."""
     sums = np.zeros(feed.n_units)
     for samples in shares(feed.n_samples, replica_comm.rank, replica_comm.size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -100,12 +101,14 @@ def choose_holds(sizes: list[int] | tuple[int, ...], layout: str) -> tuple[str, 
     ``auto`` splits the larger side and so moves the smaller: a column layout splits the upper layer and moves the
     lower one's activations, a row layout the other way round.
     """
-    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    pairs = list(pairwise(sizes))
     wanted = [word.strip() for word in layout.split(",")]
     if len(wanted) == 1:
         wanted *= len(pairs)
     if len(wanted) != len(pairs):
-        raise LayoutError(f"{len(wanted)} layouts were given ({layout}), but the network has {len(pairs)} weight matrices")
+        raise LayoutError(
+            f"{len(wanted)} layouts were given ({layout}), but the network has {len(pairs)} weight matrices"
+        )
     for word in wanted:
         if word not in ("auto", "column", "row"):
             raise LayoutError(f"layout {word!r} is not known; use auto, column or row")

@@ -22,7 +22,7 @@ def available_bytes() -> int:
     return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
 
 
-def check_fits(needed: int, what: str, comm: MPI.Intracomm, node_comm: MPI.Intracomm) -> None:
+def check_fits(needed: int, what: str, comm: MPI.Comm, node_comm: MPI.Comm) -> None:
     """Raise OutOfMemoryError on all ranks of ``comm`` if on any node its ranks together need more than it has left.
 
     needed   bytes that this rank is about to take for ``what``.   Collective over ``comm`` and ``node_comm``.

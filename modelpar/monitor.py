@@ -1,4 +1,4 @@
-"""Is training still healthy?  Measures of an RBM on a few samples, and the errors that stop a run that has broken down."""
+"""Is training still healthy?  Measures of an RBM on a few samples, and the errors that stop a broken run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def check_rbm(index: int, measures: dict[str, float]) -> None:
         )
 
 
-def check_finite(what: str, values: list[Array], comm: MPI.Intracomm) -> None:
+def check_finite(what: str, values: list[Array], comm: MPI.Comm) -> None:
     """Raise TrainingError on every rank if any rank's values hold a NaN or infinity.  Collective."""
     fine = all(bool(np.isfinite(array).all()) for array in values)
     if not comm.allreduce(fine, MPI.LAND):

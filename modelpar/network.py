@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class TrainingState:
 
 
 class OutputLayer:
-    """Softmax weights ``W`` (n_hidden_owned, n_classes) and biases ``c`` (n_classes_owned,); all classes in id order."""
+    """The softmax layer: this shard's block of weights and ``c`` (n_classes_owned,); classes are in id order."""
 
     def __init__(
         self, weights: Weights, layout: UnitLayout, exchange: Exchange, shard: int, dtype: npt.DTypeLike
@@ -77,7 +78,9 @@ class DeepBeliefNetwork:
     Raises LayoutError where the layout does not fit the network or the grid.
     """
 
-    def __init__(self, spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None, *, draw_weights: bool = True) -> None:
+    def __init__(
+        self, spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None, *, draw_weights: bool = True
+    ) -> None:
         self.spec, self.grid = spec, grid
         self.layout = complete_layout(spec, grid.n_shards, layout)
         self.traffic = Traffic()
@@ -90,10 +93,16 @@ class DeepBeliefNetwork:
             visible, hidden = self.layout.layers[i : i + 2]
             self.rbms.append(
                 RBM(
-                    i, self._weights(i), visible.owned(shard), hidden.owned(shard),
-                    gaussian=i == 0 and spec.visible == "gaussian", seed=spec.seed, dtype=dtype,
-                    shard_comm=grid.shard_comm, replica_comm=grid.replica_comm,
-                )  # fmt: skip
+                    i,
+                    self._weights(i),
+                    visible.owned(shard),
+                    hidden.owned(shard),
+                    gaussian=i == 0 and spec.visible == "gaussian",
+                    seed=spec.seed,
+                    dtype=dtype,
+                    shard_comm=grid.shard_comm,
+                    replica_comm=grid.replica_comm,
+                )
             )
         self.output: OutputLayer | None = None
         if spec.classes:
@@ -144,7 +153,7 @@ class DeepBeliefNetwork:
         return v
 
     def generate_down(self, h: Array) -> Array:
-        """Visible means from states (n_top_owned, batch) of the top layer, layer by layer.  Collective over the shards."""
+        """Visible means from states (n_top_owned, batch) of the top layer, layer by layer.  Collective."""
         for rbm in reversed(self.rbms):
             h = rbm.visible_given_hidden(h)
         return h
@@ -238,7 +247,7 @@ def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int) -> int:
 
 
 def _pairs(sizes: tuple[int, ...]) -> list[tuple[int, int]]:
-    return list(zip(sizes[:-1], sizes[1:], strict=True))
+    return list(pairwise(sizes))
 
 
 def _dashed(sizes: tuple[int, ...]) -> str:

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
-
-class Schedules(Protocol):
-    """What TrainingSpec and FineTuneSpec share."""
-
-    epochs: int
-    schedule: str
-    final_rate: float
-    momentum: float
-    initial_momentum: float
-    momentum_epochs: int
-    weight_decay: float
+from modelpar.spec import FineTuneSpec, TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -31,7 +20,7 @@ class StepSize:
     decay: float
 
 
-def step_size(spec: Schedules, base_rate: float, epoch: int) -> StepSize:
+def step_size(spec: TrainingSpec | FineTuneSpec, base_rate: float, epoch: int) -> StepSize:
     """Of ``epoch`` (from 0) out of ``spec.epochs``; rates fall from ``base_rate`` to ``base_rate * final_rate``."""
     progress = epoch / (spec.epochs - 1) if spec.epochs > 1 else 0.0
     low = spec.final_rate

@@ -40,7 +40,7 @@ class Chains:
         mine = Minibatches.share(whole.shape[1], replica, n_replicas)
         return cls(np.ascontiguousarray(whole[:, mine]))
 
-    def collect(self, replica_comm: MPI.Intracomm) -> Array:
+    def collect(self, replica_comm: MPI.Comm) -> Array:
         """All replicas' chains (n_hidden_owned, batch).  Collective."""
         return np.concatenate(replica_comm.allgather(self.h), axis=1)
 
@@ -54,7 +54,7 @@ class RBM:
 
     def __init__(
         self, index: int, weights: Weights, visible_ids: IntArray, hidden_ids: IntArray, *,
-        gaussian: bool, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Intracomm, replica_comm: MPI.Intracomm,
+        gaussian: bool, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
     ) -> None:  # fmt: skip
         self.index, self.weights, self.gaussian, self.seed = index, weights, gaussian, seed
         self.visible_ids, self.hidden_ids = visible_ids, hidden_ids
@@ -97,7 +97,7 @@ class RBM:
         return x
 
     def visible_input(self, h: Array) -> Array:
-        """W h + b of the owned visible units.   h (n_hidden_owned, batch).  Collective over the shards."""
+        """W h + b of the owned visible units.   h (n_hidden_owned, batch).  Collective."""
         x = self.weights.down(self.W, self.weights.spread_hidden(h))
         add_bias(x, self.b)
         return x
@@ -109,7 +109,7 @@ class RBM:
         return x
 
     def visible_given_hidden(self, h: Array) -> Array:
-        """The mean of v given h of the owned visible units.   h (n_hidden_owned, batch).  Collective over the shards."""
+        """The mean of v given h, of the owned visible units.   h (n_hidden_owned, batch).  Collective."""
         x = self.weights.down(self.W, self.weights.spread_hidden(h))
         if self.gaussian:
             add_bias(x, self.b)
@@ -196,10 +196,8 @@ class RBM:
                 bias_sigmoid(p, self.c)
         return error, visible, v, h if use_states else p
 
-    def _advance(
-        self, chains: Chains, n: int, first_draw: int, spec: TrainingSpec
-    ) -> tuple[Array, Array, Array]:
-        """Move the first ``n`` persistent chains on by k steps of Gibbs sampling.
+    def _advance(self, chains: Chains, n: int, first_draw: int, spec: TrainingSpec) -> tuple[Array, Array, Array]:
+        """Move the first ``n`` persistent chains of this replica on by k steps of Gibbs sampling.
 
         Returns (v1 as the block needs it, v1, the statistics' hidden side).
         """

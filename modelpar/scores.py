@@ -38,8 +38,8 @@ class ShardedRBM(Protocol):
     gaussian: bool
     visible_ids: IntArray
     hidden_ids: IntArray
-    shard_comm: MPI.Intracomm
-    replica_comm: MPI.Intracomm
+    shard_comm: MPI.Comm
+    replica_comm: MPI.Comm
 
     @property
     def W(self) -> Array: ...

@@ -82,7 +82,9 @@ class NetworkSpec(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.layers) < 2:
-            raise SpecError(f"--layers names {len(self.layers)} layer(s), but at least a visible and a hidden one are needed, as in 784-500")
+            raise SpecError(
+                f"--layers names {len(self.layers)} layer(s), but at least a visible and a hidden one are needed, as in 784-500"
+            )
         for units in self.layers:
             if not isinstance(units, int) or units < 1:
                 raise SpecError(f"--layers has a layer of {units} units, but every layer needs at least one")
@@ -99,17 +101,25 @@ class TrainingSpec(Spec):
     learning_rate: float = option(0.1, "learning rate of RBMs with Bernoulli visible units", at_least=0)
     gaussian_learning_rate: float = option(0.002, "learning rate of an RBM with Gaussian visible units", at_least=0)
     schedule: str = option("constant", "how the learning rate falls over the epochs", choices=SCHEDULES)
-    final_rate: float = option(0.1, "learning rate at the end of the schedule, as a fraction of that at the start", at_least=0, at_most=1)
+    final_rate: float = option(
+        0.1, "learning rate at the end of the schedule, as a fraction of that at the start", at_least=0, at_most=1
+    )
     momentum: float = option(0.9, "momentum after the first epochs", at_least=0, below=1)
     initial_momentum: float = option(0.5, "momentum in the first epochs", at_least=0, below=1)
     momentum_epochs: int = option(5, "epochs with the initial momentum", at_least=0)
     weight_decay: float = option(0.0002, "L2 penalty on the weights", at_least=0)
     gibbs_steps: int = option(1, "steps of Gibbs sampling: the k of CD-k", at_least=1)
     persistent: bool = option(False, "persistent chains instead of chains started at the data (PCD, Tieleman 2008)")
-    statistics: str = option("float", "hidden side of the statistics: float, the probabilities, or 1, the sampled states", choices=("float", "1"))
+    statistics: str = option(
+        "float",
+        "hidden side of the statistics: float, the probabilities, or 1, the sampled states",
+        choices=("float", "1"),
+    )
     reconstruction: str = option("probabilities", "visible side of the reconstruction: probabilities or sampled states",
                                  choices=("probabilities", "states"))  # fmt: skip
-    sparsity_target: float = option(0.05, "mean activation that the sparsity penalty pulls hidden units to", above=0, below=1)
+    sparsity_target: float = option(
+        0.05, "mean activation that the sparsity penalty pulls hidden units to", above=0, below=1
+    )
     sparsity_cost: float = option(0.0, "weight of the sparsity penalty; 0 for none", at_least=0)
     pass_up: str = option("probabilities", "what a trained RBM hands to the next: probabilities or sampled states",
                           choices=("probabilities", "states"))  # fmt: skip
@@ -127,29 +137,60 @@ class FineTuneSpec(Spec):
     batch_size: int = option(100, "samples of one minibatch of fine-tuning, over all replicas together", at_least=1)
     learning_rate: float = option(0.1, "learning rate of fine-tuning", at_least=0)
     schedule: str = option("linear", "how the learning rate of fine-tuning falls over the epochs", choices=SCHEDULES)
-    final_rate: float = option(0.05, "learning rate at the end of fine-tuning, as a fraction of that at the start", at_least=0, at_most=1)
+    final_rate: float = option(
+        0.05, "learning rate at the end of fine-tuning, as a fraction of that at the start", at_least=0, at_most=1
+    )
     momentum: float = option(0.9, "momentum of fine-tuning after the first epochs", at_least=0, below=1)
     initial_momentum: float = option(0.5, "momentum of fine-tuning in the first epochs", at_least=0, below=1)
     momentum_epochs: int = option(1, "epochs of fine-tuning with the initial momentum", at_least=0)
     weight_decay: float = option(0.0, "L2 penalty on the weights in fine-tuning", at_least=0)
-    max_norm: float = option(0.0, "limit on the length of each unit's incoming weights; 0 for none", at_least=0, flag="--max-norm")
-    dropout: float = option(0.0, "probability of dropping a hidden unit in fine-tuning", at_least=0, below=1, flag="--dropout")
-    input_dropout: float = option(0.0, "probability of dropping a visible unit in fine-tuning", at_least=0, below=1, flag="--input-dropout")
-    patience: int = option(0, "epochs without a better validation accuracy after which fine-tuning stops; 0 for no early stopping", at_least=0, flag="--patience")
-    until_accuracy: float | None = option(None, "stop as soon as the accuracy (of the test set where there is one, else validation) is above this", at_least=0, at_most=1, flag="--until-accuracy")
-    evaluate_every: int = option(0, "measure the accuracy every so many steps; 0 for at the end of each epoch", at_least=0, flag="--evaluate-every")
+    max_norm: float = option(
+        0.0, "limit on the length of each unit's incoming weights; 0 for none", at_least=0, flag="--max-norm"
+    )
+    dropout: float = option(
+        0.0, "probability of dropping a hidden unit in fine-tuning", at_least=0, below=1, flag="--dropout"
+    )
+    input_dropout: float = option(
+        0.0, "probability of dropping a visible unit in fine-tuning", at_least=0, below=1, flag="--input-dropout"
+    )
+    patience: int = option(
+        0,
+        "epochs without a better validation accuracy after which fine-tuning stops; 0 for no early stopping",
+        at_least=0,
+        flag="--patience",
+    )
+    until_accuracy: float | None = option(
+        None,
+        "stop as soon as the accuracy (of the test set where there is one, else validation) is above this",
+        at_least=0,
+        at_most=1,
+        flag="--until-accuracy",
+    )
+    evaluate_every: int = option(
+        0,
+        "measure the accuracy every so many steps; 0 for at the end of each epoch",
+        at_least=0,
+        flag="--evaluate-every",
+    )
 
 
 @dataclass(frozen=True)
 class DataSpec(Spec):
     """Which data, and what becomes of it before it meets the visible units."""
 
-    data: str = option("digits", "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz)")
+    data: str = option(
+        "digits",
+        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz)",
+    )
     labels: str | None = option(None, "file with the labels, where the data file has none")
     test_data: str | None = option(None, "file of the test set, where the data set brings none")
     test_labels: str | None = option(None, "file with the labels of the test set")
-    test_fraction: float = option(0.2, "part of the samples set aside as test set, where the data set brings none", at_least=0, below=1)
-    validation_fraction: float = option(0.0, "part of the training samples set aside for validation", at_least=0, below=1)
+    test_fraction: float = option(
+        0.2, "part of the samples set aside as test set, where the data set brings none", at_least=0, below=1
+    )
+    validation_fraction: float = option(
+        0.0, "part of the training samples set aside for validation", at_least=0, below=1
+    )
     binarise: str = option("none", "visible states from real values: none, stochastic, or a threshold such as 0.5")
 
     def __post_init__(self) -> None:
@@ -164,4 +205,6 @@ class DataSpec(Spec):
         try:
             return float(self.binarise)
         except ValueError:
-            raise SpecError(f"--binarise is {self.binarise!r}, but must be none, stochastic or a number such as 0.5") from None
+            raise SpecError(
+                f"--binarise is {self.binarise!r}, but must be none, stochastic or a number such as 0.5"
+            ) from None

@@ -43,7 +43,7 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
     below = _real_values(network, dataset)
     for rbm in network.rbms:
         if rbm.index == position.layer:
-            yield from _train_rbm(network, rbm, feed, training)
+            yield from _train_rbm(network, rbm, feed, below, training)
             _next_layer(network)
         if position.stage != "pretrain":
             return
@@ -52,13 +52,16 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
         )
 
 
-def _train_rbm(network: DeepBeliefNetwork, rbm: RBM, feed: Feed, training: TrainingSpec) -> Iterator[Record]:
+def _train_rbm(
+    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_values: Feed, training: TrainingSpec
+) -> Iterator[Record]:
+    """``feed`` is what the RBM is trained on, ``real_values`` the same before any draw."""
     grid, state, position = network.grid, network.state, network.state.position
     sync = AllreduceSync(grid.replica_comm, network.traffic)
     course = Course(network, feed, epochs=training.epochs, batch_size=training.batch_size,
                     stage="pretrain", shuffle=rbm.index)  # fmt: skip
     if course.unfinished and course.n_done == 0:
-        _set_visible_biases(rbm, feed)
+        _set_visible_biases(rbm, real_values)
     update = state.updates.setdefault(f"rbm.{rbm.index}", rbm.parameters.like())
     if training.persistent and state.chains is None:
         mine = course.batches.share(training.batch_size, grid.replica, grid.n_replicas)
@@ -164,7 +167,7 @@ def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
 
 
 def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
-    """Check the data's values; a network that was never trained also learns their scaling and how they are binarised."""
+    """Check the data's values; a network that was never trained also learns how to scale and binarise them."""
     check_range(dataset, network.visible_ids, network.spec.visible, comm=network.grid.comm)
     if network.state.position == Position():
         learn_scaling(network, dataset)

@@ -1,6 +1,6 @@
-"""Runs the code blocks of one page:   python tests/pages.py docs/pages/tutorial.md   (in the current folder)
+"""Runs the code blocks of one page:   python tests/pages.py docs/tutorial.md   (in the current folder)
 
-The convention is written down in docs/pages/contributing.md.  Blocks run in the order of the page; its python blocks
+The convention is written down in docs/contributing.md.  Blocks run in the order of the page; its python blocks
 share one namespace, each bash or console block is one shell that stops at the first failing command.
 """
 

@@ -17,16 +17,16 @@ FILES = sorted((HERE / "ranks").glob("test_*.py"))
 LIMIT = 240  # seconds for one job, compilation of the kernels included
 
 
-def inner_pytest(file: Path, limit: float) -> list[str | Path]:
-    """The command of one rank.  A little before the limit each rank prints where it hangs."""
-    hang = f"faulthandler_timeout={limit * 0.8:g}"
+def inner_pytest(file: Path, patience: float = 0.8 * LIMIT) -> list[str | Path]:
+    """The command of one rank, which prints where it hangs when a test takes more than ``patience`` seconds."""
+    hang = f"faulthandler_timeout={patience:g}"
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-q", "-o", hang, file]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4], ids="ranks={}".format)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_on_ranks(file: Path, n: int) -> None:
-    jobs.run_on_ranks(n, inner_pytest(file, LIMIT), limit=LIMIT, cwd=HERE.parent).check()
+    jobs.run_on_ranks(n, inner_pytest(file), limit=LIMIT, cwd=HERE.parent).check()
 
 
 # ---- the machinery itself: a failure or a hang of one rank fails the outer test and leaves nothing running
@@ -52,12 +52,12 @@ import a_module_that_is_not_there
 """
 
 
-def outcome_of(code: str, tmp_path: Path, n: int, limit: float) -> jobs.Outcome:
+def outcome_of(code: str, tmp_path: Path, n: int, limit: float = 90) -> jobs.Outcome:
     """Of a test file with this code, run as the files of tests/ranks are."""
     (tmp_path / "conftest.py").write_text((HERE / "ranks" / "conftest.py").read_text())
     (tmp_path / "test_it.py").write_text(code)
     settings = ["-c", HERE.parent / "pyproject.toml", "--rootdir", tmp_path]
-    command = [*inner_pytest(tmp_path / "test_it.py", limit), *settings]
+    command = [*inner_pytest(tmp_path / "test_it.py", patience=2), *settings]
     return jobs.run_on_ranks(n, command, limit=limit, cwd=HERE.parent)
 
 
@@ -71,13 +71,13 @@ def outcome_of(code: str, tmp_path: Path, n: int, limit: float) -> jobs.Outcome:
     ids=["one rank fails", "disagreement", "broken file"],
 )
 def test_a_failure_ends_the_job(code: str, told: str, tmp_path: Path) -> None:
-    outcome = outcome_of(code, tmp_path, 3, limit=60)
+    outcome = outcome_of(code, tmp_path, 3)
     assert outcome.returncode not in (0, None), outcome.output
     assert told in outcome.output
 
 
 def test_a_hang_is_ended_and_leaves_nothing(tmp_path: Path) -> None:
-    outcome = outcome_of(HANGS, tmp_path, 2, limit=12)
+    outcome = outcome_of(HANGS, tmp_path, 2, limit=20)
     assert outcome.returncode is None, outcome.output
     assert "test_hang" in outcome.output  # each rank says where it hung
     assert not jobs.alive(outcome.tag)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from mpi4py import MPI
 
 from modelpar.checkpoint import files
 from modelpar.checkpoint.files import Header, TensorBlock
@@ -79,7 +78,7 @@ def load(path: str | Path, grid: Grid, layout: NetworkLayout | None = None) -> D
     chains = None
     if "chains" in header.tensors:
         rbm = network.rbms[position.layer]
-        chains = np.zeros((len(rbm.hidden_ids), header.tensors["chains"].shape[1]), network.dtype)
+        chains = np.zeros((len(rbm.hidden_ids), header.tensors["chains"][1][1]), network.dtype)
     files.read_into(path, grid, header, tensors(network, chains))
     if chains is not None:
         state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)

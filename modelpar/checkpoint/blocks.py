@@ -8,7 +8,7 @@ their pieces, so that the file is only ever touched in long contiguous stretches
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from modelpar.checkpoint.checksum import bits
 IntArray = npt.NDArray[np.int64]
 MAX_CHUNK = 8 << 20  # bytes
 MAX_SEND = 16 << 20  # bytes that one rank may have to send in one exchange, when all chunks are of its own rows
+TAG = 8  # of the messages of an exchange
 MIN_PART = 64 << 10  # bytes; smaller parts would only make more and smaller writes
 
 
@@ -190,48 +191,62 @@ class Shuffle:
 
     def collect(self, chunks: list[Chunk]) -> npt.NDArray[Any]:
         """The bits of ``chunks[comm.rank]`` (rows, columns) from all blocks; valid until the next call."""
-        pieces, blocks = self._split(chunks)
-        for view, (rows, columns), _ in blocks:
-            move(self.matrix, rows, columns, view, _range(len(rows)), _range(len(columns)))
-        self.comm.Alltoallv(self._message(self.buffers.blocks, blocks), self._message(self.buffers.pieces, pieces))
-        mine = chunks[self.comm.rank]
-        whole = self.chunk(mine)
-        for view, _, (rows, columns) in pieces:
-            place = rows - mine.row_start, columns - mine.column_start
-            move(view, _range(len(rows)), _range(len(columns)), whole, *place)
+        pieces, blocks, whole = self._split(chunks)
+        receiving = self._start(self.comm.Irecv, pieces)
+        for piece in self._others(blocks):
+            move(self.matrix, *piece.positions, piece.values, *piece.counted)
+        sending = self._start(self.comm.Isend, blocks)
+        move(self.matrix, *blocks[self.comm.rank].positions, whole, *pieces[self.comm.rank].within)
+        MPI.Request.Waitall(receiving + sending)
+        for piece in self._others(pieces):
+            move(piece.values, *piece.counted, whole, *piece.within)
         return whole
 
     def deal(self, chunks: list[Chunk]) -> None:
         """The adjoint of :meth:`collect`: from each rank's ``chunk(chunks[comm.rank])`` into all blocks."""
-        pieces, blocks = self._split(chunks)
-        mine = chunks[self.comm.rank]
-        whole = self.chunk(mine)
-        for view, _, (rows, columns) in pieces:
-            place = rows - mine.row_start, columns - mine.column_start
-            move(whole, *place, view, _range(len(rows)), _range(len(columns)))
-        self.comm.Alltoallv(self._message(self.buffers.pieces, pieces), self._message(self.buffers.blocks, blocks))
-        for view, (rows, columns), _ in blocks:
-            move(view, _range(len(rows)), _range(len(columns)), self.matrix, rows, columns)
+        pieces, blocks, whole = self._split(chunks)
+        receiving = self._start(self.comm.Irecv, blocks)
+        for piece in self._others(pieces):
+            move(whole, *piece.within, piece.values, *piece.counted)
+        sending = self._start(self.comm.Isend, pieces)
+        move(whole, *pieces[self.comm.rank].within, self.matrix, *blocks[self.comm.rank].positions)
+        MPI.Request.Waitall(receiving + sending)
+        for piece in self._others(blocks):
+            move(piece.values, *piece.counted, self.matrix, *piece.positions)
 
     def chunk(self, chunk: Chunk) -> npt.NDArray[Any]:
         """The scratch memory for the bits of a chunk, as they are on disk."""
         size = chunk.shape[0] * chunk.shape[1] * self.matrix.itemsize
         return self.buffers.chunk[:size].view(self.matrix.dtype).reshape(chunk.shape)
 
-    def _split(self, chunks: list[Chunk]) -> tuple[list[_Piece], list[_Piece]]:
-        """Pieces of this rank's chunk by who holds them, and this rank's pieces of everybody's chunk."""
+    def _split(self, chunks: list[Chunk]) -> tuple[list[_Piece], list[_Piece], npt.NDArray[Any]]:
+        """Pieces of this rank's chunk by who holds them, this rank's pieces of everybody's chunk, and its chunk."""
         mine = chunks[self.comm.rank]
         pieces = _lay_out(self.buffers.pieces, self.matrix.dtype, [(held, mine) for held in self.held])
         blocks = _lay_out(self.buffers.blocks, self.matrix.dtype, [(self._mine, chunk) for chunk in chunks])
-        return pieces, blocks
+        return pieces, blocks, self.chunk(mine)
 
-    def _message(self, buffer: npt.NDArray[np.uint8], pieces: list[_Piece]) -> list[Any]:
-        counts = [view.nbytes for view, _, _ in pieces]  # bounded by the buffer: no overflow of MPI's int
-        return [buffer, counts, MPI.BYTE]
+    def _others(self, pieces: list[_Piece]) -> list[_Piece]:
+        return [piece for rank, piece in enumerate(pieces) if rank != self.comm.rank]
+
+    def _start(self, verb: Callable[..., MPI.Request], pieces: list[_Piece]) -> list[MPI.Request]:
+        """One message for each piece of another rank; both sides know which are empty.  A piece fits MPI's int."""
+        whole = [(rank, piece.values) for rank, piece in enumerate(pieces) if rank != self.comm.rank]
+        return [verb([values, values.nbytes, MPI.BYTE], rank, TAG) for rank, values in whole if values.size]
 
 
-# A stretch of a buffer (rows, columns), and the rows and columns by position in memory and by id.
-_Piece = tuple[npt.NDArray[Any], tuple[IntArray, IntArray], tuple[IntArray, IntArray]]
+@dataclass(frozen=True)
+class _Piece:
+    """What one rank holds of one chunk."""
+
+    values: npt.NDArray[Any]  # (rows, columns), in a buffer
+    positions: tuple[IntArray, IntArray]  # of its rows and columns in the holder's memory
+    within: tuple[IntArray, IntArray]  # of its rows and columns in the chunk
+
+    @property
+    def counted(self) -> tuple[IntArray, IntArray]:
+        """Its rows and columns in the buffer."""
+        return _range(self.values.shape[0]), _range(self.values.shape[1])
 
 
 def _lay_out(buffer: npt.NDArray[np.uint8], dtype: np.dtype[Any], wanted: list[tuple[Any, Chunk]]) -> list[_Piece]:
@@ -243,7 +258,8 @@ def _lay_out(buffer: npt.NDArray[np.uint8], dtype: np.dtype[Any], wanted: list[t
         shape = len(row_ids), len(column_ids)
         size = shape[0] * shape[1] * dtype.itemsize
         view = buffer[at : at + size].view(dtype).reshape(shape)
-        pieces.append((view, (row_positions, column_positions), (row_ids, column_ids)))
+        within = row_ids - chunk.row_start, column_ids - chunk.column_start
+        pieces.append(_Piece(view, (row_positions, column_positions), within))
         at += size
     return pieces
 

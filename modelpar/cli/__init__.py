@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(run(comm, sys.argv[1:] if arguments is None else arguments))
 
 
-def run(comm: MPI.Intracomm, arguments: Sequence[str]) -> int:
+def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     """Run one command on the ranks of ``comm`` and return its exit status, the same on every rank.  Collective."""
     try:
         import click
@@ -76,7 +76,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _end_together(comm: MPI.Intracomm, message: str, status: int) -> int:
+def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
     """Print ``message`` once and return ``status`` when every rank has come here; else abort.  Collective.
 
     An error that all ranks have found, or agreed on, brings them all here within moments.  Where some do not come,
@@ -101,7 +101,7 @@ def _print_error(message: str) -> int:
     return MISTAKE
 
 
-def _abort(comm: MPI.Intracomm) -> NoReturn:
+def _abort(comm: MPI.Comm) -> NoReturn:
     """The traceback of a bug, and the end of all ranks: the others may be waiting for this one."""
     trace = traceback.format_exc()
     sys.stderr.write(f"modelpar: unexpected error on rank {comm.rank} of {comm.size}\n{trace}")

@@ -1,29 +1,20 @@
-"""Options: written down once, in the dataclasses of ``modelpar.spec``, and read from the command line and from TOML.
+"""Options of the command line: written down once, in the dataclasses of ``modelpar.spec``, and made from them here.
 
-A TOML file has one table for each class; its keys are the names of the fields.  The command line wins over the file,
-the file over the defaults.
+``config`` reads the same options from TOML files.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import click
 
-from modelpar.errors import SpecError, together
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, TrainingSpec, option
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
 
 Tables = dict[str, dict[str, Any]]  # table -> field -> value, given ones only
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
-SpecClass = TypeVar("SpecClass", bound=Spec)
 
 
 @dataclass(frozen=True)

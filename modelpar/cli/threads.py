@@ -29,7 +29,7 @@ class Placement:
     threads: int  # of this rank
 
 
-def placement(comm: MPI.Intracomm, asked: int | None) -> Placement:
+def placement(comm: MPI.Comm, asked: int | None) -> Placement:
     """Threads of this rank: ``asked`` for, or the node's cores shared between its ranks.  Collective."""
     from mpi4py import MPI
 
@@ -43,7 +43,7 @@ def placement(comm: MPI.Intracomm, asked: int | None) -> Placement:
     return Placement(cores, len(mine), ranks, asked or fair)
 
 
-def prepare(comm: MPI.Intracomm, asked: int | None, *, clear_core_type: bool = False) -> Placement:
+def prepare(comm: MPI.Comm, asked: int | None, *, clear_core_type: bool = False) -> Placement:
     """Choose the threads of this rank, then load NumPy and SciPy's BLAS with them.  Collective.
 
     ``clear_core_type`` takes OPENBLAS_CORETYPE away: some hosts set it to an older processor, which halves the speed.

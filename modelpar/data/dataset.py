@@ -183,7 +183,8 @@ class LoadedTable(EagerTable):
     def read(self, unit_ids: IntArray) -> DenseColumns:
         """Pick the columns out of the loaded array."""
         array = self.load()
-        picked = array[(slice(None), *np.unravel_index(unit_ids, self.shape[1:]))]
+        every: Any = slice(None)
+        picked = array[(every, *np.unravel_index(unit_ids, self.shape[1:]))]
         return DenseColumns(np.ascontiguousarray(plain_values(picked, self.name)))
 
 
@@ -191,7 +192,7 @@ def scale_of(dtype: np.dtype[Any], name: str) -> float:
     """The raw value that means 1.0.  Raises DataError for types that are not values of units."""
     if dtype == np.uint8:
         return 255.0
-    if dtype.kind in "bui" or dtype in (np.float32, np.float64):
+    if dtype.kind in "bui" or dtype.newbyteorder("=") in (np.float32, np.float64):
         return 1.0
     held = "Python objects" if dtype.kind == "O" else f"values of type {dtype}"
     raise DataError(
@@ -208,8 +209,8 @@ def plain_values(values: Array, name: str) -> Array:
     """Values as they are kept.  Raises DataError where wide integers are not states."""
     if values.dtype.kind in "ui" and values.dtype != np.uint8 and ((values != 0) & (values != 1)).any():
         raise DataError(
-            f"{name} holds {values.dtype} values such as {int(values.min())} and {int(values.max())}, but integers wider "
-            "than a byte must be 0 or 1; convert it: grey values .astype(np.uint8), real values .astype(np.float32)"
+            f"{name} holds {values.dtype} values from {int(values.min())} to {int(values.max())}, but integers other "
+            "than uint8 must be 0 or 1; convert it: grey values .astype(np.uint8), others .astype(np.float32)"
         )
     return values.astype(plain_dtype(values.dtype), copy=False)
 

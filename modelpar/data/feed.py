@@ -42,8 +42,17 @@ class DataFeed:
     given.  Raises DataError where values cannot be read, ValueError for shapes that do not fit.
     """
 
-    def __init__(self, split: Split, unit_ids: IntArray, *, offset: npt.ArrayLike = 0.0,
-                 scale: npt.ArrayLike = 1.0, binarise: str | float | None = "none", seed: int = 0, comm: MPI.Comm | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        split: Split,
+        unit_ids: IntArray,
+        *,
+        offset: npt.ArrayLike = 0.0,
+        scale: npt.ArrayLike = 1.0,
+        binarise: str | float | None = "none",
+        seed: int = 0,
+        comm: MPI.Comm | None = None,
+    ) -> None:
         self.rows = split.rows
         self.unit_ids = np.array(unit_ids, dtype=np.int64)
         self.n_samples, self.n_units = len(split), len(self.unit_ids)

@@ -55,7 +55,7 @@ def _turn(words: Array, out: Array) -> None:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _touch(source: Array, rows: Array, first: int, n: int) -> int:
+def _touch(source: Array, rows: Array, first: int, n: int) -> np.uint8:
     """Load one byte of every cache line that the panel needs.
 
     These loads wait for memory together; those of the copies that follow would wait one after the other.

@@ -11,7 +11,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Minibatches:
-    """The minibatches of every epoch: an order of the samples by (seed, epoch), cut into ``batch_size`` samples each."""
+    """The minibatches of every epoch: an order of the samples by (seed, epoch), cut into pieces."""
 
     def __init__(self, n_samples: int, batch_size: int, seed: int) -> None:
         if n_samples < 0 or batch_size < 1:

@@ -180,7 +180,10 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _foreign(path: Path, start: bytes) -> str:
-    return f"{path} begins with {start[:4].hex(' ')}, which is none of .npy, .npz and IDX (plain or gzip); convert it with numpy.save"
+    return (
+        f"{path} begins with {start[:4].hex(' ')}, which is none of .npy, .npz and IDX (plain or gzip); "
+        "convert it with numpy.save"
+    )
 
 
 def _unknown(data: str, path: Path) -> str:

@@ -6,7 +6,7 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True)
-def sigmoid_gradient(delta, activation, scale):
+def sigmoid_gradient(delta, activation, scale):  # type: ignore[no-untyped-def]
     """delta *= activation * (1 - activation / scale)      all (units, batch)
 
     ``activation`` is scale * sigmoid(x) where a unit was kept and 0 where dropout took it, so no mask is needed.
@@ -20,7 +20,7 @@ def sigmoid_gradient(delta, activation, scale):
 
 
 @njit(cache=True, nogil=True)
-def keep_or_drop(activation, uniform, probability):
+def keep_or_drop(activation, uniform, probability):  # type: ignore[no-untyped-def]
     """activation *= (uniform >= probability) / (1 - probability)      (units, batch)"""
     scale = activation.dtype.type(1.0 / (1.0 - probability))
     zero = activation.dtype.type(0)
@@ -31,7 +31,7 @@ def keep_or_drop(activation, uniform, probability):
 
 
 @njit(cache=True, nogil=True)
-def column_squares(W, out):
+def column_squares(W, out):  # type: ignore[no-untyped-def]
     """out[:] = (W ** 2).sum(axis=0)      W (rows, columns)"""
     out[:] = 0
     for i in range(W.shape[0]):
@@ -41,7 +41,7 @@ def column_squares(W, out):
 
 
 @njit(cache=True, nogil=True)
-def scale_columns(W, factor):
+def scale_columns(W, factor):  # type: ignore[no-untyped-def]
     """W *= factor      W (rows, columns), factor (columns,)"""
     for i in range(W.shape[0]):
         row = W[i]

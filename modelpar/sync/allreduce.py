@@ -18,7 +18,7 @@ class AllreduceSync:
     round, is needed to undo the copies.
     """
 
-    def __init__(self, replica_comm: MPI.Intracomm, traffic: Traffic) -> None:
+    def __init__(self, replica_comm: MPI.Comm, traffic: Traffic) -> None:
         self.comm, self.traffic = replica_comm, traffic
         self.momentum_share = 1.0 if replica_comm.rank == 0 else 0.0
 

@@ -197,16 +197,15 @@ def test_tiles_of_rows_and_columns(folder, comm, make_grid, agree):
 def test_many_chunks_of_real_size(folder, comm, make_grid, agree):
     """Several exchanges with the usual buffers, and rows longer than a chunk."""
     rng = np.random.default_rng(0)
-    arrays = {"tall": rng.integers(0, 255, (70_000, 301), np.uint8), "long": rng.integers(0, 9, (3, 1_200_001))}
+    arrays = {"tall": rng.integers(0, 255, (32_000, 301), np.uint8), "long": rng.integers(0, 9, (2, 1_060_001))}
     grid = make_grid(SIZE)
-    for owners, holds in (("strided", "column"), ("block", "row")):
-        written = blocks_of(arrays, grid, owners, holds)
-        write(folder / "large", grid, written, {})
-        loaded = load_file(folder / "large")
-        agree(all(np.array_equal(loaded[name], arrays[name]) for name in arrays))
-        found = blank(written)
-        read_into(folder / "large", grid, read_header(folder / "large", comm), found)
-        agree(same(found, written))
+    written = blocks_of(arrays, grid, "strided", "column")
+    write(folder / "large", grid, written, {})
+    loaded = load_file(folder / "large")
+    agree(all(np.array_equal(loaded[name], arrays[name]) for name in arrays))
+    found = blank(written)
+    read_into(folder / "large", grid, read_header(folder / "large", comm), found)
+    agree(same(found, written))
 
 
 def test_an_ordinary_safetensors_file(folder, make_grid, agree):

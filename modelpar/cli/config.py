@@ -1,0 +1,196 @@
+"""Options from TOML: one table for each class of options, whose keys are the names of its fields."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+from modelpar.cli.options import SPECS, GridSpec, RunSpec, Tables, parse_layers
+from modelpar.errors import SpecError, together
+from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, TrainingSpec
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+SpecClass = TypeVar("SpecClass", bound=Spec)
+
+
+
+def read_config(comm: MPI.Comm, path: str | Path) -> Tables:
+    """The tables of a TOML file; rank 0 reads.  Collective.
+
+    Raises SpecError, the same on every rank, where the file cannot be read, or has an unknown table or key, or a value
+    of a wrong type.
+    """
+    text = None
+    with together(comm):
+        if comm.rank == 0:
+            try:
+                text = Path(path).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+                raise SpecError(f"the configuration {path} cannot be read: {why}") from None
+    return parse_config(str(comm.bcast(text)), str(path))
+
+
+def parse_config(text: str, name: str) -> Tables:
+    """Checked tables from the text of a TOML file called ``name``.  Raises SpecError."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{name} is not valid TOML: {error}") from None
+    checked: Tables = {}
+    for table, values in tables.items():
+        if table not in SPECS:
+            kind = "table" if isinstance(values, dict) else "key outside any table:"
+            raise SpecError(f"{name} has an unknown {kind} {table}{_nearest(table, SPECS)}")
+        if not isinstance(values, dict):
+            raise SpecError(f"{name}: {table} must be a table, [{table}], but is {values!r}")
+        hints = {f.name: get_type_hints(SPECS[table])[f.name] for f in fields(SPECS[table])}  # type: ignore[arg-type]
+        for key, value in values.items():
+            if key not in hints:
+                raise SpecError(f"{name}: [{table}] has an unknown key {key}{_nearest(key, hints, table)}")
+            checked.setdefault(table, {})[key] = _typed(value, hints[key], f"{name}: [{table}] {key}")
+    return checked
+
+
+def _nearest(word: str, known: Mapping[str, Any], table: str = "") -> str:
+    """`; did you mean ...?`, in this table or in another one, or what there is."""
+    near = difflib.get_close_matches(word.replace("-", "_").lower(), known, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    for other, spec in SPECS.items() if table else ():
+        if word.replace("-", "_") in {f.name for f in fields(spec)}:  # type: ignore[arg-type]
+            return f"; it belongs to [{other}]"
+    return f"; known are {', '.join(known)}"
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if hint is tuple[int, ...]:
+        if isinstance(value, str):
+            try:
+                return parse_layers(value)
+            except ValueError as error:
+                raise SpecError(f"{where}: {error}") from None
+        if isinstance(value, list) and all(type(units) is int for units in value):
+            return tuple(value)
+        raise SpecError(f"{where} is {value!r}, but must be a list of whole numbers or a text such as '784-500'")
+    accepted, words = {
+        bool: ((bool,), "true or false"),
+        int: ((int,), "a whole number"), int | None: ((int,), "a whole number"),
+        float: ((int, float), "a number"), float | None: ((int, float), "a number"),
+    }.get(hint, ((str,), "a text"))  # fmt: skip
+    if type(value) not in accepted:
+        raise SpecError(f"{where} is {value!r}, but must be {words}")
+    return float(value) if float in accepted else value
+
+
+def write_config(specs: Mapping[str, Spec]) -> str:
+    """The effective configuration as TOML that ``--config`` accepts; options that are None are left out."""
+    import tomli_w
+
+    return tomli_w.dumps(
+        {
+            table: {f.name: _plain(getattr(spec, f.name)) for f in fields(spec) if getattr(spec, f.name) is not None}  # type: ignore[arg-type]
+            for table, spec in specs.items()
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+
+def merge(*layers: Tables) -> Tables:
+    """Later tables win, key by key."""
+    merged: Tables = {}
+    for tables in layers:
+        for table, values in tables.items():
+            merged.setdefault(table, {}).update(values)
+    return merged
+
+
+def build(kind: type[SpecClass], tables: Tables) -> SpecClass:
+    """The spec of ``kind`` from what was given.  Raises SpecError."""
+    table = next(name for name, spec in SPECS.items() if spec is kind)
+    return kind(**tables.get(table, {}))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of one command, from the command line, files and defaults."""
+
+    tables: Tables  # what was given, wherever
+
+    @property
+    def training(self) -> TrainingSpec:
+        return build(TrainingSpec, self.tables)
+
+    @property
+    def finetune(self) -> FineTuneSpec:
+        return build(FineTuneSpec, self.tables)
+
+    @property
+    def data(self) -> DataSpec:
+        return build(DataSpec, self.tables)
+
+    @property
+    def grid(self) -> GridSpec:
+        return build(GridSpec, self.tables)
+
+    @property
+    def run(self) -> RunSpec:
+        return build(RunSpec, self.tables)
+
+    def network(self, **more: Any) -> NetworkSpec:
+        """The network's spec; ``more`` are fields that only the data can tell."""
+        return build(NetworkSpec, merge(self.tables, {"network": more}))
+
+
+def gather(
+    comm: MPI.Comm, mine: Tables, config: str | None, *, resume: bool = False, beside: str | None = None
+) -> Settings:
+    """The options of a command.  Collective.  Raises SpecError, the same on every rank.
+
+    mine     those of the command line
+    config   a TOML file
+    resume   the configuration of the run comes first, but for its grid and threads, which belong to a machine
+    beside   a checkpoint or run directory whose data are meant where no others are named
+    """
+    base: Tables = {}
+    file = read_config(comm, config) if config else {}
+    if resume:
+        wanted = merge(file, mine)
+        where = wanted.get("run", {}).get("run_dir")
+        if where is None:
+            raise SpecError("--resume needs to know the run; give --run-dir")
+        base = read_own_config(comm, where)
+        base.pop("grid", None)
+        base.get("run", {}).pop("threads", None)
+    elif beside is not None:
+        data = read_own_config(comm, beside).get("data", {})
+        if merge(file, mine).get("data", {}).get("data", data.get("data")) != data.get("data"):
+            data = {}  # other data: their files and fractions have nothing to do with those of the run
+        base = {"data": data}
+    settings = Settings(merge(base, file, mine))
+    # every option is checked now, on every rank, before anything is loaded
+    settings.training, settings.finetune, settings.data, settings.grid, settings.run, settings.network()  # noqa: B018
+    return settings
+
+
+def read_own_config(comm: MPI.Comm, where: str) -> Tables:
+    """The configuration of the run that a path belongs to; nothing where there is none.  Collective."""
+    path = Path(where)
+    places = [path / "config.toml", path.parent / "config.toml", path.parent.parent / "config.toml"]
+    if comm.rank == 0:
+        depth = 1 if path.is_dir() or not path.exists() else 3
+        found = next((place for place in places[:depth] if place.is_file()), None)
+    else:
+        found = None
+    found = comm.bcast(found)
+    return read_config(comm, found) if found is not None else {}

@@ -1,0 +1,134 @@
+"""Pictures of a run: filters, reconstructions, curves.  Rank 0 draws; what it draws is collected by all.
+
+matplotlib is optional: without it a run says so in one line and goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.cli.run_directory import RunDirectory
+from modelpar.data import Dataset, Split
+from modelpar.errors import together
+from modelpar.inputs import visible_feed
+from modelpar.network import DeepBeliefNetwork
+
+Array = npt.NDArray[np.floating]
+Say = Callable[[str], None]
+
+N_FILTERS, N_SAMPLES = 100, 20
+WITHOUT = "no pictures: matplotlib is not installed; pip install 'modelpar[plots]'"
+
+
+def have_matplotlib() -> bool:
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("Agg")
+    return True
+
+
+def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDirectory, say: Say) -> None:
+    """``filters.png`` and ``reconstructions.png`` of a network that still generates.  Collective."""
+    if not network.grid.comm.bcast(have_matplotlib()):
+        return say(WITHOUT)
+    shape = dataset.image_shape
+    if shape is None:
+        return say("no pictures of filters and reconstructions: a sample of these data is no picture")
+    filters = network.filters(range(min(N_FILTERS, network.spec.layers[1])))
+    seen, made = reconstructions(network, dataset, dataset.test or dataset.train, N_SAMPLES)
+    with together(network.grid.comm):
+        if network.grid.comm.rank == 0:
+            save_tiles(directory.path / "filters.png", filters.reshape(-1, *shape), signed=True)
+            pairs = np.stack([seen.T, made.T]).reshape(2 * seen.shape[1], *shape)
+            save_tiles(directory.path / "reconstructions.png", pairs, columns=seen.shape[1])
+
+
+def reconstructions(network: DeepBeliefNetwork, dataset: Dataset, split: Split, count: int) -> tuple[Array, Array]:
+    """The first samples of a split and what the network makes of them, (n_visible, count) each, raw values scaled
+    as the data set says, on every rank.  Collective."""
+    binarise = "none" if network.binarise == "stochastic" else network.binarise
+    feed = visible_feed(network, dataset, split, binarise)
+    samples = np.arange(min(count, len(split)))
+    v = np.empty((feed.n_units, len(samples)), network.dtype)
+    feed.fill(samples, 0, v)
+    seen = network.whole_visible(in_data_units(network, v, dataset.scale))
+    return seen, network.whole_visible(in_data_units(network, network.reconstruct(v), dataset.scale))
+
+
+def in_data_units(network: DeepBeliefNetwork, v: Array, scale: float = 1.0) -> Array:
+    """Owned visible activations as values of the data, where 1.0 is ``scale`` of the raw ones.
+
+    Gaussian units see standardised values, which are put back; Bernoulli ones see them as they are.
+    """
+    if network.spec.visible != "gaussian":
+        return v
+    raw = v * network.input_scale[:, None] + network.input_offset[:, None]
+    return np.asarray(raw / scale, network.dtype)
+
+
+def save_tiles(path: Path, images: Array, *, columns: int | None = None, signed: bool = False) -> None:
+    """Grey tiles (n, rows, columns) side by side in one PNG.  Not collective.
+
+    ``signed``: each tile has its own scale with 0 in the middle; else all share one.
+    """
+    import matplotlib.image
+
+    n, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    if signed:
+        largest = np.abs(images).max(axis=(1, 2), keepdims=True)
+        grey = 0.5 + 0.5 * images / np.maximum(largest, 1e-12)
+    else:
+        low, high = min(0.0, float(images.min(initial=0.0))), max(1.0, float(images.max(initial=1.0)))
+        grey = (images - low) / (high - low)
+    zoom = max(1, min(8, 1600 // max(columns * (width + 1), rows * (height + 1))))
+    canvas = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1))
+    for i, tile in enumerate(grey):
+        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        canvas[top : top + height, left : left + width] = tile
+    matplotlib.image.imsave(path, np.kron(canvas, np.ones((zoom, zoom))), cmap="gray", vmin=0.0, vmax=1.0)
+
+
+def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say) -> None:
+    """``curves.png``: reconstruction error of each RBM, loss and accuracies over the epochs.  Collective."""
+    if not directory.comm.bcast(have_matplotlib()):
+        return say(WITHOUT)
+    with together(directory.comm):
+        if directory.comm.rank == 0:
+            save_curves(directory.path / "curves.png", [line for line in history if line["kind"] == "epoch"])
+
+
+def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
+    """Not collective."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    errors, losses, accuracies = figure.subplots(1, 3)
+    for layer in sorted({line["layer"] for line in epochs if line["stage"] == "pretrain"}):
+        _curve(errors, [line for line in epochs if line["layer"] == layer], "reconstruction_error", f"RBM {layer + 1}")
+    tuned = [line for line in epochs if line["stage"] == "finetune"]
+    _curve(losses, tuned, "loss", "cross-entropy")
+    for name in ("train_accuracy", "validation_accuracy", "test_accuracy"):
+        _curve(accuracies, tuned, name, name.split("_")[0])
+    for axes, title in ((errors, "reconstruction error"), (losses, "loss"), (accuracies, "accuracy")):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def _curve(axes: Any, lines: list[dict[str, Any]], measure: str, label: str) -> None:
+    points = [(line["epoch"], line[measure]) for line in lines if measure in line]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker=".", label=label)

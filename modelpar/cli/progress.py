@@ -1,0 +1,113 @@
+"""What is seen while training: a live bar on a terminal, one plain line an epoch elsewhere.
+
+Ranks other than 0 write to nowhere (``main`` sees to that), so the same code runs on all.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from modelpar.records import Record
+
+REFRESH = 0.1  # seconds between looks of the bar
+
+# measure -> (what it is called, how it is shown)
+SHOWN = {
+    "reconstruction_error": ("error", "{:.4f}"),
+    "pseudo_likelihood": ("pseudo-likelihood", "{:.1f}"),
+    "loss": ("loss", "{:.4f}"),
+    "train_accuracy": ("training", "{:.2%}"),
+    "validation_accuracy": ("validation", "{:.2%}"),
+    "test_accuracy": ("test", "{:.2%}"),
+}
+
+
+class TrainingProgress:
+    """Shows records as they come.  A context manager: the bar is taken away at the end, whatever ends it."""
+
+    def __init__(self, n_rbms: int, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.n_rbms = n_rbms
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[measures]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
+            console=self.console, transient=True, auto_refresh=False, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=None, measures="", rate="")
+        self._stage: tuple[str, int] | None = None
+        self._measures = ""
+        self._mark = (0.0, 0)  # training seconds and samples when the rate was last reckoned from scratch
+        self._samples = 0
+        self._drawn = 0.0
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """One line, above the bar."""
+        self.console.print(text, markup=False)
+
+    def show(self, record: Record) -> None:
+        """One record: a look of the bar, and a line if it ends an epoch."""
+        if (record.stage, record.layer) != self._stage:
+            self._begin(record)
+        if record.kind == "step":
+            self._samples += record.samples
+        if record.measures:
+            self._measures = describe(record.measures)
+        if record.kind == "epoch":
+            self.say(f"{self._name(record)}  epoch {record.epoch:>3}  {self._measures}  {self._rate(record)}")
+            self._mark, self._samples = (record.seconds, 0), 0
+        if self._bar.disable or (time.monotonic() - self._drawn < REFRESH and record.step < record.steps):
+            return
+        self._drawn = time.monotonic()
+        self._bar.update(
+            self._task, completed=record.step, description=self._name(record),
+            measures=self._measures, rate=self._rate(record), refresh=True,
+        )  # fmt: skip
+
+    def _begin(self, record: Record) -> None:
+        self._stage = (record.stage, record.layer)
+        before = record.step - 1 if record.kind == "step" else record.step
+        self._mark, self._samples, self._measures = (record.seconds if before else 0.0, 0), 0, ""
+        self._bar.reset(self._task, total=record.steps, completed=before, measures="", rate="")
+
+    def _name(self, record: Record) -> str:
+        return f"RBM {record.layer + 1}/{self.n_rbms}" if record.stage == "pretrain" else "fine-tuning"
+
+    def _rate(self, record: Record) -> str:
+        seconds = record.seconds - self._mark[0]
+        return f"{self._samples / seconds:,.0f} samples/s" if seconds > 0 and self._samples else ""
+
+
+def describe(measures: dict[str, float]) -> str:
+    """``error 0.0213  test 97.10%``"""
+    return "  ".join(f"{SHOWN[name][0]} {SHOWN[name][1].format(value)}" for name, value in measures.items() if name in SHOWN)
+
+
+def summary_table(summary: dict[str, object], title: str) -> Table:
+    """What a run came to, for people."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in summary.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def size_text(n_bytes: float) -> str:
+    """``1.5 MiB``"""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"

@@ -1,0 +1,319 @@
+"""``modelpar train``: from options to a run directory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from modelpar import __version__, checkpoint, kernels, monitor
+from modelpar.classify import accuracy_measures
+from modelpar.cli import pictures
+from modelpar.cli.config import Settings, write_config
+from modelpar.cli.progress import TrainingProgress, size_text, summary_table
+from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.threads import Placement
+from modelpar.data import DataFeed, Dataset, Minibatches, open_dataset
+from modelpar.errors import CheckpointError, ModelparError, RemoteError, SpecError, TrainingError
+from modelpar.grid import Grid
+from modelpar.layout import NetworkLayout
+from modelpar.memory import check_fits
+from modelpar.network import DeepBeliefNetwork, memory_bytes
+from modelpar.records import Record
+from modelpar.spec import NetworkSpec
+from modelpar.trainer import fine_tune, pretrain
+
+CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
+
+
+def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool, overwrite: bool) -> None:
+    """Train as the settings say, leaving everything in the run directory.  Collective."""
+    with Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid:
+        dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
+        spec = network_spec(settings, dataset)
+        layout = NetworkLayout.blocks(_sizes(spec), grid.n_shards, spec.layout)
+        batch = max(settings.training.batch_size, settings.finetune.batch_size)
+        needed = memory_bytes(spec, grid.n_shards, -(-batch // grid.n_replicas))
+        check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
+        directory = RunDirectory.choose(grid.comm, settings.run.run_dir, dataset.name)
+        directory.prepare(resume=resume, overwrite=overwrite)
+        with TrainingProgress(len(spec.layers) - 1) as progress:
+            session = Session(settings, spec, layout, grid, dataset, directory, place, progress)
+            session.run(resume=resume)
+
+
+def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
+    """The network that was asked for, completed by what the data tell: their width and their classes.
+
+    Raises SpecError where the layers do not begin with the width of the data.
+    """
+    asked = settings.tables.get("network", {})
+    more: dict[str, Any] = {}
+    if "layers" not in asked:
+        more["layers"] = (dataset.n_visible, *settings.network().layers[1:])
+    elif asked["layers"][0] != dataset.n_visible:
+        given = "-".join(map(str, asked["layers"]))
+        right = "-".join(map(str, (dataset.n_visible, *asked["layers"][1:])))
+        raise SpecError(
+            f"--layers {given} begins with {asked['layers'][0]} units, but {dataset.name} has {dataset.n_visible} values "
+            f"a sample; use --layers {right}"
+        )
+    if "classes" not in asked:
+        more["classes"] = dataset.n_classes
+    return settings.network(**more)
+
+
+class Session:
+    """One run of training: the network and everything that watches it."""
+
+    def __init__(
+        self, settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset,
+        directory: RunDirectory, place: Placement, progress: TrainingProgress,
+    ) -> None:  # fmt: skip
+        self.settings, self.spec, self.layout, self.grid, self.dataset = settings, spec, layout, grid, dataset
+        self.directory, self.place, self.progress = directory, place, progress
+        self.network: DeepBeliefNetwork
+        self.last_good = "no checkpoint was written yet"
+        self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
+        self.samples = 0  # of this process
+        self.seconds_before = 0.0  # of a run that was resumed
+        self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
+        n = len(dataset.train)
+        self._steps = {
+            "pretrain": Minibatches(n, settings.training.batch_size, spec.seed).n_steps,
+            "finetune": Minibatches(n, settings.finetune.batch_size, spec.seed).n_steps,
+            "done": 0,
+        }
+
+    def run(self, *, resume: bool) -> None:
+        """All stages that are left, then the summary.  Collective."""
+        self._announce()
+        compile_seconds = self._warm_up()
+        self.network = self._resumed() if resume else self._fresh()
+        position = self.network.state.position
+        if position.stage == "done" or (position.stage == "finetune" and not self._fine_tunes()):
+            self.progress.say(
+                f"this run has finished: see {self.directory.path / 'summary.json'}; start another to train differently"
+            )
+            return
+        self._write_config()
+        self.history = self.directory.open_metrics(position, self._steps[position.stage])
+        self._restore_clock()
+        try:
+            if position.stage == "pretrain" and self.settings.training.epochs:
+                self._consume(pretrain(self.network, self.dataset, self.settings.training))
+                self._check_finite()
+                checkpoint.save(self.network, self.directory.pretrained)
+                self._remember(str(self.directory.pretrained))
+                self._draw_generative()
+            if self._fine_tunes():
+                self._consume(fine_tune(self.network, self.dataset, self.settings.finetune))
+            self._check_finite()
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {self.last_good}") from None
+        checkpoint.save(self.network, self.directory.model)
+        self._conclude(compile_seconds)
+
+    # -- before ------------------------------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        grid, spec = self.grid, self.spec
+        bound = "" if self.place.own_cores >= self.place.threads else f", bound to {self.place.own_cores} core(s)"
+        self.progress.say(
+            f"{self.dataset.name}: {len(self.dataset.train):,} samples of {self.dataset.n_visible} values; "
+            f"network {'-'.join(map(str, _sizes(spec)))}; grid of {grid.n_replicas} replica(s) x {grid.n_shards} model "
+            f"shard(s), {self.place.threads} thread(s) a rank{bound}"
+        )
+        self.progress.say(f"run directory: {self.directory.path}")
+        for name, layer in zip(_layer_names(spec), self.layout.layers, strict=True):
+            idle = int((layer.counts == 0).sum())
+            if idle and name != "output layer":
+                self.progress.say(
+                    f"warning: the {name} has {layer.n_units} units for {grid.n_shards} model shards: {idle} shard(s) "
+                    "own none of it and stand idle there"
+                )
+
+    def _warm_up(self) -> float:
+        """Seconds in which the kernels were compiled, or loaded from numba's cache.  Collective."""
+        started = time.perf_counter()
+        kernels.warm_up(self.spec.dtype)
+        visible = self.layout.layers[0].owned(self.grid.shard)
+        DataFeed(
+            self.dataset.train, visible, binarise=self.dataset.binarise, seed=self.spec.seed, comm=self.grid.comm
+        ).warm_up(self.spec.dtype)
+        return float(self.grid.comm.allreduce(time.perf_counter() - started, MPI.MAX))
+
+    def _fresh(self) -> DeepBeliefNetwork:
+        return DeepBeliefNetwork(self.spec, self.grid, self.layout)
+
+    def _resumed(self) -> DeepBeliefNetwork:
+        """The network of the newest checkpoint that is whole, or a new one where there is none."""
+        n_pretraining = self.settings.training.epochs * self._steps["pretrain"] * (len(self.spec.layers) - 1)
+        for path in self.directory.to_resume(n_pretraining):
+            try:
+                network = checkpoint.load(path, self.grid, self.layout)
+            except (CheckpointError, RemoteError) as error:
+                self.progress.say(f"warning: {error}; going back to the checkpoint before")
+                continue
+            self._check_same(path, network.spec)
+            self.progress.say(f"going on from {path}")
+            self._remember(str(path))
+            return network
+        self.progress.say("no checkpoint to go on from was found: starting from the beginning")
+        return self._fresh()
+
+    def _check_same(self, path: object, found: NetworkSpec) -> None:
+        """Raise CheckpointError where the checkpoint's network is not the one that was asked for."""
+        for name in ("layers", "classes", "visible", "dtype", "seed"):
+            theirs, ours = getattr(found, name), getattr(self.spec, name)
+            if theirs != ours:
+                raise CheckpointError(
+                    f"{path} is of another network: its --{name} is {_text(theirs)}, but {_text(ours)} was asked for"
+                )
+
+    def _restore_clock(self) -> None:
+        """The times of what was done before, from the records: checkpoints do not hold them."""
+        for line in self.history:
+            self.stages[line["stage"], line["layer"]] = line["seconds"]
+        position = self.network.state.position
+        layer = position.layer if position.stage == "pretrain" else -1
+        position.seconds = self.stages.get((position.stage, layer), 0.0)
+        self.seconds_before = sum(self.stages.values())
+
+    def _write_config(self) -> None:
+        run = self.settings.run
+        specs = {
+            "network": self.spec, "training": self.settings.training, "finetune": self.settings.finetune,
+            "data": self.settings.data, "grid": self.settings.grid, "run": run,
+        }  # fmt: skip
+        self.directory.write_text("config.toml", write_config(specs))
+
+    # -- during ------------------------------------------------------------------------------------------------------
+
+    def _fine_tunes(self) -> bool:
+        has_labels = self.dataset.train.labels is not None
+        wanted = has_labels and bool(self.spec.classes) and self.settings.finetune.epochs > 0
+        return wanted and not self.settings.run.pretrain_only
+
+    def _consume(self, records: Iterator[Record]) -> None:
+        """Take every record: show it, write it, and save where a checkpoint is due."""
+        every, keep = self.settings.run.checkpoint_every, self.settings.run.keep
+        for record in records:
+            self.progress.show(record)
+            self.stages[record.stage, record.layer] = record.seconds
+            if record.kind == "step":
+                self.samples += record.samples
+            if record.kind == "epoch" or record.measures:
+                self.directory.write_metrics(record)
+                self.history.append(record.as_line())
+            updates = self._updates(record)
+            due = updates % every == 0 and record.kind == "step" if every else self._ends_rbm(record)
+            if due:
+                self._check_finite()
+                self._remember(str(self.directory.save_step(self.network, updates, keep)))
+
+    def _ends_rbm(self, record: Record) -> bool:
+        is_last = record.layer == len(self.spec.layers) - 2  # after the last one comes pretrained.safetensors
+        return record.kind == "epoch" and record.stage == "pretrain" and record.step == record.steps and not is_last
+
+    def _updates(self, record: Record) -> int:
+        """Updates since the run began."""
+        if record.stage == "pretrain":
+            return record.layer * record.steps + record.step
+        return (len(self.spec.layers) - 1) * self.settings.training.epochs * self._steps["pretrain"] + record.step
+
+    def _remember(self, path: str) -> None:
+        self.last_good = f"the last good checkpoint is {path}"
+
+    def _check_finite(self) -> None:
+        """No broken network is ever saved.  Collective.  Raises TrainingError on every rank."""
+        pieces = [
+            parameters.flat[start : start + CHECKED_AT_ONCE]
+            for parameters in self.network.parts().values()
+            for start in range(0, parameters.flat.size, CHECKED_AT_ONCE)
+        ]
+        monitor.check_finite("the network", pieces, self.grid.comm)
+
+    def _draw_generative(self) -> None:
+        if self.settings.run.pictures:
+            pictures.draw_network(self.network, self.dataset, self.directory, self.progress.say)
+
+    # -- after -------------------------------------------------------------------------------------------------------
+
+    def _conclude(self, compile_seconds: float) -> None:
+        if self.settings.run.pictures:
+            if not self.directory.has("filters.png"):
+                self._draw_generative()
+            pictures.draw_curves(self.history, self.directory, self.progress.say)
+        accuracies = accuracy_measures(self.network, self.dataset) if self._fine_tunes() else {}
+        seconds = sum(self.stages.values())
+        here = seconds - self.seconds_before
+        grid = self.grid
+        peak = grid.comm.allgather(peak_rss())
+        summary: dict[str, Any] = {
+            **accuracies,
+            "train_seconds": seconds,
+            "pretrain_seconds": sum(value for (stage, _), value in self.stages.items() if stage == "pretrain"),
+            "finetune_seconds": sum(value for (stage, _), value in self.stages.items() if stage == "finetune"),
+            "compile_seconds": compile_seconds,
+            "samples_per_second": self.samples / here if here > 0 else 0.0,
+            "bytes": self.network.traffic.total(grid.comm),
+            "peak_rss_per_rank": peak,
+            "grid": {"replicas": grid.n_replicas, "model_shards": grid.n_shards, "ranks": grid.comm.size},
+            "threads": self.place.threads,
+            "layers": list(self.spec.layers),
+            "classes": self.spec.classes,
+            "parameters": self.network.n_parameters,
+            "measures": {f"{line['stage']}.{line['layer']}": _measures(line) for line in self.history},
+            "version": __version__,
+        }
+        self.directory.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
+        self.progress.console.print(summary_table(_for_people(summary), "Summary"))
+        self.progress.say(f"model: {self.directory.model}")
+
+
+def peak_rss() -> int:
+    """The most memory that this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def _for_people(summary: dict[str, Any]) -> dict[str, object]:
+    shown: dict[str, object] = {
+        name.replace("_", " "): f"{summary[name]:.2%}" for name in ("test_accuracy", "validation_accuracy") if name in summary
+    }
+    shown["training time"] = (
+        f"{summary['train_seconds']:.2f} s (pre-training {summary['pretrain_seconds']:.2f} s, fine-tuning "
+        f"{summary['finetune_seconds']:.2f} s); compiling {summary['compile_seconds']:.2f} s"
+    )
+    shown["samples/s"] = f"{summary['samples_per_second']:,.0f}"
+    for axis, verbs in summary["bytes"].items():
+        told = ", ".join(f"{verb} {size_text(n)}" for verb, n in verbs.items())
+        shown[f"bytes on the {axis} axis"] = told or "none"
+    shown["peak memory a rank"] = ", ".join(size_text(n) for n in summary["peak_rss_per_rank"])
+    shown["parameters"] = f"{summary['parameters']:,}"
+    return shown
+
+
+def _measures(line: dict[str, Any]) -> dict[str, Any]:
+    about = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")
+    return {name: value for name, value in line.items() if name not in about}
+
+
+def _sizes(spec: NetworkSpec) -> tuple[int, ...]:
+    return (*spec.layers, spec.classes) if spec.classes else spec.layers
+
+
+def _layer_names(spec: NetworkSpec) -> list[str]:
+    names = ["visible layer", *(f"hidden layer {i}" for i in range(1, len(spec.layers)))]
+    return [*names, "output layer"] if spec.classes else names
+
+
+def _text(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,132 @@
+"""Between arrays and the engine: a data set out of X, and a network's tensors, whole, into arrays and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from mpi4py import MPI
+
+from modelpar.checkpoint import tensors
+from modelpar.data import Dataset, Split, Table
+from modelpar.data.dataset import MappedTable
+from modelpar.data.sparse import SparseColumns
+from modelpar.errors import DataError
+from modelpar.inputs import shares, visible_feed
+from modelpar.network import DeepBeliefNetwork
+from modelpar.rbm import Chains
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+SLACK = 1e-6  # by how much scaled values may miss [0, 1] through rounding
+
+
+class SparseTable:
+    """A CSR matrix (n_samples, n_units) in memory."""
+
+    def __init__(self, name: str, matrix: scipy.sparse.csr_array) -> None:
+        self.name, self.matrix = name, matrix
+        self.n_samples, self.n_units = matrix.shape
+
+    def columns(self, unit_ids: IntArray) -> SparseColumns:
+        """The columns ``unit_ids``, still sparse."""
+        picked = self.matrix[:, unit_ids]
+        picked.sum_duplicates()
+        return SparseColumns(picked)
+
+
+def table_of(X: Any) -> Table:
+    """X (n_samples, n_units), an array of floats or a sparse matrix."""
+    if scipy.sparse.issparse(X):
+        return SparseTable("X", scipy.sparse.csr_array(X))
+    return MappedTable("X", np.ascontiguousarray(X))
+
+
+def dataset_of(X: Any, labels: IntArray | None = None, n_classes: int = 0, aside: IntArray | None = None) -> Dataset:
+    """A training set out of X, without the rows ``aside``, which become the validation set."""
+    table = table_of(X)
+    rows = np.arange(table.n_samples)
+    validation = None
+    if aside is not None:
+        rows, aside = np.setdiff1d(rows, aside), np.sort(aside)
+        validation = Split(table, aside, None if labels is None else labels[aside])
+    train = Split(table, rows, None if labels is None else labels[rows])
+    return Dataset("X", table.n_units, n_classes, None, train, validation, None, 1.0)
+
+
+def visible_values(X: Any, visible: str) -> tuple[Any, str]:
+    """(X, kind of visible units): ``auto`` is bernoulli where all values lie in [0, 1], else gaussian.
+
+    Values that miss the interval by rounding are put back into it.  Raises DataError where they are out of it but the
+    units are to be bernoulli.
+    """
+    if visible == "gaussian":
+        return X, visible
+    values = X.data if scipy.sparse.issparse(X) else X
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    if low < -SLACK or high > 1 + SLACK:
+        if visible == "auto":
+            return X, "gaussian"
+        raise DataError(
+            f"X has values from {low:g} to {high:g}, but Bernoulli visible units need values from 0 to 1; scale X, for "
+            "example with MinMaxScaler, or use visible='gaussian'"
+        )
+    if low < 0 or high > 1:
+        X = X.copy()
+        values = X.data if scipy.sparse.issparse(X) else X
+        np.clip(values, 0, 1, out=values)
+    return X, "bernoulli" if visible == "auto" else visible
+
+
+def collect(network: DeepBeliefNetwork) -> dict[str, Array]:
+    """All tensors of a checkpoint, whole and in unit-id order, on every rank.  Collective."""
+    found = {}
+    for block in tensors(network):
+        whole = np.zeros(block.shape, block.block.dtype)
+        whole[_place(block.rows, block.columns)] = block.block
+        # each element is held by exactly one shard, so the sum only puts the pieces together
+        network.grid.shard_comm.Allreduce(MPI.IN_PLACE, whole)
+        found[block.name] = whole
+    return found
+
+
+def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
+    """The adjoint of :func:`collect`: each rank takes what it owns.  Tensors that are not in ``arrays`` stay."""
+    chains = arrays.get("chains")
+    mine = None if chains is None else np.zeros((len(network.rbms[0].hidden_ids), chains.shape[1]), network.dtype)
+    for name, parameters in network.parts().items():
+        if f"velocity.{name}.W" in arrays:
+            network.state.updates[name] = parameters.like()
+    for block in tensors(network, mine):
+        if block.name in arrays:
+            block.block[...] = arrays[block.name][_place(block.rows, block.columns)]
+    if mine is not None:
+        network.state.chains = Chains.share_of(mine, network.grid.replica, network.grid.n_replicas)
+
+
+def _place(rows: IntArray, columns: IntArray | None) -> Any:
+    return rows if columns is None else np.ix_(rows, columns)
+
+
+def each_sample(
+    network: DeepBeliefNetwork, X: Any, unit_ids: IntArray, n_units: int, dtype: npt.DTypeLike,
+    compute: Callable[[Array, IntArray], Array],
+) -> Array:  # fmt: skip
+    """(n_samples, n_units) on every rank, from what each rank computes of its units.  Collective.
+
+    unit_ids   the units of the result that this rank computes; those of all shards together are all units
+    compute    (visible activations (n_visible_owned, batch), samples (batch,)) -> (len(unit_ids), batch)
+    """
+    dataset, grid = dataset_of(X), network.grid
+    feed = visible_feed(network, dataset, dataset.train, "none")
+    whole = np.zeros((feed.n_samples, n_units), dtype)
+    for samples in shares(feed.n_samples, grid.replica, grid.n_replicas):
+        v = np.empty((feed.n_units, len(samples)), network.dtype)
+        feed.fill(samples, 0, v)
+        whole[np.ix_(samples, unit_ids)] = compute(v, samples).T
+    grid.comm.Allreduce(MPI.IN_PLACE, whole)
+    return whole

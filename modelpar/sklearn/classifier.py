@@ -1,0 +1,215 @@
+"""A deep belief network as a scikit-learn classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from sklearn.base import ClassifierMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from modelpar.backprop import softmax
+from modelpar.grid import Grid
+from modelpar.network import DeepBeliefNetwork
+from modelpar.sklearn.arrays import collect, dataset_of, each_sample, put, visible_values
+from modelpar.sklearn.base import EngineEstimator, minibatch_of
+from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.trainer import fine_tune, pretrain
+
+Array = npt.NDArray[Any]
+
+FLOATS = (np.float64, np.float32)
+
+
+class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
+    """Deep belief network: RBMs pre-trained one after another, then fine-tuned with a softmax output.
+
+    Split over the ranks of a communicator where one is given.  Parameters and attributes of fine-tuning are named as
+    those of ``sklearn.neural_network.MLPClassifier``; those of pre-training begin with ``rbm_``.
+
+    hidden_layer_sizes   units of each hidden layer
+    rbm_n_iter           epochs of pre-training of each RBM; 0 for none
+    rbm_learning_rate    None: 0.1 for Bernoulli visible units, 0.002 for Gaussian ones; a number holds for all RBMs
+    rbm_weight_decay     L2 penalty on the weights in pre-training
+    learning_rate_init   of fine-tuning; it falls linearly to a twentieth
+    max_iter             epochs of fine-tuning
+    batch_size           samples of a minibatch; ``auto``: 100, fewer of a small data set
+    momentum             of fine-tuning after its first epoch
+    alpha                L2 penalty on the weights in fine-tuning; divided by the minibatch's samples
+    dropout, input_dropout   probability of dropping a hidden or a visible unit in fine-tuning
+    early_stopping       set ``validation_fraction`` of the samples aside, stop after ``n_iter_no_change`` epochs
+                         without a better accuracy on them, and keep the best parameters
+    visible              ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the classifier itself;
+                         ``auto``: bernoulli where all of X lies in [0, 1]
+    dtype                of weights and probabilities: float32 or float64
+    random_state         a number is the seed itself: the same model at every grid, up to rounding
+    verbose              print a line for each epoch
+    comm                 communicator; every method is then collective, and every rank must bring the same X and y
+    model_shards, replicas   the grid over ``comm``; one model over all its ranks where both are None
+
+    After ``fit``, the same on every rank:
+
+    classes_             labels, sorted
+    coefs_, intercepts_  weights (n_below, n_above) and biases of the hidden layers and of the output
+    visible_             kind of visible units
+    input_offset_, input_scale_   (n_features,) visible activations are (X - offset) / scale
+    loss_, loss_curve_   mean cross-entropy of the last epoch, of each
+    validation_scores_, best_validation_score_   accuracies; None without early stopping
+    n_iter_              epochs of fine-tuning;  n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+    """
+
+    _names: ClassVar[dict[str, str]] = {
+        "layers": "hidden_layer_sizes", "epochs": "rbm_n_iter", "learning-rate": "rbm_learning_rate",
+        "gaussian-learning-rate": "rbm_learning_rate", "weight-decay": "rbm_weight_decay",
+        "finetune-epochs": "max_iter", "finetune-learning-rate": "learning_rate_init", "finetune-batch-size": "batch_size",
+        "finetune-weight-decay": "alpha", "finetune-momentum": "momentum", "patience": "n_iter_no_change",
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (256, 256),
+        *,
+        rbm_n_iter: int = 10,
+        rbm_learning_rate: float | None = None,
+        rbm_weight_decay: float = 0.0002,
+        learning_rate_init: float = 0.1,
+        max_iter: int = 20,
+        batch_size: int | str = "auto",
+        momentum: float = 0.9,
+        alpha: float = 0.0,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        visible: str = "auto",
+        dtype: str = "float32",
+        random_state: Any = None,
+        verbose: int | bool = False,
+        comm: MPI.Intracomm | None = None,
+        model_shards: int | None = None,
+        replicas: int | None = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.rbm_n_iter = rbm_n_iter
+        self.rbm_learning_rate = rbm_learning_rate
+        self.rbm_weight_decay = rbm_weight_decay
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.momentum = momentum
+        self.alpha = alpha
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.visible = visible
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+        self.comm = comm
+        self.model_shards = model_shards
+        self.replicas = replicas
+
+    def fit(self, X: Any, y: Any) -> DBNClassifier:
+        """Pre-train and fine-tune from scratch on X (n_samples, n_features), an array or a sparse matrix, and labels y
+        (n_samples,) of any type.  Collective."""
+        seed = self._draw_seed()
+        with self._agreed():
+            X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS)
+            check_classification_targets(y)
+            self.classes_, labels = np.unique(y, return_inverse=True)
+            if len(self.classes_) < 2:
+                raise ValueError(f"{type(self).__name__} needs at least 2 classes, but y has only one class: {y[0]!r}")
+            X, self.visible_ = visible_values(X, self.visible)
+            self._network_spec = self._spec(X.shape[1], seed)
+            training, tuning = self._training(X.shape[0])
+            aside = None
+            if self.early_stopping:
+                _, aside = train_test_split(
+                    np.arange(len(labels)), test_size=self.validation_fraction, stratify=labels,
+                    random_state=seed % 2**32,
+                )  # fmt: skip
+        self._check_alike(X, self._network_spec)
+        dataset = dataset_of(X, labels, len(self.classes_), aside)
+        with self._errors(), self._grid(fitting=True) as grid:
+            network = DeepBeliefNetwork(self._network_spec, grid)
+            for _ in self._watched(pretrain(network, dataset, training)):
+                pass
+            epochs = [record.measures for record in self._watched(fine_tune(network, dataset, tuning))]
+            whole = collect(network)
+        parts = [f"rbm.{i}" for i in range(len(self._network_spec.layers) - 1)] + ["output"]
+        self.coefs_ = [whole[f"{part}.W"] for part in parts]
+        self.intercepts_ = [whole[f"{part}.c"] for part in parts]
+        self.input_offset_, self.input_scale_ = whole["input.offset"], whole["input.scale"]
+        self.loss_curve_ = [measures["loss"] for measures in epochs]
+        self.loss_ = self.loss_curve_[-1] if epochs else float("nan")
+        self.validation_scores_, self.best_validation_score_ = None, None
+        if self.early_stopping:
+            self.validation_scores_ = [measures["validation_accuracy"] for measures in epochs]
+            self.best_validation_score_ = max(self.validation_scores_, default=None)
+        self.n_iter_, self.n_layers_, self.n_outputs_ = len(epochs), len(parts) + 1, len(self.classes_)
+        self.out_activation_ = "softmax"
+        return self
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities (n_samples, n_classes), classes in the order of ``classes_``.  Collective."""
+        check_is_fitted(self)
+        with self._agreed():
+            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
+        self._check_alike(X, self._network_spec)
+        with self._errors(), self._grid(fitting=False) as grid:
+            network = self.network(grid)
+            assert network.output is not None  # fit gives it one
+            class_ids = network.output.class_ids
+
+            def probabilities(v: Array, _: Array) -> Array:
+                p = network.logits(v)
+                softmax(p)
+                return np.asarray(p[class_ids])
+
+            return each_sample(network, X, class_ids, len(self.classes_), network.dtype, probabilities)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of :meth:`predict_proba`.  Collective."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def predict(self, X: Any) -> Array:
+        """The most probable class of each sample, (n_samples,).  Collective."""
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+
+    def network(self, grid: Grid) -> DeepBeliefNetwork:
+        """The fitted network on any grid, to be evaluated or saved there.  Collective over ``grid``."""
+        check_is_fitted(self)
+        network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
+        ...
+        return network
+
+    def _spec(self, n_features: int, seed: int) -> NetworkSpec:
+        sizes = tuple(int(n) for n in np.ravel(self.hidden_layer_sizes))
+        return NetworkSpec(
+            (n_features, *sizes), classes=len(self.classes_), visible=self.visible_, dtype=self.dtype, seed=seed
+        )
+
+    def _training(self, n_samples: int) -> tuple[TrainingSpec, FineTuneSpec]:
+        batch = minibatch_of(self.batch_size, n_samples)
+        rate = self.rbm_learning_rate
+        rates = {} if rate is None else {"learning_rate": rate, "gaussian_learning_rate": rate}
+        training = TrainingSpec(
+            epochs=self.rbm_n_iter, batch_size=batch, weight_decay=self.rbm_weight_decay, **rates
+        )  # fmt: skip
+        if self.early_stopping and self.n_iter_no_change < 1:
+            raise ValueError(f"n_iter_no_change is {self.n_iter_no_change}, but must be at least 1")
+        tuning = FineTuneSpec(
+            epochs=self.max_iter, batch_size=batch, learning_rate=self.learning_rate_init, momentum=self.momentum,
+            initial_momentum=min(0.5, self.momentum), weight_decay=self.alpha / max(batch, 1), dropout=self.dropout,
+            input_dropout=self.input_dropout, patience=self.n_iter_no_change if self.early_stopping else 0,
+        )  # fmt: skip
+        return training, tuning

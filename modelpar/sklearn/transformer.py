@@ -1,0 +1,259 @@
+"""A restricted Boltzmann machine as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from mpi4py import MPI
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from modelpar import scores
+from modelpar.draws import Purpose
+from modelpar.grid import Grid
+from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.sklearn.arrays import collect, dataset_of, each_sample, put, visible_values
+from modelpar.sklearn.base import EngineEstimator, minibatch_of
+from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.trainer import pretrain
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+FLOATS = (np.float64, np.float32)
+
+
+class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEstimator):  # type: ignore[misc]
+    """Restricted Boltzmann machine, split over the ranks of a communicator where one is given.
+
+    The features are the probabilities of the hidden units.  Parameters and attributes are named as those of
+    ``sklearn.neural_network.BernoulliRBM``.
+
+    n_components     hidden units
+    learning_rate    None: 0.1 for Bernoulli visible units, 0.002 for Gaussian ones
+    batch_size       samples of a minibatch; ``auto``: 100, fewer of a small data set
+    n_iter           epochs
+    momentum         after the first five epochs, in which it is at most 0.5
+    weight_decay     L2 penalty on the weights
+    gibbs_steps      the k of contrastive divergence, CD-k
+    persistent       persistent chains instead (PCD, Tieleman 2008)
+    visible          ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the transformer itself; ``auto``:
+                     bernoulli where all of X lies in [0, 1]
+    dtype            of weights and features: float32 or float64
+    random_state     a number is the seed itself: the same model at every grid, up to rounding
+    verbose          print a line for each epoch
+    comm             communicator; every method is then collective, and every rank must bring the same X
+    model_shards, replicas   the grid over ``comm``; one model over all its ranks where both are None
+
+    After ``fit``, the same on every rank:
+
+    components_            weights (n_components, n_features)
+    intercept_hidden_      (n_components,)
+    intercept_visible_     (n_features,)
+    h_samples_             hidden states of the persistent chains (chains, n_components); with ``persistent`` only
+    visible_               kind of visible units
+    input_offset_, input_scale_   (n_features,) visible activations are (X - offset) / scale
+    n_iter_                epochs done;  n_features_in_, feature_names_in_
+    """
+
+    _names: ClassVar[dict[str, str]] = {"layers": "n_components", "epochs": "n_iter"}
+
+    def __init__(
+        self,
+        n_components: int = 256,
+        *,
+        learning_rate: float | None = None,
+        batch_size: int | str = "auto",
+        n_iter: int = 10,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0002,
+        gibbs_steps: int = 1,
+        persistent: bool = False,
+        visible: str = "auto",
+        dtype: str = "float32",
+        random_state: Any = None,
+        verbose: int | bool = 0,
+        comm: MPI.Intracomm | None = None,
+        model_shards: int | None = None,
+        replicas: int | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.gibbs_steps = gibbs_steps
+        self.persistent = persistent
+        self.visible = visible
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+        self.comm = comm
+        self.model_shards = model_shards
+        self.replicas = replicas
+
+    def fit(self, X: Any, y: Any = None) -> RBMTransformer:
+        """Train from scratch on X (n_samples, n_features), an array or a sparse matrix.  Collective."""
+        seed = self._draw_seed()
+        with self._agreed():
+            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS)
+            X, self.visible_ = visible_values(X, self.visible)
+            self._network_spec = self._spec(X.shape[1], seed)
+            training = self._training(X.shape[0], epochs=self.n_iter)
+        self._check_alike(X, self._network_spec)
+        with self._errors(), self._grid(fitting=True) as grid:
+            network = DeepBeliefNetwork(self._network_spec, grid)
+            chains = None
+            for _ in self._watched(pretrain(network, dataset_of(X), training)):
+                chains = collect(network).get("chains") if training.persistent else None
+            self._keep(network, chains)
+        self._passes: dict[str, Any] = {"samples": 0, "tensors": {}}
+        self.n_iter_ = self.n_iter
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> RBMTransformer:
+        """Train on with one pass over X, in minibatches; momentum and chains go on from call to call.  Collective.
+
+        Without a ``fit`` before, the first call decides the kind of visible units and their scaling.
+        """
+        first = not hasattr(self, "components_")
+        seed = self._draw_seed() if first else self._network_spec.seed
+        with self._agreed():
+            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=first)
+            X, visible = visible_values(X, self.visible if first else self.visible_)
+            if first:
+                self.visible_, self._network_spec = visible, self._spec(X.shape[1], seed)
+                self._passes, self.n_iter_ = {"samples": 0, "tensors": {}}, 0
+            # this pass is named by the passes over this X that the samples seen so far would have made
+            epoch = max(-(-self._passes["samples"] // X.shape[0]), 0 if first else 1)
+            training = self._training(X.shape[0], epochs=epoch + 1, momentum_epochs=0)
+        self._check_alike(X, self._network_spec)
+        with self._errors(), self._grid(fitting=True) as grid:
+            network = self._network(grid, **self._passes["tensors"]) if not first else DeepBeliefNetwork(self._network_spec, grid)
+            network.state.position = Position("pretrain", 0, epoch)
+            for _ in self._watched(pretrain(network, dataset_of(X), training)):
+                break  # before the end of the stage, with which velocities and chains go
+            tensors = collect(network)
+            kept = {name: x for name, x in tensors.items() if name.startswith("velocity.") or name == "chains"}
+            self._keep(network, kept.get("chains"))
+        self._passes = {"samples": (epoch + 1) * X.shape[0], "tensors": kept}
+        self.n_iter_ += 1
+        return self
+
+    def transform(self, X: Any) -> Array:
+        """P(h = 1 | v = X), (n_samples, n_components).  Collective."""
+        X = self._checked(X)
+        with self._errors(), self._grid(fitting=False) as grid:
+            network = self._network(grid)
+            rbm, n = network.rbms[0], len(self.components_)
+            return each_sample(
+                network, X, rbm.hidden_ids, n, network.dtype, lambda v, _: rbm.hidden_given_visible(v)
+            )
+
+    def gibbs(self, v: Any) -> Array:
+        """One step of Gibbs sampling from v (n_samples, n_features): new visible states.  Collective."""
+        v = self._checked(v)
+        with self._errors(), self._grid(fitting=False) as grid:
+            network = self._network(grid)
+            rbm, n = network.rbms[0], v.shape[1]
+            rbm.seed = int(self.random_state_.randint(np.iinfo(np.int32).max))
+
+            def step(block: Array, samples: IntArray) -> Array:
+                first = int(samples[0]) if len(samples) else 0
+                _, h = rbm.sample_hidden(block, Purpose.HIDDEN, 0, first)
+                return rbm.sample_visible(h, Purpose.VISIBLE, 0, first)[1]
+
+            states = each_sample(network, v, rbm.visible_ids, n, network.dtype, step)
+        return states * self.input_scale_.astype(states.dtype) + self.input_offset_.astype(states.dtype)
+
+    def score_samples(self, X: Any) -> Array:
+        """(n_samples,) how likely the samples are, in nats.  Collective.
+
+        Bernoulli visible units: the pseudo-log-likelihood n_features log p(v_i | all others) for one unit i of each
+        sample (Besag 1975), as ``BernoulliRBM`` estimates it; but i follows from the seed and the sample's own values,
+        so that the same sample always gets the same score.  A value between 0 and 1 counts as the probability of a one.
+
+        Gaussian visible units: minus the free energy, the log-density up to one constant for all samples.
+        """
+        X = self._checked(X)
+        with self._errors(), self._grid(fitting=False) as grid:
+            network = self._network(grid)
+            rbm, mine = network.rbms[0], np.arange(int(grid.shard == 0))
+
+            def score(v: Array, samples: IntArray) -> Array:
+                if rbm.gaussian:
+                    values = -scores.free_energy(rbm, v)
+                else:
+                    values = self._pseudo_likelihood(network, X[samples], v)
+                return values[None, :][: len(mine)]  # all shards know them, the first one tells
+
+            return each_sample(network, X, mine, 1, np.float64, score)[:, 0]
+
+    def _pseudo_likelihood(self, network: DeepBeliefNetwork, X: Any, v: Array) -> Array:
+        """(batch,) for samples X (batch, n_features), of whose visible activations v are the owned ones."""
+        rbm, n = network.rbms[0], X.shape[1]
+        dense = np.ascontiguousarray(X.toarray() if scipy.sparse.issparse(X) else X, dtype=network.dtype) + 0.0
+        sites = np.array([zlib.crc32(row, rbm.seed & 0xFFFFFFFF) % n for row in dense], np.int64)
+        observed = dense[np.arange(len(dense)), sites].astype(np.float64)
+        rows, columns = np.nonzero(rbm.visible_ids[:, None] == sites[None, :])
+        trial = v.copy()
+        trial[rows, columns] = 0
+        evidence = scores.free_energy(rbm, trial)
+        trial[rows, columns] = 1
+        evidence = evidence - scores.free_energy(rbm, trial)  # log-odds of a one given the other units
+        return np.asarray(-n * (observed * np.logaddexp(0, -evidence) + (1 - observed) * np.logaddexp(0, evidence)))
+
+    def _checked(self, X: Any) -> Any:
+        check_is_fitted(self)
+        with self._agreed():
+            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
+        self._check_alike(X, self._network_spec)
+        return X
+
+    def _spec(self, n_features: int, seed: int) -> NetworkSpec:
+        return NetworkSpec((n_features, self.n_components), visible=self.visible_, dtype=self.dtype, seed=seed)
+
+    def _training(self, n_samples: int, *, epochs: int, momentum_epochs: int = 5) -> TrainingSpec:
+        rates = {} if self.learning_rate is None else {
+            "learning_rate": self.learning_rate, "gaussian_learning_rate": self.learning_rate,
+        }  # fmt: skip
+        return TrainingSpec(
+            epochs=epochs, batch_size=minibatch_of(self.batch_size, n_samples), momentum=self.momentum,
+            initial_momentum=min(0.5, self.momentum), momentum_epochs=momentum_epochs, weight_decay=self.weight_decay,
+            gibbs_steps=self.gibbs_steps, persistent=bool(self.persistent), **rates,
+        )  # fmt: skip
+
+    def _keep(self, network: DeepBeliefNetwork, chains: Array | None) -> None:
+        """Fitted attributes.  Collective."""
+        whole = collect(network)
+        self.components_ = np.ascontiguousarray(whole["rbm.0.W"].T)
+        self.intercept_visible_, self.intercept_hidden_ = whole["rbm.0.b"], whole["rbm.0.c"]
+        self.input_offset_, self.input_scale_ = whole["input.offset"], whole["input.scale"]
+        if chains is not None:
+            self.h_samples_ = np.ascontiguousarray(chains.T)
+        if not hasattr(self, "random_state_") or not hasattr(self, "_passes"):
+            self.random_state_ = check_random_state(self._network_spec.seed % 2**32)
+
+    def _network(self, grid: Grid, **more: Array) -> DeepBeliefNetwork:
+        """The fitted network on a grid.  Collective."""
+        network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
+        put(network, {
+            "rbm.0.W": self.components_.T, "rbm.0.b": self.intercept_visible_, "rbm.0.c": self.intercept_hidden_,
+            "input.offset": self.input_offset_, "input.scale": self.input_scale_, **more,
+        })  # fmt: skip
+        return network
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # features have the type of the weights
+        return tags

@@ -1,0 +1,109 @@
+"""Data over several ranks: each reads its own columns, splits are the same, and one rank's failure is everyone's."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modelpar.data import DataFeed, Minibatches, check_range, column_moments, named, open_dataset
+from modelpar.errors import ModelparError
+from modelpar.layout import UnitLayout
+
+GREY = np.random.default_rng(7).integers(0, 256, (60, 13), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(comm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all ranks."""
+    return Path(comm.bcast(str(tmp_path_factory.mktemp("data")) if comm.rank == 0 else None))
+
+
+def mine(comm: Any, n_units: int) -> np.ndarray[Any, Any]:
+    """Scattered units, the same partition on every rank."""
+    owner = np.random.default_rng(5).integers(0, comm.size, n_units)
+    return UnitLayout.from_owners(owner, comm.size).owned(comm.rank)
+
+
+@pytest.mark.parametrize("name", ["digits", "bars:4", "patterns:9"])
+def test_ranks_together_feed_what_one_rank_feeds(comm: Any, agree: Any, name: str) -> None:
+    data, alone = open_dataset(name, comm, seed=3), open_dataset(name, seed=3)
+    ids, every = mine(comm, data.n_visible), np.arange(data.n_visible)
+    agree(np.array_equal(data.train.rows, alone.train.rows))
+    check_range(data, ids, "bernoulli", comm=comm)
+    for mean, whole in zip(column_moments(data.train, ids, comm=comm), column_moments(alone.train, every), strict=True):
+        agree(np.array_equal(mean, whole[ids]))
+    samples = Minibatches(len(data.train), 32, 3).indices(1, 2)
+    for binarise in ("none", "stochastic", "0.5"):
+        feed = DataFeed(data.train, ids, scale=data.scale, binarise=binarise, seed=4, comm=comm)
+        reference = DataFeed(alone.train, every, scale=data.scale, binarise=binarise, seed=4)
+        out, wanted = np.empty((len(ids), 32), np.float32), np.empty((data.n_visible, 32), np.float32)
+        feed.fill(samples, 64, out)
+        reference.fill(samples, 64, wanted)
+        agree(np.array_equal(out, wanted[ids]))
+
+
+def test_a_file_that_one_rank_lacks_is_an_error_on_all(comm: Any, agree: Any, folder: Path) -> None:
+    path = folder / f"{'x' if comm.rank < comm.size - 1 else 'missing'}.npy"
+    if comm.rank == 0 and comm.size > 1:
+        np.save(path, GREY)
+    comm.barrier()
+    with pytest.raises(ModelparError, match=r"missing\.npy does not exist"):
+        open_dataset(str(path), comm)
+    agree(True)
+
+
+def test_damage_found_while_reading_is_an_error_on_all(comm: Any, agree: Any, folder: Path) -> None:
+    path = folder / "x.gz"
+    if comm.rank == 0:
+        content = bytes([0, 0, 8, 2]) + b"".join(n.to_bytes(4, "big") for n in GREY.shape) + GREY.tobytes()
+        path.write_bytes(gzip.compress(content)[:-40])
+    comm.barrier()
+    data = open_dataset(str(path), comm)
+    ids = mine(comm, 13) if comm.rank else np.arange(0)  # the first rank owns nothing and so reads nothing
+    if comm.size > 1:
+        with pytest.raises(ModelparError, match="truncated"):
+            DataFeed(data.train, ids, comm=comm)
+        with pytest.raises(ModelparError, match="truncated"):
+            column_moments(data.train, ids, comm=comm)
+    agree(True)
+
+
+@pytest.mark.parametrize("value", [np.nan, 1.5])
+def test_a_value_in_one_ranks_columns_is_an_error_on_all(comm: Any, agree: Any, folder: Path, value: float) -> None:
+    path = folder / "x.npy"
+    if comm.rank == 0:
+        values = GREY / 255
+        values[:, 7] = value
+        np.save(path, values)
+    comm.barrier()
+    data = open_dataset(str(path), comm)
+    with pytest.raises(ModelparError, match="finite" if np.isnan(value) else "up to|to 1.5"):
+        check_range(data, mine(comm, 13), "bernoulli", comm=comm)
+    agree(True)
+
+
+def test_states_in_bytes_are_told_from_dark_columns_of_grey_values(comm: Any, agree: Any, folder: Path) -> None:
+    if comm.rank == 0:
+        np.save(folder / "states.npy", GREY > 127)
+        np.save(folder / "bytes.npy", (GREY > 127).astype(np.uint8))
+        dark = (GREY > 127).astype(np.uint8)
+        dark[:, 0] = 200  # one bright unit: then the others' ones are dark grey
+        np.save(folder / "dark.npy", dark)
+    comm.barrier()
+    for name in ("states", "dark"):
+        check_range(open_dataset(str(folder / f"{name}.npy"), comm), mine(comm, 13), "bernoulli", comm=comm)
+    with pytest.raises(ModelparError, match="only 0 and 1"):
+        check_range(open_dataset(str(folder / "bytes.npy"), comm), mine(comm, 13), "bernoulli", comm=comm)
+    agree(True)
+
+
+def test_a_named_set_that_is_absent_is_an_error_on_all(comm: Any, agree: Any, folder: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("MODELPAR_DATA", str(folder))
+    monkeypatch.setattr(named, "cache_folder", lambda: folder / "cache")
+    with pytest.raises(ModelparError, match="download train-images"):
+        open_dataset("mnist", comm)
+    agree(True)

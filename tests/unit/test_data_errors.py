@@ -1,0 +1,227 @@
+"""Data files that cannot be used: each one clear line, found when the file is opened, read or checked."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+from mpi4py import MPI
+
+from modelpar.data import DataFeed, check_range, named, open_dataset
+from modelpar.errors import DataError
+from modelpar.spec import DataSpec
+
+GREY = np.random.default_rng(7).integers(0, 256, (40, 5, 5), dtype=np.uint8)
+HEADER = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in GREY.shape)
+IDX = HEADER + GREY.tobytes()
+
+
+def problem(path: Path | str, visible: str = "bernoulli", **options: Any) -> str:
+    """The message of the DataError of opening, reading and checking a file; it has one line."""
+
+    def use() -> None:
+        data = open_dataset(DataSpec(data=str(path), **options))
+        DataFeed(data.train, np.arange(data.n_visible))
+        check_range(data, np.arange(data.n_visible), visible)
+
+    with pytest.raises(DataError) as caught:
+        use()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def saved(path: Path, values: Any, **more: Any) -> Path:
+    """A .npy or .npz file, by the path's suffix."""
+    if path.suffix == ".npz":
+        np.savez_compressed(path, data=values, **more)
+    else:
+        np.save(path, values)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("mnits", "did you mean mnist"), ("digit", "did you mean digits"), ("fashion", "fashion-mnist"),
+     ("bar:8", "did you mean bars"), ("bars:", "needs the size"), ("patterns:3", "sides must be at least 4"),
+     ("qqq", "neither a data set nor a file"), ("no/such/file.npy", "does not exist")],
+)  # fmt: skip
+def test_unknown_names(name: str, wanted: str) -> None:
+    assert wanted in problem(name)
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+    saved(tmp_path / "digits.npy", GREY)
+    assert "digits.npy?" in problem(tmp_path / "digit.npy")
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [(b"", "is empty"), (b"hello world", "none of .npy, .npz and IDX"),
+     (b"\0\0\x07\x03" + IDX[4:], "begins with 00 00 07 03"),
+     (IDX[:-7], "is truncated"), (IDX + b"x", "its header tells of"), (HEADER[:9], "is truncated"),
+     (gzip.compress(IDX)[:-30], "is truncated"), (gzip.compress(IDX[:-5]), "is truncated"),
+     (gzip.compress(IDX + b"x"), "goes on after"), (gzip.compress(b"hello"), "an IDX file begins with"),
+     (bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3]), "at least two"),
+     (bytes([0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0, 3]), "is empty: its shape is 0 x 3"),
+     (b"PK\x03\x04nonsense", "corrupt"), (b"\x93NUMPYnonsense", "damaged header")],
+    ids=lambda x: x if isinstance(x, str) else "",
+)  # fmt: skip
+def test_damaged_files(tmp_path: Path, content: bytes, wanted: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+    message = problem(tmp_path / "file")
+    assert wanted in message
+    assert str(tmp_path / "file") in message
+
+
+def test_corrupt_gzip(tmp_path: Path) -> None:
+    content = bytearray(gzip.compress(IDX))
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "file.gz").write_bytes(bytes(content))
+    assert "corrupt" in problem(tmp_path / "file.gz")
+
+
+def test_truncated_and_corrupt_arrays(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.npy", GREY)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "is truncated" in problem(path)
+    path = saved(tmp_path / "x.npz", GREY)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+    assert "corrupt" in problem(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [(np.arange(9.0), "at least two"), (np.array([["a", 1]], object), "Python objects"),
+     (np.array([["a", "b"]]), "type <U1"), (np.zeros((3, 0)), "is empty"), (np.ones((9, 4), np.float16), "float32"),
+     (np.ones((9, 4), complex), "type complex128"), (np.arange(20).reshape(5, 4), "must be 0 or 1"),
+     (-np.eye(5, dtype=np.int8), "must be 0 or 1"), (np.eye(9, dtype=np.uint8), "astype(bool)"),
+     (np.eye(9) * 2, "values from 0 to 2"), (np.eye(9) - 0.5, "values from -0.5"),
+     (np.where(np.eye(9), np.nan, 0), "value nan"), (np.where(np.eye(9), np.inf, 0), "value inf")],
+    ids=lambda x: x if isinstance(x, str) else "",
+)  # fmt: skip
+def test_values_that_units_cannot_have(tmp_path: Path, suffix: str, values: Any, wanted: str) -> None:
+    assert wanted in problem(saved(tmp_path / f"x{suffix}", values), test_fraction=0.0)
+
+
+def test_the_place_of_a_value_that_is_not_finite(tmp_path: Path) -> None:
+    values = np.zeros((50, 9), np.float32)
+    values[31, 7] = -np.inf
+    message = problem(saved(tmp_path / "x.npy", values), visible="gaussian", test_fraction=0.0)
+    assert "value -inf (sample 31, unit 7)" in message
+
+
+def test_gaussian_units_take_any_finite_value(tmp_path: Path) -> None:
+    data = open_dataset(str(saved(tmp_path / "x.npy", np.linspace(-9, 9, 90).reshape(30, 3))))
+    check_range(data, np.arange(3), "gaussian")
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted"),
+    [(np.arange(39), "39 labels, but there are 40"), (np.arange(40) - 1, "negative class -1"),
+     (np.arange(40) / 2, "must be integers"), (np.arange(80).reshape(40, 2), "2 dimensions"),
+     (np.array(["a"] * 40), "must be integers"), (np.arange(40) * 9999, "at most 65535"),
+     (np.array([None] * 40), "Python objects")],
+    ids=lambda x: x if isinstance(x, str) else "",
+)  # fmt: skip
+def test_labels_that_do_not_fit(tmp_path: Path, labels: Any, wanted: str) -> None:
+    assert wanted in problem(saved(tmp_path / "x.npz", GREY, labels=labels))
+    np.save(tmp_path / "y.npy", labels)
+    assert wanted in problem(saved(tmp_path / "x.npy", GREY), labels=str(tmp_path / "y.npy"))
+
+
+def test_missing_labels_and_test_sets_that_do_not_fit(tmp_path: Path) -> None:
+    data = saved(tmp_path / "x.npy", GREY)
+    assert "y.npy does not exist" in problem(data, labels=str(tmp_path / "y.npy"))
+    assert "without test data" in problem(data, test_labels=str(data))
+    assert "has 4 units" in problem(data, test_data=str(saved(tmp_path / "t.npy", np.zeros((3, 4), np.uint8))))
+    assert "same type" in problem(data, test_data=str(saved(tmp_path / "f.npy", np.zeros((3, 25)))))
+
+
+def test_archives_whose_samples_are_not_clear(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=GREY, b=GREY)
+    assert "arrays a, b" in problem(tmp_path / "x.npz")
+
+
+def test_corrupt_sparse_matrices(tmp_path: Path) -> None:
+    matrix = scipy.sparse.csr_array(np.eye(9))
+    good = {"format": b"csr", "shape": (9, 9), "data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    for key, wrong, wanted in (
+        ("indices", matrix.indices + 1, "outside of its 9 columns"), ("indptr", matrix.indptr * 2, "row pointers"),
+        ("indptr", matrix.indptr[:-1], "row pointers"), ("indices", matrix.indices[1:], "another number"),
+        ("data", np.full(9, np.nan), "value nan"), ("shape", (9,), "at least two"),
+    ):  # fmt: skip
+        arrays: dict[str, Any] = {**good, key: wrong}
+        np.savez(tmp_path / "x.npz", **arrays)
+        assert wanted in problem(tmp_path / "x.npz", test_fraction=0.0)
+
+
+@pytest.fixture
+def tiny_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for $MODELPAR_DATA, with a verified set of four small files in ``mnist``."""
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    labels = bytes([0, 0, 8, 1, 0, 0, 0, 40]) + bytes(i % 10 for i in range(40))
+    plain = [IDX, labels, IDX, labels]
+    packed = [gzip.compress(content, mtime=0) for content in plain]
+    for file, content in zip(named.FILES, packed, strict=True):
+        (folder / f"{file}.gz").write_bytes(content)
+    sums = [tuple(hashlib.md5(content).hexdigest() for content in contents) for contents in (packed, plain)]
+    monkeypatch.setitem(named.SETS, "mnist", named.NamedSet("https://example.org", sums[0], sums[1]))
+    monkeypatch.setenv("MODELPAR_DATA", str(folder.parent))
+    monkeypatch.setattr(named, "cache_folder", lambda: tmp_path / "cache")
+    return folder
+
+
+def test_named_sets_are_found_in_a_folder_directly_in_the_cache_packed_and_plain(
+    tiny_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_dataset("mnist").n_classes == 10
+    monkeypatch.setenv("MODELPAR_DATA", str(tiny_set))
+    assert len(open_dataset("mnist").train) == 40
+    monkeypatch.delenv("MODELPAR_DATA")
+    assert "MODELPAR_DATA (which is not set)" in problem("mnist")
+    tiny_set.rename(tiny_set.parent.parent / "cache")
+    folder = tiny_set.parent.parent / "cache"
+    assert len(open_dataset("mnist").train) == 40
+    for file in named.FILES:
+        (folder / file).write_bytes(gzip.decompress((folder / f"{file}.gz").read_bytes()))
+        (folder / f"{file}.gz").unlink()
+    assert len(open_dataset("mnist").train) == 40
+
+
+def test_named_sets_packed_again_pass_and_changed_ones_do_not(tiny_set: Path) -> None:
+    path = tiny_set / f"{named.FILES[0]}.gz"
+    path.write_bytes(gzip.compress(IDX, 1, mtime=5))
+    assert len(open_dataset("mnist").train) == 40
+    path.write_bytes(gzip.compress(IDX[:-1] + b"\0"))
+    assert "md5 sum" in problem("mnist")
+    path.write_bytes(b"no gzip")
+    assert "corrupt" in problem("mnist")
+
+
+def test_one_set_is_not_taken_for_the_other(tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELPAR_DATA", str(tiny_set))
+    assert "is a file of mnist, not of fashion-mnist" in problem("fashion-mnist")
+
+
+def test_absent_sets_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELPAR_DATA", str(tmp_path))
+    monkeypatch.setattr(named, "cache_folder", lambda: tmp_path / "cache")
+    message = problem("fashion-mnist")
+    assert "download train-images-idx3-ubyte.gz" in message
+    assert str(tmp_path) in message
+
+
+def test_with_a_communicator_the_error_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(IDX[:-1])
+    with pytest.raises(DataError, match="truncated"):
+        open_dataset(str(tmp_path / "file"), MPI.COMM_SELF)
