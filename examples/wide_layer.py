@@ -38,14 +38,14 @@ def main() -> None:
         dataset = pictures(options.visible, BATCH * options.steps)
         network = DeepBeliefNetwork(NetworkSpec((options.visible, options.hidden)), grid)
         report("network built", limit)
-        train(network, dataset, until="epoch")
+        train(network, dataset, options.learning_rate, until="epoch")
         report(f"{options.steps} steps trained", limit)
         save(network, path)
         report("checkpoint written", limit)
         del network  # two networks at once would be twice the memory
         network = load(path, grid)
         report("checkpoint opened", limit)
-        train(network, dataset, until="step")
+        train(network, dataset, options.learning_rate, until="step")
         report("one more step trained", limit)
         comm.barrier()  # before the folder goes
 
@@ -56,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--visible", type=int, default=16384, help="visible units")
     parser.add_argument("--hidden", type=int, default=32768, help="hidden units")
     parser.add_argument("--steps", type=int, default=20, help="updates before the checkpoint")
+    parser.add_argument("--learning-rate", type=float, default=0.001, help="small, as every hidden unit pulls")
     parser.add_argument("--folder", help="an existing folder for the checkpoint, which is removed again")
     return parser.parse_args()
 
@@ -67,12 +68,12 @@ def pictures(n_visible: int, n_samples: int) -> Dataset:
     return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, rows=dataset.train.rows[:n_samples]))
 
 
-def train(network: DeepBeliefNetwork, dataset: Dataset, until: str) -> None:
+def train(network: DeepBeliefNetwork, dataset: Dataset, rate: float, until: str) -> None:
     """Train to the next end of a ``step`` or of an ``epoch``; momentum is then still there, to be saved with the rest."""
-    for record in pretrain(network, dataset, TrainingSpec(epochs=2, batch_size=BATCH)):
+    for record in pretrain(network, dataset, TrainingSpec(epochs=2, batch_size=BATCH, learning_rate=rate)):
         if record.kind == until:
-            measures = ", ".join(f"{name} {value:.4g}" for name, value in record.measures.items())
-            say(f"step {record.step}: {record.seconds / record.step:.2f} s a step; {measures}")
+            error = record.measures.get("reconstruction_error", math.nan)
+            say(f"step {record.step}: {record.seconds / record.step:.2f} s a step, reconstruction error {error:.4f}")
             return
 
 

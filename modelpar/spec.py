@@ -96,7 +96,7 @@ class NetworkSpec(Spec):
 class TrainingSpec(Spec):
     """Pre-training of one RBM after another (Algorithms 1 and 2).  Defaults after Hinton (2010)."""
 
-    epochs: int = option(10, "epochs of pre-training of each RBM", at_least=0)
+    epochs: int = option(20, "epochs of pre-training of each RBM", at_least=0)
     batch_size: int = option(100, "samples of one minibatch, over all replicas together", at_least=1)
     learning_rate: float = option(0.1, "learning rate of RBMs with Bernoulli visible units", at_least=0)
     gaussian_learning_rate: float = option(0.002, "learning rate of an RBM with Gaussian visible units", at_least=0)
@@ -133,9 +133,9 @@ class FineTuneSpec(Spec):
 
     prefix = "finetune_"
 
-    epochs: int = option(20, "epochs of fine-tuning", at_least=0)
-    batch_size: int = option(100, "samples of one minibatch of fine-tuning, over all replicas together", at_least=1)
-    learning_rate: float = option(0.1, "learning rate of fine-tuning", at_least=0)
+    epochs: int = option(30, "epochs of fine-tuning", at_least=0)
+    batch_size: int = option(50, "samples of one minibatch of fine-tuning, over all replicas together", at_least=1)
+    learning_rate: float = option(0.2, "learning rate of fine-tuning", at_least=0)
     schedule: str = option("linear", "how the learning rate of fine-tuning falls over the epochs", choices=SCHEDULES)
     final_rate: float = option(
         0.05, "learning rate at the end of fine-tuning, as a fraction of that at the start", at_least=0, at_most=1

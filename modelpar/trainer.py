@@ -124,7 +124,8 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
     tuner = FineTuner(network, spec, state.updates)
     course = Course(network, _real_values(network, dataset), epochs=spec.epochs, batch_size=spec.batch_size,
                     stage="finetune", shuffle=FINE_TUNING)  # fmt: skip
-    while course.unfinished:
+    # looked at before an epoch, not after: a network that was saved at the last record must not go on either
+    while course.unfinished and not (spec.patience and state.epochs_since_best >= spec.patience):
         size = step_size(spec, spec.learning_rate, position.epoch)
         for batch in course.rest_of_epoch():
             score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
@@ -148,7 +149,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
         if spec.patience:
             _remember_best(network, measures["validation_accuracy"])
         yield course.end_epoch(measures)
-        if _reached(spec, measures) or (spec.patience and state.epochs_since_best >= spec.patience):
+        if _reached(spec, measures):
             return
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from modelpar.data import Dataset, Split
@@ -11,7 +9,7 @@ from modelpar.data.dataset import MappedTable
 from modelpar.draws import permutation
 from modelpar.network import DeepBeliefNetwork
 from modelpar.records import Record
-from modelpar.trainer import FINE_TUNING, fine_tune, pretrain
+from modelpar.trainer import fine_tune, pretrain
 from tests import networks, reference
 
 N_TRAIN, N_HELD_OUT = 40, 21
@@ -31,12 +29,13 @@ def dataset(n_visible: int, n_classes: int = 3, *, kind: str = "bits", held_out:
         values = np.abs(bits - rng.integers(0, 9, bits.shape) / 16)
     else:
         values = bits.astype(float) if kind == "bits" else 2 + 3 * bits + rng.standard_normal(bits.shape)
-    table = MappedTable("small data", values)
+    name = f"{n_visible} {kind} of {n_classes} classes"
+    table = MappedTable(name, values)
     # the training rows are not the first ones
     cuts = np.split(np.arange(n), [N_HELD_OUT, N_HELD_OUT + N_TRAIN])
     validation, train, test = (Split(table, rows, labels[rows]) for rows in cuts)
     others = (validation, test) if held_out else (None, None)
-    return Dataset("small data", n_visible, n_classes, None, train, *others, scale=1.0)
+    return Dataset(name, n_visible, n_classes, None, train, *others, scale=1.0)
 
 
 def columns(dataset: Dataset, split: Split | None = None) -> np.ndarray:
@@ -51,14 +50,10 @@ def order(seed: int, n_samples: int):
     return lambda layer, epoch: permutation(seed, (layer << 24) + epoch, n_samples)
 
 
-def drain(records: Iterable[Record]) -> list[Record]:
-    return list(records)
-
-
 def train(network: DeepBeliefNetwork, data: Dataset, training, tuning=None) -> list[Record]:
     """Pre-training, and fine-tuning where ``tuning`` is given; returns all records."""
-    records = drain(pretrain(network, data, training))
-    return records + drain(fine_tune(network, data, tuning)) if tuning else records
+    records = list(pretrain(network, data, training))
+    return records + list(fine_tune(network, data, tuning)) if tuning else records
 
 
 def softmax_layer(twins: list[reference.RBM], n_classes: int):
@@ -80,7 +75,3 @@ def close_output(network: DeepBeliefNetwork, W: np.ndarray, c: np.ndarray, toler
 
 def close_network(network: DeepBeliefNetwork, twins: list[reference.RBM], tolerance: float) -> bool:
     return all(networks.close_block(*pair, tolerance) for pair in zip(network.rbms, twins, strict=True))
-
-
-def fine_tuning_order(seed: int, n_samples: int, epoch: int) -> np.ndarray:
-    return order(seed, n_samples)(FINE_TUNING, epoch)

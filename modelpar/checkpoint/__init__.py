@@ -59,30 +59,36 @@ def load(path: str | Path, grid: Grid, layout: NetworkLayout | None = None) -> D
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind.
     """
     header = files.read_header(path, grid.comm)
-    spec = read_spec(path, header)
+    network = DeepBeliefNetwork(read_spec(path, header), grid, layout, draw_weights=False)
     try:
-        training = json.loads(header.metadata["training"])
-        position = Position(**training["position"])
-        names = {"updates": training["updates"], "best": training["best"]}
-    except (KeyError, TypeError, ValueError) as error:
+        chains = _make_room(network, header)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say where training stood ({error}); was it written by modelpar?"
         ) from None
-    network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
-    parts, state = network.parts(), network.state
-    state.updates = {name: parts[name].like() for name in names["updates"]}
-    state.best = {name: parts[name].like() for name in names["best"]}
-    state.best_accuracy, state.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
-    state.position = dataclasses.replace(position, sums=_own_sums(position.sums, grid))
-    network.binarise = training["binarise"]
-    chains = None
-    if "chains" in header.tensors:
-        rbm = network.rbms[position.layer]
-        chains = np.zeros((len(rbm.hidden_ids), header.tensors["chains"][1][1]), network.dtype)
     files.read_into(path, grid, header, tensors(network, chains))
     if chains is not None:
-        state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
+        network.state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
     return network
+
+
+def _make_room(network: DeepBeliefNetwork, header: Header) -> npt.NDArray[np.floating] | None:
+    """Take up where training stood, with zeros for all tensors of its state; returns those for the chains, if any.
+
+    Raises one of Python's lookup and value errors where the file tells of something else than ``save`` writes.
+    """
+    training = json.loads(header.metadata["training"])
+    position = Position(**training["position"])
+    parts, state = network.parts(), network.state
+    state.updates = {name: parts[name].like() for name in training["updates"]}
+    state.best = {name: parts[name].like() for name in training["best"]}
+    state.best_accuracy, state.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
+    state.position = dataclasses.replace(position, sums=_own_sums(position.sums, network.grid))
+    network.binarise = training["binarise"]
+    if "chains" not in header.tensors:
+        return None
+    n_hidden = len(network.rbms[position.layer].hidden_ids)
+    return np.zeros((n_hidden, header.tensors["chains"][1][1]), network.dtype)
 
 
 def read_spec(path: str | Path, header: Header) -> NetworkSpec:

@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         why = " ".join(str(error).split())
-        sys.exit(_print_error(f"MPI cannot be loaded ({why}); install one, for example with pip install 'modelpar[mpich]'"))
+        _print_error(f"MPI cannot be loaded ({why}); install one, for example with pip install 'modelpar[mpich]'")
+        sys.exit(MISTAKE)
     comm = MPI.COMM_WORLD.Dup()
     if comm.rank > 0:  # one voice: what rank 0 prints, help and version included, is printed once
         # never closed: it must outlive this function, as sys.stdout does
@@ -95,10 +96,9 @@ def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
     return status
 
 
-def _print_error(message: str) -> int:
+def _print_error(message: str) -> None:
     with contextlib.suppress(OSError):
         print(f"modelpar: error: {message}", file=sys.stderr, flush=True)
-    return MISTAKE
 
 
 def _abort(comm: MPI.Comm) -> NoReturn:

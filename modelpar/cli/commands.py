@@ -13,6 +13,7 @@ from modelpar.cli.options import GroupedCommand, given, spec_options
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of a table")
 OUT = click.option("--out", metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units")
 
@@ -50,9 +51,7 @@ def train(comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, **v
               help="which samples of the data")  # fmt: skip
 @JSON
 @click.pass_obj
-def evaluate(
-    comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as_json: bool, **values: Any
-) -> None:
+def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as_json: bool, **values: Any) -> None:
     """Accuracy, cross-entropy, reconstruction error and pseudo-likelihood on a test set."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
     _prepare(comm, settings.run.threads)
@@ -64,9 +63,11 @@ def evaluate(
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout")
-@click.option("--count", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="fantasies")
-@click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N", help="steps of Gibbs sampling in the top RBM")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N", help="other seeds, other fantasies")  # fmt: skip
+@click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
+@click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
+              help="steps of Gibbs sampling in the top RBM")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
+              help="other seeds, other fantasies")  # fmt: skip
 @click.option("--image-shape", metavar="ROWSxCOLUMNS", default=None, help="of one sample, where it is no square")
 @OUT
 @click.pass_obj
@@ -76,17 +77,17 @@ def sample(
 ) -> None:  # fmt: skip
     """Fantasies of the network by Gibbs sampling from its top RBM (samples.png unless --out says otherwise)."""
     settings = configuration.gather(comm, given(values), config)
-    shape = _image_shape(image_shape)
+    shape, out = _image_shape(image_shape), _picture_or_array(out or "samples.png")
     _prepare(comm, settings.run.threads)
     from modelpar.cli.judge import sample as work
 
-    work(comm, settings, checkpoint, count=count, steps=steps, seed=seed, image_shape=shape, out=out or "samples.png")
+    work(comm, settings, checkpoint, count=count, steps=steps, seed=seed, image_shape=shape, out=out)
 
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("data", "grid", "run.threads", "network.layout")
-@click.option("--count", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="samples of the test set")
+@click.option("--count", type=COUNT, default=20, show_default=True, metavar="N", help="samples of the test set")
 @OUT
 @click.pass_obj
 def reconstruct(
@@ -94,10 +95,11 @@ def reconstruct(
 ) -> None:
     """Test samples above what the network makes of them (reconstructions.png unless --out says otherwise)."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
+    out = _picture_or_array(out or "reconstructions.png")
     _prepare(comm, settings.run.threads)
     from modelpar.cli.judge import reconstruct as work
 
-    work(comm, settings, checkpoint, count=count, out=out or "reconstructions.png")
+    work(comm, settings, checkpoint, count=count, out=out)
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -143,10 +145,16 @@ def bench() -> None:
 
 @bench.command(cls=GroupedCommand)
 @spec_options("run.threads", "grid", "network.dtype")
-@click.option("--sizes", metavar="BxVxH,...", default=None,
-              help="batch x visible units x hidden units  [default: 100x784x500,100x784x1000,256x784x4096,256x4096x4096,512x8192x8192]")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="measurements, of which the median counts")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, metavar="X", help="least time of one measurement")  # fmt: skip
+@click.option(
+    "--sizes",
+    metavar="BxVxH,...",
+    default=None,
+    help="batch x visible units x hidden units  [default: five sizes from 100x784x500 to 512x8192x8192]",
+)
+@click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
+              help="measurements, of which the median counts")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, metavar="X",
+              help="least time of one measurement")  # fmt: skip
 @JSON
 @click.pass_obj
 def cd1(
@@ -178,6 +186,12 @@ def _sizes(text: str | None) -> list[tuple[int, int, int]] | None:
         batch, visible, hidden = map(int, parts)
         found.append((batch, visible, hidden))
     return found
+
+
+def _picture_or_array(out: str) -> str:
+    if not out.endswith((".png", ".npy")):
+        raise click.UsageError(f"--out {out} has an ending that is not known; use .png or .npy")
+    return out
 
 
 def _image_shape(text: str | None) -> tuple[int, int] | None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SpecClass = TypeVar("SpecClass", bound=Spec)
 
 
-
 def read_config(comm: MPI.Comm, path: str | Path) -> Tables:
     """The tables of a TOML file; rank 0 reads.  Collective.
 
@@ -70,7 +69,7 @@ def _nearest(word: str, known: Mapping[str, Any], table: str = "") -> str:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    if hint is tuple[int, ...]:
+    if hint == tuple[int, ...]:
         if isinstance(value, str):
             try:
                 return parse_layers(value)
@@ -103,7 +102,6 @@ def write_config(specs: Mapping[str, Spec]) -> str:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
 
 
 def merge(*layers: Tables) -> Tables:
@@ -179,7 +177,7 @@ def gather(
         base = {"data": data}
     settings = Settings(merge(base, file, mine))
     # every option is checked now, on every rank, before anything is loaded
-    settings.training, settings.finetune, settings.data, settings.grid, settings.run, settings.network()  # noqa: B018
+    settings.training, settings.finetune, settings.data, settings.grid, settings.run, settings.network()
     return settings
 
 

@@ -32,7 +32,7 @@ class RunSpec(Spec):
     run_dir: str | None = option(None, "directory for all that the run leaves behind; runs/DATA-TIME unless given")
     threads: int | None = option(None, "threads of each rank; cores of the node / its ranks unless given", at_least=1)
     pretrain_only: bool = option(False, "leave out fine-tuning")
-    checkpoint_every: int = option(0, "write a checkpoint every so many updates; 0 for after each RBM and stage", at_least=0)
+    checkpoint_every: int = option(0, "updates between checkpoints; 0 for one after each RBM and stage", at_least=0)
     keep: int = option(3, "checkpoints to keep; older ones are removed", at_least=1)
     pictures: bool = option(True, "draw filters.png, reconstructions.png and curves.png")
 
@@ -42,7 +42,8 @@ SPECS: dict[str, type[Spec]] = {
     "data": DataSpec, "grid": GridSpec, "run": RunSpec,
 }  # fmt: skip
 TITLES = {
-    "network": "Network", "training": "Pre-training", "finetune": "Fine-tuning", "data": "Data", "grid": "Grid", "run": "Run",
+    "network": "Network", "training": "Pre-training", "finetune": "Fine-tuning",
+    "data": "Data", "grid": "Grid", "run": "Run",
 }  # fmt: skip
 
 
@@ -147,10 +148,12 @@ _KINDS: dict[Any, Any] = {
 
 
 def _metavar(name: str, hint: Any) -> str:
-    named = {"layers": "N-N-...", "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row", "binarise": "HOW"}
-    if name in named:
-        return named[name]
-    return {int: "N", int | None: "N", float: "X", float | None: "X"}.get(hint, "FILE")
+    return _METAVARS.get(name) or {int: "N", int | None: "N", float: "X", float | None: "X"}.get(hint, "FILE")
+
+
+_METAVARS = {
+    "layers": "N-N-...", "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row", "binarise": "HOW",
+}  # fmt: skip
 
 
 def _shown(value: Any) -> str:

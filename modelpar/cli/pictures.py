@@ -114,7 +114,7 @@ def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     errors, losses, accuracies = figure.subplots(1, 3)
     for layer in sorted({line["layer"] for line in epochs if line["stage"] == "pretrain"}):
-        _curve(errors, [line for line in epochs if line["layer"] == layer], "reconstruction_error", f"RBM {layer + 1}")
+        _curve(errors, [line for line in epochs if line["layer"] == layer], "reconstruction_error", f"RBM {layer}")
     tuned = [line for line in epochs if line["stage"] == "finetune"]
     _curve(losses, tuned, "loss", "cross-entropy")
     for name in ("train_accuracy", "validation_accuracy", "test_accuracy"):

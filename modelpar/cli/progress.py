@@ -6,6 +6,7 @@ Ranks other than 0 write to nowhere (``main`` sees to that), so the same code ru
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from modelpar.records import Record
 
+WIDTH = 120  # of what is not a terminal
 REFRESH = 0.1  # seconds between looks of the bar
 
 # measure -> (what it is called, how it is shown)
@@ -30,9 +32,8 @@ SHOWN = {
 class TrainingProgress:
     """Shows records as they come.  A context manager: the bar is taken away at the end, whatever ends it."""
 
-    def __init__(self, n_rbms: int, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
-        self.n_rbms = n_rbms
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or plain_console()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
             TextColumn("{task.fields[measures]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
@@ -56,7 +57,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """One line, above the bar."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def show(self, record: Record) -> None:
         """One record: a look of the bar, and a line if it ends an epoch."""
@@ -84,19 +85,27 @@ class TrainingProgress:
         self._bar.reset(self._task, total=record.steps, completed=before, measures="", rate="")
 
     def _name(self, record: Record) -> str:
-        return f"RBM {record.layer + 1}/{self.n_rbms}" if record.stage == "pretrain" else "fine-tuning"
+        return f"RBM {record.layer}" if record.stage == "pretrain" else "fine-tuning"
 
     def _rate(self, record: Record) -> str:
         seconds = record.seconds - self._mark[0]
         return f"{self._samples / seconds:,.0f} samples/s" if seconds > 0 and self._samples else ""
 
 
+def plain_console() -> Console:
+    """As wide as the terminal, or wide enough for a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
 def describe(measures: dict[str, float]) -> str:
     """``error 0.0213  test 97.10%``"""
-    return "  ".join(f"{SHOWN[name][0]} {SHOWN[name][1].format(value)}" for name, value in measures.items() if name in SHOWN)
+    return "  ".join(
+        f"{called} {form.format(measures[name])}" for name, (called, form) in SHOWN.items() if name in measures
+    )
 
 
-def summary_table(summary: dict[str, object], title: str) -> Table:
+def summary_table(summary: Mapping[str, object], title: str) -> Table:
     """What a run came to, for people."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in summary.items():

@@ -1,5 +1,7 @@
 """The directory of one run: its configuration, its records, its checkpoints, its summary and its pictures.
 
+::
+
     config.toml             the effective configuration; --config accepts it
     metrics.jsonl           one record a line
     checkpoints/            step-XXXXXXXX.safetensors, by updates since the run began; the newest few
@@ -31,7 +33,7 @@ _STEP = re.compile(r"step-(\d+)\.safetensors")
 
 
 class RunDirectory:
-    """Rank 0 looks, makes and removes; what it finds, all ranks know.  Every method is collective unless it says not."""
+    """Rank 0 looks, makes and removes; what it finds, all ranks know.  Methods are collective unless they say not."""
 
     def __init__(self, comm: MPI.Comm, path: str | Path) -> None:
         self.comm, self.path = comm, Path(path)
@@ -118,7 +120,8 @@ class RunDirectory:
                 old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
                 kept = [line for line in _whole(old) if _is_before(line, position, n_steps)]
                 path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            self._metrics = open(path if self.comm.rank == 0 else os.devnull, "a", encoding="utf-8")
+            # open to the end of the run
+            self._metrics = open(path if self.comm.rank == 0 else os.devnull, "a", encoding="utf-8")  # noqa: SIM115
         told: list[dict[str, Any]] = self.comm.bcast(kept)
         return told
 
@@ -171,7 +174,7 @@ def checkpoint_of(comm: MPI.Comm, path: str, *, generative: bool) -> Path:
             wanted = [second, first] if generative else [first, second]
             there = [candidate for candidate in (*wanted, *directory._on_disk()) if candidate.exists()]
             if not there:
-                raise CheckpointError(f"{path} is a directory without checkpoints; name a run directory or a checkpoint")
+                raise CheckpointError(f"{path} is a directory without checkpoints; name a run directory or a file")
             found = there[0]
     return Path(comm.bcast(found))
 

@@ -9,23 +9,24 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from mpi4py import MPI
 
-from modelpar import __version__, checkpoint, kernels, monitor
-from modelpar.classify import accuracy_measures
+from modelpar import __version__, checkpoint, monitor
+from modelpar.checkpoint import files
+from modelpar.classify import accuracy_measures, check_labels
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.progress import TrainingProgress, size_text, summary_table
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.threads import Placement
 from modelpar.data import DataFeed, Dataset, Minibatches, open_dataset
-from modelpar.errors import CheckpointError, ModelparError, RemoteError, SpecError, TrainingError
+from modelpar.errors import CheckpointError, RemoteError, SpecError, TrainingError
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
 from modelpar.memory import check_fits
 from modelpar.network import DeepBeliefNetwork, memory_bytes
 from modelpar.records import Record
+from modelpar.rehearsal import rehearse
 from modelpar.spec import NetworkSpec
 from modelpar.trainer import fine_tune, pretrain
 
@@ -37,13 +38,15 @@ def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool,
     with Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid:
         dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
-        layout = NetworkLayout.blocks(_sizes(spec), grid.n_shards, spec.layout)
         batch = max(settings.training.batch_size, settings.finetune.batch_size)
         needed = memory_bytes(spec, grid.n_shards, -(-batch // grid.n_replicas))
         check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
+        layout = NetworkLayout.blocks(_sizes(spec), grid.n_shards, spec.layout)
+        if fine_tunes(settings, spec, dataset):
+            check_labels(dataset, dataset.train, spec.classes)  # now, not after hours of pre-training
         directory = RunDirectory.choose(grid.comm, settings.run.run_dir, dataset.name)
         directory.prepare(resume=resume, overwrite=overwrite)
-        with TrainingProgress(len(spec.layers) - 1) as progress:
+        with TrainingProgress() as progress:
             session = Session(settings, spec, layout, grid, dataset, directory, place, progress)
             session.run(resume=resume)
 
@@ -61,12 +64,18 @@ def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
         given = "-".join(map(str, asked["layers"]))
         right = "-".join(map(str, (dataset.n_visible, *asked["layers"][1:])))
         raise SpecError(
-            f"--layers {given} begins with {asked['layers'][0]} units, but {dataset.name} has {dataset.n_visible} values "
-            f"a sample; use --layers {right}"
+            f"--layers {given} begins with {asked['layers'][0]} units, but {dataset.name} has {dataset.n_visible} "
+            f"values a sample; use --layers {right}"
         )
     if "classes" not in asked:
         more["classes"] = dataset.n_classes
     return settings.network(**more)
+
+
+def fine_tunes(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> bool:
+    """Whether pre-training is followed by fine-tuning."""
+    possible = dataset.train.labels is not None and spec.classes > 0 and settings.finetune.epochs > 0
+    return possible and not settings.run.pretrain_only
 
 
 class Session:
@@ -84,6 +93,7 @@ class Session:
         self.samples = 0  # of this process
         self.seconds_before = 0.0  # of a run that was resumed
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
+        self.fine_tunes = fine_tunes(settings, spec, dataset)
         n = len(dataset.train)
         self._steps = {
             "pretrain": Minibatches(n, settings.training.batch_size, spec.seed).n_steps,
@@ -97,7 +107,7 @@ class Session:
         compile_seconds = self._warm_up()
         self.network = self._resumed() if resume else self._fresh()
         position = self.network.state.position
-        if position.stage == "done" or (position.stage == "finetune" and not self._fine_tunes()):
+        if position.stage == "done" or (position.stage == "finetune" and not self.fine_tunes):
             self.progress.say(
                 f"this run has finished: see {self.directory.path / 'summary.json'}; start another to train differently"
             )
@@ -112,7 +122,7 @@ class Session:
                 checkpoint.save(self.network, self.directory.pretrained)
                 self._remember(str(self.directory.pretrained))
                 self._draw_generative()
-            if self._fine_tunes():
+            if self.fine_tunes:
                 self._consume(fine_tune(self.network, self.dataset, self.settings.finetune))
             self._check_finite()
         except TrainingError as error:
@@ -140,9 +150,9 @@ class Session:
                 )
 
     def _warm_up(self) -> float:
-        """Seconds in which the kernels were compiled, or loaded from numba's cache.  Collective."""
+        """Seconds of compiling the kernels, or loading them from a cache, and of opening the data.  Collective."""
         started = time.perf_counter()
-        kernels.warm_up(self.spec.dtype)
+        rehearse(self.spec.dtype, self.grid.node_comm)
         visible = self.layout.layers[0].owned(self.grid.shard)
         DataFeed(
             self.dataset.train, visible, binarise=self.dataset.binarise, seed=self.spec.seed, comm=self.grid.comm
@@ -157,25 +167,27 @@ class Session:
         n_pretraining = self.settings.training.epochs * self._steps["pretrain"] * (len(self.spec.layers) - 1)
         for path in self.directory.to_resume(n_pretraining):
             try:
-                network = checkpoint.load(path, self.grid, self.layout)
+                spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
+                if not self._differs(spec):
+                    network = checkpoint.load(path, self.grid, self.layout)
             except (CheckpointError, RemoteError) as error:
                 self.progress.say(f"warning: {error}; going back to the checkpoint before")
                 continue
-            self._check_same(path, network.spec)
+            if self._differs(spec):
+                raise CheckpointError(f"{path} is of another network: {self._differs(spec)}")
             self.progress.say(f"going on from {path}")
             self._remember(str(path))
             return network
         self.progress.say("no checkpoint to go on from was found: starting from the beginning")
         return self._fresh()
 
-    def _check_same(self, path: object, found: NetworkSpec) -> None:
-        """Raise CheckpointError where the checkpoint's network is not the one that was asked for."""
+    def _differs(self, found: NetworkSpec) -> str:
+        """In what a checkpoint's network is not the one that was asked for; empty where it is."""
         for name in ("layers", "classes", "visible", "dtype", "seed"):
             theirs, ours = getattr(found, name), getattr(self.spec, name)
             if theirs != ours:
-                raise CheckpointError(
-                    f"{path} is of another network: its --{name} is {_text(theirs)}, but {_text(ours)} was asked for"
-                )
+                return f"its --{name} is {_text(theirs)}, but {_text(ours)} was asked for"
+        return ""
 
     def _restore_clock(self) -> None:
         """The times of what was done before, from the records: checkpoints do not hold them."""
@@ -195,11 +207,6 @@ class Session:
         self.directory.write_text("config.toml", write_config(specs))
 
     # -- during ------------------------------------------------------------------------------------------------------
-
-    def _fine_tunes(self) -> bool:
-        has_labels = self.dataset.train.labels is not None
-        wanted = has_labels and bool(self.spec.classes) and self.settings.finetune.epochs > 0
-        return wanted and not self.settings.run.pretrain_only
 
     def _consume(self, records: Iterator[Record]) -> None:
         """Take every record: show it, write it, and save where a checkpoint is due."""
@@ -251,7 +258,7 @@ class Session:
             if not self.directory.has("filters.png"):
                 self._draw_generative()
             pictures.draw_curves(self.history, self.directory, self.progress.say)
-        accuracies = accuracy_measures(self.network, self.dataset) if self._fine_tunes() else {}
+        accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
         seconds = sum(self.stages.values())
         here = seconds - self.seconds_before
         grid = self.grid
@@ -286,7 +293,9 @@ def peak_rss() -> int:
 
 def _for_people(summary: dict[str, Any]) -> dict[str, object]:
     shown: dict[str, object] = {
-        name.replace("_", " "): f"{summary[name]:.2%}" for name in ("test_accuracy", "validation_accuracy") if name in summary
+        name.replace("_", " "): f"{summary[name]:.2%}"
+        for name in ("test_accuracy", "validation_accuracy")
+        if name in summary
     }
     shown["training time"] = (
         f"{summary['train_seconds']:.2f} s (pre-training {summary['pretrain_seconds']:.2f} s, fine-tuning "

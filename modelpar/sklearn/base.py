@@ -143,7 +143,7 @@ class EngineEstimator(BaseEstimator):
 def minibatch_of(batch_size: int | str, n_samples: int) -> int:
     """``auto``: 100 samples (Hinton 2010, section 3), fewer of a small data set, so that an epoch has enough steps."""
     if batch_size == "auto":
-        return min(100, max(10, n_samples // 20))
+        return min(100, max(10, n_samples // 50))
     if not isinstance(batch_size, Integral):
         raise SpecError(f"batch_size is {batch_size!r}, but must be a whole number or 'auto'")
     return int(batch_size)

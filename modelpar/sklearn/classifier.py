@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from modelpar.backprop import softmax
 from modelpar.grid import Grid
-from modelpar.network import DeepBeliefNetwork
+from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
@@ -34,8 +34,11 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
 
     hidden_layer_sizes   units of each hidden layer
     rbm_n_iter           epochs of pre-training of each RBM; 0 for none
-    rbm_learning_rate    None: 0.1 for Bernoulli visible units, 0.002 for Gaussian ones; a number holds for all RBMs
+    rbm_learning_rate    of RBMs with Bernoulli visible units
+    rbm_gaussian_learning_rate   of the first RBM where its visible units are Gaussian
     rbm_weight_decay     L2 penalty on the weights in pre-training
+    weight_scale         standard deviation of the initial weights; with 0.01, good for RBMs alone, fine-tuning stands
+                         still for many epochs where there are few features
     learning_rate_init   of fine-tuning; it falls linearly to a twentieth
     max_iter             epochs of fine-tuning
     batch_size           samples of a minibatch; ``auto``: 100, fewer of a small data set
@@ -56,6 +59,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
 
     classes_             labels, sorted
     coefs_, intercepts_  weights (n_below, n_above) and biases of the hidden layers and of the output
+    intercepts_visible_  visible biases of the RBMs, as pre-training has left them
     visible_             kind of visible units
     input_offset_, input_scale_   (n_features,) visible activations are (X - offset) / scale
     loss_, loss_curve_   mean cross-entropy of the last epoch, of each
@@ -65,7 +69,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
 
     _names: ClassVar[dict[str, str]] = {
         "layers": "hidden_layer_sizes", "epochs": "rbm_n_iter", "learning-rate": "rbm_learning_rate",
-        "gaussian-learning-rate": "rbm_learning_rate", "weight-decay": "rbm_weight_decay",
+        "gaussian-learning-rate": "rbm_gaussian_learning_rate", "weight-decay": "rbm_weight_decay",
         "finetune-epochs": "max_iter", "finetune-learning-rate": "learning_rate_init", "finetune-batch-size": "batch_size",
         "finetune-weight-decay": "alpha", "finetune-momentum": "momentum", "patience": "n_iter_no_change",
     }  # fmt: skip
@@ -75,10 +79,12 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         hidden_layer_sizes: int | Sequence[int] = (256, 256),
         *,
         rbm_n_iter: int = 10,
-        rbm_learning_rate: float | None = None,
+        rbm_learning_rate: float = 0.1,
+        rbm_gaussian_learning_rate: float = 0.002,
         rbm_weight_decay: float = 0.0002,
+        weight_scale: float = 0.1,
         learning_rate_init: float = 0.1,
-        max_iter: int = 20,
+        max_iter: int = 30,
         batch_size: int | str = "auto",
         momentum: float = 0.9,
         alpha: float = 0.0,
@@ -98,7 +104,9 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         self.hidden_layer_sizes = hidden_layer_sizes
         self.rbm_n_iter = rbm_n_iter
         self.rbm_learning_rate = rbm_learning_rate
+        self.rbm_gaussian_learning_rate = rbm_gaussian_learning_rate
         self.rbm_weight_decay = rbm_weight_decay
+        self.weight_scale = weight_scale
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.batch_size = batch_size
@@ -144,9 +152,10 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
                 pass
             epochs = [record.measures for record in self._watched(fine_tune(network, dataset, tuning))]
             whole = collect(network)
-        parts = [f"rbm.{i}" for i in range(len(self._network_spec.layers) - 1)] + ["output"]
+        parts = self._parts
         self.coefs_ = [whole[f"{part}.W"] for part in parts]
         self.intercepts_ = [whole[f"{part}.c"] for part in parts]
+        self.intercepts_visible_ = [whole[f"{part}.b"] for part in parts[:-1]]
         self.input_offset_, self.input_scale_ = whole["input.offset"], whole["input.scale"]
         self.loss_curve_ = [measures["loss"] for measures in epochs]
         self.loss_ = self.loss_curve_[-1] if epochs else float("nan")
@@ -183,27 +192,36 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """The most probable class of each sample, (n_samples,).  Collective."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        best = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
 
     def network(self, grid: Grid) -> DeepBeliefNetwork:
         """The fitted network on any grid, to be evaluated or saved there.  Collective over ``grid``."""
         check_is_fitted(self)
         network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
-        ...
+        for part, W, c in zip(self._parts, self.coefs_, self.intercepts_, strict=True):
+            put(network, {f"{part}.W": W, f"{part}.c": c})
+        put(network, {f"{part}.b": b for part, b in zip(self._parts, self.intercepts_visible_, strict=False)})
+        put(network, {"input.offset": self.input_offset_, "input.scale": self.input_scale_})
+        network.state.position = Position("done")
         return network
+
+    @property
+    def _parts(self) -> list[str]:
+        return [*(f"rbm.{i}" for i in range(len(self._network_spec.layers) - 1)), "output"]
 
     def _spec(self, n_features: int, seed: int) -> NetworkSpec:
         sizes = tuple(int(n) for n in np.ravel(self.hidden_layer_sizes))
         return NetworkSpec(
-            (n_features, *sizes), classes=len(self.classes_), visible=self.visible_, dtype=self.dtype, seed=seed
-        )
+            (n_features, *sizes), classes=len(self.classes_), visible=self.visible_, dtype=self.dtype, seed=seed,
+            weight_scale=self.weight_scale,
+        )  # fmt: skip
 
     def _training(self, n_samples: int) -> tuple[TrainingSpec, FineTuneSpec]:
         batch = minibatch_of(self.batch_size, n_samples)
-        rate = self.rbm_learning_rate
-        rates = {} if rate is None else {"learning_rate": rate, "gaussian_learning_rate": rate}
         training = TrainingSpec(
-            epochs=self.rbm_n_iter, batch_size=batch, weight_decay=self.rbm_weight_decay, **rates
+            epochs=self.rbm_n_iter, batch_size=batch, learning_rate=self.rbm_learning_rate,
+            gaussian_learning_rate=self.rbm_gaussian_learning_rate, weight_decay=self.rbm_weight_decay,
         )  # fmt: skip
         if self.early_stopping and self.n_iter_no_change < 1:
             raise ValueError(f"n_iter_no_change is {self.n_iter_no_change}, but must be at least 1")

@@ -111,9 +111,10 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             network = DeepBeliefNetwork(self._network_spec, grid)
             chains = None
             for _ in self._watched(pretrain(network, dataset_of(X), training)):
-                chains = collect(network).get("chains") if training.persistent else None
-            self._keep(network, chains)
-        self._passes: dict[str, Any] = {"samples": 0, "tensors": {}}
+                chains = network.state.chains
+            network.state.chains = chains  # the end of the stage has put them away
+            self._keep(network)
+        self._start_anew()
         self.n_iter_ = self.n_iter
         return self
 
@@ -128,20 +129,21 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=first)
             X, visible = visible_values(X, self.visible if first else self.visible_)
             if first:
-                self.visible_, self._network_spec = visible, self._spec(X.shape[1], seed)
-                self._passes, self.n_iter_ = {"samples": 0, "tensors": {}}, 0
+                self.visible_ = visible
+                self._network_spec = self._spec(X.shape[1], seed)
+                self._start_anew()
             # this pass is named by the passes over this X that the samples seen so far would have made
             epoch = max(-(-self._passes["samples"] // X.shape[0]), 0 if first else 1)
             training = self._training(X.shape[0], epochs=epoch + 1, momentum_epochs=0)
         self._check_alike(X, self._network_spec)
         with self._errors(), self._grid(fitting=True) as grid:
-            network = self._network(grid, **self._passes["tensors"]) if not first else DeepBeliefNetwork(self._network_spec, grid)
+            network = DeepBeliefNetwork(self._network_spec, grid) if first else self.network(grid)
+            put(network, self._passes["tensors"])
             network.state.position = Position("pretrain", 0, epoch)
             for _ in self._watched(pretrain(network, dataset_of(X), training)):
                 break  # before the end of the stage, with which velocities and chains go
-            tensors = collect(network)
-            kept = {name: x for name, x in tensors.items() if name.startswith("velocity.") or name == "chains"}
-            self._keep(network, kept.get("chains"))
+            whole = self._keep(network)
+        kept = {name: x for name, x in whole.items() if name.startswith("velocity.") or name == "chains"}
         self._passes = {"samples": (epoch + 1) * X.shape[0], "tensors": kept}
         self.n_iter_ += 1
         return self
@@ -150,7 +152,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         """P(h = 1 | v = X), (n_samples, n_components).  Collective."""
         X = self._checked(X)
         with self._errors(), self._grid(fitting=False) as grid:
-            network = self._network(grid)
+            network = self.network(grid)
             rbm, n = network.rbms[0], len(self.components_)
             return each_sample(
                 network, X, rbm.hidden_ids, n, network.dtype, lambda v, _: rbm.hidden_given_visible(v)
@@ -160,7 +162,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         """One step of Gibbs sampling from v (n_samples, n_features): new visible states.  Collective."""
         v = self._checked(v)
         with self._errors(), self._grid(fitting=False) as grid:
-            network = self._network(grid)
+            network = self.network(grid)
             rbm, n = network.rbms[0], v.shape[1]
             rbm.seed = int(self.random_state_.randint(np.iinfo(np.int32).max))
 
@@ -183,7 +185,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         """
         X = self._checked(X)
         with self._errors(), self._grid(fitting=False) as grid:
-            network = self._network(grid)
+            network = self.network(grid)
             rbm, mine = network.rbms[0], np.arange(int(grid.shard == 0))
 
             def score(v: Array, samples: IntArray) -> Array:
@@ -229,25 +231,32 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             gibbs_steps=self.gibbs_steps, persistent=bool(self.persistent), **rates,
         )  # fmt: skip
 
-    def _keep(self, network: DeepBeliefNetwork, chains: Array | None) -> None:
-        """Fitted attributes.  Collective."""
+    def network(self, grid: Grid) -> DeepBeliefNetwork:
+        """The fitted network on any grid, to be looked into or saved.  Collective over ``grid``."""
+        check_is_fitted(self)
+        network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
+        put(network, {
+            "rbm.0.W": self.components_.T, "rbm.0.b": self.intercept_visible_, "rbm.0.c": self.intercept_hidden_,
+            "input.offset": self.input_offset_, "input.scale": self.input_scale_,
+        })  # fmt: skip
+        network.state.position = Position("done")
+        return network
+
+    def _keep(self, network: DeepBeliefNetwork) -> dict[str, Array]:
+        """Set the fitted arrays; all tensors of the network.  Collective."""
         whole = collect(network)
         self.components_ = np.ascontiguousarray(whole["rbm.0.W"].T)
         self.intercept_visible_, self.intercept_hidden_ = whole["rbm.0.b"], whole["rbm.0.c"]
         self.input_offset_, self.input_scale_ = whole["input.offset"], whole["input.scale"]
-        if chains is not None:
-            self.h_samples_ = np.ascontiguousarray(chains.T)
-        if not hasattr(self, "random_state_") or not hasattr(self, "_passes"):
-            self.random_state_ = check_random_state(self._network_spec.seed % 2**32)
+        if "chains" in whole:
+            self.h_samples_ = np.ascontiguousarray(whole["chains"].T)
+        return whole
 
-    def _network(self, grid: Grid, **more: Array) -> DeepBeliefNetwork:
-        """The fitted network on a grid.  Collective."""
-        network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
-        put(network, {
-            "rbm.0.W": self.components_.T, "rbm.0.b": self.intercept_visible_, "rbm.0.c": self.intercept_hidden_,
-            "input.offset": self.input_offset_, "input.scale": self.input_scale_, **more,
-        })  # fmt: skip
-        return network
+    def _start_anew(self) -> None:
+        """What ``partial_fit`` and ``gibbs`` go on from."""
+        self._passes: dict[str, Any] = {"samples": 0, "tensors": {}}
+        self.random_state_ = check_random_state(self._network_spec.seed % 2**32)
+        self.n_iter_ = 0
 
     @property
     def _n_features_out(self) -> int:

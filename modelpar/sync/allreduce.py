@@ -26,19 +26,16 @@ class AllreduceSync:
         return n_all_samples
 
     def step(self, parameters: Parameters, update: Parameters, shrink: float) -> None:
-        for start, stop, decays in _buckets(parameters):
-            bucket = update.flat[start:stop]
-            self.comm.Allreduce(MPI.IN_PLACE, bucket)
-            apply_update(parameters.flat[start:stop], bucket, shrink if decays else 0.0)
+        flat, weights = parameters.flat, parameters.n_weights
+        for start in range(0, flat.size, BUCKET):
+            stop = min(start + BUCKET, flat.size)
+            self.comm.Allreduce(MPI.IN_PLACE, update.flat[start:stop])
+            biases = min(max(start, weights), stop)  # only weights decay
+            apply_update(flat[start:biases], update.flat[start:biases], shrink)
+            apply_update(flat[biases:stop], update.flat[biases:stop], 0.0)
         size = self.comm.size
         self.traffic.add("replica", "allreduce", 2 * (size - 1) * update.flat.nbytes // size)
 
     def settle(self, parameters: Parameters) -> None:
         """Nothing to do: the replicas have never parted."""
 
-
-def _buckets(parameters: Parameters) -> list[tuple[int, int, bool]]:
-    """(start, stop, whether these are weights, which decay, or biases, which do not)"""
-    end, weights = parameters.flat.size, parameters.n_weights
-    pieces = [(start, min(start + BUCKET, weights), True) for start in range(0, weights, BUCKET)]
-    return [*pieces, (weights, end, False)] if end > weights else pieces

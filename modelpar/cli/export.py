@@ -1,0 +1,186 @@
+"""``modelpar export``: parameters for other programs, streamed so that no rank ever holds a whole matrix."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import checkpoint
+from modelpar.checkpoint.files import TensorBlock, write
+from modelpar.cli.config import Settings
+from modelpar.cli.judge import make_grid, open_network
+from modelpar.cli.run_directory import checkpoint_of
+from modelpar.errors import CheckpointError, together
+from modelpar.grid import Grid
+from modelpar.kernels import dense
+from modelpar.network import DeepBeliefNetwork
+
+Array = npt.NDArray[Any]
+
+CHUNK_BYTES = 16 << 20  # rows that rank 0 holds at a time
+
+
+def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
+    """Write the network of a checkpoint as .npz or as a PyTorch state dict.  Collective."""
+    with make_grid(comm, settings) as grid:
+        network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
+        network.state.updates.clear()  # what only training needs
+        network.state.best.clear()
+        network.state.chains = None
+        if out.endswith(".npz"):
+            write_npz(Path(out), grid, plain_blocks(network))
+        else:
+            write(out, grid, sequential_blocks(network), {"format": "pt"})
+    print(f"exported: {out}", flush=True)
+
+
+def plain_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
+    """``W0 b0 c0 W1 ... W_output c_output``, and ``input_offset input_scale`` with which raw values become visible
+    activations, (raw - offset) / scale.  W (lower units, upper units)."""
+    renamed = []
+    for block in checkpoint.tensors(network):
+        parts = block.name.split(".")
+        if parts[0] == "rbm" and parts[2] in "Wbc":
+            renamed.append(_called(block, f"{parts[2]}{parts[1]}"))
+        elif parts[0] == "output":
+            renamed.append(_called(block, f"{parts[1]}_output"))
+        elif parts[0] == "input":
+            renamed.append(_called(block, f"input_{parts[1]}"))
+    return renamed
+
+
+def _called(block: TensorBlock, name: str) -> TensorBlock:
+    return TensorBlock(name, block.shape, block.block, block.rows, block.columns)
+
+
+def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
+    """The state dict of ``nn.Sequential(Linear, Sigmoid, Linear, Sigmoid, ..., Linear)``.  Collective.
+
+    ``0.weight`` (upper, lower), ``0.bias``, ``2.weight``, ...; the last Linear gives the logits where there is an
+    output layer.  A Bernoulli network takes values in 0 .. 1; for Gaussian units the standardisation is folded
+    into the first layer, which so takes raw values.
+    """
+    blocks: list[TensorBlock] = []
+    layers = [(rbm.weights, rbm.W, rbm.c, rbm.hidden_ids) for rbm in network.rbms]
+    if network.output is not None:
+        output = network.output
+        layers.append((output.weights, output.parameters.W, output.parameters.c, output.class_ids))
+    sizes = (*network.spec.layers, network.spec.classes)
+    for i, (weights, W, c, ids) in enumerate(layers):
+        transposed = np.ascontiguousarray(W.T)
+        if i == 0 and network.spec.visible == "gaussian":
+            c = _fold_standardisation(network, transposed, c)
+        lower, upper = sizes[i], sizes[i + 1]
+        blocks.append(
+            TensorBlock(f"{2 * i}.weight", (upper, lower), transposed, weights.hidden_columns, weights.visible_rows)
+        )
+        blocks.append(TensorBlock(f"{2 * i}.bias", (upper,), c, ids))
+    return blocks
+
+
+def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Array) -> Array:
+    """W^T ((x - offset) / scale) + c = (W / scale)^T x + c - W^T (offset / scale): the first factor in place, the new c
+    is returned.  Collective."""
+    weights = network.rbms[0].weights
+    offset, scale = (
+        network.whole_visible(values[:, None])[weights.visible_rows, 0]
+        for values in (network.input_offset, network.input_scale)
+    )
+    transposed /= scale.astype(transposed.dtype)
+    part = np.empty((len(transposed), 1), transposed.dtype)
+    dense.matmul(transposed, offset.astype(transposed.dtype)[:, None], part)
+    # in a column layout each unit's sum is whole on one shard, in a row layout every shard has a part of it
+    sums = np.zeros(network.spec.layers[1], np.float64)
+    sums[weights.hidden_columns] = part[:, 0]
+    network.grid.shard_comm.Allreduce(MPI.IN_PLACE, sums)
+    return np.asarray(c - sums[network.rbms[0].hidden_ids], c.dtype)
+
+
+def write_npz(path: Path, grid: Grid, blocks: list[TensorBlock]) -> None:
+    """An uncompressed .npz, row chunk after row chunk: rank 0 writes, beside the target, and renames at the end.
+
+    Collective.  Raises CheckpointError on every rank where rank 0 cannot write.
+    """
+    partial = path.with_name(path.name + ".partial")
+    writer = _NpzWriter(partial if grid.comm.rank == 0 else Path(os.devnull))
+    for block in blocks:
+        writer.begin(block)
+        for rows in rows_in_order(grid, block):
+            writer.add(rows)
+        writer.end()
+    with together(grid.comm):
+        if grid.comm.rank == 0:
+            writer.finish(path)
+    grid.comm.barrier()
+
+
+def rows_in_order(grid: Grid, block: TensorBlock) -> Iterator[Array]:
+    """The tensor's rows, by unit id, in chunks: whole on rank 0, no rows elsewhere.  Collective."""
+    n_rows, n_columns = block.full_shape
+    columns = np.zeros(1, np.int64) if block.columns is None else block.columns
+    matrix = block.matrix
+    order = np.argsort(block.rows, kind="stable")
+    ids = block.rows[order]
+    at_once = max(1, CHUNK_BYTES // max(n_columns * matrix.itemsize, 1))
+    for start in range(0, n_rows, at_once):
+        stop = min(start + at_once, n_rows)
+        chunk = np.zeros((stop - start, n_columns), matrix.dtype)
+        first, last = np.searchsorted(ids, (start, stop))
+        chunk[np.ix_(ids[first:last] - start, columns)] = matrix[order[first:last]]
+        whole = np.empty_like(chunk if grid.shard == 0 else chunk[:0])
+        # every element is held by one shard and zero bits elsewhere: OR puts the bits together exactly
+        grid.shard_comm.Reduce(chunk, whole, op=MPI.BOR, root=0)
+        yield whole.view(block.block.dtype) if grid.comm.rank == 0 else whole[:0]
+
+
+class _NpzWriter:
+    """Rank 0's file; a failure is kept to the end, since the others go on sending rows.  Elsewhere it does nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.failure = path, ""
+        self._real = path != Path(os.devnull)
+        self._zip: zipfile.ZipFile | None = None
+        self._member: Any = None
+        if self._real:
+            self._try(self._open)
+
+    def _open(self) -> None:
+        self._zip = zipfile.ZipFile(self.path, "w", zipfile.ZIP_STORED, allowZip64=True)
+
+    def begin(self, block: TensorBlock) -> None:
+        def work() -> None:
+            assert self._zip is not None  # _open came first, or failed
+            self._member = self._zip.open(f"{block.name}.npy", "w", force_zip64=True)
+            head = {"descr": block.block.dtype.str, "fortran_order": False, "shape": tuple(block.shape)}
+            np.lib.format.write_array_header_1_0(self._member, head)
+
+        self._try(work)
+
+    def add(self, rows: Array) -> None:
+        self._try(lambda: self._member.write(np.ascontiguousarray(rows).data.cast("B")) if rows.size else None)
+
+    def end(self) -> None:
+        self._try(lambda: self._member.close())
+
+    def finish(self, target: Path) -> None:
+        """Close and rename.  Raises CheckpointError where anything has failed."""
+        self._try(lambda: self._zip.close() if self._zip else None)
+        self._try(lambda: os.replace(self.path, target))
+        if self.failure:
+            self.path.unlink(missing_ok=True)
+            raise CheckpointError(f"{target} cannot be written: {self.failure}")
+
+    def _try(self, work: Any) -> None:
+        if not self._real or self.failure:
+            return
+        try:
+            work()
+        except OSError as error:
+            self.failure = error.strerror or str(error)
