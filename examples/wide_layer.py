@@ -62,18 +62,20 @@ def parse() -> argparse.Namespace:
 
 
 def pictures(n_visible: int, n_samples: int) -> Dataset:
-    """The first ``n_samples`` of the made patterns as pictures of ``n_visible`` pixels; a rank makes only its own part."""
+    """The first ``n_samples`` of the made patterns, of ``n_visible`` pixels; a rank makes only its own part."""
     rows = max(side for side in range(1, math.isqrt(n_visible) + 1) if n_visible % side == 0)
     dataset = open_dataset(f"patterns:{rows}x{n_visible // rows}")
     return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, rows=dataset.train.rows[:n_samples]))
 
 
 def train(network: DeepBeliefNetwork, dataset: Dataset, rate: float, until: str) -> None:
-    """Train to the next end of a ``step`` or of an ``epoch``; momentum is then still there, to be saved with the rest."""
+    """Train to the next end of a ``step`` or an ``epoch``; momentum is then still there, to be saved with the rest."""
+    steps = 0  # of this call; so is the clock, which a checkpoint leaves out
     for record in pretrain(network, dataset, TrainingSpec(epochs=2, batch_size=BATCH, learning_rate=rate)):
+        steps += record.kind == "step"
         if record.kind == until:
-            error = record.measures.get("reconstruction_error", math.nan)
-            say(f"step {record.step}: {record.seconds / record.step:.2f} s a step, reconstruction error {error:.4f}")
+            measures = "".join(f", {name} {value:.4g}" for name, value in record.measures.items())
+            say(f"step {record.step}: {record.seconds / steps:.2f} s a step{measures}")
             return
 
 

@@ -183,12 +183,11 @@ def gather(
 
 def read_own_config(comm: MPI.Comm, where: str) -> Tables:
     """The configuration of the run that a path belongs to; nothing where there is none.  Collective."""
-    path = Path(where)
-    places = [path / "config.toml", path.parent / "config.toml", path.parent.parent / "config.toml"]
+    found = None
     if comm.rank == 0:
-        depth = 1 if path.is_dir() or not path.exists() else 3
-        found = next((place for place in places[:depth] if place.is_file()), None)
-    else:
-        found = None
+        path = Path(where)
+        home = path if path.is_dir() else path.parent
+        home = home.parent if home.name == "checkpoints" else home
+        found = home / "config.toml" if (home / "config.toml").is_file() else None
     found = comm.bcast(found)
     return read_config(comm, found) if found is not None else {}

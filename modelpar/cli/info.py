@@ -22,7 +22,8 @@ from threadpoolctl import ThreadpoolController
 import modelpar
 from modelpar.bench import cd1
 from modelpar.cli.config import Settings
-from modelpar.cli.progress import plain_console, size_text, summary_table
+from modelpar.cli.progress import size_text, summary_table
+from modelpar.cli.terminal import make_console
 from modelpar.cli.threads import VARIABLES, Placement
 from modelpar.grid import Grid
 from modelpar.memory import available_bytes
@@ -42,7 +43,7 @@ def show(comm: MPI.Comm, place: Placement, environment: dict[str, str], *, as_js
         print(json.dumps(found, indent=1), flush=True)
         return
     shown = {name.replace("_", " "): _text(value) for name, value in found.items() if name != "warnings"}
-    console = plain_console()
+    console = make_console()
     console.print(summary_table(shown, f"modelpar {found['modelpar']}"))
     for warning in found["warnings"]:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
@@ -207,7 +208,7 @@ def show_bench(
         print(json.dumps(found), flush=True)
         return
     machine = found["machine"]
-    console = plain_console()
+    console = make_console()
     console.print(
         f"CD-1 on {machine['cpu']}: {machine['grid']}, {machine['threads']} thread(s) a rank, {machine['dtype']}",
         soft_wrap=True,

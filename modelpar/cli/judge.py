@@ -15,8 +15,9 @@ from modelpar import checkpoint, classify, scores
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings
-from modelpar.cli.progress import plain_console, summary_table
+from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
+from modelpar.cli.terminal import make_console
 from modelpar.data import Dataset, Split, open_dataset
 from modelpar.errors import DataError, SpecError, together
 from modelpar.grid import Grid
@@ -46,7 +47,7 @@ def evaluate(comm: MPI.Comm, settings: Settings, where: str, split: str, *, as_j
         print(json.dumps(measures), flush=True)
         return
     shown = {name.replace("_", " "): _shown(name, value) for name, value in measures.items()}
-    plain_console().print(summary_table(shown, ""))
+    make_console().print(summary_table(shown, ""))
 
 
 def _shown(name: str, value: Any) -> str:

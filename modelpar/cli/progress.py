@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from modelpar.cli.terminal import make_console
 from modelpar.records import Record
 
-WIDTH = 120  # of what is not a terminal
 REFRESH = 0.1  # seconds between looks of the bar
 
 # measure -> (what it is called, how it is shown)
@@ -33,7 +33,7 @@ class TrainingProgress:
     """Shows records as they come.  A context manager: the bar is taken away at the end, whatever ends it."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or plain_console()
+        self.console = console or make_console()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
             TextColumn("{task.fields[measures]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
@@ -90,12 +90,6 @@ class TrainingProgress:
     def _rate(self, record: Record) -> str:
         seconds = record.seconds - self._mark[0]
         return f"{self._samples / seconds:,.0f} samples/s" if seconds > 0 and self._samples else ""
-
-
-def plain_console() -> Console:
-    """As wide as the terminal, or wide enough for a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 def describe(measures: dict[str, float]) -> str:

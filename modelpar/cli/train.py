@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from mpi4py import MPI
 
-from modelpar import __version__, checkpoint, monitor
+from modelpar import checkpoint, monitor
 from modelpar.checkpoint import files
 from modelpar.classify import accuracy_measures, check_labels
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
-from modelpar.cli.progress import TrainingProgress, size_text, summary_table
+from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.data import DataFeed, Dataset, Minibatches, open_dataset
 from modelpar.errors import CheckpointError, RemoteError, SpecError, TrainingError
@@ -259,60 +258,11 @@ class Session:
                 self._draw_generative()
             pictures.draw_curves(self.history, self.directory, self.progress.say)
         accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
-        seconds = sum(self.stages.values())
-        here = seconds - self.seconds_before
-        grid = self.grid
-        peak = grid.comm.allgather(peak_rss())
-        summary: dict[str, Any] = {
-            **accuracies,
-            "train_seconds": seconds,
-            "pretrain_seconds": sum(value for (stage, _), value in self.stages.items() if stage == "pretrain"),
-            "finetune_seconds": sum(value for (stage, _), value in self.stages.items() if stage == "finetune"),
-            "compile_seconds": compile_seconds,
-            "samples_per_second": self.samples / here if here > 0 else 0.0,
-            "bytes": self.network.traffic.total(grid.comm),
-            "peak_rss_per_rank": peak,
-            "grid": {"replicas": grid.n_replicas, "model_shards": grid.n_shards, "ranks": grid.comm.size},
-            "threads": self.place.threads,
-            "layers": list(self.spec.layers),
-            "classes": self.spec.classes,
-            "parameters": self.network.n_parameters,
-            "measures": {f"{line['stage']}.{line['layer']}": _measures(line) for line in self.history},
-            "version": __version__,
-        }
-        self.directory.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
-        self.progress.console.print(summary_table(_for_people(summary), "Summary"))
+        clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
+        found = summarise(self.network, accuracies, clock, self.history, self.place.threads)
+        self.directory.write_text("summary.json", json.dumps(found, indent=1) + "\n")
+        self.progress.console.print(summary_table(for_people(found), "Summary"))
         self.progress.say(f"model: {self.directory.model}")
-
-
-def peak_rss() -> int:
-    """The most memory that this process has held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
-
-
-def _for_people(summary: dict[str, Any]) -> dict[str, object]:
-    shown: dict[str, object] = {
-        name.replace("_", " "): f"{summary[name]:.2%}"
-        for name in ("test_accuracy", "validation_accuracy")
-        if name in summary
-    }
-    shown["training time"] = (
-        f"{summary['train_seconds']:.2f} s (pre-training {summary['pretrain_seconds']:.2f} s, fine-tuning "
-        f"{summary['finetune_seconds']:.2f} s); compiling {summary['compile_seconds']:.2f} s"
-    )
-    shown["samples/s"] = f"{summary['samples_per_second']:,.0f}"
-    for axis, verbs in summary["bytes"].items():
-        told = ", ".join(f"{verb} {size_text(n)}" for verb, n in verbs.items())
-        shown[f"bytes on the {axis} axis"] = told or "none"
-    shown["peak memory a rank"] = ", ".join(size_text(n) for n in summary["peak_rss_per_rank"])
-    shown["parameters"] = f"{summary['parameters']:,}"
-    return shown
-
-
-def _measures(line: dict[str, Any]) -> dict[str, Any]:
-    about = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")
-    return {name: value for name, value in line.items() if name not in about}
 
 
 def _sizes(spec: NetworkSpec) -> tuple[int, ...]:

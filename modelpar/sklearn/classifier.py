@@ -64,14 +64,16 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
     input_offset_, input_scale_   (n_features,) visible activations are (X - offset) / scale
     loss_, loss_curve_   mean cross-entropy of the last epoch, of each
     validation_scores_, best_validation_score_   accuracies; None without early stopping
-    n_iter_              epochs of fine-tuning;  n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+    n_iter_              epochs of fine-tuning;  n_layers_, n_outputs_, out_activation_
+    n_features_in_, feature_names_in_
     """
 
     _names: ClassVar[dict[str, str]] = {
         "layers": "hidden_layer_sizes", "epochs": "rbm_n_iter", "learning-rate": "rbm_learning_rate",
         "gaussian-learning-rate": "rbm_gaussian_learning_rate", "weight-decay": "rbm_weight_decay",
-        "finetune-epochs": "max_iter", "finetune-learning-rate": "learning_rate_init", "finetune-batch-size": "batch_size",
-        "finetune-weight-decay": "alpha", "finetune-momentum": "momentum", "patience": "n_iter_no_change",
+        "finetune-epochs": "max_iter", "finetune-learning-rate": "learning_rate_init",
+        "finetune-batch-size": "batch_size", "finetune-weight-decay": "alpha",
+        "finetune-momentum": "momentum", "patience": "n_iter_no_change",
     }  # fmt: skip
 
     def __init__(

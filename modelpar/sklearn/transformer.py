@@ -42,8 +42,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     weight_decay     L2 penalty on the weights
     gibbs_steps      the k of contrastive divergence, CD-k
     persistent       persistent chains instead (PCD, Tieleman 2008)
-    visible          ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the transformer itself; ``auto``:
-                     bernoulli where all of X lies in [0, 1]
+    visible          ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the transformer itself;
+                     ``auto``: bernoulli where all of X lies in [0, 1]
     dtype            of weights and features: float32 or float64
     random_state     a number is the seed itself: the same model at every grid, up to rounding
     verbose          print a line for each epoch
@@ -61,6 +61,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     n_iter_                epochs done;  n_features_in_, feature_names_in_
     """
 
+    _passes: dict[str, Any]  # what partial_fit goes on from: samples seen, velocities, chains
     _names: ClassVar[dict[str, str]] = {"layers": "n_components", "epochs": "n_iter"}
 
     def __init__(
@@ -154,9 +155,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
             rbm, n = network.rbms[0], len(self.components_)
-            return each_sample(
-                network, X, rbm.hidden_ids, n, network.dtype, lambda v, _: rbm.hidden_given_visible(v)
-            )
+            return each_sample(network, X, rbm.hidden_ids, n, network.dtype, lambda v, _: rbm.hidden_given_visible(v))
 
     def gibbs(self, v: Any) -> Array:
         """One step of Gibbs sampling from v (n_samples, n_features): new visible states.  Collective."""
@@ -222,7 +221,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         return NetworkSpec((n_features, self.n_components), visible=self.visible_, dtype=self.dtype, seed=seed)
 
     def _training(self, n_samples: int, *, epochs: int, momentum_epochs: int = 5) -> TrainingSpec:
-        rates = {} if self.learning_rate is None else {
+        rates: dict[str, Any] = {} if self.learning_rate is None else {
             "learning_rate": self.learning_rate, "gaussian_learning_rate": self.learning_rate,
         }  # fmt: skip
         return TrainingSpec(
@@ -254,7 +253,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
     def _start_anew(self) -> None:
         """What ``partial_fit`` and ``gibbs`` go on from."""
-        self._passes: dict[str, Any] = {"samples": 0, "tensors": {}}
+        self._passes = {"samples": 0, "tensors": {}}
         self.random_state_ = check_random_state(self._network_spec.seed % 2**32)
         self.n_iter_ = 0
 

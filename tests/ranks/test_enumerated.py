@@ -175,7 +175,7 @@ def fits(counts: np.ndarray, p: np.ndarray) -> bool:
 @shapes
 def test_sampled_states_have_their_joint_distribution(comm, agree, shape, held):
     """128 joint states of 4 visible and 3 hidden units.  The power: independent units with the same means fail."""
-    network, rbm, twin, exact, mine = machine(comm, shape, held, sizes=(4, 3))
+    network, rbm, _twin, exact, mine = machine(comm, shape, held, sizes=(4, 3))
     assert exact.second_eigenvalue**K < 1e-3
     h = np.zeros((len(rbm.hidden_ids), mine.stop - mine.start))
     for k in range(1, K + 1):

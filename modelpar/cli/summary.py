@@ -1,0 +1,98 @@
+"""What a run came to: ``summary.json``, and the same for people."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelpar import __version__
+from modelpar.cli.progress import size_text
+from modelpar.network import DeepBeliefNetwork
+
+ABOUT = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")  # of a record; the rest are measures
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the time went."""
+
+    stages: Mapping[tuple[str, int], float]  # training seconds by (stage, layer), those before a resume included
+    seconds_before: float  # of these, before the resume
+    samples: int  # since then
+    compile_seconds: float
+
+    @property
+    def train_seconds(self) -> float:
+        return sum(self.stages.values())
+
+    def seconds_of(self, stage: str) -> float:
+        return sum(seconds for (name, _), seconds in self.stages.items() if name == stage)
+
+    @property
+    def samples_per_second(self) -> float:
+        seconds = self.train_seconds - self.seconds_before
+        return self.samples / seconds if seconds > 0 else 0.0
+
+
+def summarise(
+    network: DeepBeliefNetwork,
+    accuracies: Mapping[str, float],
+    clock: Clock,
+    history: Sequence[dict[str, Any]],
+    threads: int,
+) -> dict[str, Any]:
+    """The content of ``summary.json``, the same on every rank.  Collective.
+
+    ``bytes`` are those that had to cross between ranks, over all ranks, since this process began; ``measures`` the last
+    ones of every stage and RBM.
+    """
+    grid = network.grid
+    return {
+        **accuracies,
+        "train_seconds": clock.train_seconds,
+        "pretrain_seconds": clock.seconds_of("pretrain"),
+        "finetune_seconds": clock.seconds_of("finetune"),
+        "compile_seconds": clock.compile_seconds,
+        "samples_per_second": clock.samples_per_second,
+        "bytes": network.traffic.total(grid.comm),
+        "peak_rss_per_rank": grid.comm.allgather(peak_rss()),
+        "grid": {"replicas": grid.n_replicas, "model_shards": grid.n_shards, "ranks": grid.comm.size},
+        "threads": threads,
+        "layers": list(network.spec.layers),
+        "classes": network.spec.classes,
+        "parameters": network.n_parameters,
+        "measures": {
+            f"{line['stage']}.{line['layer']}": {name: value for name, value in line.items() if name not in ABOUT}
+            for line in history
+        },
+        "version": __version__,
+    }
+
+
+def peak_rss() -> int:
+    """The most memory that this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def for_people(summary: Mapping[str, Any]) -> dict[str, object]:
+    """The rows of the table at the end of a run."""
+    shown: dict[str, object] = {
+        name.replace("_", " "): f"{summary[name]:.2%}"
+        for name in ("test_accuracy", "validation_accuracy")
+        if name in summary
+    }
+    shown["training time"] = (
+        f"{summary['train_seconds']:.2f} s (pre-training {summary['pretrain_seconds']:.2f} s, fine-tuning "
+        f"{summary['finetune_seconds']:.2f} s); compiling {summary['compile_seconds']:.2f} s"
+    )
+    shown["samples/s"] = f"{summary['samples_per_second']:,.0f}"
+    for axis, verbs in summary["bytes"].items():
+        told = ", ".join(f"{verb} {size_text(n)}" for verb, n in verbs.items())
+        shown[f"bytes on the {axis} axis"] = told or "none"
+    shown["peak memory a rank"] = ", ".join(size_text(n) for n in summary["peak_rss_per_rank"])
+    shown["parameters"] = f"{summary['parameters']:,}"
+    return shown

@@ -1,0 +1,46 @@
+"""Whether somebody watches: what a rank prints passes through ``mpirun``, so its own stdout does not tell.
+
+Open MPI gives its ranks pseudo-terminals even where its own output goes to a file, and MPICH gives them pipes even
+where its own output goes to a terminal.  So the launcher's output is what counts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import psutil
+from rich.console import Console
+
+WIDTH = 120  # of what is not a terminal
+LAUNCHERS = ("mpirun", "mpiexec", "prterun", "orterun", "hydra", "srun")
+LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # a launcher sets one of these for its ranks
+
+
+def make_console() -> Console:
+    """For stdout: with a live bar where a terminal is at its end, plain and wide elsewhere."""
+    if sys.stdout is not sys.__stdout__:  # a rank whose output is thrown away, or a program that collects it
+        return Console(highlight=False, width=WIDTH)
+    if not any(name in os.environ for name in LAUNCHED):
+        console = Console(highlight=False)
+        return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    width = _width_of_launcher()
+    return Console(highlight=False, width=width or WIDTH, force_terminal=width is not None)
+
+
+def _width_of_launcher() -> int | None:
+    """Columns of the terminal that the launcher writes to; None where it writes elsewhere, or is not found."""
+    try:
+        launchers = [p for p in psutil.Process().parents() if p.name().startswith(LAUNCHERS)]
+        place = os.readlink(f"/proc/{launchers[-1].pid}/fd/1") if launchers else ""
+        if not place.startswith(("/dev/pts/", "/dev/tty")):
+            return None
+        terminal = os.open(place, os.O_RDONLY | os.O_NOCTTY)
+    except (OSError, psutil.Error):
+        return None
+    try:
+        return os.get_terminal_size(terminal).columns or WIDTH
+    except OSError:
+        return WIDTH
+    finally:
+        os.close(terminal)

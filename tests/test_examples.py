@@ -1,0 +1,68 @@
+"""Every example runs as its docstring says, in small, and shows what it promises."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import jobs
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = str(EXAMPLES.parent)
+LIMIT = 240  # seconds for one run, compilation of the kernels included
+SMALL_WIDE = ("--visible", "256", "--hidden", "512", "--steps", "5")
+
+
+def run(name: str, n: int, *options: str) -> str:
+    """What an example prints; n = 0 is without mpiexec."""
+    command = [sys.executable, EXAMPLES / name, *options]
+    if n == 0:
+        return jobs.run(command, limit=LIMIT, PYTHONPATH=ROOT).check().output
+    return jobs.run_on_ranks(n, command, limit=LIMIT, PYTHONPATH=ROOT).check().output
+
+
+@pytest.mark.parametrize("n", [0, 3, 4])
+def test_train_dbn(n: int) -> None:
+    output = run("train_dbn.py", n)
+    found = re.search(r"test accuracy (\S+)", output)
+    assert found
+    assert float(found[1]) > 0.95
+    assert output.count("RBM 1 epoch 10") == 1  # one rank speaks
+
+
+@pytest.mark.parametrize("n", [0, 2, 3])
+def test_resume_at_another_grid(n: int) -> None:
+    output = run("resume_at_another_grid.py", n)
+    found = re.search(r"largest difference of a weight (\S+)", output)
+    assert found
+    assert float(found[1]) < (1e-3 if n else 1e-30)  # in float32 a draw may flip after sums in another order
+    assert f"{max(n, 1)} replicas x 1 model shards" in output
+
+
+def test_sklearn_pipeline() -> None:
+    pytest.importorskip("sklearn")
+    found = re.findall(r": (?:.*accuracy )?(\d\.\d+)$", run("sklearn_pipeline.py", 0), re.MULTILINE)
+    assert len(found) == 3
+    assert all(float(accuracy) > bound for accuracy, bound in zip(found, (0.95, 0.8, 0.9), strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_wide_layer(n: int, tmp_path: Path) -> None:
+    output = run("wide_layer.py", n, *SMALL_WIDE, "--folder", str(tmp_path))
+    stages = re.findall(r"^(.*?): +peak (.*) GiB", output, re.MULTILINE)
+    assert len(stages) == 5
+    assert all(len(peaks.split(",")) == n for _, peaks in stages)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_example_is_listed() -> None:
+    """In the README, with a docstring that gives its command."""
+    listed = set(re.findall(r"\((\w+\.py)\)", (EXAMPLES / "README.md").read_text()))
+    there = {path.name for path in EXAMPLES.glob("*.py")}
+    assert listed == there
+    for name in there:
+        assert f"python examples/{name}" in (ast.get_docstring(ast.parse((EXAMPLES / name).read_text())) or ""), name
