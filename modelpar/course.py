@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from modelpar.data import Minibatches
 from modelpar.data.feed import Feed
+from modelpar.errors import SpecError
 from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.records import Record
 from modelpar.weights import Scratch
@@ -47,6 +48,7 @@ class Course:
         self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
         self._batch_size, self._shuffle = batch_size, shuffle << 24
         self._v = Scratch()
+        self._check_position()
 
     @property
     def position(self) -> Position:
@@ -60,6 +62,22 @@ class Course:
     @property
     def unfinished(self) -> bool:
         return self.position.epoch < self.epochs
+
+    def _check_position(self) -> None:
+        """Raise SpecError where training stands in the middle of something that these minibatches do not continue."""
+        position = self.position
+        if self.n_done and position.n_samples not in (0, self.feed.n_samples):
+            raise SpecError(
+                f"training stands in epoch {position.epoch + 1} over {position.n_samples} samples, but the data have "
+                f"{self.feed.n_samples}; go on with the same data, --test-fraction and --validation-fraction"
+            )
+        if position.step and position.batch_size not in (0, self._batch_size):
+            name = "--batch-size" if self.stage == "pretrain" else "--finetune-batch-size"
+            raise SpecError(
+                f"training stands in the middle of an epoch with minibatches of {position.batch_size}, but {name} "
+                f"is {self._batch_size}; go on with {name} {position.batch_size}"
+            )
+        position.n_samples, position.batch_size = self.feed.n_samples, self._batch_size
 
     def rest_of_epoch(self) -> Iterator[Minibatch]:
         """The minibatches that are left of the current epoch.  Call ``advance`` for each when its update is done."""
@@ -96,7 +114,7 @@ class Course:
         return Record(kind, self.stage, layer, epoch, self.n_done, steps, samples, self.position.seconds, measures)
 
     def totals(self) -> dict[str, float]:
-        """The epoch's sums over the replicas, and over the shards too where a name begins with ``shard_``.  Collective."""
+        """The epoch's sums over the replicas, and over shards too where a name begins with ``shard_``.  Collective."""
         grid, sums = self.network.grid, self.position.sums
         names = sorted(sums)
         everywhere = grid.comm.allreduce(np.array([sums[name] for name in names]))

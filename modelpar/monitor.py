@@ -16,7 +16,8 @@ from modelpar.rbm import RBM
 
 Array = npt.NDArray[np.floating]
 
-PROBE = 512  # samples on which an RBM is measured after each epoch
+PROBE = 512  # samples on which an RBM is measured after each epoch,
+PIECE = 128  # over all replicas, at once: the buffers of a wide layer grow with it
 DEAD, SATURATED = 0.001, 0.999  # a unit whose activation never leaves this side, on all of the probe, learns nothing
 COLLAPSED = 0.95  # part of the hidden units that may be dead or saturated before training is stopped
 EXPLODED = 1000.0  # weights of useful RBMs stay far below (Hinton 2010, section 8)
@@ -31,27 +32,36 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid) -> dict[str, float
     largest_weight     absolute value
     probe_error        mean squared error of a mean-field reconstruction
     """
-    samples = shares(min(PROBE, feed.n_samples), grid.replica, grid.n_replicas, PROBE)[0]
-    v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
-    feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
-    measures: dict[str, float] = {}
-    if not rbm.gaussian:
-        measures["pseudo_likelihood"] = scores.pseudo_log_likelihood(rbm, v, samples)
-    p = rbm.hidden_given_visible(v)
-    lowest, highest = p.min(axis=1, initial=1.0), p.max(axis=1, initial=0.0)
-    total = p.sum(axis=1, dtype=np.float64)
-    error = squared_error(v, rbm.visible_given_hidden(p))
+    n_probe = min(PROBE, feed.n_samples)
+    lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
+    total, error, likelihood = np.zeros(len(rbm.c)), 0.0, 0.0
+    for samples in shares(n_probe, grid.replica, grid.n_replicas, PIECE):
+        v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
+        feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
+        if not rbm.gaussian:
+            likelihood += _sum_of_likelihoods(rbm, v, samples)
+        p = rbm.hidden_given_visible(v)
+        np.minimum(lowest, p.min(axis=1, initial=1.0), out=lowest)
+        np.maximum(highest, p.max(axis=1, initial=0.0), out=highest)
+        total += p.sum(axis=1, dtype=np.float64)
+        error += squared_error(v, rbm.visible_given_hidden(p))
+    measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / n_probe}
     for extreme, op in ((lowest, MPI.MIN), (highest, MPI.MAX), (total, MPI.SUM)):
         grid.replica_comm.Allreduce(MPI.IN_PLACE, extreme, op)
     n_hidden, activation, dead, saturated = grid.shard_comm.allreduce(
         np.array([len(total), total.sum(), (highest < DEAD).sum(), (lowest > SATURATED).sum()], float)
     )
-    n_probe = min(PROBE, feed.n_samples)
     measures["probe_error"] = grid.comm.allreduce(error) / (n_probe * n_visible)
     measures["mean_activation"] = float(activation / (n_hidden * n_probe))
     measures["dead_units"], measures["saturated_units"] = float(dead / n_hidden), float(saturated / n_hidden)
     measures["largest_weight"] = grid.comm.allreduce(_largest(rbm.W), MPI.MAX)
     return measures
+
+
+def _sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64]) -> float:
+    """Pseudo-log-likelihoods of all replicas' samples of this piece, added up.  Collective."""
+    n = rbm.replica_comm.allreduce(len(samples))
+    return scores.pseudo_log_likelihood(rbm, v, samples) * n if n else 0.0
 
 
 def check_rbm(index: int, measures: dict[str, float]) -> None:

@@ -35,6 +35,9 @@ class Position:
     step: int = 0  # next minibatch of this epoch
     seconds: float = 0.0  # spent training in this stage and layer
     sums: dict[str, float] = field(default_factory=dict)  # running measures of this epoch
+    reached: bool = False  # the accuracy at which fine-tuning was to stop
+    batch_size: int = 0  # of this stage, and the samples of an epoch; 0 before the first step
+    n_samples: int = 0
 
 
 @dataclass

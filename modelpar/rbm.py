@@ -145,7 +145,7 @@ class RBM:
 
     def contrastive_divergence(
         self, v0: Array, first_draw: int, update: Parameters, spec: TrainingSpec, gain: float, carry: float,
-        chains: Chains | None = None, n_all_samples: int | None = None,
+        chains: Chains | None = None, *, n_all_samples: int,
     ) -> float:  # fmt: skip
         """Add one minibatch's share to the update: ``update = carry * update + gain * (<v h>_data - <v h>_model)``.
 
@@ -163,7 +163,7 @@ class RBM:
         p0, h0 = self._draw_hidden(visible, Purpose.HIDDEN, 0, first_draw)
         s0 = h0 if spec.statistics == "1" else p0
         if spec.sparsity_cost:
-            s0 = s0 + self._sparsity_shift(p0, spec, n_all_samples or v0.shape[1])
+            s0 = s0 + self._sparsity_shift(p0, spec, n_all_samples)
         self._add_statistics(update, visible, v0, s0, gain, carry)
         if chains is None:
             error, visible, v1, s1 = self._reconstruct(v0, h0, first_draw, spec)

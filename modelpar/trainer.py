@@ -18,7 +18,7 @@ from modelpar.data import Dataset, check_range
 from modelpar.data.feed import Feed
 from modelpar.errors import SpecError, TrainingError
 from modelpar.inputs import feed_above, learn_scaling, mean_of, visible_feed
-from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.network import DeepBeliefNetwork, Position, TrainingState
 from modelpar.optimizer import step_size
 from modelpar.rbm import RBM
 from modelpar.records import Record
@@ -73,17 +73,17 @@ def _train_rbm(
         for batch in course.rest_of_epoch():
             error = rbm.contrastive_divergence(
                 batch.v, batch.first_draw, update, training, size.rate / sync.divisor(batch.n_mine, batch.n_all),
-                size.momentum * sync.momentum_share, state.chains, batch.n_all,
+                size.momentum * sync.momentum_share, state.chains, n_all_samples=batch.n_all,
             )  # fmt: skip
             sync.step(rbm.parameters, update, size.rate * size.decay)
-            record = course.advance(batch, shard_squared_error=error)
+            # PCD never reconstructs its data, so it has no error to add up: the probe's stands in
+            record = course.advance(batch, shard_squared_error=0.0 if training.persistent else error)
             if position.step % CHECK_EVERY == 0:
                 monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
             yield record
         sync.settle(rbm.parameters)
         totals = course.totals()
         measures = monitor.measure(rbm, feed, n_visible, grid)
-        # PCD never reconstructs its data: the probe's error stands in
         error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
         measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
         monitor.check_rbm(rbm.index, measures)
@@ -105,15 +105,14 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
     if state.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
         state.updates.clear()
         state.chains, state.position = None, Position("finetune")
-    if spec.patience and dataset.validation is None:
-        raise SpecError("--patience needs a validation set; give --validation-fraction")
+    validation = dataset.validation
+    if spec.patience and (validation is None or validation.labels is None or not len(validation)):
+        raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
     yield from _descend(network, dataset, spec)
-    if state.best:
+    if state.best and not state.position.reached:
         for name, parameters in network.parts().items():
             parameters.flat[:] = state.best[name].flat
-    state.best.clear()
-    state.updates.clear()
-    state.position = Position("done")
+    network.state = TrainingState(Position("done"))
 
 
 def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -> Iterator[Record]:
@@ -125,7 +124,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
     course = Course(network, _real_values(network, dataset), epochs=spec.epochs, batch_size=spec.batch_size,
                     stage="finetune", shuffle=FINE_TUNING)  # fmt: skip
     # looked at before an epoch, not after: a network that was saved at the last record must not go on either
-    while course.unfinished and not (spec.patience and state.epochs_since_best >= spec.patience):
+    while course.unfinished and not position.reached and not _impatient(state, spec):
         size = step_size(spec, spec.learning_rate, position.epoch)
         for batch in course.rest_of_epoch():
             score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
@@ -135,8 +134,9 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
             in_between = position.step < course.batches.n_steps
             if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
                 record.measures.update(accuracy_measures(network, dataset))
+                position.reached = _reached(spec, record.measures)
             yield record
-            if _reached(spec, record.measures):
+            if position.reached:
                 return
         for parameters in network.parts().values():
             sync.settle(parameters)
@@ -148,9 +148,12 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
             raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate")
         if spec.patience:
             _remember_best(network, measures["validation_accuracy"])
+        position.reached = _reached(spec, measures)
         yield course.end_epoch(measures)
-        if _reached(spec, measures):
-            return
+
+
+def _impatient(state: TrainingState, spec: FineTuneSpec) -> bool:
+    return spec.patience > 0 and state.epochs_since_best >= spec.patience
 
 
 def _reached(spec: FineTuneSpec, measures: dict[str, float]) -> bool:

@@ -191,6 +191,7 @@ def test_gaussian_standardisation_is_folded_into_the_export(tmp_path: Path) -> N
         (2, ["--layers", "784-20"], "digits has 64 values a sample; use --layers 64-20"),
         (2, ["--data", "digitss"], "did you mean digits?"),
         (2, ["--classes", "5"], "use --classes 10"),
+        (2, ["--patience", "3"], "give --validation-fraction"),
         (2, ["--layers", "64-400000000"], "GiB are free"),
         (2, ["--epochs", "three"], "'three' is not a valid integer"),
         (2, ["--config", "nowhere.toml"], "nowhere.toml cannot be read"),

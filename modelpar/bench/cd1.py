@@ -90,7 +90,7 @@ def _prepare(size: Size, grid: Grid, dtype: str) -> tuple[Callable[[], None], Ca
 
     def update() -> None:
         nonlocal first_draw
-        rbm.contrastive_divergence(v0, first_draw, velocity, training, rate, carry, None, n_samples)
+        rbm.contrastive_divergence(v0, first_draw, velocity, training, rate, carry, n_all_samples=n_samples)
         sync.step(rbm.parameters, velocity, RATE * training.weight_decay)
         first_draw += n_samples
 

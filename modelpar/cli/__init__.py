@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MISTAKE, UNEXPECTED, INTERRUPTED = 2, 1, 130
 PATIENCE = 10.0  # seconds in which all ranks must come to the same error, before the others are taken to be stuck
+BRIEF = 1.0  # where one rank is interrupted, the others mostly wait for it inside MPI and hear nothing
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -84,7 +85,7 @@ def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
     they wait for this rank in a collective that it will never enter.
     """
     arrived = comm.Ibarrier()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + (BRIEF if status == INTERRUPTED else PATIENCE)
     while not arrived.Test():
         if time.monotonic() > deadline:
             _print_error(f"rank {comm.rank} of {comm.size}: {message}")

@@ -41,8 +41,10 @@ def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool,
         needed = memory_bytes(spec, grid.n_shards, -(-batch // grid.n_replicas))
         check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
         layout = NetworkLayout.blocks(_sizes(spec), grid.n_shards, spec.layout)
-        if fine_tunes(settings, spec, dataset):
-            check_labels(dataset, dataset.train, spec.classes)  # now, not after hours of pre-training
+        if fine_tunes(settings, spec, dataset):  # what it needs is looked at now, not after hours of pre-training
+            check_labels(dataset, dataset.train, spec.classes)
+            if settings.finetune.patience and dataset.validation is None:
+                raise SpecError("--patience needs a validation set; give --validation-fraction")
         directory = RunDirectory.choose(grid.comm, settings.run.run_dir, dataset.name)
         directory.prepare(resume=resume, overwrite=overwrite)
         with TrainingProgress() as progress:

@@ -9,7 +9,7 @@ _REORDER = {"reassoc", "contract", "nsz"}
 
 
 @njit(cache=True, nogil=True, fastmath=_REORDER)
-def row_sums(x, out):
+def row_sums(x, out):  # type: ignore[no-untyped-def]
     """out[:] = x.sum(axis=1)      x (units, batch); out (units,)"""
     for i in range(x.shape[0]):
         row = x[i]
@@ -20,7 +20,7 @@ def row_sums(x, out):
 
 
 @njit(cache=True, nogil=True, fastmath=_REORDER)
-def squared_error(a, b):
+def squared_error(a, b):  # type: ignore[no-untyped-def]
     """((a - b) ** 2).sum(dtype=float64)      a, b (units, batch)"""
     everything = 0.0
     for i in range(a.shape[0]):

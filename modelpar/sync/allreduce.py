@@ -38,4 +38,3 @@ class AllreduceSync:
 
     def settle(self, parameters: Parameters) -> None:
         """Nothing to do: the replicas have never parted."""
-

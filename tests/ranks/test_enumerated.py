@@ -113,7 +113,7 @@ def test_long_chains_give_the_gradient_of_the_likelihood(comm, agree, shape, hel
     o = TrainingSpec(gibbs_steps=K, statistics=statistics, reconstruction="states")
     update = rbm.parameters.like()
     rbm.contrastive_divergence(
-        np.ascontiguousarray(v0[rbm.visible_ids][:, mine]), mine.start, update, o, 1 / N, 0.0, None, N
+        np.ascontiguousarray(v0[rbm.visible_ids][:, mine]), mine.start, update, o, 1 / N, 0.0, n_all_samples=N
     )
     found = summed(network, update)
     p0 = twin.hidden(v0)
@@ -140,7 +140,7 @@ def test_persistent_chains_give_the_gradient_and_keep_the_distribution(comm, agr
     gradient = data_of(SIZES[0], N) @ p0.T / N - exact.vh
     for call, steps in enumerate((K, 10)):
         o, update = TrainingSpec(gibbs_steps=steps, persistent=True), rbm.parameters.like()
-        rbm.contrastive_divergence(v0, call * N + mine.start, update, o, 1 / N, 0.0, chains, N)
+        rbm.contrastive_divergence(v0, call * N + mine.start, update, o, 1 / N, 0.0, chains, n_all_samples=N)
         agree(worst(network, rbm, summed(network, update), gradient, exact.deviation) < FIVE_SIGMA, f"call {call}")
     counts = histogram(network, 0, chains.h)
     agree(fits(counts, exact.p_h), "hidden states are not distributed as the model's")

@@ -38,7 +38,8 @@ def train(network, twin, spec, n_steps, batch=BATCH):
         n = step * batch
         error = rbm.contrastive_divergence(
             np.ascontiguousarray(v0[rbm.visible_ids][:, mine]), n + mine.start, update, spec,
-            spec.learning_rate / sync.divisor(mine.stop - mine.start, batch), 0.5 * sync.momentum_share, chains, batch,
+            spec.learning_rate / sync.divisor(mine.stop - mine.start, batch), 0.5 * sync.momentum_share, chains,
+            n_all_samples=batch,
         )  # fmt: skip
         sync.step(rbm.parameters, update, spec.learning_rate * spec.weight_decay)
         expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)

@@ -276,7 +276,9 @@ def test_training_raises_the_exact_likelihood(agree, case, n_shards, persistent)
     for step in range(60):
         first = 40 * step + int(mine[0])
         carry = 0.5 if it.grid.replica == 0 else 0.0
-        it.rbm.contrastive_divergence(it.mine(data[:, mine]), first, velocity, o, 0.2 / 40, carry, chains)
+        it.rbm.contrastive_divergence(
+            it.mine(data[:, mine]), first, velocity, o, 0.2 / 40, carry, chains, n_all_samples=40
+        )
         it.grid.replica_comm.Allreduce(MPI.IN_PLACE, velocity.flat)
         it.rbm.parameters.flat += velocity.flat
         it.whole.update(data, 40 * step, TrainingSpec(persistent=persistent, weight_decay=0.0), 0.2, 0.5)
