@@ -133,7 +133,7 @@ class FineTuneSpec(Spec):
 
     prefix = "finetune_"
 
-    epochs: int = option(30, "epochs of fine-tuning", at_least=0)
+    epochs: int = option(50, "epochs of fine-tuning", at_least=0)
     batch_size: int = option(50, "samples of one minibatch of fine-tuning, over all replicas together", at_least=1)
     learning_rate: float = option(0.2, "learning rate of fine-tuning", at_least=0)
     schedule: str = option("linear", "how the learning rate of fine-tuning falls over the epochs", choices=SCHEDULES)
@@ -148,7 +148,7 @@ class FineTuneSpec(Spec):
         0.0, "limit on the length of each unit's incoming weights; 0 for none", at_least=0, flag="--max-norm"
     )
     dropout: float = option(
-        0.0, "probability of dropping a hidden unit in fine-tuning", at_least=0, below=1, flag="--dropout"
+        0.2, "probability of dropping a hidden unit in fine-tuning", at_least=0, below=1, flag="--dropout"
     )
     input_dropout: float = option(
         0.0, "probability of dropping a visible unit in fine-tuning", at_least=0, below=1, flag="--input-dropout"

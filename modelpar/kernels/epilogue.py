@@ -23,7 +23,7 @@ from modelpar.kernels import philox, threads
 from modelpar.kernels.philox import CHUNK, MARGIN, SCRATCH, compare, row_words
 
 if TYPE_CHECKING:
-    from modelpar.draws import Stream
+    from modelpar.streams import Stream
 
 FloatArray = npt.NDArray[Any]
 

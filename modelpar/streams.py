@@ -1,0 +1,46 @@
+"""Names of the streams of random draws: what a draw is for, and in which layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Purpose(IntEnum):
+    """What a draw is for; draws of different purposes are independent."""
+
+    WEIGHTS = 0
+    DATA = 1
+    HIDDEN = 2
+    VISIBLE = 3
+    DROPOUT = 4
+    CHAIN = 5
+    PASS_UP = 6
+    SCORE = 7
+    FANTASY = 8
+    STATISTICS = 9
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One family of independent draws, one for every unit and sample.
+
+    Raises ValueError where a field does not fit the bits that the counter has for it.
+    """
+
+    seed: int  # 0 .. 2^63 - 1
+    layer: int  # 0 .. 255
+    purpose: Purpose
+    repeat: int = 0  # 0 .. 65535: the Gibbs step, or whatever else tells draws of one purpose apart
+
+    def __post_init__(self) -> None:
+        for name, bits in (("seed", 63), ("layer", 8), ("purpose", 8), ("repeat", 16)):
+            value = getattr(self, name)
+            if not 0 <= value < 1 << bits:
+                raise ValueError(f"{name} of a stream of draws is {value}, but must be 0 to {(1 << bits) - 1}")
+
+    @property
+    def words(self) -> tuple[int, int, int]:
+        """The last counter word and the two key words."""
+        tag = int(self.layer) << 24 | int(self.purpose) << 16 | int(self.repeat)
+        return tag, int(self.seed) & 0xFFFFFFFF, int(self.seed) >> 32
