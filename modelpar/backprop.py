@@ -1,7 +1,7 @@
 """Fine-tuning by back-propagation over the same shards as pre-training: Algorithm 3.
 
 A column layout needs its input gathered and reduces the gradient of it; a row layout reduces its output and gathers
-the gradient of that.  Column and row layouts in turn therefore move each layer's activations at most once each way.
+the gradient of that.  So nothing moves in the layer between a column layout and a row layout above it.
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from modelpar.backprop import score_batch, softmax
-from modelpar.data import Dataset, Split
-from modelpar.errors import DataError
-from modelpar.inputs import shares, visible_feed
+from modelpar.data import Dataset, Split, check_range
+from modelpar.errors import DataError, SpecError
+from modelpar.inputs import real_values, shares
 from modelpar.network import DeepBeliefNetwork
 
 IntArray = npt.NDArray[np.int64]
@@ -26,17 +28,33 @@ def check_labels(dataset: Dataset, split: Split, n_classes: int) -> IntArray:
     return split.labels
 
 
-def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> dict[str, float]:
+def check_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> None:
+    """Raise DataError, on every rank, where a value does not fit the visible units.  Collective."""
+    alone = replace(dataset, train=split, validation=None, test=None)
+    check_range(alone, network.visible_ids, network.spec.visible, comm=network.grid.comm)
+
+
+def has_labels(split: Split | None) -> bool:
+    """Whether there are samples with labels in it."""
+    return split is not None and split.labels is not None and len(split) > 0
+
+
+def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) -> dict[str, float]:
     """``accuracy`` and ``cross_entropy`` (mean, in nats) of the network on a split, shared between the replicas.
 
-    The same on every rank.  Collective.  Raises DataError where data or labels do not fit the network.
+    The same on every rank.  Collective.  Raises DataError where there is no such split, or where values or labels do
+    not fit the network, SpecError where that has no output layer.
     """
+    if network.output is None:
+        raise SpecError("the network has no output layer to classify with; train it with --classes, or with labels")
+    if split is None:
+        raise DataError(f"{dataset.name} has no such split; give --test-fraction or --validation-fraction")
     labels = check_labels(dataset, split, network.spec.classes)
     grid = network.grid
-    binarise = "none" if network.binarise == "stochastic" else network.binarise
-    feed = visible_feed(network, dataset, split, binarise)
+    check_split(network, dataset, split)
+    feed = real_values(network, dataset, split)
     correct, cross_entropy = 0, 0.0
-    for samples in shares(len(split), grid.replica, grid.n_replicas):
+    for samples in shares(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
         probabilities = network.logits(v)
@@ -53,8 +71,4 @@ def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> dict
 def accuracy_measures(network: DeepBeliefNetwork, dataset: Dataset) -> dict[str, float]:
     """``validation_accuracy`` and ``test_accuracy``, each where the data set has that split.  Collective."""
     splits = {"validation_accuracy": dataset.validation, "test_accuracy": dataset.test}
-    return {
-        name: evaluate(network, dataset, split)["accuracy"]
-        for name, split in splits.items()
-        if split is not None and split.labels is not None and len(split)
-    }
+    return {name: evaluate(network, dataset, split)["accuracy"] for name, split in splits.items() if has_labels(split)}

@@ -119,4 +119,6 @@ class Course:
         names = sorted(sums)
         everywhere = grid.comm.allreduce(np.array([sums[name] for name in names]))
         alike = grid.replica_comm.allreduce(np.array([sums[name] for name in names]))
-        return {name: float(everywhere[i] if name.startswith("shard_") else alike[i]) for i, name in enumerate(names)}
+        totals = {name: float((everywhere if name.startswith("shard_") else alike)[i]) for i, name in enumerate(names)}
+        # shards on processors of other kinds may differ in a last bit of what they have alike: one has the word
+        return grid.comm.bcast(totals)

@@ -46,22 +46,26 @@ class TrainingError(ModelparError):
     """Training has broken down: NaN, exploding weights, dead or saturated units."""
 
 
-class RemoteError(ModelparError):
-    """Another rank failed; its message is ours."""
-
-
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     """Raise on every rank of ``comm`` if any rank brings an error.  Collective.
 
-    The rank that brings an error raises it; the others raise a :class:`RemoteError` with the first bringer's
-    message.  A lone exception would be a hang elsewhere.
+    All ranks raise the same: an error of the class and with the message of the lowest rank that brings one, so that
+    ``except DataError`` is a decision that they take alike.  What is no ModelparError becomes one.  A lone exception
+    would be a hang elsewhere.
     """
-    told = comm.allgather(None if error is None else str(error))
+    mine = None
     if error is not None:
-        raise error
-    for message in told:
-        if message is not None:
-            raise RemoteError(message)
+        mine = (type(error) if isinstance(error, ModelparError) else ModelparError, _one_line(error))
+    for told in comm.allgather(mine):
+        if told is not None:
+            kind, message = told
+            raise kind(message) from error
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ Array = npt.NDArray[np.floating]
 
 
 class Traffic:
-    """Bytes that had to cross between ranks, by axis and verb; what this rank received.
+    """Bytes of activations and updates that had to cross between ranks, by axis and verb; what this rank received.
 
     gather      (n_units - n_owned) x batch x itemsize: the units that this rank does not own
     reduce      n_owned x (n_shards - 1) x batch x itemsize: the other shards' sums for the owned units

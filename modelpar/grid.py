@@ -7,7 +7,7 @@ from types import TracebackType
 
 from mpi4py import MPI
 
-from modelpar.errors import GridError
+from modelpar.errors import GridError, ModelparError
 
 
 class Grid:
@@ -33,16 +33,12 @@ class Grid:
         self.replica, self.shard = divmod(position, self.n_shards)
         self.shard_comm = self.comm.Split(self.replica, self.shard)
         self.replica_comm = self.comm.Split(self.shard, self.replica)
-        self.n_nodes = len(set(node_of_rank))
-
-    @property
-    def ranks_on_node(self) -> int:
-        return self.node_comm.size
 
     def free(self) -> None:
-        """Free the communicators that the grid made.  Collective."""
+        """Free the communicators that the grid made; a second call does nothing.  Collective."""
         for made in (self.shard_comm, self.replica_comm, self.comm, self.node_comm):
-            made.Free()
+            if made != MPI.COMM_NULL:
+                made.Free()
 
     def __enter__(self) -> Grid:
         return self
@@ -50,7 +46,8 @@ class Grid:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:  # after an exception the other ranks may not be there to free with
+        # all ranks raise a ModelparError together; after another exception they may not be there to free with
+        if kind is None or issubclass(kind, ModelparError) or self.comm.size == 1:
             self.free()
 
     def __repr__(self) -> str:

@@ -26,14 +26,14 @@ from modelpar.weights import Scratch
 Array = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
 
-CHUNK = 1024  # samples propagated at once, over all replicas
 SHARE_OF_MEMORY = 0.5  # of what a node has left, that kept activations may take
 
 
 def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     """Set how raw values become visible activations: to [0, 1], or standardised for Gaussian units.
 
-    A unit that never varies is left unscaled.  Every shard reads its own columns only.
+    A unit that never varies is left unscaled.  Every shard reads its own columns only.  Collective.  Raises DataError
+    where values cannot be read.
     """
     if network.spec.visible == "gaussian":
         mean, deviation = column_moments(dataset.train, network.visible_ids, comm=network.grid.comm)
@@ -44,7 +44,7 @@ def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
 
 
 def visible_feed(network: DeepBeliefNetwork, dataset: Dataset, split: Split, binarise: str) -> Feed:
-    """The values of the owned visible units.  Raises DataError where the data do not fit the network."""
+    """The values of the owned visible units.  Collective.  Raises DataError where the data do not fit the network."""
     if dataset.n_visible != network.spec.layers[0]:
         raise DataError(
             f"{dataset.name} has {dataset.n_visible} values a sample, but the network has {network.spec.layers[0]} "
@@ -60,18 +60,27 @@ def visible_feed(network: DeepBeliefNetwork, dataset: Dataset, split: Split, bin
     )  # fmt: skip
 
 
-def feed_above(rbm: RBM, below: Feed, *, pass_up: str, cache: str, comm: MPI.Comm, node_comm: MPI.Comm) -> Feed:
-    """The hidden side of a trained RBM as data for the next one.  Collective over ``comm``.
+def real_values(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> Feed:
+    """The data as all but the training of the first RBM see them: no draw stands between them and the layers.
+
+    Collective.  Raises DataError where the data do not fit the network.
+    """
+    return visible_feed(network, dataset, split, "none" if network.binarise == "stochastic" else network.binarise)
+
+
+def feed_above(network: DeepBeliefNetwork, rbm: RBM, below: Feed, *, pass_up: str, cache: str) -> Feed:
+    """The hidden side of a trained RBM as data for the next one.  Collective.
 
     pass_up   ``probabilities`` or ``states``, drawn once a sample
     cache     ``keep``, ``recompute``, or ``auto``: keep what fits into half of the node's free memory
     """
+    grid = network.grid
     live = RecomputedActivations(rbm, below, states=pass_up == "states")
     if cache == "auto":
-        on_node = node_comm.allreduce(KeptActivations.bytes_needed(live))
-        fits = on_node < SHARE_OF_MEMORY * node_comm.bcast(available_bytes())
-        cache = "keep" if comm.allreduce(fits, MPI.LAND) else "recompute"
-    return KeptActivations(live, rbm.replica_comm) if cache == "keep" else live
+        on_node = grid.node_comm.allreduce(KeptActivations.bytes_needed(live))
+        fits = on_node < SHARE_OF_MEMORY * grid.node_comm.bcast(available_bytes())
+        cache = "keep" if grid.comm.allreduce(fits, MPI.LAND) else "recompute"
+    return KeptActivations(network, live) if cache == "keep" else live
 
 
 class RecomputedActivations:
@@ -101,15 +110,16 @@ class KeptActivations:
     epoch's shuffle gives every replica other samples.
     """
 
-    def __init__(self, live: RecomputedActivations, replica_comm: MPI.Comm) -> None:
+    def __init__(self, network: DeepBeliefNetwork, live: RecomputedActivations) -> None:
+        replica_comm, chunk = network.grid.replica_comm, network.samples_at_once
         self.n_samples, self.n_units, self._packed = live.n_samples, live.n_units, live.states
         dtype = live.rbm.W.dtype
         self._units, self._zeros, self._ones = np.arange(self.n_units), np.zeros(self.n_units), np.ones(self.n_units)
         width = -(-self.n_units // 8) if self._packed else self.n_units
         self._rows = np.empty((self.n_samples, width), np.uint8 if self._packed else dtype)
         out = Scratch()
-        for start in range(0, self.n_samples, CHUNK):
-            bounds = np.linspace(start, min(start + CHUNK, self.n_samples), replica_comm.size + 1).astype(np.int64)
+        for start in range(0, self.n_samples, chunk):
+            bounds = np.linspace(start, min(start + chunk, self.n_samples), replica_comm.size + 1).astype(np.int64)
             first, last = bounds[replica_comm.rank], bounds[replica_comm.rank + 1]
             samples = np.arange(first, last)
             block = out.room(self.n_units, len(samples), dtype)
@@ -130,18 +140,18 @@ class KeptActivations:
             fill_floats(self._rows, samples, self._units, self._zeros, self._ones, out)
 
 
-def mean_of(feed: Feed, *, dtype: npt.DTypeLike, replica_comm: MPI.Comm) -> npt.NDArray[np.float64]:
-    """(n_units,) mean of every owned unit over all samples, summed in float64.  Collective."""
-    sums = np.zeros(feed.n_units)
-    for samples in shares(feed.n_samples, replica_comm.rank, replica_comm.size):
-        block = np.empty((feed.n_units, len(samples)), dtype)
+def mean_of(network: DeepBeliefNetwork, feed: Feed) -> npt.NDArray[np.float64]:
+    """(n_units,) mean of every owned unit of a feed over all samples, summed in float64.  Collective."""
+    grid, sums = network.grid, np.zeros(feed.n_units)
+    for samples in shares(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
+        block = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, block)
         sums += block.sum(axis=1, dtype=np.float64)
-    replica_comm.Allreduce(MPI.IN_PLACE, sums)
+    grid.replica_comm.Allreduce(MPI.IN_PLACE, sums)
     return sums / max(feed.n_samples, 1)
 
 
-def shares(n_samples: int, replica: int, n_replicas: int, chunk: int = CHUNK) -> Sequence[IntArray]:
+def shares(n_samples: int, replica: int, n_replicas: int, chunk: int) -> Sequence[IntArray]:
     """This replica's samples in pieces; as many pieces on every replica, so that collective work stays in step."""
     pieces = []
     for start in range(0, n_samples, chunk):

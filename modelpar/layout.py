@@ -41,7 +41,7 @@ class UnitLayout:
 
     @classmethod
     def blocks(cls, n_units: int, n_shards: int) -> UnitLayout:
-        """Contiguous blocks whose sizes differ by at most one; the first shards hold the larger ones."""
+        """Contiguous blocks whose sizes differ by at most one."""
         return cls.from_owners(np.arange(n_units, dtype=np.int64) * n_shards // max(n_units, 1), n_shards)
 
     @property
@@ -82,6 +82,12 @@ class NetworkLayout:
 
     layers: tuple[UnitLayout, ...]
     holds: tuple[str, ...]  # one of "column", "row" for each pair of neighbouring layers
+
+    def __post_init__(self) -> None:
+        if len(self.holds) != len(self.layers) - 1 or not set(self.holds) <= {"column", "row"}:
+            raise LayoutError(
+                f"the matrices between {len(self.layers)} layers are held as {self.holds}, but each needs column or row"
+            )
 
     @classmethod
     def from_owners(cls, owners: list[npt.ArrayLike], n_shards: int, layout: str = "auto") -> NetworkLayout:

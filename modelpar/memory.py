@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,12 +15,22 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def available_bytes() -> int:
     """Memory that this process may still take: what the node has free, or what its container leaves, if less."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (_CGROUP / "memory.max").read_text().strip(), (_CGROUP / "memory.current").read_text()
-    except OSError:
-        return free
-    return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+    return min([int(psutil.virtual_memory().available), *_left_by_containers()])
+
+
+def _left_by_containers() -> Iterator[int]:
+    """Limit less use of each control group that has a limit, versions 2 and 1; cached files do not count as used."""
+    for folder, limit, used, cached in (
+        (_CGROUP, "memory.max", "memory.current", "inactive_file"),
+        (_CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, taken = (folder / limit).read_text().strip(), int((folder / used).read_text())
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            if most != "max":
+                yield max(0, int(most) - taken + int(statistics.get(cached, 0)))
+        except (OSError, ValueError):
+            continue  # there is no such group
 
 
 def check_fits(needed: int, what: str, comm: MPI.Comm, node_comm: MPI.Comm) -> None:

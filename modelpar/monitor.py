@@ -90,7 +90,7 @@ def check_finite(what: str, values: list[Array], comm: MPI.Comm) -> None:
 
 
 def _largest(W: Array) -> float:
-    """Largest absolute value, NaN if there is any, without a copy of W."""
+    """Largest absolute value, infinity where there is a NaN, without a copy of W."""
     if not W.size:
         return 0.0
     low, high = float(W.min()), float(W.max())

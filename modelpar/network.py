@@ -15,7 +15,7 @@ from modelpar.errors import LayoutError
 from modelpar.exchange import Exchange, Traffic
 from modelpar.grid import Grid
 from modelpar.kernels.epilogue import add_bias
-from modelpar.layout import NetworkLayout, UnitLayout
+from modelpar.layout import NetworkLayout, UnitLayout, choose_holds
 from modelpar.parameters import Parameters
 from modelpar.rbm import RBM, Chains
 from modelpar.spec import NetworkSpec
@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass
 class Position:
-    """Where training stands; the same on every rank.  A step is one minibatch."""
+    """Where training stands; the same on every rank, but for ``seconds`` and ``sums``.  A step is one minibatch."""
 
     stage: str = "pretrain"  # then "finetune", then "done"
     layer: int = 0  # the RBM that is trained, or will be next
@@ -135,6 +135,11 @@ class DeepBeliefNetwork:
         return np.dtype(self.spec.dtype)
 
     @property
+    def samples_at_once(self) -> int:
+        """Samples that are propagated together outside training, over all replicas; fewer through wider layers."""
+        return samples_at_once(self.spec)
+
+    @property
     def n_parameters(self) -> int:
         """Of one whole model: weights and biases of the RBMs and of the output layer."""
         return sum(a * b + a + b for a, b in _pairs(self.spec.layers)) + (self.spec.layers[-1] + 1) * self.spec.classes
@@ -156,20 +161,26 @@ class DeepBeliefNetwork:
         return v
 
     def generate_down(self, h: Array) -> Array:
-        """Visible means from states (n_top_owned, batch) of the top layer, layer by layer.  Collective."""
+        """Visible means from states (n_top_owned, batch) of the top layer, layer by layer.
+
+        The array is used again by the next call.  Collective.
+        """
         for rbm in reversed(self.rbms):
             h = rbm.visible_given_hidden(h)
         return h
 
     def logits(self, v: Array) -> Array:
-        """(n_classes, batch) on every shard, from owned visible activations.  Collective over the shards."""
+        """(n_classes, batch) on every shard, from owned visible activations; overwritten by the next call.
+
+        Collective.
+        """
         if self.output is None:
             raise LayoutError("the network has no output layer; give --classes, or labels, when it is trained")
         return self.output.logits(self.output.weights.spread_visible(self.propagate_up(v)))
 
     def reconstruct(self, v: Array) -> Array:
         """Visible means after one pass up and down the whole stack.  v (n_visible_owned, batch).  Collective."""
-        return self.generate_down(self.propagate_up(v))
+        return self.generate_down(self.propagate_up(v)).copy()
 
     def fantasies(self, count: int, steps: int, *, first_draw: int = 0) -> Array:
         """Visible means (n_visible_owned, count) after ``steps`` of Gibbs sampling in the top RBM.
@@ -189,7 +200,7 @@ class DeepBeliefNetwork:
         v = mean if steps else v
         for rbm in reversed(self.rbms[:-1]):
             v = rbm.visible_given_hidden(v)
-        return v
+        return v.copy()
 
     # -- small pieces of the whole, for pictures ---------------------------------------------------------------------
 
@@ -236,17 +247,26 @@ def complete_layout(spec: NetworkSpec, n_shards: int, layout: NetworkLayout | No
     return layout
 
 
-def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int) -> int:
+def samples_at_once(spec: NetworkSpec) -> int:
+    """So many that the activations of the widest layer take at most 32 MiB in float32, between 1 and 1024."""
+    return max(1, min(1024, (8 << 20) // max(spec.layers)))
+
+
+def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int, *, keep_best: bool = False) -> int:
     """What the largest shard will hold at the height of training, estimated before anything is allocated.
 
-    Weights of all layers, the velocities of the layers trained at once, and the activations of a minibatch.
+    Weights of all layers, the velocities of the layers trained at once, the best weights so far with early stopping
+    (``keep_best``), and the activations of a minibatch, or of what is propagated at once.
     """
     sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
     itemsize = np.dtype(spec.dtype).itemsize
-    blocks = [min(-(-lower // n_shards) * upper, lower * -(-upper // n_shards)) for lower, upper in _pairs(sizes)]
+    blocks = [
+        lower * -(-upper // n_shards) if held == "column" else -(-lower // n_shards) * upper
+        for (lower, upper), held in zip(_pairs(sizes), choose_holds(sizes, spec.layout), strict=True)
+    ]
     velocities = sum(blocks) if spec.classes else max(blocks)
-    activations = 4 * max(sizes) * batch_size
-    return (sum(blocks) + velocities + activations) * itemsize
+    activations = 4 * max(sizes) * max(batch_size, samples_at_once(spec))
+    return (sum(blocks) * (2 if keep_best else 1) + velocities + activations) * itemsize
 
 
 def _pairs(sizes: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Step sizes over the epochs of a stage, and the limits on weights."""
+"""Step sizes over the epochs of a stage."""
 
 from __future__ import annotations
 

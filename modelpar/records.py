@@ -1,4 +1,4 @@
-"""What a run reports: plain values, the same on every rank."""
+"""What a run reports: plain values, the same on every rank but for the clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class Record:
     """One line of ``metrics.jsonl``.
 
     ``kind`` is ``epoch`` at the end of an epoch and ``step`` in between; a ``step`` record is yielded after every
-    update, so that the caller can draw a bar, save, or stop.
+    update, so that the caller can draw a bar, save, or stop.  ``seconds`` is each rank's own clock: whether to stop
+    must be decided by something else, or by one rank for all.
     """
 
     kind: str  # "epoch", "step"

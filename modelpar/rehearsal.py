@@ -12,6 +12,7 @@ from mpi4py import MPI
 
 from modelpar.checkpoint import load, save
 from modelpar.data import open_dataset
+from modelpar.errors import ModelparError, raise_together
 from modelpar.grid import Grid
 from modelpar.kernels import warm_up
 from modelpar.network import DeepBeliefNetwork
@@ -28,14 +29,23 @@ def rehearse(dtype: str, node_comm: MPI.Comm) -> float:
     that compile the same at once, or spin in a barrier meanwhile, would share the node's cores with it.
     """
     started = time.perf_counter()
-    if node_comm.rank == 0:
-        _train(dtype)
+    error = _attempt(dtype) if node_comm.rank == 0 else None
     arrived = node_comm.Ibarrier()
     while not arrived.Test():
         time.sleep(POLL)
     if node_comm.rank > 0:
-        _train(dtype)
+        error = _attempt(dtype)
+    raise_together(node_comm, error)
     return time.perf_counter() - started
+
+
+def _attempt(dtype: str) -> Exception | None:
+    """The error that the rehearsal ended in, to be raised when no rank waits for this one any more."""
+    try:
+        _train(dtype)
+    except (ModelparError, OSError) as error:
+        return error
+    return None
 
 
 def _train(dtype: str) -> None:

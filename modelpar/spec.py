@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import Field, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from modelpar.errors import SpecError
@@ -38,6 +39,18 @@ def option_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
+def _check_type(name: str, value: Any, type_name: str) -> None:
+    """Raise SpecError where a number is no number, or no whole one; NumPy's count as Python's."""
+    if value is None or isinstance(value, bool) != (type_name == "bool"):
+        fits = value is None and type_name.endswith("None")
+    else:
+        wanted: Any = {"int": Integral, "float": Real, "float | None": Real}.get(type_name, object)
+        fits = isinstance(value, wanted) and (wanted is not Real or math.isfinite(value))
+    if not fits:
+        kind = {"int": "a whole number", "bool": "true or false", "str": "a text"}.get(type_name, "a finite number")
+        raise SpecError(f"{name} is {value!r}, but must be {kind}")
+
+
 class Spec:
     """Base of the frozen option classes: checks choices and bounds of every field."""
 
@@ -55,6 +68,7 @@ class Spec:
             choices = f.metadata.get("choices")
             if choices and value not in choices:
                 raise SpecError(f"{name} is {value!r}, but must be one of {', '.join(choices)}")
+            _check_type(name, value, str(f.type))
             for kind, bound in f.metadata.get("bounds", {}).items():
                 words, holds = _BOUNDS[kind]
                 if value is None:
@@ -86,7 +100,7 @@ class NetworkSpec(Spec):
                 f"--layers names {len(self.layers)} layer(s), but at least a visible and a hidden one are needed, as in 784-500"
             )
         for units in self.layers:
-            if not isinstance(units, int) or units < 1:
+            if not isinstance(units, Integral) or units < 1:
                 raise SpecError(f"--layers has a layer of {units} units, but every layer needs at least one")
         if self.classes == 1:
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")

@@ -12,18 +12,18 @@ import numpy as np
 
 from modelpar import monitor
 from modelpar.backprop import FineTuner
-from modelpar.classify import accuracy_measures, check_labels
+from modelpar.classify import accuracy_measures, check_labels, has_labels
 from modelpar.course import Course
-from modelpar.data import Dataset, check_range
+from modelpar.data import Dataset, Minibatches, check_range
 from modelpar.data.feed import Feed
 from modelpar.errors import SpecError, TrainingError
-from modelpar.inputs import feed_above, learn_scaling, mean_of, visible_feed
+from modelpar.inputs import feed_above, learn_scaling, mean_of, real_values, visible_feed
 from modelpar.network import DeepBeliefNetwork, Position, TrainingState
 from modelpar.optimizer import step_size
 from modelpar.rbm import RBM
 from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, TrainingSpec
-from modelpar.sync import AllreduceSync
+from modelpar.sync import AllreduceSync, Sync
 
 CHECK_EVERY = 100  # updates between looks for NaN within an epoch
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
@@ -32,40 +32,42 @@ FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpec) -> Iterator[Record]:
     """Train one RBM after another, each on the hidden activations of those below (Hinton, Osindero, Teh 2006).
 
-    Yields a ``step`` record after every update and an ``epoch`` record after every epoch.  Collective: every rank
-    must take every record.  Raises DataError where the data do not fit, TrainingError where training breaks down.
+    Yields a ``step`` record after every update and an ``epoch`` record after every epoch, and nothing where the
+    network's pre-training has been finished before.  Collective: every rank must take every record.
+    Raises DataError where the data do not fit, SpecError where they or the minibatches are not those that the stage
+    was begun with, TrainingError where training breaks down.
     """
-    grid, position = network.grid, network.state.position
+    position = network.state.position
     if position.stage != "pretrain":
         return
     _first_look(network, dataset)
     feed = visible_feed(network, dataset, dataset.train, network.binarise)
-    below = _real_values(network, dataset)
+    below = real_values(network, dataset, dataset.train)
     for rbm in network.rbms:
         if rbm.index == position.layer:
             yield from _train_rbm(network, rbm, feed, below, training)
             _next_layer(network)
         if position.stage != "pretrain":
             return
-        feed = below = feed_above(
-            rbm, below, pass_up=training.pass_up, cache=training.cache, comm=grid.comm, node_comm=grid.node_comm
-        )
+        feed = below = feed_above(network, rbm, below, pass_up=training.pass_up, cache=training.cache)
 
 
 def _train_rbm(
-    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_values: Feed, training: TrainingSpec
+    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_feed: Feed, training: TrainingSpec
 ) -> Iterator[Record]:
-    """``feed`` is what the RBM is trained on, ``real_values`` the same before any draw."""
+    """``feed`` is what the RBM is trained on, ``real_feed`` the same before any draw."""
     grid, state, position = network.grid, network.state, network.state.position
     sync = AllreduceSync(grid.replica_comm, network.traffic)
     course = Course(network, feed, epochs=training.epochs, batch_size=training.batch_size,
                     stage="pretrain", shuffle=rbm.index)  # fmt: skip
     if course.unfinished and course.n_done == 0:
-        _set_visible_biases(rbm, real_values)
-    update = state.updates.setdefault(f"rbm.{rbm.index}", rbm.parameters.like())
-    if training.persistent and state.chains is None:
-        mine = course.batches.share(training.batch_size, grid.replica, grid.n_replicas)
-        state.chains = rbm.start_chains(mine.start, mine.stop - mine.start)
+        _set_visible_biases(network, rbm, real_feed)
+        sync.begin(rbm.parameters)
+    name = f"rbm.{rbm.index}"
+    if name not in state.updates:
+        state.updates[name] = rbm.parameters.like()
+    update = state.updates[name]
+    _set_up_chains(network, rbm, training)
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
     while course.unfinished:
@@ -95,19 +97,27 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
 
     Yields a ``step`` record after every update (with accuracies where ``spec.evaluate_every`` asks for them) and an
     ``epoch`` record after every epoch.  With ``spec.patience`` the parameters of the best validation accuracy are
-    put back at the end.  Collective: every rank must take every record.
+    put back at the end.  A network that was fine-tuned to the end yields nothing.  Collective: every rank must take
+    every record.
     Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown.
     """
     state = network.state
+    if network.output is None:
+        raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
     if state.position.stage == "done":
         return
+    # nothing is changed before all that was asked for is known to be possible
     _first_look(network, dataset)
+    check_labels(dataset, dataset.train, network.spec.classes)
+    if spec.patience and not has_labels(dataset.validation):
+        raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
+    if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
+        raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
     if state.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
         state.updates.clear()
         state.chains, state.position = None, Position("finetune")
-    validation = dataset.validation
-    if spec.patience and (validation is None or validation.labels is None or not len(validation)):
-        raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
+    if not spec.patience:  # of an earlier call that had it
+        state.best.clear()
     yield from _descend(network, dataset, spec)
     if state.best and not state.position.reached:
         for name, parameters in network.parts().items():
@@ -121,8 +131,12 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
     labels = check_labels(dataset, dataset.train, network.spec.classes)
     sync = AllreduceSync(grid.replica_comm, network.traffic)
     tuner = FineTuner(network, spec, state.updates)
-    course = Course(network, _real_values(network, dataset), epochs=spec.epochs, batch_size=spec.batch_size,
+    feed = real_values(network, dataset, dataset.train)
+    course = Course(network, feed, epochs=spec.epochs, batch_size=spec.batch_size,
                     stage="finetune", shuffle=FINE_TUNING)  # fmt: skip
+    if course.n_done == 0:
+        for parameters in network.parts().values():
+            sync.begin(parameters)
     # looked at before an epoch, not after: a network that was saved at the last record must not go on either
     while course.unfinished and not position.reached and not _impatient(state, spec):
         size = step_size(spec, spec.learning_rate, position.epoch)
@@ -133,13 +147,13 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
                 monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
             in_between = position.step < course.batches.n_steps
             if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
+                _settle(network, sync)
                 record.measures.update(accuracy_measures(network, dataset))
                 position.reached = _reached(spec, record.measures)
             yield record
             if position.reached:
                 return
-        for parameters in network.parts().values():
-            sync.settle(parameters)
+        _settle(network, sync)
         totals = course.totals()
         measures = {"loss": totals["cross_entropy"] / totals["samples"],
                     "train_accuracy": totals["n_correct"] / totals["samples"],
@@ -150,6 +164,11 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
             _remember_best(network, measures["validation_accuracy"])
         position.reached = _reached(spec, measures)
         yield course.end_epoch(measures)
+
+
+def _settle(network: DeepBeliefNetwork, sync: Sync) -> None:
+    for parameters in network.parts().values():
+        sync.settle(parameters)
 
 
 def _impatient(state: TrainingState, spec: FineTuneSpec) -> bool:
@@ -167,7 +186,9 @@ def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
     if accuracy > state.best_accuracy:
         state.best_accuracy, state.epochs_since_best = accuracy, 0
         for name, parameters in network.parts().items():
-            state.best.setdefault(name, parameters.like()).flat[:] = parameters.flat
+            if name not in state.best:
+                state.best[name] = parameters.like()
+            state.best[name].flat[:] = parameters.flat
 
 
 def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
@@ -176,12 +197,6 @@ def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     if network.state.position == Position():
         learn_scaling(network, dataset)
         network.binarise = dataset.binarise
-
-
-def _real_values(network: DeepBeliefNetwork, dataset: Dataset) -> Feed:
-    """The training data as all but the first RBM's training sees them: no draw stands between them and the layers."""
-    binarise = "none" if network.binarise == "stochastic" else network.binarise
-    return visible_feed(network, dataset, dataset.train, binarise)
 
 
 def _next_layer(network: DeepBeliefNetwork) -> None:
@@ -195,9 +210,20 @@ def _next_layer(network: DeepBeliefNetwork) -> None:
     vars(state.position).update(vars(fresh))
 
 
-def _set_visible_biases(rbm: RBM, feed: Feed) -> None:
+def _set_up_chains(network: DeepBeliefNetwork, rbm: RBM, training: TrainingSpec) -> None:
+    """One persistent chain for each place in the minibatch with PCD, none without; those that fit are kept."""
+    grid, state = network.grid, network.state
+    n_chains = grid.replica_comm.allreduce(0 if state.chains is None else state.chains.h.shape[1])
+    if not training.persistent:
+        state.chains = None
+    elif n_chains != training.batch_size:
+        mine = Minibatches.share(training.batch_size, grid.replica, grid.n_replicas)
+        state.chains = rbm.start_chains(mine.start, mine.stop - mine.start)
+
+
+def _set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:
     """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), or the mean itself for Gaussian units."""
-    mean = mean_of(feed, dtype=rbm.W.dtype, replica_comm=rbm.replica_comm)
+    mean = mean_of(network, feed)
     if rbm.gaussian:
         rbm.b[:] = mean
     else:

@@ -36,7 +36,7 @@ def save(network: DeepBeliefNetwork, path: str | Path) -> None:
     state = network.state
     metadata = {
         "modelpar": FORMAT,
-        "network": json.dumps(dataclasses.asdict(network.spec), sort_keys=True),
+        "network": json.dumps(_definition(network.spec), sort_keys=True),
         "training": json.dumps(
             {
                 # the clock is left out: the same training must give the same bytes
@@ -53,26 +53,38 @@ def save(network: DeepBeliefNetwork, path: str | Path) -> None:
     files.write(path, network.grid, tensors(network), metadata)
 
 
-def load(path: str | Path, grid: Grid, layout: NetworkLayout | None = None) -> DeepBeliefNetwork:
+def _definition(spec: NetworkSpec) -> dict[str, object]:
+    """What makes the network; how its matrices were held does not, and the bytes do not tell."""
+    fields = dataclasses.asdict(spec)
+    del fields["layout"]
+    return fields
+
+
+def load(
+    path: str | Path, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True
+) -> DeepBeliefNetwork:
     """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
+
+    layout     contiguous blocks, held as ``auto`` chooses, where None
+    to_train   False leaves out what only training needs: velocities, chains, the best parameters so far
 
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind.
     """
     header = files.read_header(path, grid.comm)
     network = DeepBeliefNetwork(read_spec(path, header), grid, layout, draw_weights=False)
     try:
-        chains = _make_room(network, header)
+        chains = _make_room(network, header, to_train)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say where training stood ({error}); was it written by modelpar?"
         ) from None
-    files.read_into(path, grid, header, tensors(network, chains))
+    files.read_into(path, grid, header, tensors(network, chains), subset=not to_train)
     if chains is not None:
         network.state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
     return network
 
 
-def _make_room(network: DeepBeliefNetwork, header: Header) -> npt.NDArray[np.floating] | None:
+def _make_room(network: DeepBeliefNetwork, header: Header, to_train: bool) -> npt.NDArray[np.floating] | None:
     """Take up where training stood, with zeros for all tensors of its state; returns those for the chains, if any.
 
     Raises one of Python's lookup and value errors where the file tells of something else than ``save`` writes.
@@ -80,11 +92,13 @@ def _make_room(network: DeepBeliefNetwork, header: Header) -> npt.NDArray[np.flo
     training = json.loads(header.metadata["training"])
     position = Position(**training["position"])
     parts, state = network.parts(), network.state
+    state.position = dataclasses.replace(position, sums=_own_sums(position.sums, network.grid))
+    network.binarise = training["binarise"]
+    if not to_train:
+        return None
     state.updates = {name: parts[name].like() for name in training["updates"]}
     state.best = {name: parts[name].like() for name in training["best"]}
     state.best_accuracy, state.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
-    state.position = dataclasses.replace(position, sums=_own_sums(position.sums, network.grid))
-    network.binarise = training["binarise"]
     if "chains" not in header.tensors:
         return None
     n_hidden = len(network.rbms[position.layer].hidden_ids)
@@ -150,7 +164,8 @@ def _total_sums(network: DeepBeliefNetwork) -> dict[str, float]:
     grid, sums = network.grid, network.state.position.sums
     everywhere = {name: grid.comm.allreduce(sums[name]) for name in sorted(sums)}
     alike = {name: grid.replica_comm.allreduce(sums[name]) for name in sorted(sums)}
-    return {name: everywhere[name] if name.startswith("shard_") else alike[name] for name in sums}
+    # one rank has the word: processors of other kinds may differ in a last bit
+    return grid.comm.bcast({name: everywhere[name] if name.startswith("shard_") else alike[name] for name in sums})
 
 
 def _own_sums(totals: dict[str, float], grid: Grid) -> dict[str, float]:

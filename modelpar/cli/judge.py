@@ -21,15 +21,13 @@ from modelpar.cli.terminal import make_console
 from modelpar.data import Dataset, Split, open_dataset
 from modelpar.errors import DataError, SpecError, together
 from modelpar.grid import Grid
-from modelpar.inputs import shares, visible_feed
+from modelpar.inputs import real_values, shares
 from modelpar.kernels.reductions import squared_error
 from modelpar.layout import NetworkLayout
 from modelpar.memory import check_fits
 from modelpar.network import DeepBeliefNetwork, memory_bytes
 
 Array = npt.NDArray[np.floating]
-
-BATCH = 1024  # samples at once
 
 
 def evaluate(comm: MPI.Comm, settings: Settings, where: str, split: str, *, as_json: bool) -> None:
@@ -60,10 +58,10 @@ def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Spl
     """``reconstruction_error``, mean squared, of the first RBM and (``network_``...) of one pass up and down the whole
     stack; ``pseudo_likelihood`` of the first RBM, in nats a sample, for Bernoulli units.  Collective."""
     grid, rbm = network.grid, network.rbms[0]
-    binarise = "none" if network.binarise == "stochastic" else network.binarise
-    feed = visible_feed(network, dataset, split, binarise)
+    classify.check_split(network, dataset, split)
+    feed = real_values(network, dataset, split)
     errors, likelihood = np.zeros(2), 0.0
-    for samples in shares(len(split), grid.replica, grid.n_replicas, BATCH):
+    for samples in shares(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
         errors[0] += squared_error(v, rbm.visible_given_hidden(rbm.hidden_given_visible(v)))
@@ -133,8 +131,8 @@ def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwor
     sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
     asked = settings.tables.get("network", {}).get("layout")
     layout = NetworkLayout.blocks(sizes, grid.n_shards, asked or spec.layout)
-    check_fits(memory_bytes(spec, grid.n_shards, BATCH), f"the network of {path}", grid.comm, grid.node_comm)
-    return checkpoint.load(path, grid, layout)
+    check_fits(memory_bytes(spec, grid.n_shards, 1), f"the network of {path}", grid.comm, grid.node_comm)
+    return checkpoint.load(path, grid, layout, to_train=False)
 
 
 def _open_split(settings: Settings, network: DeepBeliefNetwork, split: str) -> tuple[Dataset, Split]:

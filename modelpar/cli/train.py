@@ -19,7 +19,7 @@ from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.data import DataFeed, Dataset, Minibatches, open_dataset
-from modelpar.errors import CheckpointError, RemoteError, SpecError, TrainingError
+from modelpar.errors import CheckpointError, SpecError, TrainingError
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
 from modelpar.memory import check_fits
@@ -38,7 +38,9 @@ def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool,
         dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
         batch = max(settings.training.batch_size, settings.finetune.batch_size)
-        needed = memory_bytes(spec, grid.n_shards, -(-batch // grid.n_replicas))
+        needed = memory_bytes(
+            spec, grid.n_shards, -(-batch // grid.n_replicas), keep_best=settings.finetune.patience > 0
+        )
         check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
         layout = NetworkLayout.blocks(_sizes(spec), grid.n_shards, spec.layout)
         if fine_tunes(settings, spec, dataset):  # what it needs is looked at now, not after hours of pre-training
@@ -171,7 +173,7 @@ class Session:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
                 if not self._differs(spec):
                     network = checkpoint.load(path, self.grid, self.layout)
-            except (CheckpointError, RemoteError) as error:
+            except CheckpointError as error:
                 self.progress.say(f"warning: {error}; going back to the checkpoint before")
                 continue
             if self._differs(spec):

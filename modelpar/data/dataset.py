@@ -56,7 +56,8 @@ class Split:
     table: Table
     rows: IntArray  # (n,) ids of the table's rows, ascending
     labels: IntArray | None = None  # (n,) classes counted from 0
-    surveys: dict[bytes, Survey] = field(default_factory=dict, repr=False)  # by unit ids, so that values are read once
+    # by unit ids, so that values are read once; a split of other rows begins anew
+    surveys: dict[bytes, Survey] = field(init=False, default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -35,7 +35,7 @@ def check_range(dataset: Dataset, unit_ids: IntArray, visible: str, *, comm: MPI
     No value may be NaN or infinite; for Bernoulli units all must lie between 0 and the data set's scale.  Bytes that
     are never above 1 are states that were taken for grey values, which is an error too.
 
-    Collective over ``comm`` where one is given.  Raises DataError (RemoteError on the other ranks).
+    Collective over ``comm`` where one is given.  Raises DataError, on every rank.
     """
     highest = 0.0
     with agreed(comm):

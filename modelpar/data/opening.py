@@ -38,7 +38,7 @@ def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: in
     validation set from the training set; splits are the same at every grid.
 
     Collective over ``comm`` where one is given; files of named sets are found and verified by its first rank.
-    Raises DataError (RemoteError where another rank failed).
+    Raises DataError, on every rank.
     """
     if isinstance(spec, str):
         spec = DataSpec(data=spec)

@@ -124,7 +124,7 @@ def each_sample(
     dataset, grid = dataset_of(X), network.grid
     feed = visible_feed(network, dataset, dataset.train, "none")
     whole = np.zeros((feed.n_samples, n_units), dtype)
-    for samples in shares(feed.n_samples, grid.replica, grid.n_replicas):
+    for samples in shares(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
         whole[np.ix_(samples, unit_ids)] = compute(v, samples).T

@@ -21,6 +21,9 @@ class Sync(Protocol):
 
     def divisor(self, n_samples: int, n_all_samples: int) -> int: ...
 
+    def begin(self, parameters: Parameters) -> None:
+        """Make the replicas equal before the first step.  Collective."""
+
     def step(self, parameters: Parameters, update: Parameters, shrink: float) -> None:
         """Turn this replica's update into a change of the parameters: ``update -= shrink * W`` on the weights, then
         ``parameters += update``.  Collective over the replicas."""

@@ -25,6 +25,10 @@ class AllreduceSync:
     def divisor(self, n_samples: int, n_all_samples: int) -> int:
         return n_all_samples
 
+    def begin(self, parameters: Parameters) -> None:
+        """Give all replicas the first one's parameters: processors of other kinds may differ in a last bit."""
+        self.comm.Bcast(parameters.flat)
+
     def step(self, parameters: Parameters, update: Parameters, shrink: float) -> None:
         flat, weights = parameters.flat, parameters.n_weights
         for start in range(0, flat.size, BUCKET):
