@@ -48,7 +48,8 @@ class Course:
         self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
         self._batch_size, self._shuffle = batch_size, shuffle << 24
         self._v = Scratch()
-        self._check_position()
+        check_position(self.position, stage, feed.n_samples, batch_size)
+        self.position.n_samples, self.position.batch_size = feed.n_samples, batch_size
 
     @property
     def position(self) -> Position:
@@ -62,22 +63,6 @@ class Course:
     @property
     def unfinished(self) -> bool:
         return self.position.epoch < self.epochs
-
-    def _check_position(self) -> None:
-        """Raise SpecError where training stands in the middle of something that these minibatches do not continue."""
-        position = self.position
-        if self.n_done and position.n_samples not in (0, self.feed.n_samples):
-            raise SpecError(
-                f"training stands in epoch {position.epoch + 1} over {position.n_samples} samples, but the data have "
-                f"{self.feed.n_samples}; go on with the same data, --test-fraction and --validation-fraction"
-            )
-        if position.step and position.batch_size not in (0, self._batch_size):
-            name = "--batch-size" if self.stage == "pretrain" else "--finetune-batch-size"
-            raise SpecError(
-                f"training stands in the middle of an epoch with minibatches of {position.batch_size}, but {name} "
-                f"is {self._batch_size}; go on with {name} {position.batch_size}"
-            )
-        position.n_samples, position.batch_size = self.feed.n_samples, self._batch_size
 
     def rest_of_epoch(self) -> Iterator[Minibatch]:
         """The minibatches that are left of the current epoch.  Call ``advance`` for each when its update is done."""
@@ -122,3 +107,22 @@ class Course:
         totals = {name: float((everywhere if name.startswith("shard_") else alike)[i]) for i, name in enumerate(names)}
         # shards on processors of other kinds may differ in a last bit of what they have alike: one has the word
         return grid.comm.bcast(totals)
+
+
+def check_position(position: Position, stage: str, n_samples: int, batch_size: int) -> None:
+    """Raise SpecError where training stands in the middle of a stage that these minibatches do not continue.
+
+    n_samples   of the training split; batch_size: of the minibatches of ``stage``
+    """
+    begun = position.epoch > 0 or position.step > 0
+    if begun and position.n_samples not in (0, n_samples):
+        raise SpecError(
+            f"training stands in epoch {position.epoch + 1} over {position.n_samples} samples, but the data have "
+            f"{n_samples}; go on with the same data, --test-fraction and --validation-fraction"
+        )
+    if position.step and position.batch_size not in (0, batch_size):
+        name = "--batch-size" if stage == "pretrain" else "--finetune-batch-size"
+        raise SpecError(
+            f"training stands in the middle of an epoch with minibatches of {position.batch_size}, but {name} "
+            f"is {batch_size}; go on with {name} {position.batch_size}"
+        )

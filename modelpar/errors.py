@@ -50,12 +50,13 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     """Raise on every rank of ``comm`` if any rank brings an error.  Collective.
 
     All ranks raise the same: an error of the class and with the message of the lowest rank that brings one, so that
-    ``except DataError`` is a decision that they take alike.  What is no ModelparError becomes one.  A lone exception
-    would be a hang elsewhere.
+    ``except DataError`` is a decision that they take alike.  An error of the operating system becomes a ModelparError.
+    A lone exception would be a hang elsewhere.
     """
     mine = None
     if error is not None:
-        mine = (type(error) if isinstance(error, ModelparError) else ModelparError, _one_line(error))
+        plain = isinstance(error, ModelparError | ValueError | TypeError) and len(error.args) == 1
+        mine = (type(error) if plain else ModelparError, _one_line(error))
     for told in comm.allgather(mine):
         if told is not None:
             kind, message = told

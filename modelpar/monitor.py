@@ -82,6 +82,13 @@ def check_rbm(index: int, measures: dict[str, float]) -> None:
         )
 
 
+def check_weights(what: str, weights: list[Array], comm: MPI.Comm) -> None:
+    """Raise TrainingError on every rank where weights of any rank are not finite or have exploded.  Collective."""
+    largest = comm.allreduce(max(map(_largest, weights)), MPI.MAX)
+    if not largest < EXPLODED:
+        raise TrainingError(f"{what}: weights explode (the largest is {largest:.3g}); use a smaller learning rate")
+
+
 def check_finite(what: str, values: list[Array], comm: MPI.Comm) -> None:
     """Raise TrainingError on every rank if any rank's values hold a NaN or infinity.  Collective."""
     fine = all(bool(np.isfinite(array).all()) for array in values)

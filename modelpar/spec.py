@@ -7,6 +7,7 @@ read these classes, so an option is written down once.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -216,9 +217,8 @@ class DataSpec(Spec):
         """The fixed threshold, in units of the scaled values, or None."""
         if self.binarise in ("none", "stochastic"):
             return None
-        try:
-            return float(self.binarise)
-        except ValueError:
-            raise SpecError(
-                f"--binarise is {self.binarise!r}, but must be none, stochastic or a number such as 0.5"
-            ) from None
+        with suppress(ValueError):
+            level = float(self.binarise)
+            if math.isfinite(level):
+                return level
+        raise SpecError(f"--binarise is {self.binarise!r}, but must be none, stochastic or a number such as 0.5")

@@ -160,6 +160,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
                     **accuracy_measures(network, dataset), "learning_rate": size.rate}  # fmt: skip
         if not np.isfinite(measures["loss"]):
             raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate")
+        monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
         if spec.patience:
             _remember_best(network, measures["validation_accuracy"])
         position.reached = _reached(spec, measures)
@@ -193,6 +194,8 @@ def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
 
 def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     """Check the data's values; a network that was never trained also learns how to scale and binarise them."""
+    if network.spec.visible == "gaussian" and dataset.binarise != "none":
+        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
     check_range(dataset, network.visible_ids, network.spec.visible, comm=network.grid.comm)
     if network.state.position == Position():
         learn_scaling(network, dataset)

@@ -18,13 +18,18 @@ JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON obje
 OUT = click.option("--out", metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 @click.version_option(__version__, prog_name="modelpar")
-def modelpar() -> None:
+@click.pass_context
+def modelpar(context: click.Context) -> None:
     """Train deep belief networks whose weights are split over the ranks of MPI.
 
     Start on several ranks with, for example:  mpirun -n 4 modelpar train --model-shards 2 --replicas 2
     """
+    _help_without_command(context)
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -138,9 +143,16 @@ def info(comm: MPI.Comm, config: str | None, as_json: bool, **values: Any) -> No
     show(comm, place, environment, as_json=as_json)
 
 
-@modelpar.group()
-def bench() -> None:
+@modelpar.group(invoke_without_command=True)
+@click.pass_context
+def bench(context: click.Context) -> None:
     """Measure this machine."""
+    _help_without_command(context)
+
+
+def _help_without_command(context: click.Context) -> None:
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @bench.command(cls=GroupedCommand)

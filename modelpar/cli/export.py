@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from modelpar.checkpoint.files import TensorBlock, write
 from modelpar.cli.config import Settings
 from modelpar.cli.judge import make_grid, open_network
 from modelpar.cli.run_directory import checkpoint_of
+from modelpar.cli.whole_file import PARTIAL, cannot_write
 from modelpar.errors import CheckpointError, together
 from modelpar.grid import Grid
 from modelpar.kernels import dense
@@ -108,16 +110,18 @@ def write_npz(path: Path, grid: Grid, blocks: list[TensorBlock]) -> None:
 
     Collective.  Raises CheckpointError on every rank where rank 0 cannot write.
     """
-    partial = path.with_name(path.name + ".partial")
-    writer = _NpzWriter(partial if grid.comm.rank == 0 else Path(os.devnull))
-    for block in blocks:
-        writer.begin(block)
-        for rows in rows_in_order(grid, block):
-            writer.add(rows)
-        writer.end()
-    with together(grid.comm):
-        if grid.comm.rank == 0:
-            writer.finish(path)
+    writer = _NpzWriter(path if grid.comm.rank == 0 else None)
+    try:
+        for block in blocks:
+            writer.begin(block)
+            for rows in rows_in_order(grid, block):
+                writer.add(rows)
+            writer.end()
+        with together(grid.comm):
+            writer.finish()
+    except BaseException:
+        writer.give_up()
+        raise
     grid.comm.barrier()
 
 
@@ -143,16 +147,21 @@ def rows_in_order(grid: Grid, block: TensorBlock) -> Iterator[Array]:
 class _NpzWriter:
     """Rank 0's file; a failure is kept to the end, since the others go on sending rows.  Elsewhere it does nothing."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.failure = path, ""
-        self._real = path != Path(os.devnull)
+    def __init__(self, target: Path | None) -> None:
+        self.target, self.failure = target, ""
+        self._file: BinaryIO
         self._zip: zipfile.ZipFile | None = None
         self._member: Any = None
-        if self._real:
-            self._try(self._open)
+        self._try(self._open)
+
+    @property
+    def _partial(self) -> Path:
+        assert self.target is not None  # _try and give_up have looked
+        return self.target.with_name(self.target.name + PARTIAL)
 
     def _open(self) -> None:
-        self._zip = zipfile.ZipFile(self.path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._file = open(self._partial, "wb")  # noqa: SIM115
+        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def begin(self, block: TensorBlock) -> None:
         def work() -> None:
@@ -169,18 +178,36 @@ class _NpzWriter:
     def end(self) -> None:
         self._try(lambda: self._member.close())
 
-    def finish(self, target: Path) -> None:
+    def finish(self) -> None:
         """Close and rename.  Raises CheckpointError where anything has failed."""
-        self._try(lambda: self._zip.close() if self._zip else None)
-        self._try(lambda: os.replace(self.path, target))
-        if self.failure:
-            self.path.unlink(missing_ok=True)
-            raise CheckpointError(f"{target} cannot be written: {self.failure}")
 
-    def _try(self, work: Any) -> None:
-        if not self._real or self.failure:
+        def work() -> None:
+            assert self._zip is not None  # as above
+            self._zip.close()
+            self._file.close()
+            os.replace(self._partial, str(self.target))
+
+        self._try(work)
+        if self.failure:
+            raise CheckpointError(self.failure)
+
+    def give_up(self) -> None:
+        """Leave no file behind."""
+        if self.target is None:
+            return
+        if self._zip is not None:
+            self._zip.fp = None  # else it would end the file as it is thrown away
+            with suppress(Exception):
+                self._member.close()
+            with suppress(OSError):
+                self._file.close()
+        with suppress(OSError):
+            self._partial.unlink(missing_ok=True)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        if self.target is None or self.failure:
             return
         try:
             work()
         except OSError as error:
-            self.failure = error.strerror or str(error)
+            self.failure = cannot_write(self.target, error)

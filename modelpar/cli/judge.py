@@ -18,6 +18,7 @@ from modelpar.cli.config import Settings
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console
+from modelpar.cli.whole_file import whole_file
 from modelpar.data import Dataset, Split, open_dataset
 from modelpar.errors import DataError, SpecError, together
 from modelpar.grid import Grid
@@ -102,11 +103,12 @@ def write_samples(
     grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None
 ) -> None:
     """(n_visible, count) as a picture, or as an array (count, n_visible); of two, one row of tiles above the other, or
-    an array (2, count, n_visible).  Collective.  Raises SpecError on every rank where that cannot be."""
+    an array (2, count, n_visible).  Collective.  Raises SpecError on every rank where that cannot be, ModelparError where
+    the file cannot be written."""
     values = first.T if second is None else np.stack([first.T, second.T])
     with together(grid.comm):
         if grid.comm.rank == 0 and path.suffix == ".npy":
-            np.save(path, np.ascontiguousarray(values))
+            _save_array(path, np.ascontiguousarray(values))
         elif grid.comm.rank == 0:
             if image_shape is None or math.prod(image_shape) != values.shape[-1]:
                 raise SpecError(
@@ -116,6 +118,14 @@ def write_samples(
                 raise SpecError("matplotlib is not installed: pip install 'modelpar[plots]', or use --out with .npy")
             columns = None if second is None else values.shape[1]
             pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns)
+
+
+def _save_array(path: Path, values: Array) -> None:
+    """As ``np.save``, but whole or not at all, and with the operating system's words where that fails."""
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(values)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(values.reshape(-1).view(np.uint8).data)
 
 
 # -- opening ---------------------------------------------------------------------------------------------------------
@@ -139,7 +149,12 @@ def _open_split(settings: Settings, network: DeepBeliefNetwork, split: str) -> t
     """Raises SpecError without data, DataError where they have no such split; both on every rank."""
     if "data" not in settings.tables.get("data", {}):
         raise SpecError("no data are named, and no config.toml beside the checkpoint names them; give --data")
-    dataset = open_dataset(settings.data, network.grid.comm, seed=network.spec.seed)
+    dataset, n_visible = open_dataset(settings.data, network.grid.comm, seed=network.spec.seed), network.spec.layers[0]
+    if dataset.n_visible != n_visible:
+        raise DataError(
+            f"{dataset.name} has {dataset.n_visible} values a sample, but the network was trained on {n_visible}; "
+            f"give --data with {n_visible} values a sample"
+        )
     chosen = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if chosen is None or not len(chosen):
         there = ", ".join(name for name in ("train", "validation", "test") if getattr(dataset, name) is not None)

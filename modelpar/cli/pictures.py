@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.whole_file import whole_file
 from modelpar.data import Dataset, Split
 from modelpar.errors import together
 from modelpar.inputs import visible_feed
@@ -78,6 +79,7 @@ def save_tiles(path: Path, images: Array, *, columns: int | None = None, signed:
     """Grey tiles (n, rows, columns) side by side in one PNG.  Not collective.
 
     ``signed``: each tile has its own scale with 0 in the middle; else all share one.
+    Raises ModelparError where the file cannot be written; none is left half-written.
     """
     import matplotlib.image
 
@@ -95,7 +97,9 @@ def save_tiles(path: Path, images: Array, *, columns: int | None = None, signed:
     for i, tile in enumerate(grey):
         top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
         canvas[top : top + height, left : left + width] = tile
-    matplotlib.image.imsave(path, np.kron(canvas, np.ones((zoom, zoom))), cmap="gray", vmin=0.0, vmax=1.0)
+    zoomed = np.kron(canvas, np.ones((zoom, zoom)))
+    with whole_file(path) as partial:
+        matplotlib.image.imsave(partial, zoomed, cmap="gray", vmin=0.0, vmax=1.0, format="png")
 
 
 def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say) -> None:
@@ -108,7 +112,7 @@ def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say
 
 
 def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
-    """Not collective."""
+    """Not collective.  Raises ModelparError where the file cannot be written; none is left half-written."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -125,7 +129,8 @@ def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=100)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def _curve(axes: Any, lines: list[dict[str, Any]], measure: str, label: str) -> None:

@@ -14,22 +14,25 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from mpi4py import MPI
 
 from modelpar import checkpoint
+from modelpar.cli.whole_file import PARTIAL, naming, whole_file
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.records import Record
 
 _STEP = re.compile(r"step-(\d+)\.safetensors")
+CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+PICTURES = ("filters.png", "reconstructions.png", "curves.png")
+NAMES = ("model.safetensors", "pretrained.safetensors", CONFIG, METRICS, SUMMARY, *PICTURES)
+_STAGES = {"pretrain": 0, "finetune": 1, "done": 2}
 
 
 class RunDirectory:
@@ -37,7 +40,8 @@ class RunDirectory:
 
     def __init__(self, comm: MPI.Comm, path: str | Path) -> None:
         self.comm, self.path = comm, Path(path)
-        self._metrics: TextIO | None = None
+        self._metrics: BinaryIO | None = None
+        self.n_damaged = 0  # lines that ``open_metrics`` could not read, and has left out
 
     @classmethod
     def choose(cls, comm: MPI.Comm, asked: str | None, data_name: str) -> RunDirectory:
@@ -58,21 +62,30 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the directory, and see that files can be written into it.
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Raise SpecError, on every rank, where there is no run to resume, or one that would be lost.
 
-        Raises SpecError where it holds another run, CheckpointError where it cannot be written, on every rank.
+        Nothing is changed.
         """
         with together(self.comm):
             if self.comm.rank == 0:
                 if resume and not self.path.is_dir():
                     raise SpecError(f"--run-dir {self.path} holds no run to resume; leave --resume out to start one")
-                old = [path for path in (self.model, self.pretrained, *self._on_disk()) if path.exists()]
+                old = self._files()
                 if old and not (resume or overwrite):
                     raise SpecError(
-                        f"--run-dir {self.path} holds a run already; use --resume to go on with it, --overwrite to "
-                        "replace it, or another directory"
+                        f"--run-dir {self.path} holds a run already ({old[0].name}); use --resume to go on with it, "
+                        "--overwrite to replace it, or another directory"
                     )
+
+    def prepare(self, *, resume: bool, overwrite: bool) -> None:
+        """Make the directory, see that files can be written into it, and remove the run that is to be replaced.
+
+        Raises as ``check`` does, and CheckpointError where it cannot be written, on every rank.
+        """
+        self.check(resume=resume, overwrite=overwrite)
+        with together(self.comm):
+            if self.comm.rank == 0:
                 self._try_to_write()
                 if not resume:
                     self._clear()
@@ -92,16 +105,21 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Remove what an old run of modelpar left, and nothing else."""
-        shutil.rmtree(self.checkpoints)
-        self.checkpoints.mkdir()
-        names = ["metrics.jsonl", "summary.json", "filters.png", "reconstructions.png", "curves.png"]
-        for path in (self.model, self.pretrained, *(self.path / name for name in names)):
-            path.unlink(missing_ok=True)
+        for path in self._files():
+            path.unlink()
+
+    def _files(self) -> list[Path]:
+        """What a run has left, half-written files included; other files are the user's own.  Not collective."""
+        own = [self.path / (name + end) for name in NAMES for end in ("", PARTIAL)]
+        steps = [path for path in self.checkpoints.glob("step-*") if _STEP.fullmatch(path.name.removesuffix(PARTIAL))]
+        return [path for path in (*own, *sorted(steps)) if path.is_symlink() or path.exists()]
 
     def write_text(self, name: str, text: str) -> None:
+        """Raises ModelparError, on every rank, where the file cannot be written; an old one is then untouched."""
         with together(self.comm):
             if self.comm.rank == 0:
-                (self.path / name).write_text(text, encoding="utf-8")
+                with whole_file(self.path / name) as partial:
+                    partial.write_text(text, encoding="utf-8")
 
     def has(self, name: str) -> bool:
         return bool(self.comm.bcast((self.path / name).exists()))
@@ -112,24 +130,33 @@ class RunDirectory:
         """Begin ``metrics.jsonl``, or go on where ``position`` stands: later lines are dropped, earlier ones returned.
 
         n_steps   updates of one epoch of the stage that ``position`` is in
+
+        Lines that are no records are dropped too, and counted by ``n_damaged``.  Raises ModelparError on every rank
+        where the file cannot be read or written.
         """
         kept: list[dict[str, Any]] = []
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         with together(self.comm):
             if self.comm.rank == 0:
-                old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-                kept = [line for line in _whole(old) if _is_before(line, position, n_steps)]
-                path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            # open to the end of the run
-            self._metrics = open(path if self.comm.rank == 0 else os.devnull, "a", encoding="utf-8")  # noqa: SIM115
-        told: list[dict[str, Any]] = self.comm.bcast(kept)
+                old = path.read_bytes().splitlines() if path.exists() else []
+                whole, self.n_damaged = _whole(old)
+                kept = [line for line in whole if _is_before(line, position, n_steps)]
+                with whole_file(path) as partial:
+                    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+                # open to the end of the run; without a buffer, so that a failure is over when it was told
+                self._metrics = open(path, "ab", buffering=0)  # noqa: SIM115
+        told: list[dict[str, Any]]
+        told, self.n_damaged = self.comm.bcast((kept, self.n_damaged))
         return told
 
     def write_metrics(self, record: Record) -> None:
-        """Not collective."""
-        assert self._metrics is not None  # open_metrics comes first
-        self._metrics.write(json.dumps(record.as_line()) + "\n")
-        self._metrics.flush()
+        """Raises ModelparError, on every rank, where the line cannot be written."""
+        with together(self.comm):
+            if self._metrics is not None:  # on rank 0, where open_metrics comes first
+                left = (json.dumps(record.as_line()) + "\n").encode()
+                with naming(self.path / METRICS):
+                    while left:
+                        left = left[self._metrics.write(left) :]
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -184,21 +211,27 @@ def _updates_of(path: Path) -> int:
     return int(matched[1]) if matched else 0
 
 
-def _whole(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Parsed lines; one that was cut off as the run ended is left out."""
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+def _whole(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
+    """Parsed lines, and how many are no records; the last may have been cut off as the run ended, and is not counted."""
+    found = [_record(line) for line in lines]
+    return [line for line in found if line is not None], found[:-1].count(None)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("stage") not in list(_STAGES):
+        return None
+    whole = all(type(found.get(name)) is int for name in ("layer", "epoch", "step"))
+    numbers = all(type(value) in (int, float) for name, value in found.items() if name not in ("kind", "stage"))
+    return found if whole and numbers and found.get("kind") in ("step", "epoch") and "seconds" in found else None
 
 
 def _is_before(line: dict[str, Any], position: Position, n_steps: int) -> bool:
     """Whether a record was made before training came to ``position``."""
-    order = {"pretrain": 0, "finetune": 1, "done": 2}
-    stage, here = order[line["stage"]], order[position.stage]
+    stage, here = _STAGES[line["stage"]], _STAGES[position.stage]
     mine, there = (stage, max(line["layer"], 0)), (here, position.layer if position.stage == "pretrain" else 0)
     if mine != there:
         return mine < there

@@ -11,15 +11,16 @@ from mpi4py import MPI
 
 from modelpar import checkpoint, monitor
 from modelpar.checkpoint import files
-from modelpar.classify import accuracy_measures, check_labels
+from modelpar.classify import accuracy_measures, check_labels, has_labels
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.progress import TrainingProgress, summary_table
-from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.run_directory import CONFIG, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
-from modelpar.data import DataFeed, Dataset, Minibatches, open_dataset
-from modelpar.errors import CheckpointError, SpecError, TrainingError
+from modelpar.course import check_position
+from modelpar.data import DataFeed, Dataset, Minibatches, check_range, open_dataset
+from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
 from modelpar.memory import check_fits
@@ -43,15 +44,29 @@ def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool,
         )
         check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
         layout = NetworkLayout.blocks(_sizes(spec), grid.n_shards, spec.layout)
-        if fine_tunes(settings, spec, dataset):  # what it needs is looked at now, not after hours of pre-training
-            check_labels(dataset, dataset.train, spec.classes)
-            if settings.finetune.patience and dataset.validation is None:
-                raise SpecError("--patience needs a validation set; give --validation-fraction")
         directory = RunDirectory.choose(grid.comm, settings.run.run_dir, dataset.name)
-        directory.prepare(resume=resume, overwrite=overwrite)
+        directory.check(resume=resume, overwrite=overwrite)
+        check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress:
             session = Session(settings, spec, layout, grid, dataset, directory, place, progress)
-            session.run(resume=resume)
+            session.run(resume=resume, overwrite=overwrite)
+
+
+def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset) -> None:
+    """What training will need of the data is looked at now: before an old run goes, and not after hours of
+    pre-training.  Collective.  Raises SpecError or DataError on every rank."""
+    if fine_tunes(settings, spec, dataset):
+        for split in (dataset.train, dataset.validation, dataset.test):
+            if split is not None and (split is dataset.train or has_labels(split)):
+                check_labels(dataset, split, spec.classes)
+        if settings.finetune.patience and not has_labels(dataset.validation):
+            raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
+        judged = has_labels(dataset.validation) or has_labels(dataset.test)
+        if settings.finetune.until_accuracy is not None and not judged:
+            raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
+    if spec.visible == "gaussian" and dataset.binarise != "none":
+        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
+    check_range(dataset, layout.layers[0].owned(grid.shard), spec.visible, comm=grid.comm)
 
 
 def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
@@ -71,6 +86,11 @@ def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
             f"values a sample; use --layers {right}"
         )
     if "classes" not in asked:
+        if dataset.n_classes == 1:
+            raise DataError(
+                f"the labels of {dataset.name} are all 0, but a classifier needs at least 2 classes; give other "
+                "--labels, or --classes 0 to train without them"
+            )
         more["classes"] = dataset.n_classes
     return settings.network(**more)
 
@@ -104,7 +124,7 @@ class Session:
             "done": 0,
         }
 
-    def run(self, *, resume: bool) -> None:
+    def run(self, *, resume: bool, overwrite: bool) -> None:
         """All stages that are left, then the summary.  Collective."""
         self._announce()
         compile_seconds = self._warm_up()
@@ -112,11 +132,15 @@ class Session:
         position = self.network.state.position
         if position.stage == "done" or (position.stage == "finetune" and not self.fine_tunes):
             self.progress.say(
-                f"this run has finished: see {self.directory.path / 'summary.json'}; start another to train differently"
+                f"this run has finished: see {self.directory.path / SUMMARY}; start another to train differently"
             )
             return
+        self._check_position()
+        self.directory.prepare(resume=resume, overwrite=overwrite)  # nothing was changed so far
         self._write_config()
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
+        if self.directory.n_damaged:
+            self.progress.say(f"warning: {self.directory.n_damaged} damaged line(s) of metrics.jsonl were left out")
         self._restore_clock()
         try:
             if position.stage == "pretrain" and self.settings.training.epochs:
@@ -168,12 +192,14 @@ class Session:
     def _resumed(self) -> DeepBeliefNetwork:
         """The network of the newest checkpoint that is whole, or a new one where there is none."""
         n_pretraining = self.settings.training.epochs * self._steps["pretrain"] * (len(self.spec.layers) - 1)
+        newest = None
         for path in self.directory.to_resume(n_pretraining):
             try:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
                 if not self._differs(spec):
                     network = checkpoint.load(path, self.grid, self.layout)
             except CheckpointError as error:
+                newest = newest or error
                 self.progress.say(f"warning: {error}; going back to the checkpoint before")
                 continue
             if self._differs(spec):
@@ -181,8 +207,20 @@ class Session:
             self.progress.say(f"going on from {path}")
             self._remember(str(path))
             return network
+        if newest:
+            raise CheckpointError(
+                f"no checkpoint of {self.directory.path} can be read ({newest}); use --overwrite to start again"
+            )
         self.progress.say("no checkpoint to go on from was found: starting from the beginning")
         return self._fresh()
+
+    def _check_position(self) -> None:
+        """Raise SpecError, on every rank, where these options do not go on with what the checkpoint has begun."""
+        position, settings = self.network.state.position, self.settings
+        if position.stage == "pretrain" and settings.training.epochs:
+            check_position(position, "pretrain", len(self.dataset.train), settings.training.batch_size)
+        elif position.stage == "finetune":
+            check_position(position, "finetune", len(self.dataset.train), settings.finetune.batch_size)
 
     def _differs(self, found: NetworkSpec) -> str:
         """In what a checkpoint's network is not the one that was asked for; empty where it is."""
@@ -207,7 +245,7 @@ class Session:
             "network": self.spec, "training": self.settings.training, "finetune": self.settings.finetune,
             "data": self.settings.data, "grid": self.settings.grid, "run": run,
         }  # fmt: skip
-        self.directory.write_text("config.toml", write_config(specs))
+        self.directory.write_text(CONFIG, write_config(specs))
 
     # -- during ------------------------------------------------------------------------------------------------------
 
@@ -264,7 +302,7 @@ class Session:
         accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         found = summarise(self.network, accuracies, clock, self.history, self.place.threads)
-        self.directory.write_text("summary.json", json.dumps(found, indent=1) + "\n")
+        self.directory.write_text(SUMMARY, json.dumps(found, indent=1) + "\n")
         self.progress.console.print(summary_table(for_people(found), "Summary"))
         self.progress.say(f"model: {self.directory.model}")
 
