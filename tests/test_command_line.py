@@ -211,6 +211,52 @@ def test_a_run_is_not_overwritten(trained: Path) -> None:
     assert "use --resume to go on with it" in refused(start(2, "train", *TINY, "--run-dir", trained))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--overwrite", "--data", "bad.npy", "--layers", "64-20"], "has the value nan"),
+        (["--overwrite", "--data", "digits", "--layers", "784-20"], "use --layers 64-20"),
+        (["--overwrite", "--data", "digits", "--test-fraction", "0.2", "--patience", "2"], "--patience needs"),
+        (["--resume", "--batch-size", "7"], "--batch-size is 7"),
+        (["--resume", "--test-fraction", "0.5"], "samples, but the data have"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_is_refused_changes_nothing(words: list[str], told: str, trained: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((50, 64), np.float32)
+    values[7, 60] = np.nan
+    np.save(tmp_path / "bad.npy", values)
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    for path in (run / "model.safetensors", run / "pretrained.safetensors"):
+        path.unlink()
+    for step in (40, 60, 80):
+        (run / "checkpoints" / f"step-{step:08d}.safetensors").unlink()
+    before = contents(run)
+    assert told in refused(start(2, "train", *words, "--threads", "1", "--run-dir", run, cwd=tmp_path))
+    assert contents(run) == before
+
+
+def test_a_run_whose_checkpoints_are_all_damaged(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    for path in run.rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:2000])
+    before = contents(run)
+    assert "use --overwrite to start again" in refused(start(2, "train", "--resume", "--run-dir", run))
+    assert contents(run) == before
+
+
+def test_labels_of_one_class(tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", data=np.random.default_rng(0).random((50, 9)), labels=np.zeros(50, np.int64))
+    words = ["--data", tmp_path / "one.npz", "--layers", "9-4", "--run-dir", tmp_path / "run"]
+    assert "--classes 0" in refused(start(2, "train", *words))
+
+
 def test_a_damaged_checkpoint(trained: Path, tmp_path: Path) -> None:
     damaged = bytearray((trained / "model.safetensors").read_bytes())
     damaged[-50] ^= 0xFF
@@ -221,7 +267,9 @@ def test_a_damaged_checkpoint(trained: Path, tmp_path: Path) -> None:
 
 
 def test_data_of_another_width(trained: Path) -> None:
-    assert "16 values a sample" in refused(start(2, "evaluate", trained, "--data", "bars:4"))
+    told = refused(start(2, "evaluate", trained, "--data", "bars:4"))
+    assert "16 values a sample" in told
+    assert "--layers" not in told
 
 
 def test_a_breakdown_names_the_last_good_checkpoint(trained: Path, tmp_path: Path) -> None:

@@ -103,8 +103,8 @@ def write_samples(
     grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None
 ) -> None:
     """(n_visible, count) as a picture, or as an array (count, n_visible); of two, one row of tiles above the other, or
-    an array (2, count, n_visible).  Collective.  Raises SpecError on every rank where that cannot be, ModelparError where
-    the file cannot be written."""
+    an array (2, count, n_visible).  Collective.  Raises SpecError on every rank where that cannot be, ModelparError
+    where the file cannot be written."""
     values = first.T if second is None else np.stack([first.T, second.T])
     with together(grid.comm):
         if grid.comm.rank == 0 and path.suffix == ".npy":

@@ -212,7 +212,7 @@ def _updates_of(path: Path) -> int:
 
 
 def _whole(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
-    """Parsed lines, and how many are no records; the last may have been cut off as the run ended, and is not counted."""
+    """Parsed lines, and how many are no records; the last is not counted: it may be cut off where the run ended."""
     found = [_record(line) for line in lines]
     return [line for line in found if line is not None], found[:-1].count(None)
 

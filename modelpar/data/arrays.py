@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.dataset import LoadedTable, MappedTable, Source, Table, check_shape, image_shape_of, scale_of
-from modelpar.data.reading import StreamedTable, check_labels, check_size, reading
+from modelpar.data.reading import StreamedTable, check_labels, check_size, reading, unpacking
 from modelpar.errors import DataError
 
 Array = npt.NDArray[Any]
 
 NPY_START, ZIP_START = b"\x93NUMPY", b"PK\x03\x04"
+_MOST_DIMENSIONS = 32  # of NumPy before 2.0; no data have more
 DATA_KEYS = ("data", "x", "samples")
 LABEL_KEYS = ("labels", "y", "target", "targets")
 
@@ -45,9 +48,16 @@ def read_header(stream: IO[bytes], name: str) -> Header:
     try:
         version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)  # type: ignore[no-untyped-call]
-    except ValueError:
-        raise DataError(f"{name} has a damaged header; it is no array that NumPy saved") from None
+        with warnings.catch_warnings():  # a damaged header may be odd Python
+            warnings.simplefilter("ignore")
+            shape, fortran, dtype = read(stream)  # type: ignore[no-untyped-call]
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise
+    except Exception:  # ValueError, SyntaxError, TokenError, TypeError, RecursionError ...
+        raise DataError(f"{name} has a damaged header; save the array again with NumPy") from None
+    n_bytes = math.prod(n for n in shape if n) * max(1, dtype.itemsize)
+    if any(n < 0 for n in shape) or n_bytes >= 1 << 63 or len(shape) > _MOST_DIMENSIONS:
+        raise DataError(f"{name} has a damaged header: no array has the shape {shape}; save the array again with NumPy")
     return Header(shape, bool(fortran) and len(shape) > 1, dtype, stream.tell())
 
 
@@ -97,7 +107,7 @@ class Archive:
         self.path = path
         self.headers: dict[str, Header] = {}
         self.members: dict[str, str] = {}
-        with reading(path), zipfile.ZipFile(path) as archive:
+        with reading(path), unpacking(path), zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if not member.filename.endswith(".npy"):
                     continue
@@ -129,8 +139,14 @@ class Archive:
         if header.dtype.hasobject:
             raise DataError(f"{self.where(key)} holds Python objects, but numbers are needed")
         with reading(self.path), self.values(key)() as stream:
-            flat = np.frombuffer(stream.read(), header.dtype)
-        return flat.reshape(header.shape, order="F" if header.fortran else "C")
+            content = stream.read()
+        try:
+            return np.frombuffer(content, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
+        except ValueError:
+            raise DataError(
+                f"{self.where(key)} holds {header.dtype} values of shape {header.shape}, but numbers are needed; "
+                "save it again as plain numbers"
+            ) from None
 
     def source(self, data: str, labels: str | None) -> Source:
         """Samples and their labels out of two arrays."""

@@ -21,6 +21,8 @@ from modelpar.data.dataset import MappedTable, Source, Table, check_shape, image
 from modelpar.data.reading import StreamedTable, check_size, read_exactly, reading
 from modelpar.errors import DataError
 
+_MOST_PACKED = 1032  # bytes that one byte of a gzip file can stand for, at most
+
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -79,7 +81,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
 
 
 def read_header(path: Path) -> tuple[Header, bool]:
-    """The header, and whether the file is compressed.  Raises DataError, for a plain file of the wrong size too."""
+    """The header, and whether the file is compressed.  Raises DataError, for a file of the wrong size too."""
     with reading(path), open(path, "rb") as file:
         compressed = is_gzip(file.read(2))
         file.seek(0)
@@ -92,10 +94,36 @@ def read_header(path: Path) -> tuple[Header, bool]:
             )
         shape = np.frombuffer(read_exactly(stream, 4 * start[3]), ">u4")
         header = Header(np.dtype(_TYPES[start[2]]), tuple(int(n) for n in shape))
-        if not compressed:
-            needed = header.n_bytes + math.prod(header.shape) * header.dtype.itemsize
+        needed = header.n_bytes + math.prod(header.shape) * header.dtype.itemsize
+        if compressed:
+            _check_unpacked(file, str(path), needed)
+        else:
             check_size(str(path), os.fstat(file.fileno()).st_size, needed)
     return header, compressed
+
+
+def _check_unpacked(file: IO[bytes], name: str, needed: int) -> None:
+    """Raise DataError unless a gzip file unpacks to ``needed`` bytes; unpacks it only where its end leaves a doubt.
+
+    The last four bytes of a gzip file tell its unpacked size modulo 2^32, or that of its last part where it has many.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if needed > _MOST_PACKED * size:
+        raise DataError(
+            f"{name} is truncated or its header is wrong: it tells of {needed} bytes, which its {size} compressed "
+            "bytes cannot hold; get a new copy"
+        )
+    file.seek(max(0, size - 4))
+    if needed == int.from_bytes(file.read(4), "little"):
+        return
+    file.seek(0)
+    found = 0
+    with gzip.GzipFile(fileobj=file) as stream:
+        while found <= needed and (part := stream.read(1 << 20)):
+            found += len(part)
+    if found > needed:
+        raise DataError(f"{name} goes on after its last value; its header is wrong")
+    check_size(name, found, needed)
 
 
 def _values(path: Path, header: Header) -> Callable[[], Any]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz
+from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
 from modelpar.data.dataset import Dataset, Source, Split, agreed
 from modelpar.data.digits import open_digits
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_idx
 from modelpar.data.named import SETS, find_named, open_folder
-from modelpar.data.reading import check_labels, reading
+from modelpar.data.reading import check_labels, check_size, reading
 from modelpar.data.sparse import is_sparse, open_sparse
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.draws import permutation
@@ -148,12 +149,16 @@ def read_labels(path: Path, n_samples: int) -> IntArray:
     start = _first_bytes(path)
     labels: npt.NDArray[Any]
     if start.startswith(NPY_START):
+        with reading(path), open(path, "rb") as file:
+            header = read_header(file, str(path))
+            if not header.dtype.hasobject:
+                check_size(str(path), os.fstat(file.fileno()).st_size, header.size)
         try:
             with reading(path):
                 labels = np.load(path, allow_pickle=False)
         except ValueError:
             raise DataError(
-                f"{path} holds Python objects or is truncated, but labels must be integers; save them again"
+                f"{path} holds Python objects or values of no size, but labels must be integers; save them again"
             ) from None
     elif start.startswith(ZIP_START):
         archive = Archive(path)

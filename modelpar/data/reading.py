@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 _CHUNK = 1 << 20  # bytes read at a time: enough to hide the calls, too little to count as memory
+_LARGEST = 1 << 26  # bytes asked of a stream at once, which may set them aside before it knows that it has them
 
 
 @contextmanager
@@ -37,6 +38,21 @@ def reading(name: str | os.PathLike[str]) -> Iterator[None]:
         raise DataError(f"{name} cannot be read: {error.strerror or _one_line(error)}") from None
 
 
+@contextmanager
+def unpacking(name: str | os.PathLike[str]) -> Iterator[None]:
+    """As :func:`reading`, which it goes inside of, for what else a damaged zip archive makes Python's reader raise."""
+    try:
+        yield
+    except (DataError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise
+    except Exception as error:  # RuntimeError, NotImplementedError, ValueError, struct.error, LZMAError ...
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError(
+            f"{name} is corrupt or encrypted ({_one_line(error)}); get a new copy, or save it again with numpy.savez"
+        ) from None
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -45,7 +61,7 @@ def read_exactly(stream: IO[bytes], n_bytes: int) -> bytes:
     """``n_bytes`` from a stream that may give fewer at a time.  Raises EOFError where it ends before."""
     parts = []
     while n_bytes:
-        part = stream.read(n_bytes)
+        part = stream.read(min(n_bytes, _LARGEST))
         if not part:
             raise EOFError
         parts.append(part)

@@ -28,6 +28,7 @@ from modelpar.errors import DataError
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
+_WRONG = (ValueError, TypeError, IndexError, OverflowError)  # what scipy raises for arrays that do not fit
 _ENTRIES = 1 << 17  # entries read at a time
 
 
@@ -61,16 +62,22 @@ class CsrTable(EagerTable):
         place = np.full(self.n_units, -1, np.int64)  # column of the file -> column that is kept
         place[unit_ids] = np.arange(len(unit_ids))
         indptr = self.archive.load("indptr").astype(np.int64)
-        counts = np.diff(indptr)
         n_entries = self.archive.headers["data"].shape[0]
-        if len(indptr) != self.n_samples + 1 or indptr[0] != 0 or indptr[-1] != n_entries or (counts < 0).any():
-            raise DataError(f"{self.name} is corrupt: its row pointers do not fit its {n_entries} entries")
+        if (
+            len(indptr) != self.n_samples + 1
+            or indptr[0] != 0
+            or indptr[-1] != n_entries
+            or (indptr[1:] < indptr[:-1]).any()
+        ):
+            raise DataError(
+                f"{self.name} is corrupt: its row pointers do not fit its {n_entries} entries; save it again"
+            )
         kept = np.zeros(self.n_samples, np.int64)  # entries of each row
         columns, values, start = [], [], 0
         for index, value in self._entries(n_entries):
             if len(index) and (index.min() < 0 or index.max() >= self.n_units):
                 raise DataError(f"{self.name} is corrupt: it has an entry outside of its {self.n_units} columns")
-            column = place[index]
+            column = place[index.astype(np.int64, copy=False)]
             mine = np.flatnonzero(column >= 0)
             columns.append(column[mine].astype(np.int32))
             values.append(plain_values(value[mine], self.name))
@@ -110,10 +117,21 @@ class ConvertedTable(EagerTable):
         """Load, convert, keep the columns ``unit_ids``."""
         try:
             with reading(self.name):
-                whole = scipy.sparse.csr_array(scipy.sparse.load_npz(self.archive.path))
-        except (ValueError, KeyError, NotImplementedError):
+                loaded = scipy.sparse.load_npz(self.archive.path)
+        except (*_WRONG, KeyError, AttributeError, NotImplementedError):
             raise DataError(
                 f"{self.name} is no sparse matrix that scipy can load; save it again with scipy.sparse.save_npz"
+            ) from None
+        try:
+            # The conversion trusts the indices: a wrong one would be a crash.
+            if hasattr(loaded, "check_format"):
+                loaded.check_format(full_check=True)
+            whole = scipy.sparse.csr_array(loaded.tocoo() if loaded.format == "dia" else loaded)
+            whole.check_format(full_check=True)
+        except _WRONG:
+            raise DataError(
+                f"{self.name} is corrupt: its indices do not fit its {self.n_samples} x {self.n_units} values; save it "
+                "again with scipy.sparse.save_npz"
             ) from None
         matrix = whole[:, unit_ids]
         matrix.data = plain_values(matrix.data, self.name)
@@ -129,15 +147,35 @@ def is_sparse(archive: Archive) -> bool:
 def open_sparse(archive: Archive) -> Source:
     """Samples in a sparse matrix (samples, units).  Reads headers.  Raises DataError."""
     name = str(archive.path)
-    shape = tuple(int(n) for n in archive.load("shape").reshape(-1))
+    numbers = archive.load("shape").reshape(-1)
+    if numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers >= 1 << 31).any():
+        raise DataError(
+            f"{name} is corrupt: its shape must be two whole numbers from 1 to {(1 << 31) - 1}, samples x units; save "
+            "it again with scipy.sparse.save_npz"
+        )
+    shape = tuple(int(n) for n in numbers)
     check_shape(shape, name)
     if len(shape) != 2:
         raise DataError(f"{name} has {len(shape)} dimensions, but a sparse matrix needs two: samples x units")
     scale = scale_of(archive.headers["data"].dtype, name)
-    is_csr = archive.load("format").astype("S3").tobytes().rstrip(b"\0") == b"csr"
+    is_csr = archive.load("format").tolist() in (b"csr", "csr")
     if is_csr and not {"indices", "indptr"} <= set(archive.headers):
         raise DataError(f"{name} lacks the arrays indices and indptr of a CSR matrix; save it again")
-    if is_csr and archive.headers["indices"].shape != archive.headers["data"].shape:
-        raise DataError(f"{name} is corrupt: it has another number of column indices than of values")
+    if is_csr:
+        _check_csr(archive, shape[0])
     table = CsrTable(archive, shape) if is_csr else ConvertedTable(archive, shape)
     return Source(table, scale, image_shape_of(shape))
+
+
+def _check_csr(archive: Archive, n_samples: int) -> None:
+    """Raise DataError unless the headers of the arrays of a CSR matrix fit together."""
+    name, headers = str(archive.path), archive.headers
+    if len(headers["data"].shape) != 1 or headers["indices"].shape != headers["data"].shape:
+        raise DataError(f"{name} is corrupt: it has another number of column indices than of values; save it again")
+    if headers["indptr"].shape != (n_samples + 1,):
+        raise DataError(f"{name} is corrupt: its row pointers do not fit its {n_samples} samples; save it again")
+    for key in ("indices", "indptr"):
+        if headers[key].dtype.kind not in "iu":
+            raise DataError(
+                f"{archive.where(key)} is of type {headers[key].dtype}, but must be whole numbers; save it again"
+            )

@@ -20,6 +20,7 @@ from modelpar.cli.info import warnings as mismatches
 from modelpar.cli.progress import size_text
 from modelpar.cli.run_directory import RunDirectory, _is_before
 from modelpar.cli.threads import Placement, placement
+from modelpar.cli.whole_file import whole_file
 from modelpar.errors import DataError, ModelparError, SpecError
 from modelpar.network import Position
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
@@ -218,6 +219,8 @@ def test_errors_become_statuses(
 def test_version_and_help_end_well() -> None:
     assert "0." in modelpar("--version").check().output
     assert "train" in modelpar("--help").check().output
+    assert "Commands:" in modelpar().check().output
+    assert "cd1" in modelpar("bench").check().output
 
 
 def test_numpy_is_not_loaded_before_the_threads_are_known() -> None:
@@ -321,6 +324,53 @@ def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
     directory.prepare(resume=False, overwrite=True)
     assert not directory.model.exists()
     assert (directory.path / "notes.txt").exists()
+
+
+def test_files_of_the_user_are_never_removed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    mine = [tmp_path / "elsewhere" / name for name in ("thesis.txt", "step-notes.safetensors")]
+    ours = [tmp_path / "elsewhere" / f"step-00000005.safetensors{end}" for end in ("", ".partial")]
+    for path in (*mine, *ours):
+        path.touch()
+    directory = RunDirectory(MPI.COMM_SELF, tmp_path / "run")
+    with pytest.raises(SpecError, match=r"holds a run already \(step-00000005.safetensors\)"):
+        directory.prepare(resume=False, overwrite=False)
+    directory.prepare(resume=False, overwrite=True)
+    assert [path.exists() for path in (*mine, *ours)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "summary.json", "filters.png"])
+def test_a_file_with_a_name_of_a_run_is_not_overwritten(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("the user's own")
+    with pytest.raises(SpecError, match=name):
+        RunDirectory(MPI.COMM_SELF, tmp_path).prepare(resume=False, overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_damaged_records_are_left_out(tmp_path: Path) -> None:
+    good = {"kind": "epoch", "stage": "pretrain", "layer": 0, "epoch": 1, "step": 5, "seconds": 0.5}
+    bad = [b"3", b"[]", b"\xff\xfe", b"{}", json.dumps({**good, "epoch": "1"}).encode(), b'{"kind": "epo']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([bad[0], json.dumps(good).encode(), *bad[1:]]))
+    directory = RunDirectory(MPI.COMM_SELF, tmp_path)
+    assert directory.open_metrics(Position("pretrain", layer=1), n_steps=5) == [good]
+    assert directory.n_damaged == 5  # the last is only cut off
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == good
+
+
+def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail() -> None:
+        with whole_file(path) as partial:
+            partial.write_text("ne")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(ModelparError, match=r"file cannot be written \(No space left on device\)"):
+        fail()
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("file", "old")]
 
 
 def test_runs_go_on_from_the_newest_checkpoint(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,9 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
      (b"\0\0\x07\x03" + IDX[4:], "begins with 00 00 07 03"),
      (IDX[:-7], "is truncated"), (IDX + b"x", "its header tells of"), (HEADER[:9], "is truncated"),
      (gzip.compress(IDX)[:-30], "is truncated"), (gzip.compress(IDX[:-5]), "is truncated"),
-     (gzip.compress(IDX + b"x"), "goes on after"), (gzip.compress(b"hello"), "an IDX file begins with"),
+     (gzip.compress(IDX + b"x"), "goes on after"),
+     (gzip.compress(IDX[:400]) + gzip.compress(IDX[400:-1]), "is truncated"),
+     (gzip.compress(b"hello"), "an IDX file begins with"),
      (bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3]), "at least two"),
      (bytes([0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0, 3]), "is empty: its shape is 0 x 3"),
      (b"PK\x03\x04nonsense", "corrupt"), (b"\x93NUMPYnonsense", "damaged header")],
@@ -162,6 +166,116 @@ def test_corrupt_sparse_matrices(tmp_path: Path) -> None:
         arrays: dict[str, Any] = {**good, key: wrong}
         np.savez(tmp_path / "x.npz", **arrays)
         assert wanted in problem(tmp_path / "x.npz", test_fraction=0.0)
+
+
+@pytest.mark.parametrize("kind", ["csc", "bsr", "coo", "dia"])
+def test_sparse_matrices_with_indices_out_of_range(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.npz"
+    scipy.sparse.save_npz(path, scipy.sparse.csr_array(np.eye(9, dtype=np.uint8)).asformat(kind))
+    with np.load(path) as archive:
+        good = dict(archive)
+    for key in good.keys() & {"indices", "indptr", "row", "col", "coords", "offsets"}:
+        for wrong in (10**9, -(10**9)):
+            values = good[key].copy()
+            values.flat[3 % values.size] = wrong
+            np.savez(path, **{**good, key: values})
+            if kind == "dia":  # a diagonal that is outside is empty
+                data = open_dataset(DataSpec(data=str(path), test_fraction=0.0))
+                DataFeed(data.train, np.arange(9))
+            else:
+                message = problem(path, test_fraction=0.0)
+                assert "save it again" in message
+
+
+@pytest.mark.parametrize("key", ["data", "indices", "indptr"])
+@pytest.mark.parametrize("wrong", [np.float64(1), np.full(9, 0.5), np.full((9, 1), 1), np.full(10, 2**62)])
+def test_sparse_matrices_whose_arrays_are_of_another_kind(tmp_path: Path, key: str, wrong: Any) -> None:
+    matrix = scipy.sparse.csr_array(np.eye(9, dtype=np.uint8))
+    arrays = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr, key: wrong}
+    for kind in (b"csr", b"csc"):
+        np.savez(tmp_path / "x.npz", **{"format": kind, "shape": (9, 9), **arrays})
+        if key != "data" or np.shape(wrong) != (9,):
+            if kind == b"csc" and np.shape(wrong) == (9,):
+                continue  # scipy makes whole numbers of them
+            assert "save it" in problem(tmp_path / "x.npz", test_fraction=0.0)
+
+
+@pytest.mark.parametrize("kind", [b"csr", b"csc", "\xe9"])
+@pytest.mark.parametrize("shape", ["9 x 9", ["9", "9"], (9.0, 9.5), (-9, 9), (-9, -9), (9, 2**62), (9, 9, 9), 9])
+def test_sparse_matrices_whose_shape_is_none(tmp_path: Path, shape: Any, kind: Any) -> None:
+    matrix = scipy.sparse.csr_array(np.eye(9, dtype=np.uint8))
+    arrays = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    np.savez(tmp_path / "x.npz", **{"format": kind, "shape": shape, **arrays})
+    message = problem(tmp_path / "x.npz")
+    assert "whole numbers" in message or "dimension" in message
+
+
+def test_damaged_headers_of_arrays(tmp_path: Path) -> None:
+    good = np.lib.format.magic(1, 0)
+    for text in (
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (40, 5, 5",  # TokenError
+        "{'descr': '|u1', 'fortran_order'; False, 'shape': (40, 25), }", "{'descr': '|u1', 1: 2}",  # SyntaxError
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-40, -25), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (0, 1180591620717411303424), }",
+        "{'descr': [(1, 2)], 'fortran_order': False, 'shape': (40, 25), }", "(" * 5000, "  x\n y",
+    ):  # fmt: skip
+        content = good + len(text).to_bytes(2, "little") + text.encode() + GREY.tobytes()
+        (tmp_path / "x.npy").write_bytes(content)
+        assert "damaged header" in problem(tmp_path / "x.npy")
+        assert "damaged header" in problem("digits", labels=str(tmp_path / "x.npy"))
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("data.npy", content)
+        assert "damaged header" in problem(tmp_path / "x.npz")
+
+
+def test_any_changed_byte_of_a_header_is_one_clear_line_or_harmless(tmp_path: Path) -> None:
+    for path in (saved(tmp_path / "x.npy", GREY), saved(tmp_path / "x.npz", GREY)):
+        content = path.read_bytes()
+        ends = [*range(130), *range(len(content) - 110, len(content))]
+        for i in ends if path.suffix == ".npz" else ends[:130]:
+            for flip in (1, 8, 0x40, 0xFF):
+                changed = bytearray(content)
+                changed[i] ^= flip
+                path.write_bytes(bytes(changed))
+                try:
+                    data = open_dataset(str(path))
+                    DataFeed(data.train, np.arange(data.n_visible))
+                except DataError as error:
+                    assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_archives_of_another_method_and_encrypted_ones(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.npz", GREY)
+    content = path.read_bytes()
+    entry = content.index(b"PK\x01\x02")
+    for place, value in ((8, 1), (8, 0x20), (8, 0x40), (10, 9), (10, 12), (10, 14), (10, 0), (10, 99), (42, 255)):
+        changed = bytearray(content)
+        changed[entry + place] = value
+        path.write_bytes(bytes(changed))
+        message = problem(path)
+        assert str(path) in message
+        assert "corrupt" in message or "damaged" in message or "truncated" in message
+
+
+@pytest.mark.parametrize(
+    "shape", [(2**32 - 1,) * 3, (2**32 - 1, 1, 1), (40 + 2**28, 5, 5), (40, 2**31, 2**31), (41, 5, 5)]
+)
+def test_idx_headers_that_tell_of_more_than_there_is(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    for code in (8, 0x0C):
+        content = bytes([0, 0, code, 3]) + b"".join(n.to_bytes(4, "big") for n in shape) + GREY.tobytes()
+        for name, packed in (("x", content), ("x.gz", gzip.compress(content))):
+            (tmp_path / name).write_bytes(packed)
+            tracemalloc.start()
+            try:
+                assert "truncated" in problem(tmp_path / name)
+                assert tracemalloc.get_traced_memory()[1] < 1 << 24
+            finally:
+                tracemalloc.stop()
+
+
+def test_gzip_of_many_parts_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "x.gz").write_bytes(gzip.compress(IDX[:400]) + gzip.compress(IDX[400:]) + bytes(7))
+    assert open_dataset(str(tmp_path / "x.gz")).n_visible == 25
 
 
 @pytest.fixture
