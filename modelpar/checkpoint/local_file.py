@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -73,8 +75,16 @@ class LocalFile:
         try:
             yield
         except (MPI.Exception, OSError) as error:
-            reason = error.Get_error_string() if isinstance(error, MPI.Exception) else str(error)
-            self.failure = self.failure or f"{self.path} {words}: {' '.join(reason.split())}"
+            self.failure = self.failure or f"{self.path} {words}: {_reason(error)}; check free space and permissions"
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, out of what MPI made of it: its own text is pages of internals, or says nothing."""
+    text = error.Get_error_string() if isinstance(error, MPI.Exception) else str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EIO):
+        if os.strerror(number) in text:
+            return os.strerror(number)
+    return " ".join(text.split())[:100]
 
 
 @contextmanager
