@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -109,8 +111,12 @@ def end_all(process: subprocess.Popen[str], tag: str) -> None:
     """Kill the job's process group, and those of its processes that left the group, as Open MPI's ranks do."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-    for left in alive(tag):
-        left.kill()
+    deadline = time.monotonic() + 10  # a killed process takes a moment to go, and may have begun another before
+    while (left := alive(tag)) and time.monotonic() < deadline:
+        for other in left:
+            with suppress(psutil.Error):
+                other.kill()
+        psutil.wait_procs(left, timeout=1)
 
 
 def alive(tag: str) -> list[psutil.Process]:
