@@ -7,6 +7,7 @@ the gradient of that.  So nothing moves in the layer between a column layout and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,9 @@ from modelpar.errors import SpecError
 from modelpar.kernels import dense
 from modelpar.kernels.backprop import column_squares, keep_or_drop, scale_columns, sigmoid_gradient
 from modelpar.kernels.epilogue import bias_sigmoid
+from modelpar.kernels.products import Activations
 from modelpar.kernels.reductions import row_sums
+from modelpar.kernels.states import Packed
 from modelpar.network import DeepBeliefNetwork, OutputLayer
 from modelpar.optimizer import StepSize
 from modelpar.parameters import Parameters
@@ -50,19 +53,21 @@ class FineTuner:
         self.network, self.spec, self.output = network, spec, network.output
         self.updates = updates
         self._layers: list[RBM | OutputLayer] = [*network.rbms, network.output]
+        self._weights = [layer.weights.for_gradients() for layer in self._layers]
         for name, parameters in network.parts().items():
             if name not in updates:
-                updates[name] = parameters.like()
+                updates[name] = parameters.like(rows=False)
         self._delta, self._uniform, self._input = Scratch(), Scratch(), Scratch()
 
     def step(
-        self, v: Array, labels: IntArray, first_draw: int, n_all_samples: int, size: StepSize, sync: Sync
+        self, v: Activations, labels: IntArray, first_draw: int, n_all_samples: int, size: StepSize, sync: Sync
     ) -> BatchScore:
         """One update from this replica's part of a minibatch.  Collective.
 
         v (n_visible_owned, batch); labels (batch,); first_draw: global sample counter of the first sample;
         n_all_samples: samples of the minibatch over all replicas.
         """
+        assert not isinstance(v, Packed)  # fine-tuning sees real values
         activations, spreads = self._forward(v, first_draw)
         probabilities = self.output.logits(spreads[-1])
         softmax(probabilities)
@@ -77,22 +82,24 @@ class FineTuner:
             self._limit_norms()
         return score
 
-    def _forward(self, v: Array, first_draw: int) -> tuple[list[Array], list[Array]]:
+    def _forward(self, v: Array, first_draw: int) -> tuple[list[Array], list[Any]]:
         """(each layer's owned activations after dropout, the same as the weights above them need them)"""
         if self.spec.input_dropout:
             dropped = self._input.like(v, len(v))
             dropped[:] = v
             v = dropped
             self._drop(v, 0, self.network.visible_ids, self.spec.input_dropout, first_draw)
-        activations, spreads = [v], []
+        activations: list[Array] = [v]
+        spreads: list[Any] = []
         for rbm in self.network.rbms:
-            spreads.append(rbm.weights.spread_visible(activations[-1]))
-            a = rbm.weights.up(rbm.W, spreads[-1])
+            weights = self._weights[rbm.index]
+            spreads.append(weights.spread_visible(activations[-1]))
+            a = weights.up(rbm.parameters, spreads[-1])
             bias_sigmoid(a, rbm.c)
             if self.spec.dropout:
                 self._drop(a, rbm.index + 1, rbm.hidden_ids, self.spec.dropout, first_draw)
             activations.append(a)
-        spreads.append(self.output.weights.spread_visible(activations[-1]))
+        spreads.append(self._weights[-1].spread_visible(activations[-1]))
         return activations, spreads
 
     def _drop(self, a: Array, layer: int, unit_ids: IntArray, probability: float, first_draw: int) -> None:
@@ -109,24 +116,22 @@ class FineTuner:
         delta -= labels[None, :] == ids[:, None]
         return delta
 
-    def _backward(
-        self, delta: Array, activations: list[Array], spreads: list[Array], gain: float, carry: float
-    ) -> None:
+    def _backward(self, delta: Array, activations: list[Array], spreads: list[Any], gain: float, carry: float) -> None:
         """Add each layer's gradient to its update, from the output down."""
         layers = self._layers
         names = list(self.network.parts())
         kept = 1.0 / (1.0 - self.spec.dropout)
         for i in reversed(range(len(layers))):
-            weights, parameters = layers[i].weights, layers[i].parameters
+            weights, parameters = self._weights[i], layers[i].parameters
             update = self.updates[names[i]]
-            spread = weights.spread_hidden(delta)
+            spread: Any = weights.spread_hidden(delta)
             dense.matmul(spreads[i], spread.T, update.W, gain, carry)
             sums = np.empty_like(update.c)
             row_sums(delta, sums)
             update.c *= update.c.dtype.type(carry)
             update.c += update.c.dtype.type(gain) * sums
             if i > 0:
-                delta = weights.down(parameters.W, spread)
+                delta = weights.down(parameters, spread)
                 sigmoid_gradient(delta, activations[i], kept)
 
     def _limit_norms(self) -> None:

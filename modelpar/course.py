@@ -12,11 +12,12 @@ import numpy.typing as npt
 from modelpar.data import Minibatches
 from modelpar.data.feed import Feed
 from modelpar.errors import SpecError
+from modelpar.kernels.products import Activations
+from modelpar.kernels.states import Packed
 from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.records import Record
 from modelpar.weights import Scratch
 
-Array = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -24,10 +25,12 @@ IntArray = npt.NDArray[np.int64]
 class Minibatch:
     """This replica's part of one minibatch."""
 
-    v: Array  # (n_visible_owned, batch), used again by the next minibatch
+    v: Activations  # (n_visible_owned, batch), an array of which is used again by the next minibatch
+    v_spread: Packed | None  # the same as the weights need it, where it is read from the data
     samples: IntArray  # (batch,) positions in the training split
     first_draw: int  # global sample counter of the first of them: samples that training had seen before
     n_all: int  # samples of the minibatch over all replicas
+    place: int  # of the first of them in the whole minibatch
 
     @property
     def n_mine(self) -> int:
@@ -37,13 +40,18 @@ class Minibatch:
 class Course:
     """One stage: ``epochs`` passes over ``feed``, shuffled by (seed, ``shuffle``, epoch) alike at every grid.
 
+    packed   states come packed where the feed has them
+    spread   a feed of the units that the weights need, in their order, of which the owned ones are taken
+
     The position in the network's training state is the only thing that it changes.  The clock runs from the beginning
     of a minibatch to its end, so scores, and what the caller does with a record, are not training time.
     """
 
     def __init__(
-        self, network: DeepBeliefNetwork, feed: Feed, *, epochs: int, batch_size: int, stage: str, shuffle: int
-    ) -> None:
+        self, network: DeepBeliefNetwork, feed: Feed, *, epochs: int, batch_size: int, stage: str, shuffle: int,
+        packed: bool = False, spread: Feed | None = None,
+    ) -> None:  # fmt: skip
+        self._packed, self._spread = packed and feed.binary, spread
         self.network, self.feed, self.epochs, self.stage = network, feed, epochs, stage
         self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
         self._batch_size, self._shuffle = batch_size, shuffle << 24
@@ -74,9 +82,19 @@ class Course:
             whole = self.batches.share(self._batch_size, grid.replica, grid.n_replicas)
             mine = slice(min(whole.start, len(indices)), min(whole.stop, len(indices)))
             seen = position.epoch * self.feed.n_samples + position.step * self._batch_size
-            v = self._v.room(self.feed.n_units, mine.stop - mine.start, self.network.dtype)
-            self.feed.fill(indices[mine], seen + mine.start, v)
-            yield Minibatch(v, indices[mine], seen + mine.start, len(indices))
+            v, v_spread = self._read(indices[mine], seen + mine.start)
+            yield Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), mine.start)
+
+    def _read(self, samples: IntArray, first_draw: int) -> tuple[Activations, Packed | None]:
+        if self._packed and self._spread is not None:
+            spread = self._spread.states(samples, first_draw)
+            layout, shard = self.network.layout.layers[0], self.network.grid.shard
+            return Packed(spread.words[layout.offsets[shard] : layout.offsets[shard + 1]], spread.batch), spread
+        if self._packed:
+            return self.feed.states(samples, first_draw), None
+        v = self._v.room(self.feed.n_units, len(samples), self.network.dtype)
+        self.feed.fill(samples, first_draw, v)
+        return v, None
 
     def advance(self, batch: Minibatch, **sums: float) -> Record:
         """The update of ``batch`` is done: move the position on, and add to the epoch's sums."""

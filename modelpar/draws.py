@@ -61,7 +61,8 @@ def sample_gaussian(
 ) -> None:
     """Fill ``out`` (units, batch) with ``mean`` (units, batch) plus a standard normal draw (Box and Muller 1958).
 
-    ``mean`` may be ``out`` itself.  The C library's log, sin and cos may differ in the last bit between platforms.
+    ``mean`` may be ``out`` itself.  Logarithm, cosine and sine are our own
+    (:mod:`modelpar.kernels.elementary`), so a draw is the same bits on every machine.
     """
     _check_same_shape(mean, out)
     first, ids = philox.kernel_samples(samples, out.shape[1])
@@ -71,7 +72,7 @@ def sample_gaussian(
     def work(start: int, stop: int) -> None:
         philox.gaussian_rows(mean[start:stop], first, ids, units[start:stop], *words, out[start:stop])
 
-    threads.split(out.shape[0], threads.rows_of(GRAIN // 16, out.shape[1]), work)
+    threads.split(out.shape[0], threads.rows_of(GRAIN // 2, out.shape[1]), work)
 
 
 def _check_same_shape(given: FloatArray, out: FloatArray) -> None:

@@ -7,23 +7,25 @@ shards: nothing is ever collected on one rank.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar import draws
 from modelpar.data import DataFeed, Dataset, Split, column_moments
 from modelpar.data.feed import Feed
 from modelpar.data.fill import fill_floats
-from modelpar.draws import Purpose, Stream
+from modelpar.draws import Purpose
 from modelpar.errors import DataError
+from modelpar.kernels.products import Activations
+from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.memory import available_bytes
 from modelpar.network import DeepBeliefNetwork
 from modelpar.rbm import RBM
 from modelpar.weights import Scratch
 
-Array = npt.NDArray[np.floating]
+Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 SHARE_OF_MEMORY = 0.5  # of what a node has left, that kept activations may take
@@ -43,19 +45,24 @@ def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
         network.input_scale = np.full(len(network.visible_ids), float(dataset.scale))
 
 
-def visible_feed(network: DeepBeliefNetwork, dataset: Dataset, split: Split, binarise: str) -> Feed:
-    """The values of the owned visible units.  Collective.  Raises DataError where the data do not fit the network."""
+def visible_feed(
+    network: DeepBeliefNetwork, dataset: Dataset, split: Split, binarise: str, *, spread: bool = False
+) -> DataFeed:
+    """The values of the owned visible units, or of all that this shard's weights need (``spread``), in their order.
+
+    Collective.  Raises DataError where the data do not fit the network.
+    """
     if dataset.n_visible != network.spec.layers[0]:
         raise DataError(
             f"{dataset.name} has {dataset.n_visible} values a sample, but the network has {network.spec.layers[0]} "
             f"visible units; use --layers {dataset.n_visible}-..."
         )
     # Bernoulli units take what the data set calls 1.0, so that a test set of another type fits too
-    scale = (
-        network.input_scale if network.spec.visible == "gaussian" else np.full(len(network.visible_ids), dataset.scale)
-    )
+    units = network.rbms[0].weights.visible_rows if spread else network.visible_ids
+    gaussian = network.spec.visible == "gaussian" and not spread
     return DataFeed(
-        split, network.visible_ids, offset=network.input_offset, scale=scale, binarise=binarise,
+        split, units, offset=network.input_offset if gaussian else 0.0,
+        scale=network.input_scale if gaussian else dataset.scale, binarise=binarise,
         seed=network.spec.seed, comm=network.grid.comm,
     )  # fmt: skip
 
@@ -84,23 +91,33 @@ def feed_above(network: DeepBeliefNetwork, rbm: RBM, below: Feed, *, pass_up: st
 
 
 class RecomputedActivations:
-    """The hidden side of an RBM, propagated anew for every minibatch.  ``fill`` is collective over the shards."""
+    """The hidden side of an RBM, propagated anew for every minibatch.  Its methods are collective over the shards.
+
+    As states it is drawn by sample id, not by the counter of training: kept states and recomputed ones are the same.
+    """
 
     def __init__(self, rbm: RBM, below: Feed, *, states: bool) -> None:
-        self.rbm, self.below, self.states = rbm, below, states
+        self.rbm, self.below, self.binary = rbm, below, states
         self.n_samples, self.n_units = below.n_samples, len(rbm.hidden_ids)
         self._visible = Scratch()
 
+    def states(self, samples: IntArray, first_draw: int) -> Packed:
+        """See :meth:`Feed.states`."""
+        return self.rbm.sample_hidden(self._below(samples, first_draw), Purpose.PASS_UP, 0, samples)
+
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
-        v = self._visible.like(out, self.below.n_units)
-        self.below.fill(samples, first_draw, v)
-        p = self.rbm.hidden_given_visible(v)
-        if self.states:
-            # drawn by sample id, not by the counter of training: kept states and recomputed ones are then the same
-            stream = Stream(self.rbm.seed, self.rbm.index, Purpose.PASS_UP)
-            draws.sample_bernoulli(p, stream, self.rbm.hidden_ids, samples, out)
+        """See :meth:`Feed.fill`."""
+        if self.binary:
+            unpack(self.states(samples, first_draw), out=out)
         else:
-            out[:] = p
+            out[:] = self.rbm.hidden_given_visible(self._below(samples, first_draw))
+
+    def _below(self, samples: IntArray, first_draw: int) -> Activations:
+        if self.below.binary:
+            return self.below.states(samples, first_draw)
+        v = self._visible.room(self.below.n_units, len(samples), self.rbm.W.dtype)
+        self.below.fill(samples, first_draw, v)
+        return v
 
 
 class KeptActivations:
@@ -112,11 +129,11 @@ class KeptActivations:
 
     def __init__(self, network: DeepBeliefNetwork, live: RecomputedActivations) -> None:
         replica_comm, chunk = network.grid.replica_comm, network.samples_at_once
-        self.n_samples, self.n_units, self._packed = live.n_samples, live.n_units, live.states
+        self.n_samples, self.n_units, self.binary = live.n_samples, live.n_units, live.binary
         dtype = live.rbm.W.dtype
         self._units, self._zeros, self._ones = np.arange(self.n_units), np.zeros(self.n_units), np.ones(self.n_units)
-        width = -(-self.n_units // 8) if self._packed else self.n_units
-        self._rows = np.empty((self.n_samples, width), np.uint8 if self._packed else dtype)
+        width = -(-self.n_units // 8) if self.binary else self.n_units
+        rows = np.empty((self.n_samples, width), np.uint8 if self.binary else dtype)
         out = Scratch()
         for start in range(0, self.n_samples, chunk):
             bounds = np.linspace(start, min(start + chunk, self.n_samples), replica_comm.size + 1).astype(np.int64)
@@ -124,31 +141,47 @@ class KeptActivations:
             samples = np.arange(first, last)
             block = out.room(self.n_units, len(samples), dtype)
             live.fill(samples, int(first), block)
-            self._rows[first:last] = np.packbits(block.T != 0, axis=1) if self._packed else block.T
-            replica_comm.Allgatherv(MPI.IN_PLACE, [self._rows[bounds[0] : bounds[-1]], np.diff(bounds) * width])
+            rows[first:last] = np.packbits(block.T != 0, axis=1, bitorder="little") if self.binary else block.T
+            replica_comm.Allgatherv(MPI.IN_PLACE, [rows[bounds[0] : bounds[-1]], np.diff(bounds) * width])
+        self._rows = rows
 
     @staticmethod
     def bytes_needed(live: RecomputedActivations) -> int:
         """Memory that keeping would take on this rank."""
-        width = -(-live.n_units // 8) if live.states else live.n_units * live.rbm.W.itemsize
+        width = -(-live.n_units // 8) if live.binary else live.n_units * live.rbm.W.itemsize
         return live.n_samples * width
 
+    def states(self, samples: IntArray, first_draw: int) -> Packed:
+        """See :meth:`Feed.states`."""
+        return pack(np.unpackbits(self._rows[samples], axis=1, count=self.n_units, bitorder="little").T)
+
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
-        if self._packed:
-            out[:] = np.unpackbits(self._rows[samples], axis=1, count=self.n_units).T
+        """See :meth:`Feed.fill`."""
+        if self.binary:
+            unpack(self.states(samples, first_draw), out=out)
         else:
             fill_floats(self._rows, samples, self._units, self._zeros, self._ones, out)
 
 
+MEAN_STEPS = 1 << 32  # float32 values in [0, 1] are summed in exact mode as whole multiples of 1 / MEAN_STEPS
+
+
 def mean_of(network: DeepBeliefNetwork, feed: Feed) -> npt.NDArray[np.float64]:
-    """(n_units,) mean of every owned unit of a feed over all samples, summed in float64.  Collective."""
-    grid, sums = network.grid, np.zeros(feed.n_units)
+    """(n_units,) mean of every owned unit of a feed over all samples.  Collective.
+
+    Summed in float64; in exact mode in whole numbers, which makes the means the same bits at every grid.
+    """
+    grid, whole = network.grid, network.spec.exact
+    sums: Array = np.zeros(feed.n_units, np.int64 if whole else np.float64)
     for samples in shares(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
         block = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, block)
-        sums += block.sum(axis=1, dtype=np.float64)
+        if whole:
+            sums += np.rint(block.astype(np.float64) * MEAN_STEPS).astype(np.int64).sum(axis=1)
+        else:
+            sums += block.sum(axis=1, dtype=np.float64)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, sums)
-    return sums / max(feed.n_samples, 1)
+    return sums / ((MEAN_STEPS if whole else 1) * max(feed.n_samples, 1))
 
 
 def shares(n_samples: int, replica: int, n_replicas: int, chunk: int) -> Sequence[IntArray]:

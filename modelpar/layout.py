@@ -13,6 +13,12 @@ from modelpar.errors import LayoutError
 
 IntArray = npt.NDArray[np.int64]
 
+HOLDS = (
+    "column",
+    "row",
+    "dual",
+)  # of a matrix a shard holds its hidden units' columns, its visible units' rows, or both
+
 
 @dataclass(frozen=True, eq=False)
 class UnitLayout:
@@ -81,17 +87,18 @@ class NetworkLayout:
     """The owners of every layer of a network, input to output, and how each RBM's weights are held."""
 
     layers: tuple[UnitLayout, ...]
-    holds: tuple[str, ...]  # one of "column", "row" for each pair of neighbouring layers
+    holds: tuple[str, ...]  # one of HOLDS for each pair of neighbouring layers
 
     def __post_init__(self) -> None:
-        if len(self.holds) != len(self.layers) - 1 or not set(self.holds) <= {"column", "row"}:
+        if len(self.holds) != len(self.layers) - 1 or not set(self.holds) <= set(HOLDS):
             raise LayoutError(
-                f"the matrices between {len(self.layers)} layers are held as {self.holds}, but each needs column or row"
+                f"the matrices between {len(self.layers)} layers are held as {self.holds}, but each needs one of "
+                f"{', '.join(HOLDS)}"
             )
 
     @classmethod
     def from_owners(cls, owners: list[npt.ArrayLike], n_shards: int, layout: str = "auto") -> NetworkLayout:
-        """One owner array per layer; ``layout`` is ``auto``, ``column`` or ``row``, or a comma-separated list."""
+        """One owner array per layer; ``layout`` is ``auto``, one of HOLDS, or a comma-separated list."""
         layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in owners)
         return cls(layers, choose_holds([layer.n_units for layer in layers], layout))
 
@@ -101,11 +108,14 @@ class NetworkLayout:
         return cls(tuple(UnitLayout.blocks(n, n_shards) for n in sizes), choose_holds(sizes, layout))
 
 
-def choose_holds(sizes: list[int] | tuple[int, ...], layout: str) -> tuple[str, ...]:
+def choose_holds(sizes: list[int] | tuple[int, ...], layout: str, *, far: bool = False) -> tuple[str, ...]:
     """How each pair of neighbouring layers holds its weights.
 
     ``auto`` splits the larger side and so moves the smaller: a column layout splits the upper layer and moves the
     lower one's activations, a row layout the other way round.
+
+    far   the shards of a model are on several nodes and have room for a second block: ``auto`` then is dual, which
+          moves bits only.  Within a node sums move as fast as a second block's statistics are made.
     """
     pairs = list(pairwise(sizes))
     wanted = [word.strip() for word in layout.split(",")]
@@ -116,7 +126,7 @@ def choose_holds(sizes: list[int] | tuple[int, ...], layout: str) -> tuple[str, 
             f"{len(wanted)} layouts were given ({layout}), but the network has {len(pairs)} weight matrices"
         )
     for word in wanted:
-        if word not in ("auto", "column", "row"):
-            raise LayoutError(f"layout {word!r} is not known; use auto, column or row")
-    automatic = ["column" if upper >= lower else "row" for lower, upper in pairs]
+        if word not in ("auto", *HOLDS):
+            raise LayoutError(f"layout {word!r} is not known; use auto, {', '.join(HOLDS[:-1])} or {HOLDS[-1]}")
+    automatic = ["dual" if far else "column" if upper >= lower else "row" for lower, upper in pairs]
     return tuple(best if word == "auto" else word for word, best in zip(wanted, automatic, strict=True))

@@ -15,11 +15,13 @@ from modelpar.errors import LayoutError
 from modelpar.exchange import Exchange, Traffic
 from modelpar.grid import Grid
 from modelpar.kernels.epilogue import add_bias
+from modelpar.kernels.products import Activations
+from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.layout import NetworkLayout, UnitLayout, choose_holds
 from modelpar.parameters import Parameters
 from modelpar.rbm import RBM, Chains
 from modelpar.spec import NetworkSpec
-from modelpar.weights import ColumnWeights, RowWeights, Weights
+from modelpar.weights import LAYOUTS, Weights
 
 Array = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
@@ -60,12 +62,11 @@ class OutputLayer:
     ) -> None:
         self.weights, self._exchange = weights, exchange
         self.class_ids = layout.owned(shard)
-        shape = (len(weights.visible_rows), len(weights.hidden_columns))
-        self.parameters = Parameters(shape, 0, len(self.class_ids), dtype)
+        self.parameters = weights.parameters(dtype, 0, len(self.class_ids))
 
-    def logits(self, hidden: Array) -> Array:
+    def logits(self, hidden: Activations) -> Array:
         """(n_classes, batch) of all classes on every shard.   hidden: as the block needs it.  Collective."""
-        owned = self.weights.up(self.parameters.W, hidden)
+        owned = self.weights.up(self.parameters, hidden)
         add_bias(owned, self.parameters.c)
         return self._exchange.gather(owned)
 
@@ -110,7 +111,7 @@ class DeepBeliefNetwork:
         self.output: OutputLayer | None = None
         if spec.classes:
             classes = self.layout.layers[-1]
-            exchange = Exchange(grid.shard_comm, classes, dtype, self.traffic)
+            exchange = Exchange(grid.shard_comm, classes, self.traffic)
             self.output = OutputLayer(self._weights(len(self.rbms)), classes, exchange, shard, dtype)
         if draw_weights:
             for rbm in self.rbms:
@@ -121,9 +122,10 @@ class DeepBeliefNetwork:
 
     def _weights(self, i: int) -> Weights:
         visible, hidden = self.layout.layers[i : i + 2]
-        kind, moved = (ColumnWeights, visible) if self.layout.holds[i] == "column" else (RowWeights, hidden)
-        exchange = Exchange(self.grid.shard_comm, moved, np.dtype(self.spec.dtype), self.traffic)
-        return kind(visible, hidden, exchange, self.grid.shard)
+        # the output layer is trained by gradients only, for which a dual layout is a column layout
+        is_output = i == len(self.spec.layers) - 1
+        held = LAYOUTS["column" if is_output and self.layout.holds[i] == "dual" else self.layout.holds[i]]
+        return held(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
 
     @property
     def visible_ids(self) -> IntArray:
@@ -151,13 +153,14 @@ class DeepBeliefNetwork:
 
     # -- activations -------------------------------------------------------------------------------------------------
 
-    def propagate_up(self, v: Array, n_rbms: int | None = None) -> Array:
+    def propagate_up(self, v: Activations, n_rbms: int | None = None) -> Array:
         """Hidden probabilities above the first ``n_rbms`` RBMs (all where None) of the owned units.
 
         v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
         """
         for rbm in self.rbms[:n_rbms]:
             v = rbm.hidden_given_visible(v)
+        assert not isinstance(v, Packed)  # above the first RBM
         return v
 
     def generate_down(self, h: Array) -> Array:
@@ -189,18 +192,18 @@ class DeepBeliefNetwork:
         and Teh 2006, section 5).  ``first_draw`` chooses other fantasies.  Collective over the shards.
         """
         top = self.rbms[-1]
-        start = np.zeros((len(top.hidden_ids), count), self.dtype)
-        _, v = top.sample_visible(start, Purpose.FANTASY, 0, first_draw)
+        h = pack(np.zeros((len(top.hidden_ids), count)))
+        v = top.sample_visible(h, Purpose.FANTASY, 0, first_draw)
         for k in range(steps):
             # a key has 2**16 repeats: when they are used up, the counter of the chains moves on instead
             rounds, k = divmod(k, 2**15 - 1)
             repeat, draw = 1 + 2 * k, first_draw + count * rounds
-            _, h = top.sample_hidden(v, Purpose.FANTASY, repeat, draw)
-            mean, v = top.sample_visible(h, Purpose.FANTASY, repeat + 1, draw)
-        v = mean if steps else v
+            h = top.sample_hidden(v, Purpose.FANTASY, repeat, draw)
+            v = top.sample_visible(h, Purpose.FANTASY, repeat + 1, draw)
+        means: Activations = top.visible_given_hidden(h) if steps else v
         for rbm in reversed(self.rbms[:-1]):
-            v = rbm.visible_given_hidden(v)
-        return v.copy()
+            means = rbm.visible_given_hidden(means)
+        return unpack(means, self.dtype) if isinstance(means, Packed) else means.copy()
 
     # -- small pieces of the whole, for pictures ---------------------------------------------------------------------
 
@@ -260,9 +263,11 @@ def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int, *, keep_best
     """
     sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
     itemsize = np.dtype(spec.dtype).itemsize
+    columns = [lower * -(-upper // n_shards) for lower, upper in _pairs(sizes)]
+    rows = [-(-lower // n_shards) * upper for lower, upper in _pairs(sizes)]
     blocks = [
-        lower * -(-upper // n_shards) if held == "column" else -(-lower // n_shards) * upper
-        for (lower, upper), held in zip(_pairs(sizes), choose_holds(sizes, spec.layout), strict=True)
+        {"column": by_columns, "row": by_rows, "dual": by_columns + by_rows}[held]
+        for by_columns, by_rows, held in zip(columns, rows, choose_holds(sizes, spec.layout), strict=True)
     ]
     velocities = sum(blocks) if spec.classes else max(blocks)
     activations = 4 * max(sizes) * max(batch_size, samples_at_once(spec))

@@ -11,15 +11,26 @@ Array = npt.NDArray[np.floating]
 class Parameters:
     """``flat`` holds W, b and c one after the other; W (rows, columns), b (n_b,) and c (n_c,) are views of it.
 
-    Collectives and the optimizer see one contiguous vector; the RBM sees its weights and biases.
+    Collectives and the optimizer see one contiguous vector; the RBM sees its weights and biases.  A dual layout has a
+    second block of the same matrix, ``rows`` (rows, columns) of shape ``rows_shape``, which is not part of ``flat``.
     """
 
-    def __init__(self, shape: tuple[int, int], n_b: int, n_c: int, dtype: npt.DTypeLike) -> None:
+    def __init__(
+        self, shape: tuple[int, int], n_b: int, n_c: int, dtype: npt.DTypeLike,
+        rows_shape: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         self.n_weights = shape[0] * shape[1]
         self.flat: Array = np.zeros(self.n_weights + n_b + n_c, dtype)
         self.W = self.flat[: self.n_weights].reshape(shape)
         self.b, self.c = np.split(self.flat[self.n_weights :], [n_b])
+        self.rows: Array | None = None if rows_shape is None else np.zeros(rows_shape, dtype)
 
-    def like(self) -> Parameters:
-        """Zeros of the same shapes."""
-        return Parameters((self.W.shape[0], self.W.shape[1]), len(self.b), len(self.c), self.flat.dtype)
+    def like(self, *, rows: bool = True) -> Parameters:
+        """Zeros of the same shapes; ``rows=False`` leaves out the second block of a dual layout."""
+        shape = None if self.rows is None or not rows else (self.rows.shape[0], self.rows.shape[1])
+        return Parameters((self.W.shape[0], self.W.shape[1]), len(self.b), len(self.c), self.flat.dtype, shape)
+
+    @property
+    def blocks(self) -> list[Array]:
+        """The blocks of weights: W, and rows where there are any."""
+        return [self.W] if self.rows is None else [self.W, self.rows]

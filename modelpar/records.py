@@ -24,8 +24,9 @@ class Record:
     samples: int  # samples of this update (kind "step") or of this epoch
     seconds: float  # training time since the stage began, scores excluded
     measures: dict[str, float] = field(default_factory=dict)
+    digests: dict[str, int] | None = None  # of this update, by tensor, where they are recorded
 
     def as_line(self) -> dict[str, Any]:
         """The record as one flat JSON object."""
-        plain = {name: value for name, value in vars(self).items() if name != "measures"}
+        plain = {name: value for name, value in vars(self).items() if name not in ("measures", "digests")}
         return {**plain, **self.measures}

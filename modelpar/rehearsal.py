@@ -14,8 +14,8 @@ from modelpar.checkpoint import load, save
 from modelpar.data import open_dataset
 from modelpar.errors import ModelparError, raise_together
 from modelpar.grid import Grid
-from modelpar.kernels import warm_up
-from modelpar.network import DeepBeliefNetwork
+from modelpar.kernels import dispatch, warm_up
+from modelpar.network import DeepBeliefNetwork, TrainingState
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.trainer import fine_tune, pretrain
 
@@ -51,14 +51,18 @@ def _attempt(dtype: str) -> Exception | None:
 def _train(dtype: str) -> None:
     """Every stage once, on one rank: pre-training by CD, fine-tuning with all that it offers, saving and loading."""
     warm_up(dtype)
+    dispatch.prepare()
     dataset = open_dataset(DataSpec(data="bars:2"))
     few = replace(dataset.train, rows=dataset.train.rows[:8], labels=_first(dataset.train.labels))
     dataset = replace(dataset, train=few, validation=None, test=few)
     spec = NetworkSpec(layers=(4, 3, 2), classes=max(dataset.n_classes, 2), dtype=dtype)
     with Grid(MPI.COMM_SELF) as grid:
         network = DeepBeliefNetwork(spec, grid)
-        for _ in pretrain(network, dataset, TrainingSpec(epochs=1, batch_size=4)):
-            pass
+        for statistics in ("3", "float"):
+            training = TrainingSpec(epochs=1, batch_size=4, statistics=statistics)
+            network.state = TrainingState()
+            for _ in pretrain(network, dataset, training):
+                pass
         for _ in fine_tune(network, dataset, FineTuneSpec(epochs=1, dropout=0.5, max_norm=1.0)):
             pass
         with tempfile.TemporaryDirectory() as folder:

@@ -89,8 +89,12 @@ class NetworkSpec(Spec):
     classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0)
     visible: str = option("bernoulli", "kind of visible units; gaussian ones have unit variance and standardised data",
                           choices=("bernoulli", "gaussian"))  # fmt: skip
-    layout: str = option("auto", "how weights are split: auto, column or row, or one of these for each weight matrix, separated by commas")  # fmt: skip
+    layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
     dtype: str = option("float32", "type of weights and activations", choices=("float32", "float64"))
+    exact: bool = option(
+        False,
+        "the same bytes at every grid: sums in whole numbers everywhere, states wherever they are needed for that",
+    )
     seed: int = option(1, "seed of every random draw", at_least=0, below=2**63)
     weight_scale: float = option(0.01, "standard deviation of the initial weights (Hinton 2010, section 8)", at_least=0)
 
@@ -127,8 +131,8 @@ class TrainingSpec(Spec):
     persistent: bool = option(False, "persistent chains instead of chains started at the data (PCD, Tieleman 2008)")
     statistics: str = option(
         "float",
-        "hidden side of the statistics: float, the probabilities, or 1, the sampled states",
-        choices=("float", "1"),
+        "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
+        choices=(*"12345678", "float"),
     )
     reconstruction: str = option("probabilities", "visible side of the reconstruction: probabilities or sampled states",
                                  choices=("probabilities", "states"))  # fmt: skip
@@ -140,6 +144,14 @@ class TrainingSpec(Spec):
                           choices=("probabilities", "states"))  # fmt: skip
     cache: str = option("auto", "keep the data of the upper RBMs in memory or recompute them for each minibatch; auto keeps what fits",
                         choices=("auto", "keep", "recompute"))  # fmt: skip
+    digests: bool = option(
+        False, "record a digest of states and parameters after every update, for modelpar diff; --exact implies it"
+    )
+
+    @property
+    def planes(self) -> int:
+        """Bits of the hidden side of the statistics; 0 for probabilities."""
+        return 0 if self.statistics == "float" else int(self.statistics)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ same step and the network can be saved; taken up again, from a file or by anothe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from modelpar.course import Course
 from modelpar.data import Dataset, Minibatches, check_range
 from modelpar.data.feed import Feed
 from modelpar.errors import SpecError, TrainingError
+from modelpar.exactness import Recorder, check_exact
 from modelpar.inputs import feed_above, learn_scaling, mean_of, real_values, visible_feed
 from modelpar.network import DeepBeliefNetwork, Position, TrainingState
 from modelpar.optimizer import step_size
@@ -41,51 +44,64 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
     if position.stage != "pretrain":
         return
     _first_look(network, dataset)
-    feed = visible_feed(network, dataset, dataset.train, network.binarise)
-    below = real_values(network, dataset, dataset.train)
+    visible = visible_feed(network, dataset, dataset.train, network.binarise)
+    feed: Feed = visible
+    below: Feed = real_values(network, dataset, dataset.train)
+    if network.spec.exact:
+        check_exact(network, training, visible)
+    spread: Feed | None = None
+    if network.rbms[0].weights.needs_all_visible and visible.binary and position.layer == 0:
+        # states of units that others own are read from the data, not received
+        spread = visible_feed(network, dataset, dataset.train, network.binarise, spread=True)
     for rbm in network.rbms:
         if rbm.index == position.layer:
-            yield from _train_rbm(network, rbm, feed, below, training)
+            yield from _train_rbm(network, rbm, feed, below, spread, training)
             _next_layer(network)
         if position.stage != "pretrain":
             return
+        if network.spec.exact and rbm.index == 0:
+            below = visible  # a grey value is no state: the layers above see what the first RBM was trained on
         feed = below = feed_above(network, rbm, below, pass_up=training.pass_up, cache=training.cache)
+        spread = None
 
 
 def _train_rbm(
-    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_feed: Feed, training: TrainingSpec
+    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None, training: TrainingSpec
 ) -> Iterator[Record]:
-    """``feed`` is what the RBM is trained on, ``real_feed`` the same before any draw."""
+    """``feed`` is what the RBM is trained on, ``real_feed`` the same before any draw, ``spread`` as in Course."""
     grid, state, position = network.grid, network.state, network.state.position
     sync = AllreduceSync(grid.replica_comm, network.traffic)
     course = Course(network, feed, epochs=training.epochs, batch_size=training.batch_size,
-                    stage="pretrain", shuffle=rbm.index)  # fmt: skip
+                    stage="pretrain", shuffle=rbm.index, packed=True, spread=spread)  # fmt: skip
     if course.unfinished and course.n_done == 0:
         _set_visible_biases(network, rbm, real_feed)
         sync.begin(rbm.parameters)
     name = f"rbm.{rbm.index}"
     if name not in state.updates:
         state.updates[name] = rbm.parameters.like()
-    update = state.updates[name]
+    velocity = state.updates[name]
     _set_up_chains(network, rbm, training)
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
+    recorder = Recorder(network, rbm) if training.digests or network.spec.exact else None
     while course.unfinished:
         size = step_size(training, base_rate, position.epoch)
         for batch in course.rest_of_epoch():
-            error = rbm.contrastive_divergence(
-                batch.v, batch.first_draw, update, training, size.rate / sync.divisor(batch.n_mine, batch.n_all),
-                size.momentum * sync.momentum_share, state.chains, n_all_samples=batch.n_all,
-            )  # fmt: skip
-            sync.step(rbm.parameters, update, size.rate * size.decay)
+            step = rbm.contrastive_divergence(
+                batch.v, batch.first_draw, training, state.chains, n_all_samples=batch.n_all, v0_spread=batch.v_spread
+            )
+            sync.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
             # PCD never reconstructs its data, so it has no error to add up: the probe's stands in
-            record = course.advance(batch, shard_squared_error=0.0 if training.persistent else error)
+            record = course.advance(batch, shard_squared_error=0.0 if training.persistent else step.error)
+            if recorder is not None:
+                record = replace(record, digests=recorder.of(step.states, batch))
             if position.step % CHECK_EVERY == 0:
                 monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
             yield record
         sync.settle(rbm.parameters)
         totals = course.totals()
-        measures = monitor.measure(rbm, feed, n_visible, grid)
+        with network.traffic.measuring():
+            measures = monitor.measure(rbm, feed, n_visible, grid)
         error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
         measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
         monitor.check_rbm(rbm.index, measures)
@@ -122,6 +138,8 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
     if state.best and not state.position.reached:
         for name, parameters in network.parts().items():
             parameters.flat[:] = state.best[name].flat
+    for rbm in network.rbms:
+        rbm.refresh()
     network.state = TrainingState(Position("done"))
 
 
@@ -148,16 +166,19 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
             in_between = position.step < course.batches.n_steps
             if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
                 _settle(network, sync)
-                record.measures.update(accuracy_measures(network, dataset))
+                with network.traffic.measuring():
+                    record.measures.update(accuracy_measures(network, dataset))
                 position.reached = _reached(spec, record.measures)
             yield record
             if position.reached:
                 return
         _settle(network, sync)
         totals = course.totals()
+        with network.traffic.measuring():
+            accuracies = accuracy_measures(network, dataset)
         measures = {"loss": totals["cross_entropy"] / totals["samples"],
                     "train_accuracy": totals["n_correct"] / totals["samples"],
-                    **accuracy_measures(network, dataset), "learning_rate": size.rate}  # fmt: skip
+                    **accuracies, "learning_rate": size.rate}  # fmt: skip
         if not np.isfinite(measures["loss"]):
             raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate")
         monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
@@ -188,7 +209,7 @@ def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
         state.best_accuracy, state.epochs_since_best = accuracy, 0
         for name, parameters in network.parts().items():
             if name not in state.best:
-                state.best[name] = parameters.like()
+                state.best[name] = parameters.like(rows=False)
             state.best[name].flat[:] = parameters.flat
 
 
@@ -216,7 +237,7 @@ def _next_layer(network: DeepBeliefNetwork) -> None:
 def _set_up_chains(network: DeepBeliefNetwork, rbm: RBM, training: TrainingSpec) -> None:
     """One persistent chain for each place in the minibatch with PCD, none without; those that fit are kept."""
     grid, state = network.grid, network.state
-    n_chains = grid.replica_comm.allreduce(0 if state.chains is None else state.chains.h.shape[1])
+    n_chains = grid.replica_comm.allreduce(0 if state.chains is None else state.chains.h.batch)
     if not training.persistent:
         state.chains = None
     elif n_chains != training.batch_size:
@@ -231,4 +252,5 @@ def _set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> Non
         rbm.b[:] = mean
     else:
         p = np.clip(mean, 0.001, 0.999)  # a pixel that is never on must not outweigh the others
-        rbm.b[:] = np.log(p / (1 - p))
+        # value by value: NumPy's vector loops may round otherwise in another position
+        rbm.b[:] = [math.log(x / (1 - x)) for x in p.tolist()]

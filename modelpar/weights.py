@@ -1,98 +1,243 @@
 """The weights between two layers, held over shards: what a layout means for the products of an RBM.
 
 Every layout answers the same questions, so that the mathematics of RBMs and of back-propagation never asks which one
-it has.  An activation is *owned* (this shard's units) or *spread* (the units that this shard's block of weights
-needs); which of the two a side of the block needs is all that layouts differ in.
+it has.  An activation is *owned* (this shard's units) or *spread* (the units that this shard's blocks of weights
+need); which of the two a side of a block needs is all that layouts differ in.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
-from modelpar.exchange import Exchange
-from modelpar.kernels import dense
+from modelpar.exchange import Exchange, Traffic
+from modelpar.kernels.products import Activations, Product, Sampled, Sampler, plain_sums
+from modelpar.kernels.states import Packed
 from modelpar.layout import UnitLayout
+from modelpar.parameters import Parameters
 
-Array = npt.NDArray[np.floating]
+Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 
 class Weights(Protocol):
-    """A shard's block of one weight matrix ``W``, and the products in which it takes part.
+    """A shard's blocks of one weight matrix, and the products in which they take part.
 
-    spread_visible, spread_hidden   owned activations (n_owned, batch) -> as the block needs them
-    up, down                        spread activations -> summed input of the owned units on the other side
-    All four are collective over the shards in at least one layout: call them on all.
-    A returned array is used again by the next call of the same method.
+    spread_visible, spread_hidden   owned activations (n_owned, batch) -> as the blocks need them
+    up, down              spread activations -> summed input of the owned units on the other side, as floats
+    sample_up, sample_down          the same, and what a sampler of the owned units on the other side makes of it
+    sides                 owned and spread activations of both sides -> those that belong to each block
+    All but the last are collective over the shards in at least one layout: call them on all.
+    A returned array, unless it is packed, is used again by the next call of the same method.
     """
 
-    visible_rows: IntArray  # (W.shape[0],) unit ids of the block's rows
-    hidden_columns: IntArray  # (W.shape[1],) unit ids of the block's columns
+    visible_rows: IntArray  # (W.shape[0],) unit ids of the rows of parameters.W
+    hidden_columns: IntArray  # (W.shape[1],) unit ids of its columns
+    needs_all_visible: bool  # whether spread visible activations are those of all units, in the layout's order
 
-    def spread_visible(self, owned: Array) -> Array: ...
-    def spread_hidden(self, owned: Array) -> Array: ...
-    def up(self, W: Array, visible: Array) -> Array: ...
-    def down(self, W: Array, hidden: Array) -> Array: ...
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters: ...
+    def spread_visible(self, owned: Activations) -> Activations: ...
+    def spread_hidden(self, owned: Activations) -> Activations: ...
+    def up(self, parameters: Parameters, visible: Activations) -> Array: ...
+    def down(self, parameters: Parameters, hidden: Activations) -> Array: ...
+    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled: ...
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled: ...
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]: ...
+
+    def for_gradients(self) -> Weights:
+        """How back-propagation holds the same matrix: one block, whose gradients are real values."""
+
+    def refresh(self, parameters: Parameters) -> None:
+        """Make the blocks agree after ``parameters.W`` was changed by anything but statistics.  Collective."""
 
     def sum_incoming(self, sums: Array) -> None:
         """Add up over the shards, in place, what each holds of a sum over the visible units.  sums (W.shape[1],)"""
 
 
-class ColumnWeights:
+class _Held:
+    """What the layouts share: two layers, and products between them."""
+
+    needs_all_visible = False
+
+    def __init__(
+        self, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *, exact: bool = False
+    ) -> None:
+        self._visible, self._hidden, self._shard, self._exact = visible, hidden, comm.rank, exact
+        self._visible_exchange = Exchange(comm, visible, traffic)
+        self._hidden_exchange = Exchange(comm, hidden, traffic)
+        self._up, self._down = Scratch(), Scratch()
+        self.visible_rows, self.hidden_columns = visible.ordering, hidden.ordering
+
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
+        return Parameters((len(self.visible_rows), len(self.hidden_columns)), n_b, n_c, dtype)
+
+    def spread_visible(self, owned: Activations) -> Activations:
+        return owned
+
+    def spread_hidden(self, owned: Activations) -> Activations:
+        return owned
+
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]:
+        return [(visible[1], hidden[1])]
+
+    def for_gradients(self) -> Any:
+        return self
+
+    def refresh(self, parameters: Parameters) -> None:
+        """One block always agrees with itself."""
+
+    def _upward(self, W: Array, visible: Activations, *, partial: bool = False) -> Product:
+        return Product(W, visible, True, self._visible.n_units, self._exact or partial)
+
+    def _downward(self, W: Array, hidden: Activations, *, partial: bool = False) -> Product:
+        return Product(W, hidden, False, self._hidden.n_units, self._exact or partial)
+
+
+class ColumnWeights(_Held):
     """A shard holds the columns of its hidden units: (n_visible, n_hidden_owned).
 
     Visible activations are gathered, their summed inputs reduced; hidden ones stay where they are.
     """
 
-    def __init__(self, visible: UnitLayout, hidden: UnitLayout, exchange: Exchange, shard: int) -> None:
-        self.visible_rows, self.hidden_columns = visible.ordering, hidden.owned(shard)
-        self._exchange = exchange  # of the visible layer
-        self._up, self._down = Scratch(), Scratch()
+    needs_all_visible = True
 
-    def spread_visible(self, owned: Array) -> Array:
-        return self._exchange.gather(owned)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.hidden_columns = self._hidden.owned(self._shard)
 
-    def spread_hidden(self, owned: Array) -> Array:
-        return owned
+    def spread_visible(self, owned: Activations) -> Activations:
+        return _gathered(self._visible_exchange, owned)
 
-    def up(self, W: Array, visible: Array) -> Array:
-        return self._up.product(W.T, visible)
+    def up(self, parameters: Parameters, visible: Activations) -> Array:
+        sums = self._upward(parameters.W, visible).sums(self._up.room)
+        return plain_sums(sums, self._visible.n_units)
 
-    def down(self, W: Array, hidden: Array) -> Array:
-        return self._exchange.reduce(self._down.product(W, hidden))
+    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+        return plain_sums(self._reduced(parameters, hidden), self._hidden.n_units)
+
+    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+        return sampler.of_product(self._upward(parameters.W, visible), self._up.room)
+
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+        return sampler.of_sums(self._reduced(parameters, hidden), self._hidden.n_units)
+
+    def _reduced(self, parameters: Parameters, hidden: Activations) -> Array:
+        partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.room)
+        return self._visible_exchange.reduce(partial)
 
     def sum_incoming(self, sums: Array) -> None:
         """Nothing to add: a column of W is whole on its shard."""
 
 
-class RowWeights:
+class RowWeights(_Held):
     """A shard holds the rows of its visible units: (n_visible_owned, n_hidden).
 
     Hidden activations are gathered, their summed inputs reduced; visible ones stay where they are.
     """
 
-    def __init__(self, visible: UnitLayout, hidden: UnitLayout, exchange: Exchange, shard: int) -> None:
-        self.visible_rows, self.hidden_columns = visible.owned(shard), hidden.ordering
-        self._exchange = exchange  # of the hidden layer
-        self._up, self._down = Scratch(), Scratch()
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.visible_rows = self._visible.owned(self._shard)
 
-    def spread_visible(self, owned: Array) -> Array:
-        return owned
+    def spread_hidden(self, owned: Activations) -> Activations:
+        return _gathered(self._hidden_exchange, owned)
 
-    def spread_hidden(self, owned: Array) -> Array:
-        return self._exchange.gather(owned)
+    def up(self, parameters: Parameters, visible: Activations) -> Array:
+        return plain_sums(self._reduced(parameters, visible), self._visible.n_units)
 
-    def up(self, W: Array, visible: Array) -> Array:
-        return self._exchange.reduce(self._up.product(W.T, visible))
+    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+        sums = self._downward(parameters.W, hidden).sums(self._down.room)
+        return plain_sums(sums, self._hidden.n_units)
 
-    def down(self, W: Array, hidden: Array) -> Array:
-        return self._down.product(W, hidden)
+    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+        return sampler.of_sums(self._reduced(parameters, visible), self._visible.n_units)
+
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+        return sampler.of_product(self._downward(parameters.W, hidden), self._down.room)
+
+    def _reduced(self, parameters: Parameters, visible: Activations) -> Array:
+        return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.room))
 
     def sum_incoming(self, sums: Array) -> None:
-        self._exchange.sum_over_shards(sums)
+        self._hidden_exchange.sum_over_shards(sums)
+
+
+class DualWeights(ColumnWeights):
+    """A shard holds the columns of its hidden units (``parameters.W``) and the rows of its visible units (``.rows``).
+
+    Every sum is made on the shard that owns the unit, so nothing is reduced: both sides are gathered, states as bits.
+    The two blocks get the same statistics in the same arithmetic, and so stay the same matrix bit for bit, where these
+    are whole numbers.
+    """
+
+    @property
+    def hidden_order(self) -> IntArray:
+        """(n_hidden,) unit ids of the columns of ``rows``."""
+        return self._hidden.ordering
+
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
+        columns = (len(self.visible_rows), len(self.hidden_columns))
+        rows = (int(self._visible.counts[self._shard]), self._hidden.n_units)
+        return Parameters(columns, n_b, n_c, dtype, rows)
+
+    def spread_hidden(self, owned: Activations) -> Activations:
+        return _gathered(self._hidden_exchange, owned)
+
+    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+        assert parameters.rows is not None
+        sums = self._downward(parameters.rows, hidden).sums(self._down.room)
+        return plain_sums(sums, self._hidden.n_units)
+
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+        assert parameters.rows is not None
+        return sampler.of_product(self._downward(parameters.rows, hidden), self._down.room)
+
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]:
+        return [(visible[1], hidden[0]), (visible[0], hidden[1])]
+
+    def for_gradients(self) -> ColumnWeights:
+        return _ColumnsOf(self)
+
+    def refresh(self, parameters: Parameters) -> None:
+        """Every shard sends each other the rows that it wants of its columns."""
+        assert parameters.rows is not None
+        comm, mine = self._hidden_exchange.comm, self._hidden.counts[self._shard]
+        rows, columns = self._visible.counts, self._hidden.counts
+        received = np.empty(int(rows[self._shard]) * self._hidden.n_units, parameters.W.dtype)
+        comm.Alltoallv([parameters.W, rows * mine], [received, rows[self._shard] * columns])
+        # what comes from a shard is its columns of these rows; parameters.rows has the columns shard after shard
+        at = 0
+        for shard in range(comm.size):
+            n = int(rows[self._shard] * columns[shard])
+            part = received[at : at + n].reshape(int(rows[self._shard]), int(columns[shard]))
+            start = int(self._hidden.offsets[shard])
+            parameters.rows[:, start : start + part.shape[1]] = part
+            at += n
+
+
+class _ColumnsOf(ColumnWeights):
+    """The columns of a dual layout, for real-valued gradients: as a column layout, through the same exchanges."""
+
+    def __init__(self, dual: DualWeights) -> None:
+        vars(self).update(vars(dual))
+
+
+LAYOUTS: dict[str, type[ColumnWeights | RowWeights]] = {
+    "column": ColumnWeights, "row": RowWeights, "dual": DualWeights,
+}  # fmt: skip
+
+
+def _gathered(exchange: Exchange, owned: Activations) -> Activations:
+    return exchange.gather_packed(owned) if isinstance(owned, Packed) else exchange.gather(owned)
 
 
 class Scratch:
@@ -110,9 +255,3 @@ class Scratch:
     def like(self, activations: Array, n_units: int) -> Array:
         """(n_units, batch) of the type and batch size of ``activations``; contents undefined."""
         return self.room(n_units, activations.shape[1], activations.dtype)
-
-    def product(self, matrix: Array, activations: Array) -> Array:
-        """matrix @ activations   (n, units) @ (units, batch)"""
-        out = self.like(activations, matrix.shape[0])
-        dense.matmul(matrix, activations, out)
-        return out

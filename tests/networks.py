@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+from mpi4py import MPI
 
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
@@ -37,8 +40,14 @@ def layout_of(spec: NetworkSpec, n_shards: int, kind: str) -> NetworkLayout:
 
 
 def sharded(comm, spec: NetworkSpec, shape: tuple[int, int], kind: str) -> DeepBeliefNetwork:
-    grid = Grid(comm, model_shards=shape[0], replicas=shape[1])
-    return DeepBeliefNetwork(spec, grid, layout_of(spec, shape[0], kind))
+    return DeepBeliefNetwork(spec, grid_of(comm.size, shape), layout_of(spec, shape[0], kind))
+
+
+@cache
+def grid_of(n_ranks: int, shape: tuple[int, int]) -> Grid:
+    """One grid of each shape for all tests of a job: MPI libraries have room for some hundred communicators only."""
+    assert n_ranks == MPI.COMM_WORLD.size
+    return Grid(MPI.COMM_WORLD, model_shards=shape[0], replicas=shape[1])
 
 
 def dyadic(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -56,6 +65,7 @@ def twin(network: DeepBeliefNetwork) -> list[reference.RBM]:
         W, b, c = (x.astype(spec.dtype) for x in (W, b, c))
         rbm.W[:] = W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
         rbm.b[:], rbm.c[:] = b[rbm.visible_ids], c[rbm.hidden_ids]
+        rbm.refresh()
         twins.append(reference.RBM(W, b, c, layer=rbm.index, seed=spec.seed, gaussian=rbm.gaussian))
     return twins
 
@@ -65,12 +75,24 @@ def same_block(rbm, twin: reference.RBM) -> bool:
     W = twin.W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
     return bool(
         np.array_equal(rbm.W, W)
+        and same_rows(rbm, twin)
         and np.array_equal(rbm.b, twin.b[rbm.visible_ids])
         and np.array_equal(rbm.c, twin.c[rbm.hidden_ids])
     )
 
 
+def same_rows(rbm, twin: reference.RBM) -> bool:
+    """Whether the second block of a dual layout is the reference's, bit for bit."""
+    rows = rbm.parameters.rows
+    return rows is None or np.array_equal(rows, twin.W[np.ix_(rbm.visible_ids, rbm.weights.hidden_order)])
+
+
 def close_block(rbm, twin: reference.RBM, tolerance: float) -> bool:
     W = twin.W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+    rows = rbm.parameters.rows
+    if rows is not None and not np.allclose(
+        rows, twin.W[np.ix_(rbm.visible_ids, rbm.weights.hidden_order)], rtol=0, atol=tolerance
+    ):
+        return False
     pairs = ((rbm.W, W), (rbm.b, twin.b[rbm.visible_ids]), (rbm.c, twin.c[rbm.hidden_ids]))
     return all(np.allclose(mine, other, rtol=0, atol=tolerance) for mine, other in pairs)

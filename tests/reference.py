@@ -101,6 +101,13 @@ class RBM:
     def draw_hidden(self, p, purpose, repeat, n):
         return sample_bernoulli(p, (self.seed, self.layer, purpose, repeat), n)
 
+    def statistic(self, p, purpose, repeat, n, bits):
+        """p as whole multiples of 1 / (2^bits - 1), rounded up or down by the draw of the state: unbiased."""
+        samples = n + np.arange(p.shape[1])
+        u = uniform((self.seed, self.layer, purpose, repeat), range(p.shape[0]), samples).astype(p.dtype)
+        levels = p.dtype.type(2**bits - 1)
+        return np.ceil(p * levels - u) / levels
+
     def start_chains(self, batch_size):
         """Persistent hidden states, as many as a whole minibatch has samples, drawn from the hidden biases."""
         self.chains = self.draw_hidden(np.repeat(sigmoid(self.c)[:, None], batch_size, axis=1), CHAIN, 0, 0)
@@ -111,26 +118,30 @@ class RBM:
         Returns the reconstruction error, the mean of (v0 - mean of v given h0)^2; NaN for PCD, which makes none.
         """
         batch, K, float_statistics = v0.shape[1], o.gibbs_steps, o.statistics == "float"
+
+        def side(p, purpose, repeat):
+            return p if float_statistics else self.statistic(p, purpose, repeat, n, int(o.statistics))
+
         p0 = self.hidden(v0)
         h = self.draw_hidden(p0, HIDDEN, 0, n)
-        s0 = p0 if float_statistics else h
+        s0 = side(p0, HIDDEN, 0)
         if o.persistent:  # a minibatch shorter than the others goes on with the first chains only
             h = self.chains[:, :batch]
             for k in range(1, K + 1):
                 v = self.draw_visible(self.visible(h), CHAIN, 2 * k - 1, n)
-                s1 = self.hidden(v)
-                h = self.draw_hidden(s1, CHAIN, 2 * k, n)
+                p1 = self.hidden(v)
+                h = self.draw_hidden(p1, CHAIN, 2 * k, n)
             self.chains[:, :batch] = h
-            s1, error = s1 if float_statistics else h, np.nan
+            s1, error = side(p1, CHAIN, 2 * k), np.nan
         else:
             for k in range(1, K + 1):
                 v = self.visible(h)
                 error = np.mean((v0 - v) ** 2) if k == 1 else error
                 if o.reconstruction == "states":
                     v = self.draw_visible(v, VISIBLE, k - 1, n)
-                s1 = self.hidden(v)
-                if k < K or not float_statistics:
-                    h = s1 = self.draw_hidden(s1, HIDDEN, k, n)
+                p1 = self.hidden(v)
+                h = self.draw_hidden(p1, HIDDEN, k, n)
+            s1 = side(p1, HIDDEN, K)
         if o.sparsity_cost:  # Hinton 2010, section 11
             self.mean_activation = 0.9 * self.mean_activation + 0.1 * p0.mean(axis=1)
             s0 = s0 + o.sparsity_cost * (o.sparsity_target - self.mean_activation)[:, None]

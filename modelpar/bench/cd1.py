@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from modelpar.data import Minibatches
 from modelpar.draws import Purpose, Stream
 from modelpar.grid import Grid
 from modelpar.kernels import warm_up
+from modelpar.kernels.states import pack
 from modelpar.memory import check_fits
 from modelpar.network import DeepBeliefNetwork, memory_bytes
+from modelpar.optimizer import StepSize
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
 
@@ -33,7 +35,7 @@ RATE = 0.001  # of learning: small, so that the weights stay those of a network 
 
 def run(
     sizes: Sequence[Size] | None = None, *, grid: Grid, threads: int = 1, dtype: str = "float32",
-    repeats: int = 5, seconds: float = 0.5,
+    repeats: int = 5, seconds: float = 0.5, statistics: str = "3",
 ) -> dict[str, Any]:  # fmt: skip
     """``{"machine": {...}, "rows": [...]}``, the same on every rank.  Collective.
 
@@ -47,21 +49,23 @@ def run(
     Raises OutOfMemoryError on every rank where a size does not fit.
     """
     warm_up(dtype)
-    rows = [_row(size, grid, threads, dtype, repeats, seconds) for size in sizes or SIZES]
+    rows = [_row(size, grid, threads, dtype, repeats, seconds, statistics) for size in sizes or SIZES]
     shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"
     return {"machine": {"ranks": grid.comm.size, "grid": shape, "threads": threads, "dtype": dtype}, "rows": rows}
 
 
-def _row(size: Size, grid: Grid, threads: int, dtype: str, repeats: int, seconds: float) -> dict[str, Any]:
+def _row(
+    size: Size, grid: Grid, threads: int, dtype: str, repeats: int, seconds: float, statistics: str
+) -> dict[str, Any]:
     n_samples, n_visible, n_hidden = size
-    update, product, product_flops = _prepare(size, grid, dtype)
+    update, product, product_flops = _prepare(size, grid, dtype, statistics)
     n_updates = _calls_for(seconds, update, grid.comm)
     n_products = _calls_for(seconds / 2, product, grid.comm)
     update_times, product_times = [], []
     for _ in range(repeats):
         update_times.append(_time(update, n_updates, grid.comm))
         product_times.append(_time(product, n_products, grid.comm))
-    update_seconds, product_seconds = statistics.median(update_times), statistics.median(product_times)
+    update_seconds, product_seconds = median(update_times), median(product_times)
     gflops = 10.0 * n_samples * n_visible * n_hidden / update_seconds / 1e9
     gemm_gflops = grid.comm.allreduce(product_flops) / product_seconds / 1e9
     return {
@@ -71,27 +75,33 @@ def _row(size: Size, grid: Grid, threads: int, dtype: str, repeats: int, seconds
     }  # fmt: skip
 
 
-def _prepare(size: Size, grid: Grid, dtype: str) -> tuple[Callable[[], None], Callable[[], None], float]:
+def _prepare(
+    shape: Size, grid: Grid, dtype: str, statistics: str
+) -> tuple[Callable[[], None], Callable[[], None], float]:
     """(one update, one product, operations of the product) of this rank."""
-    n_samples, n_visible, n_hidden = size
-    spec, training = NetworkSpec(layers=(n_visible, n_hidden), dtype=dtype), TrainingSpec(batch_size=n_samples)
+    n_samples, n_visible, n_hidden = shape
+    spec, training = (
+        NetworkSpec(layers=(n_visible, n_hidden), dtype=dtype),
+        TrainingSpec(batch_size=n_samples, statistics=statistics, reconstruction="states"),
+    )
     needed = memory_bytes(spec, grid.n_shards, n_samples) * 5 // 4  # the product's operands come on top
-    check_fits(needed, f"a benchmark of {'x'.join(map(str, size))}", grid.comm, grid.node_comm)
+    check_fits(needed, f"a benchmark of {'x'.join(map(str, shape))}", grid.comm, grid.node_comm)
     network = DeepBeliefNetwork(spec, grid)
     rbm = network.rbms[0]
     sync = AllreduceSync(grid.replica_comm, network.traffic)
     velocity = rbm.parameters.like()
     mine = Minibatches.share(n_samples, grid.replica, grid.n_replicas)
     n_mine = mine.stop - mine.start
-    v0 = np.full((len(rbm.visible_ids), n_mine), ONES, rbm.W.dtype)
-    draws.sample_bernoulli(v0, Stream(spec.seed, 0, Purpose.DATA), rbm.visible_ids, mine.start, v0)
-    rate, carry = RATE / sync.divisor(n_mine, n_samples), training.momentum * sync.momentum_share
+    p = np.full((len(rbm.visible_ids), n_mine), ONES, rbm.W.dtype)
+    draws.sample_bernoulli(p, Stream(spec.seed, 0, Purpose.DATA), rbm.visible_ids, mine.start, p)
+    v0 = pack(p)
+    size = StepSize(RATE, training.momentum, training.weight_decay)
     first_draw = mine.start
 
     def update() -> None:
         nonlocal first_draw
-        rbm.contrastive_divergence(v0, first_draw, velocity, training, rate, carry, n_all_samples=n_samples)
-        sync.step(rbm.parameters, velocity, RATE * training.weight_decay)
+        step = rbm.contrastive_divergence(v0, first_draw, training, n_all_samples=n_samples)
+        sync.learn(rbm.parameters, velocity, step.statistics, size, n_mine)
         first_draw += n_samples
 
     gemm = sgemm if dtype == "float32" else dgemm

@@ -81,6 +81,11 @@ def load(
     files.read_into(path, grid, header, tensors(network, chains), subset=not to_train)
     if chains is not None:
         network.state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
+    for rbm in network.rbms:
+        rbm.refresh()
+        velocity = network.state.updates.get(f"rbm.{rbm.index}")
+        if velocity is not None and velocity.rows is not None:
+            rbm.weights.refresh(velocity)
     return network
 
 
@@ -96,8 +101,9 @@ def _make_room(network: DeepBeliefNetwork, header: Header, to_train: bool) -> np
     network.binarise = training["binarise"]
     if not to_train:
         return None
-    state.updates = {name: parts[name].like() for name in training["updates"]}
-    state.best = {name: parts[name].like() for name in training["best"]}
+    in_pretraining = position.stage == "pretrain"  # by gradients a second block is not trained
+    state.updates = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
+    state.best = {name: parts[name].like(rows=False) for name in training["best"]}
     state.best_accuracy, state.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
     if "chains" not in header.tensors:
         return None
@@ -135,7 +141,7 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
         shape = (sizes[rbm.index + 1],)
         blocks.append(TensorBlock(f"rbm.{rbm.index}.mean_activation", shape, rbm.mean_activation, rbm.hidden_ids, None))
     if chains is None and state.chains is not None:
-        chains = state.chains.collect(network.grid.replica_comm)
+        chains = state.chains.collect(network.grid.replica_comm, network.dtype)
     if chains is not None:
         rbm = network.rbms[state.position.layer]
         columns = np.arange(chains.shape[1])

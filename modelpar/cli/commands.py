@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,6 +126,24 @@ def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **valu
     from modelpar.cli.export import export as work
 
     work(comm, settings, checkpoint, out)
+
+
+@modelpar.command(cls=GroupedCommand)
+@click.argument("run_a", metavar="RUN_A")
+@click.argument("run_b", metavar="RUN_B")
+@JSON
+@click.pass_obj
+def diff(comm: MPI.Comm, run_a: str, run_b: str, as_json: bool) -> None:
+    """Where two runs part, and how far apart they have come.
+
+    Compares the digests of every update (train --exact or train --digests records them), the configurations, and the
+    checkpoints that both have. RUN_A and RUN_B are run directories, or two checkpoint files. The exit status is 0
+    where nothing differs, 1 where something does, and 2 where they cannot be compared.
+    """
+    _prepare(comm, 1)
+    from modelpar.cli.diff import diff as work
+
+    sys.exit(work(comm, run_a, run_b, as_json=as_json))
 
 
 @modelpar.command(cls=GroupedCommand)

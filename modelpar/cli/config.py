@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 SpecClass = TypeVar("SpecClass", bound=Spec)
 
+# What --exact needs, where nothing else is given: states wherever sums of real values would be rounded.
+EXACT_TRAINING = {"reconstruction": "states", "pass_up": "states"}
+EXACT_DATA = {"binarise": "stochastic"}
+
 
 def read_config(comm: MPI.Comm, path: str | Path) -> Tables:
     """The tables of a TOML file; rank 0 reads.  Collective.
@@ -127,7 +131,12 @@ class Settings:
 
     @property
     def training(self) -> TrainingSpec:
-        return build(TrainingSpec, self.tables)
+        return build(TrainingSpec, merge({"training": EXACT_TRAINING} if self.exact else {}, self.tables))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the same bytes at every grid are asked for, which some options then serve unless they are given."""
+        return bool(self.tables.get("network", {}).get("exact", False))
 
     @property
     def finetune(self) -> FineTuneSpec:
@@ -135,7 +144,7 @@ class Settings:
 
     @property
     def data(self) -> DataSpec:
-        return build(DataSpec, self.tables)
+        return build(DataSpec, merge({"data": EXACT_DATA} if self.exact else {}, self.tables))
 
     @property
     def grid(self) -> GridSpec:

@@ -152,7 +152,7 @@ def _metavar(name: str, hint: Any) -> str:
 
 
 _METAVARS = {
-    "layers": "N-N-...", "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row", "binarise": "HOW",
+    "layers": "N-N-...", "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row|dual", "binarise": "HOW",
 }  # fmt: skip
 
 

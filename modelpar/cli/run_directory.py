@@ -4,6 +4,7 @@
 
     config.toml             the effective configuration; --config accepts it
     metrics.jsonl           one record a line
+    digests.jsonl           with --exact or --digests: what every update has drawn and learned, for ``modelpar diff``
     checkpoints/            step-XXXXXXXX.safetensors, by updates since the run began; the newest few
     pretrained.safetensors  at the end of pre-training, whose weights still generate
     model.safetensors       at the end of the run
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO
 
 from mpi4py import MPI
 
-from modelpar import checkpoint
+from modelpar import checkpoint, digests
 from modelpar.cli.whole_file import PARTIAL, naming, whole_file
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.network import DeepBeliefNetwork, Position
@@ -31,7 +32,7 @@ from modelpar.records import Record
 _STEP = re.compile(r"step-(\d+)\.safetensors")
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 PICTURES = ("filters.png", "reconstructions.png", "curves.png")
-NAMES = ("model.safetensors", "pretrained.safetensors", CONFIG, METRICS, SUMMARY, *PICTURES)
+NAMES = ("model.safetensors", "pretrained.safetensors", CONFIG, METRICS, digests.NAME, SUMMARY, *PICTURES)
 _STAGES = {"pretrain": 0, "finetune": 1, "done": 2}
 
 
@@ -41,6 +42,7 @@ class RunDirectory:
     def __init__(self, comm: MPI.Comm, path: str | Path) -> None:
         self.comm, self.path = comm, Path(path)
         self._metrics: BinaryIO | None = None
+        self._digests: BinaryIO | None = None
         self.n_damaged = 0  # lines that ``open_metrics`` could not read, and has left out
 
     @classmethod
@@ -157,6 +159,28 @@ class RunDirectory:
                 with naming(self.path / METRICS):
                     while left:
                         left = left[self._metrics.write(left) :]
+
+    def open_digests(self, position: Position, n_steps: int) -> None:
+        """Begin ``digests.jsonl``, or go on where ``position`` stands, as ``open_metrics``."""
+        path = self.path / digests.NAME
+        with together(self.comm):
+            if self.comm.rank == 0:
+                old = digests.read(path)[0] if path.exists() else []
+                kept = [update for update in old if _is_before({**vars(update), "kind": "step"}, position, n_steps)]
+                with whole_file(path) as partial, open(partial, "wb") as file:
+                    for update in kept:
+                        digests.append(file, update)
+                self._digests = open(path, "ab", buffering=0)  # noqa: SIM115
+
+    def write_digests(self, record: Record) -> None:
+        """One line for the update of a record that has digests.  Raises ModelparError on every rank."""
+        if record.digests is None:
+            return
+        with together(self.comm):
+            if self._digests is not None:
+                update = digests.UpdateDigests(record.stage, record.layer, record.epoch, record.step, record.digests)
+                with naming(self.path / digests.NAME):
+                    digests.append(self._digests, update)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

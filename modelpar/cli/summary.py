@@ -46,8 +46,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of ``summary.json``, the same on every rank.  Collective.
 
-    ``bytes`` are those that had to cross between ranks, over all ranks, since this process began; ``measures`` the last
-    ones of every stage and RBM.
+    ``bytes`` are those that had to cross between ranks for training, by axis, verb and kind (bits, integers, floats),
+    over all ranks, since this process began; ``measures`` the last ones of every stage and RBM.
     """
     grid = network.grid
     return {
@@ -91,7 +91,9 @@ def for_people(summary: Mapping[str, Any]) -> dict[str, object]:
     )
     shown["samples/s"] = f"{summary['samples_per_second']:,.0f}"
     for axis, verbs in summary["bytes"].items():
-        told = ", ".join(f"{verb} {size_text(n)}" for verb, n in verbs.items())
+        told = ", ".join(
+            f"{verb} {size_text(n)} of {kind}" for verb, kinds in verbs.items() for kind, n in kinds.items()
+        )
         shown[f"bytes on the {axis} axis"] = told or "none"
     shown["peak memory a rank"] = ", ".join(size_text(n) for n in summary["peak_rss_per_rank"])
     shown["parameters"] = f"{summary['parameters']:,}"

@@ -139,6 +139,8 @@ class Session:
         self.directory.prepare(resume=resume, overwrite=overwrite)  # nothing was changed so far
         self._write_config()
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
+        if self.settings.training.digests or self.spec.exact:
+            self.directory.open_digests(position, self._steps[position.stage])
         if self.directory.n_damaged:
             self.progress.say(f"warning: {self.directory.n_damaged} damaged line(s) of metrics.jsonl were left out")
         self._restore_clock()
@@ -224,7 +226,7 @@ class Session:
 
     def _differs(self, found: NetworkSpec) -> str:
         """In what a checkpoint's network is not the one that was asked for; empty where it is."""
-        for name in ("layers", "classes", "visible", "dtype", "seed"):
+        for name in ("layers", "classes", "visible", "dtype", "exact", "seed"):
             theirs, ours = getattr(found, name), getattr(self.spec, name)
             if theirs != ours:
                 return f"its --{name} is {_text(theirs)}, but {_text(ours)} was asked for"
@@ -257,6 +259,7 @@ class Session:
             self.stages[record.stage, record.layer] = record.seconds
             if record.kind == "step":
                 self.samples += record.samples
+                self.directory.write_digests(record)
             if record.kind == "epoch" or record.measures:
                 self.directory.write_metrics(record)
                 self.history.append(record.as_line())

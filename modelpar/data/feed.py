@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
 from modelpar.data.dataset import Split, agreed
 from modelpar.data.fill import threshold
 from modelpar.draws import Purpose, Stream, sample_bernoulli
 from modelpar.errors import DataError
+from modelpar.kernels.states import Packed, pack
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
+LOOKED_AT = 1024  # samples at a time
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -24,12 +25,16 @@ class Feed(Protocol):
 
     n_samples: int
     n_units: int
+    binary: bool  # every value is 0 or 1; the same on every rank
 
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
         """Fill ``out`` (n_units, len(samples)) with the units of ``samples``, positions in the split.
 
         ``first_draw`` is the sample counter of ``samples[0]``; those of the others follow on.
         """
+
+    def states(self, samples: IntArray, first_draw: int) -> Packed:
+        """The bits that ``fill`` gives, packed.  Raises ValueError where the feed is not ``binary``."""
 
 
 class DataFeed:
@@ -67,6 +72,19 @@ class DataFeed:
                     "wanted"
                 )
             self.columns = split.table.columns(self.unit_ids)
+        self.binary = self._is_binary(comm)
+
+    def _is_binary(self, comm: MPI.Comm | None) -> bool:
+        if self.stream is not None or self.level is not None:
+            return True
+        mine = all(self._states_only(start) for start in range(0, self.n_samples, LOOKED_AT))
+        return mine if comm is None else bool(comm.allreduce(mine, MPI.LAND))
+
+    def _states_only(self, start: int) -> bool:
+        samples = np.arange(start, min(start + LOOKED_AT, self.n_samples))
+        values = np.empty((self.n_units, len(samples)), np.float32)
+        self.columns.fill(self.rows[samples], values, self.offset, self.scale)
+        return bool(((values == 0) | (values == 1)).all())
 
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
         """See :meth:`Feed.fill`."""
@@ -75,6 +93,14 @@ class DataFeed:
             sample_bernoulli(out, self.stream, self.unit_ids, first_draw, out)
         elif self.level is not None:
             threshold(out, self.level)
+
+    def states(self, samples: IntArray, first_draw: int) -> Packed:
+        """See :meth:`Feed.states`."""
+        if not self.binary:
+            raise ValueError("the values of this feed are not only 0 and 1, so they are no states")
+        values = np.empty((self.n_units, len(samples)), np.float32)
+        self.fill(samples, first_draw, values)
+        return pack(values)
 
     def warm_up(self, dtype: npt.DTypeLike) -> None:
         """Compile (or load) the kernels of this feed for minibatches of ``dtype``."""

@@ -68,6 +68,32 @@ def _touch(source: Array, rows: Array, first: int, n: int) -> np.uint8:
     return touched
 
 
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def turn_panel(source: Array, rows: Array, columns: Array, adjacent: bool, tile: Array, turned: Array) -> None:
+    """The bytes of at most 64 rows and 256 columns, columns first; those of the last group of 8 rows are filled up.
+
+    source (n, width), tile (64, 256) uint8; turned (8, 8, 32) uint64: byte s % 8 of [s // 8, u % 8, u // 8] is the
+    value of row s in column u.  All rows are copied in one call, by loops over unsigned indices: assignments of slices
+    took three quarters of the time.
+    """
+    n_samples, n_units = len(rows), len(columns)
+    if adjacent:
+        begin = np.uint64(columns[0])
+        tile[0, 0] = _touch(source, rows, columns[0], n_units)
+        for s in range(n_samples):
+            row, target = source[rows[s]], tile[s]
+            for u in range(n_units):
+                target[u] = row[begin + np.uint64(u)]
+    else:
+        for s in range(n_samples):
+            row, target = source[rows[s]], tile[s]
+            for u in range(n_units):
+                target[u] = row[columns[u]]
+    words = tile.view(np.uint64)
+    for group in range((n_samples + 7) // 8):
+        _turn(words[8 * group : 8 * group + 8], turned[group])
+
+
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def fill_bytes(
     source: Array, rows: Array, columns: Array, adjacent: bool, offset: Array, scale: Array, out: Array
@@ -77,30 +103,18 @@ def fill_bytes(
     source (n, width) uint8; rows (batch,), columns (units,) int64; offset, scale (units,) of out's type;
     out (units, batch).  ``adjacent``: the columns are neighbours in ascending order.
     """
-    tile = np.zeros((8, _UNITS), np.uint8)
-    words = tile.view(np.uint64)
-    turned = np.empty((_SAMPLES // 8, 8, _UNITS // 8), np.uint64)  # [group of samples, unit % 8, unit // 8]
+    tile = np.zeros((_SAMPLES, _UNITS), np.uint8)
+    turned = np.empty((_SAMPLES // 8, 8, _UNITS // 8), np.uint64)
     line = np.empty(_SAMPLES, np.uint8)
     line_words = line.view(np.uint64)
     for first_sample in range(0, len(rows), _SAMPLES):
         n_samples = min(_SAMPLES, len(rows) - first_sample)
-        n_groups = (n_samples + 7) // 8
         for first_unit in range(0, len(columns), _UNITS):
             n_units = min(_UNITS, len(columns) - first_unit)
             wanted = columns[first_unit : first_unit + n_units]
-            if adjacent:
-                line[0] = _touch(source, rows[first_sample : first_sample + n_samples], wanted[0], n_units)
-            for group in range(n_groups):
-                for s in range(min(8, n_samples - 8 * group)):
-                    row = source[rows[first_sample + 8 * group + s]]
-                    if adjacent:
-                        tile[s, :n_units] = row[wanted[0] : wanted[0] + n_units]
-                    else:
-                        for u in range(n_units):
-                            tile[s, u] = row[wanted[u]]
-                _turn(words, turned[group])
+            turn_panel(source, rows[first_sample : first_sample + n_samples], wanted, adjacent, tile, turned)
             for u in range(n_units):
-                for group in range(n_groups):
+                for group in range((n_samples + 7) // 8):
                     line_words[group] = turned[group, u & 7, u >> 3]
                 shift, divisor = offset[first_unit + u], scale[first_unit + u]
                 target = out[first_unit + u, first_sample : first_sample + n_samples]

@@ -1,11 +1,20 @@
-"""Local arithmetic of one rank: dense products, the passes after them, the update, and the generator of draws."""
+"""Local arithmetic of one rank: products, the passes after them, statistics, updates, and the generator of draws."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels import backprop, dense, epilogue, philox, reductions, threads, update
+from modelpar.kernels import backprop, dense, dispatch, epilogue, philox, reductions, sampling, threads, update
+from modelpar.kernels.digest import digest
+from modelpar.kernels.learning import Counts, SoftCounts, update_from
+from modelpar.kernels.lookup import codes_of, fine, lists_of
+from modelpar.kernels.products import Sampler
+from modelpar.kernels.states import Packed, pack
+from modelpar.kernels.vector import compiled
+from modelpar.streams import Purpose, Stream
 
 __all__ = ["backprop", "dense", "epilogue", "philox", "reductions", "threads", "update", "warm_up"]
 
@@ -34,3 +43,42 @@ def warm_up(dtype: npt.DTypeLike) -> None:
     backprop.keep_or_drop(x, x, 0.5)
     backprop.column_squares(x, np.zeros(4, dtype))
     backprop.scale_columns(x, np.ones(4, dtype))
+    digest(x, [0], range(4))
+    if compiled():
+        _warm_up_packed(dtype)
+
+
+def _warm_up_packed(dtype: npt.DTypeLike) -> None:
+    """The kernels on packed states."""
+    W, bias = np.zeros((1, 1), dtype), np.zeros(1, dtype)
+    ids = np.zeros(1, np.int64)
+    states, values = pack(np.zeros((1, 4))), pack(np.zeros((1, 4)), 2)
+    Counts((states, values), (states, values)).learn(W, W.copy(), 0.0, 0.0, 0.0)
+    for counts in (np.zeros((1, 1), np.int8), np.zeros((1, 1), np.int16), np.zeros((1, 1), np.int32)):
+        Counts((states, values), (states, values)).fill(counts)
+        update_from(counts, W, W.copy(), 0.0, 0.0, 0.0)
+    if W.dtype != np.float32:
+        return
+    p = np.zeros((1, 4), np.float32)
+    soft = SoftCounts((states, p), (states, p), 4)
+    soft.learn(W, W.copy(), 0.0, 0.0, 0.0)
+    soft.fill(np.zeros((1, 1), np.int32))
+    update_from(np.zeros((1, 1), np.int32), W, W.copy(), 0.0, 0.0, 0.0)
+    stream = Stream(0, 0, Purpose.HIDDEN)
+    for way, samples in product([name for name in dispatch.available() if name != "blas"], (0, np.arange(4))):
+        for up in (True, False):
+            _products(way, W, states, up=up, sampler=Sampler(bias, ids, stream, samples))
+    choices: tuple[int | npt.NDArray[np.int64], ...] = (0, np.arange(4))
+    for samples in choices:
+        sampler = Sampler(bias, ids, stream, samples)
+        for way, up in product([name for name in dispatch.available() if name != "blas"], (True, False)):
+            _products(way, W, states, up=up, sampler=sampler)
+        sampler.of_sums(np.zeros((1, 4), np.int32), 1)
+        sampler.of_sums(np.zeros((1, 4), np.float32), 1)
+
+
+def _products(way: str, W: npt.NDArray[np.float32], states: Packed, *, up: bool, sampler: Sampler) -> None:
+    sums = np.zeros((1, 4), np.int32)
+    arguments = (dispatch.WAYS[way], W, up, 1, fine(1), codes_of(states.rows), *lists_of(states.rows, 4), 4)
+    sampling.incoming_sums(*arguments, 0, 1, sums)
+    sampler.drawn(1, 4, lambda a, b, keys, out: int(sampling.sample_units(*arguments, a, b, sampler.bias, *keys, *out)))

@@ -20,6 +20,25 @@ from numba import njit
 from numba.extending import overload
 
 from modelpar.kernels import philox, threads
+from modelpar.kernels.exponential import (
+    BIAS_32,
+    BIAS_64,
+    HIGH_32,
+    HIGH_64,
+    LN2_HIGH_32,
+    LN2_HIGH_64,
+    LN2_LOW_32,
+    LN2_LOW_64,
+    LOG2E_32,
+    LOG2E_64,
+    LOW_32,
+    LOW_64,
+    ROUND_32,
+    ROUND_64,
+    SERIES_32,
+    SHIFT_32,
+    SHIFT_64,
+)  # fmt: skip
 from modelpar.kernels.philox import CHUNK, MARGIN, SCRATCH, compare, row_words
 
 if TYPE_CHECKING:
@@ -31,44 +50,20 @@ SIGMOID_ERROR = {np.dtype(np.float32): 2.0**-22, np.dtype(np.float64): 2.0**-51}
 
 GRAIN = 1 << 16  # elements for which one more thread is worth waking: about 30 us of work
 
-# float32: the polynomial of expf in Cephes (Moshier 1989).
 _ONE_32 = np.float32(1.0)
-_LOW_32 = np.float32(-88.0)
-_HIGH_32 = np.float32(89.0)  # 2^128 is stored as infinity, and 1 / (1 + infinity) is 0
-_LOG2E_32 = np.float32(1.44269504088896341)
-_ROUND_32 = np.float32(1.5 * 2.0**23)  # adding it leaves the nearest integer in the lowest bits
-_LN2_HIGH_32 = np.float32(0.693359375)
-_LN2_LOW_32 = np.float32(-2.12194440e-4)
-_A32 = np.float32(1.9875691500e-4)
-_B32 = np.float32(1.3981999507e-3)
-_C32 = np.float32(8.3334519073e-3)
-_D32 = np.float32(4.1665795894e-2)
-_E32 = np.float32(1.6666665459e-1)
-_F32 = np.float32(5.0000001201e-1)
-_SHIFT_32 = np.int32(23)
-_BIAS_32 = np.int32(127)
-
-# float64: the Taylor polynomial of degree 13, whose remainder is below 2^-57.
-_LOW_64 = -708.0
-_HIGH_64 = 710.0
-_LOG2E_64 = 1.44269504088896338700
-_ROUND_64 = 1.5 * 2.0**52
-_LN2_HIGH_64 = 6.93147180369123816490e-01
-_LN2_LOW_64 = 1.90821492927058770002e-10
-_SHIFT_64 = np.int64(52)
-_BIAS_64 = np.int64(1023)
+_A32, _B32, _C32, _D32, _E32, _F32 = SERIES_32
 
 
 @njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def sigmoid32(x):  # type: ignore[no-untyped-def]
     """1 / (1 + exp(-x)) of a float32."""
     v = -x
-    v = _HIGH_32 if v > _HIGH_32 else v
-    v = _LOW_32 if v < _LOW_32 else v
-    rounded = v * _LOG2E_32 + _ROUND_32
-    n = rounded - _ROUND_32
-    f = (v - n * _LN2_HIGH_32) - n * _LN2_LOW_32
-    power = np.int32(np.int32(np.float32(rounded).view(np.int32) + _BIAS_32) << _SHIFT_32).view(np.float32)
+    v = HIGH_32 if v > HIGH_32 else v
+    v = LOW_32 if v < LOW_32 else v
+    rounded = v * LOG2E_32 + ROUND_32
+    n = rounded - ROUND_32
+    f = (v - n * LN2_HIGH_32) - n * LN2_LOW_32
+    power = np.int32(np.int32(np.float32(rounded).view(np.int32) + BIAS_32) << SHIFT_32).view(np.float32)
     series = ((((_A32 * f + _B32) * f + _C32) * f + _D32) * f + _E32) * f + _F32
     return _ONE_32 / (_ONE_32 + power * ((series * (f * f) + f) + _ONE_32))
 
@@ -77,12 +72,12 @@ def sigmoid32(x):  # type: ignore[no-untyped-def]
 def sigmoid64(x):  # type: ignore[no-untyped-def]
     """1 / (1 + exp(-x)) of a float64."""
     v = -x
-    v = _HIGH_64 if v > _HIGH_64 else v
-    v = _LOW_64 if v < _LOW_64 else v
-    rounded = v * _LOG2E_64 + _ROUND_64
-    n = rounded - _ROUND_64
-    f = (v - n * _LN2_HIGH_64) - n * _LN2_LOW_64
-    power = np.int64(np.int64(np.float64(rounded).view(np.int64) + _BIAS_64) << _SHIFT_64).view(np.float64)
+    v = HIGH_64 if v > HIGH_64 else v
+    v = LOW_64 if v < LOW_64 else v
+    rounded = v * LOG2E_64 + ROUND_64
+    n = rounded - ROUND_64
+    f = (v - n * LN2_HIGH_64) - n * LN2_LOW_64
+    power = np.int64(np.int64(np.float64(rounded).view(np.int64) + BIAS_64) << SHIFT_64).view(np.float64)
     series = 1.0 / 6227020800.0
     series = series * f + 1.0 / 479001600.0
     series = series * f + 1.0 / 39916800.0

@@ -9,7 +9,8 @@ no widening and the loop over counters vectorises; numba would widen uint32 at e
 raw words of whole counters to a scratch row with margins, so a batch may begin and end anywhere.
 
 The kernels of :mod:`modelpar.kernels.epilogue` compile these functions in: after a change here, change that file too
-(or clear ``__pycache__``), because numba's cache watches only the file of the outer function.
+(or clear ``__pycache__``), because numba's cache watches only the file of the outer function.  Likewise this file
+compiles in :mod:`modelpar.kernels.elementary`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from modelpar.kernels.elementary import cos_sin_of_turn, log
+
 IntArray = npt.NDArray[np.int64]
 
 CHUNK = 1024  # samples of one unit per scratch row: 4 KiB, which stays in the first-level cache
 MARGIN = 4  # words of the first counter that come before the first sample wanted
 SCRATCH = MARGIN + CHUNK + 64  # a scratch row, with room for the rest of the last group of counters
+PAIRS = CHUNK // 2 + 64  # pairs of words for as many normal draws, and for the last group of counters
 _LANES = 8  # counters are generated in groups of this many, which fill a vector register of 512 bits
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -148,37 +152,83 @@ def compare(p, drawn, states):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def fill_pairs(first_block, unit, tag, key0, key1, lengths, turns, n_blocks):  # type: ignore[no-untyped-def]
+    """Words 0 and 2 of ``n_blocks`` consecutive counters of one unit, and words 1 and 3: two rows of uint32."""
+    k0 = np.uint64(key0)
+    k1 = np.uint64(key1)
+    c2 = np.uint64(unit)
+    c3 = np.uint64(tag)
+    first = np.uint64(first_block)
+    for g in range(n_blocks):
+        block = first + np.uint64(g)
+        w0, w1, w2, w3 = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
+        lengths[2 * g] = np.uint32(w0)
+        lengths[2 * g + 1] = np.uint32(w2)
+        turns[2 * g] = np.uint32(w1)
+        turns[2 * g + 1] = np.uint32(w3)
+
+
+@njit(cache=True, nogil=True)
+def fill_pairs_at(samples, unit, tag, key0, key1, lengths, turns):  # type: ignore[no-untyped-def]
+    """The pair of words of each of explicit sample ids: samples (n,) int64; lengths, turns (at least n,) uint32."""
+    k0 = np.uint64(key0)
+    k1 = np.uint64(key1)
+    c2 = np.uint64(unit)
+    c3 = np.uint64(tag)
+    for j in range(len(samples)):
+        sample = np.uint64(samples[j])
+        block = sample >> np.uint64(2)
+        w0, w1, w2, w3 = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
+        second = (sample & np.uint64(2)) != np.uint64(0)
+        lengths[j] = np.uint32(w2 if second else w0)
+        turns[j] = np.uint32(w3 if second else w1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def box_muller(lengths, turns, evens, odds):  # type: ignore[no-untyped-def]
+    """Two normal draws of each pair of words: lengths, turns (n,) uint32; evens, odds (at least n,) float64."""
+    for k in range(len(lengths)):
+        radius = math.sqrt(-2.0 * log((np.float64(lengths[k]) + 1.0) * _UNIT_32))
+        cosine, sine = cos_sin_of_turn(turns[k])
+        evens[k] = radius * cosine
+        odds[k] = radius * sine
+
+
+@njit(cache=True, nogil=True)
 def gaussian_rows(mean, first, samples, units, tag, key0, key1, out):  # type: ignore[no-untyped-def]
     """out (units, batch) = mean + N(0, 1) by Box and Muller (1958) from pairs of words of one counter.
 
     Words 0 and 1 of a counter give the draws of its samples 0 and 1, words 2 and 3 those of 2 and 3, so a sample
-    reads only its own counter.  Computed in float64: |draw| <= sqrt(64 ln 2) = 6.66.
+    reads only its own counter.  Computed in float64, and rounded once: |draw| <= sqrt(64 ln 2) = 6.66.
     """
-    k0 = np.uint64(key0)
-    k1 = np.uint64(key1)
-    c3 = np.uint64(tag)
-    explicit = len(samples) > 0
-    turn = 2.0 * math.pi * _UNIT_32
+    lengths = np.empty(PAIRS, np.uint32)
+    turns = np.empty(PAIRS, np.uint32)
+    normals = np.empty((2, PAIRS), np.float64)
+    n_samples = out.shape[1]
     for i in range(out.shape[0]):
-        c2 = np.uint64(units[i])
-        previous = -1
-        n0, n1, n2, n3 = 0.0, 0.0, 0.0, 0.0
-        for j in range(out.shape[1]):
-            sample = samples[j] if explicit else first + j
-            if sample // 4 != previous:
-                previous = sample // 4
-                block = np.uint64(previous)
-                w0, w1, w2, w3 = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
-                radius = math.sqrt(-2.0 * math.log((np.float64(w0) + 1.0) * _UNIT_32))
-                angle = turn * np.float64(w1)
-                n0, n1 = radius * math.cos(angle), radius * math.sin(angle)
-                radius = math.sqrt(-2.0 * math.log((np.float64(w2) + 1.0) * _UNIT_32))
-                angle = turn * np.float64(w3)
-                n2, n3 = radius * math.cos(angle), radius * math.sin(angle)
-            word = sample % 4
-            low = n1 if word == 1 else n0
-            high = n3 if word == 3 else n2
-            out[i, j] = mean[i, j] + (high if word >= 2 else low)
+        if len(samples) > 0:
+            for start in range(0, n_samples, PAIRS):
+                n = min(PAIRS, n_samples - start)
+                ids = samples[start : start + n]
+                fill_pairs_at(ids, units[i], tag, key0, key1, lengths, turns)
+                box_muller(lengths[:n], turns[:n], normals[0], normals[1])
+                row, centre = out[i, start : start + n], mean[i, start : start + n]
+                for j in range(n):
+                    draw = normals[1, j] if ids[j] & 1 else normals[0, j]
+                    row[j] = np.float64(centre[j]) + draw
+            continue
+        for start in range(0, n_samples, CHUNK):
+            n = min(CHUNK, n_samples - start)
+            begin = first + start
+            skip = begin % 4
+            n_blocks = ((skip + n + 3) // 4 + _LANES - 1) // _LANES * _LANES
+            fill_pairs(begin // 4, units[i], tag, key0, key1, lengths, turns, n_blocks)
+            n_pairs = 2 * n_blocks
+            box_muller(lengths[:n_pairs], turns[:n_pairs], normals[0], normals[1])
+            row, centre = out[i, start : start + n], mean[i, start : start + n]
+            for j in range(n):
+                at = skip + j
+                row[j] = np.float64(centre[j]) + normals[at & 1, at >> 1]
 
 
 @njit(cache=True, nogil=True)

@@ -36,19 +36,20 @@ def rows_of(elements: int, row_length: int) -> int:
     return max(1, elements // max(row_length, 1))
 
 
-def split(n: int, grain: int, work: Callable[[int, int], object]) -> None:
+def split(n: int, grain: int, work: Callable[[int, int], object], align: int = 1) -> None:
     """Run ``work(start, stop)`` over ``0 .. n`` in contiguous panels of at least ``grain``, one a thread.
 
+    Panels begin at multiples of ``align``.
     Returns when all panels are done and raises the first exception of any.  One panel is one direct call; none where
     n is 0.  ``work`` itself must not call ``split``: its panels would wait for the threads that wait for them.
     """
     if n <= 0:
         return
-    n_panels = min(_n_threads, max(1, n // max(grain, 1)))
+    n_panels = min(_n_threads, max(1, n // max(grain, align)))
     if n_panels == 1 or _pool is None:
         work(0, n)
         return
-    bounds = [n * panel // n_panels for panel in range(n_panels + 1)]
+    bounds = [n * panel // n_panels // align * align for panel in range(n_panels)] + [n]
     others = [_pool.submit(work, bounds[panel], bounds[panel + 1]) for panel in range(1, n_panels)]
     try:
         work(bounds[0], bounds[1])

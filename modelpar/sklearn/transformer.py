@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from modelpar import scores
 from modelpar.draws import Purpose
 from modelpar.grid import Grid
+from modelpar.kernels.states import Packed, unpack
 from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of
@@ -167,8 +168,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
             def step(block: Array, samples: IntArray) -> Array:
                 first = int(samples[0]) if len(samples) else 0
-                _, h = rbm.sample_hidden(block, Purpose.HIDDEN, 0, first)
-                return rbm.sample_visible(h, Purpose.VISIBLE, 0, first)[1]
+                h = rbm.sample_hidden(block, Purpose.HIDDEN, 0, first)
+                v = rbm.sample_visible(h, Purpose.VISIBLE, 0, first)
+                return unpack(v, network.dtype) if isinstance(v, Packed) else v
 
             states = each_sample(network, v, rbm.visible_ids, n, network.dtype, step)
         return states * self.input_scale_.astype(states.dtype) + self.input_offset_.astype(states.dtype)

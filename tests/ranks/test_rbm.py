@@ -9,6 +9,9 @@ import pytest
 from mpi4py import MPI
 
 from modelpar.data.minibatches import Minibatches
+from modelpar.kernels.states import pack
+from modelpar.layout import HOLDS
+from modelpar.optimizer import StepSize
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
 from tests import networks
@@ -23,8 +26,8 @@ EXACT = TrainingSpec(
 )  # fmt: skip
 
 
-def train(network, twin, spec, n_steps, batch=BATCH):
-    """The same minibatches through both; returns the reference."""
+def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True):
+    """The same minibatches of states through both, packed or as numbers; returns the errors of both."""
     rbm, grid = network.rbms[0], network.grid
     sync = AllreduceSync(grid.replica_comm, network.traffic)
     update = rbm.parameters.like()
@@ -36,28 +39,29 @@ def train(network, twin, spec, n_steps, batch=BATCH):
     for step in range(n_steps):
         v0 = (rng.random((len(twin.b), batch)) < 0.4).astype(network.dtype)
         n = step * batch
-        error = rbm.contrastive_divergence(
-            np.ascontiguousarray(v0[rbm.visible_ids][:, mine]), n + mine.start, update, spec,
-            spec.learning_rate / sync.divisor(mine.stop - mine.start, batch), 0.5 * sync.momentum_share, chains,
-            n_all_samples=batch,
-        )  # fmt: skip
-        sync.step(rbm.parameters, update, spec.learning_rate * spec.weight_decay)
+        own = np.ascontiguousarray(v0[rbm.visible_ids][:, mine])
+        found = rbm.contrastive_divergence(
+            pack(own) if packed else own, n + mine.start, spec, chains, n_all_samples=batch
+        )
+        size = StepSize(spec.learning_rate, 0.5, spec.weight_decay)
+        sync.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start)
         expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)
-        errors.append((grid.comm.allreduce(error) / v0.size, expected))
+        errors.append((grid.comm.allreduce(found.error) / v0.size, expected))
     return errors
 
 
-@pytest.mark.parametrize("held", ["column", "row"])
+@pytest.mark.parametrize("held", HOLDS)
 @pytest.mark.parametrize("owners", networks.OWNERS)
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "numbers"])
 @pytest.mark.parametrize("shape", SHAPES, ids="shards x replicas = {0[0]}x{0[1]}".format)
-def test_steps_equal_the_reference_bit_for_bit(comm, agree, shape, owners, held):
+def test_steps_equal_the_reference_bit_for_bit(comm, agree, shape, packed, owners, held):
     network = networks.sharded(comm, NetworkSpec((13, 7), layout=held), shape, owners)
     [twin] = networks.twin(network)
-    train(network, twin, EXACT, n_steps=3)
+    train(network, twin, EXACT, n_steps=3, packed=packed)
     agree(networks.same_block(network.rbms[0], twin))
 
 
-@pytest.mark.parametrize("held", ["column", "row"])
+@pytest.mark.parametrize("held", HOLDS)
 @pytest.mark.parametrize(
     "changes",
     [{"gibbs_steps": 3}, {"persistent": True}, {"persistent": True, "gibbs_steps": 2}],
@@ -71,7 +75,7 @@ def test_longer_chains_equal_the_reference_bit_for_bit(comm, agree, shape, chang
     agree(networks.same_block(network.rbms[0], twin))
 
 
-@pytest.mark.parametrize("held", ["column", "row"])
+@pytest.mark.parametrize("held", HOLDS)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -84,16 +88,41 @@ def test_longer_chains_equal_the_reference_bit_for_bit(comm, agree, shape, chang
     ],
     ids=str,
 )
-@pytest.mark.parametrize("visible", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize(("visible", "packed"), [("bernoulli", True), ("bernoulli", False), ("gaussian", False)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_real_statistics_equal_the_reference_to_rounding(comm, agree, shape, visible, changes, held):
+def test_real_statistics_equal_the_reference_to_rounding(comm, agree, shape, packed, visible, changes, held):
     spec = NetworkSpec((13, 7), layout=held, visible=visible, dtype="float64")
     network = networks.sharded(comm, spec, shape, "strided")
     [twin] = networks.twin(network)
     rate = 0.02 if visible == "gaussian" else 0.2
-    errors = train(network, twin, TrainingSpec(learning_rate=rate, **changes), n_steps=4)
+    training = TrainingSpec(learning_rate=rate, **{"statistics": "float", "reconstruction": "probabilities"} | changes)
+    errors = train(network, twin, training, n_steps=4, packed=packed)
     agree(networks.close_block(network.rbms[0], twin, 1e-12))
-    agree(np.allclose([e for e, _ in errors], [e for _, e in errors], rtol=1e-9, equal_nan=True))
+    # errors of packed states are summed in steps of 2^-20
+    agree(np.allclose([e for e, _ in errors], [e for _, e in errors], rtol=1e-9, atol=1e-6 * packed, equal_nan=True))
+
+
+@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("bits", ["2", "3", "8"])
+@pytest.mark.parametrize("changes", [{}, {"persistent": True}, {"gibbs_steps": 2, "reconstruction": "probabilities"}])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_statistics_of_few_bits_equal_the_reference_to_rounding(comm, agree, shape, changes, bits, held):
+    network = networks.sharded(comm, NetworkSpec((13, 7), layout=held, dtype="float64"), shape, "random")
+    [twin] = networks.twin(network)
+    training = TrainingSpec(statistics=bits, learning_rate=0.2, **{"reconstruction": "states"} | changes)
+    train(network, twin, training, n_steps=4, batch=70)
+    agree(networks.close_block(network.rbms[0], twin, 1e-12))
+
+
+@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("statistics", ["3", "float"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_single_precision_stays_near_the_reference(comm, agree, shape, statistics, held):
+    """Weights count in steps of 2^-20 and probabilities in steps of 2^-22: far below what flips a draw here."""
+    network = networks.sharded(comm, NetworkSpec((40, 21), layout=held), shape, "strided")
+    [twin] = networks.twin(network)
+    train(network, twin, TrainingSpec(statistics=statistics, reconstruction="states", learning_rate=0.2), 3, batch=70)
+    agree(networks.close_block(network.rbms[0], twin, 2e-5))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

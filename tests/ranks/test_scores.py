@@ -10,10 +10,13 @@ from mpi4py import MPI
 
 from modelpar import scores
 from modelpar.errors import SpecError
+from modelpar.exchange import Traffic
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
 from modelpar.network import DeepBeliefNetwork
+from modelpar.optimizer import StepSize
 from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.sync import AllreduceSync
 from tests import reference
 
 SIZE = MPI.COMM_WORLD.size
@@ -264,7 +267,8 @@ def test_training_raises_the_exact_likelihood(agree, case, n_shards, persistent)
     data = (np.random.default_rng(5).random((7, 40)) < np.array([0.9, 0.9, 0.1, 0.1, 0.5, 0.5, 0.5])[:, None]) * 1.0
     data[4] = data[5]
     mine = it.share(40)
-    o = TrainingSpec(persistent=persistent)
+    o = TrainingSpec(persistent=persistent, weight_decay=0.0)
+    sync = AllreduceSync(it.grid.replica_comm, Traffic())
     it.whole.start_chains(40)
     chains = it.rbm.start_chains(int(mine[0]), len(mine)) if persistent else None
     velocity = it.rbm.parameters.like()
@@ -275,13 +279,9 @@ def test_training_raises_the_exact_likelihood(agree, case, n_shards, persistent)
     before = likelihood()
     for step in range(60):
         first = 40 * step + int(mine[0])
-        carry = 0.5 if it.grid.replica == 0 else 0.0
-        it.rbm.contrastive_divergence(
-            it.mine(data[:, mine]), first, velocity, o, 0.2 / 40, carry, chains, n_all_samples=40
-        )
-        it.grid.replica_comm.Allreduce(MPI.IN_PLACE, velocity.flat)
-        it.rbm.parameters.flat += velocity.flat
-        it.whole.update(data, 40 * step, TrainingSpec(persistent=persistent, weight_decay=0.0), 0.2, 0.5)
+        found = it.rbm.contrastive_divergence(it.mine(data[:, mine]), first, o, chains, n_all_samples=40)
+        sync.learn(it.rbm.parameters, velocity, found.statistics, StepSize(0.2, 0.5, 0.0), len(mine))
+        it.whole.update(data, 40 * step, o, 0.2, 0.5)
     W = it.whole.W[np.ix_(it.rbm.weights.visible_rows, it.rbm.weights.hidden_columns)]
     agree(np.allclose(it.rbm.W, W, atol=1e-10))
     agree(likelihood() > before + 0.5)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from modelpar.draws import Purpose, Stream, permutation, sample_bernoulli, sample_gaussian, uniform
-from modelpar.kernels import philox
+from modelpar.kernels import elementary, philox
 
 STREAM = Stream(seed=0x0123456789ABCDEF, layer=3, purpose=Purpose.HIDDEN, repeat=5)
+
+
+PI_TIMES_2_TO_160 = 4591442807048218921384805199743311128454155024418
 
 
 def philox_reference(counter, key):
@@ -201,6 +206,85 @@ def test_gaussian_is_box_muller_of_the_counters_words():
         angle = [2 * np.pi * w[1], 2 * np.pi * w[3]]
         expected = [f(a) * r for r, a in zip(radius, angle, strict=True) for f in (np.cos, np.sin)]
         np.testing.assert_allclose(out[0, 4 * block : 4 * block + 4], expected, rtol=1e-12, atol=1e-14)
+
+
+def edges_and_others(n):
+    """32-bit words where a function has its zeros, its seams and its ends, and ``n`` others."""
+    rng = np.random.default_rng(4)
+    edges = [eighth * 2**29 + step for eighth in range(9) for step in (-2, -1, 0, 1, 2)]
+    near_zero, near_one = (2 ** rng.uniform(0, 31.9, n)).astype(np.int64), (2 ** rng.uniform(0, 31.9, n)).astype(int)
+    words = np.concatenate([edges, rng.integers(0, 2**32, n), near_zero, 2**32 - 1 - near_one])
+    return [int(word) for word in np.unique(words[(words >= 0) & (words < 2**32)])]
+
+
+def errors_in_last_place(values, exact):
+    return max(
+        abs(Fraction(float(v)) - e) / Fraction(float(np.spacing(abs(v)))) for v, e in zip(values, exact, strict=True)
+    )
+
+
+def test_log_against_exact_values():
+    """The series of 2 artanh((x - 1) / (x + 1)) in whole numbers, to 2^-120."""
+    words = edges_and_others(150)
+    unit = 1 << 120
+
+    def artanh_twice(numerator, denominator):  # of a quotient in 0 .. 1
+        s = unit * numerator // denominator
+        square, term, total, k = s * s // unit, s, s, 1
+        while term:
+            term, k = term * square // unit, k + 2
+            total += term // k
+        return 2 * total
+
+    ln2 = artanh_twice(1, 3)
+    got = [float(elementary.log(np.float64((word + 1) * 2.0**-32))) for word in words]
+    exact = []
+    for word in words:  # x = (word + 1) / 2^bits * 2^(bits - 32), the first factor within 1/2 .. 1
+        bits = word.bit_length()
+        below = artanh_twice((1 << bits) - word - 1, (1 << bits) + word + 1)
+        exact.append(Fraction((bits - 32) * ln2 - below, unit))
+    assert got[-1] == 0 == exact[-1]
+    assert errors_in_last_place(got[:-1], exact[:-1]) < 0.9
+
+
+def test_log_of_other_floats():
+    values = np.concatenate([np.random.default_rng(2).uniform(0.4, 2.2, 200), [2.3e-308, 1.7e308, 1e10]])
+    got = [float(elementary.log(value)) for value in values]
+    np.testing.assert_allclose(got, np.log(values), rtol=4e-16)
+
+
+def test_cosine_and_sine_against_exact_values():
+    """Their power series in whole numbers, to 2^-160; the multiples of a quarter turn are exact."""
+    words = edges_and_others(150)
+    unit = 1 << 160
+    pi = PI_TIMES_2_TO_160
+    got = [elementary.cos_sin_of_turn(np.uint32(word)) for word in words]
+    exact = []
+    for word in words:
+        angle = 2 * pi * word >> 32
+        term, parts, k = unit, [0, 0], 0
+        while term:
+            parts[k % 2] += -term if k % 4 >= 2 else term
+            k += 1
+            term = term * angle // unit // k
+        exact.append([Fraction(part, unit) for part in parts])
+    for kind in (0, 1):
+        quarters = [word % 2**30 == 0 for word in words]
+        values = [float(pair[kind]) for pair in got]
+        right = [pair[kind] for pair in exact]
+        assert all(value == round(e) for value, e, whole in zip(values, right, quarters, strict=True) if whole)
+        rest = [(value, e) for value, e, whole in zip(values, right, quarters, strict=True) if not whole]
+        assert errors_in_last_place(*zip(*rest, strict=True)) < 2
+
+
+def test_gaussian_draws_of_extreme_words():
+    """The shortest and the longest radius: words of all ones and of all zeros."""
+    words = np.array([2**32 - 1, 0], np.uint32)
+    evens, odds = np.empty(2), np.empty(2)
+    philox.box_muller(words, np.zeros(2, np.uint32), evens, odds)
+    assert evens[0] == 0
+    assert evens[1] == pytest.approx(np.sqrt(64 * np.log(2)), rel=1e-15)
+    assert not odds.any()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 1000, 65536, 65537])

@@ -19,6 +19,7 @@ FLOORS = {
     "modelpar.records": 1,
     "modelpar.streams": 1,
     "modelpar.memory": 1,
+    "modelpar.digests": 1,
     # local arithmetic
     "modelpar.kernels": 2,
     "modelpar.checkpoint.checksum": 2,
@@ -34,25 +35,27 @@ FLOORS = {
     "modelpar.checkpoint.files": 4,
     # what moves between ranks
     "modelpar.exchange": 4,
-    "modelpar.sync": 5,
     # the mathematics
     "modelpar.weights": 5,
-    "modelpar.rbm": 6,
-    "modelpar.network": 7,
-    "modelpar.scores": 7,
-    "modelpar.backprop": 8,
+    "modelpar.learning": 6,
+    "modelpar.sync": 7,
+    "modelpar.rbm": 7,
+    "modelpar.network": 8,
+    "modelpar.scores": 8,
+    "modelpar.backprop": 9,
     # training
-    "modelpar.inputs": 8,
-    "modelpar.course": 9,
-    "modelpar.classify": 9,
-    "modelpar.monitor": 9,
-    "modelpar.trainer": 10,
-    "modelpar.checkpoint": 10,  # save and load of networks
+    "modelpar.inputs": 9,
+    "modelpar.course": 10,
+    "modelpar.classify": 10,
+    "modelpar.monitor": 10,
+    "modelpar.exactness": 11,
+    "modelpar.trainer": 12,
+    "modelpar.checkpoint": 12,  # save and load of networks
     # uses of the engine
-    "modelpar.rehearsal": 11,
-    "modelpar.sklearn": 11,
-    "modelpar.bench": 11,
-    "modelpar.cli": 12,
+    "modelpar.rehearsal": 13,
+    "modelpar.sklearn": 13,
+    "modelpar.bench": 13,
+    "modelpar.cli": 14,
 }
 ROOF = ("modelpar", "modelpar.__main__")  # they may import all
 TOP = "modelpar.cli"  # it may use the names of the roof, as a user does

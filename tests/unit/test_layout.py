@@ -75,7 +75,7 @@ def test_how_matrices_are_held(layout, holds):
 
 
 @pytest.mark.parametrize(
-    ("layout", "told"), [("column,row", "2 layouts .* 3 weight matrices"), ("diagonal", "auto, column or row")]
+    ("layout", "told"), [("column,row", "2 layouts .* 3 weight matrices"), ("diagonal", "auto, column, row or dual")]
 )
 def test_layouts_that_are_not_known(layout, told):
     with pytest.raises(LayoutError, match=told):

@@ -56,7 +56,7 @@ def test_no_two_options_share_a_name_on_the_command_line():
         (TrainingSpec, {"epochs": True}, "--epochs is True"),
         (TrainingSpec, {"persistent": 1}, "--persistent is 1, but must be true or false"),
         (NetworkSpec, {"seed": None}, "--seed is None"),
-        (TrainingSpec, {"statistics": "3"}, "--statistics"),
+        (TrainingSpec, {"statistics": "9"}, "--statistics"),
         (TrainingSpec, {"cache": "disk"}, "auto, keep, recompute"),
         (FineTuneSpec, {"epochs": -1}, "--finetune-epochs is -1"),
         (FineTuneSpec, {"dropout": 1.0}, "--dropout is 1.0, but must be below 1"),

@@ -1,0 +1,127 @@
+"""A digest of a matrix in 64 bits, linear in its elements: what the shards find adds up to that of the whole.
+
+For elements ``x[i, j]`` of 32 bits, read as unsigned integers, all arithmetic modulo 2^64::
+
+    digest = sum over i of R(rows[i]) * (sum over j of C(columns[j]) * x[i, j])
+
+``R`` is an odd 64-bit and ``C`` an odd 32-bit mix of a global unit id, so that an element costs one widening product
+32 x 32 -> 64 and one sum.  An element of 64 bits is two of 32 (the lower half first) in neighbouring columns,
+``2 * column`` and ``2 * column + 1``; a vector is a matrix of one column, whose id is 0.  Zero bits add nothing: a
+digest does not tell the shape, and a word whose bits two shards hold may be digested by both, each with zeros for the
+other's.  Sums of products of keys and elements are multilinear hashing (Carter and Wegman 1979).
+
+What it notices.  Always: one changed element, and two elements of a row that changed places (the keys of columns
+below 2^31 are all different).  Of any other two different matrices, it takes one for the other with a probability of
+at most 2^-30 where some element differs in its lower 27 bits, and of at most 2^-25 where none does (signs alone, say):
+given all other keys, at most one of the 2^31 keys of that element's column does it, unless what the rows make of the
+column ends in many zero bits.  For a vector it is at most 2^-32.  This takes the keys for independent; they are fixed
+mixes of the ids, so it says what goes unseen by chance, not what an adversary can do.  A run that parts at a step that
+is missed is seen at the next, where all tensors differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from modelpar.kernels import threads
+
+MODULUS = 1 << 64
+GRAIN = 1 << 17  # elements of 32 bits for which one more thread is worth waking: about 50 us of work
+PLANE = 1 << 24  # columns kept for the words of one bit plane
+
+Ids = npt.NDArray[np.integer] | Sequence[int]
+
+_MASK_31 = np.uint64(2**31 - 1)
+_WORD = np.uint64(64)
+
+
+def digest(block: npt.NDArray[Any], rows: Ids, columns: Ids | None) -> int:
+    """Digest of one shard's block of a matrix; those of all shards, added modulo 2^64, are that of the matrix.
+
+    block    (n_rows, n_columns), or (n_rows,) with columns None; elements of 32 or 64 bits, packed words among them
+    rows     (n_rows,) global ids below 2^63, in the order of the block
+    columns  (n_columns,) global ids; those of 32-bit elements below 2^31, of 64-bit elements below 2^30
+
+    Not collective.  A block that is not C-contiguous is copied.  Raises ValueError where the sizes do not fit.
+    """
+    if columns is None:
+        block, columns = block.reshape(-1, 1), [0]
+    if block.shape != (len(rows), len(columns)) or block.itemsize not in (4, 8):
+        raise ValueError(
+            f"a block of {block.dtype} {block.shape} cannot be digested with {len(rows)} rows and {len(columns)} "
+            "columns; elements have 4 or 8 bytes"
+        )
+    if block.size == 0:
+        return 0
+    halves = np.ascontiguousarray(block).view(np.uint32)
+    ids = np.asarray(columns, np.uint64)
+    if block.itemsize == 8:
+        ids = np.stack([2 * ids, 2 * ids + 1], axis=1).reshape(-1)
+    row_keys, column_keys = _row_keys(np.asarray(rows, np.uint64)), _column_keys(ids)
+    parts: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        with np.errstate(over="ignore"):  # the scalars of an uncompiled run (NUMBA_DISABLE_JIT) warn when they wrap
+            parts.append(int(digest_rows(halves[start:stop], row_keys[start:stop], column_keys)))
+
+    threads.split(len(halves), threads.rows_of(GRAIN, halves.shape[1]), work)
+    return sum(parts) % MODULUS
+
+
+def digest_states(words: npt.NDArray[np.uint64], rows: Ids, first: int = 0) -> int:
+    """Digest of packed states whose bits lie anywhere in those of the whole minibatch.
+
+    words   (n_units, n_words), or (n_units, planes, n_words): bit ``s`` of word ``w`` is that of sample ``64 w + s``;
+            bits behind the last sample are zero
+    rows    (n_units,) global unit ids
+    first   place of the first sample in the minibatch: replicas whose shares are no multiples of 64 add up all the same
+
+    Not collective.
+    """
+    planes = words if words.ndim == 3 else words[:, None]
+    start, shift = divmod(first, 64)
+    moved = np.zeros((*planes.shape[:2], planes.shape[2] + 1), np.uint64)
+    moved[..., :-1] = planes << np.uint64(shift)
+    if shift:
+        moved[..., 1:] |= planes >> (_WORD - np.uint64(shift))
+    columns = np.arange(planes.shape[1])[:, None] * PLANE + (start + np.arange(moved.shape[2]))
+    return digest(moved.reshape(len(words), -1), rows, columns.reshape(-1))
+
+
+@njit(cache=True, nogil=True)
+def digest_rows(halves, row_keys, column_keys):  # type: ignore[no-untyped-def]
+    """(row_keys * (halves * column_keys).sum(axis=1)).sum() modulo 2^64: halves (rows, columns), column_keys uint32."""
+    total = np.uint64(0)
+    for i in range(len(row_keys)):
+        line = halves[i]
+        inner = np.uint64(0)
+        for j in range(len(column_keys)):
+            inner += np.uint64(line[j]) * np.uint64(column_keys[j])
+        total += row_keys[i] * inner
+    return total
+
+
+def _row_keys(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Odd 64-bit keys: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) with its lowest bit set."""
+    z = (ids + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31)) | np.uint64(1)
+
+
+def _column_keys(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """Odd 32-bit keys, different for different ids below 2^31.
+
+    Twice a mix of 31 bits, plus 1: shifts and odd multipliers permute the 31-bit integers.
+    """
+    z = (ids ^ (ids >> np.uint64(31))) + np.uint64(0x1E3779B9) & _MASK_31
+    z = (z ^ (z >> np.uint64(16))) * np.uint64(0x7FEB352D) & _MASK_31
+    z = (z ^ (z >> np.uint64(15))) * np.uint64(0x846CA68B) & _MASK_31
+    z = (z ^ (z >> np.uint64(16))) * np.uint64(0x2C1B3C6D) & _MASK_31
+    z ^= z >> np.uint64(15)
+    return (np.uint64(2) * z + np.uint64(1)).astype(np.uint32)

@@ -1,0 +1,188 @@
+"""From sums of weights to packed states while the panel is in cache: bias, sigmoid, draw, packing.
+
+One draw u in [0, 1) of a unit and sample gives its state ``u < p``, and its k-bit statistic ``ceil(p L - u)`` with
+``L = 2^k - 1``: whole numbers 0 .. L whose mean is ``p L``, of which that of one bit is the state itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from modelpar.kernels.lookup import BLOCK, PANEL, aligned_int32, pad, sum_panel
+from modelpar.kernels.philox import CHUNK, MARGIN, SCRATCH, row_words
+from modelpar.kernels.vector import LANES, draw_16, philox_32, plane_16, round_16, sigmoid_of_sums_16, squared_error_16
+
+ERROR_STEPS = 1 << 20  # squared errors are summed as whole multiples of 1 / ERROR_STEPS: exact in any order
+
+
+@njit(cache=True, nogil=True)
+def probabilities(sums, scale, bias, p):  # type: ignore[no-untyped-def]
+    """p (units, n) = sigmoid(scale * sums + bias[:, None]), float32
+
+    sums: int32; n is a multiple of 16, and both lie at multiples of 64 bytes
+    """
+    n = p.shape[1]
+    for u in range(p.shape[0]):
+        source, target = sums.ctypes.data + 4 * n * u, p.ctypes.data + 4 * n * u
+        for s in range(0, 4 * n, 4 * LANES):
+            sigmoid_of_sums_16(source + s, scale, bias[u], target + s)
+
+
+@njit(cache=True, nogil=True)
+def random_words(first, samples, start, n, unit, tag, key0, key1, words):  # type: ignore[no-untyped-def]
+    """As ``philox.row_words``: the same words (n,) from ``words[MARGIN]`` on, faster where samples are consecutive."""
+    if len(samples):
+        row_words(first, samples, start, n, unit, tag, key0, key1, words, MARGIN)
+        return
+    begin = first + start
+    skip = begin % 4
+    out = words.ctypes.data + 4 * (MARGIN - skip)
+    for s in range(0, skip + n, 32):
+        philox_32(
+            np.uint64((begin - skip + s) // 4), np.uint64(unit), np.uint64(tag), np.uint64(key0), np.uint64(key1),
+            out + 4 * s,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def draw_row(p, n, words, levels, state, planes, target, values):  # type: ignore[no-untyped-def]
+    """One unit's states and statistics from its probabilities and random words; returns its squared error.
+
+    p, words (at least pad(n),); n samples; state (n_words,) and planes (k, n_words) uint64, zeros, are filled unless
+    their length is 0; target (n_words,): the bits that p is compared with, unless its length is 0; values: int32 (16,)
+    """
+    p_at, words_at, values_at = p.ctypes.data, words.ctypes.data, values.ctypes.data
+    error = np.int64(0)
+    for start in range(0, n, LANES):
+        keep = np.uint64(0xFFFF) if start + LANES <= n else (np.uint64(1) << np.uint64(n - start)) - np.uint64(1)
+        w, shift = start >> 6, np.uint64(start & 63)
+        here, drawn = p_at + 4 * start, words_at + 4 * start
+        if len(state):
+            state[w] |= (draw_16(here, drawn) & keep) << shift
+        if len(planes):
+            round_16(here, drawn, levels, values_at)
+            for k in range(len(planes)):
+                planes[k, w] |= (plane_16(values_at, np.int32(k)) & keep) << shift
+        if len(target):
+            error += squared_error_16(here, (target[w] >> shift) & np.uint64(0xFFFF))
+    return error
+
+
+@njit(cache=True, nogil=True)
+def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, planes, targets):  # type: ignore[no-untyped-def]
+    """Draw for the rows of p (units, at least pad(n)), whose values behind n are 0; returns the sum of squared errors.
+
+    states, targets (units, n_words), planes (units, k, n_words): each may have no rows, and is then left out.
+    """
+    words = np.empty(SCRATCH, np.uint32)
+    values = np.empty(LANES, np.int32)
+    error = np.int64(0)
+    nothing, no_planes = np.empty(0, np.uint64), np.empty((0, 0), np.uint64)
+    for u in range(len(units)):
+        if len(states):
+            states[u, :] = 0
+        if len(planes):
+            planes[u, :, :] = 0
+        for start in range(0, n, CHUNK):
+            some = min(CHUNK, n - start)
+            if len(states) or len(planes):
+                random_words(first, samples, start, some, units[u], tag, key0, key1, words)
+            low, high = start >> 6, (start + some + 63) >> 6
+            error += draw_row(
+                p[u, start:], some, words[MARGIN:], levels,
+                states[u, low:high] if len(states) else nothing,
+                planes[u, :, low:high] if len(planes) else no_planes,
+                targets[u, low:high] if len(targets) else nothing, values,
+            )  # fmt: skip
+    return error
+
+
+@njit(cache=True, nogil=True)
+def incoming_sums(way, W, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
+    """out (units, batch) int32: rows ``start .. stop - 1`` are filled"""
+    sums = aligned_int32(PANEL * pad(batch)).reshape(PANEL, pad(batch))
+    weights = aligned_int32(PANEL * BLOCK)
+    for first in range(start, stop, PANEL):
+        n_units = min(PANEL, stop - first)
+        sums[:] = 0
+        sum_panel(way, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums)
+        for u in range(n_units):
+            out[first + u] = sums[u, :batch]
+
+
+@njit(cache=True, nogil=True)
+def sample_units(  # type: ignore[no-untyped-def]
+    way, W, up, n_in, scale, codes, offsets, active, batch, start, stop, bias,
+    first, samples, units, tag, key0, key1, levels, means, states, planes, targets,
+):  # fmt: skip
+    """Sums, bias, sigmoid, draw, packing of the units ``start .. stop - 1``; returns the sum of squared errors.
+
+    means (units, batch) float32, and states, planes and targets as in draw_panel: each may have no rows
+    """
+    n = pad(batch)
+    sums = aligned_int32(PANEL * n).reshape(PANEL, n)
+    p = aligned_int32(PANEL * n).view(np.float32).reshape(PANEL, n)
+    weights = aligned_int32(PANEL * BLOCK)
+    step = np.float32(1.0) / scale
+    error = np.int64(0)
+    for low in range(start, stop, PANEL):
+        high = min(low + PANEL, stop)
+        sums[:] = 0
+        sum_panel(way, W, up, n_in, low, high - low, scale, codes, offsets, active, batch, weights, sums)
+        probabilities(sums, step, bias[low:high], p[: high - low])
+        p[: high - low, batch:] = 0
+        if len(means):
+            means[low:high] = p[: high - low, :batch]
+        error += draw_panel(
+            p[: high - low], batch, first, samples, units[low:high], tag, key0, key1, levels,
+            states[low:high] if len(states) else states, planes[low:high] if len(planes) else planes,
+            targets[low:high] if len(targets) else targets,
+        )  # fmt: skip
+    return error
+
+
+@njit(cache=True, nogil=True)
+def sample_sums(  # type: ignore[no-untyped-def]
+    sums, step, start, stop, bias, first, samples, units, tag, key0, key1, levels, means, states, planes, targets
+):
+    """As ``sample_units``, from sums (units, batch) int32 that were made before."""
+    batch = sums.shape[1]
+    n = pad(batch)
+    panel = aligned_int32(PANEL * n).reshape(PANEL, n)
+    p = aligned_int32(PANEL * n).view(np.float32).reshape(PANEL, n)
+    error = np.int64(0)
+    for low in range(start, stop, PANEL):
+        high = min(low + PANEL, stop)
+        for u in range(low, high):
+            panel[u - low, :batch] = sums[u]
+        probabilities(panel, step, bias[low:high], p[: high - low])
+        p[: high - low, batch:] = 0
+        if len(means):
+            means[low:high] = p[: high - low, :batch]
+        error += draw_panel(
+            p[: high - low], batch, first, samples, units[low:high], tag, key0, key1, levels,
+            states[low:high] if len(states) else states, planes[low:high] if len(planes) else planes,
+            targets[low:high] if len(targets) else targets,
+        )  # fmt: skip
+    return error
+
+
+@njit(cache=True, nogil=True)
+def sample_means(  # type: ignore[no-untyped-def]
+    p, start, stop, first, samples, units, tag, key0, key1, levels, means, states, planes, targets
+):
+    """As ``sample_units``, from probabilities (units, batch) float32 that were made before."""
+    batch = p.shape[1]
+    row = np.zeros((1, pad(batch)), np.float32)
+    error = np.int64(0)
+    for u in range(start, stop):
+        row[0, :batch] = p[u]
+        if len(means):
+            means[u] = p[u]
+        error += draw_panel(
+            row, batch, first, samples, units[u : u + 1], tag, key0, key1, levels,
+            states[u : u + 1] if len(states) else states, planes[u : u + 1] if len(planes) else planes,
+            targets[u : u + 1] if len(targets) else targets,
+        )  # fmt: skip
+    return error

@@ -1,0 +1,120 @@
+"""States and small whole numbers of a minibatch as packed bits, 64 samples to a word: the engine's own form of them.
+
+``words`` (units, planes, words) uint64, units first: bit ``s % 64`` of ``words[i, p, s // 64]`` is bit ``p`` of the
+value of unit ``i`` in sample ``s``.  Bits behind the last sample are zero, always, so that counting needs no mask.
+Sampled states have one plane; k-bit statistics (values 0 .. 2^k - 1) have k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Words = npt.NDArray[np.uint64]
+
+WORD = 64  # samples
+
+
+def n_words(batch: int) -> int:
+    """Words that hold the bits of ``batch`` samples."""
+    return -(-batch // WORD)
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Values 0 .. 2^planes - 1 of units in the samples of a minibatch."""
+
+    words: Words  # (units, planes, words), C-contiguous
+    batch: int
+
+    def __post_init__(self) -> None:
+        if self.words.ndim != 3 or self.words.shape[2] != n_words(self.batch) or self.words.dtype != np.uint64:
+            raise ValueError(
+                f"{self.batch} samples need {n_words(self.batch)} words of 64 bits a unit and plane, but the words are "
+                f"{self.words.dtype} {self.words.shape}"
+            )
+
+    @classmethod
+    def empty(cls, n_units: int, batch: int, planes: int = 1) -> Packed:
+        """Contents undefined."""
+        return cls(np.empty((n_units, planes, n_words(batch)), np.uint64), batch)
+
+    @property
+    def n_units(self) -> int:
+        return self.words.shape[0]
+
+    @property
+    def planes(self) -> int:
+        return self.words.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(units, batch), as of an array of activations."""
+        return self.words.shape[0], self.batch
+
+    @property
+    def rows(self) -> Words:
+        """(units, planes x words) the same memory: all words of a unit in one row."""
+        return self.words.reshape(self.words.shape[0], self.words.shape[1] * self.words.shape[2])
+
+    def sums(self) -> npt.NDArray[np.int64]:
+        """(units,) the values of each unit added up over the samples."""
+        ones = count_ones(self.words).sum(axis=2, dtype=np.int64)
+        return np.asarray((ones << np.arange(self.planes)).sum(axis=1, dtype=np.int64))
+
+    def density(self) -> float:
+        """Part of the bits that are ones."""
+        n = self.words.shape[0] * self.planes * self.batch
+        return float(count_ones(self.words).sum(dtype=np.int64)) / n if n else 0.0
+
+    def take(self, start: int, stop: int) -> Packed:
+        """The samples ``start .. stop - 1``; a copy."""
+        return pack(unpack(self)[:, start:stop], self.planes)
+
+
+def pack(values: Array, planes: int = 1) -> Packed:
+    """Whole numbers (units, batch) of any type -> packed.  Raises ValueError for what does not fit the planes."""
+    if values.ndim != 2:
+        raise ValueError(f"values to pack must be (units, batch), but are {values.shape}")
+    n_units, batch = values.shape
+    plain = values.astype(np.uint16)
+    if plain.size and ((plain != values).any() or plain.max() >= 1 << planes):
+        raise ValueError(f"values to pack must be whole numbers from 0 to {(1 << planes) - 1}")
+    packed = np.zeros((n_units, planes, n_words(batch) * 8), np.uint8)
+    used = -(-batch // 8)
+    for p in range(planes):
+        packed[:, p, :used] = np.packbits(plain >> p & 1, axis=1, bitorder="little")
+    return Packed(packed.view("<u8").astype(np.uint64, copy=False), batch)
+
+
+def unpack(states: Packed, dtype: npt.DTypeLike = np.float32, out: Array | None = None) -> Array:
+    """Packed -> whole numbers (units, batch) of ``dtype``, or into ``out``."""
+    n_units, batch = states.shape
+    values = np.empty((n_units, batch), dtype) if out is None else out
+    octets = states.words.astype("<u8", copy=False).view(np.uint8)
+    octets = octets.reshape(n_units, states.planes, 8 * states.words.shape[2])
+    for p in range(states.planes):
+        bits = np.unpackbits(octets[:, p], axis=1, count=batch, bitorder="little")
+        if p == 0:
+            values[:] = bits
+        else:
+            values += bits * values.dtype.type(1 << p)
+    return values
+
+
+if hasattr(np, "bitwise_count"):  # NumPy 2
+
+    def count_ones(words: Words) -> npt.NDArray[np.uint8]:
+        """Ones in every word."""
+        return np.bitwise_count(words)
+
+else:
+
+    def count_ones(words: Words) -> npt.NDArray[np.uint8]:
+        """Ones in every word."""
+        octets = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 8)
+        return np.unpackbits(octets, axis=-1).reshape(*words.shape, WORD).sum(axis=-1, dtype=np.uint8)

@@ -1,0 +1,112 @@
+"""The statistics of one step, as the blocks of weights and the biases need them, and what is learned from them.
+
+Whole numbers wherever states are packed: they add up to the same over samples, shards and replicas in any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.kernels import dense
+from modelpar.kernels.learning import Counts, SoftCounts
+from modelpar.kernels.products import Activations
+from modelpar.kernels.reductions import row_sums
+from modelpar.kernels.states import Packed, unpack
+from modelpar.parameters import Parameters
+from modelpar.weights import Weights
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the statistics: owned activations, and the same as the blocks need them (spread).
+
+    v: packed states or real values; s: k-bit values, probabilities, or real values
+    """
+
+    v: Activations
+    v_spread: Activations
+    s: Activations
+    s_spread: Activations
+
+
+class Statistics:
+    """What the phases of one step say of the weights and biases of one RBM.
+
+    data, model   the two phases of this replica's part of the minibatch
+    n_samples     of the whole minibatch, over all replicas
+    whole         all v are packed states, and s k-bit values or probabilities in float32: the statistics are whole
+                  numbers.  The same on all replicas.
+    """
+
+    def __init__(self, weights: Weights, data: Phase, model: Phase, n_samples: int, *, whole: bool) -> None:
+        self.data, self.model, self.n_samples, self.whole = data, model, n_samples, whole
+        pairs = [weights.sides((phase.v, phase.v_spread), (phase.s, phase.s_spread)) for phase in (data, model)]
+        self._pairs = list(zip(*pairs, strict=True))  # for each block ((v0, s0), (v1, s1))
+
+    @property
+    def planes(self) -> int:
+        """Bits of the hidden side, 0 where it is real."""
+        return self.data.s.planes if isinstance(self.data.s, Packed) else 0
+
+    def blocks(self) -> list[Counts | SoftCounts]:
+        """The statistics of each block of weights, where they are whole numbers."""
+        if self.planes:
+            return [Counts(data, model) for data, model in self._pairs]
+        return [SoftCounts(data, model, self.n_samples) for data, model in self._pairs]
+
+    def sums(self) -> tuple[Array, Array]:
+        """(those of the owned visible units, of the owned hidden units), for the biases
+
+        Whole numbers: int64 (in the unit of ``blocks`` for hidden units); else floats.
+        """
+        v, s = (self._difference(side) for side in ("v", "s"))
+        return v, s
+
+    def _difference(self, side: str) -> Array:
+        data, model = getattr(self.data, side), getattr(self.model, side)
+        if isinstance(data, Packed) and isinstance(model, Packed):
+            return data.sums() - model.sums()
+        if self.whole:  # probabilities, in their steps
+            scale = self.blocks()[0].scale  # type: ignore[union-attr]
+            return np.asarray(_steps(data, scale) - _steps(model, scale))
+        return np.asarray(_row_sums(data) - _row_sums(model))
+
+    def add_to(self, velocity: Parameters, carry: float, gain: float) -> None:
+        """velocity = carry * velocity + gain * statistics, in floats, all parameters."""
+        for V, ((v0, s0), (v1, s1)) in zip(velocity.blocks, self._pairs, strict=True):
+            dense.matmul(_floats(v0, V.dtype), _floats(s0, V.dtype).T, V, gain, carry)
+            dense.matmul(_floats(v1, V.dtype), _floats(s1, V.dtype).T, V, -gain, 1.0)
+        for phase, sign, keep in ((self.data, 1.0, carry), (self.model, -1.0, 1.0)):
+            for activations, bias in ((phase.v, velocity.b), (phase.s, velocity.c)):
+                bias *= bias.dtype.type(keep)
+                bias += bias.dtype.type(sign * gain) * _row_sums(activations).astype(bias.dtype)
+
+
+def _floats(x: Activations, dtype: npt.DTypeLike) -> Array:
+    """Real values; k-bit ones in their unit."""
+    if not isinstance(x, Packed):
+        return x
+    values = unpack(x, dtype)
+    if x.planes > 1:
+        values *= values.dtype.type(1.0 / ((1 << x.planes) - 1))
+    return values
+
+
+def _row_sums(x: Activations) -> Array:
+    if isinstance(x, Packed):
+        return np.asarray(x.sums() / ((1 << x.planes) - 1))
+    sums = np.empty(len(x), x.dtype)
+    row_sums(x, sums)
+    return sums
+
+
+def _steps(x: Activations, scale: Any) -> npt.NDArray[np.int64]:
+    if isinstance(x, Packed):
+        return x.sums()
+    return np.asarray(np.rint(x * scale).sum(axis=1, dtype=np.float64).astype(np.int64))
