@@ -98,10 +98,11 @@ def _load(source: Array, rows: Array, start: int, n: int, tile: Array) -> None:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def gather_bits(source: Array, rows: Array, words: Array) -> None:
-    """words = the units of ``rows``, units first
+def gather_bits(source: Array, rows: Array, first: int, words: Array) -> None:
+    """words = the units ``first``, ``first + 1``, ... of ``rows``, units first
 
-    source (n, at least units / 8) uint8; rows (batch,) int64; words (units, batch / 64 rounded up) uint64
+    source (n, width) uint8; rows (batch,) int64; ``first``: a multiple of 8
+    words (units, batch / 64 rounded up) uint64
     """
     n_units = words.shape[0]
     tile = np.zeros((WORD, _BLOCKS), np.uint64)
@@ -109,7 +110,7 @@ def gather_bits(source: Array, rows: Array, words: Array) -> None:
         n_samples = min(WORD, len(rows) - first_sample)
         for first_unit in range(0, n_units, WORD * _BLOCKS):
             some = min(WORD * _BLOCKS, n_units - first_unit)
-            start, n_octets = first_unit // 8, (some + 7) // 8
+            start, n_octets = (first + first_unit) // 8, (some + 7) // 8
             _load(source, rows[first_sample : first_sample + n_samples], start, n_octets, tile)
             for s in range(n_samples, WORD):
                 tile[s, :] = 0
@@ -145,9 +146,9 @@ def pack_rows(values: Array, level: float, states_only: bool, bits: Array) -> bo
             turn_bits(tile, _BLOCKS)
             start, n_octets = first_unit // 8, (some + 7) // 8
             for s in range(n_samples):
-                row = bits[first_sample + s]
+                octets = bits[first_sample + s]
                 for k in range(n_octets):
-                    row[start + k] = np.uint8(tile[s, k // 8] >> np.uint64(8 * (k % 8)) & np.uint64(0xFF))
+                    octets[start + k] = np.uint8(tile[s, k // 8] >> np.uint64(8 * (k % 8)) & np.uint64(0xFF))
     return True
 
 

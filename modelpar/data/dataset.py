@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.fill import fill_bytes, fill_floats
+from modelpar.data.fill import affine, fill_bytes, fill_floats
+from modelpar.data.packed import PackedColumns, compact
 from modelpar.data.survey import Survey, survey_dense
 from modelpar.errors import DataError, together
 
@@ -58,6 +60,8 @@ class Split:
     labels: IntArray | None = None  # (n,) classes counted from 0
     # by unit ids, so that values are read once; a split of other rows begins anew
     surveys: dict[bytes, Survey] = field(init=False, default_factory=dict, repr=False)
+    # by unit ids, scaling and threshold: the bits that feeds of the same values share; None where they are no states
+    states: dict[tuple[Any, ...], PackedColumns | None] = field(init=False, default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -123,19 +127,6 @@ class DenseColumns:
         return survey_dense(self.source, rows, self.unit_ids)
 
 
-def affine(
-    n_units: int, batch: int, out: Array, dtype: Any, offset: Array | None, scale: Array | None
-) -> tuple[Array, Array]:
-    """Offset and scale as a kernel takes them.  Raises ValueError where the shapes do not fit."""
-    if out.shape != (n_units, batch) or not out.flags.c_contiguous:
-        raise ValueError(f"the minibatch to fill is {out.shape}, but must be C-contiguous ({n_units}, {batch})")
-    offset = np.zeros(n_units, dtype) if offset is None else np.array(offset, dtype)
-    scale = np.ones(n_units, dtype) if scale is None else np.array(scale, dtype)
-    if offset.shape != (n_units,) or scale.shape != (n_units,):
-        raise ValueError(f"offset {offset.shape} and scale {scale.shape} must be ({n_units},)")
-    return offset, scale
-
-
 @dataclass(eq=False)
 class MappedTable:
     """A memory-mapped array (n, width) of uint8, bool, float32 or float64; values are read minibatch by minibatch."""
@@ -153,11 +144,19 @@ class MappedTable:
         return DenseColumns(self.array, unit_ids)
 
 
-class EagerTable(ABC):
-    """A table whose columns are read into memory; the columns asked for last are kept, as splits share them."""
+def in_memory(values: Array) -> Columns:
+    """Columns of raw values (n, n_units) of a kept type: as bits where they are 0 and one other value."""
+    return compact(values) or DenseColumns(np.ascontiguousarray(values))
 
-    def __init__(self, name: str, n_samples: int, n_units: int) -> None:
-        self.name, self.n_samples, self.n_units = name, n_samples, n_units
+
+class EagerTable(ABC):
+    """A table whose columns are read into memory; the columns asked for last are kept, as splits share them.
+
+    path   of the file that takes time to read, None where it does not
+    """
+
+    def __init__(self, name: str, n_samples: int, n_units: int, path: Path | None = None) -> None:
+        self.name, self.n_samples, self.n_units, self.path = name, n_samples, n_units, path
         self._kept: tuple[bytes, Columns] | None = None
 
     def columns(self, unit_ids: IntArray) -> Columns:
@@ -173,20 +172,26 @@ class EagerTable(ABC):
     def read(self, unit_ids: IntArray) -> Columns:
         """Read the columns; called for new ``unit_ids`` only.  Raises DataError."""
 
+    def pieces(self) -> Iterator[tuple[int, Columns]]:
+        """All rows and all columns, some rows (how many, their columns) at a time.  Raises DataError."""
+        yield self.n_samples, self.read(np.arange(self.n_units))
+
 
 class LoadedTable(EagerTable):
     """An array in any order and number of dimensions, such as a Fortran-ordered file, loaded when columns are asked."""
 
-    def __init__(self, name: str, shape: tuple[int, ...], load: Callable[[], Array]) -> None:
-        super().__init__(name, shape[0], math.prod(shape[1:]))
+    def __init__(
+        self, name: str, shape: tuple[int, ...], load: Callable[[], Array], path: Path | None = None
+    ) -> None:
+        super().__init__(name, shape[0], math.prod(shape[1:]), path)
         self.shape, self.load = shape, load
 
-    def read(self, unit_ids: IntArray) -> DenseColumns:
+    def read(self, unit_ids: IntArray) -> Columns:
         """Pick the columns out of the loaded array."""
         array = self.load()
         every: Any = slice(None)
         picked = array[(every, *np.unravel_index(unit_ids, self.shape[1:]))]
-        return DenseColumns(np.ascontiguousarray(plain_values(picked, self.name)))
+        return in_memory(plain_values(picked, self.name))
 
 
 def scale_of(dtype: np.dtype[Any], name: str) -> float:

@@ -12,9 +12,8 @@ import numpy.typing as npt
 from numba import njit
 
 from modelpar.data.fill import _SAMPLES, _UNITS, turn_panel
-from modelpar.kernels.philox import MARGIN
-from modelpar.kernels.sampling import random_words
-from modelpar.kernels.vector import LANES, draw_16
+from modelpar.kernels.philox import MARGIN, fill_words_at
+from modelpar.kernels.vector import LANES, draw_16, philox_32
 
 Array = npt.NDArray[Any]
 
@@ -40,6 +39,8 @@ def draw_bytes(  # type: ignore[no-untyped-def]
     for first_sample in range(0, len(rows), _SAMPLES):
         n_samples = min(_SAMPLES, len(rows) - first_sample)
         n_groups = (n_samples + 7) // 8
+        skip = (first + first_sample) % 4
+        begin = first + first_sample - skip
         some_ids = samples[first_sample : first_sample + n_samples] if len(samples) else samples
         for first_unit in range(start, stop, _UNITS):
             n_units = min(_UNITS, stop - first_unit)
@@ -56,7 +57,15 @@ def draw_bytes(  # type: ignore[no-untyped-def]
                 if bright or (np.float32(0) - shift) / divisor > 0:
                     for s in range(_SAMPLES):
                         p[s] = (line[s] - shift) / divisor
-                    random_words(first + first_sample, some_ids, 0, n_samples, units[unit], tag, key0, key1, drawn)
+                    if len(samples):
+                        fill_words_at(some_ids, units[unit], tag, key0, key1, drawn[MARGIN:])
+                    else:
+                        # in place, as a call for so few words costs as much as the words
+                        for s in range(0, skip + n_samples, 32):
+                            philox_32(
+                                np.uint64((begin + s) // 4), np.uint64(units[unit]), np.uint64(tag), np.uint64(key0),
+                                np.uint64(key1), drawn_at + 4 * (s - skip),
+                            )  # fmt: skip
                     for s in range(0, n_samples, LANES):
                         word |= draw_16(p_at + 4 * s, drawn_at + 4 * s) << np.uint64(s)
                     if n_samples < _SAMPLES:

@@ -169,3 +169,16 @@ def threshold(values: Array, level: float) -> None:
     for u in range(values.shape[0]):
         for s in range(values.shape[1]):
             values[u, s] = 1.0 if values[u, s] > level else 0.0
+
+
+def affine(
+    n_units: int, batch: int, out: Array, dtype: Any, offset: Array | None, scale: Array | None
+) -> tuple[Array, Array]:
+    """Offset and scale as a kernel takes them.  Raises ValueError where the shapes do not fit."""
+    if out.shape != (n_units, batch) or not out.flags.c_contiguous:
+        raise ValueError(f"the minibatch to fill is {out.shape}, but must be C-contiguous ({n_units}, {batch})")
+    offset = np.zeros(n_units, dtype) if offset is None else np.array(offset, dtype)
+    scale = np.ones(n_units, dtype) if scale is None else np.array(scale, dtype)
+    if offset.shape != (n_units,) or scale.shape != (n_units,):
+        raise ValueError(f"offset {offset.shape} and scale {scale.shape} must be ({n_units},)")
+    return offset, scale

@@ -8,12 +8,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from gzip import BadGzipFile
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.dataset import DenseColumns, EagerTable, plain_dtype, plain_values
+from modelpar.data.dataset import Columns, DenseColumns, EagerTable, plain_dtype, plain_values
+from modelpar.data.packed import Keeper
 from modelpar.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -92,26 +94,32 @@ class StreamedTable(EagerTable):
     """
 
     def __init__(self, name: str, n_samples: int, n_units: int, dtype: np.dtype[Any],
-                 open_rows: Callable[[], AbstractContextManager[IO[bytes]]]) -> None:  # fmt: skip
-        super().__init__(name, n_samples, n_units)
+                 open_rows: Callable[[], AbstractContextManager[IO[bytes]]], path: Path | None = None) -> None:  # fmt: skip
+        super().__init__(name, n_samples, n_units, path)
         self.dtype, self.open_rows = dtype, open_rows
 
-    def read(self, unit_ids: IntArray) -> DenseColumns:
-        """Read all rows, chunk by chunk, and keep the columns ``unit_ids``."""
-        kept = np.empty((self.n_samples, len(unit_ids)), plain_dtype(self.dtype))
+    def read(self, unit_ids: IntArray) -> Columns:
+        """Read all rows, chunk by chunk, and keep the columns ``unit_ids``, as bits if two values are all they have."""
         if not len(unit_ids):
-            return DenseColumns(kept)
+            return DenseColumns(np.empty((self.n_samples, 0), plain_dtype(self.dtype)))
         wanted: Any = unit_ids
         if np.all(np.diff(unit_ids) == 1):
             wanted = slice(int(unit_ids[0]), int(unit_ids[-1]) + 1)  # a copy of a block is five times faster
-        start = 0
+        keeper = Keeper(self.n_samples, len(unit_ids), plain_dtype(self.dtype))
+        for rows in self._rows():
+            keeper.add(plain_values(rows[:, wanted], self.name))
+        return keeper.columns()
+
+    def pieces(self) -> Iterator[tuple[int, Columns]]:
+        """See :meth:`EagerTable.pieces`."""
+        for rows in self._rows():
+            yield len(rows), DenseColumns(plain_values(rows, self.name))
+
+    def _rows(self) -> Iterator[Array]:
         with reading(self.name), self.open_rows() as stream:
-            for rows in chunks(stream, self.n_samples, self.dtype, self.n_units):
-                kept[start : start + len(rows)] = plain_values(rows[:, wanted], self.name)
-                start += len(rows)
+            yield from chunks(stream, self.n_samples, self.dtype, self.n_units)
             if stream.read(1):
                 raise DataError(f"{self.name} goes on after its last sample; its header is wrong")
-        return DenseColumns(kept)
 
 
 def check_labels(labels: Array, n_samples: int, name: str) -> IntArray:

@@ -13,14 +13,13 @@ from modelpar.data.arrays import Archive
 from modelpar.data.dataset import (
     EagerTable,
     Source,
-    affine,
     check_shape,
     image_shape_of,
     plain_dtype,
     plain_values,
     scale_of,
 )  # fmt: skip
-from modelpar.data.fill import fill_sparse
+from modelpar.data.fill import affine, fill_sparse
 from modelpar.data.reading import chunks, reading
 from modelpar.data.survey import Survey, survey_sparse
 from modelpar.errors import DataError

@@ -27,12 +27,18 @@ from modelpar import Grid
 from modelpar.backprop import softmax
 from modelpar.sklearn import DBNClassifier, RBMTransformer
 
-# check of scikit-learn -> why it may fail; none at present
-EXPECTED_FAILURES: dict[type, dict[str, str]] = {RBMTransformer: {}, DBNClassifier: {}}
+# check of scikit-learn -> why it may fail
+EXPECTED_FAILURES: dict[tuple[type, str], dict[str, str]] = {
+    (DBNClassifier, "float32"): {
+        "check_methods_sample_order_invariance": "to 1e-7: a BLAS may sum a sample at another place otherwise, and a "
+        "last bit of float32 is 6e-8 (the check holds in float64)"
+    }
+}
 
 
 @parametrize_with_checks(
-    [RBMTransformer(), DBNClassifier()], expected_failed_checks=lambda estimator: EXPECTED_FAILURES[type(estimator)]
+    [RBMTransformer(), DBNClassifier(), DBNClassifier(dtype="float64")],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES.get((type(estimator), estimator.dtype), {}),
 )
 def test_contract_of_scikit_learn(estimator, check):
     with warnings.catch_warnings():

@@ -110,6 +110,8 @@ class Worker:
             until = time.monotonic() + LEAVING
             while self._wait(until) and self._read_some():
                 pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(max(0.0, until - time.monotonic()))
         with contextlib.suppress(OSError):  # nobody of the group may be left
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

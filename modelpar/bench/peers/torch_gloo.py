@@ -5,12 +5,13 @@ Products to the hidden units and statistics are local; votes for the visible uni
 
 from __future__ import annotations
 
+import atexit
 import subprocess
 import sys
 import time
 from datetime import timedelta
 from importlib import import_module
-from typing import IO, Any
+from typing import Any
 
 from modelpar.bench.peers.torch_peer import set_up, torch
 from modelpar.bench.peers.worker import DECAY, MOMENTUM, ONES, RATE, WARM_STEPS, Measure, Order, parse, serve, unbind
@@ -78,25 +79,29 @@ class Rank:
 
     def steps(self, n: int) -> None:
         """Take ``n`` steps, on every rank."""
-        for pipe in self.others:
-            pipe.write(f"{n}\n")
-            pipe.flush()
+        for other in self.others:
+            other.stdin.write(f"{n}\n")
+            other.stdin.flush()
         for _ in range(n):
             self.shard.step(self.v0)
 
+    def dismiss(self) -> None:
+        """End the other ranks, and see them gone."""
+        for other in self.others:
+            other.communicate()  # it ends with its input
 
-def start(order: Order, rank: int, port: int) -> IO[str]:
-    """Start one more rank; the pipe that it reads its numbers of steps from.  Closed, it ends that rank."""
+
+def start(order: Order, rank: int, port: int) -> Any:
+    """The process of one more rank, which reads its numbers of steps from its input."""
     size = "x".join(map(str, order.size))
     options = ["--size", size, "--threads", order.threads, "--variant", order.variant, "--rank", rank, "--port", port]
     command = [sys.executable, "-m", "modelpar.bench.peers.torch_gloo", *map(str, options)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert process.stdin is not None
-    return process.stdin
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
 def prepare(order: Order) -> Measure:
     rank = Rank(order)
+    atexit.register(rank.dismiss)
     rank.steps(WARM_STEPS)
     started = time.perf_counter()
     rank.steps(1)

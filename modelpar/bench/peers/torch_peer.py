@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,8 @@ from modelpar.bench.peers.worker import DECAY, MOMENTUM, ONES, RATE, Measure, Or
 torch: Any = import_module("torch")  # a module that may be absent where types are checked
 
 Tensor = Any
+
+TRIES = 3
 
 
 class TorchRBM:
@@ -83,7 +86,27 @@ def compiled() -> Callable[..., None]:
 def set_up(threads: int, variant: str) -> None:
     """Threads and precision of this process."""
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("medium" if variant.startswith("medium") else "highest")
+    torch.set_float32_matmul_precision("medium" if variant == "medium" else "highest")
+
+
+def fastest(steps: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """The step that takes the least time, of those that run here.  Raises what the last one raises where none does."""
+    times: list[tuple[float, int]] = []
+    for number, step in enumerate(steps):
+        try:
+            step()
+        except Exception:  # there is no compiler, for example
+            if not times and number == len(steps) - 1:
+                raise
+            continue
+        times.append((min(_seconds_of(step) for _ in range(TRIES)), number))
+    return steps[min(times)[1]]
+
+
+def _seconds_of(step: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
 
 
 def prepare(order: Order) -> Measure:
@@ -92,10 +115,11 @@ def prepare(order: Order) -> Measure:
     torch.manual_seed(0)
     rbm = TorchRBM(n_samples, n_visible, n_hidden)
     v0 = (torch.rand(n_samples, n_visible) < ONES).float()
-    if not order.variant.endswith("compile"):
-        return timed(lambda: rbm.step(v0), n_samples)
-    step = compiled()
-    return timed(lambda: step(v0, *rbm.state), n_samples)
+    by_compiler = compiled()
+    eager, fused = lambda: rbm.step(v0), lambda: by_compiler(v0, *rbm.state)
+    # Which of them is faster with products in bfloat16 differs from machine to machine, by a few percent.
+    steps = {"eager": [eager], "compile": [fused], "medium": [eager, fused]}[order.variant]
+    return timed(fastest(steps), n_samples)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,179 @@
+"""Columns whose values are two, 0 and one other, kept as bits: an eighth of a byte a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data.bits import choose_values, gather_bits, pack_rows
+from modelpar.data.fill import affine
+from modelpar.data.survey import Survey, survey_of_integers
+from modelpar.kernels import threads
+from modelpar.kernels.states import Packed, count_ones, n_words
+
+if TYPE_CHECKING:
+    from modelpar.data.dataset import Columns
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+LOOKED_AT = 1024  # rows at a time, a multiple of 64
+_FIRST_LOOK = 64  # rows that tell grey values from states in nearly every case
+_GRAIN = 1 << 20  # bits for which one more thread is worth waking: about 30 us of work
+
+
+class PackedColumns:
+    """Columns of rows of bits (n, n_units / 8 rounded up) uint8, in memory or memory-mapped; see ``data.bits``.
+
+    high    the raw value of a bit that is set
+    dtype   of the values that were packed: bytes are scaled in the type of what is filled, floats in float64
+    """
+
+    def __init__(self, bits: Array, n_units: int, *, high: float = 1.0, dtype: npt.DTypeLike = np.uint8) -> None:
+        if bits.dtype != np.uint8 or bits.ndim != 2 or bits.shape[1] != width(n_units):
+            raise ValueError(f"{n_units} units need rows of {width(n_units)} bytes, but came as {bits.dtype} {bits.shape}")
+        # Read-only and contiguous always: any other array would have the kernels compiled again.
+        self.bits = np.ascontiguousarray(bits).view()
+        self.bits.flags.writeable = False
+        self.n_units, self.high, self.dtype = n_units, float(high), np.dtype(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, or length of the file's part that is mapped."""
+        return int(self.bits.nbytes)
+
+    def states(self, rows: IntArray) -> Packed:
+        """The bits of ``rows`` (batch,), units first."""
+        packed = Packed.empty(self.n_units, len(rows))
+        words = packed.rows
+
+        def work(start: int, stop: int) -> None:
+            gather_bits(self.bits, rows, start, words[start:stop])
+
+        threads.split(self.n_units, threads.rows_of(_GRAIN, len(rows)), work, align=64)
+        return packed
+
+    def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
+        """See :meth:`modelpar.data.dataset.Columns.fill`."""
+        arithmetic = out.dtype if self.dtype == np.uint8 else np.dtype(np.float64)
+        offset, scale = affine(self.n_units, len(rows), out, arithmetic, offset, scale)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            zeros = ((0 - offset) / scale).astype(out.dtype)
+            ones = ((arithmetic.type(self.high) - offset) / scale).astype(out.dtype)
+        choose_values(self.states(rows).rows, zeros, ones, out)
+
+    def survey(self, rows: IntArray) -> Survey:
+        """See :meth:`modelpar.data.dataset.Columns.survey`."""
+        counts = np.zeros(self.n_units, np.int64)
+        for start in range(0, len(rows), LOOKED_AT):
+            counts += count_ones(self.states(rows[start : start + LOOKED_AT]).rows).sum(axis=1, dtype=np.int64)
+        low, high = np.where(counts == len(rows), self.high, 0.0), np.where(counts > 0, self.high, 0.0)
+        found = survey_of_integers(len(rows), counts, counts, low, high)
+        return Survey(found.mean * self.high, found.std * abs(self.high), low, high, found.finite)
+
+    def are_states(self, offset: Array, scale: Array, level: float | None) -> bool:
+        """Whether the bits are what scaling (and the threshold ``level`` on scaled values) makes of the values."""
+        plain = not offset.any() and bool((scale == self.high).all())
+        return plain and (level is None or 0 <= level < 1)
+
+
+def width(n_units: int) -> int:
+    """Bytes of a row."""
+    return -(-n_units // 8)
+
+
+def packed_rows(
+    columns: Columns, rows: IntArray, *, offset: Array | None = None, scale: Array | None = None,
+    level: float | None = None, keep: bool = True, check: bool = False,
+) -> Array | None:  # fmt: skip
+    """Bits (len(rows), width) of the scaled values of ``rows``; None where one is neither 0 nor 1.
+
+    level   with a threshold any value will do, and the bits are those above it; scaled values are float32 then
+    keep    False: only look, and give bits of no rows
+    check   with a threshold: None where a scaled value is not from 0 to 1 either
+    """
+    bits = np.empty((len(rows) if keep else 0, width(columns.n_units)), np.uint8)
+    scratch = np.empty((0 if keep else LOOKED_AT, width(columns.n_units)), np.uint8)
+    dtype = np.float64 if level is None and values_type(columns) == np.float64 else np.float32
+    for start, stop in _pieces(len(rows)):
+        values = np.empty((columns.n_units, stop - start), dtype)
+        columns.fill(rows[start:stop], values, offset, scale)
+        if check and not ((values >= 0) & (values <= 1)).all():
+            return None
+        target = bits[start:stop] if keep else scratch[: stop - start]
+        if not pack_rows(values, 0.5 if level is None else level, level is None, target):
+            return None
+    return bits
+
+
+def values_type(columns: Columns) -> np.dtype[Any]:
+    """Of the raw values: float64 where columns do not tell."""
+    source = getattr(columns, "source", None)
+    return np.dtype(getattr(columns, "dtype", np.float64) if source is None else source.dtype)
+
+
+def _pieces(n: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of rows to look at together: a few first, which in most cases tell all."""
+    start = 0
+    while start < n:
+        stop = min(n, start + (LOOKED_AT if start else _FIRST_LOOK))
+        yield start, stop
+        start = stop
+
+
+class Keeper:
+    """Keeps raw rows (n, n_units) that come piece by piece: as bits while they have no third value, then as they are.
+
+    dtype   in which values are kept
+    """
+
+    def __init__(self, n_samples: int, n_units: int, dtype: npt.DTypeLike) -> None:
+        self.n_samples, self.n_units, self.dtype = n_samples, n_units, np.dtype(dtype)
+        self.high: float | None = None  # not met so far
+        self.bits: Array | None = np.empty((n_samples, width(n_units)), np.uint8)
+        self.values: Array | None = None
+        self.start = 0
+
+    def add(self, rows: Array) -> None:
+        """The next rows (any number, n_units), of the type in which they are kept."""
+        stop = self.start + len(rows)
+        if self.bits is not None and not self._pack(rows, self.bits[self.start : stop]):
+            self._unpack(self.bits[: self.start])
+        if self.values is not None:
+            self.values[self.start : stop] = rows
+        self.start = stop
+
+    def columns(self) -> Columns:
+        """What was kept: of bits, or of values."""
+        if self.values is not None:
+            return DenseColumns(self.values)
+        assert self.bits is not None
+        return PackedColumns(self.bits, self.n_units, high=1.0 if self.high is None else self.high, dtype=self.dtype)
+
+    def _pack(self, rows: Array, bits: Array) -> bool:
+        on = rows != 0
+        if self.high is None and on.any():
+            self.high = float(rows[on][0])
+        if self.high is not None and not (rows[on] == self.high).all():
+            return False
+        bits[:] = np.packbits(on, axis=1, bitorder="little")
+        return True
+
+    def _unpack(self, bits: Array) -> None:
+        self.values, self.bits = np.empty((self.n_samples, self.n_units), self.dtype), None
+        for start in range(0, len(bits), LOOKED_AT):
+            part = np.unpackbits(bits[start : start + LOOKED_AT], axis=1, count=self.n_units, bitorder="little")
+            self.values[start : start + len(part)] = part * self.dtype.type(self.high or 0)
+
+
+def compact(values: Array) -> PackedColumns | None:
+    """Raw values (n, n_units) as bits; None where they have a third value."""
+    keeper = Keeper(len(values), values.shape[1], values.dtype)
+    for start, stop in _pieces(len(values)):
+        keeper.add(values[start:stop])
+        if keeper.bits is None:
+            return None
+    return keeper.columns()
