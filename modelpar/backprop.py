@@ -18,9 +18,11 @@ from modelpar.errors import SpecError
 from modelpar.kernels import dense
 from modelpar.kernels.backprop import column_squares, keep_or_drop, scale_columns, sigmoid_gradient
 from modelpar.kernels.epilogue import bias_sigmoid
+from modelpar.kernels.fixed import ACTIVATIONS, ERRORS, on_grid
 from modelpar.kernels.products import Activations
 from modelpar.kernels.reductions import row_sums
 from modelpar.kernels.states import Packed
+from modelpar.learning import ExactGradient
 from modelpar.network import DeepBeliefNetwork, OutputLayer
 from modelpar.optimizer import StepSize
 from modelpar.parameters import Parameters
@@ -68,11 +70,16 @@ class FineTuner:
         n_all_samples: samples of the minibatch over all replicas.
         """
         assert not isinstance(v, Packed)  # fine-tuning sees real values
+        if self.network.spec.exact:
+            v = on_grid(v, ACTIVATIONS)
         activations, spreads = self._forward(v, first_draw)
         probabilities = self.output.logits(spreads[-1])
         softmax(probabilities)
-        score = score_batch(probabilities, labels)
+        score = score_batch(probabilities, labels, exact=self.network.spec.exact)
         delta = self._output_delta(probabilities, labels)
+        if self.network.spec.exact:
+            self._descend_exactly(delta, activations, spreads, n_all_samples, len(labels), size, sync)
+            return score
         gain = -size.rate / sync.divisor(len(labels), n_all_samples)
         carry = size.momentum * sync.momentum_share
         self._backward(delta, activations, spreads, gain, carry)
@@ -89,16 +96,18 @@ class FineTuner:
             dropped[:] = v
             v = dropped
             self._drop(v, 0, self.network.visible_ids, self.spec.input_dropout, first_draw)
+            if self.network.spec.exact:
+                v = on_grid(v, ACTIVATIONS)
         activations: list[Array] = [v]
         spreads: list[Any] = []
         for rbm in self.network.rbms:
             weights = self._weights[rbm.index]
             spreads.append(weights.spread_visible(activations[-1]))
             a = weights.up(rbm.parameters, spreads[-1])
-            bias_sigmoid(a, rbm.c)
+            bias_sigmoid(a, rbm.c.astype(a.dtype, copy=False))
             if self.spec.dropout:
                 self._drop(a, rbm.index + 1, rbm.hidden_ids, self.spec.dropout, first_draw)
-            activations.append(a)
+            activations.append(on_grid(a, ACTIVATIONS) if self.network.spec.exact else a)
         spreads.append(self._weights[-1].spread_visible(activations[-1]))
         return activations, spreads
 
@@ -134,6 +143,28 @@ class FineTuner:
                 delta = weights.down(parameters, spread)
                 sigmoid_gradient(delta, activations[i], kept)
 
+    def _descend_exactly(
+        self, delta: Array, activations: list[Array], spreads: list[Any], n_all_samples: int, n_samples: int,
+        size: StepSize, sync: Sync,
+    ) -> None:  # fmt: skip
+        """As ``_backward`` and the step after it, with all sums of products exact: the same at every grid.
+
+        Every layer's error is taken back through the old weights before any weight is changed.
+        """
+        found: list[ExactGradient] = []
+        for i in reversed(range(len(self._layers))):
+            weights, parameters = self._weights[i], self._layers[i].parameters
+            delta = on_grid(delta, ERRORS)
+            spread: Any = weights.spread_hidden(delta)
+            W = np.empty(parameters.W.shape)
+            dense.matmul(spreads[i], spread.T, W)
+            found.append(ExactGradient(W, len(parameters.b), delta.sum(axis=1), n_all_samples))
+            if i > 0:
+                delta = weights.down(parameters, spread)
+                sigmoid_gradient(delta, activations[i], 1.0 / (1.0 - self.spec.dropout))
+        for (name, parameters), gradient in zip(self.network.parts().items(), reversed(found), strict=True):
+            sync.learn(parameters, self.updates[name], gradient, size, n_samples)
+
     def _limit_norms(self) -> None:
         """Scale back each unit's incoming weights where they are longer than max_norm (Srivastava et al. 2014)."""
         for layer in self._layers:
@@ -153,11 +184,15 @@ def softmax(x: Array) -> None:
     x /= x.sum(axis=0)
 
 
-def score_batch(probabilities: Array, labels: IntArray) -> BatchScore:
+SCORE_BITS = 30  # of the fraction of a sample's cross-entropy where sums must be exact
+
+
+def score_batch(probabilities: Array, labels: IntArray, *, exact: bool = False) -> BatchScore:
     """probabilities (n_classes, batch) of all classes; labels (batch,)"""
     picked = probabilities[labels, np.arange(len(labels))]
     tiny = np.finfo(probabilities.dtype).tiny
-    cross_entropy = -float(np.log(np.maximum(picked, tiny)).sum(dtype=np.float64))
+    losses = -np.log(np.maximum(picked, tiny))
+    cross_entropy = float((on_grid(losses, SCORE_BITS) if exact else losses).sum(dtype=np.float64))
     if np.isnan(picked).any():
         cross_entropy = float("nan")
     return BatchScore(cross_entropy, int((probabilities.argmax(axis=0) == labels).sum()) if len(labels) else 0)

@@ -10,9 +10,9 @@ from modelpar.data.feed import Feed
 from modelpar.errors import SpecError
 from modelpar.kernels.digest import digest, digest_states
 from modelpar.kernels.states import Packed
-from modelpar.network import DeepBeliefNetwork
+from modelpar.network import DeepBeliefNetwork, OutputLayer
 from modelpar.rbm import RBM
-from modelpar.spec import TrainingSpec
+from modelpar.spec import FineTuneSpec, TrainingSpec
 
 TENSORS = ("v0", "h0", "v1", "h1", "W", "b", "c")  # in the order in which a step makes them
 
@@ -39,6 +39,29 @@ def check_exact(network: DeepBeliefNetwork, training: TrainingSpec, feed: Feed) 
     for is_so, what, mend in wrong:
         if is_so:
             raise SpecError(f"--exact cannot be kept with {what}; {mend}")
+
+
+def check_exact_tuning(network: DeepBeliefNetwork, spec: FineTuneSpec) -> None:
+    """Raise SpecError, on every rank alike, for fine-tuning that cannot give the same bytes at every grid."""
+    if network.spec.exact and spec.max_norm:
+        raise SpecError(
+            "--exact cannot be kept with --max-norm: lengths are sums of real values; leave one of them out"
+        )
+
+
+def digests_of_parts(network: DeepBeliefNetwork) -> dict[str, int]:
+    """Digests of all parameters, ``rbm.0.W`` to ``output.c``, the same on every rank.  Collective over the grid."""
+    mine: dict[str, int] = {}
+    for name, parameters in network.parts().items():
+        layer = network.output if name == "output" else network.rbms[int(name.removeprefix("rbm."))]
+        assert layer is not None  # parts() names it only then
+        mine[f"{name}.W"] = digest(parameters.W, layer.weights.visible_rows, layer.weights.hidden_columns)
+        c_ids = layer.class_ids if isinstance(layer, OutputLayer) else layer.hidden_ids
+        mine[f"{name}.c"] = digest(parameters.c, c_ids, None)
+    first_replica = network.grid.replica == 0  # all replicas have the same parameters
+    sums = np.array(list(mine.values()) if first_replica else [0] * len(mine), np.uint64)
+    network.grid.comm.Allreduce(MPI.IN_PLACE, sums)  # unsigned: modulo 2^64
+    return {name: int(value) for name, value in zip(mine, sums, strict=True)}
 
 
 class Recorder:

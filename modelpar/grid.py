@@ -16,6 +16,7 @@ class Grid:
     shard_comm    the ranks that together hold one model; activations travel here
     replica_comm  the ranks that hold the same shard; updates travel here
     node_comm     the ranks of this node
+    far           whether the shards of some model are on several nodes
 
     Making one is collective over ``comm``, which stays the caller's; so is ``free``.  Either size may be left out:
     the other fixes it, and without both there is one model over all ranks.
@@ -29,6 +30,10 @@ class Grid:
         node_of_rank = comm.allgather(self.node_comm.bcast(comm.rank))
         place = placement(node_of_rank, self.n_shards)
         position = place.index(comm.rank)
+        nodes = [node_of_rank[rank] for rank in place]
+        starts = range(0, comm.size, self.n_shards)
+        # whether the shards of some replica are on several nodes
+        self.far = any(len(set(nodes[start : start + self.n_shards])) > 1 for start in starts)
         self.comm = comm.Split(0, position)
         self.replica, self.shard = divmod(position, self.n_shards)
         self.shard_comm = self.comm.Split(self.replica, self.shard)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.costs import dual_pays
 from modelpar.errors import LayoutError
 
 IntArray = npt.NDArray[np.int64]
@@ -103,19 +104,28 @@ class NetworkLayout:
         return cls(layers, choose_holds([layer.n_units for layer in layers], layout))
 
     @classmethod
-    def blocks(cls, sizes: tuple[int, ...], n_shards: int, layout: str = "auto") -> NetworkLayout:
+    def blocks(
+        cls, sizes: tuple[int, ...], n_shards: int, layout: str = "auto", room: Room | None = None
+    ) -> NetworkLayout:
         """Contiguous blocks in every layer."""
-        return cls(tuple(UnitLayout.blocks(n, n_shards) for n in sizes), choose_holds(sizes, layout))
+        return cls(tuple(UnitLayout.blocks(n, n_shards) for n in sizes), choose_holds(sizes, layout, room))
 
 
-def choose_holds(sizes: list[int] | tuple[int, ...], layout: str, *, far: bool = False) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Room:
+    """Where the shards of a model are, and whether a second block of weights has room: what ``auto`` looks at."""
+
+    n_shards: int = 1
+    far: bool = False  # on several nodes
+    dual: bool = False  # room for the blocks of a dual layout
+
+
+def choose_holds(sizes: list[int] | tuple[int, ...], layout: str, room: Room | None = None) -> tuple[str, ...]:
     """How each pair of neighbouring layers holds its weights.
 
     ``auto`` splits the larger side and so moves the smaller: a column layout splits the upper layer and moves the
-    lower one's activations, a row layout the other way round.
-
-    far   the shards of a model are on several nodes and have room for a second block: ``auto`` then is dual, which
-          moves bits only.  Within a node sums move as fast as a second block's statistics are made.
+    lower one's activations, a row layout the other way round.  Where there is ``room`` for it, and it is predicted to
+    be faster (``costs``), it is dual.
     """
     pairs = list(pairwise(sizes))
     wanted = [word.strip() for word in layout.split(",")]
@@ -128,5 +138,11 @@ def choose_holds(sizes: list[int] | tuple[int, ...], layout: str, *, far: bool =
     for word in wanted:
         if word not in ("auto", *HOLDS):
             raise LayoutError(f"layout {word!r} is not known; use auto, {', '.join(HOLDS[:-1])} or {HOLDS[-1]}")
-    automatic = ["dual" if far else "column" if upper >= lower else "row" for lower, upper in pairs]
-    return tuple(best if word == "auto" else word for word, best in zip(wanted, automatic, strict=True))
+    return tuple(word if word != "auto" else _automatic(*pair, room) for word, pair in zip(wanted, pairs, strict=True))
+
+
+def _automatic(lower: int, upper: int, room: Room | None) -> str:
+    plain = "column" if upper >= lower else "row"
+    if room is None or not room.dual or room.n_shards == 1:
+        return plain
+    return "dual" if dual_pays(lower, upper, room.n_shards, plain, far=room.far) else plain

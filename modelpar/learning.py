@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import dense
-from modelpar.kernels.learning import Counts, SoftCounts
+from modelpar.kernels.learning import Counts, SoftCounts, update_from
 from modelpar.kernels.products import Activations
 from modelpar.kernels.reductions import row_sums
 from modelpar.kernels.states import Packed, unpack
@@ -86,6 +86,39 @@ class Statistics:
             for activations, bias in ((phase.v, velocity.b), (phase.s, velocity.c)):
                 bias *= bias.dtype.type(keep)
                 bias += bias.dtype.type(sign * gain) * _row_sums(activations).astype(bias.dtype)
+
+
+@dataclass(frozen=True)
+class ExactGradient:
+    """The gradient of one layer's parameters, summed over this replica's samples in float64 without rounding.
+
+    For ``Sync.learn`` it is what statistics in whole numbers are: it adds up exactly over replicas.
+    """
+
+    W: Array  # (rows, columns)
+    n_b: int  # visible biases, which back-propagation leaves alone
+    c: Array  # (n_c,)
+    n_samples: int  # of the whole minibatch
+
+    whole = True
+    planes = 0
+    unit = -1.0  # downhill
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.W.shape[0], self.W.shape[1]
+
+    def blocks(self) -> list[ExactGradient]:
+        return [self]
+
+    def sums(self) -> tuple[Array, Array]:
+        return np.zeros(self.n_b), self.c
+
+    def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
+        update_from(self.W, W, V, carry, gain, shrink)
+
+    def fill(self, out: Array) -> None:
+        out[:] = self.W
 
 
 def _floats(x: Activations, dtype: npt.DTypeLike) -> Array:

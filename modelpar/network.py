@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,9 +15,11 @@ from modelpar.errors import LayoutError
 from modelpar.exchange import Exchange, Traffic
 from modelpar.grid import Grid
 from modelpar.kernels.epilogue import add_bias
+from modelpar.kernels.fixed import ACTIVATIONS, on_grid
 from modelpar.kernels.products import Activations
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.layout import NetworkLayout, UnitLayout, choose_holds
+from modelpar.layout import NetworkLayout, Room, UnitLayout, choose_holds
+from modelpar.memory import available_bytes
 from modelpar.parameters import Parameters
 from modelpar.rbm import RBM, Chains
 from modelpar.spec import NetworkSpec
@@ -67,7 +69,7 @@ class OutputLayer:
     def logits(self, hidden: Activations) -> Array:
         """(n_classes, batch) of all classes on every shard.   hidden: as the block needs it.  Collective."""
         owned = self.weights.up(self.parameters, hidden)
-        add_bias(owned, self.parameters.c)
+        add_bias(owned, self.parameters.c.astype(owned.dtype, copy=False))
         return self._exchange.gather(owned)
 
 
@@ -86,9 +88,10 @@ class DeepBeliefNetwork:
         self, spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None, *, draw_weights: bool = True
     ) -> None:
         self.spec, self.grid = spec, grid
-        self.layout = complete_layout(spec, grid.n_shards, layout)
+        self.layout = complete_layout(spec, grid, layout)
         self.traffic = Traffic()
         self.state = TrainingState()
+        self.record_digests = spec.exact  # whether training is to make digests of its updates
         self.binarise = "none"  # how the training data were binarised; kept for later use of the network
         dtype = np.dtype(spec.dtype)
         shard = grid.shard
@@ -160,6 +163,8 @@ class DeepBeliefNetwork:
         """
         for rbm in self.rbms[:n_rbms]:
             v = rbm.hidden_given_visible(v)
+            if self.spec.exact and not isinstance(v, Packed) and v.dtype == np.float64:
+                v = on_grid(v, ACTIVATIONS)
         assert not isinstance(v, Packed)  # above the first RBM
         return v
 
@@ -179,6 +184,8 @@ class DeepBeliefNetwork:
         """
         if self.output is None:
             raise LayoutError("the network has no output layer; give --classes, or labels, when it is trained")
+        if self.spec.exact:
+            v = on_grid(v, ACTIVATIONS)
         return self.output.logits(self.output.weights.spread_visible(self.propagate_up(v)))
 
     def reconstruct(self, v: Array) -> Array:
@@ -229,11 +236,12 @@ class DeepBeliefNetwork:
         return found
 
 
-def complete_layout(spec: NetworkSpec, n_shards: int, layout: NetworkLayout | None) -> NetworkLayout:
-    """``layout`` with the output layer added where it is missing, or blocks where it is None; checked."""
+def complete_layout(spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None) -> NetworkLayout:
+    """``layout`` with the output layer added where it is missing, or blocks where it is None; checked.  Collective."""
+    n_shards = grid.n_shards
     sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
     if layout is None:
-        return NetworkLayout.blocks(sizes, n_shards, spec.layout)
+        return NetworkLayout.blocks(sizes, n_shards, spec.layout, room_of(spec, grid))
     if spec.classes and len(layout.layers) == len(spec.layers):
         layout = NetworkLayout(
             (*layout.layers, UnitLayout.blocks(spec.classes, n_shards)),
@@ -248,6 +256,16 @@ def complete_layout(spec: NetworkSpec, n_shards: int, layout: NetworkLayout | No
     if spec.classes and not np.array_equal(layout.layers[-1].ordering, np.arange(spec.classes)):
         raise LayoutError("the output layer must be split into contiguous blocks of classes")
     return layout
+
+
+SHARE_OF_DUAL = 0.25  # of a node's free memory that the blocks of dual layouts may take before ``auto`` avoids them
+
+
+def room_of(spec: NetworkSpec, grid: Grid) -> Room:
+    """What the automatic choice of layouts looks at, the same on every rank.  Collective."""
+    needed = memory_bytes(replace(spec, layout="dual"), grid.n_shards, 1) * grid.node_comm.size
+    fits = needed < SHARE_OF_DUAL * grid.node_comm.bcast(available_bytes())
+    return Room(grid.n_shards, grid.far, grid.comm.allreduce(fits, MPI.LAND))
 
 
 def samples_at_once(spec: NetworkSpec) -> int:

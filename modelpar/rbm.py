@@ -148,7 +148,7 @@ class RBM:
     def hidden_given_visible(self, v: Activations) -> Array:
         """P(h = 1 | v) of the owned hidden units.   v (n_visible_owned, batch).  Collective over the shards."""
         x = self.weights.up(self.parameters, self.weights.spread_visible(v))
-        bias_sigmoid(x, self.c)
+        bias_sigmoid(x, self.c.astype(x.dtype, copy=False))
         return x
 
     def visible_given_hidden(self, h: Activations) -> Array:

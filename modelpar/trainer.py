@@ -19,7 +19,7 @@ from modelpar.course import Course
 from modelpar.data import Dataset, Minibatches, check_range
 from modelpar.data.feed import Feed
 from modelpar.errors import SpecError, TrainingError
-from modelpar.exactness import Recorder, check_exact
+from modelpar.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
 from modelpar.inputs import feed_above, learn_scaling, mean_of, real_values, visible_feed
 from modelpar.network import DeepBeliefNetwork, Position, TrainingState
 from modelpar.optimizer import step_size
@@ -43,6 +43,7 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
     position = network.state.position
     if position.stage != "pretrain":
         return
+    network.record_digests = network.record_digests or training.digests
     _first_look(network, dataset)
     visible = visible_feed(network, dataset, dataset.train, network.binarise)
     feed: Feed = visible
@@ -83,7 +84,7 @@ def _train_rbm(
     _set_up_chains(network, rbm, training)
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
-    recorder = Recorder(network, rbm) if training.digests or network.spec.exact else None
+    recorder = Recorder(network, rbm) if network.record_digests else None
     while course.unfinished:
         size = step_size(training, base_rate, position.epoch)
         for batch in course.rest_of_epoch():
@@ -123,6 +124,7 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
     if state.position.stage == "done":
         return
     # nothing is changed before all that was asked for is known to be possible
+    check_exact_tuning(network, spec)
     _first_look(network, dataset)
     check_labels(dataset, dataset.train, network.spec.classes)
     if spec.patience and not has_labels(dataset.validation):
@@ -161,6 +163,8 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -
         for batch in course.rest_of_epoch():
             score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
             record = course.advance(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
+            if network.record_digests:
+                record = replace(record, digests=digests_of_parts(network))
             if course.n_done % CHECK_EVERY == 0:
                 monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
             in_between = position.step < course.batches.n_steps

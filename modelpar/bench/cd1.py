@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -12,122 +10,145 @@ import numpy as np
 from mpi4py import MPI
 from scipy.linalg.blas import dgemm, sgemm
 
-from modelpar import draws
-from modelpar.data import Minibatches
-from modelpar.draws import Purpose, Stream
+from modelpar.bench.contest import contest
+from modelpar.bench.step import CD1, ONES, PIECES, training_spec
+from modelpar.bench.timing import Size, calls_for, in_turn, text_of, time_of
 from modelpar.grid import Grid
-from modelpar.kernels import warm_up
-from modelpar.kernels.states import pack
-from modelpar.memory import check_fits
-from modelpar.network import DeepBeliefNetwork, memory_bytes
-from modelpar.optimizer import StepSize
-from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.sync import AllreduceSync
-
-Size = tuple[int, int, int]  # batch, visible units, hidden units
+from modelpar.kernels import dispatch, warm_up
+from modelpar.spec import TrainingSpec
 
 SIZES: tuple[Size, ...] = (
     (100, 784, 500), (100, 784, 1000), (256, 784, 4096), (256, 4096, 4096), (512, 8192, 8192),
 )  # fmt: skip
-ONES = 0.2  # part of the visible states that are on
-RATE = 0.001  # of learning: small, so that the weights stay those of a network however long it is measured
+ALL_STATISTICS = ("1", "3", "float")  # that ``--statistics all`` stands for
+
+_OPERATIONS = {"up": 2.0, "down": 2.0, "up again": 2.0, "update": 4.0}  # of a piece, for each sample and weight
 
 
 def run(
     sizes: Sequence[Size] | None = None, *, grid: Grid, threads: int = 1, dtype: str = "float32",
-    repeats: int = 5, seconds: float = 0.5, statistics: str = "3",
+    repeats: int = 5, seconds: float = 0.5, statistics: Sequence[str] = (TrainingSpec.statistics,), layout: str = "auto",
+    profile: bool = False, peers: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """``{"machine": {...}, "rows": [...]}``, the same on every rank.  Collective.
 
-    A row: ``size`` (BxVxH), ``ranks``, ``threads`` of each, ``samples_per_second``, ``gflops`` (10 B V H operations an
-    update), ``sgemm_gflops``, ``over_sgemm`` = gflops / sgemm_gflops.
+    A row, one for each size and kind of statistics: ``size`` (BxVxH), ``statistics``, ``layout``, ``ranks``,
+    ``threads`` of each, ``samples_per_second``, ``gflops`` (10 B V H operations an update), ``sgemm_gflops``,
+    ``over_sgemm`` = gflops / sgemm_gflops and its range over the repeats, ``dtype``; with ``profile`` where the time
+    of a step goes, with ``peers`` (names of :mod:`modelpar.bench.peers`) how others do.
 
     An update is all that training does with a minibatch that is in memory: statistics of both phases, momentum, decay,
     exchanges over shards and replicas.  SGEMM is each rank's block of B x V times V x H (its samples, its part of W);
     all ranks compute at once, and their rates are added.  Each is measured ``repeats`` times, in turn, for at least
     ``seconds``; medians count, and the slowest rank's clock.
-    Raises OutOfMemoryError on every rank where a size does not fit.
+    Raises OutOfMemoryError on every rank where a size does not fit; LayoutError, SpecError for what is not known.
     """
     warm_up(dtype)
-    rows = [_row(size, grid, threads, dtype, repeats, seconds, statistics) for size in sizes or SIZES]
+    dispatch.prepare()
+    rows: list[dict[str, Any]] = []
+    for size in sizes or SIZES:
+        bench = CD1(size, grid, dtype=dtype, layout=layout)
+        trainings = {name: training_spec(name, size[0]) for name in statistics}
+        here = _rows(size, bench, trainings, repeats=repeats, seconds=seconds)
+        for row in here:
+            training = trainings[row["statistics"]]
+            row |= {"ranks": grid.comm.size, "threads": threads, "dtype": dtype}
+            if profile:
+                row["profile"] = _profile(size, bench, training, row["sgemm_gflops"], repeats, seconds)
+            if peers:
+                row["peers"] = contest(
+                    _update(bench, training), size, list(peers),
+                    comm=grid.comm, threads=threads, repeats=repeats, seconds=seconds,
+                )  # fmt: skip
+        rows += here
     shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"
     return {"machine": {"ranks": grid.comm.size, "grid": shape, "threads": threads, "dtype": dtype}, "rows": rows}
 
 
-def _row(
-    size: Size, grid: Grid, threads: int, dtype: str, repeats: int, seconds: float, statistics: str
-) -> dict[str, Any]:
-    n_samples, n_visible, n_hidden = size
-    update, product, product_flops = _prepare(size, grid, dtype, statistics)
-    n_updates = _calls_for(seconds, update, grid.comm)
-    n_products = _calls_for(seconds / 2, product, grid.comm)
-    update_times, product_times = [], []
-    for _ in range(repeats):
-        update_times.append(_time(update, n_updates, grid.comm))
-        product_times.append(_time(product, n_products, grid.comm))
-    update_seconds, product_seconds = median(update_times), median(product_times)
-    gflops = 10.0 * n_samples * n_visible * n_hidden / update_seconds / 1e9
-    gemm_gflops = grid.comm.allreduce(product_flops) / product_seconds / 1e9
-    return {
-        "size": "x".join(map(str, size)), "ranks": grid.comm.size, "threads": threads,
-        "samples_per_second": n_samples / update_seconds, "gflops": gflops,
-        "sgemm_gflops": gemm_gflops, "over_sgemm": gflops / gemm_gflops, "dtype": dtype,
-    }  # fmt: skip
+def _rows(
+    size: Size, bench: CD1, trainings: dict[str, TrainingSpec], *, repeats: int, seconds: float
+) -> list[dict[str, Any]]:
+    """All kinds of statistics in turn, each with the product beside it."""
+    comm = bench.network.grid.comm
+    product, product_operations = _product(bench)
+    works: dict[str, Callable[[], object]] = {}
+    for name, training in trainings.items():
+        works[name] = _update(bench, training)
+        works[f"product beside {name}"] = product
+    times = in_turn(works, repeats=repeats, seconds=seconds, comm=comm)
+    operations, product_operations = 1e-9 * _whole(size), 1e-9 * comm.allreduce(product_operations)
+    rows = []
+    for name in trainings:
+        updates, products = times[name], times[f"product beside {name}"]
+        gflops, gemm_gflops = operations / median(updates), product_operations / median(products)
+        ratios = [operations / u / (product_operations / p) for u, p in zip(updates, products, strict=True)]
+        rows.append(
+            {
+                "size": text_of(size), "statistics": name, "layout": bench.layout,
+                "samples_per_second": size[0] / median(updates), "gflops": gflops, "sgemm_gflops": gemm_gflops,
+                "over_sgemm": gflops / gemm_gflops, "over_sgemm_range": [min(ratios), max(ratios)],
+            }
+        )  # fmt: skip
+    return rows
 
 
-def _prepare(
-    shape: Size, grid: Grid, dtype: str, statistics: str
-) -> tuple[Callable[[], None], Callable[[], None], float]:
-    """(one update, one product, operations of the product) of this rank."""
-    n_samples, n_visible, n_hidden = shape
-    spec, training = (
-        NetworkSpec(layers=(n_visible, n_hidden), dtype=dtype),
-        TrainingSpec(batch_size=n_samples, statistics=statistics, reconstruction="states"),
-    )
-    needed = memory_bytes(spec, grid.n_shards, n_samples) * 5 // 4  # the product's operands come on top
-    check_fits(needed, f"a benchmark of {'x'.join(map(str, shape))}", grid.comm, grid.node_comm)
-    network = DeepBeliefNetwork(spec, grid)
-    rbm = network.rbms[0]
-    sync = AllreduceSync(grid.replica_comm, network.traffic)
-    velocity = rbm.parameters.like()
-    mine = Minibatches.share(n_samples, grid.replica, grid.n_replicas)
-    n_mine = mine.stop - mine.start
-    p = np.full((len(rbm.visible_ids), n_mine), ONES, rbm.W.dtype)
-    draws.sample_bernoulli(p, Stream(spec.seed, 0, Purpose.DATA), rbm.visible_ids, mine.start, p)
-    v0 = pack(p)
-    size = StepSize(RATE, training.momentum, training.weight_decay)
-    first_draw = mine.start
+def _whole(size: Size) -> float:
+    """Operations of an update as dense products."""
+    return 10.0 * size[0] * size[1] * size[2]
 
-    def update() -> None:
-        nonlocal first_draw
-        step = rbm.contrastive_divergence(v0, first_draw, training, n_all_samples=n_samples)
-        sync.learn(rbm.parameters, velocity, step.statistics, size, n_mine)
-        first_draw += n_samples
 
-    gemm = sgemm if dtype == "float32" else dgemm
+def _update(bench: CD1, training: TrainingSpec) -> Callable[[], None]:
+    return lambda: bench.update(training)
+
+
+def _product(bench: CD1) -> tuple[Callable[[], None], float]:
+    """(one dense product of this rank's samples with its block of W, its operations)"""
+    W, n_samples = bench.rbm.W, bench.n_mine
+    gemm = sgemm if W.dtype == np.float32 else dgemm
     # column-major operands, which BLAS takes without a copy: (H, V) times (V, B), the block as it lies in memory
-    left = rbm.W.T
-    right = np.asfortranarray(np.full((left.shape[1], n_mine), ONES, rbm.W.dtype))
-    out = np.zeros((left.shape[0], n_mine), rbm.W.dtype, order="F")
+    left = W.T
+    right = np.asfortranarray(np.full((left.shape[1], n_samples), ONES, W.dtype))
+    out = np.zeros((left.shape[0], n_samples), W.dtype, order="F")
 
     def product() -> None:
-        if left.size and n_mine:
+        if left.size and n_samples:
             gemm(1.0, left, right, 0.0, out, overwrite_c=1)
 
-    return update, product, 2.0 * left.shape[0] * left.shape[1] * n_mine
+    return product, 2.0 * left.shape[0] * left.shape[1] * n_samples
 
 
-def _calls_for(seconds: float, work: Callable[[], None], comm: MPI.Comm) -> int:
-    """How often ``work`` must be done to last as long; the first calls warm everything up."""
-    work()
-    once = min(_time(work, 1, comm) for _ in range(2))
-    return max(1, math.ceil(seconds / max(once, 1e-6)))
+def _profile(
+    size: Size, bench: CD1, training: TrainingSpec, sgemm_gflops: float, repeats: int, seconds: float
+) -> dict[str, Any]:
+    """``kernels`` of the products, and ``pieces``: ``seconds``, ``share`` of the step, ``over_sgemm`` of each.
 
-
-def _time(work: Callable[[], None], calls: int, comm: MPI.Comm) -> float:
-    """Seconds of one call on the slowest rank, the same on every rank.  Collective."""
-    comm.Barrier()
-    started = time.perf_counter()
-    for _ in range(calls):
-        work()
-    return float(comm.allreduce((time.perf_counter() - started) / calls, MPI.MAX))
+    The whole step and the one in pieces are measured in turn; ``rest`` is what the pieces leave of the whole, and may
+    fall below zero where the machine is not quiet.  Of several ranks the slowest one's clock counts, piece by piece.
+    Collective.
+    """
+    comm = bench.network.grid.comm
+    calls = calls_for(seconds, _update(bench, training), comm)
+    wholes: list[float] = []
+    pieces: dict[str, list[float]] = {name: [] for name in PIECES}
+    for _ in range(repeats):
+        wholes.append(time_of(_update(bench, training), calls, comm))
+        spent = [bench.in_pieces(training) for _ in range(calls)]
+        for name in PIECES:
+            mean = sum(step[name] for step in spent) / calls
+            pieces[name].append(comm.allreduce(mean, MPI.MAX))
+    whole = median(wholes)
+    found = {name: median(times) for name, times in pieces.items()}
+    found["rest"] = whole - sum(found.values())
+    dense = 1e-9 * size[0] * size[1] * size[2] / sgemm_gflops  # seconds of one operation for each sample and weight
+    return {
+        "kernels": comm.bcast(bench.kernels()),
+        "seconds": whole,
+        "pieces": {
+            name: {
+                "seconds": value,
+                "share": value / whole,
+                "over_sgemm": _OPERATIONS[name] * dense / value if name in _OPERATIONS and value > 0 else None,
+            }
+            for name, value in found.items()
+        },
+    }

@@ -24,7 +24,7 @@ from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
 from modelpar.memory import check_fits
-from modelpar.network import DeepBeliefNetwork, memory_bytes
+from modelpar.network import DeepBeliefNetwork, complete_layout, memory_bytes
 from modelpar.records import Record
 from modelpar.rehearsal import rehearse
 from modelpar.spec import NetworkSpec
@@ -43,7 +43,7 @@ def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool,
             spec, grid.n_shards, -(-batch // grid.n_replicas), keep_best=settings.finetune.patience > 0
         )
         check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
-        layout = NetworkLayout.blocks(_sizes(spec), grid.n_shards, spec.layout)
+        layout = complete_layout(spec, grid)
         directory = RunDirectory.choose(grid.comm, settings.run.run_dir, dataset.name)
         directory.check(resume=resume, overwrite=overwrite)
         check_data(settings, spec, layout, grid, dataset)
@@ -139,7 +139,8 @@ class Session:
         self.directory.prepare(resume=resume, overwrite=overwrite)  # nothing was changed so far
         self._write_config()
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
-        if self.settings.training.digests or self.spec.exact:
+        self.network.record_digests = self.settings.training.digests or self.spec.exact
+        if self.network.record_digests:
             self.directory.open_digests(position, self._steps[position.stage])
         if self.directory.n_damaged:
             self.progress.say(f"warning: {self.directory.n_damaged} damaged line(s) of metrics.jsonl were left out")

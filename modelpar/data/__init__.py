@@ -1,6 +1,7 @@
 """Data sets: which rows (replicas), which columns (shards), and what becomes of their values."""
 
-from modelpar.data.dataset import Columns, Dataset, Split, Table
+from modelpar.data.columns import Columns
+from modelpar.data.dataset import Dataset, Split, Table
 from modelpar.data.feed import DataFeed, Feed
 from modelpar.data.minibatches import Minibatches
 from modelpar.data.moments import check_range, column_moments

@@ -84,7 +84,7 @@ def open_npy(path: Path) -> Source:
                 file.seek(header.n_bytes)
                 yield file
 
-        table = StreamedTable(name, n_samples, n_units, header.dtype, open_rows)
+        table = StreamedTable(name, n_samples, n_units, header.dtype, open_rows, path)
     return Source(table, scale, image_shape_of(header.shape))
 
 
@@ -154,10 +154,10 @@ class Archive:
         scale = _check(header, name)
         table: Table
         if header.fortran:
-            table = LoadedTable(name, header.shape, lambda: self.load(data))
+            table = LoadedTable(name, header.shape, lambda: self.load(data), self.path)
         else:
             n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
-            table = StreamedTable(name, n_samples, n_units, header.dtype, self.values(data))
+            table = StreamedTable(name, n_samples, n_units, header.dtype, self.values(data), self.path)
         classes = None if labels is None else check_labels(self.load(labels), header.shape[0], self.where(labels))
         return Source(table, scale, image_shape_of(header.shape), classes)
 

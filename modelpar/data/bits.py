@@ -165,7 +165,10 @@ def pick_bits(source: Array, units: Array, bits: Array) -> None:
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def choose_values(words: Array, zeros: Array, ones: Array, out: Array) -> None:
-    """out = where(bit, ones, zeros)   words (units, n) uint64; zeros, ones (units,) of out's type; out (units, batch)"""
+    """out = where(bit, ones, zeros)
+
+    words (units, batch / 64 rounded up) uint64; zeros, ones (units,) of out's type; out (units, batch)
+    """
     batch = out.shape[1]
     for u in range(out.shape[0]):
         zero, one = zeros[u], ones[u]

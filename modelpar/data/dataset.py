@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.fill import affine, fill_bytes, fill_floats
-from modelpar.data.packed import PackedColumns, compact
-from modelpar.data.survey import Survey, survey_dense
+from modelpar.data.columns import Columns, DenseColumns
+from modelpar.data.packed import PackedColumns, in_memory
+from modelpar.data.survey import Survey
 from modelpar.errors import DataError, together
 
 if TYPE_CHECKING:
@@ -26,18 +26,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
-
-
-class Columns(Protocol):
-    """The values of some units, for all rows of a table: what one rank keeps."""
-
-    n_units: int
-
-    def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
-        """out = ((values[rows] - offset) / scale).T   rows (batch,); offset, scale (n_units,); out (n_units, batch)"""
-
-    def survey(self, rows: IntArray) -> Survey:
-        """Mean, standard deviation, smallest and largest raw value of each unit over ``rows``."""
 
 
 class Table(Protocol):
@@ -60,8 +48,10 @@ class Split:
     labels: IntArray | None = None  # (n,) classes counted from 0
     # by unit ids, so that values are read once; a split of other rows begins anew
     surveys: dict[bytes, Survey] = field(init=False, default_factory=dict, repr=False)
-    # by unit ids, scaling and threshold: the bits that feeds of the same values share; None where they are no states
-    states: dict[tuple[Any, ...], PackedColumns | None] = field(init=False, default_factory=dict, repr=False)
+    # by unit ids, scaling and threshold: whether values are states, and their bits where these are kept
+    states: dict[tuple[Any, ...], tuple[bool, PackedColumns | None]] = field(
+        init=False, default_factory=dict, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -101,32 +91,6 @@ class Source:
     test: Source | None = None
 
 
-class DenseColumns:
-    """Columns of a C-contiguous array (n, width) of uint8, float32 or float64, in memory or memory-mapped."""
-
-    def __init__(self, source: Array, unit_ids: IntArray | None = None) -> None:
-        # Read-only always: a writable array is another type to numba and would compile every kernel again.
-        self.source = np.asarray(source).view()
-        self.source.flags.writeable = False
-        ids = np.arange(source.shape[1]) if unit_ids is None else unit_ids
-        self.unit_ids = np.array(ids, dtype=np.int64)
-        self.n_units = len(self.unit_ids)
-        self.adjacent = bool(np.all(np.diff(self.unit_ids) == 1))
-
-    def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
-        """See :meth:`Columns.fill`.  Bytes are computed in the type of ``out``, floats in float64."""
-        arithmetic = out.dtype if self.source.dtype == np.uint8 else np.float64
-        offset, scale = affine(self.n_units, len(rows), out, arithmetic, offset, scale)
-        if self.source.dtype == np.uint8:
-            fill_bytes(self.source, rows, self.unit_ids, self.adjacent, offset, scale, out)
-        else:
-            fill_floats(self.source, rows, self.unit_ids, offset, scale, out)
-
-    def survey(self, rows: IntArray) -> Survey:
-        """See :meth:`Columns.survey`."""
-        return survey_dense(self.source, rows, self.unit_ids)
-
-
 @dataclass(eq=False)
 class MappedTable:
     """A memory-mapped array (n, width) of uint8, bool, float32 or float64; values are read minibatch by minibatch."""
@@ -142,11 +106,6 @@ class MappedTable:
     def columns(self, unit_ids: IntArray) -> DenseColumns:
         """A view: nothing is read or copied."""
         return DenseColumns(self.array, unit_ids)
-
-
-def in_memory(values: Array) -> Columns:
-    """Columns of raw values (n, n_units) of a kept type: as bits where they are 0 and one other value."""
-    return compact(values) or DenseColumns(np.ascontiguousarray(values))
 
 
 class EagerTable(ABC):
@@ -180,9 +139,7 @@ class EagerTable(ABC):
 class LoadedTable(EagerTable):
     """An array in any order and number of dimensions, such as a Fortran-ordered file, loaded when columns are asked."""
 
-    def __init__(
-        self, name: str, shape: tuple[int, ...], load: Callable[[], Array], path: Path | None = None
-    ) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], load: Callable[[], Array], path: Path | None = None) -> None:
         super().__init__(name, shape[0], math.prod(shape[1:]), path)
         self.shape, self.load = shape, load
 

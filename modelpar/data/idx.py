@@ -66,7 +66,7 @@ def open_idx(path: Path) -> Source:
             array = np.memmap(path, np.uint8, "r", header.n_bytes, (n_samples, n_units))
         table = MappedTable(name, np.asarray(array))
     else:
-        table = StreamedTable(name, n_samples, n_units, header.dtype, _values(path, header))
+        table = StreamedTable(name, n_samples, n_units, header.dtype, _values(path, header), path)
     return Source(table, scale, image_shape_of(header.shape))
 
 

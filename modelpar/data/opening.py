@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
+from modelpar.data.cache import from_cache
 from modelpar.data.dataset import Dataset, Source, Split, agreed
 from modelpar.data.digits import open_digits
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_idx
 from modelpar.data.named import SETS, find_named, open_folder
+from modelpar.data.packed_files import is_packed, open_packed
 from modelpar.data.reading import check_labels, check_size, reading
 from modelpar.data.sparse import is_sparse, open_sparse
 from modelpar.data.synthetic import KINDS, open_synthetic
@@ -51,18 +53,20 @@ def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: in
         folder = comm.bcast(folder)
     with agreed(comm):
         source = open_folder(folder) if folder is not None else _open(spec.data)
-        return _assemble(spec, source, seed)
+        other = source.test if spec.test_data is None else _open(spec.test_data)
+    source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
+    with agreed(comm):
+        return _assemble(spec, source, tests[0] if tests else None, seed)
 
 
-def _assemble(spec: DataSpec, source: Source, seed: int) -> Dataset:
-    """Labels from files, splits, and the checks that need all of it."""
+def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -> Dataset:
+    """Labels from files, splits, and the checks that need all of it.   ``other``: the test set"""
     n_samples, n_units = source.table.n_samples, source.table.n_units
     labels = source.labels if spec.labels is None else read_labels(Path(spec.labels), n_samples)
     everything = np.arange(n_samples)
     train_rows, test = everything, None
     if spec.test_data is None and spec.test_labels is not None and source.test is None:
         raise DataError(f"test labels {spec.test_labels} were given without test data; add the test data")
-    other = source.test if spec.test_data is None else _open(spec.test_data)
     if other is not None:
         _check_test(source, other)
         test_labels = other.labels
@@ -138,6 +142,8 @@ def _open(data: str) -> Source:
         return open_npy(path)
     if start.startswith(ZIP_START):
         archive = Archive(path)
+        if is_packed(archive):
+            return open_packed(archive)
         return open_sparse(archive) if is_sparse(archive) else open_npz(archive)
     if is_gzip(start) or is_idx(start):
         return open_idx(path)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.bits import choose_values, gather_bits, pack_rows
+from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.fill import affine
 from modelpar.data.survey import Survey, survey_of_integers
 from modelpar.kernels import threads
-from modelpar.kernels.states import Packed, count_ones, n_words
-
-if TYPE_CHECKING:
-    from modelpar.data.dataset import Columns
+from modelpar.kernels.states import Packed, count_ones
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 LOOKED_AT = 1024  # rows at a time, a multiple of 64
 _FIRST_LOOK = 64  # rows that tell grey values from states in nearly every case
+_LARGEST = 1e150  # above, squares overflow
 _GRAIN = 1 << 20  # bits for which one more thread is worth waking: about 30 us of work
 
 
@@ -34,7 +33,9 @@ class PackedColumns:
 
     def __init__(self, bits: Array, n_units: int, *, high: float = 1.0, dtype: npt.DTypeLike = np.uint8) -> None:
         if bits.dtype != np.uint8 or bits.ndim != 2 or bits.shape[1] != width(n_units):
-            raise ValueError(f"{n_units} units need rows of {width(n_units)} bytes, but came as {bits.dtype} {bits.shape}")
+            raise ValueError(
+                f"{n_units} units need rows of {width(n_units)} bytes, but came as {bits.dtype} {bits.shape}"
+            )
         # Read-only and contiguous always: any other array would have the kernels compiled again.
         self.bits = np.ascontiguousarray(bits).view()
         self.bits.flags.writeable = False
@@ -57,7 +58,7 @@ class PackedColumns:
         return packed
 
     def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
-        """See :meth:`modelpar.data.dataset.Columns.fill`."""
+        """See :meth:`modelpar.data.columns.Columns.fill`."""
         arithmetic = out.dtype if self.dtype == np.uint8 else np.dtype(np.float64)
         offset, scale = affine(self.n_units, len(rows), out, arithmetic, offset, scale)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,7 +67,7 @@ class PackedColumns:
         choose_values(self.states(rows).rows, zeros, ones, out)
 
     def survey(self, rows: IntArray) -> Survey:
-        """See :meth:`modelpar.data.dataset.Columns.survey`."""
+        """See :meth:`modelpar.data.columns.Columns.survey`."""
         counts = np.zeros(self.n_units, np.int64)
         for start in range(0, len(rows), LOOKED_AT):
             counts += count_ones(self.states(rows[start : start + LOOKED_AT]).rows).sum(axis=1, dtype=np.int64)
@@ -132,48 +133,49 @@ class Keeper:
 
     def __init__(self, n_samples: int, n_units: int, dtype: npt.DTypeLike) -> None:
         self.n_samples, self.n_units, self.dtype = n_samples, n_units, np.dtype(dtype)
-        self.high: float | None = None  # not met so far
-        self.bits: Array | None = np.empty((n_samples, width(n_units)), np.uint8)
+        self.high: float | None = None  # none was met so far
+        self.bits = np.empty((n_samples, width(n_units)), np.uint8)
         self.values: Array | None = None
         self.start = 0
 
     def add(self, rows: Array) -> None:
         """The next rows (any number, n_units), of the type in which they are kept."""
-        stop = self.start + len(rows)
-        if self.bits is not None and not self._pack(rows, self.bits[self.start : stop]):
-            self._unpack(self.bits[: self.start])
+        if self.values is None and not self.pack(rows):
+            self._unpack()
         if self.values is not None:
-            self.values[self.start : stop] = rows
-        self.start = stop
+            self.values[self.start : self.start + len(rows)] = rows
+            self.start += len(rows)
 
-    def columns(self) -> Columns:
-        """What was kept: of bits, or of values."""
-        if self.values is not None:
-            return DenseColumns(self.values)
-        assert self.bits is not None
-        return PackedColumns(self.bits, self.n_units, high=1.0 if self.high is None else self.high, dtype=self.dtype)
-
-    def _pack(self, rows: Array, bits: Array) -> bool:
+    def pack(self, rows: Array) -> bool:
+        """As :meth:`add` of rows that are kept as bits; False, and they are not kept, where they have a third value."""
         on = rows != 0
         if self.high is None and on.any():
             self.high = float(rows[on][0])
-        if self.high is not None and not (rows[on] == self.high).all():
+        if self.high is not None and not (0 < self.high < _LARGEST and (rows[on] == self.high).all()):
             return False
-        bits[:] = np.packbits(on, axis=1, bitorder="little")
+        self.bits[self.start : self.start + len(rows)] = np.packbits(on, axis=1, bitorder="little")
+        self.start += len(rows)
         return True
 
-    def _unpack(self, bits: Array) -> None:
-        self.values, self.bits = np.empty((self.n_samples, self.n_units), self.dtype), None
-        for start in range(0, len(bits), LOOKED_AT):
-            part = np.unpackbits(bits[start : start + LOOKED_AT], axis=1, count=self.n_units, bitorder="little")
-            self.values[start : start + len(part)] = part * self.dtype.type(self.high or 0)
+    def columns(self) -> Columns:
+        """What was kept."""
+        if self.values is not None:
+            return DenseColumns(self.values)
+        return PackedColumns(self.bits, self.n_units, high=1.0 if self.high is None else self.high, dtype=self.dtype)
+
+    def _unpack(self) -> None:
+        self.values = np.empty((self.n_samples, self.n_units), self.dtype)
+        for start in range(0, self.start, LOOKED_AT):
+            stop = min(start + LOOKED_AT, self.start)
+            self.values[start:stop] = np.unpackbits(
+                self.bits[start:stop], axis=1, count=self.n_units, bitorder="little"
+            )
+            self.values[start:stop] *= np.array(self.high or 0, self.dtype)
+        self.bits = self.bits[:0].copy()  # let go of the memory
 
 
-def compact(values: Array) -> PackedColumns | None:
-    """Raw values (n, n_units) as bits; None where they have a third value."""
+def in_memory(values: Array) -> Columns:
+    """Columns of raw values (n, n_units) of a type in which they are kept: bits where they are 0 and one other."""
     keeper = Keeper(len(values), values.shape[1], values.dtype)
-    for start, stop in _pieces(len(values)):
-        keeper.add(values[start:stop])
-        if keeper.bits is None:
-            return None
-    return keeper.columns()
+    packed = all(keeper.pack(values[start:stop]) for start, stop in _pieces(len(values)))
+    return keeper.columns() if packed else DenseColumns(np.ascontiguousarray(values))

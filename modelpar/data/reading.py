@@ -14,7 +14,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.dataset import Columns, DenseColumns, EagerTable, plain_dtype, plain_values
+from modelpar.data.columns import Columns, DenseColumns
+from modelpar.data.dataset import EagerTable, plain_dtype, plain_values
 from modelpar.data.packed import Keeper
 from modelpar.errors import DataError
 
@@ -93,8 +94,10 @@ class StreamedTable(EagerTable):
     ``open_rows`` gives a stream that stands at the first row.
     """
 
-    def __init__(self, name: str, n_samples: int, n_units: int, dtype: np.dtype[Any],
-                 open_rows: Callable[[], AbstractContextManager[IO[bytes]]], path: Path | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, name: str, n_samples: int, n_units: int, dtype: np.dtype[Any],
+        open_rows: Callable[[], AbstractContextManager[IO[bytes]]], path: Path | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(name, n_samples, n_units, path)
         self.dtype, self.open_rows = dtype, open_rows
 

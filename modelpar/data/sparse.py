@@ -37,6 +37,12 @@ class SparseColumns:
     def __init__(self, matrix: scipy.sparse.csr_array) -> None:
         self.matrix, self.n_units = matrix, matrix.shape[1]
         self.indptr = matrix.indptr.astype(np.int64)
+        self.dtype = matrix.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the entries."""
+        return int(self.matrix.data.nbytes + self.matrix.indices.nbytes + self.indptr.nbytes)
 
     def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
         """out = ((values[rows] - offset) / scale).T   rows (batch,); offset, scale (n_units,); out (n_units, batch)"""
@@ -53,7 +59,7 @@ class CsrTable(EagerTable):
     """A CSR matrix in an archive.  Its entries are read in chunks and those of other ranks' columns dropped."""
 
     def __init__(self, archive: Archive, shape: tuple[int, int]) -> None:
-        super().__init__(str(archive.path), *shape)
+        super().__init__(str(archive.path), *shape, path=archive.path)
         self.archive = archive
 
     def read(self, unit_ids: IntArray) -> SparseColumns:
@@ -109,7 +115,7 @@ class ConvertedTable(EagerTable):
     """A sparse matrix in another format, read whole and converted to CSR when columns are asked for."""
 
     def __init__(self, archive: Archive, shape: tuple[int, int]) -> None:
-        super().__init__(str(archive.path), *shape)
+        super().__init__(str(archive.path), *shape, path=archive.path)
         self.archive = archive
 
     def read(self, unit_ids: IntArray) -> SparseColumns:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.dataset import DenseColumns, EagerTable, Source
+from modelpar.data.columns import Columns
+from modelpar.data.dataset import EagerTable, Source
+from modelpar.data.packed import in_memory
 from modelpar.draws import Purpose, Stream, uniform
 from modelpar.errors import DataError
 
@@ -81,11 +83,11 @@ class BarsAndStripes(Pictures):
         alike = np.flatnonzero((on == 0) | (on == n_lines))
         self.lines[alike % n_lines[alike], alike] ^= 1
 
-    def read(self, unit_ids: IntArray) -> DenseColumns:
+    def read(self, unit_ids: IntArray) -> Columns:
         """Look up each pixel's line."""
         row, column = np.divmod(unit_ids, self.shape[1])
         values = np.where(self.labels == 1, self.lines[row], self.lines[column])
-        return DenseColumns(np.ascontiguousarray(values.T))
+        return in_memory(values.T)
 
 
 class ShiftedPatterns(Pictures):
@@ -104,7 +106,7 @@ class ShiftedPatterns(Pictures):
     def _shifts(self, purpose: int, most: int) -> IntArray:
         return self.whole(purpose, 2 * most + 1) - most
 
-    def read(self, unit_ids: IntArray) -> DenseColumns:
+    def read(self, unit_ids: IntArray) -> Columns:
         """Shift each pixel back and look up its cell, unit by unit: never more than a few columns beside the result."""
         rows, columns = self.shape
         values = np.empty((self.n_samples, len(unit_ids)), np.uint8)
@@ -115,7 +117,7 @@ class ShiftedPatterns(Pictures):
             cell += (column - self.column_shifts) % columns * CELLS // columns
             noise = self.draw(_NOISE, ids) < NOISE
             values[:, start : start + 256] = (self.cells[self.labels, cell] ^ noise).T
-        return DenseColumns(values)
+        return in_memory(values)
 
 
 def _source(table: Pictures) -> Source:

@@ -54,20 +54,18 @@ def _warm_up_packed(dtype: npt.DTypeLike) -> None:
     ids = np.zeros(1, np.int64)
     states, values = pack(np.zeros((1, 4))), pack(np.zeros((1, 4)), 2)
     Counts((states, values), (states, values)).learn(W, W.copy(), 0.0, 0.0, 0.0)
-    for counts in (np.zeros((1, 1), np.int8), np.zeros((1, 1), np.int16), np.zeros((1, 1), np.int32)):
+    for kind in (np.int8, np.int16, np.int32):
+        counts = np.zeros((1, 1), kind)
         Counts((states, values), (states, values)).fill(counts)
         update_from(counts, W, W.copy(), 0.0, 0.0, 0.0)
+    update_from(np.zeros((1, 1)), W, W.copy(), 0.0, 0.0, 0.0)  # exact gradients
     if W.dtype != np.float32:
         return
     p = np.zeros((1, 4), np.float32)
     soft = SoftCounts((states, p), (states, p), 4)
     soft.learn(W, W.copy(), 0.0, 0.0, 0.0)
     soft.fill(np.zeros((1, 1), np.int32))
-    update_from(np.zeros((1, 1), np.int32), W, W.copy(), 0.0, 0.0, 0.0)
     stream = Stream(0, 0, Purpose.HIDDEN)
-    for way, samples in product([name for name in dispatch.available() if name != "blas"], (0, np.arange(4))):
-        for up in (True, False):
-            _products(way, W, states, up=up, sampler=Sampler(bias, ids, stream, samples))
     choices: tuple[int | npt.NDArray[np.int64], ...] = (0, np.arange(4))
     for samples in choices:
         sampler = Sampler(bias, ids, stream, samples)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels import dense, dispatch, lookup, philox, sampling, threads
+from modelpar.kernels import dense, dispatch, fixed, lookup, philox, sampling, threads
 from modelpar.kernels.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.lookup import PANEL
 from modelpar.kernels.states import Packed, pack, unpack
@@ -39,7 +39,8 @@ class Product:
     """``W^T @ activations`` (up) or ``W @ activations``, not yet computed.
 
     W            (visible, hidden) block, float32 or float64, C-contiguous
-    activations  of the block's visible units (up) or hidden ones
+    activations  of the block's visible units (up) or hidden ones; real values of float64 with weights of float32 are
+                 on a grid (``kernels.fixed``), and their sums exact
     n_inputs     units of the whole layer that is summed over, on all shards: chooses the weights' grid
     whole        sums must be whole numbers, whatever makes them: to be exact, or to be added to those of other shards,
                  whose sizes may make them choose another kernel
@@ -87,8 +88,11 @@ class Product:
     def _dense_sums(self, room: Callable[[int, int, Any], Array]) -> Array:
         states = self.activations
         if not isinstance(states, Packed):
-            out = room(self.n_out, self.batch, self.W.dtype)
-            dense.matmul(self.matrix, states, out)
+            out = room(self.n_out, self.batch, states.dtype)
+            if states.dtype == self.W.dtype:
+                dense.matmul(self.matrix, states, out)
+            else:
+                fixed.product(self.W, self.up, states, out)
             return out
         if self.W.dtype == np.float32 and (self.whole or not compiled()):
             return _whole_sums(self, states, room(self.n_out, self.batch, np.int32))
@@ -103,9 +107,9 @@ def _whole_sums(product: Product, states: Packed, out: Array) -> Array:
     for start in range(0, product.n_out, DENSE_PANEL):
         stop = min(start + DENSE_PANEL, product.n_out)
         block = product.W[:, start:stop].T if product.up else product.W[start:stop]
-        fixed = np.ascontiguousarray(np.rint(block.astype(np.float32) * scale), np.float64)
+        steps = np.ascontiguousarray(np.rint(block.astype(np.float32) * scale), np.float64)
         sums = np.empty((stop - start, product.batch))
-        dense.matmul(fixed, bits, sums)
+        dense.matmul(steps, bits, sums)
         out[start:stop] = sums.astype(np.int64).astype(np.uint32).view(np.int32)  # wraps, as int32 additions do
     return out
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from modelpar.learning import Statistics
+from modelpar.learning import ExactGradient, Statistics
 from modelpar.optimizer import StepSize
 from modelpar.parameters import Parameters
 from modelpar.sync.allreduce import AllreduceSync
@@ -27,7 +27,12 @@ class Sync(Protocol):
         """Make the replicas equal before the first step.  Collective."""
 
     def learn(
-        self, parameters: Parameters, velocity: Parameters, statistics: Statistics, size: StepSize, n_samples: int
+        self,
+        parameters: Parameters,
+        velocity: Parameters,
+        statistics: Statistics | ExactGradient,
+        size: StepSize,
+        n_samples: int,
     ) -> None:
         """One step from this replica's statistics of ``n_samples``: velocity = momentum * velocity + rate * (their
         mean - decay * W); parameters += velocity.  Collective over the replicas."""

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from modelpar.exchange import Traffic
 from modelpar.kernels.learning import Counts, update_from
 from modelpar.kernels.update import apply_update
-from modelpar.learning import Statistics
+from modelpar.learning import ExactGradient, Statistics
 from modelpar.optimizer import StepSize
 from modelpar.parameters import Parameters
 
@@ -43,15 +43,21 @@ class AllreduceSync:
             self.comm.Bcast(parameters.rows)
 
     def learn(
-        self, parameters: Parameters, velocity: Parameters, statistics: Statistics, size: StepSize, n_samples: int
+        self,
+        parameters: Parameters,
+        velocity: Parameters,
+        statistics: Statistics | ExactGradient,
+        size: StepSize,
+        n_samples: int,
     ) -> None:
         gain, shrink = size.rate / self.divisor(n_samples, statistics.n_samples), size.rate * size.decay
         if not statistics.whole:
+            assert isinstance(statistics, Statistics)
             statistics.add_to(velocity, size.momentum * self.momentum_share, gain)
             self.step(parameters, velocity, shrink)
             return
         blocks = statistics.blocks()
-        for block, W, V in zip(blocks, parameters.blocks, velocity.blocks, strict=True):
+        for block, W, V in zip(blocks, parameters.blocks, velocity.blocks, strict=False):  # gradients are of one block
             if self.comm.size == 1:
                 block.learn(W, V, size.momentum, gain * block.unit, shrink)  # counted and learned in one pass
             else:
@@ -65,12 +71,14 @@ class AllreduceSync:
             old += old.dtype.type(gain * unit) * sums.astype(old.dtype)
             bias += old
 
-    def _summed(self, block: Any, statistics: Statistics) -> Array:
+    def _summed(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
         """Counts of a block of weights (rows, columns), over all replicas."""
         dtype: np.dtype[Any] = np.dtype(np.int32)
         if isinstance(block, Counts):
             largest = block.largest(statistics.planes, statistics.n_samples)
             dtype = next(np.dtype(t) for t in (np.int8, np.int16, np.int32) if largest <= np.iinfo(t).max)
+        elif isinstance(block, ExactGradient):
+            dtype = block.W.dtype
         n = block.shape[0] * block.shape[1]
         if self._counts.size < n or self._counts.dtype != dtype:
             self._counts = np.empty(n, dtype)

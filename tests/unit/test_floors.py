@@ -15,6 +15,7 @@ FLOORS = {
     "modelpar.errors": 0,
     # values that know no MPI
     "modelpar.spec": 1,
+    "modelpar.costs": 0,
     "modelpar.layout": 1,
     "modelpar.records": 1,
     "modelpar.streams": 1,

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import modelpar
 from modelpar.bench.peers.kinds import KINDS, missing
 from modelpar.errors import ModelparError
 
@@ -39,11 +38,12 @@ def environment(threads: int) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(MPI_PREFIXES)}
     for name in CLEARED:
         kept.pop(name, None)
-    here = str(Path(modelpar.__file__).parents[1])  # the tree that runs, installed or not
-    path = [here, *filter(None, [kept.get("PYTHONPATH")])]
+    here = Path(__file__).parents[3]
+    if here.name not in ("site-packages", "dist-packages"):  # a tree that runs, but need not be installed
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(here), kept.get("PYTHONPATH")]))
     # One compiling thread: a pool of compilers would outlive the compilation and idle beside the measurements.
     return {
-        **kept, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": os.pathsep.join(path),
+        **kept, **dict.fromkeys(THREADS, str(threads)),
         "TORCHINDUCTOR_COMPILE_THREADS": "1", "GLOO_SOCKET_IFNAME": kept.get("GLOO_SOCKET_IFNAME", "lo"),
     }  # fmt: skip
 

@@ -1,0 +1,157 @@
+"""One step of CD-1 on data in memory: as training takes it, and the same cut into pieces with a clock on each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar import draws
+from modelpar.bench.timing import Size, text_of
+from modelpar.data import Minibatches
+from modelpar.draws import Purpose, Stream
+from modelpar.grid import Grid
+from modelpar.kernels import dispatch
+from modelpar.kernels.products import Activations, Sampled, Sampler
+from modelpar.kernels.states import Packed, pack
+from modelpar.learning import Phase, Statistics
+from modelpar.memory import check_fits
+from modelpar.network import DeepBeliefNetwork, memory_bytes
+from modelpar.optimizer import StepSize
+from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.sync import AllreduceSync
+
+ONES = 0.2  # part of the visible states that are on
+RATE = 0.001  # of learning: small, so that the weights stay those of a network however long it is measured
+
+PIECES = ("up", "down", "up again", "update", "exchange")  # of a step, in the order of their first use
+
+
+def training_spec(statistics: str, n_samples: int) -> TrainingSpec:
+    """CD-1 with sampled reconstructions.   statistics: ``1`` to ``8``, or ``float``.  Raises SpecError."""
+    return TrainingSpec(batch_size=n_samples, statistics=statistics, reconstruction="states")
+
+
+class CD1:
+    """An RBM of V visible and H hidden units, and this rank's part of a minibatch of B packed samples.
+
+    size     (B, V, H); the samples are shared between the replicas, the units between the shards
+    layout   ``column``, ``row``, ``dual`` or ``auto``
+
+    As in training, a shard reads the states of all the visible units that its weights need from the data.  Making one
+    is collective; so are its methods.
+    Raises OutOfMemoryError, on every rank, where it does not fit; LayoutError for an unknown layout.
+    """
+
+    def __init__(self, size: Size, grid: Grid, *, dtype: str = "float32", layout: str = "auto") -> None:
+        self.n_samples, n_visible, n_hidden = size
+        spec = NetworkSpec(layers=(n_visible, n_hidden), dtype=dtype, layout=layout)
+        needed = memory_bytes(spec, grid.n_shards, self.n_samples) * 5 // 4  # what it is compared with comes on top
+        check_fits(needed, f"a benchmark of {text_of(size)}", grid.comm, grid.node_comm)
+        self.network = DeepBeliefNetwork(spec, grid)
+        self.rbm = self.network.rbms[0]
+        self.layout = self.network.layout.holds[0]
+        self.sync = AllreduceSync(grid.replica_comm, self.network.traffic)
+        self.velocity = self.rbm.parameters.like()
+        mine = Minibatches.share(self.n_samples, grid.replica, grid.n_replicas)
+        self.n_mine, self.first_draw = mine.stop - mine.start, mine.start
+        self.v0 = self._states(self.rbm.visible_ids)
+        all_of_them = self.rbm.weights.needs_all_visible
+        self.v0_spread = self._states(self.rbm.weights.visible_rows) if all_of_them else self.v0
+
+    def _states(self, unit_ids: npt.NDArray[np.int64]) -> Packed:
+        """The data of some units, the same wherever they are drawn."""
+        p = np.full((len(unit_ids), self.n_mine), ONES, np.float32)
+        stream = Stream(self.network.spec.seed, 0, Purpose.DATA)
+        draws.sample_bernoulli(p, stream, unit_ids, self.first_draw, p)
+        return pack(p)
+
+    def update(self, training: TrainingSpec) -> None:
+        """What training does with a minibatch: statistics of both phases, momentum, decay, all exchanges."""
+        step = self.rbm.contrastive_divergence(
+            self.v0, self.first_draw, training, n_all_samples=self.n_samples, v0_spread=self.v0_spread
+        )
+        self.sync.learn(self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine)
+        self.first_draw += self.n_samples
+
+    def in_pieces(self, training: TrainingSpec) -> dict[str, float]:
+        """The same update, and this rank's seconds of each of PIECES.
+
+        up, down, up again   product, bias, sigmoid, draw, packing; in a column layout ``down`` contains the reduction
+                             of sums over shards, in a row layout both ups do
+        update               statistics of both phases, their sum over replicas, momentum, decay, biases
+        exchange             gathering states and statistics from the other shards
+        """
+        weights, parameters, spent = self.rbm.weights, self.rbm.parameters, dict.fromkeys(PIECES, 0.0)
+        with _clock(spent, "up"):
+            hidden = weights.sample_up(parameters, self.v0_spread, self._hidden(training, 0, states=True))
+        s0 = _statistic(hidden)
+        assert hidden.states is not None
+        with _clock(spent, "exchange"):
+            h0_spread = weights.spread_hidden(hidden.states)
+            s0_spread = h0_spread if s0 is hidden.states else _kept(weights.spread_hidden(s0), s0)
+        with _clock(spent, "down"):
+            drawn = weights.sample_down(parameters, h0_spread, self._visible())
+        v1 = drawn.states
+        assert v1 is not None
+        with _clock(spent, "exchange"):
+            v1_spread = weights.spread_visible(v1)
+        with _clock(spent, "up again"):
+            again = weights.sample_up(parameters, v1_spread, self._hidden(training, 1, states=False))
+        s1 = _statistic(again)
+        with _clock(spent, "exchange"):
+            s1_spread = weights.spread_hidden(s1)
+        with _clock(spent, "update"):
+            phases = Phase(self.v0, self.v0_spread, s0, s0_spread), Phase(v1, v1_spread, s1, s1_spread)
+            whole = training.planes > 0 or self.rbm.W.dtype == np.float32
+            statistics = Statistics(weights, *phases, self.n_samples, whole=whole)
+            self.sync.learn(parameters, self.velocity, statistics, _size(training), self.n_mine)
+        self.first_draw += self.n_samples
+        return spent
+
+    def _hidden(self, training: TrainingSpec, repeat: int, *, states: bool) -> Sampler:
+        stream = Stream(self.rbm.seed, self.rbm.index, Purpose.HIDDEN, repeat)
+        return Sampler(
+            self.rbm.c, self.rbm.hidden_ids, stream, self.first_draw,
+            means=training.planes == 0, states=states, planes=training.planes,
+        )  # fmt: skip
+
+    def _visible(self) -> Sampler:
+        stream = Stream(self.rbm.seed, self.rbm.index, Purpose.VISIBLE, 0)
+        return Sampler(self.rbm.b, self.rbm.visible_ids, stream, self.first_draw, target=self.v0)
+
+    def kernels(self) -> dict[str, str]:
+        """Which kernel the dispatcher chooses for this rank's products ``up`` and ``down``."""
+        if self.rbm.W.dtype != np.float32:
+            return {"up": "blas", "down": "blas"}
+        block, hidden = self.rbm.parameters.blocks[-1], self.rbm.weights.hidden_columns
+        n_hidden = block.shape[1] if self.layout == "dual" else len(hidden)
+        h = Packed(np.full((n_hidden, 1, self.v0.words.shape[2]), 0x5555_5555_5555_5555, np.uint64), self.n_mine)
+        return {
+            "up": dispatch.choose(self.v0_spread, self.rbm.W.shape[1], up=True, whole=self.layout == "row"),
+            "down": dispatch.choose(h, block.shape[0], up=False, whole=self.layout == "column"),
+        }
+
+
+def _size(training: TrainingSpec) -> StepSize:
+    return StepSize(RATE, training.momentum, training.weight_decay)
+
+
+def _statistic(hidden: Sampled) -> Any:
+    return hidden.statistic if hidden.statistic is not None else hidden.means
+
+
+def _kept(spread: Activations, owned: Activations) -> Activations:
+    """A gathered array of real values is used again by the next gather."""
+    return spread if isinstance(spread, Packed) or spread is owned else spread.copy()
+
+
+@contextmanager
+def _clock(spent: dict[str, float], piece: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    spent[piece] += time.perf_counter() - started

@@ -1,0 +1,54 @@
+"""What a layout costs in one step of CD-1 on states: bytes to receive and statistics to make.  Pure arithmetic.
+
+The rates are of one core of 2024 and of common links; they need only tell which of two layouts is the better one, and
+the answers lie far apart: a second block of weights costs a rank a millisecond a million weights, a sum of floats that
+crosses a 1 Gbit/s link ten times that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COUNT = 5.5e-13  # seconds to count one weight in one sample, phase and plane
+UPDATE = 2.5e-10  # seconds to update one weight, which is read and written once
+NEAR, FAR = 4e9, 1.2e8  # bytes a second between ranks of one node, and between nodes at 1 Gbit/s
+
+
+@dataclass(frozen=True)
+class Step:
+    """One RBM over shards, and its minibatches."""
+
+    n_visible: int
+    n_hidden: int
+    n_shards: int
+    batch: int = 256
+    planes: int = 3  # of the statistics
+
+    def received(self, held: str) -> dict[str, float]:
+        """Bytes that one rank receives in a step, by kind, as :class:`modelpar.exchange.Traffic` counts them.
+
+        v0 is read from the data; with one plane the hidden states are the statistics.  Shards are taken for even.
+        """
+        others, word_bytes = (self.n_shards - 1) / self.n_shards, 8 * -(-self.batch // 64)
+        hidden_planes = 2 if self.planes == 1 else 1 + 2 * self.planes  # h0 and both statistics
+        v_bits, h_bits = self.n_visible * word_bytes * others, self.n_hidden * word_bytes * hidden_planes * others
+        v_sums, h_sums = self.n_visible * 4 * self.batch * others, self.n_hidden * 4 * self.batch * others
+        return {
+            "column": {"bits": v_bits, "integers": v_sums},
+            "row": {"bits": h_bits, "integers": 2 * h_sums},
+            "dual": {"bits": v_bits + h_bits, "integers": 0.0},
+        }[held]
+
+    def seconds(self, held: str, bandwidth: float) -> float:
+        """Time of what differs between layouts; products take the same in all."""
+        blocks = 2 if held == "dual" else 1
+        weight = UPDATE + COUNT * 2 * self.planes * self.batch
+        return sum(self.received(held).values()) / bandwidth + blocks * weight * self.n_visible * self.n_hidden / (
+            self.n_shards
+        )
+
+
+def dual_pays(n_visible: int, n_hidden: int, n_shards: int, otherwise: str, *, far: bool) -> bool:
+    """Whether a dual layout is predicted to be faster than ``otherwise``, between nodes (``far``) or within one."""
+    step, bandwidth = Step(n_visible, n_hidden, n_shards), FAR if far else NEAR
+    return step.seconds("dual", bandwidth) < step.seconds(otherwise, bandwidth)

@@ -1,0 +1,134 @@
+"""Data that are states and take time to read are kept packed in the user's cache directory, and read from there again.
+
+What is kept is one packed ``.npz`` for each source and threshold, in ``packed`` of the cache directory.  Its name is
+a hash of the source's path, size and time of change, so a changed file is another source.  ``MODELPAR_NO_CACHE=1``
+turns all this off; a folder that cannot be written, a full disk or a damaged file only mean that the source is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+from mpi4py import MPI
+
+from modelpar.data.arrays import Archive
+from modelpar.data.dataset import EagerTable, Source
+from modelpar.data.packed import PackedColumns, packed_rows, values_type, width
+from modelpar.data.packed_files import PackedTable, is_packed, open_packed, save_bits
+from modelpar.data.reading import reading, unpacking
+from modelpar.errors import DataError
+from modelpar.memory import available_bytes
+
+VARIABLE = "MODELPAR_NO_CACHE"
+VERSION = 1  # of what is kept: a change makes old files void
+LEAST = 1 << 20  # values: fewer are read in milliseconds
+
+_SHARE_OF_MEMORY = 0.25  # of what is left, that the bits of one source may take while they are made
+
+
+def packed_folder() -> Path:
+    """Where this user's packed data lie.  Whatever is in it can be deleted at any time."""
+    return platformdirs.user_cache_path("modelpar") / "packed"
+
+
+def from_cache(sources: Sequence[Source], level: float | None, comm: MPI.Comm | None = None) -> list[Source]:
+    """The same sources, with tables from the cache where their values are states, or become such by a threshold.
+
+    level   the threshold on scaled values, None where there is none
+
+    The first rank of a node reads what is not kept so far, all columns of it, and writes it.  Collective over ``comm``
+    where one is given.  Raises nothing: in doubt a source stays what it is.
+    """
+    node = None if comm is None else comm.Split_type(MPI.COMM_TYPE_SHARED)
+    paths: list[Path | None] = []
+    if node is None or node.rank == 0:
+        paths = [_find_or_make(source, level) for source in sources]
+    if node is not None:
+        paths = node.bcast(paths)
+        node.Free()
+    opened = [None if path is None else _opened(path, source, level)
+              for source, path in zip(sources, paths, strict=True)]  # fmt: skip
+    return [
+        source if table is None else replace(source, table=table) for source, table in zip(sources, opened, strict=True)
+    ]
+
+
+def _find_or_make(source: Source, level: float | None) -> Path | None:
+    """The file of a source, made if need be.  None where there is none and it cannot be."""
+    table = source.table
+    if os.environ.get(VARIABLE, "0") not in ("", "0") or not isinstance(table, EagerTable) or table.path is None:
+        return None
+    if table.n_samples * table.n_units < LEAST or (level is not None and not 0 <= level < 1):
+        return None
+    with suppress(OSError, DataError):
+        path = packed_folder() / f"{_key(table.path, table.name, level)}.npz"
+        if _opened(path, source, level, check=True) is not None:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            return None
+        packed = _packed(table, source.scale, level)
+        if packed is not None:
+            save_bits(path, packed, (table.n_samples, table.n_units))
+            return path
+    return None
+
+
+def _key(path: Path, name: str, level: float | None) -> str:
+    """A name for what a source is now.  Raises OSError."""
+    state = path.stat()
+    about = [VERSION, path.resolve(), name.removeprefix(str(path)), state.st_size, state.st_mtime_ns, level]
+    return hashlib.sha256("\n".join(map(str, about)).encode()).hexdigest()[:32]
+
+
+def _opened(path: Path, source: Source, level: float | None, *, check: bool = False) -> PackedTable | None:
+    """The table of a cache file; None where there is none, or it is damaged.  ``check``: read it all to see that."""
+    table = source.table
+    try:
+        archive = Archive(path)
+        if check:
+            with reading(path), unpacking(path), zipfile.ZipFile(path) as opened:
+                if opened.testzip() is not None:
+                    return None
+        kept = open_packed(archive).table if is_packed(archive) else None
+    except DataError:
+        return None
+    if not isinstance(kept, PackedTable) or (kept.n_samples, kept.n_units) != (table.n_samples, table.n_units):
+        return None
+    kept.name, kept.level, kept.original = table.name, level, None if level is None else table
+    return kept if kept.high == source.scale else None
+
+
+def _packed(table: EagerTable, scale: float, level: float | None) -> PackedColumns | None:
+    """All values as bits; None where they are no states, should be refused, or take less memory as they are.
+
+    Raises DataError where values cannot be read; whoever needs them will see it again.
+    """
+    if table.n_samples * width(table.n_units) > _SHARE_OF_MEMORY * available_bytes():
+        return None
+    bits = np.empty((table.n_samples, width(table.n_units)), np.uint8)
+    start, highest, dtype = 0, 0.0, np.dtype(np.uint8)
+    factors: npt.NDArray[np.float64] = np.full(table.n_units, scale)
+    for n, columns in table.pieces():
+        if getattr(columns, "nbytes", bits.nbytes) < bits.nbytes:
+            return None  # a sparse matrix with few entries
+        rows = np.arange(n)
+        part = packed_rows(columns, rows, scale=factors, level=level, check=True)
+        if part is None:
+            return None
+        bits[start : start + n] = part
+        if highest <= 1 and scale == 255:  # bytes that are only 0 and 1 are a mistake, which check_range must see
+            highest = max(highest, float(columns.survey(rows).high.max()))
+        start, dtype = start + n, values_type(columns)
+    if scale == 255 and highest == 1:
+        return None
+    return PackedColumns(bits, table.n_units, high=scale, dtype=dtype)

@@ -1,0 +1,188 @@
+"""Packed data sets as ordinary ``.npz`` files: written, opened, and never unpacked.
+
+bits    (n_samples, n_units / 8 rounded up) uint8: bit ``u % 8`` of byte ``u // 8`` is unit ``u`` of a sample,
+        as ``numpy.packbits(states, axis=1, bitorder="little")`` makes them
+shape   (n_samples, *dimensions of a sample): their product is n_units
+scale   the raw value of a bit that is set
+labels  (n_samples,) integers; may be left out
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data.arrays import LABEL_KEYS, Archive
+from modelpar.data.bits import pick_bits
+from modelpar.data.columns import Columns, DenseColumns
+from modelpar.data.dataset import EagerTable, Source, Split, Table, check_shape, image_shape_of, plain_values, scale_of
+from modelpar.data.packed import PackedColumns, packed_rows, values_type, width
+from modelpar.data.reading import check_labels, reading
+from modelpar.errors import DataError
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+KEYS = {"bits", "shape", "scale"}
+_LOCAL_HEADER = 30  # bytes of a zip member's header before its name
+
+
+class PackedTable(EagerTable):
+    """States kept as bits (n_samples, n_units / 8 rounded up), in memory or memory-mapped.
+
+    load    gives the bits
+    high    the raw value of a bit that is set; dtype: of the values that were packed
+    level, original   the threshold on scaled values that made the bits, and the table with the values themselves;
+                      None where the bits are all there is to know
+    """
+
+    def __init__(
+        self, name: str, n_samples: int, n_units: int, load: Callable[[], Array], *, high: float = 1.0,
+        dtype: npt.DTypeLike = np.uint8, level: float | None = None, original: Table | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(name, n_samples, n_units)
+        self.load, self.high, self.dtype, self.level, self.original = load, high, dtype, level, original
+
+    def read(self, unit_ids: IntArray) -> PackedColumns:
+        """All units: the bits themselves; some of them: a copy of theirs."""
+        bits = self.load()
+        if not np.array_equal(unit_ids, np.arange(self.n_units)):
+            picked = np.empty((self.n_samples, width(len(unit_ids))), np.uint8)
+            source = np.ascontiguousarray(bits).view()
+            source.flags.writeable = False
+            pick_bits(source, unit_ids, picked)
+            bits = picked
+        return PackedColumns(bits, len(unit_ids), high=self.high, dtype=self.dtype)
+
+    def scaled(self, offset: Array, scale: Array, level: float | None) -> Table:
+        """The table whose values make these states: this one, unless they are other than what the bits were made of."""
+        same = not offset.any() and bool((scale == self.high).all()) and level == self.level
+        return self if self.original is None or same else self.original
+
+
+def write_packed(
+    path: str | os.PathLike[str], data: Split | npt.ArrayLike, labels: npt.ArrayLike | None = None,
+    image_shape: tuple[int, int] | None = None,
+) -> None:  # fmt: skip
+    """Write samples of two values, 0 and one other, as a packed ``.npz`` file: 1/8 of a byte a value.
+
+    data          an array (n_samples, ...) or a split, whose labels are the default of ``labels``
+    image_shape   (rows, columns) of the picture that one sample is, where the array does not tell
+
+    The file is there whole or not at all.  Not collective.  Raises DataError for other values, for labels that do not
+    fit, and where the file cannot be written.
+    """
+    name = str(path)
+    if isinstance(data, Split):
+        shape: tuple[int, ...] = (len(data), data.table.n_units)
+        packed = _two_values(data.table.columns(np.arange(shape[1])), data.rows, data.table.name)
+        labels = data.labels if labels is None else labels
+    else:
+        values = np.asarray(data)
+        scale_of(values.dtype, f"the array for {name}")
+        check_shape(values.shape, f"the array for {name}")
+        shape = values.shape
+        flat = np.ascontiguousarray(plain_values(values.reshape(len(values), -1), f"the array for {name}"))
+        packed = _two_values(DenseColumns(flat), np.arange(len(flat)), f"the array for {name}")
+    if image_shape is not None:
+        if math.prod(image_shape) != packed.n_units:
+            raise DataError(
+                f"pictures of {' x '.join(map(str, image_shape))} were asked for {name}, but its samples have "
+                f"{packed.n_units} values; give rows and columns whose product that is"
+            )
+        shape = (shape[0], *image_shape)
+    classes = None if labels is None else check_labels(np.asarray(labels), shape[0], f"the labels for {name}")
+    try:
+        save_bits(Path(path), packed, shape, classes)
+    except OSError as error:
+        raise DataError(
+            f"{name} cannot be written ({error.strerror or error}); make room for it, or name another place"
+        ) from None
+
+
+def save_bits(path: Path, packed: PackedColumns, shape: Sequence[int], labels: Array | None = None) -> None:
+    """The file, by way of another name beside it, so that it is there whole or not at all.  Raises OSError."""
+    arrays: dict[str, Any] = {
+        "bits": packed.bits, "shape": np.array(shape, np.int64), "scale": np.array(packed.high, packed.dtype),
+    }  # fmt: skip
+    if labels is not None:
+        arrays["labels"] = labels
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        with open(partial, "xb") as file:
+            np.savez(file, **arrays)  # stored, not compressed: the bits can be memory-mapped
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _two_values(columns: Columns, rows: IntArray, name: str) -> PackedColumns:
+    """Raises DataError where there is a third value."""
+    if isinstance(columns, PackedColumns):
+        whole = np.array_equal(rows, np.arange(len(columns.bits)))
+        bits = columns.bits if whole else columns.bits[rows]
+        return PackedColumns(bits, columns.n_units, high=columns.high, dtype=columns.dtype)
+    high = float(max(columns.survey(rows).high.max(), 0.0)) if len(rows) and columns.n_units else 0.0
+    states = packed_rows(columns, rows, scale=np.full(columns.n_units, high or 1.0)) if math.isfinite(high) else None
+    if states is None:
+        raise DataError(
+            f"{name} has more values than 0 and one other, but a packed file holds states; make them first, for "
+            "example by values > 0.5"
+        )
+    return PackedColumns(states, columns.n_units, high=high or 1.0, dtype=values_type(columns))
+
+
+def is_packed(archive: Archive) -> bool:
+    """Whether an archive is a packed data set."""
+    return set(archive.headers) >= KEYS
+
+
+def open_packed(archive: Archive) -> Source:
+    """Samples and labels of a packed file.  Reads headers, labels, and nothing of the bits.  Raises DataError."""
+    name = str(archive.path)
+    numbers, scale, header = archive.load("shape").reshape(-1), archive.load("scale"), archive.headers["bits"]
+    if numbers.dtype.kind not in "iu" or (numbers < 1).any() or (numbers >= 1 << 40).any():
+        raise DataError(f"{archive.where('shape')} must be whole numbers from 1, samples first; save it again")
+    shape = tuple(int(n) for n in numbers)
+    check_shape(shape, name)
+    n_units = math.prod(shape[1:])
+    if header.dtype != np.uint8 or header.fortran or header.shape != (shape[0], width(n_units)):
+        raise DataError(
+            f"{archive.where('bits')} is {header.dtype} {header.shape}, but {shape[0]} samples of {n_units} units need "
+            f"uint8 {(shape[0], width(n_units))}; pack them by numpy.packbits(states, axis=1, bitorder='little')"
+        )
+    if scale.size != 1 or scale.dtype.kind not in "buif" or not 0 < float(scale.reshape(())) < np.inf:
+        raise DataError(f"{archive.where('scale')} must be one number above 0; save it again")
+    high = float(scale.reshape(()))
+    dtype = scale.dtype.newbyteorder("=") if scale.dtype.kind == "f" else np.dtype(np.uint8)
+    key = archive.key_of(LABEL_KEYS)
+    labels = None if key is None else check_labels(archive.load(key), shape[0], archive.where(key))
+    table = PackedTable(name, shape[0], n_units, lambda: bits_of(archive), high=high, dtype=dtype)
+    return Source(table, high, image_shape_of(shape), labels)
+
+
+def bits_of(archive: Archive) -> Array:
+    """The bits, memory-mapped where the archive stores them as they are, else in memory.  Raises DataError."""
+    header = archive.headers["bits"]
+    with reading(archive.path), zipfile.ZipFile(archive.path) as opened, open(archive.path, "rb") as file:
+        member = opened.getinfo(archive.members["bits"])
+        if member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
+            file.seek(member.header_offset)
+            local = file.read(_LOCAL_HEADER)
+            start = member.header_offset + _LOCAL_HEADER + sum(
+                int.from_bytes(local[at : at + 2], "little") for at in (26, 28)  # of its name, and of what comes behind
+            )  # fmt: skip
+            inside = start + member.file_size <= os.fstat(file.fileno()).st_size
+            if local[:4] == b"PK\x03\x04" and inside:
+                return np.asarray(np.memmap(file, np.uint8, "r", start + header.n_bytes, header.shape))
+    return archive.load("bits")
