@@ -76,7 +76,8 @@ class Recorder:
         mine = dict.fromkeys(TENSORS, 0)
         for name, packed in states.items():
             units = rbm.visible_ids if name.startswith("v") else rbm.hidden_ids
-            mine[name] = digest_states(packed.words, units, batch.place)
+            if len(units):  # an empty shard adds nothing
+                mine[name] = digest_states(packed.words, units, batch.place)
         if first_replica:  # all replicas have the same parameters
             mine["W"] = digest(rbm.W, rbm.weights.visible_rows, rbm.weights.hidden_columns)
             mine["b"] = digest(rbm.b, rbm.visible_ids, None)

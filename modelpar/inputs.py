@@ -29,6 +29,7 @@ Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 SHARE_OF_MEMORY = 0.5  # of what a node has left, that kept activations may take
+BEYOND_TRAINING = 1 << 62  # no training counts so many samples
 
 
 def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
@@ -73,6 +74,26 @@ def real_values(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> F
     Collective.  Raises DataError where the data do not fit the network.
     """
     return visible_feed(network, dataset, split, "none" if network.binarise == "stochastic" else network.binarise)
+
+
+class DrawnOnce:
+    """States drawn from data once a sample, and not anew in every epoch: what the layers above see in exact mode.
+
+    The draws belong to the sample's id and not to the counter of training, so kept activations and recomputed ones are
+    the same.  Training counts its samples from 0 on: these are drawn as samples that it never reaches.
+    """
+
+    def __init__(self, feed: DataFeed) -> None:
+        self.feed, self.binary = feed, feed.binary
+        self.n_samples, self.n_units = feed.n_samples, feed.n_units
+
+    def states(self, samples: IntArray, first_draw: int) -> Packed:
+        """See :meth:`Feed.states`."""
+        return self.feed.states(samples, samples + BEYOND_TRAINING)
+
+    def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
+        """See :meth:`Feed.fill`."""
+        self.feed.fill(samples, samples + BEYOND_TRAINING, out)
 
 
 def feed_above(network: DeepBeliefNetwork, rbm: RBM, below: Feed, *, pass_up: str, cache: str) -> Feed:

@@ -20,7 +20,7 @@ from modelpar.data import Dataset, Minibatches, check_range
 from modelpar.data.feed import Feed
 from modelpar.errors import SpecError, TrainingError
 from modelpar.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
-from modelpar.inputs import feed_above, learn_scaling, mean_of, real_values, visible_feed
+from modelpar.inputs import DrawnOnce, feed_above, learn_scaling, mean_of, real_values, visible_feed
 from modelpar.network import DeepBeliefNetwork, Position, TrainingState
 from modelpar.optimizer import step_size
 from modelpar.rbm import RBM
@@ -61,7 +61,7 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
         if position.stage != "pretrain":
             return
         if network.spec.exact and rbm.index == 0:
-            below = visible  # a grey value is no state: the layers above see what the first RBM was trained on
+            below = DrawnOnce(visible)  # a grey value is no state
         feed = below = feed_above(network, rbm, below, pass_up=training.pass_up, cache=training.cache)
         spread = None
 

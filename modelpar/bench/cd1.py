@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -27,8 +28,8 @@ _OPERATIONS = {"up": 2.0, "down": 2.0, "up again": 2.0, "update": 4.0}  # of a p
 
 def run(
     sizes: Sequence[Size] | None = None, *, grid: Grid, threads: int = 1, dtype: str = "float32",
-    repeats: int = 5, seconds: float = 0.5, statistics: Sequence[str] = (TrainingSpec.statistics,), layout: str = "auto",
-    profile: bool = False, peers: Sequence[str] = (),
+    repeats: int = 5, seconds: float = 0.5, statistics: Sequence[str] = (TrainingSpec.statistics,),
+    layout: str = "auto", profile: bool = False, peers: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """``{"machine": {...}, "rows": [...]}``, the same on every rank.  Collective.
 
@@ -54,7 +55,7 @@ def run(
             training = trainings[row["statistics"]]
             row |= {"ranks": grid.comm.size, "threads": threads, "dtype": dtype}
             if profile:
-                row["profile"] = _profile(size, bench, training, row["sgemm_gflops"], repeats, seconds)
+                row["profile"] = _profile(size, bench, training, repeats, seconds)
             if peers:
                 row["peers"] = contest(
                     _update(bench, training), size, list(peers),
@@ -117,29 +118,29 @@ def _product(bench: CD1) -> tuple[Callable[[], None], float]:
     return product, 2.0 * left.shape[0] * left.shape[1] * n_samples
 
 
-def _profile(
-    size: Size, bench: CD1, training: TrainingSpec, sgemm_gflops: float, repeats: int, seconds: float
-) -> dict[str, Any]:
-    """``kernels`` of the products, and ``pieces``: ``seconds``, ``share`` of the step, ``over_sgemm`` of each.
+def _profile(size: Size, bench: CD1, training: TrainingSpec, repeats: int, seconds: float) -> dict[str, Any]:
+    """``kernels`` of the products, ``seconds`` of a step, and of each of its ``pieces`` ``seconds``, ``share`` of the
+    step and ``over_sgemm``.
 
-    The whole step and the one in pieces are measured in turn; ``rest`` is what the pieces leave of the whole, and may
-    fall below zero where the machine is not quiet.  Of several ranks the slowest one's clock counts, piece by piece.
-    Collective.
+    Steps in pieces and products are measured in turn, one by one, and of each piece the quickest quarter counts: what
+    comes between on a busy machine hits long pieces more than short ones.  ``rest`` is what a step takes besides its
+    pieces, ``seconds`` the sum of all.  Of several ranks the slowest one's clock counts, piece by piece.  Collective.
     """
     comm = bench.network.grid.comm
-    calls = calls_for(seconds, _update(bench, training), comm)
-    wholes: list[float] = []
-    pieces: dict[str, list[float]] = {name: [] for name in PIECES}
-    for _ in range(repeats):
-        wholes.append(time_of(_update(bench, training), calls, comm))
-        spent = [bench.in_pieces(training) for _ in range(calls)]
-        for name in PIECES:
-            mean = sum(step[name] for step in spent) / calls
-            pieces[name].append(comm.allreduce(mean, MPI.MAX))
-    whole = median(wholes)
-    found = {name: median(times) for name, times in pieces.items()}
-    found["rest"] = whole - sum(found.values())
-    dense = 1e-9 * size[0] * size[1] * size[2] / sgemm_gflops  # seconds of one operation for each sample and weight
+    product, operations = _product(bench)
+    calls = repeats * calls_for(seconds, _update(bench, training), comm)
+    steps, products = np.empty((calls, len(PIECES) + 1)), np.empty((calls, 1))
+    for i in range(calls):
+        started = time.perf_counter()
+        steps[i, :-1] = list(bench.in_pieces(training).values())
+        steps[i, -1] = time.perf_counter() - started - steps[i, :-1].sum()
+        products[i] = time_of(product, 1, comm)
+    comm.Allreduce(MPI.IN_PLACE, steps, MPI.MAX)
+    quick, quick_products = (np.sort(x, axis=0)[: max(1, calls // 4)].mean(axis=0).tolist() for x in (steps, products))
+    found = dict(zip((*PIECES, "rest"), quick, strict=True))
+    whole = sum(quick)
+    # seconds that SGEMM takes for one operation for each sample and weight
+    dense = quick_products[0] * size[0] * size[1] * size[2] / comm.allreduce(operations)
     return {
         "kernels": comm.bcast(bench.kernels()),
         "seconds": whole,

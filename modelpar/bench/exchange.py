@@ -30,9 +30,7 @@ GATHER_BITS, GATHER_FLOATS, REDUCE, ALLREDUCE = "gather bits", "gather floats", 
 Bytes = dict[str, dict[str, dict[str, int]]]  # axis -> verb -> kind -> bytes
 
 
-def run(
-    sizes: Sequence[Size] | None = None, *, grid: Grid, repeats: int = 5, seconds: float = 0.05
-) -> dict[str, Any]:
+def run(sizes: Sequence[Size] | None = None, *, grid: Grid, repeats: int = 5, seconds: float = 0.05) -> dict[str, Any]:
     """``{"machine": {...}, "rows": [...], "steps": [...]}``, the same on every rank.  Collective.
 
     A row: ``size``, ``units`` (the visible ones), ``batch`` of a replica, ``what``, ``seconds``, ``bytes`` that had to

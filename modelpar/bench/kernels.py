@@ -158,7 +158,7 @@ def _statistics(size: Size, comm: MPI.Comm, repeats: int, seconds: float) -> lis
     def by_blas() -> None:
         dense.matmul(unpack(v0, out=dense0), p0.T, V, GAIN, CARRY)
         dense.matmul(unpack(v1, out=dense1), p1.T, V, -GAIN, 1.0)
-        apply_update(W.reshape(-1), V.reshape(-1), np.float32(SHRINK))
+        apply_update(W.reshape(-1), V.reshape(-1), SHRINK)
 
     works[BLAS] = by_blas
     times = in_turn(works, repeats=repeats, seconds=seconds, comm=comm)

@@ -1,4 +1,4 @@
-"""Clocks that all ranks read alike, and measurements in turn: what else happens on the machine meets all sides alike."""
+"""Clocks that all ranks read alike, and measurements in turn: what else the machine does meets all sides alike."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from modelpar import __version__
 from modelpar.cli import config as configuration
 from modelpar.cli.options import GroupedCommand, given, spec_options
+from modelpar.spec import TrainingSpec
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -174,49 +176,79 @@ def _help_without_command(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", "network.dtype")
-@click.option(
-    "--sizes",
-    metavar="BxVxH,...",
-    default=None,
-    help="batch x visible units x hidden units  [default: five sizes from 100x784x500 to 512x8192x8192]",
-)
-@click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
-              help="measurements, of which the median counts")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, metavar="X",
-              help="least time of one measurement")  # fmt: skip
-@JSON
-@click.pass_obj
-def cd1(
-    comm: MPI.Comm, config: str | None, sizes: str | None, repeats: int, seconds: float, as_json: bool, **values: Any
-) -> None:
-    """Updates by CD-1 beside products of dense matrices of the same sizes (SGEMM), measured in turn."""
-    settings = configuration.gather(comm, given(values), config)
-    wanted = _sizes(sizes)
-    place = _prepare(comm, settings.run.threads, clear_core_type=True)
-    from modelpar.cli.info import show_bench
+def _measurements(repeats: int, seconds: float, sizes: str) -> Callable[[Any], Any]:
+    """The options that all benchmarks share, with their defaults."""
+    wanted = (
+        click.option("--sizes", metavar="BxVxH,...", default=None,
+                     help=f"batch x visible units x hidden units, separated by commas  [default: {sizes}]"),
+        click.option("--repeats", type=COUNT, default=repeats, show_default=True, metavar="N",
+                     help="measurements, of which the median counts"),
+        click.option("--seconds", type=click.FloatRange(0, min_open=True), default=seconds, show_default=True,
+                     metavar="X", help="least time of one measurement"),
+        JSON,
+    )  # fmt: skip
 
-    show_bench(comm, settings, place, sizes=wanted, repeats=repeats, seconds=seconds, as_json=as_json)
+    def decorate(command: Any) -> Any:
+        for option in reversed(wanted):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+PICTURE = click.option("--picture", metavar="FILE.png", default=None, help="draw the rates over SGEMM's too")
+
+
+@bench.command(cls=GroupedCommand)
+@spec_options("run.threads", "grid", "network.dtype", "network.layout")
+@_measurements(5, 0.5, "five from 100x784x500 to 512x8192x8192")
+@click.option("--statistics", metavar="K|float|all", default=None,
+              help="1 to 8 bits, float, or several separated by commas; all for 1,3,float"
+              f"  [default: {TrainingSpec.statistics}]")  # fmt: skip
+@click.option("--profile", is_flag=True, help="show where the time of a step goes")
+@click.option("--peer", "peers", metavar="NAME", multiple=True,
+              help="run the same step in numpy, torch, sklearn or all of them too, where these are installed;"
+              " may be repeated")  # fmt: skip
+@PICTURE
+@click.pass_obj
+def cd1(comm: MPI.Comm, config: str | None, **values: Any) -> None:
+    """Updates by CD-1 beside products of dense matrices of the same sizes (SGEMM), measured in turn."""
+    _bench(comm, "cd1", config, values)
+
+
+@bench.command(cls=GroupedCommand)
+@spec_options("run.threads")
+@_measurements(3, 0.02, "100x784x500,256x784x4096")
+@click.option("--calibrate", is_flag=True, help="measure the rates anew by which kernels are chosen, and keep them")
+@PICTURE
+@click.pass_obj
+def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
+    """Each kernel on packed states beside SGEMM, with one thread and with all, by density of the states."""
+    _bench(comm, "kernels", config, values)
+
+
+@bench.command(cls=GroupedCommand)
+@spec_options("run.threads", "grid")
+@_measurements(5, 0.05, "100x784x500,256x784x4096,256x4096x4096")
+@click.pass_obj
+def exchange(comm: MPI.Comm, config: str | None, **values: Any) -> None:
+    """What travels between model shards: bits against floats, and the bytes of a step in every layout."""
+    _bench(comm, "exchange", config, values)
+
+
+def _bench(comm: MPI.Comm, name: str, config: str | None, values: dict[str, Any]) -> None:
+    settings = configuration.gather(comm, given(values), config)
+    place = _prepare(comm, settings.run.threads, clear_core_type=True)
+    from modelpar.cli import bench as work
+
+    asked = {key: value for key, value in values.items() if "__" not in key}
+    getattr(work, name)(comm, settings, place, **asked)
 
 
 def _prepare(comm: MPI.Comm, asked: int | None, *, clear_core_type: bool = False) -> Any:
     from modelpar.cli.threads import prepare
 
     return prepare(comm, asked, clear_core_type=clear_core_type)
-
-
-def _sizes(text: str | None) -> list[tuple[int, int, int]] | None:
-    if text is None:
-        return None
-    found = []
-    for word in text.split(","):
-        parts = word.strip().lower().split("x")
-        if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            raise click.UsageError(f"--sizes has {word!r}, but needs batch x visible x hidden, as in 100x784x500")
-        batch, visible, hidden = map(int, parts)
-        found.append((batch, visible, hidden))
-    return found
 
 
 def _picture_or_array(out: str) -> str:

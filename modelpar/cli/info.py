@@ -1,11 +1,10 @@
-"""``modelpar info``: what a run on this machine would stand on, and what does not fit together; ``bench``'s table."""
+"""``modelpar info``: what a run on this machine would stand on, and what does not fit together."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ import numba
 import numpy as np
 import scipy
 from mpi4py import MPI
-from rich.table import Table
 from threadpoolctl import ThreadpoolController
 
 import modelpar
-from modelpar.bench import cd1
-from modelpar.cli.config import Settings
+from modelpar.bench.kernels import calibration
 from modelpar.cli.progress import size_text, summary_table
 from modelpar.cli.terminal import make_console
 from modelpar.cli.threads import VARIABLES, Placement
-from modelpar.grid import Grid
+from modelpar.kernels import dispatch
 from modelpar.memory import available_bytes
 
 FEATURES = (
@@ -43,6 +40,7 @@ def show(comm: MPI.Comm, place: Placement, environment: dict[str, str], *, as_js
         print(json.dumps(found, indent=1), flush=True)
         return
     shown = {name.replace("_", " "): _text(value) for name, value in found.items() if name != "warnings"}
+    shown["calibration"] = _rates(found["calibration"])
     console = make_console()
     console.print(summary_table(shown, f"modelpar {found['modelpar']}"))
     for warning in found["warnings"]:
@@ -71,6 +69,8 @@ def collect(comm: MPI.Comm, place: Placement, environment: dict[str, str]) -> di
         "mpi_standard": ".".join(map(str, MPI.Get_version())),
         "cpu": cpu_name(),
         "instruction_set": features,
+        "kernels": list(dispatch.available()),
+        "calibration": calibration(),
         "blas": libraries,
         "cores": place.cores,
         "cores_of_this_rank": place.own_cores,
@@ -188,37 +188,10 @@ def _text(value: Any) -> str:
     return size_text(value) if isinstance(value, int) and value > 1 << 20 else str(value)
 
 
-def show_bench(
-    comm: MPI.Comm, settings: Settings, place: Placement, *,
-    sizes: list[tuple[int, int, int]] | None, repeats: int, seconds: float, as_json: bool,
-) -> None:  # fmt: skip
-    """``bench cd1``: run it, and print its rows.  Collective."""
-    with Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid:
-        found = cd1.run(
-            sizes, grid=grid, threads=place.threads, dtype=settings.network().dtype, repeats=repeats, seconds=seconds
-        )
-    libraries = {library["of"]: library["core_type"] for library in blas()}
-    found["machine"] = {
-        "cpu": cpu_name(), "cores": place.cores, "instruction_set": instruction_set(),
-        "blas_core_type": libraries.get("scipy", next(iter(libraries.values()), "unknown")),
-        "mpi": mpi_library(), "python": sys.version.split()[0],
-        **found["machine"],
-    }  # fmt: skip
-    if as_json:
-        print(json.dumps(found), flush=True)
-        return
-    machine = found["machine"]
-    console = make_console()
-    console.print(
-        f"CD-1 on {machine['cpu']}: {machine['grid']}, {machine['threads']} thread(s) a rank, {machine['dtype']}",
-        soft_wrap=True,
-    )
-    table = Table()
-    for title in ("B x visible x hidden", "samples/s", "GFLOP/s", "GEMM GFLOP/s", "over GEMM"):
-        table.add_column(title, justify="right")
-    for row in found["rows"]:
-        table.add_row(
-            row["size"], f"{row['samples_per_second']:,.0f}", f"{row['gflops']:.1f}", f"{row['sgemm_gflops']:.1f}",
-            f"{row['over_sgemm']:.2f}",
-        )  # fmt: skip
-    console.print(table)
+def _rates(found: dict[str, Any] | None) -> str:
+    """The rates by which kernels are chosen, for people."""
+    if found is None:
+        return "none yet: training measures it when it begins, and so does modelpar bench kernels --calibrate"
+    line = "{}: {:.4g} ns a weight, {:.4g} ns a weight and sample"
+    rates = [line.format(name, rate["weight"], rate["sample"]) for name, rate in found["rates"].items()]
+    return "\n".join([f"{found['file']}, of {found['threads']} thread(s)", *rates])

@@ -1,13 +1,15 @@
 """Data sets: which rows (replicas), which columns (shards), and what becomes of their values."""
 
+from modelpar.data.cache import packed_folder
 from modelpar.data.columns import Columns
 from modelpar.data.dataset import Dataset, Split, Table
 from modelpar.data.feed import DataFeed, Feed
 from modelpar.data.minibatches import Minibatches
 from modelpar.data.moments import check_range, column_moments
 from modelpar.data.opening import open_dataset
+from modelpar.data.packed_files import write_packed
 
 __all__ = [
     "Columns", "DataFeed", "Dataset", "Feed", "Minibatches", "Split", "Table",
-    "check_range", "column_moments", "open_dataset",
+    "check_range", "column_moments", "open_dataset", "packed_folder", "write_packed",
 ]  # fmt: skip

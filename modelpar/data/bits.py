@@ -29,7 +29,7 @@ _SWAP_16 = np.uint64(0x0000FFFF0000FFFF)
 _SWAP_32 = np.uint64(0x00000000FFFFFFFF)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _swap(low, high, mask, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
     moved = ((low >> shift) ^ high) & mask
     return low ^ (moved << shift), high ^ moved
@@ -122,33 +122,43 @@ def gather_bits(source: Array, rows: Array, first: int, words: Array) -> None:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def pack_rows(values: Array, level: float, states_only: bool, bits: Array) -> bool:
-    """bits = (values > level).T, rows of bits; False, and some rows undefined, where a value is wrong.
-
-    values (units, batch) float; bits (batch, units / 8 rounded up) uint8; ``states_only``: values may only be 0 and 1
-    """
-    n_units, batch = values.shape
+def spread_bits(words: Array, bits: Array) -> None:
+    """The reverse of :func:`gather_bits`, to rows 0, 1, ...   words (units, n) uint64; bits (batch, width) uint8"""
+    n_units, batch = words.shape[0], bits.shape[0]
     tile = np.zeros((WORD, _BLOCKS), np.uint64)
     for first_sample in range(0, batch, WORD):
-        n_samples = min(WORD, batch - first_sample)
         for first_unit in range(0, n_units, WORD * _BLOCKS):
             some = min(WORD * _BLOCKS, n_units - first_unit)
             tile[:] = 0
             for unit in range(some):
-                row = values[first_unit + unit, first_sample : first_sample + n_samples]
-                word, wrong = np.uint64(0), False
-                for s in range(n_samples):
-                    word |= np.uint64(row[s] > level) << np.uint64(s)
-                    wrong |= (row[s] != 0) & (row[s] != 1)
-                if wrong & states_only:
-                    return False
-                tile[unit % WORD, unit // WORD] = word
+                tile[unit % WORD, unit // WORD] = words[first_unit + unit, first_sample // WORD]
             turn_bits(tile, _BLOCKS)
             start, n_octets = first_unit // 8, (some + 7) // 8
-            for s in range(n_samples):
+            for s in range(min(WORD, batch - first_sample)):
                 octets = bits[first_sample + s]
                 for k in range(n_octets):
                     octets[start + k] = np.uint8(tile[s, k // 8] >> np.uint64(8 * (k % 8)) & np.uint64(0xFF))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def pack_words(values: Array, level: float, states_only: bool, words: Array) -> bool:
+    """words = values > float32(level); False, and some words undefined, where a value is wrong.
+
+    values (units, batch) float, compared as in :func:`modelpar.data.fill.threshold`
+    words (units, batch / 64 rounded up) uint64; ``states_only``: values may only be 0 and 1
+    """
+    batch = values.shape[1]
+    above = np.float32(level)
+    for u in range(values.shape[0]):
+        for start in range(0, batch, WORD):
+            row = values[u, start : min(start + WORD, batch)]
+            word, wrong = np.uint64(0), False
+            for s in range(len(row)):
+                word |= np.uint64(row[s] > above) << np.uint64(s)
+                wrong |= (row[s] != 0) & (row[s] != 1)
+            if wrong & states_only:
+                return False
+            words[u, start // WORD] = word
     return True
 
 
@@ -177,16 +187,3 @@ def choose_values(words: Array, zeros: Array, ones: Array, out: Array) -> None:
             target = out[u, start : min(start + WORD, batch)]
             for s in range(len(target)):
                 target[s] = one if (word >> np.uint64(s)) & np.uint64(1) else zero
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def pack_words(values: Array, words: Array) -> None:
-    """words = values != 0   values (units, batch) float or uint8; words (units, batch / 64 rounded up) uint64"""
-    batch = values.shape[1]
-    for u in range(values.shape[0]):
-        for start in range(0, batch, WORD):
-            row = values[u, start : min(start + WORD, batch)]
-            word = np.uint64(0)
-            for s in range(len(row)):
-                word |= np.uint64(row[s] != 0) << np.uint64(s)
-            words[u, start // WORD] = word

@@ -22,7 +22,7 @@ from mpi4py import MPI
 
 from modelpar.data.arrays import Archive
 from modelpar.data.dataset import EagerTable, Source
-from modelpar.data.packed import PackedColumns, packed_rows, values_type, width
+from modelpar.data.packed import PackedColumns, keeps_states, packed_rows, values_type, width
 from modelpar.data.packed_files import PackedTable, is_packed, open_packed, save_bits
 from modelpar.data.reading import reading, unpacking
 from modelpar.errors import DataError
@@ -67,20 +67,26 @@ def _find_or_make(source: Source, level: float | None) -> Path | None:
     table = source.table
     if os.environ.get(VARIABLE, "0") not in ("", "0") or not isinstance(table, EagerTable) or table.path is None:
         return None
-    if table.n_samples * table.n_units < LEAST or (level is not None and not 0 <= level < 1):
+    if table.n_samples * table.n_units < LEAST or (level is not None and not keeps_states(level)):
         return None
     with suppress(OSError, DataError):
         path = packed_folder() / f"{_key(table.path, table.name, level)}.npz"
         if _opened(path, source, level, check=True) is not None:
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
+        if not _writable(path.parent):
             return None
         packed = _packed(table, source.scale, level)
         if packed is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_bits(path, packed, (table.n_samples, table.n_units))
             return path
     return None
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be written into a folder, which need not be there so far."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _key(path: Path, name: str, level: float | None) -> str:

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from modelpar.data.fill import _SAMPLES, _UNITS, turn_panel
+from modelpar.data.fill import SAMPLES, UNITS, turn_panel
 from modelpar.kernels.philox import MARGIN, fill_words_at
-from modelpar.kernels.vector import LANES, draw_16, philox_32
+from modelpar.kernels.vector import LANES
+from modelpar.kernels.vector_sampling import draw_16, philox_32
 
 Array = npt.NDArray[Any]
 
-_SCRATCH = MARGIN + 2 * _SAMPLES  # words of 64 samples, those of the first counter and the rest of the last group
+_SCRATCH = MARGIN + 2 * SAMPLES  # words of 64 samples, those of the first counter and the rest of the last group
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -29,21 +30,21 @@ def draw_bytes(  # type: ignore[no-untyped-def]
     source (n, width) uint8; rows (batch,), columns (units,) int64; offset, scale (units,) float32; first, samples,
     units, tag, keys as in :mod:`modelpar.kernels.philox`; words (units, batch / 64 rounded up) uint64
     """
-    tile = np.zeros((_SAMPLES, _UNITS), np.uint8)
-    turned = np.empty((_SAMPLES // 8, 8, _UNITS // 8), np.uint64)  # [group of samples, unit % 8, unit // 8]
-    line = np.zeros(_SAMPLES, np.uint8)
+    tile = np.zeros((SAMPLES, UNITS), np.uint8)
+    turned = np.empty((SAMPLES // 8, 8, UNITS // 8), np.uint64)  # [group of samples, unit % 8, unit // 8]
+    line = np.zeros(SAMPLES, np.uint8)
     line_words = line.view(np.uint64)
-    p = np.zeros(_SAMPLES, np.float32)
+    p = np.zeros(SAMPLES, np.float32)
     drawn = np.empty(_SCRATCH, np.uint32)
     p_at, drawn_at = p.ctypes.data, drawn.ctypes.data + 4 * MARGIN
-    for first_sample in range(0, len(rows), _SAMPLES):
-        n_samples = min(_SAMPLES, len(rows) - first_sample)
+    for first_sample in range(0, len(rows), SAMPLES):
+        n_samples = min(SAMPLES, len(rows) - first_sample)
         n_groups = (n_samples + 7) // 8
         skip = (first + first_sample) % 4
         begin = first + first_sample - skip
         some_ids = samples[first_sample : first_sample + n_samples] if len(samples) else samples
-        for first_unit in range(start, stop, _UNITS):
-            n_units = min(_UNITS, stop - first_unit)
+        for first_unit in range(start, stop, UNITS):
+            n_units = min(UNITS, stop - first_unit)
             wanted = columns[first_unit : first_unit + n_units]
             turn_panel(source, rows[first_sample : first_sample + n_samples], wanted, adjacent, tile, turned)
             for u in range(n_units):
@@ -55,7 +56,7 @@ def draw_bytes(  # type: ignore[no-untyped-def]
                 word = np.uint64(0)
                 shift, divisor = offset[unit], scale[unit]
                 if bright or (np.float32(0) - shift) / divisor > 0:
-                    for s in range(_SAMPLES):
+                    for s in range(SAMPLES):
                         p[s] = (line[s] - shift) / divisor
                     if len(samples):
                         fill_words_at(some_ids, units[unit], tag, key0, key1, drawn[MARGIN:])
@@ -68,6 +69,6 @@ def draw_bytes(  # type: ignore[no-untyped-def]
                             )  # fmt: skip
                     for s in range(0, n_samples, LANES):
                         word |= draw_16(p_at + 4 * s, drawn_at + 4 * s) << np.uint64(s)
-                    if n_samples < _SAMPLES:
+                    if n_samples < SAMPLES:
                         word &= (np.uint64(1) << np.uint64(n_samples)) - np.uint64(1)
-                words[unit, first_sample // _SAMPLES] = word
+                words[unit, first_sample // SAMPLES] = word

@@ -16,8 +16,8 @@ from numba import njit
 
 Array = npt.NDArray[Any]
 
-_UNITS = 256  # units of a panel, a multiple of 8
-_SAMPLES = 64  # samples of a panel, a multiple of 8
+UNITS = 256  # units of a panel, a multiple of 8
+SAMPLES = 64  # samples of a panel, a multiple of 8
 
 _SWAP_8 = np.uint64(0x00FF00FF00FF00FF)
 _SWAP_16 = np.uint64(0x0000FFFF0000FFFF)
@@ -103,14 +103,14 @@ def fill_bytes(
     source (n, width) uint8; rows (batch,), columns (units,) int64; offset, scale (units,) of out's type;
     out (units, batch).  ``adjacent``: the columns are neighbours in ascending order.
     """
-    tile = np.zeros((_SAMPLES, _UNITS), np.uint8)
-    turned = np.empty((_SAMPLES // 8, 8, _UNITS // 8), np.uint64)
-    line = np.empty(_SAMPLES, np.uint8)
+    tile = np.zeros((SAMPLES, UNITS), np.uint8)
+    turned = np.empty((SAMPLES // 8, 8, UNITS // 8), np.uint64)
+    line = np.empty(SAMPLES, np.uint8)
     line_words = line.view(np.uint64)
-    for first_sample in range(0, len(rows), _SAMPLES):
-        n_samples = min(_SAMPLES, len(rows) - first_sample)
-        for first_unit in range(0, len(columns), _UNITS):
-            n_units = min(_UNITS, len(columns) - first_unit)
+    for first_sample in range(0, len(rows), SAMPLES):
+        n_samples = min(SAMPLES, len(rows) - first_sample)
+        for first_unit in range(0, len(columns), UNITS):
+            n_units = min(UNITS, len(columns) - first_unit)
             wanted = columns[first_unit : first_unit + n_units]
             turn_panel(source, rows[first_sample : first_sample + n_samples], wanted, adjacent, tile, turned)
             for u in range(n_units):
@@ -128,22 +128,22 @@ def fill_floats(source: Array, rows: Array, columns: Array, offset: Array, scale
 
     source (n, width) float; rows (batch,), columns (units,) int64; offset, scale (units,) float64; out (units, batch).
     """
-    tile = np.empty(_SAMPLES * _SAMPLES, source.dtype)
-    for first_unit in range(0, len(columns), _SAMPLES):
-        n_units = min(_SAMPLES, len(columns) - first_unit)
+    tile = np.empty(SAMPLES * SAMPLES, source.dtype)
+    for first_unit in range(0, len(columns), SAMPLES):
+        n_units = min(SAMPLES, len(columns) - first_unit)
         wanted = columns[first_unit : first_unit + n_units]
-        for first_sample in range(0, len(rows), _SAMPLES):
-            n_samples = min(_SAMPLES, len(rows) - first_sample)
+        for first_sample in range(0, len(rows), SAMPLES):
+            n_samples = min(SAMPLES, len(rows) - first_sample)
             for s in range(n_samples):
                 row = source[rows[first_sample + s]]
-                part = tile[s * _SAMPLES : s * _SAMPLES + n_units]
+                part = tile[s * SAMPLES : s * SAMPLES + n_units]
                 for u in range(n_units):
                     part[u] = row[wanted[u]]
             for u in range(n_units):
                 shift, divisor = offset[first_unit + u], scale[first_unit + u]
                 target = out[first_unit + u, first_sample : first_sample + n_samples]
                 for s in range(n_samples):
-                    target[s] = (tile[s * _SAMPLES + u] - shift) / divisor
+                    target[s] = (tile[s * SAMPLES + u] - shift) / divisor
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -165,10 +165,14 @@ def fill_sparse(
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def threshold(values: Array, level: float) -> None:
-    """values = (values > level), in place.   values (units, batch)"""
+    """values = (values > float32(level)), in place.   values (units, batch)
+
+    In float32 a grey value of 51 is not above 0.2, as should be; 51 / 255 in float32 is above 0.2 in float64.
+    """
+    above = np.float32(level)
     for u in range(values.shape[0]):
         for s in range(values.shape[1]):
-            values[u, s] = 1.0 if values[u, s] > level else 0.0
+            values[u, s] = 1.0 if values[u, s] > above else 0.0
 
 
 def affine(

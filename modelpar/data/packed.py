@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.bits import choose_values, gather_bits, pack_rows
+from modelpar.data.bits import choose_values, gather_bits, pack_words, spread_bits
 from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.fill import affine
 from modelpar.data.survey import Survey, survey_of_integers
@@ -78,7 +78,12 @@ class PackedColumns:
     def are_states(self, offset: Array, scale: Array, level: float | None) -> bool:
         """Whether the bits are what scaling (and the threshold ``level`` on scaled values) makes of the values."""
         plain = not offset.any() and bool((scale == self.high).all())
-        return plain and (level is None or 0 <= level < 1)
+        return plain and (level is None or keeps_states(level))
+
+
+def keeps_states(level: float) -> bool:
+    """Whether a threshold makes the states 0 and 1 of 0 and 1."""
+    return bool(0 <= np.float32(level) < 1)
 
 
 def width(n_units: int) -> int:
@@ -105,8 +110,10 @@ def packed_rows(
         if check and not ((values >= 0) & (values <= 1)).all():
             return None
         target = bits[start:stop] if keep else scratch[: stop - start]
-        if not pack_rows(values, 0.5 if level is None else level, level is None, target):
+        words = Packed.empty(columns.n_units, stop - start).rows
+        if not pack_words(values, 0.5 if level is None else level, level is None, words):
             return None
+        spread_bits(words, target)
     return bits
 
 

@@ -60,7 +60,7 @@ class FilledStates:
         values = np.empty((len(self.unit_ids), len(samples)), np.float32)
         self.fill(samples, first_draw, values)
         packed = Packed.empty(*values.shape)
-        pack_words(values, packed.rows)
+        pack_words(values, 0.5, False, packed.rows)
         return packed
 
 

@@ -53,6 +53,7 @@ def _warm_up_packed(dtype: npt.DTypeLike) -> None:
     W, bias = np.zeros((1, 1), dtype), np.zeros(1, dtype)
     ids = np.zeros(1, np.int64)
     states, values = pack(np.zeros((1, 4))), pack(np.zeros((1, 4)), 2)
+    states.sums()
     Counts((states, values), (states, values)).learn(W, W.copy(), 0.0, 0.0, 0.0)
     for kind in (np.int8, np.int16, np.int32):
         counts = np.zeros((1, 1), kind)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from modelpar.kernels.vector import LANES, TILE, count_tile, count_tile_row
+from modelpar.kernels.vector import LANES
+from modelpar.kernels.vector_counts import TILE, count_tile, count_tile_row
 
 COLUMNS = 512  # of C at a time: a run of memory long enough to be fetched ahead, bits that stay in the caches
 

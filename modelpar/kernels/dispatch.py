@@ -172,9 +172,10 @@ def calibrate() -> Calibration:
     path = calibration_file()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(asdict(found), file, indent=1)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # which goes even where the file cannot be kept
+            file = Path(folder) / path.name
+            file.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+            os.replace(file, path)
     return found
 
 

@@ -29,6 +29,12 @@ class Counts:
     """C of packed states v and packed k-bit values s; its unit is ``1 / (2^k - 1)``."""
 
     def __init__(self, data: Pair, model: Pair) -> None:
+        (v0, s0), (v1, s1) = data, model
+        if not v0.batch == s0.batch == v1.batch == s1.batch or s0.planes != s1.planes:  # one stride serves both phases
+            raise ValueError(
+                f"both phases must have the same samples and planes, but have {v0.batch} and {s0.batch} samples, "
+                f"{s0.planes} planes, and {v1.batch} and {s1.batch} samples, {s1.planes} planes"
+            )
         self.data, self.model = data, model
         self.unit = 1.0 / ((1 << data[1].planes) - 1)
         self.shape = data[0].n_units, data[1].n_units

@@ -11,7 +11,15 @@ from numba import njit
 
 from modelpar.kernels.lookup import BLOCK, PANEL, aligned_int32, pad, sum_panel
 from modelpar.kernels.philox import CHUNK, MARGIN, SCRATCH, row_words
-from modelpar.kernels.vector import LANES, draw_16, philox_32, plane_16, round_16, sigmoid_of_sums_16, squared_error_16
+from modelpar.kernels.vector import LANES
+from modelpar.kernels.vector_sampling import (
+    draw_16,
+    philox_32,
+    plane_16,
+    round_16,
+    sigmoid_of_sums_16,
+    squared_error_16,
+)  # fmt: skip
 
 ERROR_STEPS = 1 << 20  # squared errors are summed as whole multiples of 1 / ERROR_STEPS: exact in any order
 

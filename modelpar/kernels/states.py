@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
+
+from modelpar.kernels.vector import compiled, count_bits
 
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]
@@ -63,6 +66,10 @@ class Packed:
 
     def sums(self) -> npt.NDArray[np.int64]:
         """(units,) the values of each unit added up over the samples."""
+        if compiled():
+            sums = np.zeros(self.n_units, np.int64)
+            add_values(self.words, sums)
+            return sums
         ones = count_ones(self.words).sum(axis=2, dtype=np.int64)
         return np.asarray((ones << np.arange(self.planes)).sum(axis=1, dtype=np.int64))
 
@@ -74,6 +81,17 @@ class Packed:
     def take(self, start: int, stop: int) -> Packed:
         """The samples ``start .. stop - 1``; a copy."""
         return pack(unpack(self)[:, start:stop], self.planes)
+
+
+@njit(cache=True, nogil=True)
+def add_values(words, sums):  # type: ignore[no-untyped-def]
+    """sums (units,) += values of each unit, over the samples.   words (units, planes, words)"""
+    for i in range(words.shape[0]):
+        for p in range(words.shape[1]):
+            ones = 0
+            for w in range(words.shape[2]):
+                ones += count_bits(words[i, p, w])
+            sums[i] += ones << p
 
 
 def pack(values: Array, planes: int = 1) -> Packed:

@@ -9,9 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelpar.data import DataFeed, Minibatches, check_range, column_moments, named, open_dataset
+from modelpar.data import (
+    DataFeed,
+    Minibatches,
+    cache,
+    check_range,
+    column_moments,
+    named,
+    open_dataset,
+    write_packed,
+)
+from modelpar.data.packed_files import PackedTable
 from modelpar.errors import ModelparError
+from modelpar.kernels.states import unpack
 from modelpar.layout import UnitLayout
+from modelpar.spec import DataSpec
 
 GREY = np.random.default_rng(7).integers(0, 256, (60, 13), dtype=np.uint8)
 
@@ -109,3 +121,88 @@ def test_a_named_set_that_is_absent_is_an_error_on_all(comm: Any, agree: Any, fo
     with pytest.raises(ModelparError, match="download train-images"):
         open_dataset("mnist", comm)
     agree(True)
+
+
+@pytest.fixture
+def own_cache(comm: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache directory for all ranks, in which small data sets are kept too."""
+    monkeypatch.setattr(cache.platformdirs, "user_cache_path", lambda name: folder / "cache" / name)
+    monkeypatch.setattr(cache, "LEAST", 1)
+    monkeypatch.delenv(cache.VARIABLE, raising=False)
+    return folder / "cache" / "modelpar" / "packed"
+
+
+STATES = GREY > 127
+
+
+@pytest.mark.parametrize("binarise", ["none", "stochastic", "0.5"])
+def test_ranks_together_have_the_states_that_one_rank_has(
+    comm: Any, agree: Any, folder: Path, own_cache: Path, binarise: str
+) -> None:
+    if comm.rank == 0:
+        np.save(folder / "grey.npy", GREY)
+        np.savez_compressed(folder / "states.npz", data=STATES)
+        np.savez_compressed(folder / "grey.npz", data=GREY)
+        write_packed(folder / "packed.npz", STATES)
+    comm.barrier()
+    for name in ("grey.npy", "states.npz", "grey.npz", "packed.npz"):
+        spec = DataSpec(data=str(folder / name), binarise=binarise)
+        data, alone = open_dataset(spec, comm, seed=3), open_dataset(spec, seed=3)
+        ids, every = mine(comm, 13), np.arange(13)
+        feed = DataFeed(data.train, ids, scale=data.scale, binarise=binarise, seed=4, comm=comm)
+        reference = DataFeed(alone.train, every, scale=data.scale, binarise=binarise, seed=4)
+        agree(feed.binary == reference.binary == (binarise != "none" or "grey" not in name))
+        if feed.binary:
+            samples = np.arange(len(data.train))[::-1]
+            agree(np.array_equal(feed.states(samples, 64).words, reference.states(samples, 64).words[ids]))
+
+
+def test_one_value_in_one_ranks_columns_is_known_to_all(comm: Any, agree: Any, folder: Path) -> None:
+    if comm.rank == 0:
+        values = STATES.astype(np.float32)
+        np.save(folder / "states.npy", values)
+        values[-1, 7] = 0.5
+        np.save(folder / "almost.npy", values)
+    comm.barrier()
+    for name in ("states", "almost"):
+        data = open_dataset(DataSpec(data=str(folder / f"{name}.npy"), test_fraction=0.0), comm)
+        ids = mine(comm, 13)
+        feed = DataFeed(data.train, ids, comm=comm)
+        agree(feed.binary == (name == "states"))
+        out = np.empty((len(ids), 60), np.float32)
+        feed.fill(np.arange(60), 0, out)  # also where a rank's own columns are states, but not those of others
+        wanted = STATES.astype(np.float32)
+        if name == "almost":
+            wanted[-1, 7] = 0.5
+        agree(np.array_equal(out, wanted.T[ids]))
+
+
+def test_one_rank_of_a_node_fills_the_cache_for_all(
+    comm: Any, agree: Any, folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if comm.rank == 0:
+        np.savez_compressed(folder / "states.npz", data=STATES)
+    comm.barrier()
+    made: list[Path] = []
+    save_bits = cache.save_bits
+    monkeypatch.setattr(cache, "save_bits", lambda path, *rest: (made.append(path), save_bits(path, *rest)))
+    for _ in range(2):
+        table = open_dataset(str(folder / "states.npz"), comm).train.table
+        agree(isinstance(table, PackedTable))
+    agree(comm.allreduce(len(made)) == 1)  # by the second opening nothing was left to be made
+    agree(len(list(own_cache.iterdir())) == 1)
+
+
+def test_a_cache_that_some_ranks_cannot_see_is_no_error(
+    comm: Any, agree: Any, folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if comm.rank == 0:
+        np.savez_compressed(folder / "states.npz", data=STATES)
+    comm.barrier()
+    if comm.rank == comm.size - 1 and comm.size > 1:
+        monkeypatch.setattr(cache, "_opened", lambda *_, **__: None)
+    data = open_dataset(DataSpec(data=str(folder / "states.npz"), test_fraction=0.0), comm)
+    ids = mine(comm, 13)
+    feed = DataFeed(data.train, ids, comm=comm)
+    agree(feed.binary)
+    agree(np.array_equal(unpack(feed.states(np.arange(60), 0)), STATES.T[ids]))

@@ -13,9 +13,7 @@ pytestmark = pytest.mark.skipif(not compiled(), reason="these kernels exist comp
 
 SCALE = np.float32(2.0**20)
 WAYS = [
-    pytest.param(
-        lookup.REGISTERS, id="registers", marks=pytest.mark.skipif(not HAS_LOOKUP, reason="needs AVX-512")
-    ),
+    pytest.param(lookup.REGISTERS, id="registers", marks=pytest.mark.skipif(not HAS_LOOKUP, reason="needs AVX-512")),
     pytest.param(lookup.TABLES, id="tables"),
     pytest.param(lookup.LISTS, id="lists"),
 ]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
+import llvmlite.binding
 import numpy as np
 import pytest
 
 from modelpar.draws import uniform
-from modelpar.kernels import epilogue, threads
+from modelpar.kernels import counts, dense, epilogue, lookup, sampling, soft, threads, warm_up
 from modelpar.kernels.dispatch import VARIABLE, available
+from modelpar.kernels.learning import Counts, SoftCounts, update_from
 from modelpar.kernels.lookup import fine
 from modelpar.kernels.products import Product, Sampler, means_of, plain_sums
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.kernels.vector import compiled
 from modelpar.streams import Purpose, Stream
+from tests.unit.test_kernels import small_results as small_kernel_results
 
 STREAM = Stream(seed=2**40 + 17, layer=1, purpose=Purpose.HIDDEN, repeat=2)
 WAYS = available()
@@ -103,10 +110,10 @@ def test_whole_sums_are_the_same_by_every_kernel(way, up, sizes, n_inputs, n_thr
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 def test_whole_sums_wrap_by_every_kernel(way, up, monkeypatch):
     monkeypatch.setenv(VARIABLE, way)
-    W, bits, _, _ = case(300, 70, 20, up=up, scale=17_000)
+    W, bits, _, _ = case(300, 70, 20, up=up, scale=7000)
     steps = np.rint(W.astype(np.float64) * float(fine(300))).astype(np.int64)
     exact = (steps.T if up else steps) @ bits
-    assert abs(steps).max() < 2**32 / 2
+    assert abs(steps).max() < 2**31
     assert (abs(exact) >= 2**31).any()
     sums = Product(W, pack(bits), up, 300, whole=True).sums(room)
     assert np.array_equal(sums, (exact & 0xFFFFFFFF).astype(np.uint32).view(np.int32))
@@ -178,7 +185,7 @@ def test_a_sampler_draws_the_same_by_every_kernel(way, up, sizes, planes, n_thre
     fused, parted = sampler.of_product(product, room), sampler.of_sums(product.sums(room), 5000)
     p = expected_means(whole_sums(W, bits, up, 5000), bias, 5000)
     for drawn in (fused, parted):
-        assert None not in (drawn.means, drawn.states, drawn.statistic)
+        assert all(made is not None for made in (drawn.means, drawn.states, drawn.statistic))
         assert_sampled(drawn, p, drawn_uniform(p, ids, 1001), planes=planes, target=target)
 
 
@@ -306,3 +313,121 @@ def test_the_statistic_at_the_seams(planes):
     assert (abs(values - drawn.means.astype(np.float64) * levels) < 1 + 1e-4).all()
     assert values.min() == 0
     assert values.max() == levels
+
+
+# without compilation, and on other processors
+
+
+def small_results(dtype, *, soft=True):
+    """Results of every kernel on packed states at small sizes, with weights of this type."""
+    results = {}
+    rng = np.random.default_rng(5)
+    for up in (True, False):
+        W, bits, bias, ids = case(40, 70, 20, up=up, scale=4, dtype=dtype)
+        product = Product(W, pack(bits), up, 5000, whole=True)
+        target = pack(rng.random((70, 20)) < 0.5)
+        results[f"sums {up}"] = product.sums(room)
+        for name, samples in (("first", 4 * 2**32 - 9), ("ids", rng.integers(0, 2**50, 20))):
+            for planes in (1, 3, 8):
+                sampler = Sampler(bias, ids, STREAM, samples, means=True, planes=planes, target=target)
+                for drawn in (sampler.of_product(product, room), sampler.of_sums(product.sums(room), 5000)):
+                    case_name = f"{up} {name} {planes} {len(results)}"
+                    results |= {
+                        f"means {case_name}": drawn.means, f"states {case_name}": drawn.states.words,
+                        f"statistic {case_name}": drawn.statistic.words, f"error {case_name}": np.array(drawn.error),
+                    }  # fmt: skip
+        real = Sampler(bias, ids, STREAM, 3, means=True, planes=3).of_sums(rng.normal(0, 9, (70, 20)).astype(dtype), 40)
+        results |= {f"real {up}": real.means, f"states {up}": real.states.words, f"k {up}": real.statistic.words}
+    v0, v1 = (pack(rng.random((9, 70)) < 0.5) for _ in range(2))
+    p0, p1 = (rng.random((33, 70)).astype(np.float32) for _ in range(2))
+    blocks = {"soft": SoftCounts((v0, p0), (v1, p1), 70)} if soft else {}
+    for planes in (1, 3, 8):
+        s0, s1 = (pack(rng.integers(0, 1 << planes, (33, 70)), planes) for _ in range(2))
+        blocks[f"{planes} planes"] = Counts((v0, s0), (v1, s1))
+    for name, block in blocks.items():
+        W, V = rng.normal(0, 1, (2, 9, 33)).astype(dtype)
+        C = np.zeros((9, 33), np.int32)
+        block.fill(C)
+        block.learn(W, V, 0.9, 0.01 * block.unit, 0.003)
+        results |= {f"C {name}": C, f"plain {name}": block.plain(), f"W {name}": W.copy(), f"V {name}": V.copy()}
+        update_from(C, W, V, 0.5, 0.1, 0.003)
+        results |= {f"W again {name}": W, f"V again {name}": V}
+    return results
+
+
+def signatures_after_warm_up(dtype):
+    """{kernel: types that it is compiled for, after ``warm_up`` and after its use}"""
+    kernels = {name: kernel for module in (counts, lookup, sampling, soft)
+               for name, kernel in vars(module).items() if hasattr(kernel, "signatures")}  # fmt: skip
+    warm_up(dtype)
+    before = {name: len(kernel.signatures) for name, kernel in kernels.items()}
+    for way in WAYS:
+        os.environ[VARIABLE] = way
+        small_results(dtype, soft=dtype == np.float32)  # probabilities are whole numbers with float32 weights only
+    return {name: np.array([before[name], len(kernel.signatures)]) for name, kernel in kernels.items()}
+
+
+def results_elsewhere(expression, path, environment):
+    """What an expression gives in another Python, whose environment is changed so; the results go through ``path``."""
+    program = (
+        "import warnings; warnings.simplefilter('error')\n"
+        "import numpy as np, numba, test_products, test_kernels\n"
+        "from modelpar.kernels import dispatch, vector\n"
+        f"np.savez({str(path)!r}, **{expression})"
+    )
+    folders = [str(Path(__file__).parent), str(Path(dense.__file__).parents[2])]
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_D", "NUMBA_CPU", VARIABLE))
+    }
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(folders), **environment}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    with np.load(path) as results:
+        return dict(results)
+
+
+def assert_same_results(got, expected):
+    assert set(got) == set(expected)
+    for name, values in expected.items():
+        assert got[name].dtype == values.dtype, name
+        assert np.array_equal(got[name], values, equal_nan=values.dtype.kind == "f"), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_interpreted_code_gives_the_same_bits(dtype, tmp_path):
+    expression = f"test_products.small_results(np.{np.dtype(dtype).name}) | {{'compiled': np.array(vector.compiled())}}"
+    got = results_elsewhere(expression, tmp_path / "results.npz", {"NUMBA_DISABLE_JIT": "1"})
+    assert not got.pop("compiled")
+    assert_same_results(got, small_results(dtype))
+
+
+@pytest.mark.skipif(not compiled(), reason="nothing is compiled here")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nothing_compiles_after_warm_up(dtype, tmp_path):
+    expression = f"test_products.signatures_after_warm_up(np.{np.dtype(dtype).name})"
+    got = results_elsewhere(expression, tmp_path / "results.npz", {})
+    assert {"sample_units", "sample_sums", "sample_means", "incoming_sums", "count_and_update"} <= set(got)
+    assert {name: n.tolist() for name, n in got.items() if n[0] != n[1]} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not llvmlite.binding.get_host_cpu_features().get("avx2", False), reason="this processor does not run such code"
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_processors_without_avx_512_give_the_same_bits(dtype, tmp_path):
+    """Every kernel compiled for an older processor, the draws among them: no result depends on the instructions."""
+    name = np.dtype(dtype).name
+    expression = (
+        f"test_products.small_results(np.{name}) | test_kernels.small_results(np.{name})"
+        " | {'ways': np.array(dispatch.available()), 'cpu': np.array(numba.config.CPU_NAME)}"
+    )
+    older = {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx2,+fma,+popcnt,+sse4.2",
+        "NUMBA_CACHE_DIR": str(tmp_path / "compiled"),
+    }
+    got = results_elsewhere(expression, tmp_path / "results.npz", older)
+    assert got.pop("ways").tolist() == ["tables", "lists", "blas"]
+    assert got.pop("cpu") == "haswell"
+    assert_same_results(got, small_results(dtype) | small_kernel_results(dtype))

@@ -1,4 +1,4 @@
-"""Packed states against plain arrays of whole numbers: every value, every ragged batch, zeros behind the last sample."""
+"""Packed states against plain arrays of whole numbers: every value, ragged batches, zeros behind the last sample."""
 
 from __future__ import annotations
 

@@ -1,0 +1,131 @@
+"""Rows of benchmarks as tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from modelpar.bench.kernels import SAMPLE
+
+Found = dict[str, Any]
+
+
+def cd1_tables(found: Found) -> list[Table]:
+    """Updates beside products; then, where they were asked for, pieces of a step and peers."""
+    main = _table("B x visible x hidden", "statistics", "layout", "samples/s", "GFLOP/s", "GEMM GFLOP/s", "over GEMM",
+                  "from ... to")  # fmt: skip
+    for row in found["rows"]:
+        main.add_row(
+            row["size"], row["statistics"], row["layout"], f"{row['samples_per_second']:,.0f}",
+            f"{row['gflops']:.1f}", f"{row['sgemm_gflops']:.1f}", f"{row['over_sgemm']:.2f}",
+            " ... ".join(f"{ratio:.2f}" for ratio in row["over_sgemm_range"]),
+        )  # fmt: skip
+    profiled = [row for row in found["rows"] if "profile" in row]
+    contested = [row for row in found["rows"] if row.get("peers", {}).get("peers")]
+    return [main, *([_profiles(profiled)] if profiled else []), *([_peers(contested)] if contested else [])]
+
+
+def _profiles(rows: list[Found]) -> Table:
+    names = list(rows[0]["profile"]["pieces"])
+    table = _table("size", "statistics", "kernels", "step", *names,
+                   title="Where the time of a step goes: share, and rate over GEMM's")  # fmt: skip
+    for row in rows:
+        profile = row["profile"]
+        cells = []
+        for piece in profile["pieces"].values():
+            ratio = "" if piece["over_sgemm"] is None else f"  {piece['over_sgemm']:.1f}"
+            cells.append(f"{piece['share']:.0%}{ratio}")
+        kernels = ", ".join(dict.fromkeys(profile["kernels"].values()))
+        table.add_row(row["size"], row["statistics"], kernels, f"{1e3 * profile['seconds']:.2f} ms", *cells)
+    return table
+
+
+def _peers(rows: list[Found]) -> Table:
+    table = _table("B x visible x hidden", "statistics", "peer", "samples/s", "engine's samples/s", "engine over peer",
+                   title="Peers, measured in turn with the engine")  # fmt: skip
+    for row in rows:
+        engine = row["peers"]["engine"]
+        for name, peer in row["peers"]["peers"].items():
+            table.add_row(
+                row["size"], row["statistics"], name, f"{peer['median']:,.0f}", f"{engine['median']:,.0f}",
+                f"{peer['ratio']:.2f}",
+            )  # fmt: skip
+    return table
+
+
+def cd1_notes(found: Found) -> list[str]:
+    """What has to be said about the peers' rounds, a line each."""
+    lines: list[str] = []
+    for row in found["rows"]:
+        peers = row.get("peers")
+        if peers is None:
+            continue
+        where = f"{row['size']}, statistics {row['statistics']}"
+        if peers["discarded"]:
+            lines.append(
+                f"{where}: {peers['discarded']} of {peers['discarded'] + peers['rounds']} rounds were discarded, since "
+                "two threads did not find two free processors beside them"
+            )
+        lines += list(peers["failed"].values())
+        lines += [f"{name}: {note}" for name, note in peers["notes"].items()]
+    return list(dict.fromkeys(lines))
+
+
+def kernel_tables(found: Found) -> list[Table]:
+    """Rates over SGEMM's: products by density, then statistics."""
+    products = _pivot(
+        [row for row in found["rows"] if row["direction"] != "statistics"],
+        ("size", "threads", "direction", "density"), f"Products over SGEMM (* chosen; {SAMPLE}: with draw and packing)",
+    )  # fmt: skip
+    statistics = _pivot(
+        [row for row in found["rows"] if row["direction"] == "statistics"],
+        ("size", "threads"), "Statistics of both phases with the update, over SGEMM",
+    )  # fmt: skip
+    return [products, statistics]
+
+
+def _pivot(rows: list[Found], keys: tuple[str, ...], title: str) -> Table:
+    """A line for each combination of the keys, a column for each kernel."""
+    kernels = list(dict.fromkeys(row["kernel"] for row in rows))
+    lines: dict[tuple[Any, ...], dict[str, Found]] = {}
+    for row in rows:
+        lines.setdefault(tuple(row[key] for key in keys), {})[row["kernel"]] = row
+    names = {"size": "B x visible x hidden"}
+    table = _table(*(names.get(key, key) for key in keys), "SGEMM GFLOP/s", *kernels, title=title)
+    for key, line in lines.items():
+        sgemm = next(iter(line.values()))["sgemm_gflops"]
+        cells = [f"{line[k]['over_sgemm']:.2f}{'*' if line[k]['chosen'] else ''}" if k in line else "" for k in kernels]
+        table.add_row(*map(str, key), f"{sgemm:.1f}", *cells)
+    return table
+
+
+def exchange_tables(found: Found) -> list[Table]:
+    """What the verbs take, and the bytes of a step in every layout."""
+    verbs = _table("B x visible x hidden", "units", "batch", "what", "time", "bytes", "GB/s",
+                   title="One layer's activations between the shards")  # fmt: skip
+    for row in found["rows"]:
+        verbs.add_row(
+            row["size"], str(row["units"]), str(row["batch"]), row["what"], f"{1e6 * row['seconds']:,.1f} us",
+            f"{row['bytes']:,}", f"{row['bandwidth'] / 1e9:.2f}",
+        )  # fmt: skip
+    steps = _table("B x visible x hidden", "layout", "statistics", "bits", "integers", "floats", "in all", "replicas",
+                   "as computed", title="Bytes of one step of CD-1, over all ranks")  # fmt: skip
+    for step in found["steps"]:
+        kinds = {
+            kind: sum(verb.get(kind, 0) for verb in step["bytes"]["shard"].values())
+            for kind in ("bits", "integers", "floats")
+        }
+        replicas = sum(n for verb in step["bytes"]["replica"].values() for n in verb.values())
+        steps.add_row(
+            step["size"], step["layout"], step["statistics"], *(f"{n:,}" for n in kinds.values()),
+            f"{step['total']:,}", f"{replicas:,}", "yes" if step["agree"] else "NO",
+        )  # fmt: skip
+    return [verbs, steps]
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
