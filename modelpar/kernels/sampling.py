@@ -14,11 +14,13 @@ from modelpar.kernels.philox import CHUNK, MARGIN, SCRATCH, row_words
 from modelpar.kernels.vector import LANES
 from modelpar.kernels.vector_sampling import (
     draw_16,
+    load_16,
     philox_32,
     plane_16,
     round_16,
     sigmoid_of_sums_16,
     squared_error_16,
+    store_16,
 )  # fmt: skip
 
 ERROR_STEPS = 1 << 20  # squared errors are summed as whole multiples of 1 / ERROR_STEPS: exact in any order
@@ -54,26 +56,25 @@ def random_words(first, samples, start, n, unit, tag, key0, key1, words):  # typ
 
 
 @njit(cache=True, nogil=True)
-def draw_row(p, n, words, levels, state, planes, target, values):  # type: ignore[no-untyped-def]
+def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target, values):  # type: ignore[no-untyped-def]
     """One unit's states and statistics from its probabilities and random words; returns its squared error.
 
-    p, words (at least pad(n),); n samples; state (n_words,) and planes (k, n_words) uint64, zeros, are filled unless
-    their length is 0; target (n_words,): the bits that p is compared with, unless its length is 0; values: int32 (16,)
+    All but n, levels and n_planes are addresses, in bytes: of p float32 and words uint32 (at least pad(n),); of the
+    bits of the state, of the first plane and of what p is compared with, 0 for none; of int32 (16,) to work with.  16
+    samples are two bytes of a word.
     """
-    p_at, words_at, values_at = p.ctypes.data, words.ctypes.data, values.ctypes.data
     error = np.int64(0)
     for start in range(0, n, LANES):
         keep = np.uint64(0xFFFF) if start + LANES <= n else (np.uint64(1) << np.uint64(n - start)) - np.uint64(1)
-        w, shift = start >> 6, np.uint64(start & 63)
-        here, drawn = p_at + 4 * start, words_at + 4 * start
-        if len(state):
-            state[w] |= (draw_16(here, drawn) & keep) << shift
-        if len(planes):
-            round_16(here, drawn, levels, values_at)
-            for k in range(len(planes)):
-                planes[k, w] |= (plane_16(values_at, np.int32(k)) & keep) << shift
-        if len(target):
-            error += squared_error_16(here, (target[w] >> shift) & np.uint64(0xFFFF))
+        here, drawn, at = p + 4 * start, words + 4 * start, start >> 3
+        if state:
+            store_16(state + at, draw_16(here, drawn) & keep)
+        if n_planes:
+            round_16(here, drawn, levels, values)
+            for k in range(n_planes):
+                store_16(planes + k * plane_stride + at, plane_16(values, np.int32(k)) & keep)
+        if target:
+            error += squared_error_16(here, load_16(target + at))
     return error
 
 
@@ -85,23 +86,24 @@ def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, pla
     """
     words = np.empty(SCRATCH, np.uint32)
     values = np.empty(LANES, np.int32)
+    words_at = words.ctypes.data + 4 * MARGIN
     error = np.int64(0)
-    nothing, no_planes = np.empty(0, np.uint64), np.empty((0, 0), np.uint64)
+    if len(states):
+        states[:] = 0
+    if len(planes):
+        planes[:] = 0
     for u in range(len(units)):
-        if len(states):
-            states[u, :] = 0
-        if len(planes):
-            planes[u, :, :] = 0
+        p_at = p.ctypes.data + u * p.strides[0]
+        state = states.ctypes.data + u * states.strides[0] if len(states) else 0
+        plane = planes.ctypes.data + u * planes.strides[0] if len(planes) else 0
+        target = targets.ctypes.data + u * targets.strides[0] if len(targets) else 0
         for start in range(0, n, CHUNK):
-            some = min(CHUNK, n - start)
+            some, at = min(CHUNK, n - start), start >> 3
             if len(states) or len(planes):
                 random_words(first, samples, start, some, units[u], tag, key0, key1, words)
-            low, high = start >> 6, (start + some + 63) >> 6
             error += draw_row(
-                p[u, start:], some, words[MARGIN:], levels,
-                states[u, low:high] if len(states) else nothing,
-                planes[u, :, low:high] if len(planes) else no_planes,
-                targets[u, low:high] if len(targets) else nothing, values,
+                p_at + 4 * start, words_at, some, levels, state + at if state else 0, plane + at,
+                planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0, values.ctypes.data,
             )  # fmt: skip
     return error
 

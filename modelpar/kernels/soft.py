@@ -13,6 +13,7 @@ from numba import njit
 from modelpar.kernels.counts import update_row
 from modelpar.kernels.lookup import BLOCK, CHUNK, PANEL, REGISTERS, TABLES, aligned_int32, pad, sum_panel
 from modelpar.kernels.vector import HAS_LOOKUP, LANES
+from modelpar.kernels.vector_counts import transpose_16
 
 WAY = REGISTERS if HAS_LOOKUP else TABLES
 
@@ -56,11 +57,10 @@ def count_panel(codes0, p0, codes1, p1, n_visible, first, n_units, scale, weight
 
 @njit(cache=True, nogil=True)
 def _turned(sums, i, counts):  # type: ignore[no-untyped-def]
-    """counts (LANES, PANEL) = columns ``i .. i + 15`` of sums"""
-    for u in range(PANEL):
-        row = sums[u, i : i + LANES]
-        for r in range(LANES):
-            counts[r, u] = row[r]
+    """counts (LANES, PANEL) = columns ``i .. i + 15`` of sums; both 64-byte aligned"""
+    source, target = sums.ctypes.data + 4 * i, counts.ctypes.data
+    for u in range(0, PANEL, LANES):
+        transpose_16(source + u * sums.strides[0], sums.strides[0], target + 4 * u, counts.strides[0])
 
 
 @njit(cache=True, nogil=True)
@@ -69,7 +69,7 @@ def count_and_update(W, V, codes0, p0, codes1, p1, scale, carry, gain, shrink, s
     n_visible = W.shape[0]
     weights = aligned_int32(PANEL * BLOCK)
     sums = aligned_int32(PANEL * pad(n_visible)).reshape(PANEL, pad(n_visible))
-    counts = np.empty((LANES, PANEL), np.int32)
+    counts = aligned_int32(LANES * PANEL).reshape(LANES, PANEL)
     for first in range(start, stop, PANEL):
         last = min(first + PANEL, stop)
         count_panel(codes0, p0, codes1, p1, n_visible, first, last - first, scale, weights, sums)

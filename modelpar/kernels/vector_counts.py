@@ -8,7 +8,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from modelpar.kernels.vector import I32, I64, LANE32, constant, function, load, spread
+from modelpar.kernels.vector import I32, I64, LANE32, LANES, constant, function, load, spread
 
 
 def _count_tile(rows: int) -> Any:
@@ -84,3 +84,28 @@ def _count_tile(rows: int) -> Any:
 
 TILE = 4  # rows
 count_tile, count_tile_row = _count_tile(TILE), _count_tile(1)
+
+
+@intrinsic
+def transpose_16(typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
+    """target[r, c] = source[c, r] for 16 rows of 16 int32, rows so many bytes apart: addresses, at multiples of 64
+
+    Four rounds in which rows exchange the lanes that differ from their own number in one bit.
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        source, source_stride, target, target_stride = args
+        rows = [load(b, b.add(source, b.mul(source_stride, ir.Constant(I64, r))), LANE32, 64) for r in range(LANES)]
+        for bit in (1, 2, 4, 8):
+            low = ir.Constant(LANE32, [ir.Constant(I32, i + LANES - bit if i & bit else i) for i in range(LANES)])
+            high = ir.Constant(LANE32, [ir.Constant(I32, i + LANES if i & bit else i + bit) for i in range(LANES)])
+            for r in range(LANES):
+                if not r & bit:
+                    pair = rows[r], rows[r + bit]
+                    rows[r], rows[r + bit] = (b.shuffle_vector(*pair, lanes) for lanes in (low, high))
+        for r, row in enumerate(rows):
+            place = b.add(target, b.mul(target_stride, ir.Constant(I64, r)))
+            b.store(row, b.inttoptr(place, LANE32.as_pointer()), align=64)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), build

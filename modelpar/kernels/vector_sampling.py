@@ -65,6 +65,27 @@ def plane_16(typingctx: Any, values: Any, plane: Any) -> Any:
 
 
 @intrinsic
+def store_16(typingctx: Any, place: Any, bits: Any) -> Any:
+    """The lower 16 bits of uint64 to an address."""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        b.store(b.trunc(args[1], I16), b.inttoptr(args[0], I16.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.uint64), build
+
+
+@intrinsic
+def load_16(typingctx: Any, place: Any) -> Any:
+    """16 bits from an address, as uint64."""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return b.zext(load(b, args[0], I16, 2), I64)
+
+    return types.uint64(types.intp), build
+
+
+@intrinsic
 def squared_error_16(typingctx: Any, p: Any, bits: Any) -> Any:
     """Sum over 16 samples of (bit - p)^2, each rounded to a multiple of 2^-20, in these.
 

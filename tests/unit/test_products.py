@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from modelpar.draws import uniform
-from modelpar.kernels import counts, dense, epilogue, lookup, sampling, soft, threads, warm_up
+from modelpar.kernels import counts, dense, epilogue, lookup, sampling, soft, states, threads, warm_up
 from modelpar.kernels.dispatch import VARIABLE, available
 from modelpar.kernels.learning import Counts, SoftCounts, update_from
 from modelpar.kernels.lookup import fine
@@ -343,6 +343,7 @@ def small_results(dtype, *, soft=True):
     blocks = {"soft": SoftCounts((v0, p0), (v1, p1), 70)} if soft else {}
     for planes in (1, 3, 8):
         s0, s1 = (pack(rng.integers(0, 1 << planes, (33, 70)), planes) for _ in range(2))
+        results[f"sums of {planes} planes"] = s0.sums()
         blocks[f"{planes} planes"] = Counts((v0, s0), (v1, s1))
     for name, block in blocks.items():
         W, V = rng.normal(0, 1, (2, 9, 33)).astype(dtype)
@@ -357,7 +358,7 @@ def small_results(dtype, *, soft=True):
 
 def signatures_after_warm_up(dtype):
     """{kernel: types that it is compiled for, after ``warm_up`` and after its use}"""
-    kernels = {name: kernel for module in (counts, lookup, sampling, soft)
+    kernels = {name: kernel for module in (counts, lookup, sampling, soft, states)
                for name, kernel in vars(module).items() if hasattr(kernel, "signatures")}  # fmt: skip
     warm_up(dtype)
     before = {name: len(kernel.signatures) for name, kernel in kernels.items()}
