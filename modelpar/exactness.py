@@ -6,23 +6,21 @@ import numpy as np
 from mpi4py import MPI
 
 from modelpar.course import Minibatch
-from modelpar.data.feed import Feed
 from modelpar.errors import SpecError
 from modelpar.kernels.digest import digest, digest_states
 from modelpar.kernels.states import Packed
 from modelpar.network import DeepBeliefNetwork, OutputLayer
 from modelpar.rbm import RBM
-from modelpar.spec import FineTuneSpec, TrainingSpec
+from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 
 TENSORS = ("v0", "h0", "v1", "h1", "W", "b", "c")  # in the order in which a step makes them
 
 
-def check_exact(network: DeepBeliefNetwork, training: TrainingSpec, feed: Feed) -> None:
-    """Raise SpecError, on every rank alike, for what cannot give the same bytes at every grid.
+def check_exact(spec: NetworkSpec, training: TrainingSpec, *, binary: bool) -> None:
+    """Raise SpecError, on every rank alike, for pre-training that cannot give the same bytes at every grid.
 
-    feed   what the first RBM is trained on
+    binary   whether the first RBM is trained on states
     """
-    spec = network.spec
     wrong = [
         (spec.visible != "bernoulli", f"--visible {spec.visible}: real values do not add up exactly",
          "use Bernoulli units, or leave --exact out"),
@@ -34,16 +32,16 @@ def check_exact(network: DeepBeliefNetwork, training: TrainingSpec, feed: Feed) 
          "leave --sparsity-cost out"),
         (training.pass_up != "states" and len(spec.layers) > 2, "--pass-up probabilities: the layers above would sum "
          "real values", "use --pass-up states"),
-        (not feed.binary, "data that are no states", "use --binarise stochastic or a threshold such as --binarise 0.5"),
+        (not binary, "data that are no states", "use --binarise stochastic or a threshold such as --binarise 0.5"),
     ]  # fmt: skip
     for is_so, what, mend in wrong:
-        if is_so:
+        if spec.exact and is_so:
             raise SpecError(f"--exact cannot be kept with {what}; {mend}")
 
 
-def check_exact_tuning(network: DeepBeliefNetwork, spec: FineTuneSpec) -> None:
+def check_exact_tuning(spec: NetworkSpec, tuning: FineTuneSpec) -> None:
     """Raise SpecError, on every rank alike, for fine-tuning that cannot give the same bytes at every grid."""
-    if network.spec.exact and spec.max_norm:
+    if spec.exact and tuning.max_norm:
         raise SpecError(
             "--exact cannot be kept with --max-norm: lengths are sums of real values; leave one of them out"
         )

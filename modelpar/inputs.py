@@ -16,10 +16,11 @@ from mpi4py import MPI
 from modelpar.data import DataFeed, Dataset, Split, column_moments
 from modelpar.data.feed import Feed
 from modelpar.data.fill import fill_floats
+from modelpar.data.packed import PackedColumns
 from modelpar.draws import Purpose
 from modelpar.errors import DataError
 from modelpar.kernels.products import Activations
-from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.kernels.states import Packed, unpack
 from modelpar.memory import available_bytes
 from modelpar.network import DeepBeliefNetwork
 from modelpar.rbm import RBM
@@ -165,6 +166,7 @@ class KeptActivations:
             rows[first:last] = np.packbits(block.T != 0, axis=1, bitorder="little") if self.binary else block.T
             replica_comm.Allgatherv(MPI.IN_PLACE, [rows[bounds[0] : bounds[-1]], np.diff(bounds) * width])
         self._rows = rows
+        self._bits = PackedColumns(rows, self.n_units) if self.binary else None
 
     @staticmethod
     def bytes_needed(live: RecomputedActivations) -> int:
@@ -174,7 +176,8 @@ class KeptActivations:
 
     def states(self, samples: IntArray, first_draw: int) -> Packed:
         """See :meth:`Feed.states`."""
-        return pack(np.unpackbits(self._rows[samples], axis=1, count=self.n_units, bitorder="little").T)
+        assert self._bits is not None  # of binary feeds only
+        return self._bits.states(samples)
 
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
         """See :meth:`Feed.fill`."""

@@ -79,9 +79,34 @@ class Statistics:
 
     def add_to(self, velocity: Parameters, carry: float, gain: float) -> None:
         """velocity = carry * velocity + gain * statistics, in floats, all parameters."""
-        for V, ((v0, s0), (v1, s1)) in zip(velocity.blocks, self._pairs, strict=True):
-            dense.matmul(_floats(v0, V.dtype), _floats(s0, V.dtype).T, V, gain, carry)
-            dense.matmul(_floats(v1, V.dtype), _floats(s1, V.dtype).T, V, -gain, 1.0)
+        self._add_phase(velocity, 0, carry, gain)
+        self._add_phase(velocity, 1, 1.0, -gain)
+        self._add_to_biases(velocity, carry, gain)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether only the data's visible side is real, as for grey values: the model's phase is whole numbers then."""
+        sides = (self.data.s, self.model.v, self.model.s)
+        return not isinstance(self.data.v, Packed) and all(isinstance(side, Packed) for side in sides)
+
+    def add_data_to(self, velocity: Parameters, carry: float, gain: float) -> list[Counts]:
+        """As ``add_to``, but for the model's share of the weights, which is returned as the counts of each block."""
+        self._add_phase(velocity, 0, carry, gain)
+        self._add_to_biases(velocity, carry, gain)
+        counts = []
+        for _, (v1, s1) in self._pairs:
+            assert isinstance(v1, Packed)  # mixed statistics have these
+            assert isinstance(s1, Packed)
+            nothing = Packed(np.zeros_like(v1.words), v1.batch)
+            counts.append(Counts((nothing, s1), (v1, s1)))
+        return counts
+
+    def _add_phase(self, velocity: Parameters, phase: int, carry: float, gain: float) -> None:
+        for V, pair in zip(velocity.blocks, self._pairs, strict=True):
+            v, s = pair[phase]
+            dense.matmul(_floats(v, V.dtype), _floats(s, V.dtype).T, V, gain, carry)
+
+    def _add_to_biases(self, velocity: Parameters, carry: float, gain: float) -> None:
         for phase, sign, keep in ((self.data, 1.0, carry), (self.model, -1.0, 1.0)):
             for activations, bias in ((phase.v, velocity.b), (phase.s, velocity.c)):
                 bias *= bias.dtype.type(keep)

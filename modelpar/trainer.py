@@ -48,8 +48,7 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
     visible = visible_feed(network, dataset, dataset.train, network.binarise)
     feed: Feed = visible
     below: Feed = real_values(network, dataset, dataset.train)
-    if network.spec.exact:
-        check_exact(network, training, visible)
+    check_exact(network.spec, training, binary=visible.binary)
     spread: Feed | None = None
     if network.rbms[0].weights.needs_all_visible and visible.binary and position.layer == 0:
         # states of units that others own are read from the data, not received
@@ -124,7 +123,7 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
     if state.position.stage == "done":
         return
     # nothing is changed before all that was asked for is known to be possible
-    check_exact_tuning(network, spec)
+    check_exact_tuning(network.spec, spec)
     _first_look(network, dataset)
     check_labels(dataset, dataset.train, network.spec.classes)
     if spec.patience and not has_labels(dataset.validation):

@@ -19,6 +19,9 @@ collect_ignore = [] if jobs.TAG in os.environ else ["ranks"]
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
+# Tests leave nothing in the user's cache; those of the cache have one of their own.
+os.environ["MODELPAR_NO_CACHE"] = "1"
+
 MNIST = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",

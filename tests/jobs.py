@@ -60,7 +60,7 @@ def environment(**extra: str) -> dict[str, str]:
     """Of a job: this interpreter's commands first, one thread a rank, any MPI content, no trace of an outer job."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**kept, **ONE_THREAD, **OPEN_MPI, "PATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    return {**kept, **ONE_THREAD, **OPEN_MPI, "MODELPAR_NO_CACHE": "1", "PATH": path, "PYTHONUNBUFFERED": "1", **extra}
 
 
 @cache

@@ -53,6 +53,13 @@ class AllreduceSync:
         gain, shrink = size.rate / self.divisor(n_samples, statistics.n_samples), size.rate * size.decay
         if not statistics.whole:
             assert isinstance(statistics, Statistics)
+            if statistics.mixed and self.comm.size == 1:  # no other replica waits for a velocity of real values
+                counts = statistics.add_data_to(velocity, size.momentum, gain)
+                for count, W, V in zip(counts, parameters.blocks, velocity.blocks, strict=True):
+                    count.learn(W, V, 1.0, gain * count.unit, shrink)
+                parameters.b += velocity.b
+                parameters.c += velocity.c
+                return
             statistics.add_to(velocity, size.momentum * self.momentum_share, gain)
             self.step(parameters, velocity, shrink)
             return
