@@ -40,22 +40,6 @@ def probabilities(sums, scale, bias, p):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def random_words(first, samples, start, n, unit, tag, key0, key1, words):  # type: ignore[no-untyped-def]
-    """As ``philox.row_words``: the same words (n,) from ``words[MARGIN]`` on, faster where samples are consecutive."""
-    if len(samples):
-        row_words(first, samples, start, n, unit, tag, key0, key1, words, MARGIN)
-        return
-    begin = first + start
-    skip = begin % 4
-    out = words.ctypes.data + 4 * (MARGIN - skip)
-    for s in range(0, skip + n, 32):
-        philox_32(
-            np.uint64((begin - skip + s) // 4), np.uint64(unit), np.uint64(tag), np.uint64(key0), np.uint64(key1),
-            out + 4 * s,
-        )  # fmt: skip
-
-
-@njit(cache=True, nogil=True)
 def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target, values):  # type: ignore[no-untyped-def]
     """One unit's states and statistics from its probabilities and random words; returns its squared error.
 
@@ -87,6 +71,7 @@ def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, pla
     words = np.empty(SCRATCH, np.uint32)
     values = np.empty(LANES, np.int32)
     words_at = words.ctypes.data + 4 * MARGIN
+    drawing, explicit = len(states) > 0 or len(planes) > 0, len(samples) > 0
     error = np.int64(0)
     if len(states):
         states[:] = 0
@@ -99,8 +84,14 @@ def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, pla
         target = targets.ctypes.data + u * targets.strides[0] if len(targets) else 0
         for start in range(0, n, CHUNK):
             some, at = min(CHUNK, n - start), start >> 3
-            if len(states) or len(planes):
-                random_words(first, samples, start, some, units[u], tag, key0, key1, words)
+            if drawing and explicit:
+                row_words(first, samples, start, some, units[u], tag, key0, key1, words, MARGIN)
+            elif drawing:  # the same words; written out here, as a call for each row would cost as much as its words
+                skip = (first + start) % 4
+                block, unit = np.uint64((first + start) // 4), np.uint64(units[u])
+                for s in range(0, skip + some, 32):
+                    here = words_at + 4 * (s - skip)
+                    philox_32(block + np.uint64(s // 4), unit, np.uint64(tag), np.uint64(key0), np.uint64(key1), here)
             error += draw_row(
                 p_at + 4 * start, words_at, some, levels, state + at if state else 0, plane + at,
                 planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0, values.ctypes.data,
