@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 COUNT = 5.5e-13  # seconds to count one weight in one sample, phase and plane
 UPDATE = 2.5e-10  # seconds to update one weight, which is read and written once
-NEAR, FAR = 4e9, 1.2e8  # bytes a second between ranks of one node, and between nodes at 1 Gbit/s
+FAR = 1.2e8  # bytes a second between nodes at 1 Gbit/s
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Step:
     n_hidden: int
     n_shards: int
     batch: int = 256
-    planes: int = 3  # of the statistics
+    planes: int = 4  # of the statistics
 
     def received(self, held: str) -> dict[str, float]:
         """Bytes that one rank receives in a step, by kind, as :class:`modelpar.exchange.Traffic` counts them.
@@ -48,7 +48,7 @@ class Step:
         )
 
 
-def dual_pays(n_visible: int, n_hidden: int, n_shards: int, otherwise: str, *, far: bool) -> bool:
-    """Whether a dual layout is predicted to be faster than ``otherwise``, between nodes (``far``) or within one."""
-    step, bandwidth = Step(n_visible, n_hidden, n_shards), FAR if far else NEAR
-    return step.seconds("dual", bandwidth) < step.seconds(otherwise, bandwidth)
+def dual_pays(n_visible: int, n_hidden: int, n_shards: int, otherwise: str) -> bool:
+    """Whether a dual layout is predicted to be faster than ``otherwise`` where shards are on several nodes."""
+    step = Step(n_visible, n_hidden, n_shards)
+    return step.seconds("dual", FAR) < step.seconds(otherwise, FAR)

@@ -143,6 +143,6 @@ def choose_holds(sizes: list[int] | tuple[int, ...], layout: str, room: Room | N
 
 def _automatic(lower: int, upper: int, room: Room | None) -> str:
     plain = "column" if upper >= lower else "row"
-    if room is None or not room.dual or room.n_shards == 1:
+    if room is None or not (room.dual and room.far):  # within a node sums move faster than a second block is learned
         return plain
-    return "dual" if dual_pays(lower, upper, room.n_shards, plain, far=room.far) else plain
+    return "dual" if dual_pays(lower, upper, room.n_shards, plain) else plain

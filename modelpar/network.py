@@ -154,6 +154,14 @@ class DeepBeliefNetwork:
         named = {f"rbm.{rbm.index}": rbm.parameters for rbm in self.rbms}
         return {**named, "output": self.output.parameters} if self.output else named
 
+    def refresh(self) -> None:
+        """Make all blocks of weights and velocities agree, after they were set from outside.  Collective."""
+        for rbm in self.rbms:
+            rbm.refresh()
+            velocity = self.state.updates.get(f"rbm.{rbm.index}")
+            if velocity is not None and velocity.rows is not None:
+                rbm.weights.refresh(velocity)
+
     # -- activations -------------------------------------------------------------------------------------------------
 
     def propagate_up(self, v: Activations, n_rbms: int | None = None) -> Array:

@@ -130,11 +130,11 @@ class TrainingSpec(Spec):
     gibbs_steps: int = option(1, "steps of Gibbs sampling: the k of CD-k", at_least=1)
     persistent: bool = option(False, "persistent chains instead of chains started at the data (PCD, Tieleman 2008)")
     statistics: str = option(
-        "float",
+        "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
         choices=(*"12345678", "float"),
     )
-    reconstruction: str = option("probabilities", "visible side of the reconstruction: probabilities or sampled states",
+    reconstruction: str = option("states", "visible side of the reconstruction: probabilities or sampled states",
                                  choices=("probabilities", "states"))  # fmt: skip
     sparsity_target: float = option(
         0.05, "mean activation that the sparsity penalty pulls hidden units to", above=0, below=1

@@ -139,8 +139,7 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
     if state.best and not state.position.reached:
         for name, parameters in network.parts().items():
             parameters.flat[:] = state.best[name].flat
-    for rbm in network.rbms:
-        rbm.refresh()
+    network.refresh()
     network.state = TrainingState(Position("done"))
 
 

@@ -81,11 +81,7 @@ def load(
     files.read_into(path, grid, header, tensors(network, chains), subset=not to_train)
     if chains is not None:
         network.state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
-    for rbm in network.rbms:
-        rbm.refresh()
-        velocity = network.state.updates.get(f"rbm.{rbm.index}")
-        if velocity is not None and velocity.rows is not None:
-            rbm.weights.refresh(velocity)
+    network.refresh()
     return network
 
 

@@ -21,6 +21,7 @@ from modelpar.cli.threads import Placement
 from modelpar.course import check_position
 from modelpar.data import DataFeed, Dataset, Minibatches, check_range, open_dataset
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
+from modelpar.exactness import check_exact, check_exact_tuning
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
 from modelpar.memory import check_fits
@@ -55,7 +56,14 @@ def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool,
 def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset) -> None:
     """What training will need of the data is looked at now: before an old run goes, and not after hours of
     pre-training.  Collective.  Raises SpecError or DataError on every rank."""
+    if spec.exact:
+        visible = layout.layers[0].owned(grid.shard)
+        feed = DataFeed(
+            dataset.train, visible, scale=dataset.scale, binarise=dataset.binarise, seed=spec.seed, comm=grid.comm
+        )
+        check_exact(spec, settings.training, binary=feed.binary)
     if fine_tunes(settings, spec, dataset):
+        check_exact_tuning(spec, settings.finetune)
         for split in (dataset.train, dataset.validation, dataset.test):
             if split is not None and (split is dataset.train or has_labels(split)):
                 check_labels(dataset, split, spec.classes)

@@ -104,6 +104,7 @@ def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
     for block in tensors(network, mine):
         if block.name in arrays:
             block.block[...] = arrays[block.name][_place(block.rows, block.columns)]
+    network.refresh()
     if mine is not None:
         network.state.chains = Chains.share_of(mine, network.grid.replica, network.grid.n_replicas)
 

@@ -79,7 +79,10 @@ def fill_state(network: DeepBeliefNetwork) -> None:
     network.binarise = "stochastic"
     chains = np.empty((len(network.rbms[1].hidden_ids), N_CHAINS), network.dtype)
     for i, block in enumerate(tensors(network, chains)):
-        block.block[...] = block_of(whole_tensor(i, block.shape), block.rows, block.columns)
+        whole = whole_tensor(i, block.shape)
+        if block.name == "chains":  # states
+            whole = np.floor(whole - 1)
+        block.block[...] = block_of(whole, block.rows, block.columns)
     state.chains = Chains.share_of(chains, network.grid.replica, network.grid.n_replicas)
 
 

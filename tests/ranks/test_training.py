@@ -30,6 +30,7 @@ EXACT = TrainingSpec(
 
 # 40 samples in minibatches of 16: the last one of an epoch has 8
 REAL = TrainingSpec(
+    statistics="float", reconstruction="probabilities", pass_up="probabilities",
     learning_rate=0.2, gaussian_learning_rate=0.02, weight_decay=0.01, momentum_epochs=1, epochs=2, batch_size=16,
     schedule="linear",
 )  # fmt: skip
