@@ -181,7 +181,10 @@ def softmax(x: Array) -> None:
     """In place over the classes: x (n_classes, batch)."""
     x -= x.max(axis=0, initial=-np.inf)
     np.exp(x, out=x)
-    x /= x.sum(axis=0)
+    total = x[0].copy()  # row after row: NumPy's own sum takes another order for a single sample
+    for row in x[1:]:
+        total += row
+    x /= total
 
 
 SCORE_BITS = 30  # of the fraction of a sample's cross-entropy where sums must be exact

@@ -26,7 +26,7 @@ def check_exact(spec: NetworkSpec, training: TrainingSpec, *, binary: bool) -> N
          "use Bernoulli units, or leave --exact out"),
         (spec.dtype != "float32", f"--dtype {spec.dtype}: whole-number sums are made of float32 weights",
          "use --dtype float32"),
-        (training.reconstruction != "states", "--reconstruction probabilities: sums of real values are rounded",
+        (training.reconstruction == "probabilities", "--reconstruction probabilities: sums of real values are rounded",
          "use --reconstruction states"),
         (training.sparsity_cost > 0, "a sparsity penalty: its running means are real values",
          "leave --sparsity-cost out"),

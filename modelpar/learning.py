@@ -15,7 +15,9 @@ from modelpar.kernels import dense
 from modelpar.kernels.learning import Counts, SoftCounts, update_from
 from modelpar.kernels.products import Activations
 from modelpar.kernels.reductions import row_sums
+from modelpar.kernels.soft import add_steps
 from modelpar.kernels.states import Packed, unpack
+from modelpar.kernels.vector import compiled
 from modelpar.parameters import Parameters
 from modelpar.weights import Weights
 
@@ -167,4 +169,9 @@ def _row_sums(x: Activations) -> Array:
 def _steps(x: Activations, scale: Any) -> npt.NDArray[np.int64]:
     if isinstance(x, Packed):
         return x.sums()
-    return np.asarray(np.rint(x * scale).sum(axis=1, dtype=np.float64).astype(np.int64))
+    sums = np.zeros(len(x), np.int64)
+    if compiled():
+        add_steps(x, scale, sums)
+    else:
+        sums += np.rint(x * scale).sum(axis=1, dtype=np.float64).astype(np.int64)
+    return sums

@@ -242,8 +242,10 @@ class RBM:
         Returns (squared error of the first reconstruction, the model's phase, h1 where it was drawn).
         """
         error = 0.0
+        # grey values stand for probabilities, and what they are compared with had better be probabilities too
+        sampled = spec.reconstruction == "states" or (spec.reconstruction == "auto" and isinstance(v0, Packed))
         for k in range(1, spec.gibbs_steps + 1):
-            v, error_here = self._visible_side(v0 if k == 1 else None, h_spread, k, first_draw, spec)
+            v, error_here = self._visible_side(v0 if k == 1 else None, h_spread, k, first_draw, sampled)
             error += error_here
             v_spread = self.weights.spread_visible(v)
             last = k == spec.gibbs_steps
@@ -255,10 +257,10 @@ class RBM:
         return error, Phase(v, v_spread, s1, self.weights.spread_hidden(s1)), hidden.statistic
 
     def _visible_side(
-        self, v0: Activations | None, h_spread: Activations, k: int, first_draw: int, spec: TrainingSpec
+        self, v0: Activations | None, h_spread: Activations, k: int, first_draw: int, sampled: bool
     ) -> tuple[Activations, float]:
         """(visible side of the k-th step of the chain, squared error of its mean against v0, 0 without)"""
-        if spec.reconstruction == "states" and not self.gaussian:
+        if sampled and not self.gaussian:
             target = v0 if isinstance(v0, Packed) else None
             drawn = self._draw_visible(
                 h_spread, Purpose.VISIBLE, k - 1, first_draw, target=target, means=v0 is not None and target is None
@@ -270,7 +272,7 @@ class RBM:
         mean = self.weights.down(self.parameters, h_spread)
         (add_bias if self.gaussian else bias_sigmoid)(mean, self.b)
         error = 0.0 if v0 is None else squared_error(_floats(v0, mean.dtype), mean)
-        if spec.reconstruction != "states":
+        if not sampled:
             return mean, error
         return self._gaussian_values(mean, Purpose.VISIBLE, k - 1, first_draw), error
 

@@ -134,8 +134,11 @@ class TrainingSpec(Spec):
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
         choices=(*"12345678", "float"),
     )
-    reconstruction: str = option("states", "visible side of the reconstruction: probabilities or sampled states",
-                                 choices=("probabilities", "states"))  # fmt: skip
+    reconstruction: str = option(
+        "auto",
+        "visible side of the reconstruction: probabilities, sampled states, or auto: states where the data are states",
+        choices=("auto", "probabilities", "states"),
+    )
     sparsity_target: float = option(
         0.05, "mean activation that the sparsity penalty pulls hidden units to", above=0, below=1
     )

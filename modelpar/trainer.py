@@ -99,6 +99,7 @@ def _train_rbm(
                 monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
             yield record
         sync.settle(rbm.parameters)
+        network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
         totals = course.totals()
         with network.traffic.measuring():
             measures = monitor.measure(rbm, feed, n_visible, grid)

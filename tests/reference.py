@@ -134,10 +134,11 @@ class RBM:
             self.chains[:, :batch] = h
             s1, error = side(p1, CHAIN, 2 * k), np.nan
         else:
+            states = o.reconstruction == "states" or (o.reconstruction == "auto" and np.isin(v0, (0, 1)).all())
             for k in range(1, K + 1):
                 v = self.visible(h)
                 error = np.mean((v0 - v) ** 2) if k == 1 else error
-                if o.reconstruction == "states":
+                if states:
                     v = self.draw_visible(v, VISIBLE, k - 1, n)
                 p1 = self.hidden(v)
                 h = self.draw_hidden(p1, HIDDEN, k, n)

@@ -20,6 +20,7 @@ from modelpar.grid import Grid
 from modelpar.kernels import warm_up
 from modelpar.kernels.states import n_words, pack
 from modelpar.layout import HOLDS, UnitLayout
+from modelpar.memory import check_fits
 from modelpar.sync.allreduce import BUCKET
 
 SIZES: tuple[Size, ...] = ((100, 784, 500), (256, 784, 4096), (256, 4096, 4096))
@@ -58,6 +59,7 @@ def run(sizes: Sequence[Size] | None = None, *, grid: Grid, repeats: int = 5, se
 
 def _verbs(size: Size, grid: Grid, repeats: int, seconds: float) -> list[dict[str, Any]]:
     n_samples, n_visible, _ = size
+    check_fits(16 * n_samples * n_visible, f"a benchmark of {'x'.join(map(str, size))}", grid.comm, grid.node_comm)
     mine = Minibatches.share(n_samples, grid.replica, grid.n_replicas)
     batch = mine.stop - mine.start
     layout = UnitLayout.blocks(n_visible, grid.n_shards)

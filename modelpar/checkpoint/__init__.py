@@ -33,6 +33,7 @@ def save(network: DeepBeliefNetwork, path: str | Path) -> None:
     The same bytes at every grid for the same values.  The file appears under its name only when it is whole.
     Collective.  Raises CheckpointError on every rank where it cannot be written.
     """
+    network.refresh()  # what is read again has blocks that agree, and what goes on from here must have them too
     state = network.state
     metadata = {
         "modelpar": FORMAT,

@@ -150,6 +150,8 @@ def _check_picture(comm: MPI.Comm, picture: str | None) -> None:
         raise SpecError(f"--picture {picture} has an ending that is not known; use .png")
     if not comm.bcast(have_matplotlib()):
         raise SpecError("--picture needs matplotlib, which is not installed; pip install 'modelpar[plots]'")
+    if not comm.bcast(Path(picture).absolute().parent.is_dir()):
+        raise SpecError(f"--picture {picture} is in a folder that does not exist; make it, or name another")
 
 
 def _draw(comm: MPI.Comm, picture: str | None, figure: str, found: dict[str, Any]) -> None:

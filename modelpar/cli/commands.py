@@ -183,7 +183,7 @@ def _measurements(repeats: int, seconds: float, sizes: str) -> Callable[[Any], A
                      help=f"batch x visible units x hidden units, separated by commas  [default: {sizes}]"),
         click.option("--repeats", type=COUNT, default=repeats, show_default=True, metavar="N",
                      help="measurements, of which the median counts"),
-        click.option("--seconds", type=click.FloatRange(0, min_open=True), default=seconds, show_default=True,
+        click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=seconds, show_default=True,
                      metavar="X", help="least time of one measurement"),
         JSON,
     )  # fmt: skip

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SpecClass = TypeVar("SpecClass", bound=Spec)
 
 # What --exact needs, where nothing else is given: states wherever sums of real values would be rounded.
-EXACT_TRAINING = {"reconstruction": "states", "pass_up": "states"}
+EXACT_TRAINING = {"pass_up": "states"}
 EXACT_DATA = {"binarise": "stochastic"}
 
 

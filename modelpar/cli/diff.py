@@ -34,9 +34,9 @@ RECORD = "train --exact or train --digests records them"
 # tensor of pre-training -> what it comes from, when all before it agrees
 COMES_FROM = {
     "v0": "the data, their order and their draws, or what the RBM below makes of them",
-    "h0": "the product up, the sigmoid and the draws of the hidden units",
+    "h0": "the product up, the sigmoid and the draws of the hidden units (or v0, where it is real and has no digest)",
     "v1": "the product down, the sigmoid and the draws of the visible units",
-    "h1": "the second product up, its sigmoid and its draws",
+    "h1": "the second product up, its sigmoid and its draws (or v1, where it is real and has no digest)",
     "W": "the statistics and the update of the weights", "b": "the update of the visible biases",
     "c": "the update of the hidden biases",
 }  # fmt: skip

@@ -12,6 +12,7 @@ from modelpar.kernels.digest import digest
 from modelpar.kernels.learning import Counts, SoftCounts, update_from
 from modelpar.kernels.lookup import codes_of, fine, lists_of
 from modelpar.kernels.products import Sampler
+from modelpar.kernels.soft import add_steps
 from modelpar.kernels.states import Packed, pack
 from modelpar.kernels.vector import compiled
 from modelpar.streams import Purpose, Stream
@@ -66,6 +67,7 @@ def _warm_up_packed(dtype: npt.DTypeLike) -> None:
     soft = SoftCounts((states, p), (states, p), 4)
     soft.learn(W, W.copy(), 0.0, 0.0, 0.0)
     soft.fill(np.zeros((1, 1), np.int32))
+    add_steps(p, np.float32(1), np.zeros(1, np.int64))
     stream = Stream(0, 0, Purpose.HIDDEN)
     choices: tuple[int | npt.NDArray[np.int64], ...] = (0, np.arange(4))
     for samples in choices:

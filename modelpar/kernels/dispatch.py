@@ -6,7 +6,7 @@ The time of a product of ``n_in x n_out`` weights with ``batch`` samples is take
     lists                      n_in n_out weight + ones n_out sample      (ones: states that are on)
 
 with two rates for each kernel and direction.  They are measured in about two seconds and kept in the user's cache
-directory, one file for each processor and number of threads; without one the kernels of this module's order are used.
+directory, one file for each processor and number of threads; until there is one, rates of a common processor are used.
 MODELPAR_KERNELS names one kernel that is to be used for everything.
 """
 
@@ -84,8 +84,8 @@ def available() -> tuple[str, ...]:
 
 def forced() -> str | None:
     """The kernel that the environment asks for.  Raises SpecError for one that is not there."""
-    name = os.environ.get(VARIABLE, "auto")
-    if name == "auto":
+    name = os.environ.get(VARIABLE, "")
+    if name in ("", "auto"):
         return None
     if name not in available():
         raise SpecError(f"{VARIABLE} is {name!r}, but this processor has auto, {', '.join(available())}")
@@ -155,7 +155,7 @@ def load() -> bool:
         if wanted <= set(rates) and all(r.weight >= 0 and r.sample > 0 for r in rates.values()):
             use(Calibration(rates, int(fields["threads"]), str(fields["processor"])))
             return True
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # there is none, or it is damaged: it is measured again
     return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 # Reassociation lets the sums use vector lanes; NaN and infinity keep their meaning, unlike under full fastmath.
@@ -29,5 +30,5 @@ def squared_error(a, b):  # type: ignore[no-untyped-def]
         for j in range(row_a.shape[0]):
             difference = row_a[j] - row_b[j]
             total += difference * difference
-        everything += total
+        everything += np.float64(total)  # and not a float32 without compilation
     return everything

@@ -91,3 +91,13 @@ def count_block(codes0, p0, codes1, p1, scale, start, stop, out):  # type: ignor
         for i in range(n_visible):
             for u in range(last - first):
                 out[i, first + u] = sums[u, i]
+
+
+@njit(cache=True, nogil=True)
+def add_steps(p, scale, sums):  # type: ignore[no-untyped-def]
+    """sums (units,) += p (units, batch) in whole steps, over the samples; fine_bits keeps a sum within int32"""
+    for i in range(p.shape[0]):
+        row, total = p[i], np.int32(0)
+        for s in range(len(row)):
+            total += np.int32(np.rint(row[s] * scale))
+        sums[i] += total
