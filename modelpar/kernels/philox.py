@@ -8,9 +8,9 @@ One counter serves four consecutive samples of one unit.  All 32-bit values are 
 no widening and the loop over counters vectorises; numba would widen uint32 at every operation anyway.  The loops write
 raw words of whole counters to a scratch row with margins, so a batch may begin and end anywhere.
 
-The kernels of :mod:`modelpar.kernels.epilogue` compile these functions in: after a change here, change that file too
-(or clear ``__pycache__``), because numba's cache watches only the file of the outer function.  Likewise this file
-compiles in :mod:`modelpar.kernels.elementary`.
+Other modules (``kernels.epilogue``, ``kernels.sampling``, ``data.drawn``) compile these functions in, and this one
+:mod:`modelpar.kernels.elementary`: after a change here or there clear ``__pycache__``, because numba's cache watches
+only the file of the outer function.
 """
 
 from __future__ import annotations
