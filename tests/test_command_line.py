@@ -22,10 +22,10 @@ TINY = ["--layers", "64-20-12", "--epochs", "2", "--finetune-epochs", "2", "--ba
 Words = list[str | Path]
 
 
-def start(n: int, *words: str | Path, cwd: Path | None = None) -> jobs.Outcome:
+def start(n: int, *words: str | Path, cwd: Path | None = None, **environment: str) -> jobs.Outcome:
     """``mpiexec -n N python -m modelpar ...``"""
     command: Words = [sys.executable, "-m", "modelpar", *words]
-    return jobs.run_on_ranks(n, command, limit=LIMIT, cwd=cwd, PYTHONPATH=str(ROOT))
+    return jobs.run_on_ranks(n, command, limit=LIMIT, cwd=cwd, PYTHONPATH=str(ROOT), **environment)
 
 
 def refused(outcome: jobs.Outcome) -> str:
@@ -322,3 +322,13 @@ def test_bench_prints_its_rows() -> None:
         _, visible, hidden = map(int, row["size"].split("x"))
         assert row["gflops"] == pytest.approx(row["samples_per_second"] * 10 * visible * hidden / 1e9)
         assert row["over_sgemm"] == pytest.approx(row["gflops"] / row["sgemm_gflops"])
+
+
+def test_everything_works_without_compilation(tmp_path: Path) -> None:
+    """And what it saves is what compiled kernels make, on other ranks: --exact."""
+    few = ["--exact", "--layers", "64-7", "--epochs", "1", "--batch-size", "700", "--finetune-epochs", "1",
+           "--finetune-batch-size", "700", "--no-pictures", "--run-dir"]  # fmt: skip
+    start(1, "train", *few, tmp_path / "plain", NUMBA_DISABLE_JIT="1").check()
+    start(2, "train", *few, tmp_path / "compiled").check()
+    plain, compiled = (tmp_path / name / "pretrained.safetensors" for name in ("plain", "compiled"))
+    assert plain.read_bytes() == compiled.read_bytes()

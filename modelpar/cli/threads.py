@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# After a product OpenBLAS's threads spin for 2^26 cycles unless told otherwise, and our kernels, which mostly come next,
+# run at half speed beside them on two cores; after 2^16 cycles they sleep, which costs products nothing.
+PATIENCE = "OPENBLAS_THREAD_TIMEOUT"
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -52,6 +55,7 @@ def prepare(comm: MPI.Comm, asked: int | None, *, clear_core_type: bool = False)
     if clear_core_type:
         os.environ.pop("OPENBLAS_CORETYPE", None)
     _set_environment(1)
+    os.environ.setdefault(PATIENCE, "16")
     import numpy  # noqa: F401 - its BLAS reads the environment now
 
     _set_environment(place.threads)

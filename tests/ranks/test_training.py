@@ -129,6 +129,18 @@ def test_single_precision_stays_near_the_reference(comm, agree, shape):
     agree(small.close_network(network, twins, 1e-5))
 
 
+@pytest.mark.parametrize("kind", ["bits", "levels"])
+@shapes
+def test_both_blocks_of_a_dual_layout_stay_the_same_matrix(comm, agree, shape, kind):
+    """Whole numbers keep them together; what grey values round apart is put together again after every epoch."""
+    network = networks.sharded(comm, NetworkSpec((13, 9), layout="dual", seed=5), shape, "random")
+    small.train(network, small.dataset(13, kind=kind), replace(REAL, statistics="3", reconstruction="auto"))
+    [rbm] = network.rbms
+    rows = rbm.parameters.rows.copy()
+    rbm.refresh()
+    agree(np.array_equal(rows, rbm.parameters.rows))
+
+
 @shapes
 def test_the_cache_changes_nothing(comm, agree, shape):
     """Kept activations are propagated in other pieces than minibatches, which may round otherwise: hence float64."""
