@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-# After a product OpenBLAS's threads spin for 2^26 cycles unless told otherwise, and our kernels, which mostly come next,
+# After a product OpenBLAS spins for 2^26 cycles unless told otherwise, and our kernels, which mostly come next,
 # run at half speed beside them on two cores; after 2^16 cycles they sleep, which costs products nothing.
 PATIENCE = "OPENBLAS_THREAD_TIMEOUT"
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
