@@ -60,7 +60,12 @@ def test_the_environment_names_the_kernel(name, density, up, whole, monkeypatch)
     assert choose(states(density), 500, up=up, whole=whole) == name
 
 
-@pytest.mark.parametrize("name", ["", "fast", "REGISTERS", "registers "])
+def test_an_empty_name_is_none_at_all(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
+    assert dispatch.forced() is None
+
+
+@pytest.mark.parametrize("name", ["fast", "REGISTERS", "registers "])
 def test_an_unknown_kernel_is_refused_in_one_line(name, monkeypatch):
     monkeypatch.setenv(VARIABLE, name)
     for ask in (dispatch.forced, lambda: choose(states(0.5), 500, up=True)):
