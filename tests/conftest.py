@@ -10,6 +10,7 @@ import platformdirs
 import pytest
 from hypothesis import settings
 
+from modelpar.kernels import dispatch
 from tests import jobs
 
 # Files of tests/ranks run inside MPI jobs that tests/test_on_ranks.py starts; given by name they are collected anyway.
@@ -28,6 +29,14 @@ MNIST = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+
+
+@pytest.fixture(autouse=True)
+def assumed_rates():
+    """A calibration that a test has made or loaded does not choose the kernels of the next."""
+    before = dispatch.calibration()
+    yield
+    dispatch.use(before)
 
 
 def mnist_folder() -> Path | None:

@@ -197,10 +197,10 @@ def test_partial_fit_goes_on(small):
     rbm.partial_fit(X)
     assert rbm.h_samples_.shape == (20, 40)
     first = error()
-    for _ in range(9):
+    for _ in range(19):
         rbm.partial_fit(X)
-    assert rbm.n_iter_ == 10
-    assert error() < 0.95 * first
+    assert rbm.n_iter_ == 20
+    assert error() < 0.95 * first  # between 0.62 and 0.90 of it with eight seeds
     before = rbm.components_.copy()
     assert not np.array_equal(rbm.partial_fit(X[:1]).components_, before)
 
