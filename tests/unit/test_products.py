@@ -11,7 +11,6 @@ from pathlib import Path
 import llvmlite.binding
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 from modelpar.draws import uniform
 from modelpar.kernels import counts, dense, epilogue, lookup, sampling, soft, states, threads, warm_up
@@ -321,11 +320,6 @@ def test_the_statistic_at_the_seams(planes):
 
 def small_results(dtype, *, soft=True):
     """Results of every kernel on packed states at small sizes, with weights of this type."""
-    with threadpool_limits(1, user_api="blas"):  # it sums float64 weights, in an order that its threads decide
-        return results_of_kernels(dtype, soft)
-
-
-def results_of_kernels(dtype, soft):
     results = {}
     rng = np.random.default_rng(5)
     for up in (True, False):
