@@ -32,11 +32,14 @@ MNIST = (
 
 
 @pytest.fixture(autouse=True)
-def assumed_rates():
-    """A calibration that a test has made or loaded does not choose the kernels of the next."""
-    before = dispatch.calibration()
+def own_settings():
+    """No calibration or environment outlives its test: commands in this process set their children's threads."""
+    before, environment = dispatch.calibration(), dict(os.environ)
     yield
     dispatch.use(before)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def mnist_folder() -> Path | None:
