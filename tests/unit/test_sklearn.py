@@ -188,21 +188,22 @@ def test_copies(small):
 def test_partial_fit_goes_on(small):
     """Passes by partial_fit lower the reconstruction error as fit's epochs do; momentum and chains are carried over."""
     X, _ = small
-    rbm = RBMTransformer(40, random_state=2, persistent=True, batch_size=20)
-
-    def error():
-        h = sigmoid(X @ rbm.components_.T + rbm.intercept_hidden_)
-        return np.mean((X - sigmoid(h @ rbm.components_ + rbm.intercept_visible_)) ** 2)
-
-    rbm.partial_fit(X)
-    assert rbm.h_samples_.shape == (20, 40)
-    first = error()
-    for _ in range(19):
-        rbm.partial_fit(X)
-    assert rbm.n_iter_ == 20
-    assert error() < 0.95 * first  # between 0.62 and 0.90 of it with eight seeds
+    ratios = []
+    for seed in range(2, 8):
+        rbm = RBMTransformer(40, random_state=seed, persistent=True, batch_size=20)
+        errors = [reconstruction_error(rbm.partial_fit(X), X) for _ in range(10)]
+        assert rbm.h_samples_.shape == (20, 40)
+        assert rbm.n_iter_ == 10
+        ratios.append(np.mean(errors[1:]) / errors[0])
+    # A single chain's last error goes up and down by a tenth: all passes of six chains are judged.
+    assert np.mean(ratios) < 0.95
     before = rbm.components_.copy()
     assert not np.array_equal(rbm.partial_fit(X[:1]).components_, before)
+
+
+def reconstruction_error(rbm, X):
+    h = sigmoid(X @ rbm.components_.T + rbm.intercept_hidden_)
+    return np.mean((X - sigmoid(h @ rbm.components_ + rbm.intercept_visible_)) ** 2)
 
 
 def test_fit_equals_passes_by_partial_fit(small):
