@@ -12,6 +12,7 @@ from modelpar import scores
 from modelpar.errors import SpecError
 from modelpar.exchange import Traffic
 from modelpar.grid import Grid
+from modelpar.kernels.states import pack
 from modelpar.layout import NetworkLayout
 from modelpar.network import DeepBeliefNetwork
 from modelpar.optimizer import StepSize
@@ -279,7 +280,8 @@ def test_training_raises_the_exact_likelihood(agree, case, n_shards, persistent)
     before = likelihood()
     for step in range(60):
         first = 40 * step + int(mine[0])
-        found = it.rbm.contrastive_divergence(it.mine(data[:, mine]), first, o, chains, n_all_samples=40)
+        states = pack(it.mine(data[:, mine]) > 0)  # as the engine keeps binary data, which `auto` goes by
+        found = it.rbm.contrastive_divergence(states, first, o, chains, n_all_samples=40)
         sync.learn(it.rbm.parameters, velocity, found.statistics, StepSize(0.2, 0.5, 0.0), len(mine))
         it.whole.update(data, 40 * step, o, 0.2, 0.5)
     W = it.whole.W[np.ix_(it.rbm.weights.visible_rows, it.rbm.weights.hidden_columns)]
