@@ -82,9 +82,9 @@ class FineTuner:
             return score
         gain = -size.rate / sync.divisor(len(labels), n_all_samples)
         carry = size.momentum * sync.momentum_share
-        self._backward(delta, activations, spreads, gain, carry)
+        self._backward(delta, activations, spreads, gain, carry, sync)
         for name, parameters in self.network.parts().items():
-            sync.step(parameters, self.updates[name], size.rate * size.decay)
+            sync.step(parameters, self.updates[name], size)
         if self.spec.max_norm:
             self._limit_norms()
         return score
@@ -125,7 +125,9 @@ class FineTuner:
         delta -= labels[None, :] == ids[:, None]
         return delta
 
-    def _backward(self, delta: Array, activations: list[Array], spreads: list[Any], gain: float, carry: float) -> None:
+    def _backward(
+        self, delta: Array, activations: list[Array], spreads: list[Any], gain: float, carry: float, sync: Sync
+    ) -> None:
         """Add each layer's gradient to its update, from the output down."""
         layers = self._layers
         names = list(self.network.parts())
@@ -139,6 +141,7 @@ class FineTuner:
             row_sums(delta, sums)
             update.c *= update.c.dtype.type(carry)
             update.c += update.c.dtype.type(gain) * sums
+            sync.ready(update)
             if i > 0:
                 delta = weights.down(parameters, spread)
                 sigmoid_gradient(delta, activations[i], kept)

@@ -16,6 +16,7 @@ from modelpar.kernels.products import Activations
 from modelpar.kernels.states import Packed
 from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.records import Record
+from modelpar.sync import Share, Sync
 from modelpar.weights import Scratch
 
 IntArray = npt.NDArray[np.int64]
@@ -72,18 +73,36 @@ class Course:
     def unfinished(self) -> bool:
         return self.position.epoch < self.epochs
 
-    def rest_of_epoch(self) -> Iterator[Minibatch]:
-        """The minibatches that are left of the current epoch.  Call ``advance`` for each when its update is done."""
-        grid, position = self.network.grid, self.position
+    def stretches(self, sync: Sync, every: int = 0) -> Iterator[Iterator[Minibatch]]:
+        """What is left of the current epoch, from one moment at which all replicas stand together to the next.
+
+        A stretch is this replica's minibatches, in turn: call ``count`` for each when its update is done, and
+        ``meet`` when a stretch is through.   every: a moment also after so many steps of the stage, 0 for none
+        """
+        position = self.position
         while position.step < self.batches.n_steps:
+            if sync.alike:
+                self.network.keep()
             self._started = time.perf_counter()
-            indices = self.batches.indices(self._shuffle + position.epoch, position.step)
-            # a short minibatch is cut where a whole one is: persistent chains belong to places in the minibatch
-            whole = self.batches.share(self._batch_size, grid.replica, grid.n_replicas)
-            mine = slice(min(whole.start, len(indices)), min(whole.stop, len(indices)))
-            seen = position.epoch * self.feed.n_samples + position.step * self._batch_size
-            v, v_spread = self._read(indices[mine], seen + mine.start)
-            yield Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), mine.start)
+            length = sync.steps_together(self.n_done)
+            if every:
+                length = min(length, every - self.n_done % every)
+            self._first, self._stop = position.step, min(position.step + length, self.batches.n_steps)
+            yield self._minibatches(sync)
+
+    def _minibatches(self, sync: Sync) -> Iterator[Minibatch]:
+        for share in sync.shares(self._first, self._stop, self.n_done):
+            yield self._minibatch(share)
+
+    def _minibatch(self, share: Share) -> Minibatch:
+        position = self.position
+        indices = self.batches.indices(self._shuffle + position.epoch, share.step)
+        # a short minibatch is cut where a whole one is: persistent chains belong to places in the minibatch
+        whole = self.batches.share(self._batch_size, share.part, share.n_parts)
+        mine = slice(min(whole.start, len(indices)), min(whole.stop, len(indices)))
+        seen = position.epoch * self.feed.n_samples + share.step * self._batch_size
+        v, v_spread = self._read(indices[mine], seen + mine.start)
+        return Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), mine.start)
 
     def _read(self, samples: IntArray, first_draw: int) -> tuple[Activations, Packed | None]:
         if self._packed and self._spread is not None:
@@ -96,14 +115,23 @@ class Course:
         self.feed.fill(samples, first_draw, v)
         return v, None
 
-    def advance(self, batch: Minibatch, **sums: float) -> Record:
-        """The update of ``batch`` is done: move the position on, and add to the epoch's sums."""
+    def count(self, batch: Minibatch, **sums: float) -> None:
+        """The update of ``batch`` is done: add to the epoch's sums."""
         position = self.position
-        position.step += 1
-        position.seconds += time.perf_counter() - self._started
         for name, value in {**sums, "samples": batch.n_mine}.items():
             position.sums[name] = position.sums.get(name, 0.0) + value
-        return self._record("step", position.epoch + 1, batch.n_all, {})
+
+    def meet(self) -> Record:
+        """The stretch is through, on all replicas: move the position on."""
+        position = self.position
+        samples = min(self._stop * self._batch_size, self.feed.n_samples) - self._first * self._batch_size
+        position.step = self._stop
+        position.seconds += time.perf_counter() - self._started
+        return self._record("step", position.epoch + 1, samples, {})
+
+    def crossed(self, every: int) -> bool:
+        """Whether the last stretch reached or passed a multiple of ``every`` steps of the stage."""
+        return self.n_done // every > (self.n_done - (self._stop - self._first)) // every
 
     def end_epoch(self, measures: dict[str, float]) -> Record:
         """All minibatches of the epoch are done: begin the next."""

@@ -1,49 +1,99 @@
-"""The ranks of one run as a grid, ``replicas`` x ``model_shards``, and a communicator along each axis."""
+"""The ranks of one run as a grid, ``replicas`` x ``model_shards``, and a communicator along each axis.
+
+Behind the grid there may be server ranks, which hold the parameters of a parameter server and nothing else.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from mpi4py import MPI
 
 from modelpar.errors import GridError, ModelparError
 
+TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
+
 
 class Grid:
     """``replicas`` x ``model_shards`` ranks, and a communicator along each axis.
 
+    comm          all ranks of the grid, replica by replica
     shard_comm    the ranks that together hold one model; activations travel here
     replica_comm  the ranks that hold the same shard; updates travel here
-    node_comm     the ranks of this node
+    column_comm   those of replica_comm, then the servers of this shard
+    node_comm     the ranks of the grid on this node
     far           whether the shards of some model are on several nodes
 
-    Making one is collective over ``comm``, which stays the caller's; so is ``free``.  Either size may be left out:
-    the other fixes it, and without both there is one model over all ranks.
+    Making one is collective over the communicator that it is made from, which stays the caller's; so is ``free``.
+    Either size may be left out: the other fixes it, and without both there is one model over all ranks.  The last
+    ``servers`` ranks are no part of the grid: they are servers, each of one shard, and have only ``column_comm``.
     Raises GridError, on every rank, where the sizes do not fit the number of ranks.
     """
 
-    def __init__(self, comm: MPI.Comm, *, model_shards: int | None = None, replicas: int | None = None) -> None:
-        self.n_shards, self.n_replicas = grid_shape(comm.size, model_shards, replicas)
-        self.node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    def __init__(
+        self, comm: MPI.Comm, *, model_shards: int | None = None, replicas: int | None = None, servers: int = 0
+    ) -> None:
+        check_servers(comm.size, servers, model_shards)
+        n_ranks = comm.size - servers
+        self.n_shards, self.n_replicas = grid_shape(n_ranks, model_shards, replicas, servers)
+        check_servers(comm.size, servers, self.n_shards)
+        self.n_servers, self.is_server = servers, comm.rank >= n_ranks
+        if self.is_server:
+            server = comm.rank - n_ranks
+            self.shard, self.replica = server % self.n_shards, -1
+            self.comm = self.shard_comm = self.replica_comm = self.node_comm = MPI.COMM_NULL
+            comm.Split(MPI.UNDEFINED)
+            self.column_comm = comm.Split(self.shard, self.n_replicas + server)
+            return
+        members = comm.Split(0, comm.rank)
+        self.node_comm = members.Split_type(MPI.COMM_TYPE_SHARED)
         # a node is named by its lowest rank, so that names need not be compared
-        node_of_rank = comm.allgather(self.node_comm.bcast(comm.rank))
+        node_of_rank = members.allgather(self.node_comm.bcast(members.rank))
         place = placement(node_of_rank, self.n_shards)
-        position = place.index(comm.rank)
+        position = place.index(members.rank)
         nodes = [node_of_rank[rank] for rank in place]
-        starts = range(0, comm.size, self.n_shards)
+        starts = range(0, n_ranks, self.n_shards)
         # whether the shards of some replica are on several nodes
         self.far = any(len(set(nodes[start : start + self.n_shards])) > 1 for start in starts)
-        self.comm = comm.Split(0, position)
+        self.comm = members.Split(0, position)
+        members.Free()
         self.replica, self.shard = divmod(position, self.n_shards)
         self.shard_comm = self.comm.Split(self.replica, self.shard)
         self.replica_comm = self.comm.Split(self.shard, self.replica)
+        self.column_comm = comm.Split(self.shard, self.replica) if servers else self.replica_comm
+
+    # whether a run can go on when a rank is lost: User Level Failure Mitigation, as in Open MPI 5
+    tolerant = os.environ.get(TOLERANCE) in ("1", "true") and hasattr(MPI.Comm, "Shrink")
+
+    def look(self) -> None:
+        """Raise MPI.Exception where a rank was lost; not collective, and nothing where ranks are not lost singly."""
+        if self.tolerant:
+            for comm in (self.comm, self.column_comm):
+                if comm != MPI.COMM_NULL:
+                    comm.Iprobe()
+
+    def abandon(self) -> None:
+        """Interrupt whatever other ranks wait for on these communicators; none of them is of use any more.
+
+        Not collective.  What MPI holds for them is not given back: a rank that was lost cannot take part in that.
+        """
+        names = ("shard_comm", "replica_comm", "column_comm", "comm", "node_comm")
+        for comm in {id(comm): comm for comm in (getattr(self, name) for name in names)}.values():
+            if comm != MPI.COMM_NULL:
+                with suppress(MPI.Exception):
+                    comm.Revoke()
+        for name in names:
+            setattr(self, name, MPI.COMM_NULL)
 
     def free(self) -> None:
         """Free the communicators that the grid made; a second call does nothing.  Collective."""
-        for made in (self.shard_comm, self.replica_comm, self.comm, self.node_comm):
-            if made != MPI.COMM_NULL:
-                made.Free()
+        made = [self.shard_comm, self.replica_comm, self.comm, self.node_comm]
+        for comm in [*made, self.column_comm] if self.n_servers else made:
+            if comm != MPI.COMM_NULL:
+                comm.Free()
 
     def __enter__(self) -> Grid:
         return self
@@ -52,15 +102,30 @@ class Grid:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # all ranks raise a ModelparError together; after another exception they may not be there to free with
-        if kind is None or issubclass(kind, ModelparError) or self.comm.size == 1:
+        if kind is None or issubclass(kind, ModelparError) or (not self.is_server and self.comm.size == 1):
             self.free()
 
     def __repr__(self) -> str:
-        return f"Grid({self.n_replicas} replicas x {self.n_shards} model shards)"
+        servers = f" + {self.n_servers} servers" if self.n_servers else ""
+        return f"Grid({self.n_replicas} replicas x {self.n_shards} model shards{servers})"
 
 
-def grid_shape(n_ranks: int, model_shards: int | None, replicas: int | None) -> tuple[int, int]:
-    """(model shards, replicas) from what was asked for; raises GridError where they do not fit ``n_ranks``."""
+def check_servers(n_all: int, servers: int, model_shards: int | None) -> None:
+    """Raise GridError where ``servers`` of ``n_all`` ranks cannot be servers of so many model shards."""
+    if servers and servers >= n_all:
+        raise GridError(f"--servers {servers} leaves none of the {n_all} ranks to train; start more with mpirun -n")
+    if servers and model_shards is not None and servers < model_shards:
+        raise GridError(
+            f"--servers is {servers}, but each serves one of {model_shards} model shards, so that none holds a whole "
+            f"model; use at least {model_shards}, or 0 to spread the parameters over the ranks that train"
+        )
+
+
+def grid_shape(n_ranks: int, model_shards: int | None, replicas: int | None, servers: int = 0) -> tuple[int, int]:
+    """(model shards, replicas) from what was asked for; raises GridError where they do not fit ``n_ranks``.
+
+    servers   ranks beside those, which only the message tells of
+    """
     for name, size in (("--model-shards", model_shards), ("--replicas", replicas)):
         if size is not None and size < 1:
             raise GridError(f"{name} is {size}, but must be at least 1")
@@ -76,9 +141,10 @@ def grid_shape(n_ranks: int, model_shards: int | None, replicas: int | None) -> 
         other = n_ranks // given
         return (other, given) if model_shards is None else (given, other)
     if model_shards * replicas != n_ranks:
+        beside = f" beside {servers} server{'s' if servers > 1 else ''}" if servers else ""
         raise GridError(
             f"{model_shards} model shards x {replicas} replicas need {model_shards * replicas} ranks, but {n_ranks} "
-            f"{'was' if n_ranks == 1 else 'were'} started; use mpirun -n {model_shards * replicas}"
+            f"{'was' if n_ranks == 1 else 'were'} started{beside}; use mpirun -n {model_shards * replicas + servers}"
         )
     return model_shards, replicas
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -23,6 +24,7 @@ from modelpar.memory import available_bytes
 from modelpar.parameters import Parameters
 from modelpar.rbm import RBM, Chains
 from modelpar.spec import NetworkSpec
+from modelpar.sync import Sync
 from modelpar.weights import LAYOUTS, Weights
 
 Array = npt.NDArray[np.floating]
@@ -51,9 +53,17 @@ class TrainingState:
     position: Position = field(default_factory=Position)
     updates: dict[str, Parameters] = field(default_factory=dict)  # velocity of each trained part, "rbm.0", "output"
     chains: Chains | None = None  # of PCD: this replica's columns
+    outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
+    squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)
     best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
     best_accuracy: float = -1.0
     epochs_since_best: int = 0
+
+    def forget_stage(self) -> None:
+        """Nothing of what one stage of training needs is of use to the next."""
+        for named in (self.updates, self.outer, self.squares):
+            named.clear()
+        self.chains = None
 
 
 class OutputLayer:
@@ -91,6 +101,9 @@ class DeepBeliefNetwork:
         self.layout = complete_layout(spec, grid, layout)
         self.traffic = Traffic()
         self.state = TrainingState()
+        self.sync: Sync | None = None  # how replicas stay together in the stage that is being trained
+        self.keep: Callable[[], None] = lambda: None  # called where all replicas are alike, before a step
+        self.staleness: Counter[int] = Counter()  # pushes of this replica to a parameter server, by their staleness
         self.record_digests = spec.exact  # whether training is to make digests of its updates
         self.binarise = "none"  # how the training data were binarised; kept for later use of the network
         dtype = np.dtype(spec.dtype)
@@ -153,6 +166,11 @@ class DeepBeliefNetwork:
         """This shard's parameters by name: ``rbm.0``, ``rbm.1``, ... and ``output``."""
         named = {f"rbm.{rbm.index}": rbm.parameters for rbm in self.rbms}
         return {**named, "output": self.output.parameters} if self.output else named
+
+    def settle(self) -> None:
+        """Leave the same parameters on all replicas, which may be apart during a stage.  Collective over the grid."""
+        if self.sync is not None:
+            self.sync.settle()
 
     def refresh(self) -> None:
         """Make all blocks of weights and velocities agree, after they were set from outside.  Collective."""

@@ -192,7 +192,7 @@ class RBM:
 
     def contrastive_divergence(
         self, v0: Activations, first_draw: int, spec: TrainingSpec, chains: Chains | None = None, *,
-        n_all_samples: int, v0_spread: Activations | None = None,
+        n_all_samples: int, v0_spread: Activations | None = None, in_step: bool = True,
     ) -> Step:  # fmt: skip
         """The statistics of one minibatch: <v h> of the data and of the model, which ``Sync.learn`` learns from.
 
@@ -202,8 +202,9 @@ class RBM:
         first_draw   global sample counter of its first sample; with the unit ids it keys every draw
         n_all_samples  samples of the whole minibatch, over all replicas
         v0_spread    v0 as the weights need it, where the caller has read it from the data; it is gathered otherwise
+        in_step      whether all replicas take this step together, each with its part of the minibatch
 
-        Collective over the shards; with a sparsity penalty over the replicas too.
+        Collective over the shards; with a sparsity penalty over the replicas too, where they are in step.
         """
         if v0_spread is None:
             v0_spread = _kept(self.weights.spread_visible(v0), v0)
@@ -212,7 +213,8 @@ class RBM:
         h0_spread = self.weights.spread_hidden(hidden.states)
         s0 = _statistic(hidden)
         if spec.sparsity_cost:
-            s0 = _floats(s0) + self._sparsity_shift(hidden.means, spec, n_all_samples)
+            shift = self._sparsity_shift(hidden.means, spec, n_all_samples if in_step else v0.shape[1], in_step)
+            s0 = _floats(s0) + shift
         s0_spread = h0_spread if s0 is hidden.states else _kept(self.weights.spread_hidden(s0), s0)
         if chains is None:
             error, model, h1 = self._reconstruct(v0, h0_spread, first_draw, spec)
@@ -305,7 +307,7 @@ class RBM:
         assert drawn.states is not None
         return Chains(drawn.states)
 
-    def _sparsity_shift(self, p0: Array | None, spec: TrainingSpec, n_all_samples: int) -> Array:
+    def _sparsity_shift(self, p0: Array | None, spec: TrainingSpec, n_samples: int, in_step: bool) -> Array:
         """(n_hidden_owned, 1) that moves each unit's mean activation towards the target (Hinton 2010, section 11).
 
         Added to the data's hidden statistics it reaches W and c alike.
@@ -313,9 +315,10 @@ class RBM:
         assert p0 is not None  # it was asked for
         sums = np.empty_like(self.mean_activation)
         row_sums(p0, sums)
-        self.replica_comm.Allreduce(MPI.IN_PLACE, sums)
+        if in_step:
+            self.replica_comm.Allreduce(MPI.IN_PLACE, sums)
         keep = sums.dtype.type(SPARSITY_DECAY)
         self.mean_activation *= keep
-        self.mean_activation += (1 - keep) * sums / sums.dtype.type(n_all_samples)
+        self.mean_activation += (1 - keep) * sums / sums.dtype.type(max(n_samples, 1))
         shift = spec.sparsity_cost * (spec.sparsity_target - self.mean_activation)
         return np.asarray(shift[:, None], dtype=p0.dtype)

@@ -2,12 +2,14 @@
 
 The loop yields, the caller decides: saving, printing and stopping are not here.  At every yield all ranks stand at the
 same step and the network can be saved; taken up again, from a file or by another call, training goes on from there.
+Replicas that go at their own pace come to a yield where they meet.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -18,25 +20,31 @@ from modelpar.classify import accuracy_measures, check_labels, has_labels
 from modelpar.course import Course
 from modelpar.data import Dataset, Minibatches, check_range
 from modelpar.data.feed import Feed
-from modelpar.errors import SpecError, TrainingError
+from modelpar.errors import ModelparError, SpecError, TrainingError
 from modelpar.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
 from modelpar.inputs import DrawnOnce, feed_above, learn_scaling, mean_of, real_values, visible_feed
 from modelpar.network import DeepBeliefNetwork, Position, TrainingState
 from modelpar.optimizer import step_size
+from modelpar.parameters import Parameters
 from modelpar.rbm import RBM
 from modelpar.records import Record
-from modelpar.spec import FineTuneSpec, TrainingSpec
-from modelpar.sync import AllreduceSync, Sync
+from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
+from modelpar.sync import Stage, Sync, check_bound, strategy
 
 CHECK_EVERY = 100  # updates between looks for NaN within an epoch
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
 
-def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpec) -> Iterator[Record]:
+def pretrain(
+    network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpec, sync: SyncSpec | None = None
+) -> Iterator[Record]:
     """Train one RBM after another, each on the hidden activations of those below (Hinton, Osindero, Teh 2006).
 
-    Yields a ``step`` record after every update and an ``epoch`` record after every epoch, and nothing where the
-    network's pre-training has been finished before.  Collective: every rank must take every record.
+    sync   how replicas stay together; an all-reduce at every step where None
+
+    Yields a ``step`` record after every update (of a parameter server: after those between two meetings) and an
+    ``epoch`` record after every epoch, and nothing where the network's pre-training has been finished before.
+    Collective: every rank must take every record.
     Raises DataError where the data do not fit, SpecError where they or the minibatches are not those that the stage
     was begun with, TrainingError where training breaks down.
     """
@@ -44,6 +52,8 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
     if position.stage != "pretrain":
         return
     network.record_digests = network.record_digests or training.digests
+    sync = sync or SyncSpec()
+    check_sync(network, sync, training)
     _first_look(network, dataset)
     visible = visible_feed(network, dataset, dataset.train, network.binarise)
     feed: Feed = visible
@@ -55,7 +65,7 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
         spread = visible_feed(network, dataset, dataset.train, network.binarise, spread=True)
     for rbm in network.rbms:
         if rbm.index == position.layer:
-            yield from _train_rbm(network, rbm, feed, below, spread, training)
+            yield from _train_rbm(network, rbm, feed, below, spread, training, sync)
             _next_layer(network)
         if position.stage != "pretrain":
             return
@@ -66,16 +76,15 @@ def pretrain(network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpe
 
 
 def _train_rbm(
-    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None, training: TrainingSpec
-) -> Iterator[Record]:
+    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None, training: TrainingSpec,
+    how: SyncSpec,
+) -> Iterator[Record]:  # fmt: skip
     """``feed`` is what the RBM is trained on, ``real_feed`` the same before any draw, ``spread`` as in Course."""
     grid, state, position = network.grid, network.state, network.state.position
-    sync = AllreduceSync(grid.replica_comm, network.traffic)
     course = Course(network, feed, epochs=training.epochs, batch_size=training.batch_size,
                     stage="pretrain", shuffle=rbm.index, packed=True, spread=spread)  # fmt: skip
     if course.unfinished and course.n_done == 0:
         _set_visible_biases(network, rbm, real_feed)
-        sync.begin(rbm.parameters)
     name = f"rbm.{rbm.index}"
     if name not in state.updates:
         state.updates[name] = rbm.parameters.like()
@@ -84,33 +93,78 @@ def _train_rbm(
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
     recorder = Recorder(network, rbm) if network.record_digests else None
-    while course.unfinished:
-        size = step_size(training, base_rate, position.epoch)
-        for batch in course.rest_of_epoch():
-            step = rbm.contrastive_divergence(
-                batch.v, batch.first_draw, training, state.chains, n_all_samples=batch.n_all, v0_spread=batch.v_spread
+    with _together(network, how, {name: rbm.parameters}, course.n_done) as sync:
+        while course.unfinished:
+            size = step_size(training, base_rate, position.epoch)
+            for stretch in course.stretches(sync):
+                for batch in stretch:
+                    step = rbm.contrastive_divergence(
+                        batch.v, batch.first_draw, training, state.chains, n_all_samples=batch.n_all,
+                        v0_spread=batch.v_spread, in_step=sync.in_step,
+                    )  # fmt: skip
+                    sync.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
+                    # PCD never reconstructs its data, so it has no error to add up: the probe's stands in
+                    course.count(batch, shard_squared_error=0.0 if training.persistent else step.error)
+                record = course.meet()
+                if recorder is not None:  # replicas in step have had one minibatch each
+                    record = replace(record, digests=recorder.of(step.states, batch))
+                if course.crossed(CHECK_EVERY):
+                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
+                yield record
+            sync.settle()
+            network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
+            totals = course.totals()
+            with network.traffic.measuring():
+                measures = monitor.measure(rbm, feed, n_visible, grid)
+            error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
+            measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
+            monitor.check_rbm(rbm.index, measures)
+            yield course.end_epoch({**measures, "learning_rate": size.rate})
+
+
+@contextmanager
+def _together(network: DeepBeliefNetwork, how: SyncSpec, parts: dict[str, Parameters], done: int) -> Iterator[Sync]:
+    """The strategy of one stage, which is the network's while the stage lasts."""
+    state = network.state
+    sync = network.sync = strategy(how, network.grid, network.traffic, network.staleness)
+    sync.begin(Stage(parts, state.updates, state.outer, state.squares, network.refresh, done))
+    try:
+        yield sync
+    except (ModelparError, GeneratorExit):
+        _end(network, sync)  # all ranks are here; after another exception they may not be
+        raise
+    _end(network, sync)
+
+
+def _end(network: DeepBeliefNetwork, sync: Sync) -> None:
+    network.sync = None
+    sync.end()
+
+
+def check_sync(network: DeepBeliefNetwork, sync: SyncSpec, training: TrainingSpec | None = None) -> None:
+    """Raise SpecError, on every rank alike, where a strategy cannot do what else was asked for."""
+    if sync.sync == "allreduce":
+        return
+    if network.spec.exact or network.record_digests:
+        what = "--exact" if network.spec.exact else "--digests"
+        raise SpecError(
+            f"{what} needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
+        )
+    if sync.sync == "server":
+        check_bound(sync, network.grid.n_replicas)
+        if training is not None and training.persistent:
+            raise SpecError(
+                "--persistent needs replicas with places of their own in a minibatch, but --sync is server; use "
+                "--sync local or allreduce"
             )
-            sync.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
-            # PCD never reconstructs its data, so it has no error to add up: the probe's stands in
-            record = course.advance(batch, shard_squared_error=0.0 if training.persistent else step.error)
-            if recorder is not None:
-                record = replace(record, digests=recorder.of(step.states, batch))
-            if position.step % CHECK_EVERY == 0:
-                monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
-            yield record
-        sync.settle(rbm.parameters)
-        network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
-        totals = course.totals()
-        with network.traffic.measuring():
-            measures = monitor.measure(rbm, feed, n_visible, grid)
-        error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
-        measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
-        monitor.check_rbm(rbm.index, measures)
-        yield course.end_epoch({**measures, "learning_rate": size.rate})
 
 
-def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -> Iterator[Record]:
+def fine_tune(
+    network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, sync: SyncSpec | None = None
+) -> Iterator[Record]:
     """Train all layers for classification by back-propagation, from where pre-training has left them.
+
+    sync   how replicas stay together; an all-reduce at every step where None
 
     Yields a ``step`` record after every update (with accuracies where ``spec.evaluate_every`` asks for them) and an
     ``epoch`` record after every epoch.  With ``spec.patience`` the parameters of the best validation accuracy are
@@ -125,6 +179,8 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
         return
     # nothing is changed before all that was asked for is known to be possible
     check_exact_tuning(network.spec, spec)
+    sync = sync or SyncSpec()
+    check_sync(network, sync)
     _first_look(network, dataset)
     check_labels(dataset, dataset.train, network.spec.classes)
     if spec.patience and not has_labels(dataset.validation):
@@ -132,11 +188,11 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
     if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
         raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
     if state.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
-        state.updates.clear()
-        state.chains, state.position = None, Position("finetune")
+        state.forget_stage()
+        state.position = Position("finetune")
     if not spec.patience:  # of an earlier call that had it
         state.best.clear()
-    yield from _descend(network, dataset, spec)
+    yield from _descend(network, dataset, spec, sync)
     if state.best and not state.position.reached:
         for name, parameters in network.parts().items():
             parameters.flat[:] = state.best[name].flat
@@ -144,56 +200,52 @@ def fine_tune(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) 
     network.state = TrainingState(Position("done"))
 
 
-def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec) -> Iterator[Record]:
+def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, how: SyncSpec) -> Iterator[Record]:
     """The epochs of fine-tuning, until they are over, or the accuracy is reached, or no longer grows."""
     grid, state, position = network.grid, network.state, network.state.position
     labels = check_labels(dataset, dataset.train, network.spec.classes)
-    sync = AllreduceSync(grid.replica_comm, network.traffic)
     tuner = FineTuner(network, spec, state.updates)
     feed = real_values(network, dataset, dataset.train)
     course = Course(network, feed, epochs=spec.epochs, batch_size=spec.batch_size,
                     stage="finetune", shuffle=FINE_TUNING)  # fmt: skip
-    if course.n_done == 0:
-        for parameters in network.parts().values():
-            sync.begin(parameters)
-    # looked at before an epoch, not after: a network that was saved at the last record must not go on either
-    while course.unfinished and not position.reached and not _impatient(state, spec):
-        size = step_size(spec, spec.learning_rate, position.epoch)
-        for batch in course.rest_of_epoch():
-            score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
-            record = course.advance(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
-            if network.record_digests:
-                record = replace(record, digests=digests_of_parts(network))
-            if course.n_done % CHECK_EVERY == 0:
-                monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
-            in_between = position.step < course.batches.n_steps
-            if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
-                _settle(network, sync)
-                with network.traffic.measuring():
-                    record.measures.update(accuracy_measures(network, dataset))
-                position.reached = _reached(spec, record.measures)
-            yield record
-            if position.reached:
-                return
-        _settle(network, sync)
-        totals = course.totals()
-        with network.traffic.measuring():
-            accuracies = accuracy_measures(network, dataset)
-        measures = {"loss": totals["cross_entropy"] / totals["samples"],
-                    "train_accuracy": totals["n_correct"] / totals["samples"],
-                    **accuracies, "learning_rate": size.rate}  # fmt: skip
-        if not np.isfinite(measures["loss"]):
-            raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate")
-        monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
-        if spec.patience:
-            _remember_best(network, measures["validation_accuracy"])
-        position.reached = _reached(spec, measures)
-        yield course.end_epoch(measures)
-
-
-def _settle(network: DeepBeliefNetwork, sync: Sync) -> None:
-    for parameters in network.parts().values():
-        sync.settle(parameters)
+    with _together(network, how, network.parts(), course.n_done) as sync:
+        # looked at before an epoch, not after: a network that was saved at the last record must not go on either
+        while course.unfinished and not position.reached and not _impatient(state, spec):
+            size = step_size(spec, spec.learning_rate, position.epoch)
+            for stretch in course.stretches(sync, spec.evaluate_every):
+                for batch in stretch:
+                    score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
+                    course.count(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
+                record = course.meet()
+                if network.record_digests:
+                    record = replace(record, digests=digests_of_parts(network))
+                if course.crossed(CHECK_EVERY):
+                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
+                in_between = position.step < course.batches.n_steps
+                if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
+                    sync.settle()
+                    with network.traffic.measuring():
+                        record.measures.update(accuracy_measures(network, dataset))
+                    position.reached = _reached(spec, record.measures)
+                yield record
+                if position.reached:
+                    return
+            sync.settle()
+            totals = course.totals()
+            with network.traffic.measuring():
+                accuracies = accuracy_measures(network, dataset)
+            measures = {"loss": totals["cross_entropy"] / totals["samples"],
+                        "train_accuracy": totals["n_correct"] / totals["samples"],
+                        **accuracies, "learning_rate": size.rate}  # fmt: skip
+            if not np.isfinite(measures["loss"]):
+                raise TrainingError(
+                    f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate"
+                )
+            monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
+            if spec.patience:
+                _remember_best(network, measures["validation_accuracy"])
+            position.reached = _reached(spec, measures)
+            yield course.end_epoch(measures)
 
 
 def _impatient(state: TrainingState, spec: FineTuneSpec) -> bool:
@@ -228,8 +280,7 @@ def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
 
 def _next_layer(network: DeepBeliefNetwork) -> None:
     state, layer = network.state, network.state.position.layer + 1
-    state.updates.clear()
-    state.chains = None
+    state.forget_stage()
     if layer == len(network.rbms):
         fresh = Position("finetune" if network.output else "done")
     else:

@@ -25,6 +25,7 @@ from modelpar.spec import NetworkSpec
 __all__ = ["load", "read_spec", "save", "tensors"]
 
 FORMAT = "1"
+OF_STRATEGIES = ("outer", "squares")  # what a strategy of replicas keeps for each part, as TrainingState calls it
 
 
 def save(network: DeepBeliefNetwork, path: str | Path) -> None:
@@ -33,6 +34,7 @@ def save(network: DeepBeliefNetwork, path: str | Path) -> None:
     The same bytes at every grid for the same values.  The file appears under its name only when it is whole.
     Collective.  Raises CheckpointError on every rank where it cannot be written.
     """
+    network.settle()
     network.refresh()  # what is read again has blocks that agree, and what goes on from here must have them too
     state = network.state
     metadata = {
@@ -44,6 +46,7 @@ def save(network: DeepBeliefNetwork, path: str | Path) -> None:
                 "position": {**dataclasses.asdict(state.position), "seconds": 0.0, "sums": _total_sums(network)},
                 "updates": sorted(state.updates),
                 "best": sorted(state.best),
+                **{name: sorted(getattr(state, name)) for name in OF_STRATEGIES if getattr(state, name)},
                 "best_accuracy": state.best_accuracy,
                 "epochs_since_best": state.epochs_since_best,
                 "binarise": network.binarise,
@@ -101,6 +104,8 @@ def _make_room(network: DeepBeliefNetwork, header: Header, to_train: bool) -> np
     in_pretraining = position.stage == "pretrain"  # by gradients a second block is not trained
     state.updates = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
     state.best = {name: parts[name].like(rows=False) for name in training["best"]}
+    for kept in OF_STRATEGIES:
+        setattr(state, kept, {name: parts[name].like(rows=False) for name in training.get(kept, ())})
     state.best_accuracy, state.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
     if "chains" not in header.tensors:
         return None
@@ -128,7 +133,9 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
     """
     state, sizes = network.state, network.spec.layers
     blocks: list[TensorBlock] = []
-    for prefix, named in (("", network.parts()), ("velocity.", state.updates), ("best.", state.best)):
+    of_strategies = [(f"{name}.", getattr(state, name)) for name in OF_STRATEGIES]
+    kept = [("", network.parts()), ("velocity.", state.updates), ("best.", state.best), *of_strategies]
+    for prefix, named in kept:
         for name, parameters in named.items():
             blocks += _parameter_blocks(network, prefix + name, name, parameters)
     visible = network.visible_ids

@@ -36,7 +36,7 @@ def modelpar(context: click.Context) -> None:
 
 
 @modelpar.command(cls=GroupedCommand)
-@spec_options("network", "training", "finetune", "data", "grid", "run")
+@spec_options("network", "training", "finetune", "data", "grid", "sync", "run")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint of --run-dir, at this or another grid")
 @click.option("--overwrite", is_flag=True, help="replace the run that --run-dir holds")
 @click.pass_obj
@@ -54,7 +54,7 @@ def train(comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, **v
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "network.layout")
+@spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
 @JSON
@@ -70,7 +70,7 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("grid", "run.threads", "network.layout")
+@spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
               help="steps of Gibbs sampling in the top RBM")  # fmt: skip
@@ -94,7 +94,7 @@ def sample(
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "network.layout")
+@spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=20, show_default=True, metavar="N", help="samples of the test set")
 @OUT
 @click.pass_obj
@@ -113,7 +113,7 @@ def reconstruct(
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
 @click.argument("out", metavar="OUT")
-@spec_options("grid", "run.threads", "network.layout")
+@spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.pass_obj
 def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **values: Any) -> None:
     """Write the parameters for other programs.
@@ -200,7 +200,7 @@ PICTURE = click.option("--picture", metavar="FILE.png", default=None, help="draw
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", "network.dtype", "network.layout")
+@spec_options("run.threads", "grid", "network.dtype", "network.layout", without=("grid.servers",))
 @_measurements(5, 0.5, "five from 100x784x500 to 512x8192x8192")
 @click.option("--statistics", metavar="K|float|all", default=None,
               help="1 to 8 bits, float, or several separated by commas; all for 1,3,float"
@@ -228,7 +228,7 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid")
+@spec_options("run.threads", "grid", without=("grid.servers",))
 @_measurements(5, 0.05, "100x784x500,256x784x4096,256x4096x4096")
 @click.pass_obj
 def exchange(comm: MPI.Comm, config: str | None, **values: Any) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from modelpar.cli.options import SPECS, GridSpec, RunSpec, Tables, parse_layers
 from modelpar.errors import SpecError, together
-from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, TrainingSpec
+from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, SyncSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -151,8 +151,25 @@ class Settings:
         return build(GridSpec, self.tables)
 
     @property
+    def sync(self) -> SyncSpec:
+        """How replicas stay together; they meet, where they go at their own pace, wherever a checkpoint is due."""
+        found = build(SyncSpec, self.tables)
+        every = self.run.checkpoint_every
+        if found.sync == "server" and every and not found.meet_every:
+            return replace(found, meet_every=every)
+        return found
+
+    @property
     def run(self) -> RunSpec:
         return build(RunSpec, self.tables)
+
+    def check(self) -> None:
+        """Raise SpecError where options of different tables do not go together."""
+        if self.grid.servers and self.sync.sync != "server":
+            raise SpecError(
+                f"--servers {self.grid.servers} is for --sync server, but --sync is {self.sync.sync}; leave one of "
+                "them out"
+            )
 
     def network(self, **more: Any) -> NetworkSpec:
         """The network's spec; ``more`` are fields that only the data can tell."""
@@ -179,6 +196,8 @@ def gather(
         base = read_own_config(comm, where)
         base.pop("grid", None)
         base.get("run", {}).pop("threads", None)
+        if "sync" in wanted.get("sync", {}):  # what belongs to another strategy does not come with it
+            base.pop("sync", None)
     elif beside is not None:
         data = read_own_config(comm, beside).get("data", {})
         if merge(file, mine).get("data", {}).get("data", data.get("data")) != data.get("data"):
@@ -186,7 +205,8 @@ def gather(
         base = {"data": data}
     settings = Settings(merge(base, file, mine))
     # every option is checked now, on every rank, before anything is loaded
-    settings.training, settings.finetune, settings.data, settings.grid, settings.run, settings.network()
+    settings.training, settings.finetune, settings.data, settings.grid, settings.sync, settings.run, settings.network()
+    settings.check()
     return settings
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import click
 
-from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, TrainingSpec, option
+from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, SyncSpec, TrainingSpec, option
 
 Tables = dict[str, dict[str, Any]]  # table -> field -> value, given ones only
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
@@ -23,6 +23,10 @@ class GridSpec(Spec):
 
     model_shards: int | None = option(None, "ranks that hold one model together", at_least=1)
     replicas: int | None = option(None, "whole models side by side, each with its share of a minibatch", at_least=1)
+    servers: int = option(
+        0, "ranks that hold the parameters of --sync server and do not train; 0 to spread them over those that do",
+        at_least=0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,11 @@ class RunSpec(Spec):
 
 SPECS: dict[str, type[Spec]] = {
     "network": NetworkSpec, "training": TrainingSpec, "finetune": FineTuneSpec,
-    "data": DataSpec, "grid": GridSpec, "run": RunSpec,
+    "data": DataSpec, "grid": GridSpec, "sync": SyncSpec, "run": RunSpec,
 }  # fmt: skip
 TITLES = {
     "network": "Network", "training": "Pre-training", "finetune": "Fine-tuning",
-    "data": "Data", "grid": "Grid", "run": "Run",
+    "data": "Data", "grid": "Grid", "sync": "Replicas", "run": "Run",
 }  # fmt: skip
 
 

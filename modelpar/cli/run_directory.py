@@ -46,7 +46,7 @@ class RunDirectory:
         self.n_damaged = 0  # lines that ``open_metrics`` could not read, and has left out
 
     @classmethod
-    def choose(cls, comm: MPI.Comm, asked: str | None, data_name: str) -> RunDirectory:
+    def choose(cls, comm: MPI.Comm, asked: str | Path | None, data_name: str) -> RunDirectory:
         """The directory asked for, or ``runs/DATA-TIME`` with rank 0's time."""
         stamp = comm.bcast(time.strftime("%Y%m%d-%H%M%S"))
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", data_name).strip("-") or "data"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,7 @@ def summarise(
         "compile_seconds": clock.compile_seconds,
         "samples_per_second": clock.samples_per_second,
         "bytes": network.traffic.total(grid.comm),
+        "staleness": staleness_of(network),
         "peak_rss_per_rank": grid.comm.allgather(peak_rss()),
         "grid": {"replicas": grid.n_replicas, "model_shards": grid.n_shards, "ranks": grid.comm.size},
         "threads": threads,
@@ -70,6 +72,17 @@ def summarise(
         },
         "version": __version__,
     }
+
+
+def staleness_of(network: DeepBeliefNetwork) -> dict[str, int]:
+    """How many pushes to a parameter server had each staleness, over all replicas in this process.  Collective.
+
+    All shards of a replica push together, so those of one shard are counted.
+    """
+    total: Counter[int] = Counter()
+    for counts in network.grid.replica_comm.allgather(network.staleness):
+        total.update(counts)
+    return {str(staleness): total[staleness] for staleness in sorted(network.grid.comm.bcast(total))}
 
 
 def peak_rss() -> int:
@@ -95,6 +108,23 @@ def for_people(summary: Mapping[str, Any]) -> dict[str, object]:
             f"{verb} {size_text(n)} of {kind}" for verb, kinds in verbs.items() for kind, n in kinds.items()
         )
         shown[f"bytes on the {axis} axis"] = told or "none"
+    if summary["staleness"]:
+        shown["staleness of pushes"] = histogram(summary["staleness"])
     shown["peak memory a rank"] = ", ".join(size_text(n) for n in summary["peak_rss_per_rank"])
     shown["parameters"] = f"{summary['parameters']:,}"
     return shown
+
+
+BAR = 30  # characters of the longest bar
+ROWS = 12  # of a histogram: larger values are put together in the last
+
+
+def histogram(counts: Mapping[str, int]) -> str:
+    """Lines of ``value  share  bar``.   counts: by whole numbers, as JSON has them"""
+    by_value = sorted((int(value), n) for value, n in counts.items())
+    kept, rest = by_value[: ROWS - 1], by_value[ROWS - 1 :]
+    rows = [(str(value), n) for value, n in kept]
+    if rest:
+        rows.append((f"{rest[0][0]}+", sum(n for _, n in rest)))
+    total, most, width = sum(n for _, n in rows), max(n for _, n in rows), max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:>{width}}  {n / total:6.1%}  {'█' * round(BAR * n / most)}" for name, n in rows)

@@ -14,43 +14,89 @@ from modelpar.checkpoint import files
 from modelpar.classify import accuracy_measures, check_labels, has_labels
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
+from modelpar.cli.crew import Crew, ends_by_itself
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.run_directory import CONFIG, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.course import check_position
 from modelpar.data import DataFeed, Dataset, Minibatches, check_range, open_dataset
-from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
+from modelpar.errors import CheckpointError, DataError, ModelparError, SpecError, TrainingError
 from modelpar.exactness import check_exact, check_exact_tuning
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
 from modelpar.memory import check_fits
 from modelpar.network import DeepBeliefNetwork, complete_layout, memory_bytes
 from modelpar.records import Record
+from modelpar.recovery import Carried, Moments, rebuild
 from modelpar.rehearsal import rehearse
 from modelpar.spec import NetworkSpec
+from modelpar.sync.serving import dismiss, serve
 from modelpar.trainer import fine_tune, pretrain
 
 CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
 
 
 def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool, overwrite: bool) -> None:
-    """Train as the settings say, leaving everything in the run directory.  Collective."""
-    with Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid:
+    """Train as the settings say, leaving everything in the run directory.  Collective.
+
+    Where MPI can live with a lost rank, the others go on without its replica.
+    """
+    crew: Crew | None = Crew.of(comm, settings.grid)
+    while crew is not None:
+        attempt = Attempt(settings, place, crew, resume=resume, overwrite=overwrite)
+        try:
+            with ends_by_itself(crew):
+                attempt.run()
+            return
+        except MPI.Exception as error:
+            crew = crew.without_lost(error, attempt)
+
+
+class Attempt:
+    """Training on one grid: all there is, unless a rank is lost."""
+
+    def __init__(self, settings: Settings, place: Placement, crew: Crew, *, resume: bool, overwrite: bool) -> None:
+        self.settings, self.place, self.crew = settings, place, crew
+        self.resume, self.overwrite = resume, overwrite
+        self.grid: Grid | None = None
+        self.session: Session | None = None
+
+    def run(self) -> None:
+        """Collective over the crew."""
+        crew = self.crew
+        with Grid(crew.comm, model_shards=crew.model_shards, replicas=crew.replicas, servers=crew.servers) as self.grid:
+            if self.grid.is_server:
+                serve(self.grid)
+                return
+            try:
+                self._train(self.grid)
+            except (ModelparError, OSError) as error:
+                dismiss(self.grid, error)
+                raise
+            dismiss(self.grid)
+
+    def _train(self, grid: Grid) -> None:
+        settings = self.settings
         dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
-        batch = max(settings.training.batch_size, settings.finetune.batch_size)
-        needed = memory_bytes(
-            spec, grid.n_shards, -(-batch // grid.n_replicas), keep_best=settings.finetune.patience > 0
-        )
-        check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
+        check_memory(settings, spec, grid)
         layout = complete_layout(spec, grid)
-        directory = RunDirectory.choose(grid.comm, settings.run.run_dir, dataset.name)
+        directory = RunDirectory.choose(grid.comm, self.crew.run_dir or settings.run.run_dir, dataset.name)
+        # what a crew that has lost somebody finds there is its own
+        resume, overwrite = self.resume or self.crew.has_begun, self.overwrite or self.crew.has_begun
         directory.check(resume=resume, overwrite=overwrite)
         check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress:
-            session = Session(settings, spec, layout, grid, dataset, directory, place, progress)
-            session.run(resume=resume, overwrite=overwrite)
+            self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress)
+            self.session.run(resume=resume, overwrite=self.overwrite, carried=self.crew.carried, told=self.crew.told)
+
+
+def check_memory(settings: Settings, spec: NetworkSpec, grid: Grid) -> None:
+    """Raise OutOfMemoryError, on every rank, where the network will not fit.  Collective."""
+    batch = max(settings.training.batch_size, settings.finetune.batch_size)
+    needed = memory_bytes(spec, grid.n_shards, -(-batch // grid.n_replicas), keep_best=settings.finetune.patience > 0)
+    check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
 
 
 def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset) -> None:
@@ -119,6 +165,7 @@ class Session:
         self.settings, self.spec, self.layout, self.grid, self.dataset = settings, spec, layout, grid, dataset
         self.directory, self.place, self.progress = directory, place, progress
         self.network: DeepBeliefNetwork
+        self.moments: Moments | None = None  # where the run can go on without a rank
         self.last_good = "no checkpoint was written yet"
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
         self.samples = 0  # of this process
@@ -132,11 +179,22 @@ class Session:
             "done": 0,
         }
 
-    def run(self, *, resume: bool, overwrite: bool) -> None:
-        """All stages that are left, then the summary.  Collective."""
+    def run(self, *, resume: bool, overwrite: bool, carried: Carried | None = None, told: str = "") -> None:
+        """All stages that are left, then the summary.  Collective.
+
+        carried   what the ranks have brought from a grid that lost a rank, which is ``told`` of
+        """
         self._announce()
+        if told:
+            self.progress.say(f"warning: {told}")
         compile_seconds = self._warm_up()
-        self.network = self._resumed() if resume else self._fresh()
+        network = rebuild(carried, self.spec, self.grid, self.layout) if carried is not None else None
+        if network is None:
+            network = self._resumed() if resume else self._fresh()
+        self.network = network
+        if self.grid.tolerant:
+            self.moments = Moments(network)
+            network.keep = self.moments.keep
         position = self.network.state.position
         if position.stage == "done" or (position.stage == "finetune" and not self.fine_tunes):
             self.progress.say(
@@ -155,13 +213,13 @@ class Session:
         self._restore_clock()
         try:
             if position.stage == "pretrain" and self.settings.training.epochs:
-                self._consume(pretrain(self.network, self.dataset, self.settings.training))
+                self._consume(pretrain(self.network, self.dataset, self.settings.training, self.settings.sync))
                 self._check_finite()
                 checkpoint.save(self.network, self.directory.pretrained)
                 self._remember(str(self.directory.pretrained))
                 self._draw_generative()
             if self.fine_tunes:
-                self._consume(fine_tune(self.network, self.dataset, self.settings.finetune))
+                self._consume(fine_tune(self.network, self.dataset, self.settings.finetune, self.settings.sync))
             self._check_finite()
         except TrainingError as error:
             raise TrainingError(f"{error}; {self.last_good}") from None
@@ -254,7 +312,7 @@ class Session:
         run = self.settings.run
         specs = {
             "network": self.spec, "training": self.settings.training, "finetune": self.settings.finetune,
-            "data": self.settings.data, "grid": self.settings.grid, "run": run,
+            "data": self.settings.data, "grid": self.settings.grid, "sync": self.settings.sync, "run": run,
         }  # fmt: skip
         self.directory.write_text(CONFIG, write_config(specs))
 
@@ -263,6 +321,7 @@ class Session:
     def _consume(self, records: Iterator[Record]) -> None:
         """Take every record: show it, write it, and save where a checkpoint is due."""
         every, keep = self.settings.run.checkpoint_every, self.settings.run.keep
+        saved = self._updates_done()
         for record in records:
             self.progress.show(record)
             self.stages[record.stage, record.layer] = record.seconds
@@ -273,7 +332,8 @@ class Session:
                 self.directory.write_metrics(record)
                 self.history.append(record.as_line())
             updates = self._updates(record)
-            due = updates % every == 0 and record.kind == "step" if every else self._ends_rbm(record)
+            due = updates // every > saved // every if every else self._ends_rbm(record)
+            saved = updates
             if due:
                 self._check_finite()
                 self._remember(str(self.directory.save_step(self.network, updates, keep)))
@@ -287,6 +347,14 @@ class Session:
         if record.stage == "pretrain":
             return record.layer * record.steps + record.step
         return (len(self.spec.layers) - 1) * self.settings.training.epochs * self._steps["pretrain"] + record.step
+
+    def _updates_done(self) -> int:
+        """Updates since the run began, before the next record."""
+        position = self.network.state.position
+        n_steps = self._steps[position.stage]
+        done = position.epoch * n_steps + position.step
+        per_rbm = self.settings.training.epochs * self._steps["pretrain"]
+        return done + per_rbm * (position.layer if position.stage == "pretrain" else len(self.spec.layers) - 1)
 
     def _remember(self, path: str) -> None:
         self.last_good = f"the last good checkpoint is {path}"

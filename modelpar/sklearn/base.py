@@ -46,7 +46,7 @@ class EngineEstimator(BaseEstimator):
         What was fitted on many ranks and then pickled has lost its communicator and predicts on one rank.
         """
         alone = self.comm is None and not fitting
-        sizes = {} if alone else {"model_shards": self.model_shards, "replicas": self.replicas}
+        sizes: dict[str, Any] = {} if alone else {"model_shards": self.model_shards, "replicas": self.replicas}
         grid = Grid(self._communicator, **sizes)
         try:
             yield grid

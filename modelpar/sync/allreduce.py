@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from modelpar.kernels.update import apply_update
 from modelpar.learning import ExactGradient, Statistics
 from modelpar.optimizer import StepSize
 from modelpar.parameters import Parameters
+from modelpar.sync.stage import Salvage, Share, Stage
 
 Array = npt.NDArray[Any]
 
@@ -33,14 +35,24 @@ class AllreduceSync:
         self.momentum_share = 1.0 if replica_comm.rank == 0 else 0.0
         self._counts: Array = np.empty(0, np.int32)
 
+    in_step = alike = True
+
     def divisor(self, n_samples: int, n_all_samples: int) -> int:
         return n_all_samples
 
-    def begin(self, parameters: Parameters) -> None:
+    def begin(self, stage: Stage) -> None:
         """Give all replicas the first one's parameters: processors of other kinds may differ in a last bit."""
-        self.comm.Bcast(parameters.flat)
-        if parameters.rows is not None:
-            self.comm.Bcast(parameters.rows)
+        for parameters in stage.parts.values() if stage.fresh else ():
+            self.comm.Bcast(parameters.flat)
+            if parameters.rows is not None:
+                self.comm.Bcast(parameters.rows)
+
+    def steps_together(self, done: int) -> int:
+        return 1
+
+    def shares(self, first: int, stop: int, done: int) -> Iterator[Share]:
+        for step in range(first, stop):
+            yield Share(step, self.comm.rank, self.comm.size)
 
     def learn(
         self,
@@ -61,7 +73,7 @@ class AllreduceSync:
                 parameters.c += velocity.c
                 return
             statistics.add_to(velocity, size.momentum * self.momentum_share, gain)
-            self.step(parameters, velocity, shrink)
+            self.step(parameters, velocity, size)
             return
         blocks = statistics.blocks()
         for block, W, V in zip(blocks, parameters.blocks, velocity.blocks, strict=False):  # gradients are of one block
@@ -99,7 +111,11 @@ class AllreduceSync:
         self.comm.Allreduce(MPI.IN_PLACE, values)
         self.traffic.add("replica", "allreduce", values, 2 * (self.comm.size - 1) * values.nbytes // self.comm.size)
 
-    def step(self, parameters: Parameters, update: Parameters, shrink: float) -> None:
+    def ready(self, update: Parameters) -> None:
+        """Nothing travels before its step."""
+
+    def step(self, parameters: Parameters, update: Parameters, size: StepSize) -> None:
+        shrink = size.rate * size.decay
         flat, weights = parameters.flat, parameters.n_weights
         for start in range(0, flat.size, BUCKET):
             stop = min(start + BUCKET, flat.size)
@@ -111,5 +127,11 @@ class AllreduceSync:
             self._allreduce(update.rows)
             apply_update(parameters.rows.reshape(-1), update.rows.reshape(-1), shrink)
 
-    def settle(self, parameters: Parameters) -> None:
+    def settle(self) -> None:
         """Nothing to do: the replicas have never parted."""
+
+    def salvage(self) -> Salvage | None:
+        return None
+
+    def end(self) -> None:
+        """Nothing is held."""

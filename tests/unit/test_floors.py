@@ -53,6 +53,7 @@ FLOORS = {
     "modelpar.trainer": 12,
     "modelpar.checkpoint": 12,  # save and load of networks
     # uses of the engine
+    "modelpar.recovery": 9,
     "modelpar.rehearsal": 13,
     "modelpar.sklearn": 13,
     "modelpar.bench": 13,

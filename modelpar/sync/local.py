@@ -1,0 +1,129 @@
+"""Replicas that take steps of their own, and average their parameters every so many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.exchange import Traffic
+from modelpar.learning import ExactGradient, Statistics
+from modelpar.optimizer import StepSize
+from modelpar.parameters import Parameters
+from modelpar.spec import SyncSpec
+from modelpar.sync.allreduce import BUCKET, AllreduceSync
+from modelpar.sync.stage import Salvage, Share, Stage
+
+Array = npt.NDArray[Any]
+
+
+class OwnSteps(AllreduceSync):
+    """Steps from this replica's samples alone, as one replica among none takes them."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__(MPI.COMM_SELF, traffic)
+
+    def divisor(self, n_samples: int, n_all_samples: int) -> int:
+        return max(n_samples, 1)
+
+
+class LocalSGD:
+    """Local SGD (Stich 2019): each replica takes its own steps, and every ``period`` steps parameters are averaged.
+
+    The velocities are averaged with them (Yu, Jin and Yang 2019, algorithm 1), so that the replicas are alike after
+    every average, and a run that goes on from there does what the first one would have done.
+
+    With an outer momentum the mean change since the last average is the gradient of an outer step with Nesterov
+    momentum (DiLoCo: Douillard et al. 2023, algorithm 1): v = m v + change; parameters += r (change + m v).
+    """
+
+    in_step = True
+    momentum_share = 1.0
+
+    def __init__(self, replica_comm: MPI.Comm, traffic: Traffic, spec: SyncSpec) -> None:
+        self.comm, self.traffic, self.spec = replica_comm, traffic, spec
+        self._own = OwnSteps(traffic)
+        self._stage: Stage
+        self._since = 0  # steps since the last average
+        self._start: dict[str, Array] = {}  # parameters after the last average, where an outer step needs them
+
+    @property
+    def _has_outer_step(self) -> bool:
+        return self.spec.outer_momentum > 0 or self.spec.outer_rate != 1.0
+
+    @property
+    def alike(self) -> bool:
+        return self._since == 0
+
+    def divisor(self, n_samples: int, n_all_samples: int) -> int:
+        return self._own.divisor(n_samples, n_all_samples)
+
+    def begin(self, stage: Stage) -> None:
+        AllreduceSync(self.comm, self.traffic).begin(stage)
+        self._stage, self._since = stage, 0
+        if self._has_outer_step:
+            for name, parameters in stage.parts.items():
+                self._start[name] = parameters.flat.copy()
+                if name not in stage.outer:
+                    stage.outer[name] = parameters.like(rows=False)
+
+    def steps_together(self, done: int) -> int:
+        return 1
+
+    def shares(self, first: int, stop: int, done: int) -> Iterator[Share]:
+        for step in range(first, stop):
+            yield Share(step, self.comm.rank, self.comm.size)
+            self._since += 1
+            if (done + step - first + 1) % self.spec.period == 0:
+                self.settle()
+
+    def learn(
+        self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
+        n_samples: int,
+    ) -> None:  # fmt: skip
+        self._own.learn(parameters, velocity, statistics, size, n_samples)
+
+    def ready(self, update: Parameters) -> None:
+        """Nothing travels."""
+
+    def step(self, parameters: Parameters, update: Parameters, size: StepSize) -> None:
+        self._own.step(parameters, update, size)
+
+    def settle(self) -> None:
+        """Average now, and begin a new period; nothing to do right after an average."""
+        if self._since == 0:
+            return
+        self._since = 0
+        for name, parameters in self._stage.parts.items():
+            self._average(parameters.flat)
+            self._average(self._stage.updates[name].flat)
+            if self._has_outer_step:
+                self._outer_step(name, parameters.flat)
+        self._stage.refresh()
+
+    def _average(self, values: Array) -> None:
+        size = self.comm.size
+        for start in range(0, values.size, BUCKET):
+            piece = values[start : start + BUCKET]
+            self.comm.Allreduce(MPI.IN_PLACE, piece)
+            self.traffic.add("replica", "average", piece, 2 * (size - 1) * piece.nbytes // size)
+        if size > 1:
+            values /= values.dtype.type(size)
+
+    def _outer_step(self, name: str, mean: Array) -> None:
+        start, velocity = self._start[name], self._stage.outer[name].flat
+        momentum, rate = (mean.dtype.type(x) for x in (self.spec.outer_momentum, self.spec.outer_rate))
+        change = mean - start
+        velocity *= momentum
+        velocity += change
+        np.add(start, rate * (change + momentum * velocity), out=mean)
+        start[:] = mean
+
+    def salvage(self) -> Salvage | None:
+        return None
+
+    def end(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,48 @@
+"""Entering MPI now and then while a rank computes, so that requests from other nodes do not wait for its idle moments.
+
+MPI libraries serve one-sided requests that come over a network inside of MPI calls only.  Where a rank hosts a part of
+the parameters and computes as well, a thread enters MPI for it: portable, where options such as MPICH's
+``MPIR_CVAR_ASYNC_PROGRESS`` are one library's own.  Our kernels run without Python's lock, so the thread gets its turn.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from mpi4py import MPI
+
+INTERVAL = 0.0005  # seconds between looks; one takes some microseconds
+
+
+class Progress:
+    """A thread that enters MPI every ``INTERVAL`` seconds until ``stop``.
+
+    Does nothing where MPI was started without support for threads: such a host then serves requests when it next
+    enters MPI by itself.
+    """
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm, self._stopped = comm, threading.Event()
+        self._thread: threading.Thread | None = None
+        if MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+            self._thread = threading.Thread(target=self._run, name="modelpar-progress", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(INTERVAL):
+            self._comm.Iprobe()
+
+    def stop(self) -> None:
+        """End the thread; a second call does nothing."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+
+def spans_nodes(comm: MPI.Comm) -> bool:
+    """Whether the ranks of ``comm`` are on several nodes.  Collective."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    size = node.size
+    node.Free()
+    return bool(comm.allreduce(size, MPI.MIN) < comm.size)

@@ -1,0 +1,270 @@
+"""An asynchronous parameter server: each replica goes at its own pace against parameters that all of them change.
+
+Downpour SGD (Dean et al. 2012, section 4.1; Algorithm 4 of the study): a replica fetches the parameters every so many
+of its steps and pushes what its own steps changed every so many.  The parameters of a shard, and Adagrad's state, live
+in windows spread over server ranks or over the replicas themselves, so nobody holds more of the model than a shard.
+
+Work is handed out by tickets: a ticket is one replica's part of a minibatch, and who is faster takes more of them.  So
+replicas come to the end of a stretch of steps within one ticket of each other, whatever their speeds.
+
+Between meetings each replica's velocity is its own share of the whole one: a step divides its gradients by the samples
+of the whole minibatch, as with an all-reduce, and the shares of R replicas add up to one step.  The same learning rate
+fits, and without staleness the sum of all updates is that of an all-reduce.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.exchange import Traffic
+from modelpar.grid import Grid
+from modelpar.learning import ExactGradient, Statistics
+from modelpar.optimizer import StepSize
+from modelpar.parameters import Parameters
+from modelpar.spec import SyncSpec
+from modelpar.sync.allreduce import BUCKET, AllreduceSync
+from modelpar.sync.progress import Progress, spans_nodes
+from modelpar.sync.serving import close_arrays, open_arrays
+from modelpar.sync.stage import Salvage, Share, Stage
+from modelpar.sync.tickets import Tickets
+from modelpar.sync.windows import SharedArrays
+
+Array = npt.NDArray[Any]
+
+TINY = 1e-8  # below the square root of Adagrad (Duchi, Hazan and Singer 2011)
+
+
+class _OwnSteps(AllreduceSync):
+    """A replica's own steps, of which those of all replicas add up to one."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__(MPI.COMM_SELF, traffic)
+
+
+class ParameterServer:
+    """Asynchronous replicas.  See the module.
+
+    staleness   counts this replica's pushes by their staleness: the pushes of others since the fetch on which the
+                oldest gradient in the push was computed
+    """
+
+    def __init__(self, grid: Grid, traffic: Traffic, spec: SyncSpec, staleness: Counter[int]) -> None:
+        self.grid, self.traffic, self.spec, self.staleness = grid, traffic, spec, staleness
+        self._together = AllreduceSync(grid.replica_comm, traffic)
+        self._own = _OwnSteps(traffic)
+        self._apart = False  # whether the replicas go at their own pace now
+        self._stage: Stage
+        self._arrays: SharedArrays | None = None
+        self._progress: Progress | None = None
+        self._tickets: Tickets
+        self._rate = 0.0  # learning rate of the last step
+
+    # -- what the loop asks ------------------------------------------------------------------------------------------
+
+    @property
+    def in_step(self) -> bool:
+        return not self._apart
+
+    @property
+    def alike(self) -> bool:
+        return not self._apart
+
+    @property
+    def momentum_share(self) -> float:
+        if not self._apart:
+            return self._together.momentum_share
+        return 0.0 if self.spec.adagrad else 1.0
+
+    def divisor(self, n_samples: int, n_all_samples: int) -> int:
+        return n_all_samples
+
+    def learn(
+        self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
+        n_samples: int,
+    ) -> None:  # fmt: skip
+        if not self._apart:
+            self._together.learn(parameters, velocity, statistics, size, n_samples)
+            return
+        self._rate = size.rate
+        own = replace(size, decay=size.decay / self.grid.n_replicas, momentum=size.momentum * self.momentum_share)
+        self._own.learn(parameters, velocity, statistics, own, n_samples)
+
+    def ready(self, update: Parameters) -> None:
+        if not self._apart:
+            self._together.ready(update)
+
+    def step(self, parameters: Parameters, update: Parameters, size: StepSize) -> None:
+        if not self._apart:
+            self._together.step(parameters, update, size)
+            return
+        self._rate = size.rate
+        self._own.step(parameters, update, replace(size, decay=size.decay / self.grid.n_replicas))
+
+    def begin(self, stage: Stage) -> None:
+        self._together.begin(stage)
+        self._stage, self._apart = stage, False
+        self._slices: dict[str, slice] = {}
+        n = 0
+        for name, parameters in stage.parts.items():
+            self._slices[name] = slice(n, n + parameters.flat.size)
+            n += parameters.flat.size
+            if self.spec.adagrad and name not in stage.squares:
+                stage.squares[name] = parameters.like(rows=False)
+        dtype = next(iter(stage.parts.values())).flat.dtype
+        self._base, self._change = np.zeros(n, dtype), np.zeros(n, dtype)  # as fetched; what is pushed
+        n_counters = Tickets.n_counters(self.grid.n_replicas)
+        self._arrays = open_arrays(self.grid, n, dtype, 2 if self.spec.adagrad else 1, n_counters)
+        self._tickets = Tickets(self.grid, self._arrays, self.spec)
+        if not self.grid.n_servers and spans_nodes(self.grid.replica_comm):  # servers enter MPI all the time
+            self._progress = Progress(self.grid.replica_comm)
+
+    def steps_together(self, done: int) -> int:
+        if done < self.spec.warm_start:
+            return 1
+        every = self.spec.meet_every
+        return every - done % every if every else 1 << 62
+
+    def shares(self, first: int, stop: int, done: int) -> Iterator[Share]:
+        if done < self.spec.warm_start:
+            yield from self._together.shares(first, stop, done)
+            return
+        self._part()
+        n_parts = self.grid.n_replicas
+        steps = 0  # of this replica in this stretch
+        while (ticket := self._tickets.take()) < (stop - first) * n_parts:
+            if steps and steps % self.spec.fetch_every == 0:
+                self._fetch()
+            step, part = divmod(ticket, n_parts)
+            yield Share(first + step, part, n_parts)
+            steps += 1
+            self._tickets.note_step()
+            if steps % self.spec.push_every == 0:
+                self._push()
+        if self._tickets.pending:
+            self._push()
+        self._tickets.finish()
+        self._meet()
+
+    # -- at one's own pace -------------------------------------------------------------------------------------------
+
+    def _part(self) -> None:
+        """Give the servers what all replicas have, and every replica its share of the velocities."""
+        assert self._arrays is not None
+        if self.grid.replica == 0:
+            self._gathered(self._base, self._stage.parts)
+            self._arrays.write(0, self._base)
+            if self.spec.adagrad:
+                self._gathered(self._change, self._stage.squares)
+                self._arrays.write(1, self._change)
+        self._tickets.reset()
+        for update in self._stage.updates.values():
+            for values in (update.flat, update.rows):
+                if values is not None:
+                    values /= values.dtype.type(self.grid.n_replicas)
+        self.grid.replica_comm.Barrier()
+        self._apart = True
+        self._fetch(keep_own=False)
+
+    def _meet(self) -> None:
+        """Wait for all pushes, take what they came to, and add the shares of the velocities up again."""
+        self.grid.replica_comm.Barrier()
+        self._apart = False
+        self._fetch(keep_own=False)
+        if self.spec.adagrad:
+            assert self._arrays is not None
+            self._arrays.read(1, self._change)
+            self._scattered(self._change, self._stage.squares)
+        for update in self._stage.updates.values():
+            for start in range(0, update.flat.size, BUCKET):
+                self.grid.replica_comm.Allreduce(MPI.IN_PLACE, update.flat[start : start + BUCKET])
+        self._stage.refresh()
+        self.grid.replica_comm.Barrier()  # before anybody writes again
+
+    def _fetch(self, *, keep_own: bool = True) -> None:
+        """parameters = the servers', and on top of them what this replica has changed and not pushed."""
+        assert self._arrays is not None
+        self._tickets.note_fetch()
+        if keep_own and self._tickets.pending:
+            self._gathered(self._change, self._stage.parts)
+            self._change -= self._base
+            self._arrays.read(0, self._base)
+            self._change += self._base
+            self._scattered(self._change, self._stage.parts)
+        else:
+            self._arrays.read(0, self._base)
+            self._scattered(self._base, self._stage.parts)
+        self._count("fetch", self._base)
+        if self._apart:
+            self._stage.refresh()
+
+    def _push(self) -> None:
+        """Add to the servers' parameters what this replica's steps have changed since its last push."""
+        assert self._arrays is not None
+        staleness = self._tickets.claim_push()
+        self.staleness[staleness] += 1
+        self._gathered(self._change, self._stage.parts)
+        self._change -= self._base
+        if self.spec.adagrad:
+            self._adapt(self._change)
+        if self.spec.scale_by_staleness:
+            self._change *= self._change.dtype.type(1 / (1 + staleness))
+        self._arrays.add(0, self._change)
+        self._count("push", self._change)
+        self._base += self._change
+        if self.spec.adagrad or self.spec.scale_by_staleness:  # go on from what was pushed, not from what was meant
+            self._scattered(self._base, self._stage.parts)
+            self._stage.refresh()
+
+    def _adapt(self, change: Array) -> None:
+        """change = rate * g / sqrt(sum of all g^2 pushed so far), g = change / rate (Duchi, Hazan and Singer 2011)."""
+        assert self._arrays is not None
+        rate = change.dtype.type(self._rate)
+        if rate == 0:
+            return
+        change /= rate
+        squares, before = change * change, np.empty_like(change)
+        self._arrays.add_and_read(1, squares, before)
+        before += squares
+        np.sqrt(before, out=before)
+        before += before.dtype.type(TINY)
+        change /= before
+        change *= rate
+
+    def _gathered(self, out: Array, parts: dict[str, Parameters]) -> None:
+        for name, parameters in parts.items():
+            out[self._slices[name]] = parameters.flat
+
+    def _scattered(self, values: Array, parts: dict[str, Parameters]) -> None:
+        for name, parameters in parts.items():
+            parameters.flat[:] = values[self._slices[name]]
+
+    def _count(self, verb: str, values: Array) -> None:
+        """What others host had to travel."""
+        assert self._arrays is not None
+        own = self._arrays.hosted(0)[1].nbytes
+        self.traffic.add("replica", verb, values, values.nbytes - own)
+
+    def settle(self) -> None:
+        """Nothing to do: records are made where the replicas have met."""
+
+    def salvage(self) -> Salvage | None:
+        if not self._apart or self._arrays is None:
+            return None
+        start, values = self._arrays.hosted(0)
+        steps = self._tickets.last // self.grid.n_replicas
+        return Salvage(self._base, self._tickets.fetched, (start, values.copy()), steps, self._slices)
+
+    def end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if self._arrays is not None:
+            close_arrays(self.grid, self._arrays)
+            self._arrays = None
