@@ -42,6 +42,7 @@ class Course:
     """One stage: ``epochs`` passes over ``feed``, shuffled by (seed, ``shuffle``, epoch) alike at every grid.
 
     packed   states come packed where the feed has them
+    sums     names of what ``count`` adds up over an epoch
     spread   a feed of the units that the weights need, in their order, of which the owned ones are taken
 
     The position in the network's training state is the only thing that it changes.  The clock runs from the beginning
@@ -50,12 +51,13 @@ class Course:
 
     def __init__(
         self, network: DeepBeliefNetwork, feed: Feed, *, epochs: int, batch_size: int, stage: str, shuffle: int,
-        packed: bool = False, spread: Feed | None = None,
+        packed: bool = False, spread: Feed | None = None, sums: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self._packed, self._spread = packed and feed.binary, spread
         self.network, self.feed, self.epochs, self.stage = network, feed, epochs, stage
         self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
         self._batch_size, self._shuffle = batch_size, shuffle << 24
+        self._names = (*sums, "samples")
         self._v = Scratch()
         check_position(self.position, stage, feed.n_samples, batch_size)
         self.position.n_samples, self.position.batch_size = feed.n_samples, batch_size
@@ -80,6 +82,8 @@ class Course:
         ``meet`` when a stretch is through.   every: a moment also after so many steps of the stage, 0 for none
         """
         position = self.position
+        # a replica may come to the end of an epoch without a minibatch of its own
+        position.sums = {**dict.fromkeys(self._names, 0.0), **position.sums}
         while position.step < self.batches.n_steps:
             if sync.alike:
                 self.network.keep()
@@ -119,7 +123,7 @@ class Course:
         """The update of ``batch`` is done: add to the epoch's sums."""
         position = self.position
         for name, value in {**sums, "samples": batch.n_mine}.items():
-            position.sums[name] = position.sums.get(name, 0.0) + value
+            position.sums[name] += value
 
     def meet(self) -> Record:
         """The stretch is through, on all replicas: move the position on."""

@@ -82,7 +82,8 @@ def _train_rbm(
     """``feed`` is what the RBM is trained on, ``real_feed`` the same before any draw, ``spread`` as in Course."""
     grid, state, position = network.grid, network.state, network.state.position
     course = Course(network, feed, epochs=training.epochs, batch_size=training.batch_size,
-                    stage="pretrain", shuffle=rbm.index, packed=True, spread=spread)  # fmt: skip
+                    stage="pretrain", shuffle=rbm.index, packed=True, spread=spread,
+                    sums=("shard_squared_error",))  # fmt: skip
     if course.unfinished and course.n_done == 0:
         _set_visible_biases(network, rbm, real_feed)
     name = f"rbm.{rbm.index}"
@@ -207,7 +208,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
     tuner = FineTuner(network, spec, state.updates)
     feed = real_values(network, dataset, dataset.train)
     course = Course(network, feed, epochs=spec.epochs, batch_size=spec.batch_size,
-                    stage="finetune", shuffle=FINE_TUNING)  # fmt: skip
+                    stage="finetune", shuffle=FINE_TUNING, sums=("cross_entropy", "n_correct"))  # fmt: skip
     with _together(network, how, network.parts(), course.n_done) as sync:
         # looked at before an epoch, not after: a network that was saved at the last record must not go on either
         while course.unfinished and not position.reached and not _impatient(state, spec):

@@ -21,6 +21,7 @@ from modelpar.errors import ModelparError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 MISTAKE, UNEXPECTED, INTERRUPTED = 2, 1, 130
 PATIENCE = 10.0  # seconds in which all ranks must come to the same error, before the others are taken to be stuck
 BRIEF = 1.0  # where one rank is interrupted, the others mostly wait for it inside MPI and hear nothing
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Collective over COMM_WORLD; one rank without mpirun works.
     """
     try:
+        import mpi4py
+
+        # reductions of Python objects would go through a communicator of mpi4py's own, which nobody can revoke
+        mpi4py.rc.fast_reduce = TOLERANCE not in os.environ
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         why = " ".join(str(error).split())

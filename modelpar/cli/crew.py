@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from modelpar.cli.train import Attempt
 
 MISTAKE = 2
+NEWS = 0.5  # seconds that the news of a lost rank takes at most
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,28 @@ class Crew:
         """Whether there is a run directory of its own."""
         return self.run_dir is not None
 
-    def without_lost(self, error: MPI.Exception, attempt: Attempt) -> Crew | None:
+    def _has_lost(self, error: Exception) -> bool:
+        """Whether ``error`` comes of a lost rank: of MPI's own, or of what a broken collective has handed over."""
+        deadline = time.monotonic() + NEWS
+        while not isinstance(error, MPI.Exception):
+            try:
+                self.comm.Iprobe()
+            except MPI.Exception:
+                return True
+            if self.comm.Is_revoked():
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def without_lost(self, error: Exception, attempt: Attempt) -> Crew | None:
         """Those that go on after ``error``; None on a rank that does not, because its replica is gone.
 
         Collective over the ranks that are left.  Raises the error where none was lost, or where MPI does not live
         with that; ModelparError where no replica is whole.
         """
-        if not Grid.tolerant:
+        if not Grid.tolerant or not self._has_lost(error):
             raise error
         grid, session = attempt.grid, attempt.session
         carried = None

@@ -49,7 +49,7 @@ def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool,
             with ends_by_itself(crew):
                 attempt.run()
             return
-        except MPI.Exception as error:
+        except Exception as error:
             crew = crew.without_lost(error, attempt)
 
 

@@ -1,0 +1,156 @@
+"""Kill a rank of a training run at a random moment, again and again, and see what becomes of the run.
+
+    python -m tests.kills --grid 4x1 --sync server --times 20
+
+Needs Open MPI.  A grid is replicas x model shards, as in the benchmarks.  Each run is one line: the moment, the rank, how
+the run ended, its accuracy beside that of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+
+from tests import jobs
+
+LIMIT = 60.0  # seconds until a run counts as hanging
+RANK = "OMPI_COMM_WORLD_RANK"
+
+
+def command(n: int, tolerant: bool, words: list[str]) -> list[str]:
+    """``words`` of ``modelpar train`` on ``n`` ranks."""
+    ft = ["--with-ft", "ulfm"] if tolerant else []
+    return [*jobs.launcher(), *ft, "-n", str(n), sys.executable, "-m", "modelpar", "train", "--threads", "1", *words]
+
+
+def rank_processes(tag: str) -> dict[int, psutil.Process]:
+    """The ranks of the job with this tag that are running."""
+    found = {}
+    for process in jobs.alive(tag):
+        try:
+            rank = process.environ().get(RANK) or process.environ().get("PMI_RANK")
+            if rank is not None and "modelpar" in process.cmdline():
+                found[int(rank)] = process
+        except psutil.Error:
+            continue
+    return found
+
+
+class Job:
+    """A training run on ``n`` ranks that a rank of can be sent a signal."""
+
+    def __init__(self, n: int, words: list[str], *, tolerant: bool) -> None:
+        self.tag = uuid.uuid4().hex
+        self.started = time.monotonic()
+        self.output = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            command(n, tolerant, words), env=jobs.environment(**{jobs.TAG: self.tag}), stdin=subprocess.DEVNULL,
+            stdout=self.output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.n = n
+
+    def wait_for(self, path: Path, limit: float = 90) -> None:
+        """Until a file is there: metrics.jsonl, when training begins."""
+        deadline = time.monotonic() + limit
+        while not path.exists() and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def signal(self, rank: int, number: int = signal.SIGKILL) -> bool:
+        """Send a signal to one rank; whether it was there to get it."""
+        process = rank_processes(self.tag).get(rank)
+        if process is None:
+            return False
+        try:
+            process.send_signal(number)
+        except psutil.Error:
+            return False
+        return True
+
+    def finish(self, limit: float = LIMIT) -> tuple[int | None, str]:
+        """(exit status, None where it hung; all that was printed)"""
+        try:
+            status: int | None = self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            status = None
+            if os.environ.get("MODELPAR_TEST_STACKS"):
+                for rank, process in rank_processes(self.tag).items():
+                    print(f"-- rank {rank}")
+                    subprocess.run(["py-spy", "dump", "--pid", str(process.pid)])
+        jobs.end_all(self.process, self.tag)
+        self.output.seek(0)
+        return status, self.output.read()
+
+
+def accuracy(run: Path) -> float | None:
+    path = run / "summary.json"
+    return json.loads(path.read_text())["test_accuracy"] if path.exists() else None
+
+
+def one(n: int, words: list[str], run: Path, moment: float, victim: int, *, tolerant: bool = True) -> dict:
+    """Kill ``victim`` ``moment`` seconds after training has begun."""
+    job = Job(n, [*words, "--run-dir", str(run)], tolerant=tolerant)
+    job.wait_for(run / "metrics.jsonl")
+    time.sleep(moment)
+    hit = job.signal(victim)
+    killed = time.monotonic()
+    status, output = job.finish()
+    return {
+        "moment": moment, "rank": victim, "hit": hit, "status": status, "seconds": time.monotonic() - killed,
+        "accuracy": accuracy(run), "output": output,
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid", default="4x1", help="replicas x model shards")
+    parser.add_argument("--sync", default="allreduce")
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--show", action="store_true", help="print what a run printed that did not end well")
+    parser.add_argument("rest", nargs="*", help="further options of modelpar train, behind --")
+    options = parser.parse_args()
+    replicas, shards = map(int, options.grid.split("x"))
+    words = ["--sync", options.sync, "--model-shards", str(shards), "--replicas", str(replicas), *options.rest]
+    n, chance, worst = replicas * shards, random.Random(options.seed), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = Path(folder) / "undisturbed"
+        job = Job(n, [*words, "--run-dir", str(undisturbed)], tolerant=True)
+        job.wait_for(undisturbed / "metrics.jsonl")
+        began = time.monotonic()
+        status, output = job.finish()
+        if status != 0:
+            print(output)
+            return 1
+        length = time.monotonic() - began
+        base = accuracy(undisturbed)
+        assert base is not None
+        print(f"{options.grid} {options.sync}: undisturbed {base:.2%} in {length:.1f} s of training", flush=True)
+        for time_ in range(options.times):
+            moment, victim = chance.uniform(0, length), chance.randrange(n)
+            found = one(n, words, Path(folder) / f"run-{time_}", moment, victim)
+            got = found["accuracy"]
+            worst = max(worst, abs(got - base)) if got is not None else float("inf")
+            print(
+                f"{time_:3}  rank {victim} after {moment:6.2f} s{'' if found['hit'] else ' (had ended)'}: status "
+                f"{found['status']} after {found['seconds']:.1f} s, accuracy {got if got is None else f'{got:.2%}'}",
+                flush=True,
+            )
+            if options.show and (found["status"] != 0 or got is None):
+                print(found["output"], flush=True)
+    print(f"largest difference {worst:.2%}")
+    return 0 if worst <= 0.01 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
