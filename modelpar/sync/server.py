@@ -33,7 +33,7 @@ from modelpar.sync.allreduce import BUCKET, AllreduceSync
 from modelpar.sync.progress import Progress, spans_nodes
 from modelpar.sync.serving import close_arrays, open_arrays
 from modelpar.sync.stage import Salvage, Share, Stage
-from modelpar.sync.tickets import Tickets
+from modelpar.sync.tickets import Tickets, check_bound
 from modelpar.sync.windows import SharedArrays
 
 Array = npt.NDArray[Any]
@@ -108,6 +108,7 @@ class ParameterServer:
         self._own.step(parameters, update, replace(size, decay=size.decay / self.grid.n_replicas))
 
     def begin(self, stage: Stage) -> None:
+        check_bound(self.spec, self.grid.n_replicas)
         self._together.begin(stage)
         self._stage, self._apart = stage, False
         self._slices: dict[str, slice] = {}

@@ -46,7 +46,6 @@ class Tickets:
         self.pending = 0  # steps since the last push
         self._base = self._fetched = _Fetch()
         self.bound = None if spec.max_staleness is None else int(spec.max_staleness)
-        check_bound(spec, self._n)
 
     @staticmethod
     def n_counters(n_replicas: int) -> int:
