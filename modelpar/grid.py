@@ -26,6 +26,7 @@ class Grid:
     column_comm   those of replica_comm, then the servers of this shard
     node_comm     the ranks of the grid on this node
     far           whether the shards of some model are on several nodes
+    replicas_far  whether the replicas are on several nodes
 
     Making one is collective over the communicator that it is made from, which stays the caller's; so is ``free``.
     Either size may be left out: the other fixes it, and without both there is one model over all ranks.  The last
@@ -58,6 +59,7 @@ class Grid:
         starts = range(0, n_ranks, self.n_shards)
         # whether the shards of some replica are on several nodes
         self.far = any(len(set(nodes[start : start + self.n_shards])) > 1 for start in starts)
+        self.replicas_far = len(set(nodes)) > 1
         self.comm = members.Split(0, position)
         members.Free()
         self.replica, self.shard = divmod(position, self.n_shards)

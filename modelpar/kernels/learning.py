@@ -10,6 +10,7 @@ Without compilation NumPy does the same operations in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,25 @@ class Counts:
         if not compiled():
             out[:] = self.plain()
             return
-        operands = self._operands()
-        threads.split(len(out), _rows(out), lambda a, b: counts.count_block(*operands, a, b, out), counts.TILE)
+        self._fill_rows(self._operands(), 0, len(out), out)
+
+    def fill_in_pieces(self, out: Array, n_rows: int) -> Iterator[tuple[int, int]]:
+        """As ``fill``, some ``n_rows`` rows at a time: yields (first, end) of the rows that are now filled."""
+        if not compiled():
+            out[:] = self.plain()
+        operands = self._operands() if compiled() else ()
+        n_rows = max(counts.TILE, n_rows // counts.TILE * counts.TILE)
+        for start in range(0, len(out), n_rows):
+            stop = min(start + n_rows, len(out))
+            if compiled():
+                self._fill_rows(operands, start, stop, out)
+            yield start, stop
+
+    def _fill_rows(self, operands: Any, start: int, stop: int, out: Array) -> None:
+        def work(a: int, b: int) -> None:
+            counts.count_block(*operands, start + a, start + b, out)
+
+        threads.split(stop - start, _rows(out), work, counts.TILE)
 
     def plain(self) -> Array:
         """C in float64, which holds it exactly."""

@@ -92,4 +92,4 @@ def strategy(spec: SyncSpec, grid: Grid, traffic: Traffic, staleness: Counter[in
         return LocalSGD(grid.replica_comm, traffic, spec)
     if spec.sync == "server":
         return ParameterServer(grid, traffic, spec, staleness)
-    return AllreduceSync(grid.replica_comm, traffic)
+    return AllreduceSync(grid.replica_comm, traffic, overlap=grid.replicas_far)

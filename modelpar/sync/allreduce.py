@@ -15,11 +15,14 @@ from modelpar.kernels.update import apply_update
 from modelpar.learning import ExactGradient, Statistics
 from modelpar.optimizer import StepSize
 from modelpar.parameters import Parameters
+from modelpar.sync.progress import Progress
 from modelpar.sync.stage import Salvage, Share, Stage
 
 Array = npt.NDArray[Any]
 
 BUCKET = 1 << 22  # elements of one all-reduce: bounds what MPI allocates inside, and the sum is applied while in cache
+
+PIECES = 8  # of a block's counts that travel one by one: few enough that each is worth a message
 
 
 class AllreduceSync:
@@ -28,10 +31,15 @@ class AllreduceSync:
     Statistics in whole numbers are summed as such, in the smallest type that holds every possible sum, and each
     replica then makes the same step of them.  Of real values the sum is the velocity itself: the old one is the same on
     all replicas, so only the first one puts it in, and no division, which would round, is needed to undo copies.
+
+    overlap   let sums travel while the next ones are made: a layer's update while the layer below is taken back, some
+              rows of counts while the next rows are counted.  A thread enters MPI meanwhile, so that they do travel.
     """
 
-    def __init__(self, replica_comm: MPI.Comm, traffic: Traffic) -> None:
-        self.comm, self.traffic = replica_comm, traffic
+    def __init__(self, replica_comm: MPI.Comm, traffic: Traffic, *, overlap: bool = False) -> None:
+        self.comm, self.traffic, self._overlap = replica_comm, traffic, overlap
+        self._progress: Progress | None = None
+        self._travelling: dict[int, list[MPI.Request]] = {}  # by the identity of the update
         self.momentum_share = 1.0 if replica_comm.rank == 0 else 0.0
         self._counts: Array = np.empty(0, np.int32)
 
@@ -46,6 +54,8 @@ class AllreduceSync:
             self.comm.Bcast(parameters.flat)
             if parameters.rows is not None:
                 self.comm.Bcast(parameters.rows)
+        if self._overlap and self.comm.size > 1 and self._progress is None:
+            self._progress = Progress(self.comm)
 
     def steps_together(self, done: int) -> int:
         return 1
@@ -79,6 +89,8 @@ class AllreduceSync:
         for block, W, V in zip(blocks, parameters.blocks, velocity.blocks, strict=False):  # gradients are of one block
             if self.comm.size == 1:
                 block.learn(W, V, size.momentum, gain * block.unit, shrink)  # counted and learned in one pass
+            elif self._overlap and isinstance(block, Counts):
+                self._learn_in_pieces(block, statistics, W, V, size.momentum, gain * block.unit, shrink)
             else:
                 update_from(self._summed(block, statistics), W, V, size.momentum, gain * block.unit, shrink)
         units = 1.0, blocks[0].unit
@@ -90,8 +102,42 @@ class AllreduceSync:
             old += old.dtype.type(gain * unit) * sums.astype(old.dtype)
             bias += old
 
+    def _learn_in_pieces(
+        self, block: Counts, statistics: Statistics | ExactGradient, W: Array, V: Array, carry: float, gain: float,
+        shrink: float,
+    ) -> None:  # fmt: skip
+        """As ``update_from`` of ``_summed``, but some rows travel while the next ones are counted."""
+        counts = self._room(block, statistics)
+        rows = max(1, min(-(-len(counts) // PIECES), BUCKET // max(1, counts.shape[1])))
+        before: tuple[int, int, MPI.Request] | None = None
+        for start, stop in block.fill_in_pieces(counts, rows):
+            piece = counts[start:stop].reshape(-1)
+            self._count(piece)
+            request = self.comm.Iallreduce(MPI.IN_PLACE, piece)
+            if before is not None:
+                self._learn_piece(before, counts, W, V, carry, gain, shrink)
+            before = start, stop, request
+        if before is not None:
+            self._learn_piece(before, counts, W, V, carry, gain, shrink)
+
+    def _learn_piece(
+        self, piece: tuple[int, int, MPI.Request], counts: Array, W: Array, V: Array, *scalars: float
+    ) -> None:
+        start, stop, request = piece
+        request.Wait()
+        update_from(counts[start:stop], W[start:stop], V[start:stop], *scalars)
+
     def _summed(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
         """Counts of a block of weights (rows, columns), over all replicas."""
+        counts = self._room(block, statistics)
+        block.fill(counts)
+        flat = counts.reshape(-1)
+        for start in range(0, flat.size, BUCKET):
+            self._allreduce(flat[start : start + BUCKET])
+        return counts
+
+    def _room(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
+        """(rows, columns) of the smallest type that holds a block's sums over all replicas."""
         dtype: np.dtype[Any] = np.dtype(np.int32)
         if isinstance(block, Counts):
             largest = block.largest(statistics.planes, statistics.n_samples)
@@ -101,25 +147,31 @@ class AllreduceSync:
         n = block.shape[0] * block.shape[1]
         if self._counts.size < n or self._counts.dtype != dtype:
             self._counts = np.empty(n, dtype)
-        flat = self._counts[:n]
-        block.fill(flat.reshape(block.shape))
-        for start in range(0, n, BUCKET):
-            self._allreduce(flat[start : start + BUCKET])
-        return flat.reshape(block.shape)
+        return self._counts[:n].reshape(block.shape)
 
     def _allreduce(self, values: Array) -> None:
         self.comm.Allreduce(MPI.IN_PLACE, values)
+        self._count(values)
+
+    def _count(self, values: Array) -> None:
         self.traffic.add("replica", "allreduce", values, 2 * (self.comm.size - 1) * values.nbytes // self.comm.size)
 
     def ready(self, update: Parameters) -> None:
-        """Nothing travels before its step."""
+        if self._overlap and self.comm.size > 1:
+            pieces = [update.flat[start : start + BUCKET] for start in range(0, update.flat.size, BUCKET)]
+            self._travelling[id(update)] = [self.comm.Iallreduce(MPI.IN_PLACE, piece) for piece in pieces]
 
     def step(self, parameters: Parameters, update: Parameters, size: StepSize) -> None:
         shrink = size.rate * size.decay
         flat, weights = parameters.flat, parameters.n_weights
-        for start in range(0, flat.size, BUCKET):
+        requests = self._travelling.pop(id(update), None)
+        for i, start in enumerate(range(0, flat.size, BUCKET)):
             stop = min(start + BUCKET, flat.size)
-            self._allreduce(update.flat[start:stop])
+            if requests is None:
+                self._allreduce(update.flat[start:stop])
+            else:
+                requests[i].Wait()
+                self._count(update.flat[start:stop])
             biases = min(max(start, weights), stop)  # only weights decay
             apply_update(flat[start:biases], update.flat[start:biases], shrink)
             apply_update(flat[biases:stop], update.flat[biases:stop], 0.0)
@@ -134,4 +186,6 @@ class AllreduceSync:
         return None
 
     def end(self) -> None:
-        """Nothing is held."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

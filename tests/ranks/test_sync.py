@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_what_was_there_before_an_addition(comm, agree):
 def test_counters(comm, agree):
     arrays = SharedArrays(comm, [0], 1, np.float32, 1, 3)
     drawn = [arrays.add_to_counter(1, 1) for _ in range(100)]
-    everything = sorted(sum(comm.allgather(drawn), []))
+    everything = sorted(chain.from_iterable(comm.allgather(drawn)))
     agree(everything == list(range(100 * comm.size)), "every ticket once")
     won = arrays.replace_counter(2, 0, comm.rank + 1)
     agree(sum(comm.allgather(won)) == 1, "one replacement succeeds")
