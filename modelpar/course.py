@@ -77,6 +77,8 @@ class Course:
         grid, position = self.network.grid, self.position
         while position.step < self.batches.n_steps:
             self._started = time.perf_counter()
+            layer = position.layer if self.stage == "pretrain" else -1
+            self.network.traffic.status.begin_step(self.stage, layer, position.epoch + 1, position.step + 1)
             indices = self.batches.indices(self._shuffle + position.epoch, position.step)
             # a short minibatch is cut where a whole one is: persistent chains belong to places in the minibatch
             whole = self.batches.share(self._batch_size, grid.replica, grid.n_replicas)

@@ -15,6 +15,7 @@ from modelpar.classify import accuracy_measures, check_labels, has_labels
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.progress import TrainingProgress, summary_table
+from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import CONFIG, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
@@ -29,15 +30,26 @@ from modelpar.network import DeepBeliefNetwork, complete_layout, memory_bytes
 from modelpar.records import Record
 from modelpar.rehearsal import rehearse
 from modelpar.spec import NetworkSpec
+from modelpar.status import Status
 from modelpar.trainer import fine_tune, pretrain
+from modelpar.watchdog import Watchdog
 
 CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
 
 
-def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool, overwrite: bool) -> None:
+def train(
+    comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool, overwrite: bool,
+    max_restarts: int | None = None,
+) -> None:  # fmt: skip
     """Train as the settings say, leaving everything in the run directory.  Collective."""
-    with Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid:
-        dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
+    run, status = settings.run, Status()
+    with (
+        Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid,
+        Watchdog(comm, status, run.stall_timeout, name=f"replica {grid.replica}, shard {grid.shard},", say=print),
+        taken_up_again(comm, run.run_dir, max_restarts, resume=resume),
+    ):
+        with status.phase("opening data"):
+            dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
         batch = max(settings.training.batch_size, settings.finetune.batch_size)
         needed = memory_bytes(
@@ -49,7 +61,7 @@ def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool,
         directory.check(resume=resume, overwrite=overwrite)
         check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress:
-            session = Session(settings, spec, layout, grid, dataset, directory, place, progress)
+            session = Session(settings, spec, layout, grid, dataset, directory, place, progress, status)
             session.run(resume=resume, overwrite=overwrite)
 
 
@@ -114,10 +126,10 @@ class Session:
 
     def __init__(
         self, settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset,
-        directory: RunDirectory, place: Placement, progress: TrainingProgress,
+        directory: RunDirectory, place: Placement, progress: TrainingProgress, status: Status,
     ) -> None:  # fmt: skip
         self.settings, self.spec, self.layout, self.grid, self.dataset = settings, spec, layout, grid, dataset
-        self.directory, self.place, self.progress = directory, place, progress
+        self.directory, self.place, self.progress, self.status = directory, place, progress, status
         self.network: DeepBeliefNetwork
         self.last_good = "no checkpoint was written yet"
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
@@ -135,8 +147,11 @@ class Session:
     def run(self, *, resume: bool, overwrite: bool) -> None:
         """All stages that are left, then the summary.  Collective."""
         self._announce()
-        compile_seconds = self._warm_up()
-        self.network = self._resumed() if resume else self._fresh()
+        with self.status.phase("compiling"):
+            compile_seconds = self._warm_up()
+        with self.status.phase("making the network"):
+            self.network = self._resumed() if resume else self._fresh()
+        self.network.traffic.status = self.status
         position = self.network.state.position
         if position.stage == "done" or (position.stage == "finetune" and not self.fine_tunes):
             self.progress.say(
@@ -311,7 +326,8 @@ class Session:
             if not self.directory.has("filters.png"):
                 self._draw_generative()
             pictures.draw_curves(self.history, self.directory, self.progress.say)
-        accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
+        with self.status.phase("scoring"):
+            accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         found = summarise(self.network, accuracies, clock, self.history, self.place.threads)
         self.directory.write_text(SUMMARY, json.dumps(found, indent=1) + "\n")

@@ -96,7 +96,8 @@ class AllreduceSync:
         return flat.reshape(block.shape)
 
     def _allreduce(self, values: Array) -> None:
-        self.comm.Allreduce(MPI.IN_PLACE, values)
+        with self.traffic.status.waiting("allreduce"):
+            self.comm.Allreduce(MPI.IN_PLACE, values)
         self.traffic.add("replica", "allreduce", values, 2 * (self.comm.size - 1) * values.nbytes // self.comm.size)
 
     def step(self, parameters: Parameters, update: Parameters, shrink: float) -> None:
