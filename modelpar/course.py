@@ -100,6 +100,8 @@ class Course:
 
     def _minibatch(self, share: Share) -> Minibatch:
         position = self.position
+        layer = position.layer if self.stage == "pretrain" else -1
+        self.network.traffic.status.begin_step(self.stage, layer, position.epoch + 1, share.step + 1)
         indices = self.batches.indices(self._shuffle + position.epoch, share.step)
         # a short minibatch is cut where a whole one is: persistent chains belong to places in the minibatch
         whole = self.batches.share(self._batch_size, share.part, share.n_parts)

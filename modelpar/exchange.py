@@ -13,6 +13,7 @@ from mpi4py import MPI
 
 from modelpar.kernels.states import Packed
 from modelpar.layout import UnitLayout
+from modelpar.status import Status
 
 Array = npt.NDArray[Any]
 Counts = dict[str, dict[str, dict[str, int]]]
@@ -26,12 +27,13 @@ class Traffic:
     allreduce   2 (R - 1) / R x bytes: what the best algorithm moves (Rabenseifner 2004)
 
     A unit has batch x itemsize bytes, or, packed, 8 bytes for each plane of 64 samples.  The kinds are ``bits``
-    (packed), ``integers`` and ``floats``.
+    (packed), ``integers`` and ``floats``.  ``status`` tells a watching thread in which verb this rank waits.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self._measuring = False
+        self.status = Status()
 
     def add(self, axis: str, verb: str, values: Array, n_bytes: int) -> None:
         """``values``: what travelled, or a part of it, which tells the kind."""
@@ -99,7 +101,8 @@ class Exchange:
     def _gather(self, owned: Array, whole: Array) -> None:
         width = whole.shape[1]
         whole[self._start : self._start + self.n_owned] = owned
-        self.comm.Allgatherv(MPI.IN_PLACE, [whole, self.layout.counts * width])
+        with self.traffic.status.waiting("gather"):
+            self.comm.Allgatherv(MPI.IN_PLACE, [whole, self.layout.counts * width])
         self.traffic.add("shard", "gather", whole, (self.layout.n_units - self.n_owned) * width * whole.itemsize)
 
     def reduce(self, partial: Array) -> Array:
@@ -111,14 +114,16 @@ class Exchange:
         owned = self._room("reduce", self.n_owned, batch, partial.dtype)
         # MPI defines the sum of unsigned integers only: they wrap
         sent, received = (x.view(np.uint32) if x.dtype == np.int32 else x for x in (partial, owned))
-        self.comm.Reduce_scatter(sent, received, self.layout.counts * batch)
+        with self.traffic.status.waiting("reduce"):
+            self.comm.Reduce_scatter(sent, received, self.layout.counts * batch)
         n_bytes = self.n_owned * (self.comm.size - 1) * batch * partial.itemsize
         self.traffic.add("shard", "reduce", partial, n_bytes)
         return owned
 
     def sum_over_shards(self, values: Array) -> None:
         """Replace small ``values`` by their sums over the shards."""
-        self.comm.Allreduce(MPI.IN_PLACE, values)
+        with self.traffic.status.waiting("allreduce"):
+            self.comm.Allreduce(MPI.IN_PLACE, values)
         size = self.comm.size
         self.traffic.add("shard", "allreduce", values, 2 * (size - 1) * values.nbytes // size)
 

@@ -70,6 +70,13 @@ class Grid:
     # whether a run can go on when a rank is lost: User Level Failure Mitigation, as in Open MPI 5
     tolerant = os.environ.get(TOLERANCE) in ("1", "true") and hasattr(MPI.Comm, "Shrink")
 
+    @property
+    def seat(self) -> str:
+        """What this rank is, for people."""
+        if self.is_server:
+            return f"server of shard {self.shard},"
+        return f"replica {self.replica}, shard {self.shard},"
+
     def look(self) -> None:
         """Raise MPI.Exception where a rank was lost; not collective, and nothing where ranks are not lost singly."""
         if self.tolerant:

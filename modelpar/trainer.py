@@ -115,7 +115,7 @@ def _train_rbm(
             sync.settle()
             network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
             totals = course.totals()
-            with network.traffic.measuring():
+            with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                 measures = monitor.measure(rbm, feed, n_visible, grid)
             error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
@@ -225,7 +225,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                 in_between = position.step < course.batches.n_steps
                 if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
                     sync.settle()
-                    with network.traffic.measuring():
+                    with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                         record.measures.update(accuracy_measures(network, dataset))
                     position.reached = _reached(spec, record.measures)
                 yield record
@@ -233,7 +233,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                     return
             sync.settle()
             totals = course.totals()
-            with network.traffic.measuring():
+            with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                 accuracies = accuracy_measures(network, dataset)
             measures = {"loss": totals["cross_entropy"] / totals["samples"],
                         "train_accuracy": totals["n_correct"] / totals["samples"],

@@ -2,7 +2,8 @@
 
     python -m tests.kills --grid 4x1 --sync server --times 20
 
-Needs Open MPI.  A grid is replicas x model shards.  Each run is one line: the moment, the rank, how the run ended, its accuracy beside that of a run that nobody disturbed.
+Needs Open MPI.  A grid is replicas x model shards.  Each run is one line: the moment, the rank, how the run ended, and
+its accuracy.
 """
 
 from __future__ import annotations

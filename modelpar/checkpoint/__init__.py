@@ -54,7 +54,9 @@ def save(network: DeepBeliefNetwork, path: str | Path) -> None:
             sort_keys=True,
         ),
     }
-    files.write(path, network.grid, tensors(network), metadata)
+    status = network.traffic.status
+    with status.phase("saving"):
+        files.write(path, network.grid, tensors(network), metadata, status)
 
 
 def _definition(spec: NetworkSpec) -> dict[str, object]:

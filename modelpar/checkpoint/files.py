@@ -19,6 +19,7 @@ from modelpar.checkpoint.checksum import MODULUS, checksum, checksum_rows
 from modelpar.checkpoint.header import Header, decode, encode, header_length, in_file_order
 from modelpar.checkpoint.local_file import LocalFile, together
 from modelpar.errors import CheckpointError
+from modelpar.status import Status
 
 __all__ = ["Header", "TensorBlock", "read_header", "read_into", "write"]
 
@@ -38,13 +39,15 @@ class GridLike(Protocol):
 
 
 def write(
-    path: str | os.PathLike[str], grid: GridLike, blocks: Sequence[TensorBlock], metadata: dict[str, str]
-) -> None:
+    path: str | os.PathLike[str], grid: GridLike, blocks: Sequence[TensorBlock], metadata: dict[str, str],
+    status: Status | None = None,
+) -> None:  # fmt: skip
     """Write one safetensors file.  Collective over ``grid.comm``.
 
     The same bytes at every grid, layout and owner array.  ``blocks`` name the same tensors on every rank; replicas
     hold equal values and share the work.  Written as ``path.partial``, read back, synced, checked and then renamed, so
-    ``path`` is either the old file or the whole new one.  Extra memory: at most 40 MiB a rank.
+    ``path`` is either the old file or the whole new one.  Extra memory: at most 40 MiB a rank.  ``status`` is told of
+    every chunk.
 
     Raises CheckpointError, with the same message on every rank, where any rank cannot write; ``path`` is untouched.
     """
@@ -66,7 +69,7 @@ def write(
             pass
         checksums, start = {}, len(head)
         for block in ordered:
-            checksums[block.name] = _write_tensor(file, grid, block, start, buffers)
+            checksums[block.name] = _write_tensor(file, grid, block, start, buffers, status or Status())
             start += int(np.prod(block.shape, dtype=object)) * block.block.itemsize
         head = encode(_tensors(blocks), metadata, checksums)
         with together(grid.comm, file):
@@ -140,7 +143,9 @@ def read_into(
             _read_tensor(file, grid, block, header, buffers)
 
 
-def _write_tensor(file: LocalFile, grid: GridLike, block: TensorBlock, start: int, buffers: Buffers) -> int:
+def _write_tensor(
+    file: LocalFile, grid: GridLike, block: TensorBlock, start: int, buffers: Buffers, status: Status
+) -> int:
     """Write this rank's chunks of a tensor whose first byte is ``start``; its checksum.  Collective."""
     itemsize = block.block.itemsize
     cut = Cut(*block.full_shape, itemsize, grid.n_shards * grid.n_replicas, buffers.chunk.nbytes)
@@ -155,11 +160,13 @@ def _write_tensor(file: LocalFile, grid: GridLike, block: TensorBlock, start: in
             file.write(start + cut.offset(mine) * itemsize, values)
             total += checksum(values, cut.offset(mine))
             written.append(mine)
+        status.beat += 1
     again = 0
     for mine in written:
         values = shuffle.chunk(mine)
         file.read(start + cut.offset(mine) * itemsize, values)
         again += checksum(values, cut.offset(mine))
+        status.beat += 1
     with together(grid.comm, file):
         if again % MODULUS != total % MODULUS:
             raise CheckpointError(f"{file.path}: tensor {block.name!r} does not read back as written; check the disk")

@@ -39,17 +39,24 @@ def modelpar(context: click.Context) -> None:
 @spec_options("network", "training", "finetune", "data", "grid", "sync", "run")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint of --run-dir, at this or another grid")
 @click.option("--overwrite", is_flag=True, help="replace the run that --run-dir holds")
+@click.option("--max-restarts", type=click.IntRange(0), default=None, metavar="N",
+              help="with --resume, for loops: start the run where there is none yet, and refuse to take it up again "
+              "more than N times")  # fmt: skip
 @click.pass_obj
-def train(comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, **values: Any) -> None:
+def train(
+    comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, max_restarts: int | None, **values: Any
+) -> None:
     """Pre-train a network layer by layer, then fine-tune it where there are labels."""
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other: one keeps the run, the other replaces it")
+    if max_restarts is not None and not resume:
+        raise click.UsageError("--max-restarts counts how often a run is taken up again; give --resume with it")
     mine = given(values)
     settings = configuration.gather(comm, mine, config, resume=resume)
     place = _prepare(comm, settings.run.threads)
     from modelpar.cli.train import train as work
 
-    work(comm, settings, place, resume=resume, overwrite=overwrite)
+    work(comm, settings, place, resume=resume, overwrite=overwrite, max_restarts=max_restarts)
 
 
 @modelpar.command(cls=GroupedCommand)

@@ -39,6 +39,11 @@ class RunSpec(Spec):
     checkpoint_every: int = option(0, "updates between checkpoints; 0 for one after each RBM and stage", at_least=0)
     keep: int = option(3, "checkpoints to keep; older ones are removed", at_least=1)
     pictures: bool = option(True, "draw filters.png, reconstructions.png and curves.png")
+    # longer than any healthy silence (a step, a read of the data, a compilation take seconds, rarely minutes), and
+    # short beside the hours that a batch system would leave a hanging job
+    stall_timeout: float = option(
+        600.0, "seconds without a step after which each rank's state is printed and the job ends; 0: never", at_least=0
+    )  # fmt: skip
 
 
 SPECS: dict[str, type[Spec]] = {

@@ -8,6 +8,7 @@
     checkpoints/            step-XXXXXXXX.safetensors, by updates since the run began; the newest few
     pretrained.safetensors  at the end of pre-training, whose weights still generate
     model.safetensors       at the end of the run
+    restarts                how many times the run was taken up again
     summary.json            what the run came to; written last
     filters.png, reconstructions.png, curves.png
 """
@@ -30,9 +31,9 @@ from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.records import Record
 
 _STEP = re.compile(r"step-(\d+)\.safetensors")
-CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+CONFIG, METRICS, SUMMARY, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "restarts"
 PICTURES = ("filters.png", "reconstructions.png", "curves.png")
-NAMES = ("model.safetensors", "pretrained.safetensors", CONFIG, METRICS, digests.NAME, SUMMARY, *PICTURES)
+NAMES = ("model.safetensors", "pretrained.safetensors", CONFIG, METRICS, digests.NAME, SUMMARY, RESTARTS, *PICTURES)
 _STAGES = {"pretrain": 0, "finetune": 1, "done": 2}
 
 
@@ -81,7 +82,8 @@ class RunDirectory:
                     )
 
     def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the directory, see that files can be written into it, and remove the run that is to be replaced.
+        """Make the directory, see that files can be written into it, and remove the run that is to be replaced, or
+        what a run that is resumed was writing when it was killed.
 
         Raises as ``check`` does, and CheckpointError where it cannot be written, on every rank.
         """
@@ -89,8 +91,7 @@ class RunDirectory:
         with together(self.comm):
             if self.comm.rank == 0:
                 self._try_to_write()
-                if not resume:
-                    self._clear()
+                self._clear(half_written_only=resume)
         self.comm.barrier()
 
     def _try_to_write(self) -> None:
@@ -105,10 +106,11 @@ class RunDirectory:
                 f"the run directory {self.path} cannot be written ({why}); choose another with --run-dir"
             ) from None
 
-    def _clear(self) -> None:
+    def _clear(self, *, half_written_only: bool) -> None:
         """Remove what an old run of modelpar left, and nothing else."""
         for path in self._files():
-            path.unlink()
+            if not half_written_only or path.name.endswith(PARTIAL):
+                path.unlink()
 
     def _files(self) -> list[Path]:
         """What a run has left, half-written files included; other files are the user's own.  Not collective."""

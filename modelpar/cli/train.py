@@ -16,6 +16,7 @@ from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.crew import Crew, ends_by_itself
 from modelpar.cli.progress import TrainingProgress, summary_table
+from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import CONFIG, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
@@ -31,26 +32,32 @@ from modelpar.records import Record
 from modelpar.recovery import Carried, Moments, rebuild
 from modelpar.rehearsal import rehearse
 from modelpar.spec import NetworkSpec
+from modelpar.status import Status
 from modelpar.sync.serving import dismiss, serve
 from modelpar.trainer import fine_tune, pretrain
+from modelpar.watchdog import Watchdog
 
 CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
 
 
-def train(comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool, overwrite: bool) -> None:
+def train(
+    comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool, overwrite: bool,
+    max_restarts: int | None = None,
+) -> None:  # fmt: skip
     """Train as the settings say, leaving everything in the run directory.  Collective.
 
     Where MPI can live with a lost rank, the others go on without its replica.
     """
-    crew: Crew | None = Crew.of(comm, settings.grid)
-    while crew is not None:
-        attempt = Attempt(settings, place, crew, resume=resume, overwrite=overwrite)
-        try:
-            with ends_by_itself(crew):
-                attempt.run()
-            return
-        except Exception as error:
-            crew = crew.without_lost(error, attempt)
+    with taken_up_again(comm, settings.run.run_dir, max_restarts, resume=resume):
+        crew: Crew | None = Crew.of(comm, settings.grid)
+        while crew is not None:
+            attempt = Attempt(settings, place, crew, resume=resume, overwrite=overwrite)
+            try:
+                with ends_by_itself(crew):
+                    attempt.run()
+                return
+            except Exception as error:
+                crew = crew.without_lost(error, attempt)
 
 
 class Attempt:
@@ -61,24 +68,31 @@ class Attempt:
         self.resume, self.overwrite = resume, overwrite
         self.grid: Grid | None = None
         self.session: Session | None = None
+        self.status = Status()
 
     def run(self) -> None:
         """Collective over the crew."""
-        crew = self.crew
-        with Grid(crew.comm, model_shards=crew.model_shards, replicas=crew.replicas, servers=crew.servers) as self.grid:
-            if self.grid.is_server:
-                serve(self.grid)
+        crew, timeout = self.crew, self.settings.run.stall_timeout
+        with (
+            Grid(crew.comm, model_shards=crew.model_shards, replicas=crew.replicas, servers=crew.servers) as grid,
+            Watchdog(crew.comm, self.status, timeout, name=grid.seat, say=print),
+        ):
+            self.grid = grid
+            if grid.is_server:
+                with self.status.phase("serving"):
+                    serve(grid)
                 return
             try:
-                self._train(self.grid)
+                self._train(grid)
             except (ModelparError, OSError) as error:
-                dismiss(self.grid, error)
+                dismiss(grid, error)
                 raise
-            dismiss(self.grid)
+            dismiss(grid)
 
     def _train(self, grid: Grid) -> None:
         settings = self.settings
-        dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
+        with self.status.phase("opening data"):
+            dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
         check_memory(settings, spec, grid)
         layout = complete_layout(spec, grid)
@@ -88,7 +102,7 @@ class Attempt:
         directory.check(resume=resume, overwrite=overwrite)
         check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress:
-            self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress)
+            self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, self.status)
             self.session.run(resume=resume, overwrite=self.overwrite, carried=self.crew.carried, told=self.crew.told)
 
 
@@ -160,10 +174,10 @@ class Session:
 
     def __init__(
         self, settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset,
-        directory: RunDirectory, place: Placement, progress: TrainingProgress,
+        directory: RunDirectory, place: Placement, progress: TrainingProgress, status: Status,
     ) -> None:  # fmt: skip
         self.settings, self.spec, self.layout, self.grid, self.dataset = settings, spec, layout, grid, dataset
-        self.directory, self.place, self.progress = directory, place, progress
+        self.directory, self.place, self.progress, self.status = directory, place, progress, status
         self.network: DeepBeliefNetwork
         self.moments: Moments | None = None  # where the run can go on without a rank
         self.last_good = "no checkpoint was written yet"
@@ -187,11 +201,14 @@ class Session:
         self._announce()
         if told:
             self.progress.say(f"warning: {told}")
-        compile_seconds = self._warm_up()
-        network = rebuild(carried, self.spec, self.grid, self.layout) if carried is not None else None
-        if network is None:
-            network = self._resumed() if resume else self._fresh()
+        with self.status.phase("compiling"):
+            compile_seconds = self._warm_up()
+        with self.status.phase("making the network"):
+            network = rebuild(carried, self.spec, self.grid, self.layout) if carried is not None else None
+            if network is None:
+                network = self._resumed() if resume else self._fresh()
         self.network = network
+        network.traffic.status = self.status
         if self.grid.tolerant:
             self.moments = Moments(network)
             network.keep = self.moments.keep
@@ -379,7 +396,8 @@ class Session:
             if not self.directory.has("filters.png"):
                 self._draw_generative()
             pictures.draw_curves(self.history, self.directory, self.progress.say)
-        accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
+        with self.status.phase("scoring"):
+            accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         found = summarise(self.network, accuracies, clock, self.history, self.place.threads)
         self.directory.write_text(SUMMARY, json.dumps(found, indent=1) + "\n")

@@ -124,7 +124,8 @@ class AllreduceSync:
         self, piece: tuple[int, int, MPI.Request], counts: Array, W: Array, V: Array, *scalars: float
     ) -> None:
         start, stop, request = piece
-        request.Wait()
+        with self.traffic.status.waiting("allreduce"):
+            request.Wait()
         update_from(counts[start:stop], W[start:stop], V[start:stop], *scalars)
 
     def _summed(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
@@ -150,7 +151,8 @@ class AllreduceSync:
         return self._counts[:n].reshape(block.shape)
 
     def _allreduce(self, values: Array) -> None:
-        self.comm.Allreduce(MPI.IN_PLACE, values)
+        with self.traffic.status.waiting("allreduce"):
+            self.comm.Allreduce(MPI.IN_PLACE, values)
         self._count(values)
 
     def _count(self, values: Array) -> None:
@@ -170,7 +172,8 @@ class AllreduceSync:
             if requests is None:
                 self._allreduce(update.flat[start:stop])
             else:
-                requests[i].Wait()
+                with self.traffic.status.waiting("allreduce"):
+                    requests[i].Wait()
                 self._count(update.flat[start:stop])
             biases = min(max(start, weights), stop)  # only weights decay
             apply_update(flat[start:biases], update.flat[start:biases], shrink)

@@ -108,7 +108,8 @@ class LocalSGD:
         size = self.comm.size
         for start in range(0, values.size, BUCKET):
             piece = values[start : start + BUCKET]
-            self.comm.Allreduce(MPI.IN_PLACE, piece)
+            with self.traffic.status.waiting("average"):
+                self.comm.Allreduce(MPI.IN_PLACE, piece)
             self.traffic.add("replica", "average", piece, 2 * (size - 1) * piece.nbytes // size)
         if size > 1:
             values /= values.dtype.type(size)

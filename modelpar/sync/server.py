@@ -139,7 +139,7 @@ class ParameterServer:
         self._part()
         n_parts = self.grid.n_replicas
         steps = 0  # of this replica in this stretch
-        while (ticket := self._tickets.take()) < (stop - first) * n_parts:
+        while (ticket := self._ticket()) < (stop - first) * n_parts:
             if steps and steps % self.spec.fetch_every == 0:
                 self._fetch()
             step, part = divmod(ticket, n_parts)
@@ -152,6 +152,10 @@ class ParameterServer:
             self._push()
         self._tickets.finish()
         self._meet()
+
+    def _ticket(self) -> int:
+        with self.traffic.status.waiting("next ticket"):
+            return self._tickets.take()
 
     # -- at one's own pace -------------------------------------------------------------------------------------------
 
@@ -169,13 +173,13 @@ class ParameterServer:
             for values in (update.flat, update.rows):
                 if values is not None:
                     values /= values.dtype.type(self.grid.n_replicas)
-        self.grid.replica_comm.Barrier()
+        self._wait_for_all()
         self._apart = True
         self._fetch(keep_own=False)
 
     def _meet(self) -> None:
         """Wait for all pushes, take what they came to, and add the shares of the velocities up again."""
-        self.grid.replica_comm.Barrier()
+        self._wait_for_all()
         self._apart = False
         self._fetch(keep_own=False)
         if self.spec.adagrad:
@@ -186,10 +190,22 @@ class ParameterServer:
             for start in range(0, update.flat.size, BUCKET):
                 self.grid.replica_comm.Allreduce(MPI.IN_PLACE, update.flat[start : start + BUCKET])
         self._stage.refresh()
-        self.grid.replica_comm.Barrier()  # before anybody writes again
+        self._wait_for_all()  # before anybody writes again
+
+    def _wait_for_all(self) -> None:
+        with self.traffic.status.waiting("meeting"):
+            self.grid.replica_comm.Barrier()
 
     def _fetch(self, *, keep_own: bool = True) -> None:
         """parameters = the servers', and on top of them what this replica has changed and not pushed."""
+        assert self._arrays is not None
+        with self.traffic.status.waiting("fetch"):
+            self._read(keep_own=keep_own)
+        self._count("fetch", self._base)
+        if self._apart:
+            self._stage.refresh()
+
+    def _read(self, *, keep_own: bool) -> None:
         assert self._arrays is not None
         self._tickets.note_fetch()
         if keep_own and self._tickets.pending:
@@ -201,14 +217,12 @@ class ParameterServer:
         else:
             self._arrays.read(0, self._base)
             self._scattered(self._base, self._stage.parts)
-        self._count("fetch", self._base)
-        if self._apart:
-            self._stage.refresh()
 
     def _push(self) -> None:
         """Add to the servers' parameters what this replica's steps have changed since its last push."""
         assert self._arrays is not None
-        staleness = self._tickets.claim_push()
+        with self.traffic.status.waiting("turn to push"):
+            staleness = self._tickets.claim_push()
         self.staleness[staleness] += 1
         self._gathered(self._change, self._stage.parts)
         self._change -= self._base
@@ -216,7 +230,8 @@ class ParameterServer:
             self._adapt(self._change)
         if self.spec.scale_by_staleness:
             self._change *= self._change.dtype.type(1 / (1 + staleness))
-        self._arrays.add(0, self._change)
+        with self.traffic.status.waiting("push"):
+            self._arrays.add(0, self._change)
         self._count("push", self._change)
         self._base += self._change
         if self.spec.adagrad or self.spec.scale_by_staleness:  # go on from what was pushed, not from what was meant

@@ -16,6 +16,8 @@ FLOORS = {
     # values that know no MPI
     "modelpar.spec": 1,
     "modelpar.costs": 0,
+    "modelpar.status": 0,
+    "modelpar.watchdog": 1,
     "modelpar.layout": 1,
     "modelpar.records": 1,
     "modelpar.streams": 1,
