@@ -117,6 +117,7 @@ def main() -> int:
     parser.add_argument("--sync", default="allreduce")
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--within", type=float, help="seconds of training in which a rank is killed [all]")
     parser.add_argument("--show", action="store_true", help="print what a run printed that did not end well")
     parser.add_argument("rest", nargs="*", help="further options of modelpar train, behind --")
     options = parser.parse_args()
@@ -136,14 +137,19 @@ def main() -> int:
         base = accuracy(undisturbed)
         assert base is not None
         print(f"{options.grid} {options.sync}: undisturbed {base:.2%} in {length:.1f} s of training", flush=True)
-        for time_ in range(options.times):
-            moment, victim = chance.uniform(0, length), chance.randrange(n)
-            found = one(n, words, Path(folder) / f"run-{time_}", moment, victim)
+        killed = tried = 0
+        while killed < options.times:
+            moment, victim = chance.uniform(0, options.within or length), chance.randrange(n)
+            tried += 1
+            found = one(n, words, Path(folder) / f"run-{tried}", moment, victim)
+            if not found["hit"]:  # it was through before
+                continue
+            killed += 1
             got = found["accuracy"]
             worst = max(worst, abs(got - base)) if got is not None else float("inf")
             print(
-                f"{time_:3}  rank {victim} after {moment:6.2f} s{'' if found['hit'] else ' (had ended)'}: status "
-                f"{found['status']} after {found['seconds']:.1f} s, accuracy {got if got is None else f'{got:.2%}'}",
+                f"{killed:3}  rank {victim} after {moment:6.2f} s: status {found['status']} after "
+                f"{found['seconds']:.1f} s, accuracy {'none' if got is None else f'{got:.2%}'}",
                 flush=True,
             )
             if options.show and (found["status"] != 0 or got is None):
