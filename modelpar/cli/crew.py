@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mpi4py import MPI
 
@@ -72,8 +73,8 @@ class Crew:
             time.sleep(0.01)
         return True
 
-    def without_lost(self, error: Exception, attempt: Attempt) -> Crew | None:
-        """Those that go on after ``error``; None on a rank that does not, because its replica is gone.
+    def without_lost(self, error: Exception, attempt: Attempt) -> Crew:
+        """Those that go on after ``error``; a rank that does not, because its replica is gone, ends here.
 
         Collective over the ranks that are left.  Raises the error where none was lost, or where MPI does not live
         with that; ModelparError where no replica is whole.
@@ -90,7 +91,7 @@ class Crew:
         with ends_by_itself(self, always=True):
             left = regroup(self.comm, grid, n_shards, self.world)
         if left.comm == MPI.COMM_NULL:
-            return None
+            leave(0)
         # a rank that was not so far goes back with the others to where all of them were
         together = left.comm.allgather((carried is not None, session.directory.path if session else None))
         run_dir = next((path for _, path in together if path is not None), None)
@@ -118,7 +119,14 @@ def ends_by_itself(crew: Crew, *, always: bool = False) -> Iterator[None]:
             raise
         if crew.comm.rank == 0 or always:
             print(f"modelpar: error: {error}", file=sys.stderr, flush=True)
-        sys.exit(MISTAKE)
+        leave(MISTAKE)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process without ending MPI, which would wait for ranks that were lost."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def _listed(ranks: list[int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpi4py import MPI
 
 from modelpar.cli.config import Settings
-from modelpar.cli.crew import Crew, ends_by_itself
+from modelpar.cli.crew import Crew, ends_by_itself, leave
 from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import RunDirectory
@@ -29,15 +29,18 @@ def train(
     Where MPI can live with a lost rank, the others go on without its replica.
     """
     with taken_up_again(comm, settings.run.run_dir, max_restarts, resume=resume):
-        crew: Crew | None = Crew.of(comm, settings.grid)
-        while crew is not None:
+        crew = Crew.of(comm, settings.grid)
+        while True:
             attempt = Attempt(settings, place, crew, resume=resume, overwrite=overwrite)
             try:
                 with ends_by_itself(crew):
                     attempt.run()
-                return
+                break
             except Exception as error:
                 crew = crew.without_lost(error, attempt)
+    if crew.has_lost:
+        crew.comm.Barrier()  # nobody is missed by another one
+        leave(0)
 
 
 class Attempt:
