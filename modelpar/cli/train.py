@@ -16,7 +16,7 @@ from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.restarts import taken_up_again
-from modelpar.cli.run_directory import CONFIG, SUMMARY, RunDirectory
+from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.course import check_position
@@ -32,7 +32,7 @@ from modelpar.rehearsal import rehearse
 from modelpar.spec import NetworkSpec
 from modelpar.status import Status
 from modelpar.trainer import fine_tune, pretrain
-from modelpar.watchdog import Watchdog
+from modelpar.watchdog import Watchdog, names_of_ranks
 
 CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
 
@@ -42,27 +42,33 @@ def train(
     max_restarts: int | None = None,
 ) -> None:  # fmt: skip
     """Train as the settings say, leaving everything in the run directory.  Collective."""
-    run, status = settings.run, Status()
-    with (
-        Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid,
-        Watchdog(comm, status, run.stall_timeout, name=f"replica {grid.replica}, shard {grid.shard},", say=print),
-        taken_up_again(comm, run.run_dir, max_restarts, resume=resume),
-    ):
-        with status.phase("opening data"):
-            dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
-        spec = network_spec(settings, dataset)
-        batch = max(settings.training.batch_size, settings.finetune.batch_size)
-        needed = memory_bytes(
-            spec, grid.n_shards, -(-batch // grid.n_replicas), keep_best=settings.finetune.patience > 0
-        )
-        check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
-        layout = complete_layout(spec, grid)
-        directory = RunDirectory.choose(grid.comm, settings.run.run_dir, dataset.name)
-        directory.check(resume=resume, overwrite=overwrite)
-        check_data(settings, spec, layout, grid, dataset)
-        with TrainingProgress() as progress:
-            session = Session(settings, spec, layout, grid, dataset, directory, place, progress, status)
-            session.run(resume=resume, overwrite=overwrite)
+    run = settings.run
+    with Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid:
+        names = names_of_ranks(comm, f"replica {grid.replica}, shard {grid.shard}")
+        with (
+            Watchdog(comm, Status(), run.stall_timeout, names=names, say=print) as watchdog,
+            taken_up_again(comm, run.run_dir, max_restarts, resume=resume),
+        ):
+            _train(settings, place, grid, watchdog, resume=resume, overwrite=overwrite)
+
+
+def _train(
+    settings: Settings, place: Placement, grid: Grid, watchdog: Watchdog, *, resume: bool, overwrite: bool
+) -> None:
+    """On a grid that is watched.  Collective."""
+    with watchdog.status.phase("opening data"):
+        dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
+    spec = network_spec(settings, dataset)
+    batch = max(settings.training.batch_size, settings.finetune.batch_size)
+    needed = memory_bytes(spec, grid.n_shards, -(-batch // grid.n_replicas), keep_best=settings.finetune.patience > 0)
+    check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
+    layout = complete_layout(spec, grid)
+    directory = RunDirectory.choose(grid.comm, settings.run.run_dir, dataset.name)
+    directory.check(resume=resume, overwrite=overwrite)
+    check_data(settings, spec, layout, grid, dataset)
+    with TrainingProgress() as progress:
+        session = Session(settings, spec, layout, grid, dataset, directory, place, progress, watchdog)
+        session.run(resume=resume, overwrite=overwrite)
 
 
 def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset) -> None:
@@ -126,10 +132,11 @@ class Session:
 
     def __init__(
         self, settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset,
-        directory: RunDirectory, place: Placement, progress: TrainingProgress, status: Status,
+        directory: RunDirectory, place: Placement, progress: TrainingProgress, watchdog: Watchdog,
     ) -> None:  # fmt: skip
         self.settings, self.spec, self.layout, self.grid, self.dataset = settings, spec, layout, grid, dataset
-        self.directory, self.place, self.progress, self.status = directory, place, progress, status
+        self.directory, self.place, self.progress = directory, place, progress
+        self.status, self.names = watchdog.status, watchdog.names
         self.network: DeepBeliefNetwork
         self.last_good = "no checkpoint was written yet"
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
@@ -147,7 +154,7 @@ class Session:
     def run(self, *, resume: bool, overwrite: bool) -> None:
         """All stages that are left, then the summary.  Collective."""
         self._announce()
-        with self.status.phase("compiling"):
+        with self.status.phase("compiling", steady=True):
             compile_seconds = self._warm_up()
         with self.status.phase("making the network"):
             self.network = self._resumed() if resume else self._fresh()
@@ -161,6 +168,7 @@ class Session:
         self._check_position()
         self.directory.prepare(resume=resume, overwrite=overwrite)  # nothing was changed so far
         self._write_config()
+        self.directory.write_text(RANKS, "".join(f"{name}\n" for name in self.names))
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
         self.network.record_digests = self.settings.training.digests or self.spec.exact
         if self.network.record_digests:
