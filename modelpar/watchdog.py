@@ -55,6 +55,7 @@ class Watchdog:
 
     names    what each rank is called in a report, see ``names_of_ranks``
     say      told once, where the watchdog is wanted but MPI does not let a second thread communicate
+    leave    called before the job is ended
     end      ends the job; for tests
 
     Until a rank stands still, its thread makes one call of MPI in a look, a probe for questions of others.
@@ -62,9 +63,11 @@ class Watchdog:
 
     def __init__(
         self, comm: MPI.Comm, status: Status, timeout: float, *, names: Sequence[str],
-        say: Callable[[str], None] = lambda text: None, end: Callable[[int], None] | None = None,
+        say: Callable[[str], None] = lambda text: None, leave: Callable[[], None] = lambda: None,
+        end: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         self.status, self.timeout, self.names = status, timeout, names
+        self._leave = leave
         self.look = min(LONGEST_LOOK, timeout / LOOKS)
         self.grace = max(GRACE, 3 * self.look)
         self._training = threading.get_ident()
@@ -171,6 +174,7 @@ class Watchdog:
                 answers[status.source] = answer
 
     def _report(self, answers: dict[int, Answer]) -> None:
+        self._leave()
         sys.stderr.write(report(self.names, {rank: answer.text for rank, answer in answers.items()}, self.timeout))
         sys.stderr.flush()
         self._end(STALLED)

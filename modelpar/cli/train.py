@@ -17,6 +17,7 @@ from modelpar.cli.config import Settings, write_config
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
+from modelpar.cli.sentinel import named_when_killed
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.course import check_position
@@ -46,7 +47,8 @@ def train(
     with Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas) as grid:
         names = names_of_ranks(comm, f"replica {grid.replica}, shard {grid.shard}")
         with (
-            Watchdog(comm, Status(), run.stall_timeout, names=names, say=print) as watchdog,
+            named_when_killed(comm, grid.node_comm, names) as leave,
+            Watchdog(comm, Status(), run.stall_timeout, names=names, say=print, leave=leave) as watchdog,
             taken_up_again(comm, run.run_dir, max_restarts, resume=resume),
         ):
             _train(settings, place, grid, watchdog, resume=resume, overwrite=overwrite)
