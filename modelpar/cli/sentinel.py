@@ -1,8 +1,9 @@
-"""Names the rank that was killed, where the launcher does not: a small process beside the ranks of each node.
+"""Names the rank that was killed, where the launcher does not: a small process beside the ranks of a node.
 
 MPICH's ``mpiexec`` kills all ranks as soon as one is gone, within a millisecond or so, and then tells the process
 number of any of them.  No rank gets a word in, so one process that is no rank waits for the first of them to end.  It
-keeps silent where a rank has said that it will leave.  Other launchers name the rank themselves.
+keeps silent where a rank has said that it will leave.  Other launchers name the rank themselves.  On several nodes
+there is none: those without the lost rank would take the launcher's first victim for it.
 
 This file is also what that process runs, so it imports the standard library only.
 """
@@ -36,7 +37,7 @@ def named_when_killed(comm: MPI.Comm, node_comm: MPI.Comm, names: Sequence[str])
     node_comm   the ranks of this node
     names       of the ranks of ``comm``
     """
-    mute = hasattr(os, "pidfd_open") and _launcher().startswith(MUTE_LAUNCHER)
+    mute = hasattr(os, "pidfd_open") and _launcher().startswith(MUTE_LAUNCHER) and node_comm.size == comm.size
     mine = node_comm.gather((os.getpid(), names[comm.rank]))
     if not all(node_comm.allgather(mute)):
         yield lambda: None
@@ -90,7 +91,9 @@ def wait_for_the_first(folder: Path, names: dict[int, str]) -> None:
         ended.register(descriptor, select.EPOLLIN)
     first = -1 if -1 in watched else ended.poll(maxevents=1)[0][0]
     if not (folder / LEAVING).exists():
-        sys.stderr.write(f"modelpar: error: {watched[first]} was killed; train --resume goes on from the checkpoint\n")
+        sys.stderr.write(
+            f"modelpar: error: {watched[first]} was killed; modelpar train --resume goes on from the last checkpoint\n"
+        )
         sys.stderr.flush()
     shutil.rmtree(folder, ignore_errors=True)
 
