@@ -74,8 +74,8 @@ class Grid:
     def seat(self) -> str:
         """What this rank is, for people."""
         if self.is_server:
-            return f"server of shard {self.shard},"
-        return f"replica {self.replica}, shard {self.shard},"
+            return f"server of shard {self.shard}"
+        return f"replica {self.replica}, shard {self.shard}"
 
     def look(self) -> None:
         """Raise MPI.Exception where a rank was lost; not collective, and nothing where ranks are not lost singly."""

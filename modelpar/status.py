@@ -12,6 +12,7 @@ class Status:
     """Written by the thread that trains, a few attributes at a time; any other thread may read it, without a lock.
 
     beat    grows with every verb, step and phase: as long as it grows, this rank moves
+    steady  whether what this rank does may last: it counts as moving as long as its process runs
     verb    in which this rank waits for others: gather, reduce, allreduce, ...; empty while it computes
     since   when it began to wait, by ``time.monotonic``
 
@@ -21,7 +22,7 @@ class Status:
     def __init__(self) -> None:
         self.beat = 0
         self.stage, self.layer, self.epoch, self.step = "", -1, 0, 0
-        self.doing = "starting"
+        self.doing, self.steady = "starting", False
         self.verb, self.since = "", time.monotonic()
         self._waiting = _Waiting(self)  # one for all waits: this is entered several times in every step
 
@@ -31,14 +32,15 @@ class Status:
         return self._waiting
 
     @contextmanager
-    def phase(self, doing: str) -> Iterator[None]:
+    def phase(self, doing: str, *, steady: bool = False) -> Iterator[None]:
         """A block in which this rank does something else than training: scoring, saving, opening data, ..."""
-        before, self.doing = self.doing, doing
+        before = self.doing, self.steady
+        self.doing, self.steady = doing, steady
         self.beat += 1
         try:
             yield
         finally:
-            self.doing = before
+            self.doing, self.steady = before
             self.beat += 1
 
     def begin_step(self, stage: str, layer: int, epoch: int, step: int) -> None:

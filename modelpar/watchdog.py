@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,28 +34,40 @@ ASK, ANSWER = 1, 2  # tags
 
 @dataclass(frozen=True)
 class Answer:
-    """What one rank says of itself.  It is ``still`` where it has not moved for half of the timeout or more."""
+    """What one rank says of itself."""
 
     alarm: int  # the question it answers, as counted by the rank that asked
-    still: bool
+    still: bool  # it has not moved for half of the timeout or more, and asks the others itself
+    steady: bool  # in what it does that is no wonder
     text: str
+
+
+def names_of_ranks(comm: MPI.Comm, place: str) -> list[str]:
+    """``rank 3 (replica 1, shard 1, process 4242 on node7)`` for each rank.  Collective.
+
+    place   of this rank in the grid
+    """
+    return comm.allgather(f"rank {comm.rank} ({place}, process {os.getpid()} on {MPI.Get_processor_name()})")
 
 
 class Watchdog:
     """Watches ``status`` while the block runs; a ``timeout`` of 0 watches nothing.  Making one is collective.
 
-    name     what this rank is called in a report, beside its number: its place in the grid
+    names    what each rank is called in a report, see ``names_of_ranks``
     say      told once, where the watchdog is wanted but MPI does not let a second thread communicate
+    leave    called before the job is ended
     end      ends the job; for tests
 
     Until a rank stands still, its thread makes one call of MPI in a look, a probe for questions of others.
     """
 
     def __init__(
-        self, comm: MPI.Comm, status: Status, timeout: float, *, name: str = "",
-        say: Callable[[str], None] = lambda text: None, end: Callable[[int], None] | None = None,
+        self, comm: MPI.Comm, status: Status, timeout: float, *, names: Sequence[str],
+        say: Callable[[str], None] = lambda text: None, leave: Callable[[], None] = lambda: None,
+        end: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
-        self.status, self.timeout = status, timeout
+        self.status, self.timeout, self.names = status, timeout, names
+        self._leave = leave
         self.look = min(LONGEST_LOOK, timeout / LOOKS)
         self.grace = max(GRACE, 3 * self.look)
         self._training = threading.get_ident()
@@ -70,7 +82,6 @@ class Watchdog:
             say("warning: this MPI lets no second thread communicate: --stall-timeout is off")
             return
         self._comm = comm.Dup()
-        self._names = self._comm.allgather(f"{name} pid {os.getpid()} on {MPI.Get_processor_name()}".strip())
         self._end = end or self._comm.Abort
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -112,7 +123,7 @@ class Watchdog:
         status, asked = MPI.Status(), False
         while self._comm.Iprobe(MPI.ANY_SOURCE, ASK, status):
             alarm = self._comm.recv(source=status.source, tag=ASK)
-            self._send(Answer(alarm, still, self._state()), status.source, ANSWER)
+            self._send(self._mine(alarm, still), status.source, ANSWER)
             asked = True
         return asked
 
@@ -130,10 +141,10 @@ class Watchdog:
         me, size = self._comm.rank, self._comm.size
         began = time.monotonic()
         # where the thread cannot leave MPI, because another process was stopped while it held a lock of it
-        last_word = threading.Timer(self.grace * (size + 2), self._report, [{me: Answer(0, True, self._state())}])
+        last_word = threading.Timer(self.grace * (size + 2), self._report, [{me: self._mine(0, True)}])
         last_word.daemon = True
         last_word.start()
-        answers = {me: Answer(self._alarm, True, self._state())}
+        answers = {me: self._mine(self._alarm, True)}
         for rank in range(size):
             if rank != me:
                 self._send(self._alarm, rank, ASK)
@@ -144,7 +155,7 @@ class Watchdog:
             self._collect(answers)
             silent = size - len(answers)
             waited = time.monotonic() - began
-            if not silent and not all(answer.still for answer in answers.values()):
+            if not silent and not all(answer.still and not answer.steady for answer in answers.values()):
                 break
             # each has its turn, so that one speaks: the first may have been stopped after it answered
             turn = sum(answer.still for rank, answer in answers.items() if rank < me)
@@ -163,9 +174,13 @@ class Watchdog:
                 answers[status.source] = answer
 
     def _report(self, answers: dict[int, Answer]) -> None:
-        sys.stderr.write(report(self._names, {rank: answer.text for rank, answer in answers.items()}, self.timeout))
+        self._leave()
+        sys.stderr.write(report(self.names, {rank: answer.text for rank, answer in answers.items()}, self.timeout))
         sys.stderr.flush()
         self._end(STALLED)
+
+    def _mine(self, alarm: int, still: bool) -> Answer:
+        return Answer(alarm, still, self.status.steady, self._state())
 
     def _state(self) -> str:
         """Where the status stands, and the innermost line of modelpar that the training thread is in."""
@@ -178,13 +193,13 @@ class Watchdog:
         return self.status.describe() + inside
 
 
-def report(names: list[str], told: dict[int, str], timeout: float) -> str:
+def report(names: Sequence[str], told: dict[int, str], timeout: float) -> str:
     """All ranks' states, and which of them is the suspect: those that gave no answer, else those outside any verb."""
     silent = [rank for rank in range(len(names)) if rank not in told]
     computing = [rank for rank, text in told.items() if "waits in none" in text]
     lines = [f"modelpar: error: no step for {timeout:g} s (--stall-timeout); the job is ended"]
     for rank, name in enumerate(names):
-        lines.append(f"  rank {rank} ({name}): {told.get(rank, 'no answer')}")
+        lines.append(f"  {name}: {told.get(rank, 'no answer')}")
     if silent:
         named = ", ".join(map(str, silent))
         lines.append(f"suspect: rank {named}: no answer, so stopped, dead, or cut off from the others")

@@ -43,8 +43,14 @@ def test_a_lost_replica(grid: str, sync: str, victim: int, tmp_path: Path) -> No
     assert f"going on with {3 if grid == '4x1' else 1} replica(s)" in found["output"]
 
 
-@pytest.mark.parametrize("more", [["--adagrad", "--learning-rate", "0.02", "--finetune-learning-rate", "0.05"],
-                                  ["--max-staleness", "3"], ["--warm-start", "500"]], ids=lambda more: more[0])  # fmt: skip
+OTHERS = [
+    ["--adagrad", "--learning-rate", "0.02", "--finetune-learning-rate", "0.05"],
+    ["--max-staleness", "3"],
+    ["--warm-start", "500"],
+]
+
+
+@pytest.mark.parametrize("more", OTHERS, ids=lambda more: more[0])
 def test_a_lost_replica_of_other_servers(more: list[str], tmp_path: Path) -> None:
     n, words = words_of("3x1", "--sync", "server", *more)
     killed(tmp_path, n, words, 1, 0.5)

@@ -8,6 +8,7 @@
     checkpoints/            step-XXXXXXXX.safetensors, by updates since the run began; the newest few
     pretrained.safetensors  at the end of pre-training, whose weights still generate
     model.safetensors       at the end of the run
+    ranks.txt               the process of each rank, of the latest start: some launchers name no rank that was killed
     restarts                how many times the run was taken up again
     summary.json            what the run came to; written last
     filters.png, reconstructions.png, curves.png
@@ -31,9 +32,10 @@ from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.records import Record
 
 _STEP = re.compile(r"step-(\d+)\.safetensors")
-CONFIG, METRICS, SUMMARY, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "restarts"
+CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "ranks.txt", "restarts"
 PICTURES = ("filters.png", "reconstructions.png", "curves.png")
-NAMES = ("model.safetensors", "pretrained.safetensors", CONFIG, METRICS, digests.NAME, SUMMARY, RESTARTS, *PICTURES)
+MODELS = ("model.safetensors", "pretrained.safetensors")
+NAMES = (*MODELS, CONFIG, METRICS, digests.NAME, SUMMARY, RANKS, RESTARTS, *PICTURES)
 _STAGES = {"pretrain": 0, "finetune": 1, "done": 2}
 
 

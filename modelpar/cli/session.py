@@ -15,7 +15,7 @@ from modelpar.classify import accuracy_measures, check_labels, has_labels
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.progress import TrainingProgress, summary_table
-from modelpar.cli.run_directory import CONFIG, SUMMARY, RunDirectory
+from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.course import check_position
@@ -30,8 +30,8 @@ from modelpar.records import Record
 from modelpar.recovery import Carried, Moments, rebuild
 from modelpar.rehearsal import rehearse
 from modelpar.spec import NetworkSpec
-from modelpar.status import Status
 from modelpar.trainer import fine_tune, pretrain
+from modelpar.watchdog import Watchdog
 
 CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
 
@@ -104,10 +104,11 @@ class Session:
 
     def __init__(
         self, settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset,
-        directory: RunDirectory, place: Placement, progress: TrainingProgress, status: Status,
+        directory: RunDirectory, place: Placement, progress: TrainingProgress, watchdog: Watchdog,
     ) -> None:  # fmt: skip
         self.settings, self.spec, self.layout, self.grid, self.dataset = settings, spec, layout, grid, dataset
-        self.directory, self.place, self.progress, self.status = directory, place, progress, status
+        self.directory, self.place, self.progress = directory, place, progress
+        self.status, self.names = watchdog.status, watchdog.names
         self.network: DeepBeliefNetwork
         self.moments: Moments | None = None  # where the run can go on without a rank
         self.last_good = "no checkpoint was written yet"
@@ -131,7 +132,7 @@ class Session:
         self._announce()
         if told:
             self.progress.say(f"warning: {told}")
-        with self.status.phase("compiling"):
+        with self.status.phase("compiling", steady=True):
             compile_seconds = self._warm_up()
         with self.status.phase("making the network"):
             network = rebuild(carried, self.spec, self.grid, self.layout) if carried is not None else None
@@ -151,6 +152,7 @@ class Session:
         self._check_position()
         self.directory.prepare(resume=resume, overwrite=overwrite)  # nothing was changed so far
         self._write_config()
+        self.directory.write_text(RANKS, "".join(f"{name}\n" for name in self.names))
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
         self.network.record_digests = self.settings.training.digests or self.spec.exact
         if self.network.record_digests:

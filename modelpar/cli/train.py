@@ -9,6 +9,7 @@ from modelpar.cli.crew import Crew, ends_by_itself, leave
 from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.sentinel import named_when_killed
 from modelpar.cli.session import Session, check_data, check_memory, network_spec
 from modelpar.cli.threads import Placement
 from modelpar.data import open_dataset
@@ -17,7 +18,7 @@ from modelpar.grid import Grid
 from modelpar.network import complete_layout
 from modelpar.status import Status
 from modelpar.sync.serving import dismiss, serve
-from modelpar.watchdog import Watchdog
+from modelpar.watchdog import Watchdog, names_of_ranks
 
 
 def train(
@@ -51,30 +52,34 @@ class Attempt:
         self.resume, self.overwrite = resume, overwrite
         self.grid: Grid | None = None
         self.session: Session | None = None
-        self.status = Status()
 
     def run(self) -> None:
         """Collective over the crew."""
         crew, timeout = self.crew, self.settings.run.stall_timeout
-        with (
-            Grid(crew.comm, model_shards=crew.model_shards, replicas=crew.replicas, servers=crew.servers) as grid,
-            Watchdog(crew.comm, self.status, timeout, name=grid.seat, say=print),
-        ):
-            self.grid = grid
-            if grid.is_server:
-                with self.status.phase("serving"):
-                    serve(grid)
-                return
-            try:
-                self._train(grid)
-            except (ModelparError, OSError) as error:
-                dismiss(grid, error)
-                raise
-            dismiss(grid)
+        with Grid(crew.comm, model_shards=crew.model_shards, replicas=crew.replicas, servers=crew.servers) as self.grid:
+            names = names_of_ranks(crew.comm, self.grid.seat)
+            with (
+                named_when_killed(crew.comm, names) as leave,
+                Watchdog(crew.comm, Status(), timeout, names=names, say=print, leave=leave) as watchdog,
+            ):
+                self._work(self.grid, watchdog)
 
-    def _train(self, grid: Grid) -> None:
+    def _work(self, grid: Grid, watchdog: Watchdog) -> None:
+        """What this rank is there for."""
+        if grid.is_server:
+            with watchdog.status.phase("serving"):
+                serve(grid)
+            return
+        try:
+            self._train(grid, watchdog)
+        except (ModelparError, OSError) as error:
+            dismiss(grid, error)
+            raise
+        dismiss(grid)
+
+    def _train(self, grid: Grid, watchdog: Watchdog) -> None:
         settings = self.settings
-        with self.status.phase("opening data"):
+        with watchdog.status.phase("opening data"):
             dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
         check_memory(settings, spec, grid)
@@ -85,5 +90,5 @@ class Attempt:
         directory.check(resume=resume, overwrite=overwrite)
         check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress:
-            self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, self.status)
+            self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, watchdog)
             self.session.run(resume=resume, overwrite=self.overwrite, carried=self.crew.carried, told=self.crew.told)

@@ -30,7 +30,8 @@ from tests import jobs
 PROMISED = [
     "--data", "--layers", "--epochs", "--finetune-epochs", "--pretrain-only", "--until-accuracy", "--run-dir", "--seed",
     "--threads", "--dtype", "--model-shards", "--replicas", "--layout", "--config", "--resume", "--checkpoint-every",
-    "--keep", "--patience", "--evaluate-every", "--dropout", "--input-dropout", "--max-norm",
+    "--keep", "--stall-timeout", "--max-restarts", "--patience", "--evaluate-every", "--dropout", "--input-dropout",
+    "--max-norm",
 ]  # fmt: skip
 
 
@@ -174,6 +175,8 @@ def test_other_data_than_those_of_the_run_bring_their_own_options(tmp_path: Path
         (["train", "--layers", "784"], "--layers names 1 layer"),
         (["train", "--dtype", "float16"], "float16"),
         (["train", "--resume"], "give --run-dir"),
+        (["train", "--max-restarts", "3"], "give --resume with it"),
+        (["train", "--stall-timeout", "-1"], "--stall-timeout is -1"),
         (["train", "--resume", "--overwrite", "--run-dir", "x"], "exclude each other"),
         (["train", "--config", "no-such-file.toml"], "no-such-file.toml cannot be read"),
         (["bench", "cd1", "--sizes", "100x784"], "batch x visible x hidden"),
