@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from modelpar.grid import Grid
     from modelpar.layout import NetworkLayout
     from modelpar.network import DeepBeliefNetwork
-    from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
+    from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
     from modelpar.trainer import fine_tune, pretrain
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ _HOMES = {
     "NetworkSpec": "spec",
     "TrainingSpec": "spec",
     "FineTuneSpec": "spec",
+    "SyncSpec": "spec",
     "DataSpec": "spec",
     "NetworkLayout": "layout",
     "DeepBeliefNetwork": "network",
@@ -41,7 +42,7 @@ _HOMES = {
 
 __all__ = [
     "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "NetworkLayout", "NetworkSpec",
-    "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "pretrain", "save",
+    "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "pretrain", "save",
 ]  # fmt: skip
 
 
