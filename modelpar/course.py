@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -133,7 +133,7 @@ class Course:
         samples = min(self._stop * self._batch_size, self.feed.n_samples) - self._first * self._batch_size
         position.step = self._stop
         position.seconds += time.perf_counter() - self._started
-        return self._record("step", position.epoch + 1, samples, {})
+        return replace(self._record("step", position.epoch + 1, samples, {}), n_updates=self._stop - self._first)
 
     def crossed(self, every: int) -> bool:
         """Whether the last stretch reached or passed a multiple of ``every`` steps of the stage."""

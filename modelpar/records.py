@@ -11,7 +11,7 @@ class Record:
     """One line of ``metrics.jsonl``.
 
     ``kind`` is ``epoch`` at the end of an epoch and ``step`` in between; a ``step`` record is yielded after every
-    update, so that the caller can draw a bar, save, or stop.  ``seconds`` is each rank's own clock: whether to stop
+    update (of a parameter server: after those between two meetings), so that the caller can draw a bar, save, or stop.  ``seconds`` is each rank's own clock: whether to stop
     must be decided by something else, or by one rank for all.
     """
 
@@ -24,9 +24,10 @@ class Record:
     samples: int  # samples of this update (kind "step") or of this epoch
     seconds: float  # training time since the stage began, scores excluded
     measures: dict[str, float] = field(default_factory=dict)
+    n_updates: int = 1  # updates of a "step" record: more than one where replicas had gone their own ways
     digests: dict[str, int] | None = None  # of this update, by tensor, where they are recorded
 
     def as_line(self) -> dict[str, Any]:
         """The record as one flat JSON object."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("measures", "digests")}
+        plain = {name: value for name, value in vars(self).items() if name not in ("measures", "digests", "n_updates")}
         return {**plain, **self.measures}

@@ -80,7 +80,7 @@ class TrainingProgress:
 
     def _begin(self, record: Record) -> None:
         self._stage = (record.stage, record.layer)
-        before = record.step - 1 if record.kind == "step" else record.step
+        before = record.step - record.n_updates if record.kind == "step" else record.step
         self._mark, self._samples, self._measures = (record.seconds if before else 0.0, 0), 0, ""
         self._bar.reset(self._task, total=record.steps, completed=before, measures="", rate="")
 
