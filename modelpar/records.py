@@ -11,8 +11,8 @@ class Record:
     """One line of ``metrics.jsonl``.
 
     ``kind`` is ``epoch`` at the end of an epoch and ``step`` in between; a ``step`` record is yielded after every
-    update (of a parameter server: after those between two meetings), so that the caller can draw a bar, save, or stop.  ``seconds`` is each rank's own clock: whether to stop
-    must be decided by something else, or by one rank for all.
+    update (of a parameter server: after those between two meetings), so that the caller can draw a bar, save, or stop.
+    ``seconds`` is each rank's own clock: whether to stop must be decided by something else, or by one rank for all.
     """
 
     kind: str  # "epoch", "step"

@@ -11,6 +11,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar.checkpoint import load, save
+from modelpar.course import Course
 from modelpar.errors import GridError, ModelparError, SpecError
 from modelpar.exchange import Traffic
 from modelpar.grid import Grid
@@ -318,6 +319,34 @@ def test_a_whole_run_ends_with_one_model(comm, agree, shape, name, layout):
             agree(np.array_equal(rows, before), "both blocks of a dual layout are the same matrix")
     losses = [r.measures["loss"] for r in records if "loss" in r.measures]
     agree(losses[-1] < losses[0], f"losses {losses}")
+
+
+@shapes
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("how", "last"), [({"until_accuracy": 0.0, "evaluate_every": 3}, (1, 3)), ({"patience": 1}, None)],
+    ids=["accuracy reached", "patience"],
+)  # fmt: skip
+def test_all_stop_together_whatever_the_skew(comm, agree, monkeypatch, shape, name, how, last):
+    """One replica is much slower; all come to the same record, and to the same model."""
+    data = small.dataset(13, held_out=True)
+    network = networks.sharded(comm, NetworkSpec(layers=(13, 9), classes=3, seed=5), shape, "random")
+    count = Course.count
+
+    def slowly(course, batch, **sums):
+        time.sleep(0.02 if network.grid.replica == 0 else 0)
+        count(course, batch, **sums)
+
+    monkeypatch.setattr(Course, "count", slowly)
+    tuning = FineTuneSpec(epochs=6, batch_size=12, learning_rate=0.0 if "patience" in how else 0.05, dropout=0.0, **how)
+    places = [(r.kind, r.epoch, r.step) for r in fine_tune(network, data, tuning, STRATEGIES[name])]
+    agree(len(set(comm.allgather(tuple(places)))) == 1, "the same records on all ranks")
+    if last is not None:
+        agree(places[-1][1:] == last, f"stopped at {places[-1]}")
+    else:  # nothing is learned: the first epoch is the best, and one more is waited for
+        agree(places[-1][1] == 2, f"stopped at {places[-1]}")
+    whole = network.grid.replica_comm.allgather(network.rbms[0].W)
+    agree(all(np.array_equal(one, whole[0]) for one in whole), "one model")
 
 
 @pytest.mark.parametrize("name", ["local", "outer", "server", "adagrad"])
