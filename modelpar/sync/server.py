@@ -64,6 +64,7 @@ class ParameterServer:
         self._arrays: SharedArrays | None = None
         self._progress: Progress | None = None
         self._tickets: Tickets
+        self._length = 0  # steps of this stretch
         self._rate = 0.0  # learning rate of the last step
 
     # -- what the loop asks ------------------------------------------------------------------------------------------
@@ -136,10 +137,11 @@ class ParameterServer:
         if done < self.spec.warm_start:
             yield from self._together.shares(first, stop, done)
             return
+        self._length = stop - first
         self._part()
         n_parts = self.grid.n_replicas
         steps = 0  # of this replica in this stretch
-        while (ticket := self._ticket()) < (stop - first) * n_parts:
+        while (ticket := self._ticket()) < self._length * n_parts:
             if steps and steps % self.spec.fetch_every == 0:
                 self._fetch()
             step, part = divmod(ticket, n_parts)
@@ -274,7 +276,7 @@ class ParameterServer:
         if not self._apart or self._arrays is None:
             return None
         start, values = self._arrays.hosted(0)
-        steps = self._tickets.last // self.grid.n_replicas
+        steps = min(self._tickets.last // self.grid.n_replicas, self._length)
         return Salvage(self._base, self._tickets.fetched, (start, values.copy()), steps, self._slices)
 
     def end(self) -> None:

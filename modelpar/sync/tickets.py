@@ -76,7 +76,7 @@ class Tickets:
             self._arrays.set_counters(TICKET, [0])
             version = self._arrays.counter(VERSION)
             self._arrays.set_counters(BASE, [version] * self._n + [0] * self._n)
-        self.pending = 0
+        self.pending = self.last = 0
 
     def take(self) -> int:
         """The next ticket.  Raises MPI.Exception on all shards where a rank was lost."""
