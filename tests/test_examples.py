@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -57,6 +59,28 @@ def test_wide_layer(n: int, tmp_path: Path) -> None:
     assert len(stages) == 5
     assert all(len(peaks.split(",")) == n for _, peaks in stages)
     assert not list(tmp_path.iterdir())
+
+
+def test_study(tmp_path: Path) -> None:
+    """All of it on the digits, but for the times, which need two hosts: those come from a machine that is made up."""
+    small = ("--results", str(tmp_path), "--data", "digits", "--seeds", "1", "--partitions", "1", "2", "32", "--rates",
+             "1.6", "--limit", "900", "--every", "10", "--goal", "0.2", "--ranks", "2", "--epochs", "30")  # fmt: skip
+    for what in ("iterations", "check", "curves", "goal"):
+        assert f"written: {tmp_path / what}.json" in run("study/study.py", 0, what, *small)
+    model = runpy.run_path(str(EXAMPLES / "study" / "model.py"))
+    points = [
+        model["Point"](strategy, nodes, tasks, batch, (784, hidden, 10))
+        for strategy in ("allreduce", "local", "server") for nodes in (1, 2) for tasks in (1, 2)
+        for batch in (20, 90) for hidden in (100, 500)
+    ]  # fmt: skip
+    machine = model["Machine"]((3e-4, 2e-11, 1e-10, 1e-5, 2e-10, 1e-4, 8e-9, 2e-5, 3e-10, 3e-4, 9e-9))
+    timed = [{**vars(point), "seconds": machine.seconds(point)} for point in points]
+    (tmp_path / "times.json").write_text(json.dumps({"fitted": timed[::2], "held out": timed[1::2]}))
+    output = run("study/study.py", 0, "report", *small, "--pictures", str(tmp_path))
+    assert "mean error 0% of 24 fitted points, 0% of 24 held out (largest 0%)" in output
+    assert output.count("| the study | 14") == 2
+    pictures = {path.name for path in tmp_path.glob("study-*.png")}
+    assert len(pictures) == 6
 
 
 def test_every_example_is_listed() -> None:
