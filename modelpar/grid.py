@@ -138,6 +138,7 @@ def grid_shape(n_ranks: int, model_shards: int | None, replicas: int | None, ser
     for name, size in (("--model-shards", model_shards), ("--replicas", replicas)):
         if size is not None and size < 1:
             raise GridError(f"{name} is {size}, but must be at least 1")
+    beside = f" beside {servers} server{'s' if servers > 1 else ''}" if servers else ""
     if model_shards is None and replicas is None:
         return n_ranks, 1
     if model_shards is None or replicas is None:
@@ -145,12 +146,12 @@ def grid_shape(n_ranks: int, model_shards: int | None, replicas: int | None, ser
         if n_ranks % given:
             kind = "replicas" if model_shards is None else "model shards"
             raise GridError(
-                f"{given} {kind} do not divide the {n_ranks} ranks that were started; start a multiple of {given}"
+                f"{given} {kind} do not divide the {n_ranks} ranks that were started{beside}; start a multiple of "
+                f"{given}"
             )
         other = n_ranks // given
         return (other, given) if model_shards is None else (given, other)
     if model_shards * replicas != n_ranks:
-        beside = f" beside {servers} server{'s' if servers > 1 else ''}" if servers else ""
         raise GridError(
             f"{model_shards} model shards x {replicas} replicas need {model_shards * replicas} ranks, but {n_ranks} "
             f"{'was' if n_ranks == 1 else 'were'} started{beside}; use mpirun -n {model_shards * replicas + servers}"
