@@ -1,9 +1,10 @@
 """Kill a rank of a training run at a random moment, again and again, and see what becomes of the run.
 
-    python -m tests.kills --grid 4x1 --sync server --times 20
+    python -m tests.kills --grid 4x1 --sync server --times 20          Open MPI: the others go on
+    python -m tests.kills --grid 2x2 --how killed --times 20           the job ends, and is resumed on one rank
+    python -m tests.kills --grid 2x2 --how stopped --times 20          the watchdog ends the job, and names the rank
 
-Needs Open MPI.  A grid is replicas x model shards.  Each run is one line: the moment, the rank, how the run ended, and
-its accuracy.
+A grid is replicas x model shards.  Each run is one line: the moment, the rank, how the run ended, and its accuracy.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import psutil
 from tests import jobs
 
 LIMIT = 90.0  # seconds until a run counts as hanging
+STALL = 3  # seconds without a step until the watchdog ends a job
 RANK = "OMPI_COMM_WORLD_RANK"
 
 
@@ -97,12 +99,15 @@ def accuracy(run: Path) -> float | None:
     return json.loads(path.read_text())["test_accuracy"] if path.exists() else None
 
 
-def one(n: int, words: list[str], run: Path, moment: float, victim: int, *, tolerant: bool = True) -> dict:
-    """Kill ``victim`` ``moment`` seconds after training has begun."""
+def one(
+    n: int, words: list[str], run: Path, moment: float, victim: int, *, tolerant: bool = True,
+    number: int = signal.SIGKILL,
+) -> dict:  # fmt: skip
+    """Send ``victim`` a signal ``moment`` seconds after training has begun."""
     job = Job(n, [*words, "--run-dir", str(run)], tolerant=tolerant)
     job.wait_for(run / "metrics.jsonl")
     time.sleep(moment)
-    hit = job.signal(victim)
+    hit = job.signal(victim, number)
     killed = time.monotonic()
     status, output = job.finish()
     return {
@@ -111,9 +116,37 @@ def one(n: int, words: list[str], run: Path, moment: float, victim: int, *, tole
     }  # fmt: skip
 
 
+def ends(n: int, words: list[str], run: Path, moment: float, victim: int, how: str) -> dict:
+    """As ``one``, where the job is to end: ``wrong`` says what is not as it should be, once it was resumed."""
+    more = ["--checkpoint-every", "200", "--stall-timeout", str(STALL if how == "stopped" else 0)]
+    number = signal.SIGSTOP if how == "stopped" else signal.SIGKILL
+    found = one(n, [*words, *more], run, moment, victim, tolerant=False, number=number)
+    if not found["hit"]:
+        return found
+    wrong, output = [], found["output"]
+    if how == "stopped":
+        if found["status"] != 3:
+            wrong.append(f"exit status {found['status']}, not 3")
+        if output.count(f"suspect: rank {victim}:") != 1:
+            wrong.append("the watchdog does not name it once")
+    else:
+        if found["status"] in (0, None) or found["seconds"] > 10:
+            wrong.append(f"status {found['status']} after {found['seconds']:.1f} s")
+        if f"rank {victim}" not in output:
+            wrong.append("the rank is not named")
+    again = Job(1, [*words[:2], "--model-shards", "1", "--resume", "--run-dir", str(run)], tolerant=False)
+    status, told = again.finish()
+    found["accuracy"] = accuracy(run)
+    if status != 0:
+        wrong.append("it is not resumed")
+        output += told
+    return {**found, "output": output, "wrong": "; ".join(wrong)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", default="4x1", help="replicas x model shards")
+    parser.add_argument("--how", choices=["lost", "killed", "stopped"], default="lost", help="what becomes of a rank")
     parser.add_argument("--sync", default="allreduce")
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
@@ -126,7 +159,7 @@ def main() -> int:
     n, chance, worst = replicas * shards, random.Random(options.seed), 0.0
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder) / "undisturbed"
-        job = Job(n, [*words, "--run-dir", str(undisturbed)], tolerant=True)
+        job = Job(n, [*words, "--run-dir", str(undisturbed)], tolerant=options.how == "lost")
         job.wait_for(undisturbed / "metrics.jsonl")
         began = time.monotonic()
         status, output = job.finish()
@@ -137,11 +170,15 @@ def main() -> int:
         base = accuracy(undisturbed)
         assert base is not None
         print(f"{options.grid} {options.sync}: undisturbed {base:.2%} in {length:.1f} s of training", flush=True)
-        killed = tried = 0
+        killed = tried = wrong = 0
         while killed < options.times:
             moment, victim = chance.uniform(0, options.within or length), chance.randrange(n)
             tried += 1
-            found = one(n, words, Path(folder) / f"run-{tried}", moment, victim)
+            run = Path(folder) / f"run-{tried}"
+            if options.how == "lost":
+                found = one(n, words, run, moment, victim)
+            else:
+                found = ends(n, words, run, moment, victim, options.how)
             if not found["hit"]:  # it was through before
                 continue
             killed += 1
@@ -149,13 +186,15 @@ def main() -> int:
             worst = max(worst, abs(got - base)) if got is not None else float("inf")
             print(
                 f"{killed:3}  rank {victim} after {moment:6.2f} s: status {found['status']} after "
-                f"{found['seconds']:.1f} s, accuracy {'none' if got is None else f'{got:.2%}'}",
+                f"{found['seconds']:.1f} s, accuracy {'none' if got is None else f'{got:.2%}'} "
+                f"{found.get('wrong', '')}",
                 flush=True,
             )
-            if options.show and (found["status"] != 0 or got is None):
+            wrong += bool(found.get("wrong"))
+            if options.show and (found.get("wrong") or (options.how == "lost" and found["status"] != 0) or got is None):
                 print(found["output"], flush=True)
-    print(f"largest difference {worst:.2%}")
-    return 0 if worst <= 0.01 else 1
+    print(f"largest difference {worst:.2%}; {wrong} of {killed} did not end as they should")
+    return 0 if worst <= 0.01 and not wrong else 1
 
 
 if __name__ == "__main__":
