@@ -34,16 +34,16 @@ class Results:
             return json.loads(path.read_text()) if path.exists() else None
 
         self.iterations, self.check, self.curves = read("iterations"), read("check"), read("curves")
-        self.goal, times = read("goal"), read("times")
+        self.goal, self.whole, times = read("goal"), read("iterations-whole"), read("times")
         self.fitted = [from_json(p) for p in times["fitted"]]
         self.held_out = [from_json(p) for p in times["held out"]]
         self.machine = Machine.fitted(self.fitted)
         self.batch = self.iterations[0]["batch"]
 
-    def best(self, strategy: str) -> dict[int, tuple[float, float]]:
+    def best(self, strategy: str, rows: list[dict[str, Any]] | None = None) -> dict[int, tuple[float, float]]:
         """partitions -> (iterations, at which rate): the best rate by the median over seeds"""
         found: dict[int, tuple[float, float]] = {}
-        for row in self.iterations:
+        for row in self.iterations if rows is None else rows:
             if row["strategy"] == strategy:
                 needed = median(inf if n is None else n for n in row["needed"])
                 found[row["replicas"]] = min(found.get(row["replicas"], (inf, 0.0)), (needed, row["rate"]))
@@ -101,6 +101,11 @@ def _iterations(results: Results, pictures: Path) -> str:
     axes.legend()
     axes.grid(alpha=0.3)
     _save(figure, pictures / "study-iterations.png")
+    whole = []
+    for strategy in STRATEGIES if results.whole else ():
+        best = results.best(strategy, results.whole)
+        whole.append([f"{strategy}, smaller ones", *(f"{n:.0f} (rate {rate:g})" for n, rate in best.values())])
+    rows += whole
     text = "iterations to 90 %\n\n" + _table(["strategy", *(f"{r} partitions" for r in best)], rows)
     if results.check:
         lines = []

@@ -1,6 +1,7 @@
 """The experiments of the 2014 study, made again: time and speed-up over cores, and time to more than 90 % on MNIST.
 
     python examples/study/study.py iterations    how many iterations each strategy needs at 1 to 32 partitions (minutes)
+    python examples/study/study.py iterations --whole 800     the same where partitions get smaller as they get more
     python examples/study/study.py check         the same with real ranks, at 2 and 4
     python examples/study/study.py curves        accuracy over samples, each strategy and grid, with real ranks
     python examples/study/study.py goal          seconds to 90 % on 1 and 2 cores
@@ -63,10 +64,11 @@ def iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
     found = []
     for strategy in STRATEGIES:
         for replicas in options.partitions:
+            batch = options.whole // replicas if options.whole else options.batch
             for rate in options.rates:
                 needed = [
                     runner.iterations_to_goal(
-                        Setting(strategy, replicas, options.batch, rate, seed),
+                        Setting(strategy, replicas, batch, rate, seed),
                         options.limit,
                         every=options.every,
                         goal=options.goal,
@@ -181,6 +183,9 @@ def main() -> int:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--goal", type=float, default=0.9, help="test accuracy that is to be exceeded")
     parser.add_argument("--batch", type=int, default=BATCH, help="samples of a replica in an iteration")
+    parser.add_argument(
+        "--whole", type=int, default=0, help="samples of an iteration over all replicas; 0: --batch each"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=800, help="iterations after which a run has failed")
     parser.add_argument("--every", type=int, default=5, help="iterations between looks at the accuracy")
@@ -198,7 +203,7 @@ def main() -> int:
         print(report.write(options.results, options.pictures))
         return 0
     found = globals()[options.what](options)
-    path = options.results / f"{options.what}.json"
+    path = options.results / f"{options.what}{'-whole' if options.whole else ''}.json"
     path.write_text(json.dumps(found, indent=0) + "\n")
     print(f"written: {path}")
     return 0
