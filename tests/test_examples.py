@@ -67,6 +67,7 @@ def test_study(tmp_path: Path) -> None:
              "1.6", "--limit", "900", "--every", "10", "--goal", "0.2", "--ranks", "2", "--epochs", "30")  # fmt: skip
     for what in ("iterations", "check", "curves", "goal"):
         assert f"written: {tmp_path / what}.json" in run("study/study.py", 0, what, *small)
+    run("study/study.py", 0, "iterations", *small, "--whole", "64")
     model = runpy.run_path(str(EXAMPLES / "study" / "model.py"))
     points = [
         model["Point"](strategy, nodes, tasks, batch, (784, hidden, 10))
@@ -81,7 +82,7 @@ def test_study(tmp_path: Path) -> None:
     assert "mean error 0% of 39 fitted points, 0% of 9 held out (largest 0%)" in output
     assert output.count("| the study | 14") == 2
     pictures = {path.name for path in tmp_path.glob("study-*.png")}
-    assert len(pictures) == 6
+    assert len(pictures) == 7
 
 
 def test_every_example_is_listed() -> None:

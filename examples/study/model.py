@@ -86,6 +86,12 @@ class Machine:
     def seconds(self, p: Point) -> float:
         return float(features(p) @ np.array(self.constants))
 
+    def scaled(self, link: float, core: float) -> Machine:
+        """With links between nodes ``link`` times faster, and cores ``core`` times slower."""
+        factor = {"arithmetic": core, "update": core, "overhead": core}
+        factor |= {name: 1 / link for name in NAMES if "far" in name}
+        return Machine(tuple(c * factor.get(name, 1.0) for name, c in zip(NAMES, self.constants, strict=True)))
+
     @classmethod
     def fitted(cls, points: list[Point]) -> Machine:
         """Least squares of the relative errors, constants not negative (Lawson and Hanson 1974)."""

@@ -49,9 +49,9 @@ class Results:
                 found[row["replicas"]] = min(found.get(row["replicas"], (inf, 0.0)), (needed, row["rate"]))
         return found
 
-    def needed(self, strategy: str, replicas: int) -> float:
+    def needed(self, strategy: str, replicas: int, *, whole: bool = False) -> float:
         """Iterations at any number of partitions, between two measured ones on a line of logarithms."""
-        known = {r: n for r, (n, _) in self.best(strategy).items()}
+        known = {r: n for r, (n, _) in self.best(strategy, self.whole if whole else None).items()}
         if replicas in known:
             return known[replicas]
         low = max(r for r in known if r < replicas)
@@ -59,10 +59,21 @@ class Results:
         part = (log(replicas) - log(low)) / (log(high) - log(low))
         return exp((1 - part) * log(known[low]) + part * log(known[high]))
 
-    def seconds(self, strategy: str, nodes: int, tasks: int) -> float:
-        """To the goal: iterations needed x modelled seconds of one."""
-        point = Point(strategy, nodes, tasks, self.batch, LAYERS)
-        return self.needed(strategy, nodes * tasks) * self.machine.seconds(point)
+    def seconds(
+        self, strategy: str, nodes: int, tasks: int, *, whole: bool = False, link: float = 1.0, core: float = 1.0
+    ) -> float:
+        """To the goal: iterations needed x modelled seconds of one.
+
+        whole   partitions share one minibatch, instead of having one each
+        link    how many times faster the links between nodes are than measured
+        core    how many times slower the cores are
+        """
+        replicas = nodes * tasks
+        batch = self.whole[0]["batch"] * self.whole[0]["replicas"] // replicas if whole else self.batch
+        machine = self.machine.scaled(link, core)
+        return self.needed(strategy, replicas, whole=whole) * machine.seconds(
+            Point(strategy, nodes, tasks, batch, LAYERS)
+        )
 
 
 def write(folder: Path, pictures: Path) -> str:
@@ -71,6 +82,8 @@ def write(folder: Path, pictures: Path) -> str:
     pictures.mkdir(parents=True, exist_ok=True)
     parts = [_iterations(results, pictures), _model(results, pictures), _cores(results, pictures)]
     parts += [_to_goal(results, pictures, kind) for kind in ("tasks", "nodes")]
+    if results.whole:
+        parts.append(_where(results, pictures))
     if results.curves:
         parts.append(_curves(results, pictures))
     if results.goal:
@@ -183,7 +196,7 @@ def _to_goal(results: Results, pictures: Path, kind: str) -> str:
         optimum = COUNTS[times.index(min(times))]
         left.plot(COUNTS, [t / min(times) for t in times], "o-", label=strategy, color=COLOURS[strategy])
         right.plot(COUNTS, [alone / t for t in times], "o-", label=strategy, color=COLOURS[strategy])
-        rows.append([strategy, *(f"{t:.2f} ({alone / t:.1f})" for t in times), str(optimum)])
+        rows.append([strategy, *(f"{t:.2f} ({alone / t:.2f})" for t in times), str(optimum)])
     study = STUDY[kind]
     left.plot(COUNTS, [t / min(study) for t in study], "s--", label="the study", color="black")
     right.plot(COUNTS, STUDY_SPEEDUP[kind], "s--", label="the study", color="black")
@@ -196,6 +209,35 @@ def _to_goal(results: Results, pictures: Path, kind: str) -> str:
         axes.legend()
     _save(figure, pictures / f"study-{kind}.png")
     return f"seconds to 90 % (speed-up), {name}\n\n" + _table(["strategy", *map(str, COUNTS), "optimum"], rows)
+
+
+SCENES = (
+    ("as measured", 1.0, 1.0), ("links of 10 Gbit/s", 10.0, 1.0), ("links of 100 Gbit/s", 100.0, 1.0),
+    ("cores 100 times slower", 1.0, 100.0), ("cores 1000 times slower", 1.0, 1000.0),
+)  # fmt: skip
+
+
+def _where(results: Results, pictures: Path) -> str:
+    """Where the optimum lies on 2 nodes, if partitions share one minibatch, on this machine and on others."""
+    figure, all_axes = plt.subplots(1, len(SCENES), figsize=(3.4 * len(SCENES), 3.6))
+    counts = [n for n in COUNTS if 2 * n in results.best("server", results.whole)]
+    rows = []
+    for axes, (name, link, core) in zip(all_axes, SCENES, strict=True):
+        alone = results.seconds("allreduce", 1, 1, whole=True, core=core)
+        for strategy in STRATEGIES:
+            times = [results.seconds(strategy, 2, n, whole=True, link=link, core=core) for n in counts]
+            axes.plot(counts, [t / min(times) for t in times], "o-", label=strategy, color=COLOURS[strategy])
+            optimum = counts[times.index(min(times))]
+            shown = [f"{t:.3g} ({alone / t:.1f})" for t in times]
+            rows.append([name, strategy, f"{alone:.3g}", *shown, str(optimum)])
+        axes.plot(COUNTS, [t / min(STUDY["tasks"]) for t in STUDY["tasks"]], "s--", label="the study", color="black")
+        axes.set(title=name, xlabel="tasks on each of 2 nodes", xticks=COUNTS, ylim=(0.9, 6))
+        axes.grid(alpha=0.3)
+    all_axes[0].set_ylabel("time to 90 %, over the shortest")
+    all_axes[0].legend()
+    _save(figure, pictures / "study-where.png")
+    head = ["machine", "strategy", "one core", *(f"2 x {n}" for n in counts), "optimum"]
+    return "one minibatch for all partitions: seconds to 90 % (speed-up over one core)\n\n" + _table(head, rows)
 
 
 def _curves(results: Results, pictures: Path) -> str:

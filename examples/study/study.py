@@ -78,7 +78,7 @@ def iterations(options: argparse.Namespace) -> list[dict[str, Any]]:
                 row = {
                     "strategy": strategy,
                     "replicas": replicas,
-                    "batch": options.batch,
+                    "batch": batch,
                     "rate": rate,
                     "needed": needed,
                 }
