@@ -14,7 +14,6 @@ from modelpar.layout import NetworkLayout, UnitLayout
 from partitioners import METHODS, Complete, GraphError, Partition, UnitGraph, dense, measure, sparse
 from partitioners.partition import check, communication_volume, edge_cut, imbalance
 
-
 # methods that need neither places in the plane nor a search; those have tests of their own
 BY_WEIGHT = {name: METHODS[name] for name in ("block", "strided", "random")}
 
