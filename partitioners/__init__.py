@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from partitioners.auto import auto
 from partitioners.block import block
-from partitioners.graph import Complete, GraphError, Sparse, UnitGraph, dense, sparse
+from partitioners.graph import Complete, GraphError, Sparse, UnitGraph, dense, from_masks, sparse
+from partitioners.multilevel import feasible, refined
 from partitioners.partition import Measures, Partition, Volume, communication_volume, edge_cut, imbalance, measure
+from partitioners.random import random
+from partitioners.spatial import strips, tiles
 from partitioners.strided import strided
 
-METHODS: dict[str, Callable[..., Partition]] = {"block": block, "strided": strided}
+METHODS: dict[str, Callable[..., Partition]] = {
+    "block": block, "strided": strided, "random": random, "tiles": tiles, "strips": strips, "auto": auto,
+}  # fmt: skip
 
 __all__ = [
     "METHODS",
@@ -24,12 +30,19 @@ __all__ = [
     "Sparse",
     "UnitGraph",
     "Volume",
+    "auto",
     "block",
     "communication_volume",
     "dense",
     "edge_cut",
+    "feasible",
+    "from_masks",
     "imbalance",
     "measure",
+    "random",
+    "refined",
     "sparse",
     "strided",
+    "strips",
+    "tiles",
 ]

@@ -17,8 +17,10 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse as scipy_sparse
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
 class GraphError(ValueError):
@@ -78,6 +80,24 @@ class Sparse:
         counts = np.bincount(sources, minlength=n_lower)
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), neighbours, n_upper)
 
+    @classmethod
+    def from_mask(cls, mask: Any) -> Sparse:
+        """From a mask (n_lower, n_upper), whatever scipy.sparse makes a CSR array of: what is not 0 is connected."""
+        found = scipy_sparse.csr_array(mask)
+        if not found.has_canonical_format:
+            found = found.copy()
+            found.sum_duplicates()
+        if found.nnz and not found.data.all():
+            found = found.copy()
+            found.eliminate_zeros()
+        return cls(found.indptr.astype(np.int64), found.indices.astype(np.int64), int(found.shape[1]))
+
+    @property
+    def mask(self) -> scipy_sparse.csr_array:
+        """The same as a boolean mask (n_lower, n_upper)."""
+        ones = np.ones(self.n_edges, bool)
+        return scipy_sparse.csr_array((ones, self.neighbours, self.offsets), shape=(self.n_lower, self.n_upper))
+
     @property
     def n_lower(self) -> int:
         return len(self.offsets) - 1
@@ -94,8 +114,7 @@ class Sparse:
     @cached_property
     def down(self) -> Sparse:
         """The nets that upper units send on: the same links seen from above."""
-        lower, upper = self.edges()
-        return Sparse.from_edges(upper, lower, self.n_upper, self.n_lower)
+        return Sparse.from_mask(self.mask.T)
 
     def edges(self) -> tuple[IntArray, IntArray]:
         """All edges, (n_edges,) lower and (n_edges,) upper units."""
@@ -110,12 +129,14 @@ class UnitGraph:
     """The units of a network, what each weighs, and the links between neighbouring layers.
 
     ``weights`` are whole numbers, so that balances are exact: whatever a unit costs its owner, 1 unless told.
+    ``coordinates`` say where units lie in the plane, all layers in one frame, for methods that cut the plane.
     Raises GraphError where the parts do not fit each other.
     """
 
     layers: tuple[int, ...]  # units of every layer, the visible one first
     links: tuple[Links, ...]  # links[l] connects layer l with layer l + 1
     weights: IntArray  # (n_units,) layer after layer, none negative
+    coordinates: tuple[FloatArray, ...] | None = None  # of each layer (n_units, 2): row and column
 
     def __post_init__(self) -> None:
         if len(self.links) != len(self.layers) - 1:
@@ -131,6 +152,12 @@ class UnitGraph:
             raise GraphError(f"weights must be {self.n_units} whole numbers, but came as {came}")
         if self.n_units and self.weights.min() < 0:
             raise GraphError(f"a unit has weight {int(self.weights.min())}, but no weight may be negative")
+        if self.coordinates is not None:
+            shapes = [places.shape for places in self.coordinates]
+            if shapes != [(size, 2) for size in self.layers]:
+                raise GraphError(
+                    f"coordinates came as {shapes}, but layers of {self.layers} units need two for each unit"
+                )
 
     @property
     def n_units(self) -> int:
@@ -150,7 +177,10 @@ class UnitGraph:
         return self.weights[self.offsets[layer] : self.offsets[layer + 1]]
 
     def to_networkx(self) -> nx.Graph:
-        """Nodes 0 to n_units - 1 with attributes ``layer`` and ``weight``; complete links become single edges."""
+        """Nodes 0 to n_units - 1 with attributes ``layer`` and ``weight``; complete links become single edges.
+
+        Where there are coordinates, nodes have them as ``position``, a pair.
+        """
         graph = nx.Graph()
         for layer in range(len(self.layers)):
             for unit, weight in enumerate(self.layer_weights(layer).tolist(), start=int(self.offsets[layer])):
@@ -159,11 +189,16 @@ class UnitGraph:
             lower, upper = link.edges()
             pairs = zip((lower + self.offsets[layer]).tolist(), (upper + self.offsets[layer + 1]).tolist(), strict=True)
             graph.add_edges_from(pairs)
+        if self.coordinates is not None:
+            positions = enumerate(map(tuple, np.concatenate(self.coordinates).tolist()))
+            nx.set_node_attributes(graph, dict(positions), "position")
         return graph
 
     @classmethod
     def from_networkx(cls, graph: nx.Graph) -> UnitGraph:
-        """Nodes need an attribute ``layer``, counted from 0, and may have a ``weight``; other attributes are left out.
+        """Nodes need an attribute ``layer``, counted from 0, and may have a ``weight`` and a ``position``.
+
+        Positions count if all nodes have one; other attributes are left out.
 
         Units are counted layer by layer, in the graph's own order inside each.  Layers that are connected completely
         become Complete links.  Raises GraphError where an edge joins layers that are not neighbours.
@@ -188,7 +223,11 @@ class UnitGraph:
             sparse = Sparse.from_edges(lower, upper, n_lower, n_upper)
             links.append(Complete(n_lower, n_upper) if sparse.n_edges == n_lower * n_upper else sparse)
         weights = [graph.nodes[node].get("weight", 1) for layer in sorted(members) for node in members[layer]]
-        return cls(layers, tuple(links), np.array(weights) if weights else np.zeros(0, np.int64))
+        coordinates = None
+        if members and all("position" in data for _, data in graph.nodes(data=True)):
+            places = ([graph.nodes[node]["position"] for node in members.get(i, [])] for i in range(len(layers)))
+            coordinates = tuple(np.array(layer, np.float64).reshape(-1, 2) for layer in places)
+        return cls(layers, tuple(links), np.array(weights) if weights else np.zeros(0, np.int64), coordinates)
 
 
 def dense(layers: Sequence[int], weights: npt.ArrayLike | None = None) -> UnitGraph:
@@ -208,6 +247,42 @@ def sparse(
     pairs = zip(edges, sizes[:-1], sizes[1:], strict=True)
     links = tuple(Sparse.from_edges(lower, upper, n, m) for (lower, upper), n, m in pairs)
     return UnitGraph(sizes, links, unit_weights(sizes) if weights is None else np.asarray(weights))
+
+
+def from_masks(
+    masks: Sequence[Any],
+    weights: npt.ArrayLike | None = None,
+    coordinates: Sequence[npt.ArrayLike] | None = None,
+) -> UnitGraph:
+    """The graph of a network with these connections: for every RBM a mask (n_lower, n_upper), or a Complete link.
+
+    A mask is a scipy.sparse array or a boolean one.  Unless told, a unit weighs its connections, see ``connections``.
+    Raises GraphError where masks, weights or coordinates do not fit each other.
+    """
+    links: list[Links] = [m if isinstance(m, Complete) else Sparse.from_mask(m) for m in masks]
+    if not links:
+        raise GraphError("no masks came, but a network has at least one RBM")
+    sizes = (links[0].n_lower, *(link.n_upper for link in links))
+    places = None if coordinates is None else tuple(np.asarray(layer, np.float64) for layer in coordinates)
+    own = connections(sizes, links) if weights is None else np.asarray(weights)
+    return UnitGraph(sizes, tuple(links), own, places)
+
+
+def connections(layers: Sequence[int], links: Sequence[Links]) -> IntArray:
+    """(n_units,) how many connections every unit has, those of the RBM below and of the RBM above together.
+
+    A unit between two RBMs is a hidden unit of the lower and a visible unit of the upper one.  It has one owner, so
+    what it weighs is its work in both, though greedy training does them one after the other.
+    """
+    found = [np.zeros(size, np.int64) for size in layers]
+    for i, link in enumerate(links):
+        if isinstance(link, Complete):
+            found[i] += link.n_upper
+            found[i + 1] += link.n_lower
+        else:
+            found[i] += np.diff(link.offsets)
+            found[i + 1] += np.bincount(link.neighbours, minlength=link.n_upper)
+    return np.concatenate(found)
 
 
 def unit_weights(layers: Sequence[int]) -> IntArray:

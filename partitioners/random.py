@@ -1,0 +1,22 @@
+"""Units in random order: what a partition costs that knows nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from partitioners.block import block_owners
+from partitioners.graph import IntArray, UnitGraph
+from partitioners.partition import Partition, each_layer
+
+
+def random(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
+    """Every layer in an order drawn by ``seed``, cut into blocks of about equal weight."""
+    rng = np.random.default_rng(seed)
+
+    def owners(weights: IntArray, n_parts: int) -> IntArray:
+        order = rng.permutation(len(weights))
+        found = np.empty(len(weights), np.int64)
+        found[order] = block_owners(weights[order], n_parts)
+        return found
+
+    return each_layer(graph, n_parts, owners)
