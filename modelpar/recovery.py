@@ -45,6 +45,7 @@ class Moment:
     parts: dict[str, Parameters]
     means: list[np.ndarray]  # mean activations of the RBMs
     state: TrainingState
+    scaling: tuple[np.ndarray, np.ndarray, str]  # offset and scale of the input, and how it is binarised
 
 
 class Moments:
@@ -73,7 +74,9 @@ def copy_of(network: DeepBeliefNetwork) -> Moment:
     named: dict[str, Any] = {name: _copies(getattr(state, name)) for name in ("updates", "best", "outer", "squares")}
     chains = None if state.chains is None else Chains(state.chains.h)  # replaced by new ones, never changed in place
     kept = replace(state, position=replace(state.position, sums=dict(state.position.sums)), chains=chains, **named)
-    return Moment(_copies(network.parts()), [rbm.mean_activation.copy() for rbm in network.rbms], kept)
+    means = [rbm.mean_activation.copy() for rbm in network.rbms]
+    scaling = network.input_offset, network.input_scale, network.binarise
+    return Moment(_copies(network.parts()), means, kept, scaling)
 
 
 def _copies(named: dict[str, Parameters]) -> dict[str, Parameters]:
@@ -193,6 +196,7 @@ def _network(
             parameters.rows[:] = kept.rows
     for rbm, mean in zip(network.rbms, moment.means, strict=True):
         rbm.mean_activation[:] = mean
+    network.input_offset, network.input_scale, network.binarise = moment.scaling
     network.state = moment.state
     network.staleness = staleness if staleness is not None else Counter()
     if network.state.chains is not None:  # places in the minibatch are shared anew: all begin new ones
