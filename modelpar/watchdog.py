@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from mpi4py import MPI
@@ -28,6 +29,7 @@ STALLED = 3  # exit status of a job that stood still
 LOOKS = 20  # in one timeout; but none is longer than LONGEST_LOOK seconds
 LONGEST_LOOK = 5.0
 GRACE = 2.0  # seconds in which an answer must come, at least: others may take two looks until they hear the question
+PRINTING = 0.5  # seconds until what was printed has reached the launcher
 TICK = 0.05  # seconds between looks while answers are waited for
 ASK, ANSWER = 1, 2  # tags
 
@@ -82,7 +84,7 @@ class Watchdog:
             say("warning: this MPI lets no second thread communicate: --stall-timeout is off")
             return
         self._comm = comm.Dup()
-        self._end = end or self._comm.Abort
+        self._end = end or partial(abort, self._comm)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -174,9 +176,9 @@ class Watchdog:
                 answers[status.source] = answer
 
     def _report(self, answers: dict[int, Answer]) -> None:
-        self._leave()
         sys.stderr.write(report(self.names, {rank: answer.text for rank, answer in answers.items()}, self.timeout))
         sys.stderr.flush()
+        self._leave()
         self._end(STALLED)
 
     def _mine(self, alarm: int, still: bool) -> Answer:
@@ -206,3 +208,19 @@ def report(names: Sequence[str], told: dict[int, str], timeout: float) -> str:
     elif computing and len(computing) < len(names):
         lines.append(f"suspect: rank {', '.join(map(str, sorted(computing)))}: the others wait for it")
     return "\n".join(lines) + "\n"
+
+
+def abort(comm: MPI.Comm, status: int) -> None:
+    """End the job with this exit status, for which the launcher has to hear of the abort before a rank is gone.
+
+    MPICH's launcher takes the status of the first rank that it finds dead, and a rank that has called MPI_Abort dies
+    while it is on its way there.  So the abort is sent alone, in the one line that MPI_Abort sends (PMI version 1, over
+    the socket whose number is in PMI_FD), and this rank stays until it is killed.  Other launchers get MPI_Abort.
+    """
+    socket = os.environ.get("PMI_FD", "")
+    if MPI.get_vendor()[0] == "MPICH" and socket.isdigit():
+        time.sleep(PRINTING)
+        with suppress(OSError):
+            os.write(int(socket), f"cmd=abort exitcode={status}\n".encode())
+            time.sleep(GRACE)
+    comm.Abort(status)

@@ -1,8 +1,8 @@
 """Names the rank that was killed, where the launcher does not: a small process beside the ranks of a node.
 
 MPICH's ``mpiexec`` kills all ranks as soon as one is gone, within a millisecond or so, and then tells the process
-number of any of them.  No rank gets a word in, so one process that is no rank waits for the first of them to end.  It
-keeps silent where a rank has said that it will leave.  Other launchers name the rank themselves.  On several nodes
+number of any of them.  No rank gets a word in, so one process that is no rank waits for the first of them to end.  A
+rank that will leave by itself ends it.  Other launchers name the rank themselves.  On several nodes
 there is none: those without the lost rank would take the launcher's first victim for it.
 
 This file is also what that process runs, so at its head it imports the standard library only.
@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 MUTE_LAUNCHER = "hydra"  # of MPICH: its process on each node is the parent of the ranks
-LEAVING = "leaving"  # a file that the first rank to leave makes
+PATIENCE = 1.0  # seconds in which a killed process is gone
 
 
 @contextmanager
@@ -41,36 +40,43 @@ def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable
     node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED)
     mute = hasattr(os, "pidfd_open") and _launcher().startswith(MUTE_LAUNCHER) and node_comm.size == comm.size
     mine = node_comm.gather((os.getpid(), names[comm.rank]))
-    if not all(node_comm.allgather(mute)):
-        node_comm.Free()
-        yield lambda: None
-        return
-    folder, sentinel = None, None
-    if mine is not None:
-        folder = tempfile.mkdtemp(prefix="modelpar-")
+    sentinel = None
+    if all(node_comm.allgather(mute)) and mine is not None:
         words = [str(word) for pid_and_name in mine for word in pid_and_name]
         with suppress(OSError):  # where no more processes may be started, nobody is named
             sentinel = subprocess.Popen(
-                [sys.executable, "-I", "-S", __file__, folder, *words],
+                [sys.executable, "-I", "-S", __file__, *words],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-    folder = node_comm.bcast(folder)
+    pid = node_comm.bcast(sentinel.pid if sentinel is not None else None)
     node_comm.Free()
-    leaving = Path(folder) / LEAVING
 
     def leave() -> None:
         """This rank will end, and the launcher may then kill the others: that is no news."""
-        with suppress(OSError):
-            leaving.touch()
+        if pid is not None:
+            end(pid)
 
     try:
         yield leave
     finally:
         leave()
         if sentinel is not None:
-            sentinel.kill()
             sentinel.wait()
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def end(pid: int) -> None:
+    """Kill a process, and wait until it is gone and its files are closed.
+
+    For as long as one of them is the launcher's, the launcher does not know the ranks of this node as ended, and an
+    abort's exit status gives way to those of the ranks that it kills meanwhile.
+    """
+    with suppress(OSError):  # it is gone
+        descriptor = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [], PATIENCE)
+        finally:
+            os.close(descriptor)
 
 
 def _launcher() -> str:
@@ -81,8 +87,8 @@ def _launcher() -> str:
         return ""
 
 
-def wait_for_the_first(folder: Path, names: dict[int, str]) -> None:
-    """Print the name of the first process to end, unless one of them has left by itself."""
+def wait_for_the_first(names: dict[int, str]) -> None:
+    """Print the name of the first process to end."""
     ended = select.epoll()  # hands out what has ended in the order in which it did
     watched = {}
     for pid, name in names.items():
@@ -94,15 +100,11 @@ def wait_for_the_first(folder: Path, names: dict[int, str]) -> None:
         watched[descriptor] = name
         ended.register(descriptor, select.EPOLLIN)
     first = -1 if -1 in watched else ended.poll(maxevents=1)[0][0]
-    if not (folder / LEAVING).exists():
-        sys.stderr.write(
-            f"modelpar: error: {watched[first]} was killed; modelpar train --resume goes on from the last checkpoint\n"
-        )
-        sys.stderr.flush()
-    shutil.rmtree(folder, ignore_errors=True)
+    sys.stderr.write(
+        f"modelpar: error: {watched[first]} was killed; modelpar train --resume goes on from the last checkpoint\n"
+    )
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":
-    wait_for_the_first(
-        Path(sys.argv[1]), {int(pid): name for pid, name in zip(sys.argv[2::2], sys.argv[3::2], strict=True)}
-    )
+    wait_for_the_first({int(pid): name for pid, name in zip(sys.argv[1::2], sys.argv[2::2], strict=True)})

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from mpi4py import MPI
@@ -27,15 +26,15 @@ def sleepers() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def watcher(folder: Path, processes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[str]:
+def watcher(processes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[str]:
     words = [word for rank, process in enumerate(processes) for word in (str(process.pid), f"rank {rank} (x)")]
-    command = [sys.executable, "-I", "-S", sentinel.__file__, str(folder), *words]
+    command = [sys.executable, "-I", "-S", sentinel.__file__, *words]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
-def test_the_first_to_end_is_named(first: int, sleepers: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
-    watching = watcher(tmp_path / "folder", sleepers)
+def test_the_first_to_end_is_named(first: int, sleepers: list[subprocess.Popen[bytes]]) -> None:
+    watching = watcher(sleepers)
     try:
         watching.wait(1.0)
         pytest.fail("it did not wait")
@@ -51,18 +50,19 @@ def test_the_first_to_end_is_named(first: int, sleepers: list[subprocess.Popen[b
     assert told.count("\n") == 1
 
 
-def test_one_that_is_gone_already_is_named(sleepers: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
+def test_one_that_is_gone_already_is_named(sleepers: list[subprocess.Popen[bytes]]) -> None:
     sleepers[1].kill()
     sleepers[1].wait()
-    assert "rank 1 (x) was killed" in watcher(tmp_path, sleepers).communicate(timeout=LIMIT)[1]
+    assert "rank 1 (x) was killed" in watcher(sleepers).communicate(timeout=LIMIT)[1]
 
 
-def test_where_a_rank_has_left_nobody_is_named(sleepers: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
-    (tmp_path / sentinel.LEAVING).touch()
-    watching = watcher(tmp_path, sleepers)
+def test_where_a_rank_has_left_nobody_is_named(sleepers: list[subprocess.Popen[bytes]]) -> None:
+    watching = watcher(sleepers)
+    sentinel.end(watching.pid)
+    assert watching.poll() is not None  # gone when the call comes back
     sleepers[0].kill()
     assert watching.communicate(timeout=LIMIT)[1] == ""
-    assert not tmp_path.exists()
+    sentinel.end(watching.pid)  # a second rank that leaves
 
 
 def test_other_launchers_name_the_rank_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +87,5 @@ def test_it_ends_with_the_block(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     monkeypatch.setattr(sentinel.subprocess, "Popen", start)
     with sentinel.named_when_killed(MPI.COMM_SELF, ["rank 0"]):
         assert kept[0].poll() is None
-        folder = Path(kept[0].args[4])  # type: ignore[index]
-        assert folder.is_dir()
     assert kept[0].poll() is not None
-    assert not folder.exists()
     assert capfd.readouterr().err == ""
