@@ -15,8 +15,7 @@ import numpy.typing as npt
 from modelpar import draws
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import SpecError
-from modelpar.kernels import dense
-from modelpar.kernels.backprop import column_squares, keep_or_drop, scale_columns, sigmoid_gradient
+from modelpar.kernels.backprop import keep_or_drop, sigmoid_gradient
 from modelpar.kernels.epilogue import bias_sigmoid
 from modelpar.kernels.fixed import ACTIVATIONS, ERRORS, on_grid
 from modelpar.kernels.products import Activations
@@ -136,7 +135,7 @@ class FineTuner:
             weights, parameters = self._weights[i], layers[i].parameters
             update = self.updates[names[i]]
             spread: Any = weights.spread_hidden(delta)
-            dense.matmul(spreads[i], spread.T, update.W, gain, carry)
+            weights.add_products(update.W, spreads[i], spread, gain, carry)
             sums = np.empty_like(update.c)
             row_sums(delta, sums)
             update.c *= update.c.dtype.type(carry)
@@ -160,7 +159,7 @@ class FineTuner:
             delta = on_grid(delta, ERRORS)
             spread: Any = weights.spread_hidden(delta)
             W = np.empty(parameters.W.shape)
-            dense.matmul(spreads[i], spread.T, W)
+            weights.add_products(W, spreads[i], spread, 1.0, 0.0)
             found.append(ExactGradient(W, len(parameters.b), delta.sum(axis=1), n_all_samples))
             if i > 0:
                 delta = weights.down(parameters, spread)
@@ -171,13 +170,7 @@ class FineTuner:
     def _limit_norms(self) -> None:
         """Scale back each unit's incoming weights where they are longer than max_norm (Srivastava et al. 2014)."""
         for layer in self._layers:
-            W = layer.parameters.W
-            squares = np.empty(W.shape[1], W.dtype)
-            column_squares(W, squares)
-            layer.weights.sum_incoming(squares)
-            lengths = np.sqrt(squares)
-            if np.any(lengths > self.spec.max_norm):
-                scale_columns(W, np.minimum(1, self.spec.max_norm / np.maximum(lengths, 1e-30)).astype(W.dtype))
+            layer.weights.limit_norms(layer.parameters, self.spec.max_norm)
 
 
 def softmax(x: Array) -> None:

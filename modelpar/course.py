@@ -113,8 +113,8 @@ class Course:
     def _read(self, samples: IntArray, first_draw: int) -> tuple[Activations, Packed | None]:
         if self._packed and self._spread is not None:
             spread = self._spread.states(samples, first_draw)
-            layout, shard = self.network.layout.layers[0], self.network.grid.shard
-            return Packed(spread.words[layout.offsets[shard] : layout.offsets[shard + 1]], spread.batch), spread
+            own = self.network.rbms[0].weights.owned_in_spread
+            return Packed(spread.words[own], spread.batch), spread
         if self._packed:
             return self.feed.states(samples, first_draw), None
         v = self._v.room(self.feed.n_units, len(samples), self.network.dtype)

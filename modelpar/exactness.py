@@ -53,7 +53,7 @@ def digests_of_parts(network: DeepBeliefNetwork) -> dict[str, int]:
     for name, parameters in network.parts().items():
         layer = network.output if name == "output" else network.rbms[int(name.removeprefix("rbm."))]
         assert layer is not None  # parts() names it only then
-        mine[f"{name}.W"] = digest(parameters.W, layer.weights.visible_rows, layer.weights.hidden_columns)
+        mine[f"{name}.W"] = layer.weights.digest(parameters.W)
         c_ids = layer.class_ids if isinstance(layer, OutputLayer) else layer.hidden_ids
         mine[f"{name}.c"] = digest(parameters.c, c_ids, None)
     first_replica = network.grid.replica == 0  # all replicas have the same parameters
@@ -77,7 +77,7 @@ class Recorder:
             if len(units):  # an empty shard adds nothing
                 mine[name] = digest_states(packed.words, units, batch.place)
         if first_replica:  # all replicas have the same parameters
-            mine["W"] = digest(rbm.W, rbm.weights.visible_rows, rbm.weights.hidden_columns)
+            mine["W"] = rbm.weights.digest(rbm.W)
             mine["b"] = digest(rbm.b, rbm.visible_ids, None)
             mine["c"] = digest(rbm.c, rbm.hidden_ids, None)
         sums = np.array([mine[name] for name in TENSORS], np.uint64)

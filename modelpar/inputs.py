@@ -60,7 +60,7 @@ def visible_feed(
             f"visible units; use --layers {dataset.n_visible}-..."
         )
     # Bernoulli units take what the data set calls 1.0, so that a test set of another type fits too
-    units = network.rbms[0].weights.visible_rows if spread else network.visible_ids
+    units = network.rbms[0].weights.visible_spread if spread else network.visible_ids
     gaussian = network.spec.visible == "gaussian" and not spread
     return DataFeed(
         split, units, offset=network.input_offset if gaussian else 0.0,

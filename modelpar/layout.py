@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -9,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.connections import Connections
 from modelpar.costs import dual_pays
 from modelpar.errors import LayoutError
 
@@ -19,6 +21,9 @@ HOLDS = (
     "row",
     "dual",
 )  # of a matrix a shard holds its hidden units' columns, its visible units' rows, or both
+
+
+SPARSE = "sparse"  # how the weights of connections are held that are not complete; nothing is to choose there
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +93,29 @@ class NetworkLayout:
     """The owners of every layer of a network, input to output, and how each RBM's weights are held."""
 
     layers: tuple[UnitLayout, ...]
-    holds: tuple[str, ...]  # one of HOLDS for each pair of neighbouring layers
+    holds: tuple[str, ...]  # one of HOLDS, or SPARSE, for each pair of neighbouring layers
+    connections: tuple[Connections | None, ...] = ()  # of those that are SPARSE; None for the others
 
     def __post_init__(self) -> None:
-        if len(self.holds) != len(self.layers) - 1 or not set(self.holds) <= set(HOLDS):
+        if len(self.holds) != len(self.layers) - 1 or not set(self.holds) <= {*HOLDS, SPARSE}:
             raise LayoutError(
                 f"the matrices between {len(self.layers)} layers are held as {self.holds}, but each needs one of "
                 f"{', '.join(HOLDS)}"
             )
 
+    def connected(self, connections: Sequence[Connections | None]) -> NetworkLayout:
+        """The same owners, with the connections of every RBM, None where they are complete."""
+        if all(wires is None for wires in connections):
+            return NetworkLayout(self.layers, tuple("column" if held == SPARSE else held for held in self.holds))
+        wired = (*connections, *[None] * (len(self.holds) - len(connections)))
+        holds = tuple(
+            SPARSE if wires is not None else held if held != SPARSE else "column"
+            for wires, held in zip(wired, self.holds, strict=True)
+        )
+        return NetworkLayout(self.layers, holds, wired)
+
     @classmethod
-    def from_owners(cls, owners: list[npt.ArrayLike], n_shards: int, layout: str = "auto") -> NetworkLayout:
+    def from_owners(cls, owners: Sequence[npt.ArrayLike], n_shards: int, layout: str = "auto") -> NetworkLayout:
         """One owner array per layer; ``layout`` is ``auto``, one of HOLDS, or a comma-separated list."""
         layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in owners)
         return cls(layers, choose_holds([layer.n_units for layer in layers], layout))

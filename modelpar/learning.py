@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels import dense
 from modelpar.kernels.learning import Counts, SoftCounts, update_from
 from modelpar.kernels.products import Activations
 from modelpar.kernels.reductions import row_sums
@@ -48,6 +47,7 @@ class Statistics:
 
     def __init__(self, weights: Weights, data: Phase, model: Phase, n_samples: int, *, whole: bool) -> None:
         self.data, self.model, self.n_samples, self.whole = data, model, n_samples, whole
+        self._weights = weights
         pairs = [weights.sides((phase.v, phase.v_spread), (phase.s, phase.s_spread)) for phase in (data, model)]
         self._pairs = list(zip(*pairs, strict=True))  # for each block ((v0, s0), (v1, s1))
 
@@ -59,8 +59,8 @@ class Statistics:
     def blocks(self) -> list[Counts | SoftCounts]:
         """The statistics of each block of weights, where they are whole numbers."""
         if self.planes:
-            return [Counts(data, model) for data, model in self._pairs]
-        return [SoftCounts(data, model, self.n_samples) for data, model in self._pairs]
+            return [self._weights.counts(data, model) for data, model in self._pairs]
+        return [self._weights.soft_counts(data, model, self.n_samples) for data, model in self._pairs]
 
     def sums(self) -> tuple[Array, Array]:
         """(those of the owned visible units, of the owned hidden units), for the biases
@@ -100,13 +100,13 @@ class Statistics:
             assert isinstance(v1, Packed)  # mixed statistics have these
             assert isinstance(s1, Packed)
             nothing = Packed(np.zeros_like(v1.words), v1.batch)
-            counts.append(Counts((nothing, s1), (v1, s1)))
+            counts.append(self._weights.counts((nothing, s1), (v1, s1)))
         return counts
 
     def _add_phase(self, velocity: Parameters, phase: int, carry: float, gain: float) -> None:
         for V, pair in zip(velocity.blocks, self._pairs, strict=True):
             v, s = pair[phase]
-            dense.matmul(_floats(v, V.dtype), _floats(s, V.dtype).T, V, gain, carry)
+            self._weights.add_products(V, _floats(v, V.dtype), _floats(s, V.dtype), gain, carry)
 
     def _add_to_biases(self, velocity: Parameters, carry: float, gain: float) -> None:
         for phase, sign, keep in ((self.data, 1.0, carry), (self.model, -1.0, 1.0)):
@@ -122,7 +122,7 @@ class ExactGradient:
     For ``Sync.learn`` it is what statistics in whole numbers are: it adds up exactly over replicas.
     """
 
-    W: Array  # (rows, columns)
+    W: Array  # like the block of weights
     n_b: int  # visible biases, which back-propagation leaves alone
     c: Array  # (n_c,)
     n_samples: int  # of the whole minibatch
@@ -132,8 +132,8 @@ class ExactGradient:
     unit = -1.0  # downhill
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.W.shape[0], self.W.shape[1]
+    def shape(self) -> tuple[int, ...]:
+        return self.W.shape
 
     def blocks(self) -> list[ExactGradient]:
         return [self]

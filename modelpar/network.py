@@ -23,9 +23,11 @@ from modelpar.layout import NetworkLayout, Room, UnitLayout, choose_holds
 from modelpar.memory import available_bytes
 from modelpar.parameters import Parameters
 from modelpar.rbm import RBM, Chains
+from modelpar.sparse import SparseWeights
 from modelpar.spec import NetworkSpec
 from modelpar.sync import Sync
 from modelpar.weights import LAYOUTS, Weights
+from modelpar.wiring import connect, expected
 
 Array = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
@@ -140,6 +142,11 @@ class DeepBeliefNetwork:
         visible, hidden = self.layout.layers[i : i + 2]
         # the output layer is trained by gradients only, for which a dual layout is a column layout
         is_output = i == len(self.spec.layers) - 1
+        connections = self.layout.connections[i] if self.layout.connections else None
+        if connections is not None:
+            return SparseWeights(
+                connections, visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact
+            )
         held = LAYOUTS["column" if is_output and self.layout.holds[i] == "dual" else self.layout.holds[i]]
         return held(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
 
@@ -160,7 +167,17 @@ class DeepBeliefNetwork:
     @property
     def n_parameters(self) -> int:
         """Of one whole model: weights and biases of the RBMs and of the output layer."""
-        return sum(a * b + a + b for a, b in _pairs(self.spec.layers)) + (self.spec.layers[-1] + 1) * self.spec.classes
+        biases = sum(a + b for a, b in _pairs(self.spec.layers))
+        return biases + sum(self.n_weights) + (self.spec.layers[-1] + 1) * self.spec.classes
+
+    @property
+    def n_weights(self) -> list[int]:
+        """Of each whole RBM: its connections."""
+        wired = self.layout.connections or [None] * len(self.rbms)
+        return [
+            a * b if wires is None else wires.n_connections
+            for (a, b), wires in zip(_pairs(self.spec.layers), wired, strict=False)
+        ]
 
     def parts(self) -> dict[str, Parameters]:
         """This shard's parameters by name: ``rbm.0``, ``rbm.1``, ... and ``output``."""
@@ -251,12 +268,12 @@ class DeepBeliefNetwork:
     def filters(self, units: Iterable[int]) -> Array:
         """Weights (len(units), n_visible) of hidden units of the first RBM, on every rank.  Collective."""
         wanted = np.asarray(list(units), np.int64)
-        weights, W = self.rbms[0].weights, self.rbms[0].W
+        W = self.rbms[0].W
         found = np.zeros((len(wanted), self.spec.layers[0]), W.dtype)
-        column_of = {int(unit): j for j, unit in enumerate(weights.hidden_columns)}
         for i, unit in enumerate(wanted):
-            if int(unit) in column_of:
-                found[i, weights.visible_rows] = W[:, column_of[int(unit)]]
+            held = self.rbms[0].weights.incoming(W, int(unit))
+            if held is not None:
+                found[i, held[0]] = held[1]
         # each weight is held by exactly one shard, so the sum only puts the pieces together
         self.grid.shard_comm.Allreduce(MPI.IN_PLACE, found)
         return found
@@ -267,11 +284,12 @@ def complete_layout(spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None 
     n_shards = grid.n_shards
     sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
     if layout is None:
-        return NetworkLayout.blocks(sizes, n_shards, spec.layout, room_of(spec, grid))
+        layout = NetworkLayout.blocks(sizes, n_shards, spec.layout, room_of(spec, grid))
     if spec.classes and len(layout.layers) == len(spec.layers):
         layout = NetworkLayout(
             (*layout.layers, UnitLayout.blocks(spec.classes, n_shards)),
             (*layout.holds, "column" if spec.classes >= spec.layers[-1] else "row"),
+            layout.connections,
         )
     found = tuple(layer.n_units for layer in layout.layers)
     if found != sizes:
@@ -281,9 +299,13 @@ def complete_layout(spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None 
             raise LayoutError(f"the layout is for {layer.n_shards} shards, but the grid has {n_shards} model shards")
     if spec.classes and not np.array_equal(layout.layers[-1].ordering, np.arange(spec.classes)):
         raise LayoutError("the output layer must be split into contiguous blocks of classes")
-    return layout
+    wired = layout.connections[: len(spec.patterns)] if layout.connections else connect(spec, grid.comm)
+    return layout.connected(wired)
 
 
+BYTES_OF_LISTS = (
+    12  # for each connection that is listed: its hidden unit, its place and (shared by maps) its visible unit
+)
 SHARE_OF_DUAL = 0.25  # of a node's free memory that the blocks of dual layouts may take before ``auto`` avoids them
 
 
@@ -313,9 +335,14 @@ def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int, *, keep_best
         {"column": by_columns, "row": by_rows, "dual": by_columns + by_rows}[held]
         for by_columns, by_rows, held in zip(columns, rows, choose_holds(sizes, spec.layout), strict=True)
     ]
+    listed = 0
+    for i, n in enumerate(expected(spec)):
+        if n is not None:
+            blocks[i] = -(-n // n_shards)
+            listed += blocks[i]
     velocities = sum(blocks) if spec.classes else max(blocks)
     activations = 4 * max(sizes) * max(batch_size, samples_at_once(spec))
-    return (sum(blocks) * (2 if keep_best else 1) + velocities + activations) * itemsize
+    return (sum(blocks) * (2 if keep_best else 1) + velocities + activations) * itemsize + listed * BYTES_OF_LISTS
 
 
 def _pairs(sizes: tuple[int, ...]) -> list[tuple[int, int]]:

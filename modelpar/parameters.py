@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,15 +13,16 @@ Array = npt.NDArray[np.floating]
 class Parameters:
     """``flat`` holds W, b and c one after the other; W (rows, columns), b (n_b,) and c (n_c,) are views of it.
 
-    Collectives and the optimizer see one contiguous vector; the RBM sees its weights and biases.  A dual layout has a
-    second block of the same matrix, ``rows`` (rows, columns) of shape ``rows_shape``, which is not part of ``flat``.
+    Of connections that are listed W is a vector, (connections,).  Collectives and the optimizer see one contiguous
+    vector; the RBM sees its weights and biases.  A dual layout has a second block of the same matrix, ``rows`` (rows,
+    columns) of shape ``rows_shape``, which is not part of ``flat``.
     """
 
     def __init__(
-        self, shape: tuple[int, int], n_b: int, n_c: int, dtype: npt.DTypeLike,
+        self, shape: tuple[int, ...], n_b: int, n_c: int, dtype: npt.DTypeLike,
         rows_shape: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
-        self.n_weights = shape[0] * shape[1]
+        self.n_weights = math.prod(shape)
         self.flat: Array = np.zeros(self.n_weights + n_b + n_c, dtype)
         self.W = self.flat[: self.n_weights].reshape(shape)
         self.b, self.c = np.split(self.flat[self.n_weights :], [n_b])
@@ -28,7 +31,7 @@ class Parameters:
     def like(self, *, rows: bool = True) -> Parameters:
         """Zeros of the same shapes; ``rows=False`` leaves out the second block of a dual layout."""
         shape = None if self.rows is None or not rows else (self.rows.shape[0], self.rows.shape[1])
-        return Parameters((self.W.shape[0], self.W.shape[1]), len(self.b), len(self.c), self.flat.dtype, shape)
+        return Parameters(self.W.shape, len(self.b), len(self.c), self.flat.dtype, shape)
 
     @property
     def blocks(self) -> list[Array]:

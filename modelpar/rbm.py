@@ -117,11 +117,7 @@ class RBM:
     def initialise(self, scale: float) -> None:
         """Weights from N(0, scale^2), drawn by unit ids and so the same at every grid; biases 0."""
         stream = Stream(self.seed, self.index, Purpose.WEIGHTS)
-        rows, columns = self.weights.visible_rows, self.weights.hidden_columns
-        self.W[:] = 0
-        # the id of a hidden unit stands for the sample; consecutive ids share blocks of the generator, which is faster
-        consecutive = len(columns) > 0 and bool(np.all(np.diff(columns) == 1))
-        draws.sample_gaussian(self.W, stream, rows, int(columns[0]) if consecutive else columns, self.W)
+        self.weights.draw(self.parameters, stream)
         self.W[:] *= self.W.dtype.type(scale)
         self.b[:] = 0
         self.c[:] = 0

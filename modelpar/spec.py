@@ -13,6 +13,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from modelpar.errors import SpecError
+from modelpar.patterns import Pattern, parse_grid, patterns
 
 
 def option(default: Any, help: str, *, choices: tuple[str, ...] = (), at_least: float | None = None,
@@ -90,6 +91,8 @@ class NetworkSpec(Spec):
     visible: str = option("bernoulli", "kind of visible units; gaussian ones have unit variance and standardised data",
                           choices=("bernoulli", "gaussian"))  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
+    connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas")  # fmt: skip
+    visible_grid: str = option("", "where visible units lie, for local connections: rows x columns, or maps x rows x columns; a square where nothing is given")  # fmt: skip
     dtype: str = option("float32", "type of weights and activations", choices=("float32", "float64"))
     exact: bool = option(
         False,
@@ -109,6 +112,14 @@ class NetworkSpec(Spec):
                 raise SpecError(f"--layers has a layer of {units} units, but every layer needs at least one")
         if self.classes == 1:
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
+        self.patterns  # noqa: B018 - raises where connections is not understood
+        if self.visible_grid:
+            parse_grid(self.visible_grid, self.layers[0])
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """How the units of each RBM are connected."""
+        return patterns(self.connections, len(self.layers) - 1)
 
 
 @dataclass(frozen=True)

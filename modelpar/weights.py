@@ -13,11 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar import draws
 from modelpar.exchange import Exchange, Traffic
+from modelpar.kernels import dense
+from modelpar.kernels.backprop import column_squares, scale_columns
+from modelpar.kernels.digest import digest
+from modelpar.kernels.learning import Counts, SoftCounts
 from modelpar.kernels.products import Activations, Product, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed
 from modelpar.layout import UnitLayout
 from modelpar.parameters import Parameters
+from modelpar.streams import Stream
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -34,9 +40,15 @@ class Weights(Protocol):
     A returned array, unless it is packed, is used again by the next call of the same method.
     """
 
-    visible_rows: IntArray  # (W.shape[0],) unit ids of the rows of parameters.W
-    hidden_columns: IntArray  # (W.shape[1],) unit ids of its columns
-    needs_all_visible: bool  # whether spread visible activations are those of all units, in the layout's order
+    needs_all_visible: bool  # whether spread visible activations are of more units than the owned ones
+
+    @property
+    def visible_spread(self) -> IntArray:
+        """Ids of the units that spread visible activations are of, in their order."""
+
+    @property
+    def owned_in_spread(self) -> slice:
+        """Where the owned units are among them."""
 
     def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters: ...
     def spread_visible(self, owned: Activations) -> Activations: ...
@@ -49,20 +61,40 @@ class Weights(Protocol):
         self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
     ) -> list[tuple[Activations, Activations]]: ...
 
+    def counts(self, data: Any, model: Any) -> Counts:
+        """Of one block, from (visible, hidden) activations of both phases as ``sides`` gives them."""
+
+    def soft_counts(self, data: Any, model: Any, n_samples: int) -> SoftCounts:
+        """The same of probabilities; n_samples of the whole minibatch, over all replicas."""
+
+    def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
+        """V = carry * V + gain * visible hidden^T, wherever there is a weight; V is like one block."""
+
     def for_gradients(self) -> Weights:
         """How back-propagation holds the same matrix: one block, whose gradients are real values."""
 
     def refresh(self, parameters: Parameters) -> None:
         """Make the blocks agree after ``parameters.W`` was changed by anything but statistics.  Collective."""
 
-    def sum_incoming(self, sums: Array) -> None:
-        """Add up over the shards, in place, what each holds of a sum over the visible units.  sums (W.shape[1],)"""
+    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+        """Scale back each hidden unit's incoming weights where they are longer than ``limit``.  Collective."""
+
+    def draw(self, parameters: Parameters, stream: Stream) -> None:
+        """W = standard normal draws, keyed by both units, the same at every grid."""
+
+    def digest(self, W: Array) -> int:
+        """Of this shard's share of the matrix; 64 bits, adds up over the shards."""
+
+    def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
+        """(visible ids, weights) of what this shard holds of one hidden unit, None where it is nothing."""
 
 
-class _Held:
-    """What the layouts share: two layers, and products between them."""
+class Dense:
+    """Weights of complete connections: W is a matrix.  What its layouts share."""
 
     needs_all_visible = False
+    visible_rows: IntArray  # (W.shape[0],) unit ids of the rows of parameters.W
+    hidden_columns: IntArray  # (W.shape[1],) unit ids of its columns
 
     def __init__(
         self, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *, exact: bool = False
@@ -93,6 +125,50 @@ class _Held:
     def refresh(self, parameters: Parameters) -> None:
         """One block always agrees with itself."""
 
+    @property
+    def visible_spread(self) -> IntArray:
+        return self.visible_rows
+
+    @property
+    def owned_in_spread(self) -> slice:
+        start, stop = self._visible.offsets[self._shard : self._shard + 2] if self.needs_all_visible else (0, None)
+        return slice(start, stop)
+
+    def counts(self, data: Any, model: Any) -> Counts:
+        return Counts(data, model)
+
+    def soft_counts(self, data: Any, model: Any, n_samples: int) -> SoftCounts:
+        return SoftCounts(data, model, n_samples)
+
+    def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
+        dense.matmul(visible, hidden.T, V, gain, carry)
+
+    def draw(self, parameters: Parameters, stream: Stream) -> None:
+        W, columns = parameters.W, self.hidden_columns
+        W[:] = 0
+        # the id of a hidden unit stands for the sample; consecutive ids share blocks of the generator, which is faster
+        consecutive = len(columns) > 0 and bool(np.all(np.diff(columns) == 1))
+        draws.sample_gaussian(W, stream, self.visible_rows, int(columns[0]) if consecutive else columns, W)
+
+    def digest(self, W: Array) -> int:
+        return digest(W, self.visible_rows, self.hidden_columns)
+
+    def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
+        found = np.flatnonzero(self.hidden_columns == unit)
+        return (self.visible_rows, W[:, found[0]]) if len(found) else None
+
+    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+        W = parameters.W
+        squares = np.empty(W.shape[1], W.dtype)
+        column_squares(W, squares)
+        self._sum_incoming(squares)
+        lengths = np.sqrt(squares)
+        if np.any(lengths > limit):
+            scale_columns(W, np.minimum(1, limit / np.maximum(lengths, 1e-30)).astype(W.dtype))
+
+    def _sum_incoming(self, sums: Array) -> None:
+        """Add up over the shards, in place, what each holds of a sum over the visible units.  sums (W.shape[1],)"""
+
     def _upward(self, W: Array, visible: Activations, *, partial: bool = False) -> Product:
         return Product(W, visible, True, self._visible.n_units, self._exact or partial)
 
@@ -100,7 +176,7 @@ class _Held:
         return Product(W, hidden, False, self._hidden.n_units, self._exact or partial)
 
 
-class ColumnWeights(_Held):
+class ColumnWeights(Dense):
     """A shard holds the columns of its hidden units: (n_visible, n_hidden_owned).
 
     Visible activations are gathered, their summed inputs reduced; hidden ones stay where they are.
@@ -132,11 +208,11 @@ class ColumnWeights(_Held):
         partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.room)
         return self._visible_exchange.reduce(partial)
 
-    def sum_incoming(self, sums: Array) -> None:
+    def _sum_incoming(self, sums: Array) -> None:
         """Nothing to add: a column of W is whole on its shard."""
 
 
-class RowWeights(_Held):
+class RowWeights(Dense):
     """A shard holds the rows of its visible units: (n_visible_owned, n_hidden).
 
     Hidden activations are gathered, their summed inputs reduced; visible ones stay where they are.
@@ -165,7 +241,7 @@ class RowWeights(_Held):
     def _reduced(self, parameters: Parameters, visible: Activations) -> Array:
         return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.room))
 
-    def sum_incoming(self, sums: Array) -> None:
+    def _sum_incoming(self, sums: Array) -> None:
         self._hidden_exchange.sum_over_shards(sums)
 
 

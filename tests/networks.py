@@ -7,9 +7,11 @@ from functools import cache
 import numpy as np
 from mpi4py import MPI
 
+from modelpar import connections
 from modelpar.grid import Grid
 from modelpar.layout import NetworkLayout
 from modelpar.network import DeepBeliefNetwork
+from modelpar.sparse import SparseWeights
 from modelpar.spec import NetworkSpec
 from tests import reference
 
@@ -55,6 +57,21 @@ def dyadic(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return (rng.integers(-64, 65, shape) / 64).astype(np.float32)
 
 
+def held(rbm, whole: np.ndarray) -> np.ndarray:
+    """What the shard holds of a whole matrix (n_visible, n_hidden), as its W has it."""
+    if isinstance(rbm.weights, SparseWeights):
+        return whole[rbm.weights.ends]
+    return whole[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+
+
+def mask_of(network: DeepBeliefNetwork, i: int) -> np.ndarray:
+    """(n_visible, n_hidden) 1 where there is a connection, else 0"""
+    shape = network.spec.layers[i : i + 2]
+    wires = network.layout.connections[i] if network.layout.connections else None
+    found = np.ones(shape, bool) if wires is None else connections.mask_of(wires).toarray()
+    return found.astype(network.dtype)
+
+
 def twin(network: DeepBeliefNetwork) -> list[reference.RBM]:
     """The reference's RBMs with dyadic parameters, which are put into the network's shards too."""
     rng = np.random.default_rng(7)
@@ -63,16 +80,18 @@ def twin(network: DeepBeliefNetwork) -> list[reference.RBM]:
         n_visible, n_hidden = spec.layers[rbm.index : rbm.index + 2]
         W, b, c = dyadic(rng, n_visible, n_hidden), dyadic(rng, n_visible), dyadic(rng, n_hidden)
         W, b, c = (x.astype(spec.dtype) for x in (W, b, c))
-        rbm.W[:] = W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+        mask = mask_of(network, rbm.index)
+        W *= mask
+        rbm.W[:] = held(rbm, W)
         rbm.b[:], rbm.c[:] = b[rbm.visible_ids], c[rbm.hidden_ids]
         rbm.refresh()
-        twins.append(reference.RBM(W, b, c, layer=rbm.index, seed=spec.seed, gaussian=rbm.gaussian))
+        twins.append(reference.RBM(W, b, c, layer=rbm.index, seed=spec.seed, gaussian=rbm.gaussian, mask=mask))
     return twins
 
 
 def same_block(rbm, twin: reference.RBM) -> bool:
     """Whether the shard's parameters are bit for bit the reference's."""
-    W = twin.W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+    W = held(rbm, twin.W)
     return bool(
         np.array_equal(rbm.W, W)
         and same_rows(rbm, twin)
@@ -88,7 +107,7 @@ def same_rows(rbm, twin: reference.RBM) -> bool:
 
 
 def close_block(rbm, twin: reference.RBM, tolerance: float) -> bool:
-    W = twin.W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+    W = held(rbm, twin.W)
     rows = rbm.parameters.rows
     if rows is not None and not np.allclose(
         rows, twin.W[np.ix_(rbm.visible_ids, rbm.weights.hidden_order)], rtol=0, atol=tolerance

@@ -75,9 +75,13 @@ def initial_weights(seed, layer, n_visible, n_hidden, scale):
 
 
 class RBM:
-    """W (n_visible, n_hidden)   b (n_visible,)   c (n_hidden,)   layer: its index in the network"""
+    """W (n_visible, n_hidden)   b (n_visible,)   c (n_hidden,)   layer: its index in the network
 
-    def __init__(self, W, b, c, *, layer=0, seed=1, gaussian=False):
+    mask (n_visible, n_hidden): 0 where there is no connection and so never a weight
+    """
+
+    def __init__(self, W, b, c, *, layer=0, seed=1, gaussian=False, mask=1):
+        self.mask = mask
         self.W, self.b, self.c = W.copy(), b.copy(), c.copy()
         self.layer, self.seed, self.gaussian = layer, seed, gaussian
         self.reset()
@@ -146,7 +150,7 @@ class RBM:
         if o.sparsity_cost:  # Hinton 2010, section 11
             self.mean_activation = 0.9 * self.mean_activation + 0.1 * p0.mean(axis=1)
             s0 = s0 + o.sparsity_cost * (o.sparsity_target - self.mean_activation)[:, None]
-        gradients = v0 @ s0.T - v @ s1.T, (v0 - v).sum(axis=1), (s0 - s1).sum(axis=1)
+        gradients = (v0 @ s0.T - v @ s1.T) * self.mask, (v0 - v).sum(axis=1), (s0 - s1).sum(axis=1)
         step((self.W, self.b, self.c), self.velocity, gradients, rate, momentum, rate * o.weight_decay, batch)
         return error
 
@@ -253,7 +257,7 @@ def backprop(weights, biases, v, labels, n, o, seed):
     return -log_p[labels, np.arange(len(labels))].mean(), by_weights, by_biases
 
 
-def fine_tune(weights, biases, data, labels, order, o, seed):
+def fine_tune(weights, biases, data, labels, order, o, seed, masks=None):
     """Stochastic gradient descent, in place: weights and hidden biases of the RBMs, and of the softmax layer last.
 
     For ``order`` it is layer 255.
@@ -263,6 +267,7 @@ def fine_tune(weights, biases, data, labels, order, o, seed):
     for epoch, n, positions in minibatches(order, 255, o):
         rate, momentum = step_size(o, o.learning_rate, epoch)
         loss, by_weights, by_biases = backprop(weights, biases, data[:, positions], labels[positions], n, o, seed)
+        by_weights = [gradient * mask for gradient, mask in zip(by_weights, masks or [1] * len(weights), strict=True)]
         descent = [-gradient for gradient in by_weights + by_biases]
         step(parameters, velocity, descent, rate, momentum, rate * o.weight_decay, len(positions))
         for W in weights if o.max_norm else []:  # the length of each upper unit's incoming weights (its column)

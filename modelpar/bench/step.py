@@ -61,7 +61,7 @@ class CD1:
         self.n_mine, self.first_draw = mine.stop - mine.start, mine.start
         self.v0 = self._states(self.rbm.visible_ids)
         all_of_them = self.rbm.weights.needs_all_visible
-        self.v0_spread = self._states(self.rbm.weights.visible_rows) if all_of_them else self.v0
+        self.v0_spread = self._states(self.rbm.weights.visible_spread) if all_of_them else self.v0
 
     def _states(self, unit_ids: npt.NDArray[np.int64]) -> Packed:
         """The data of some units, the same wherever they are drawn."""
@@ -128,9 +128,8 @@ class CD1:
         """Which kernel the dispatcher chooses for this rank's products ``up`` and ``down``."""
         if self.rbm.W.dtype != np.float32:
             return {"up": "blas", "down": "blas"}
-        block, hidden = self.rbm.parameters.blocks[-1], self.rbm.weights.hidden_columns
-        n_hidden = block.shape[1] if self.layout == "dual" else len(hidden)
-        h = Packed(np.full((n_hidden, 1, self.v0.words.shape[2]), 0x5555_5555_5555_5555, np.uint64), self.n_mine)
+        block = self.rbm.parameters.blocks[-1]
+        h = Packed(np.full((block.shape[1], 1, self.v0.words.shape[2]), 0x5555_5555_5555_5555, np.uint64), self.n_mine)
         return {
             "up": dispatch.choose(self.v0_spread, self.rbm.W.shape[1], up=True, whole=self.layout == "row"),
             "down": dispatch.choose(h, block.shape[0], up=False, whole=self.layout == "column"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.checkpoint import files
+from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.errors import CheckpointError, SpecError
 from modelpar.grid import Grid
@@ -77,7 +77,12 @@ def load(
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind.
     """
     header = files.read_header(path, grid.comm)
-    network = DeepBeliefNetwork(read_spec(path, header), grid, layout, draw_weights=False)
+    spec = read_spec(path, header)
+    stored = structure.read(path, header, spec, grid.comm)
+    if stored is not None:
+        owned = layout or NetworkLayout.blocks(spec.layers, grid.n_shards, spec.layout)
+        layout = dataclasses.replace(owned, holds=("column",) * len(owned.holds)).connected(stored)
+    network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     try:
         chains = _make_room(network, header, to_train)
     except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -146,6 +151,7 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
     for rbm in network.rbms:
         shape = (sizes[rbm.index + 1],)
         blocks.append(TensorBlock(f"rbm.{rbm.index}.mean_activation", shape, rbm.mean_activation, rbm.hidden_ids, None))
+        blocks += structure.blocks(rbm)
     if chains is None and state.chains is not None:
         chains = state.chains.collect(network.grid.replica_comm, network.dtype)
     if chains is not None:
@@ -164,7 +170,7 @@ def _parameter_blocks(network: DeepBeliefNetwork, full: str, name: str, paramete
         rbm = network.rbms[int(name.removeprefix("rbm."))]
         weights, b_ids, c_ids = rbm.weights, rbm.visible_ids, rbm.hidden_ids
         shape = (network.spec.layers[rbm.index], network.spec.layers[rbm.index + 1])
-    blocks = [TensorBlock(f"{full}.W", shape, parameters.W, weights.visible_rows, weights.hidden_columns)]
+    blocks = [structure.block(f"{full}.W", shape, weights, parameters.W)]
     if b_ids is not None:
         blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, b_ids, None))
     blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, c_ids, None))

@@ -14,15 +14,17 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar import checkpoint
+from modelpar.checkpoint import structure
 from modelpar.checkpoint.files import TensorBlock, write
 from modelpar.cli.config import Settings
 from modelpar.cli.judge import make_grid, open_network
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.whole_file import PARTIAL, cannot_write
-from modelpar.errors import CheckpointError, together
+from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.grid import Grid
 from modelpar.kernels import dense
 from modelpar.network import DeepBeliefNetwork
+from modelpar.weights import Dense
 
 Array = npt.NDArray[Any]
 
@@ -45,16 +47,23 @@ def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
 
 def plain_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     """``W0 b0 c0 W1 ... W_output c_output``, and ``input_offset input_scale`` with which raw values become visible
-    activations, (raw - offset) / scale.  W (lower units, upper units)."""
+    activations, (raw - offset) / scale.  W (lower units, upper units).
+
+    Where connections are listed, W is (connections,), and degrees and visible say what they connect: see
+    ``checkpoint.structure``.
+    """
     renamed = []
     for block in checkpoint.tensors(network):
         parts = block.name.split(".")
-        if parts[0] == "rbm" and parts[2] in "Wbc":
+        if parts[0] == "rbm" and parts[2] in "Wbc":  # no mean_activation
             renamed.append(_called(block, f"{parts[2]}{parts[1]}"))
         elif parts[0] == "output":
             renamed.append(_called(block, f"{parts[1]}_output"))
         elif parts[0] == "input":
             renamed.append(_called(block, f"input_{parts[1]}"))
+    for rbm in network.rbms:
+        for block in structure.blocks(rbm, described=True):
+            renamed.append(_called(block, f"{block.name.rpartition('.')[2]}{rbm.index}"))
     return renamed
 
 
@@ -69,6 +78,11 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     output layer.  A Bernoulli network takes values in 0 .. 1; for Gaussian units the standardisation is folded
     into the first layer, which so takes raw values.
     """
+    for rbm in network.rbms:
+        if not isinstance(rbm.weights, Dense):
+            raise SpecError(
+                f"RBM {rbm.index} has connections that are not complete, which PyTorch cannot hold so; export to .npz"
+            )
     blocks: list[TensorBlock] = []
     layers = [(rbm.weights, rbm.W, rbm.c, rbm.hidden_ids) for rbm in network.rbms]
     if network.output is not None:
@@ -76,6 +90,7 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
         layers.append((output.weights, output.parameters.W, output.parameters.c, output.class_ids))
     sizes = (*network.spec.layers, network.spec.classes)
     for i, (weights, W, c, ids) in enumerate(layers):
+        assert isinstance(weights, Dense)
         transposed = np.ascontiguousarray(W.T)
         if i == 0 and network.spec.visible == "gaussian":
             c = _fold_standardisation(network, transposed, c)
@@ -91,6 +106,7 @@ def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Arra
     """W^T ((x - offset) / scale) + c = (W / scale)^T x + c - W^T (offset / scale): the first factor in place, the new c
     is returned.  Collective."""
     weights = network.rbms[0].weights
+    assert isinstance(weights, Dense)
     offset, scale = (
         network.whole_visible(values[:, None])[weights.visible_rows, 0]
         for values in (network.input_offset, network.input_scale)

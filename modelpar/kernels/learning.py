@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import counts, soft, threads
+from modelpar.kernels.sparse import update_listed
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.vector import LANES, compiled
 
@@ -38,14 +39,14 @@ class Counts:
             )
         self.data, self.model = data, model
         self.unit = 1.0 / ((1 << data[1].planes) - 1)
-        self.shape = data[0].n_units, data[1].n_units
+        self.shape: tuple[int, ...] = data[0].n_units, data[1].n_units
 
     @staticmethod
     def largest(planes: int, n_samples: int) -> int:
         """The largest absolute value that C can have."""
         return n_samples * ((1 << planes) - 1)
 
-    def _operands(self) -> tuple[Array, Array, Array, Array]:
+    def _operands(self) -> tuple[Array, ...]:
         (v0, s0), (v1, s1) = self.data, self.model
         rows = [np.ascontiguousarray(v.rows) for v in (v0, v1)]
         return rows[0], counts.by_vectors(s0.words), rows[1], counts.by_vectors(s1.words)
@@ -100,7 +101,7 @@ class SoftCounts:
         self.data, self.model = data, model
         self.scale = np.float32(2.0 ** soft.fine_bits(n_samples))
         self.unit = 1.0 / float(self.scale)
-        self.shape = data[0].n_units, len(data[1])
+        self.shape: tuple[int, ...] = data[0].n_units, len(data[1])
 
     def _operands(self) -> tuple[Any, ...]:
         operands: list[Any] = []
@@ -136,8 +137,11 @@ class SoftCounts:
 
 
 def update_from(C: Array, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
-    """The update from whole numbers C (rows, columns) that were summed over replicas."""
+    """The update from whole numbers C, like W, that were summed over replicas."""
     scalars = _scalars(W, carry, gain, shrink)
+    if W.ndim == 1:  # listed connections
+        threads.split(len(W), GRAIN, lambda a, b: update_listed(W[a:b], V[a:b], C[a:b], *scalars))
+        return
     if not compiled():
         _update(W, V, C, *scalars)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,7 +109,7 @@ class AllreduceSync:
     ) -> None:  # fmt: skip
         """As ``update_from`` of ``_summed``, but some rows travel while the next ones are counted."""
         counts = self._room(block, statistics)
-        rows = max(1, min(-(-len(counts) // PIECES), BUCKET // max(1, counts.shape[1])))
+        rows = max(1, min(-(-len(counts) // PIECES), BUCKET * len(counts) // max(1, counts.size)))
         before: tuple[int, int, MPI.Request] | None = None
         for start, stop in block.fill_in_pieces(counts, rows):
             piece = counts[start:stop].reshape(-1)
@@ -145,7 +146,7 @@ class AllreduceSync:
             dtype = next(np.dtype(t) for t in (np.int8, np.int16, np.int32) if largest <= np.iinfo(t).max)
         elif isinstance(block, ExactGradient):
             dtype = block.W.dtype
-        n = block.shape[0] * block.shape[1]
+        n = math.prod(block.shape)
         if self._counts.size < n or self._counts.dtype != dtype:
             self._counts = np.empty(n, dtype)
         return self._counts[:n].reshape(block.shape)

@@ -1,0 +1,84 @@
+"""Weights in a checkpoint: a matrix, or, where connections are listed, their values and what they connect.
+
+Listed connections are counted hidden unit after hidden unit, ascending visible units inside each, as CSC has them in
+scipy.sparse.  ``rbm.0.W`` has their values, ``rbm.0.degrees`` how many each hidden unit has and ``rbm.0.visible`` their
+visible units.  For receptive fields, which the network's definition describes, the last two are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.checkpoint.files import TensorBlock
+from modelpar.checkpoint.header import Header
+from modelpar.connections import Connections, Listed
+from modelpar.errors import CheckpointError, together
+from modelpar.rbm import RBM
+from modelpar.sparse import SparseWeights
+from modelpar.spec import NetworkSpec
+from modelpar.weights import Dense, Weights
+from modelpar.wiring import connect_described
+
+Array = npt.NDArray[Any]
+
+
+def block(name: str, shape: tuple[int, int], weights: Weights, W: Array) -> TensorBlock:
+    """This shard's block of the weights of an RBM of this shape."""
+    if isinstance(weights, SparseWeights):
+        return TensorBlock(name, (weights.connections.n_connections,), W[: weights.n_own], weights.numbers, None)
+    assert isinstance(weights, Dense)
+    return TensorBlock(name, shape, W, weights.visible_rows, weights.hidden_columns)
+
+
+def blocks(rbm: RBM, *, described: bool = False) -> list[TensorBlock]:
+    """This shard's share of the lists of connections; ``described``: also of those that the spec describes."""
+    weights = rbm.weights
+    if not isinstance(weights, SparseWeights) or not (described or isinstance(weights.connections, Listed)):
+        return []
+    offsets, below = weights.connections.below(rbm.hidden_ids)
+    n_hidden, n = weights.connections.n_hidden, weights.connections.n_connections
+    degrees = np.diff(offsets).astype(np.int32)
+    return [
+        TensorBlock(f"rbm.{rbm.index}.degrees", (n_hidden,), degrees, rbm.hidden_ids, None),
+        TensorBlock(f"rbm.{rbm.index}.visible", (n,), np.asarray(below, np.int32), weights.numbers, None),
+    ]
+
+
+def read(path: str | Path, header: Header, spec: NetworkSpec, comm: MPI.Comm) -> tuple[Connections | None, ...] | None:
+    """The connections of every RBM of a checkpoint; None where all are complete.  Rank 0 reads.  Collective.
+
+    Raises CheckpointError on every rank where the lists are missing or no lists of connections.
+    """
+    if all(pattern.dense for pattern in spec.patterns):
+        return None
+    listed: dict[int, tuple[Array, Array]] = {}
+    with together(comm):
+        if comm.rank == 0:
+            for i, pattern in enumerate(spec.patterns):
+                if not pattern.dense and pattern.kind != "local":
+                    listed[i] = _lists(path, header, i, *spec.layers[i : i + 2])
+    listed = comm.bcast(listed)
+    found = list(connect_described(spec))
+    for i, (degrees, visible) in listed.items():
+        offsets = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64)
+        found[i] = Listed(offsets, visible, spec.layers[i])
+    return tuple(found)
+
+
+def _lists(path: str | Path, header: Header, i: int, n_visible: int, n_hidden: int) -> tuple[Array, Array]:
+    arrays = []
+    for name in (f"rbm.{i}.degrees", f"rbm.{i}.visible"):
+        if name not in header.tensors:
+            raise CheckpointError(f"{path} has no {name}, which connections of RBM {i} need; it is incomplete")
+        dtype, shape, start, _ = header.tensors[name]
+        arrays.append(np.fromfile(path, dtype, int(np.prod(shape)), offset=start))
+    degrees, visible = arrays
+    fits = len(degrees) == n_hidden and degrees.min(initial=0) >= 0 and degrees.sum() == len(visible)
+    if not fits or visible.min(initial=0) < 0 or visible.max(initial=0) >= n_visible:
+        raise CheckpointError(f"{path} is damaged: its lists of connections of RBM {i} do not fit its layers")
+    return degrees, visible

@@ -1,0 +1,212 @@
+"""Which visible unit is connected with which hidden unit: a pure value without MPI in it, the same on every rank.
+
+Connections are counted hidden unit after hidden unit, ascending visible units inside each: the place of a weight in the
+whole matrix, as a checkpoint has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from modelpar.errors import SpecError
+
+IntArray = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.integer[Any]]
+
+
+class Connections(Protocol):
+    """The connections of one RBM, or of the units of it that one asks for.
+
+    widest, widest_down   the most connections that a hidden, a visible unit has
+    """
+
+    @property
+    def n_visible(self) -> int: ...
+    @property
+    def n_hidden(self) -> int: ...
+    @property
+    def n_connections(self) -> int: ...
+    @property
+    def widest(self) -> int: ...
+    @property
+    def widest_down(self) -> int: ...
+
+    def offsets_of(self, hidden: IntArray) -> IntArray:
+        """(n,) the number of the first connection of each of these hidden units"""
+
+    def kinds_of(self, hidden: IntArray) -> IntArray:
+        """(n,) a number of each of these hidden units: those with the same one are connected with the same units"""
+
+    def below(self, hidden: IntArray) -> tuple[IntArray, Ids]:
+        """(n + 1,) offsets and (connections,) visible units of these hidden units, ascending inside each"""
+
+    def above(self, visible: IntArray) -> tuple[IntArray, Ids, IntArray]:
+        """(n + 1,) offsets, (connections,) hidden units of these visible units, ascending inside each, and numbers of
+        these connections"""
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """Connections that are listed one by one, as scipy.sparse's CSC has them."""
+
+    offsets: IntArray  # (n_hidden + 1,)
+    visible: npt.NDArray[np.int32]  # (n_connections,) ascending inside each hidden unit
+    n_visible: int
+
+    @classmethod
+    def from_mask(cls, mask: Any) -> Listed:
+        """From a mask (n_visible, n_hidden), an array or one of scipy.sparse: what is not 0 is connected."""
+        found = sparse.csc_array(mask)
+        if not found.has_canonical_format or not found.has_sorted_indices or not found.data.all():
+            found = found.copy()
+            found.sum_duplicates()
+            found.eliminate_zeros()
+            found.sort_indices()
+        return cls(found.indptr.astype(np.int64), found.indices.astype(np.int32), int(found.shape[0]))
+
+    @property
+    def n_hidden(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_connections(self) -> int:
+        return len(self.visible)
+
+    @cached_property
+    def widest(self) -> int:
+        return int(np.diff(self.offsets).max(initial=0))
+
+    @cached_property
+    def widest_down(self) -> int:
+        return int(np.bincount(self.visible, minlength=1).max(initial=0))
+
+    def offsets_of(self, hidden: IntArray) -> IntArray:
+        return self.offsets[hidden]
+
+    def kinds_of(self, hidden: IntArray) -> IntArray:
+        offsets, below = self.below(hidden)
+        found: dict[bytes, int] = {}
+        lists = (below[a:b].tobytes() for a, b in pairwise(offsets.tolist()))
+        return np.fromiter((found.setdefault(units, len(found)) for units in lists), np.int64, len(hidden))
+
+    def below(self, hidden: IntArray) -> tuple[IntArray, Ids]:
+        counts = self.offsets[hidden + 1] - self.offsets[hidden]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return offsets, self.visible[runs(self.offsets[hidden], counts)]
+
+    def above(self, visible: IntArray) -> tuple[IntArray, Ids, IntArray]:
+        chosen = np.zeros(self.n_visible, bool)
+        chosen[visible] = True
+        numbers = np.flatnonzero(chosen[self.visible])
+        below = self.visible[numbers]
+        order = np.argsort(below, kind="stable")  # hidden units stay ascending
+        numbers, below = numbers[order], below[order]
+        hidden = np.searchsorted(self.offsets, numbers, side="right") - 1
+        # the caller's order of visible units
+        starts, ends = np.searchsorted(below, visible), np.searchsorted(below, visible, side="right")
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)]).astype(np.int64)
+        at = runs(starts, ends - starts)
+        return offsets, hidden[at], numbers[at]
+
+
+@dataclass(frozen=True)
+class Local:
+    """Receptive fields on a grid with several maps, untied (Dean et al. 2012): units map by map, row by row.
+
+    A hidden unit at (r, c) of any map sees field x field positions of all maps below, from (r, c) * stride on.
+    """
+
+    maps_below: int
+    rows: int
+    columns: int
+    maps: int
+    field: int
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.field < 1 or self.stride < 1 or self.field > min(self.rows, self.columns):
+            raise SpecError(
+                f"--connections: fields of {self.field}x{self.field}, every {self.stride} units, do not fit into a "
+                f"grid of {self.rows}x{self.columns} units"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the positions of fields"""
+        return (self.rows - self.field) // self.stride + 1, (self.columns - self.field) // self.stride + 1
+
+    @property
+    def n_visible(self) -> int:
+        return self.maps_below * self.rows * self.columns
+
+    @property
+    def n_hidden(self) -> int:
+        return self.maps * self.grid[0] * self.grid[1]
+
+    @property
+    def widest(self) -> int:
+        return self.maps_below * self.field**2
+
+    @property
+    def widest_down(self) -> int:
+        reach = -(-self.field // self.stride)
+        return self.maps * min(reach, self.grid[0]) * min(reach, self.grid[1])
+
+    @property
+    def n_connections(self) -> int:
+        return self.n_hidden * self.widest
+
+    def offsets_of(self, hidden: IntArray) -> IntArray:
+        return np.asarray(hidden, np.int64) * self.widest
+
+    def kinds_of(self, hidden: IntArray) -> IntArray:
+        return np.asarray(hidden, np.int64) % (self.grid[0] * self.grid[1])
+
+    def below(self, hidden: IntArray) -> tuple[IntArray, Ids]:
+        above, across = self.grid
+        r, c = np.divmod(np.asarray(hidden, np.int64) % (above * across), across)
+        corner = (r * self.columns + c) * self.stride
+        m, i, j = np.ix_(np.arange(self.maps_below), np.arange(self.field), np.arange(self.field))
+        field = (m * self.rows * self.columns + i * self.columns + j).reshape(-1)
+        seen = (corner[:, None] + field).astype(np.int32).reshape(-1)
+        return np.arange(len(hidden) + 1, dtype=np.int64) * self.widest, seen
+
+    def above(self, visible: IntArray) -> tuple[IntArray, Ids, IntArray]:
+        height, width = self.grid
+        m, position = np.divmod(np.asarray(visible, np.int64), self.rows * self.columns)
+        y, x = np.divmod(position, self.columns)
+        reach = -(-self.field // self.stride)
+        back = np.arange(reach - 1, -1, -1)
+        r, c = (y // self.stride)[:, None] - back, (x // self.stride)[:, None] - back  # (n, reach) that may see it
+        i, j = y[:, None] - r * self.stride, x[:, None] - c * self.stride  # where in their fields
+        row_sees = (r >= 0) & (r < height) & (i < self.field)
+        column_sees = (c >= 0) & (c < width) & (j < self.field)
+        sees = (row_sees[:, :, None] & column_sees[:, None, :])[:, None]
+        maps = np.arange(self.maps)[None, :, None, None]
+        hidden = (maps * height + r[:, None, :, None]) * width + c[:, None, None, :]
+        within = (m[:, None] * self.field + i)[:, :, None] * self.field + j[:, None, :]
+        numbers = hidden * self.widest + within[:, None]
+        sees = np.broadcast_to(sees, hidden.shape)
+        offsets = np.concatenate([[0], np.cumsum(sees.reshape(len(visible), -1).sum(axis=1))]).astype(np.int64)
+        return offsets, hidden[sees].astype(np.int32), numbers[sees]
+
+
+def runs(starts: IntArray, counts: IntArray) -> IntArray:
+    """starts[0] .. starts[0] + counts[0] - 1, then those of the next, ..., one after the other"""
+    total = int(counts.sum())
+    ends = np.cumsum(counts)
+    return np.arange(total, dtype=np.int64) + np.repeat(np.asarray(starts, np.int64) - (ends - counts), counts)
+
+
+def mask_of(connections: Connections) -> Any:
+    """The mask (n_visible, n_hidden) as a boolean scipy.sparse CSC array, in memory for every connection."""
+    offsets, visible = connections.below(np.arange(connections.n_hidden))
+    shape = connections.n_visible, connections.n_hidden
+    return sparse.csc_array((np.ones(len(visible), bool), np.asarray(visible, np.int32), offsets), shape=shape)

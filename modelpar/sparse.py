@@ -1,0 +1,351 @@
+"""Weights of connections that are not complete, held over shards: compressed, and exchanging only what is needed.
+
+A shard holds the connections of its hidden units and those of its visible units.  Those between two of its own are
+held once; those to a unit of another shard are held on both sides, and learn the same there.  So every sum is made on
+the shard that owns the unit, nothing but states of single units travels, and no float where states are packed: the
+dual layout of a matrix most of which is not there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.connections import Connections, runs
+from modelpar.exchange import Traffic
+from modelpar.halo import Halo, Pending
+from modelpar.kernels import sparse as loops
+from modelpar.kernels.blocks import BlockCounts, Blocks, BlockSoftCounts
+from modelpar.kernels.digest import MODULUS, digest
+from modelpar.kernels.products import Activations, Sampled, Sampler, plain_sums
+from modelpar.kernels.states import Packed, unpack
+from modelpar.layout import UnitLayout
+from modelpar.parameters import Parameters
+from modelpar.streams import Stream
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+AFLOAT = 3  # packed activations of a shard that may travel at the same time
+AT_ONCE = 1 << 22  # connections that are looked up at a time while the lists are made
+
+
+class SparseWeights:
+    """``parameters.W`` (connections,): those of the owned hidden units as the whole matrix has them, then the others.
+
+    Activations are spread to the units that this shard's connections have an end at, its own first.  Making one is
+    collective over ``comm``.
+    """
+
+    needs_all_visible = True
+
+    def __init__(
+        self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *,
+        exact: bool = False,
+    ) -> None:  # fmt: skip
+        self.connections, self._comm = connections, comm
+        self._visible_ids, self._hidden_ids = visible.owned(comm.rank), hidden.owned(comm.rank)
+        shared = _Shared(connections, visible, hidden, comm.rank)
+        self._visible_halo = Halo(comm, visible, shared.visible_needed, traffic)
+        self._hidden_halo = Halo(comm, hidden, shared.hidden_needed, traffic)
+        self.n_own = int(shared.starts[-1])
+        self.n_weights = self.n_own + len(shared.foreign[0])
+        self._lent = shared.lent(comm.size)
+        self._borrowed = np.bincount(hidden.owner[shared.foreign[1]], minlength=comm.size)
+        self._up, self._n_own_blocks, self._up_inner = shared.up(self._visible_halo.units, self._hidden_halo.units)
+        self._down, self._down_inner = shared.down(self._hidden_halo.units)
+        self._travelling: dict[int, tuple[Halo, Pending]] = {}  # by the identity of the words
+
+    # -- what an RBM asks of its weights -----------------------------------------------------------------------------
+
+    @property
+    def visible_spread(self) -> IntArray:
+        """Ids of the units that spread visible activations are of."""
+        return self._visible_halo.units
+
+    @property
+    def owned_in_spread(self) -> slice:
+        return slice(len(self._visible_ids))
+
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
+        return Parameters((self.n_weights,), n_b, n_c, dtype)
+
+    def spread_visible(self, owned: Activations) -> Activations:
+        return self._spread(self._visible_halo, owned)
+
+    def spread_hidden(self, owned: Activations) -> Activations:
+        return self._spread(self._hidden_halo, owned)
+
+    def _spread(self, halo: Halo, owned: Activations) -> Activations:
+        """Packed values are handed on while they travel: units that need none of the halo are computed meanwhile."""
+        if not isinstance(owned, Packed):
+            pending = halo.begin(owned)
+            halo.end(pending)
+            return pending.whole
+        pending = halo.begin(owned.rows)
+        spread = Packed(pending.whole.reshape(halo.n_units, owned.planes, owned.words.shape[2]), owned.batch)
+        if pending.requests:
+            self._travelling[id(spread.words)] = halo, pending
+        while len(self._travelling) > AFLOAT:  # of PCD some are never asked for
+            halo, pending = self._travelling.pop(next(iter(self._travelling)))
+            halo.end(pending)
+        return spread
+
+    def _arrive(self, *spread: Activations) -> None:
+        for activations in spread:
+            if isinstance(activations, Packed) and id(activations.words) in self._travelling:
+                halo, pending = self._travelling.pop(id(activations.words))
+                halo.end(pending)
+
+    def up(self, parameters: Parameters, visible: Activations) -> Array:
+        return self._sums(self._up, slice(self._n_own_blocks), self._up_inner, parameters.W, visible, self._sizes[0])
+
+    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+        return self._sums(self._down, slice(None), self._down_inner, parameters.W, hidden, self._sizes[1])
+
+    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+        blocks, inner, (n, n_inputs) = self._up, self._up_inner, self._sizes[0]
+        sums = self._whole_sums(blocks, slice(self._n_own_blocks), inner, parameters.W, visible, n, n_inputs)
+        return sampler.of_sums(sums, n_inputs)
+
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+        blocks, inner, (n, n_inputs) = self._down, self._down_inner, self._sizes[1]
+        sums = self._whole_sums(blocks, slice(None), inner, parameters.W, hidden, n, n_inputs)
+        return sampler.of_sums(sums, n_inputs)
+
+    @property
+    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(owned units, most units that one of them sums over) of hidden and of visible units"""
+        wide = self.connections.widest, self.connections.widest_down
+        return (len(self._hidden_ids), wide[0]), (len(self._visible_ids), wide[1])
+
+    def _sums(self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, size: tuple[int, int]) -> Array:
+        return plain_sums(self._whole_sums(blocks, part, inner, W, x, *size), size[1])
+
+    def _whole_sums(
+        self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, n_units: int, n_inputs: int
+    ) -> Array:
+        """Summed input (n_units, batch): int32 steps where x is packed and weights are float32, else floats."""
+        if isinstance(x, Packed) and W.dtype == np.float32:
+            sums = np.empty((n_units, x.batch), np.int32)
+            blocks.sum_states(W, x, n_inputs, sums, slice(inner))
+            self._arrive(x)
+            blocks.sum_states(W, x, n_inputs, sums, slice(inner, part.stop))
+            return sums
+        self._arrive(x)
+        values = unpack(x, W.dtype) if isinstance(x, Packed) else x
+        sums = np.empty((n_units, values.shape[1]), values.dtype)
+        blocks.multiply(W, values, sums, part)
+        return sums
+
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]:
+        self._arrive(visible[1], hidden[1])
+        return [(visible[1], hidden[1])]
+
+    def counts(self, data: Any, model: Any) -> BlockCounts:
+        return BlockCounts(self._up, self.n_weights, data, model)
+
+    def soft_counts(self, data: Any, model: Any, n_samples: int) -> BlockSoftCounts:
+        return BlockSoftCounts(self._up, self.n_weights, data, model, n_samples)
+
+    def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
+        self._up.add_products(V, visible, hidden, gain, carry)
+
+    def for_gradients(self) -> SparseWeights:
+        return self
+
+    # -- the weights as such -----------------------------------------------------------------------------------------
+
+    def draw(self, parameters: Parameters, stream: Stream) -> None:
+        """Standard normal draws, keyed by both units as those of a dense matrix are."""
+        blocks, units, columns = self._up, self._visible_halo.units, self._hidden_halo.units
+        loops.draw_weights(*blocks.lists, units, columns, *stream.words, parameters.W)
+
+    def refresh(self, parameters: Parameters) -> None:
+        """The owners of hidden units lend their weights to those of the visible units."""
+        W = parameters.W
+        sent = W[self._lent[0]]
+        self._comm.Alltoallv([sent, self._lent[1]], [W[self.n_own :], self._borrowed])
+
+    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+        """Scale back each hidden unit's incoming weights where they are longer than ``limit``."""
+        blocks, W = self._up, parameters.W
+        lengths = np.zeros((len(self._hidden_ids), 1), W.dtype)
+        at = blocks.at[: blocks.members[self._n_own_blocks]]
+        widths = np.repeat(np.diff(blocks.first), np.diff(blocks.members))
+        for member, (start, n) in enumerate(zip(at, widths[: len(at)], strict=True)):
+            lengths[blocks.outs[member]] = np.sqrt((W[start : start + n] ** 2).sum())
+        factors = np.asarray(np.minimum(1, limit / np.maximum(lengths, 1e-30)), W.dtype)
+        spread = self.spread_hidden(factors)
+        assert not isinstance(spread, Packed)
+        if np.any(spread < 1):
+            for member, (start, n) in enumerate(zip(blocks.at, widths, strict=True)):
+                W[start : start + n] *= spread[blocks.outs[member], 0]
+
+    def digest(self, W: Array) -> int:
+        """Of the connections of the owned hidden units; 64 bits, adds up over the shards."""
+        offsets, below = self.connections.below(self._hidden_ids)
+        found = 0
+        for j, hidden in enumerate(self._hidden_ids):
+            run = slice(offsets[j], offsets[j + 1])
+            found += digest(W[run].reshape(-1, 1), below[run], [hidden])
+        return found % MODULUS
+
+    def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
+        """(visible ids, weights) of one hidden unit, where this shard owns it."""
+        j = int(np.searchsorted(self._hidden_ids, unit))
+        if j == len(self._hidden_ids) or self._hidden_ids[j] != unit:
+            return None
+        offsets, below = self.connections.below(self._hidden_ids)
+        run = slice(offsets[j], offsets[j + 1])
+        return np.asarray(below[run], np.int64), W[run]
+
+    @property
+    def ends(self) -> tuple[IntArray, IntArray]:
+        """(n_weights,) visible and hidden unit ids of every weight that is held, in the order of W"""
+        blocks = self._up
+        sizes, widths = np.diff(blocks.members), np.diff(blocks.first)
+        lengths = np.repeat(widths, sizes)
+        inputs = blocks.inputs[runs(np.repeat(blocks.first[:-1], sizes), lengths)]
+        order = runs(blocks.at, lengths)
+        visible, hidden = np.empty(self.n_weights, np.int64), np.empty(self.n_weights, np.int64)
+        visible[order] = self._visible_halo.units[inputs]
+        hidden[order] = self._hidden_halo.units[np.repeat(blocks.outs, lengths)]
+        return visible, hidden
+
+    @property
+    def numbers(self) -> IntArray:
+        """(n_own,) where in the whole matrix the connections of the owned hidden units are"""
+        offsets, _ = self.connections.below(self._hidden_ids)
+        return runs(self.connections.offsets_of(self._hidden_ids), np.diff(offsets))
+
+
+class _Shared:
+    """The connections that one shard has a part in, while the lists of ``SparseWeights`` are made.
+
+    foreign   of the owned visible units with hidden units of others: (visible, hidden) ids and numbers, ordered by the
+              hidden unit's owner, and by number
+    """
+
+    def __init__(self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, shard: int) -> None:
+        self.connections, self.visible, self.hidden, self.shard = connections, visible, hidden, shard
+        self.visible_ids, self.hidden_ids = visible.owned(shard), hidden.owned(shard)
+        kinds = connections.kinds_of(self.hidden_ids)
+        _, self._leaders, self._kind = np.unique(kinds, return_index=True, return_inverse=True)
+        self._offsets, self._below = connections.below(self.hidden_ids[self._leaders])
+        widths = np.diff(self._offsets)[self._kind] if len(self._leaders) else np.zeros(0, np.int64)
+        # where in W the weights of each owned hidden unit begin
+        self.starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+        self._look_above()
+
+    def _look_above(self) -> None:
+        """Hidden units above the owned visible ones, and where in W their weights are, piece by piece."""
+        at_once = max(1, AT_ONCE // max(1, self.connections.widest_down))
+        mine = np.full(self.hidden.n_units, -1, np.int64)
+        mine[self.hidden_ids] = np.arange(len(self.hidden_ids))
+        kind = np.int32 if self.starts[-1] < 1 << 30 else np.int64
+        counts, hidden, places, foreign = [np.zeros(1, np.int64)], [], [], []
+        at = 0
+        for start in range(0, len(self.visible_ids), at_once):
+            some = self.visible_ids[start : start + at_once]
+            offsets, above, numbers = self.connections.above(some)
+            local = mine[above]
+            own = local >= 0
+            place = np.full(len(above), -1, np.int64)
+            place[own] = (
+                self.starts[local[own]] + numbers[own] - self.connections.offsets_of(above[own].astype(np.int64))
+            )
+            counts.append(np.diff(offsets))
+            hidden.append(np.asarray(above, np.int32))
+            places.append(place.astype(kind))
+            where = np.flatnonzero(~own)
+            below = np.repeat(some, np.diff(offsets))[where]
+            foreign.append(np.stack([below, above[where].astype(np.int64), numbers[where], where + at]))
+            at += len(above)
+        self._fan_first = np.cumsum(np.concatenate(counts)).astype(np.int64)
+        self._fan_hidden = np.concatenate(hidden) if hidden else np.zeros(0, np.int32)
+        self._fan_places = np.concatenate(places) if places else np.zeros(0, kind)
+        found = np.concatenate(foreign, axis=1) if foreign else np.zeros((4, 0), np.int64)
+        found = found[:, np.lexsort((found[2], self.hidden.owner[found[1]]))]
+        self.foreign = found[0], found[1], found[2]
+        self._fan_places[found[3]] = self.starts[-1] + np.arange(found.shape[1])
+
+    @property
+    def visible_needed(self) -> IntArray:
+        return np.unique(self._below).astype(np.int64)
+
+    @property
+    def hidden_needed(self) -> IntArray:
+        return np.unique(self._fan_hidden).astype(np.int64)
+
+    def lent(self, n_shards: int) -> tuple[IntArray, IntArray]:
+        """(places in W of the weights whose visible units others own, in the order in which these hold them; how many
+        go to each shard)"""
+        owners, places = [], []
+        per_leader = self.visible.owner[self._below] != self.shard
+        for j, k in enumerate(self._kind):
+            run = slice(self._offsets[k], self._offsets[k + 1])
+            away = np.flatnonzero(per_leader[run])
+            if len(away):
+                owners.append(self.visible.owner[self._below[run][away]])
+                places.append(self.starts[j] + away)
+        owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
+        place = np.concatenate(places) if places else np.zeros(0, np.int64)
+        order = np.argsort(owner, kind="stable")  # hidden units, and their visible units, stay ascending
+        return place[order], np.bincount(owner, minlength=n_shards)
+
+    def up(self, visible_units: IntArray, hidden_units: IntArray) -> tuple[Blocks, int, int]:
+        """(blocks, of which so many are of owned hidden units, of which so many need none of the halo)"""
+        to_visible = _positions(visible_units, self.visible.n_units)
+        inputs = to_visible[self._below]
+        n_owned = len(self.visible_ids)
+        widths = np.diff(self._offsets)
+        outer = np.zeros(len(widths), bool)
+        outer[np.repeat(np.arange(len(widths)), widths)[inputs >= n_owned]] = True
+        order = np.argsort(outer, kind="stable")
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        members = np.argsort(rank[self._kind], kind="stable")
+        # then the others' hidden units, one block each
+        below, above, _ = self.foreign
+        edges = np.flatnonzero(np.diff(above)) + 1
+        begins = np.concatenate([[0], edges]).astype(np.int64) if len(above) else np.zeros(0, np.int64)
+        ends = np.concatenate([begins[1:], [len(above)]]).astype(np.int64) if len(above) else begins
+        first = np.concatenate([[0], np.cumsum(np.concatenate([widths[order], ends - begins]))])
+        sizes = np.concatenate([np.bincount(self._kind, minlength=len(order))[order], np.ones(len(begins), np.int64)])
+        to_hidden = _positions(hidden_units, self.hidden.n_units)
+        blocks = Blocks(
+            first.astype(np.int64),
+            np.concatenate([inputs[runs(self._offsets[order], widths[order])], to_visible[below]]).astype(np.int32),
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            np.concatenate([members, to_hidden[above[begins]]]).astype(np.int32),
+            np.concatenate([self.starts[members], self.starts[-1] + begins]).astype(np.int64),
+        )
+        return blocks, len(order), int((~outer).sum())
+
+    def down(self, hidden_units: IntArray) -> tuple[Blocks, int]:
+        """(a block for each owned visible unit, of which so many, the first, need none of the halo)"""
+        inputs = _positions(hidden_units, self.hidden.n_units)[self._fan_hidden]
+        widths = np.diff(self._fan_first)
+        outer = np.zeros(len(widths), bool)
+        outer[np.repeat(np.arange(len(widths)), widths)[inputs >= len(self.hidden_ids)]] = True
+        order = np.argsort(outer, kind="stable")
+        moved = runs(self._fan_first[order], widths[order])
+        n = len(order)
+        blocks = Blocks(
+            np.concatenate([[0], np.cumsum(widths[order])]).astype(np.int64), inputs[moved],
+            np.arange(n + 1, dtype=np.int64), order.astype(np.int32), np.zeros(0, np.int64), self._fan_places[moved],
+        )  # fmt: skip
+        return blocks, int((~outer).sum())
+
+
+def _positions(units: IntArray, n_units: int) -> npt.NDArray[np.int32]:
+    """(n_units,) unit id -> where it is in ``units``; -1 for those that are not"""
+    found = np.full(n_units, -1, np.int32)
+    found[units] = np.arange(len(units), dtype=np.int32)
+    return found
