@@ -38,6 +38,9 @@ class Connections(Protocol):
     @property
     def widest_down(self) -> int: ...
 
+    def degrees(self) -> tuple[IntArray, IntArray]:
+        """(n_visible,) and (n_hidden,) connections of every unit"""
+
     def offsets_of(self, hidden: IntArray) -> IntArray:
         """(n,) the number of the first connection of each of these hidden units"""
 
@@ -86,6 +89,9 @@ class Listed:
     @cached_property
     def widest_down(self) -> int:
         return int(np.bincount(self.visible, minlength=1).max(initial=0))
+
+    def degrees(self) -> tuple[IntArray, IntArray]:
+        return np.bincount(self.visible, minlength=self.n_visible).astype(np.int64), np.diff(self.offsets)
 
     def offsets_of(self, hidden: IntArray) -> IntArray:
         return self.offsets[hidden]
@@ -162,6 +168,17 @@ class Local:
     @property
     def n_connections(self) -> int:
         return self.n_hidden * self.widest
+
+    def degrees(self) -> tuple[IntArray, IntArray]:
+        rows, columns = self._seen(self.rows, self.grid[0]), self._seen(self.columns, self.grid[1])
+        visible = np.tile(np.outer(rows, columns).reshape(-1) * self.maps, self.maps_below)
+        return visible, np.full(self.n_hidden, self.widest, np.int64)
+
+    def _seen(self, n: int, n_positions: int) -> IntArray:
+        """(n,) fields along one side of the grid that have each of its n units in them"""
+        starts = np.arange(n_positions) * self.stride
+        changes = np.bincount(starts, minlength=n + 1) - np.bincount(starts + self.field, minlength=n + 1)
+        return np.cumsum(changes)[:n].astype(np.int64)
 
     def offsets_of(self, hidden: IntArray) -> IntArray:
         return np.asarray(hidden, np.int64) * self.widest

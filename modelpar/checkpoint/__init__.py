@@ -81,7 +81,7 @@ def load(
     stored = structure.read(path, header, spec, grid.comm)
     if stored is not None:
         owned = layout or NetworkLayout.blocks(spec.layers, grid.n_shards, spec.layout)
-        layout = dataclasses.replace(owned, holds=("column",) * len(owned.holds)).connected(stored)
+        layout = owned.connected(stored)
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     try:
         chains = _make_room(network, header, to_train)

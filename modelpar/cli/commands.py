@@ -138,6 +138,55 @@ def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **valu
 
 
 @modelpar.command(cls=GroupedCommand)
+@click.argument("source", metavar="[CONFIG_OR_CHECKPOINT_OR_RUN_DIR]", required=False)
+@spec_options("network.layers", "network.connections", "network.visible_grid", "network.seed")
+@click.option("--parts", type=COUNT, required=True, metavar="N", help="model shards to place units on")
+@click.option("--method", default="auto", show_default=True, metavar="NAME",
+              help="of partitioners; a name that is not known lists them all")  # fmt: skip
+@click.option("--out", default="placement.npz", show_default=True, metavar="FILE", help="for train --partition")
+@JSON
+@click.pass_obj
+def partition(
+    comm: MPI.Comm, source: str | None, config: str | None, parts: int, method: str, out: str, as_json: bool,
+    **values: Any,
+) -> None:  # fmt: skip
+    """Decide which shard owns which unit of a network, and write it to a file.
+
+    The network is that of a TOML file (as for train --config), of a checkpoint or run directory, or of the options.
+    """
+    if source is not None and source.endswith(".toml"):
+        if config is not None:
+            raise click.UsageError(f"{source} and --config {config} are both configurations; give one")
+        source, config = None, source
+    settings = configuration.gather(comm, given(values), config)
+    _prepare(comm, 1)
+    from modelpar.cli.partition import partition as work
+
+    work(comm, settings, source, parts=parts, method=method, out=out, as_json=as_json)
+
+
+@modelpar.command(cls=GroupedCommand)
+@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("out", metavar="OUT_RUN_DIR")
+@spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
+@click.option("--keep", type=float, required=True, metavar="X", help="part of each RBM's weights to keep, the largest")
+@click.option("--overwrite", is_flag=True, help="replace the run that OUT_RUN_DIR holds")
+@click.pass_obj
+def prune(
+    comm: MPI.Comm, checkpoint: str, out: str, config: str | None, keep: float, overwrite: bool, **values: Any
+) -> None:
+    """Keep the largest weights of a trained network, compressed.
+
+    Writes a run directory: modelpar train --resume --run-dir OUT_RUN_DIR fine-tunes what is left.
+    """
+    settings = configuration.gather(comm, given(values), config)
+    _prepare(comm, settings.run.threads)
+    from modelpar.cli.prune import prune as work
+
+    work(comm, settings, checkpoint, out, keep=keep, overwrite=overwrite)
+
+
+@modelpar.command(cls=GroupedCommand)
 @click.argument("run_a", metavar="RUN_A")
 @click.argument("run_b", metavar="RUN_B")
 @JSON

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from modelpar.kernels.reductions import squared_error
 from modelpar.layout import NetworkLayout
 from modelpar.memory import check_fits
 from modelpar.network import DeepBeliefNetwork, memory_bytes
+from modelpar.placement import place
 
 Array = npt.NDArray[np.floating]
 
@@ -142,6 +144,12 @@ def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwor
     asked = settings.tables.get("network", {}).get("layout")
     layout = NetworkLayout.blocks(sizes, grid.n_shards, asked or spec.layout)
     check_fits(memory_bytes(spec, grid.n_shards, 1), f"the network of {path}", grid.comm, grid.node_comm)
+    wired = checkpoint.structure.read(path, files.read_header(path, grid.comm), spec, grid.comm)
+    if wired is not None or settings.grid.partition or settings.grid.partitioner:
+        layout = place(
+            replace(spec, layout=asked or spec.layout), grid.n_shards, grid.comm, partitioner=settings.grid.partitioner,
+            file=settings.grid.partition, connections=wired or [None] * (len(spec.layers) - 1),
+        )  # fmt: skip
     return checkpoint.load(path, grid, layout, to_train=False)
 
 

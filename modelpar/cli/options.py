@@ -23,6 +23,11 @@ class GridSpec(Spec):
 
     model_shards: int | None = option(None, "ranks that hold one model together", at_least=1)
     replicas: int | None = option(None, "whole models side by side, each with its share of a minibatch", at_least=1)
+    partitioner: str | None = option(
+        None, "what decides which shard owns which unit, such as auto; tiles for local connections, else block, unless "
+        "given",
+    )  # fmt: skip
+    partition: str | None = option(None, "a file of modelpar partition that says which shard owns which unit")
     servers: int = option(
         0, "ranks that hold the parameters of --sync server and do not train; 0 to spread them over those that do",
         at_least=0,
@@ -161,7 +166,8 @@ def _metavar(name: str, hint: Any) -> str:
 
 
 _METAVARS = {
-    "layers": "N-N-...", "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row|dual", "binarise": "HOW",
+    "connections": "PATTERN,...", "visible_grid": "RxC", "partitioner": "NAME", "layers": "N-N-...",
+    "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row|dual", "binarise": "HOW",
 }  # fmt: skip
 
 

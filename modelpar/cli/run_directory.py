@@ -20,6 +20,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,9 +28,11 @@ from mpi4py import MPI
 
 from modelpar import checkpoint, digests
 from modelpar.cli.whole_file import PARTIAL, naming, whole_file
+from modelpar.connections import Connections
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.network import DeepBeliefNetwork, Position
 from modelpar.records import Record
+from modelpar.spec import NetworkSpec
 
 _STEP = re.compile(r"step-(\d+)\.safetensors")
 CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "ranks.txt", "restarts"
@@ -213,6 +216,14 @@ class RunDirectory:
             if self.model.exists():
                 found.append((float("inf"), self.model))
         return [path for _, path in sorted(self.comm.bcast(found), reverse=True)]
+
+    def connections(self, spec: NetworkSpec) -> tuple[Connections | None, ...] | None:
+        """Those of a run that is resumed, from the newest checkpoint that has them; None where none has."""
+        for path in self.to_resume(0):
+            with suppress(CheckpointError):
+                header = checkpoint.files.read_header(path, self.comm)
+                return checkpoint.structure.read(path, header, spec, self.comm)
+        return None
 
 
 def checkpoint_of(comm: MPI.Comm, path: str, *, generative: bool) -> Path:

@@ -15,7 +15,10 @@ from modelpar.cli.threads import Placement
 from modelpar.data import open_dataset
 from modelpar.errors import ModelparError
 from modelpar.grid import Grid
+from modelpar.layout import NetworkLayout
 from modelpar.network import complete_layout
+from modelpar.placement import place
+from modelpar.spec import NetworkSpec
 from modelpar.status import Status
 from modelpar.sync.serving import dismiss, serve
 from modelpar.watchdog import Watchdog, names_of_ranks
@@ -77,17 +80,28 @@ class Attempt:
             raise
         dismiss(grid)
 
+    def _layout(self, spec: NetworkSpec, grid: Grid, resumed: RunDirectory | None) -> NetworkLayout:
+        asked, placed = self.settings.grid, None
+        listed = not all(pattern.dense for pattern in spec.patterns)
+        if asked.partitioner or asked.partition or listed:
+            # a mask's file may be gone, and pruned connections are nowhere else
+            wired = resumed.connections(spec) if resumed is not None and listed else None
+            placed = place(
+                spec, grid.n_shards, grid.comm, partitioner=asked.partitioner, file=asked.partition, connections=wired
+            )
+        return complete_layout(spec, grid, placed)
+
     def _train(self, grid: Grid, watchdog: Watchdog) -> None:
         settings = self.settings
         with watchdog.status.phase("opening data"):
             dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
         check_memory(settings, spec, grid)
-        layout = complete_layout(spec, grid)
         directory = RunDirectory.choose(grid.comm, self.crew.run_dir or settings.run.run_dir, dataset.name)
         # what a crew that has lost somebody finds there is its own
         resume, overwrite = self.resume or self.crew.has_begun, self.overwrite or self.crew.has_begun
         directory.check(resume=resume, overwrite=overwrite)
+        layout = self._layout(spec, grid, directory if resume else None)
         check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress:
             self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, watchdog)

@@ -22,6 +22,7 @@ FLOORS = {
     "modelpar.connections": 1,
     "modelpar.layout": 2,
     "modelpar.wiring": 3,
+    "modelpar.placement": 4,
     "modelpar.records": 2,
     "modelpar.streams": 2,
     "modelpar.memory": 2,
@@ -62,6 +63,7 @@ FLOORS = {
     "modelpar.checkpoint": 13,  # save and load of networks
     # uses of the engine
     "modelpar.recovery": 10,
+    "modelpar.pruning": 10,
     "modelpar.rehearsal": 14,
     "modelpar.sklearn": 14,
     "modelpar.bench": 14,

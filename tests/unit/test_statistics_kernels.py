@@ -216,6 +216,8 @@ class Alike:
 
 
 class OneBlock:
+    counts, soft_counts = Counts, SoftCounts
+
     def sides(self, visible, hidden):
         return [(visible[1], hidden[1])]
 

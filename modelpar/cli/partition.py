@@ -1,0 +1,86 @@
+"""``modelpar partition``: a placement file, and what the placement costs."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+import partitioners
+from modelpar import checkpoint
+from modelpar.checkpoint import files
+from modelpar.cli.config import Settings
+from modelpar.cli.progress import summary_table
+from modelpar.cli.run_directory import checkpoint_of
+from modelpar.cli.terminal import make_console
+from modelpar.errors import ModelparError, SpecError, together
+from modelpar.placement import graph_of
+from modelpar.wiring import connect
+from partitioners.placement import save_placement
+
+
+def partition(
+    comm: MPI.Comm, settings: Settings, source: str | None, *, parts: int, method: str, out: str, as_json: bool
+) -> None:
+    """Write who owns which unit of a network.  Collective; rank 0 works.
+
+    source   a checkpoint or run directory; the network of the options where None
+    Raises SpecError on every rank where the method cannot do it, ModelparError where the file cannot be written.
+    """
+    if method not in partitioners.METHODS:
+        raise SpecError(f"--method {method} is not known; use one of {', '.join(partitioners.METHODS)}")
+    if source is None:
+        spec = settings.network()
+        wired = connect(spec, comm)
+    else:
+        path = checkpoint_of(comm, source, generative=False)
+        header = files.read_header(path, comm)
+        spec = checkpoint.read_spec(path, header)
+        wired = checkpoint.structure.read(path, header, spec, comm) or (None,) * (len(spec.layers) - 1)
+        spec = replace(spec, seed=settings.network().seed)
+    told: dict[str, Any] = {}
+    with together(comm):
+        if comm.rank == 0:
+            graph = graph_of(spec, wired)
+            started = time.perf_counter()
+            try:
+                found = partitioners.METHODS[method](graph, parts, seed=spec.seed)
+            except partitioners.GraphError as error:
+                raise SpecError(f"--method {method}: {error}") from None
+            told = measures(graph, found, time.perf_counter() - started)
+            made = {"method": method, "seed": spec.seed, "layers": spec.layers, "connections": spec.connections}
+            try:
+                save_placement(Path(out), found, {**made, **told})
+            except OSError as error:
+                raise ModelparError(f"--out {out} cannot be written: {error.strerror or error}") from None
+    if comm.rank == 0:
+        if as_json:
+            print(json.dumps({"placement": out, "method": method, "parts": parts, **told}), flush=True)
+        else:
+            shown = {name.replace("_", " "): _shown(value) for name, value in told.items()}
+            make_console().print(summary_table({"placement": out, "method": method, "parts": str(parts), **shown}, ""))
+
+
+def measures(graph: partitioners.UnitGraph, found: partitioners.Partition, seconds: float) -> dict[str, Any]:
+    """What a partition costs, by name."""
+    measured = partitioners.measure(graph, found)
+    volume = measured.volume
+    return {
+        "volume": volume.total,  # states that travel for a sample, in one pass up and one down of every RBM
+        "volume_up": volume.up.tolist(),
+        "volume_down": volume.down.tolist(),
+        "edge_cut": measured.edge_cut,
+        "imbalance": [round(float(value), 4) for value in measured.imbalance],
+        "feasible": bool(partitioners.feasible(graph, found)),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

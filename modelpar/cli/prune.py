@@ -1,0 +1,44 @@
+"""``modelpar prune``: the large weights of a trained network, and a run that goes on with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mpi4py import MPI
+
+from modelpar import checkpoint
+from modelpar.cli.config import Settings, merge, read_own_config, write_config
+from modelpar.cli.judge import make_grid, open_network
+from modelpar.cli.options import SPECS
+from modelpar.cli.run_directory import RunDirectory, checkpoint_of
+from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.pruning import pruned
+
+
+def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: float, overwrite: bool) -> None:
+    """Write a run directory with the pruned network, ready to be fine-tuned.  Collective."""
+    with make_grid(comm, settings) as grid:
+        directory = RunDirectory(grid.comm, out)
+        directory.check(resume=False, overwrite=overwrite)
+        network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
+        smaller = pruned(network, keep)
+        smaller.state.position = Position("finetune" if smaller.output is not None else "done")
+        directory.prepare(resume=False, overwrite=overwrite)
+        tables = merge(read_own_config(comm, where), {"network": vars(replace(smaller.spec))})
+        tables.pop("grid", None)
+        tables.get("run", {}).pop("run_dir", None)
+        asked = Settings(tables)
+        specs = {"network": asked.network(), "training": asked.training, "finetune": asked.finetune, "data": asked.data}
+        directory.write_text("config.toml", write_config({name: specs[name] for name in SPECS if name in specs}))
+        checkpoint.save(smaller, directory.checkpoints / "step-00000000.safetensors")
+        checkpoint.save(smaller, directory.model)
+        told = _told(network, smaller)
+    print(f"{told}\npruned: {Path(out) / 'model.safetensors'}", flush=True)
+
+
+def _told(network: DeepBeliefNetwork, smaller: DeepBeliefNetwork) -> str:
+    lines = []
+    for rbm, (before, after) in enumerate(zip(network.n_weights, smaller.n_weights, strict=True)):
+        lines.append(f"RBM {rbm}: {after:,} of {before:,} weights are kept ({after / max(before, 1):.2%})")
+    return "\n".join(lines)
