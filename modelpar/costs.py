@@ -48,6 +48,24 @@ class Step:
         )
 
 
+def halo_bytes(
+    up: int, down: int, batch: int, *, planes: int = 4, gibbs_steps: int = 1, persistent: bool = False,
+    read: bool = True,
+) -> int:  # fmt: skip
+    """Bytes that all shards of one replica receive in a step of CD-k on states, where connections are listed.
+
+    up, down   for every visible (hidden) unit, the number of other shards that need its state, added up: connectivity
+               minus one, as ``partitioners`` measures it
+    batch      samples of this replica's part of the minibatch
+    planes     bits of the statistics, at least 1; those of 1 bit are the states
+    read       whether each shard reads the data of its halo itself, as it does in the first RBM
+
+    Exactly what :class:`modelpar.exchange.Traffic` counts.
+    """
+    hidden = gibbs_steps + persistent + (planes if planes > 1 else 0) + planes
+    return 8 * -(-batch // 64) * (up * (gibbs_steps + (not read)) + down * hidden)
+
+
 def dual_pays(n_visible: int, n_hidden: int, n_shards: int, otherwise: str) -> bool:
     """Whether a dual layout is predicted to be faster than ``otherwise`` where shards are on several nodes."""
     step = Step(n_visible, n_hidden, n_shards)

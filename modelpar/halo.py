@@ -72,6 +72,7 @@ class Halo:
         for shard, rows in self._send:
             pending.sent.append(owned[rows])
             pending.requests.append(self.comm.Isend(pending.sent[-1], shard, TAG))
+        self.traffic.add("shard", "halo", whole, self.n_halo * whole.shape[1] * whole.itemsize)
         return pending
 
     def end(self, pending: Pending) -> None:
@@ -82,5 +83,3 @@ class Halo:
             MPI.Request.Waitall(pending.requests)
         pending.requests.clear()
         pending.sent.clear()
-        whole = pending.whole
-        self.traffic.add("shard", "halo", whole, self.n_halo * whole.shape[1] * whole.itemsize)
