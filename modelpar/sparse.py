@@ -8,6 +8,7 @@ dual layout of a matrix most of which is not there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from modelpar.kernels.blocks import BlockCounts, Blocks, BlockSoftCounts
 from modelpar.kernels.digest import MODULUS, digest
 from modelpar.kernels.products import Activations, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed, unpack
+from modelpar.kernels.vector import compiled
 from modelpar.layout import UnitLayout
 from modelpar.parameters import Parameters
 from modelpar.streams import Stream
@@ -107,14 +109,27 @@ class SparseWeights:
         return self._sums(self._down, slice(None), self._down_inner, parameters.W, hidden, self._sizes[1])
 
     def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
-        blocks, inner, (n, n_inputs) = self._up, self._up_inner, self._sizes[0]
-        sums = self._whole_sums(blocks, slice(self._n_own_blocks), inner, parameters.W, visible, n, n_inputs)
-        return sampler.of_sums(sums, n_inputs)
+        part = slice(self._n_own_blocks)
+        return self._sampled(self._up, part, self._up_inner, parameters.W, visible, sampler, self._sizes[0])
 
     def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
-        blocks, inner, (n, n_inputs) = self._down, self._down_inner, self._sizes[1]
-        sums = self._whole_sums(blocks, slice(None), inner, parameters.W, hidden, n, n_inputs)
-        return sampler.of_sums(sums, n_inputs)
+        part = slice(self._down.n_blocks)
+        return self._sampled(self._down, part, self._down_inner, parameters.W, hidden, sampler, self._sizes[1])
+
+    def _sampled(
+        self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, sampler: Sampler,
+        size: tuple[int, int],
+    ) -> Sampled:  # fmt: skip
+        n_units, n_inputs = size
+        if not isinstance(x, Packed) or W.dtype != np.float32 or not compiled():
+            return sampler.of_sums(self._whole_sums(blocks, part, inner, W, x, n_units, n_inputs), n_inputs)
+
+        def split(run: Callable[[int, int], None]) -> None:
+            blocks.split(run, slice(inner))
+            self._arrive(x)
+            blocks.split(run, slice(inner, part.stop))
+
+        return sampler.drawn(n_units, x.batch, blocks.sampler_of(W, x, n_inputs, sampler.bias), split)
 
     @property
     def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -204,6 +219,16 @@ class SparseWeights:
         offsets, below = self.connections.below(self._hidden_ids)
         run = slice(offsets[j], offsets[j + 1])
         return np.asarray(below[run], np.int64), W[run]
+
+    @property
+    def halo_units(self) -> tuple[int, int]:
+        """Visible and hidden units of others whose states this shard needs"""
+        return self._visible_halo.n_halo, self._hidden_halo.n_halo
+
+    @property
+    def list_bytes(self) -> int:
+        """Memory of the lists of connections."""
+        return self._up.n_bytes + self._down.n_bytes
 
     @property
     def ends(self) -> tuple[IntArray, IntArray]:

@@ -18,6 +18,7 @@ from modelpar.grid import Grid
 from modelpar.kernels import dispatch
 from modelpar.kernels.products import Activations, Sampled, Sampler
 from modelpar.kernels.states import Packed, pack
+from modelpar.layout import NetworkLayout
 from modelpar.learning import Phase, Statistics
 from modelpar.memory import check_fits
 from modelpar.network import DeepBeliefNetwork, memory_bytes
@@ -47,12 +48,16 @@ class CD1:
     Raises OutOfMemoryError, on every rank, where it does not fit; LayoutError for an unknown layout.
     """
 
-    def __init__(self, size: Size, grid: Grid, *, dtype: str = "float32", layout: str = "auto") -> None:
+    def __init__(
+        self, size: Size, grid: Grid, *, dtype: str = "float32", layout: str = "auto",
+        spec: NetworkSpec | None = None, owners: NetworkLayout | None = None,
+    ) -> None:  # fmt: skip
+        """``spec`` in place of dtype and layout, for connections that are not complete; ``owners`` of its units."""
         self.n_samples, n_visible, n_hidden = size
-        spec = NetworkSpec(layers=(n_visible, n_hidden), dtype=dtype, layout=layout)
+        spec = spec or NetworkSpec(layers=(n_visible, n_hidden), dtype=dtype, layout=layout)
         needed = memory_bytes(spec, grid.n_shards, self.n_samples) * 5 // 4  # what it is compared with comes on top
         check_fits(needed, f"a benchmark of {text_of(size)}", grid.comm, grid.node_comm)
-        self.network = DeepBeliefNetwork(spec, grid)
+        self.network = DeepBeliefNetwork(spec, grid, owners)
         self.rbm = self.network.rbms[0]
         self.layout = self.network.layout.holds[0]
         self.sync = AllreduceSync(grid.replica_comm, self.network.traffic)

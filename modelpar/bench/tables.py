@@ -26,6 +26,25 @@ def cd1_tables(found: Found) -> list[Table]:
     return [main, *([_profiles(profiled)] if profiled else []), *([_peers(contested)] if contested else [])]
 
 
+def sparse_tables(found: Found) -> list[Table]:
+    """Updates where connections are listed, by partitioner."""
+    main = _table("partitioner", "ms an update", "samples/s", "GFLOP/s", "over scipy.sparse", "over SGEMM",
+                  "bytes a step", "predicted", "bytes a connection")  # fmt: skip
+    pieces = _table("partitioner", *found["rows"][0]["pieces"], title="Milliseconds of each piece of an update")
+    for row in found["rows"]:
+        ratios = [
+            f"{row[ratio]:.1f} ({row[rate]:.1f} GFLOP/s)" if ratio in row else ""
+            for ratio, rate in (("over_scipy", "scipy_gflops"), ("over_dense", "dense_gflops"))
+        ]
+        main.add_row(
+            row["partitioner"], f"{1e3 * row['seconds']:.2f}", f"{row['samples_per_second']:,.0f}",
+            f"{row['gflops']:.1f}", *ratios, f"{row['bytes']:,}", f"{row['predicted']:,}",
+            f"{row['bytes_a_connection']:.1f}",
+        )  # fmt: skip
+        pieces.add_row(row["partitioner"], *(f"{1e3 * value:.2f}" for value in row["pieces"].values()))
+    return [main, pieces]
+
+
 def _profiles(rows: list[Found]) -> Table:
     names = list(rows[0]["profile"]["pieces"])
     table = _table("size", "statistics", "kernels", "step", *names,

@@ -19,6 +19,7 @@ from modelpar.bench import cd1 as updates
 from modelpar.bench import exchange as traffic
 from modelpar.bench import kernels as products
 from modelpar.bench import peers as rivals
+from modelpar.bench import sparse as updates_of_lists
 from modelpar.bench import tables
 from modelpar.bench.timing import Size
 from modelpar.cli.config import Settings
@@ -33,6 +34,7 @@ from modelpar.kernels import threads as pool
 from modelpar.spec import TrainingSpec
 
 KINDS = (*"12345678", "float")  # of statistics
+SPARSE_NETWORK = {"layers": (128 * 128, 4 * 120 * 120), "connections": "local:9"}  # unless another is asked for
 PRODUCT_OPERANDS = 3  # batch, visible, hidden
 
 
@@ -101,6 +103,30 @@ def exchange(
     if not all(step["agree"] for step in found["steps"]):
         notes.append("warning: the engine counted other bytes than the closed form says; please report this")
     _show(found, f"Exchange by {machine['mpi']}: {machine['grid']}", tables.exchange_tables, notes, as_json=as_json)
+
+
+def sparse(
+    comm: MPI.Comm, settings: Settings, place: Placement, *, batch: int, repeats: int, seconds: float,
+    as_json: bool, statistics: str | None, partitioners: str | None, peers: bool,
+) -> None:  # fmt: skip
+    """``bench sparse``.  Collective.  Raises SpecError and others on every rank."""
+    asked = settings.tables.get("network", {})
+    spec = settings.network(**({} if "layers" in asked else SPARSE_NETWORK))
+    [kind] = parse_statistics(statistics)[:1]
+    names: list[str | None] = [word.strip() for word in partitioners.split(",")] if partitioners else [None]
+    with _grid(comm, settings) as grid:
+        found = updates_of_lists.run(
+            spec, batch, names, grid=grid, threads=place.threads, repeats=repeats, seconds=seconds, statistics=kind,
+            peers=peers,
+        )  # fmt: skip
+        shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"
+    found["machine"] = {**_machine(place), "grid": shape, "threads": place.threads}
+    layers = "-".join(map(str, spec.layers))
+    header = (
+        f"CD-1 on {found['machine']['cpu']}: {shape}, {place.threads} thread(s) a rank; {layers}, {spec.connections}: "
+        f"{found['connections']:,} connections, batch {batch}"
+    )
+    _show(found, header, tables.sparse_tables, [], as_json=as_json)
 
 
 def parse_sizes(text: str | None) -> list[Size] | None:

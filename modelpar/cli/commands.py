@@ -284,6 +284,25 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
+@spec_options("run.threads", "grid", "network.layers", "network.connections", "network.visible_grid",
+              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+@click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
+@click.option("--partitioners", metavar="NAME,...", default=None, help="who places units, several to compare them")
+@click.option("--statistics", metavar="K|float", default=None, help="1 to 8 bits, or float  [default: "
+              f"{TrainingSpec.statistics}]")  # fmt: skip
+@click.option("--peers/--no-peers", default=True, help="on one rank, measure scipy.sparse and SGEMM beside it")
+@click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
+              help="measurements, of which the median counts")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=0.5, show_default=True, metavar="X",
+              help="least time of one measurement")  # fmt: skip
+@JSON
+@click.pass_obj
+def sparse(comm: MPI.Comm, config: str | None, **values: Any) -> None:
+    """Updates by CD-1 of an RBM whose connections are listed: 128x128 -> 4 maps by fields of 9x9 unless given."""
+    _bench(comm, "sparse", config, values)
+
+
+@bench.command(cls=GroupedCommand)
 @spec_options("run.threads", "grid", without=("grid.servers",))
 @_measurements(5, 0.05, "100x784x500,256x784x4096,256x4096x4096")
 @click.pass_obj

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from modelpar.kernels import fixed, lookup, sparse, threads
 from modelpar.kernels.learning import Counts, Pair, SoftCounts, update_from
+from modelpar.kernels.sparse_sampling import sample_blocks
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.vector import compiled
 
@@ -38,6 +39,11 @@ class Blocks:
     @property
     def n_blocks(self) -> int:
         return len(self.first) - 1
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the lists."""
+        return sum(array.nbytes for array in (*self.lists, self.places))
 
     @property
     def widest(self) -> int:
@@ -69,7 +75,19 @@ class Blocks:
             self._sum_plainly(W, states, scale, out, part)
             return
         words, widest = states.rows, self.widest
-        self.split(lambda a, b: sparse.sum_blocks(a, b, *self.lists, self.places, widest, W, scale, words, out), part)
+        self.split(
+            lambda a, b: sparse.sum_blocks(a, b, *self.lists, self.places, widest, W, scale, words, -1, out), part
+        )
+
+    def sampler_of(self, W: Array, states: Packed, n_inputs: int, bias: Array) -> Callable[[int, int, Any, Any], int]:
+        """What ``Sampler.drawn`` is to run over ranges of blocks: sums of the inputs that are on, and what follows."""
+        scale, words, widest = lookup.fine(n_inputs), states.rows, self.widest
+        lists, batch = (*self.lists, self.places, widest, W, scale, words), states.batch
+
+        def work(start: int, stop: int, drawing: tuple[Any, ...], outputs: tuple[Any, ...]) -> int:
+            return int(sample_blocks(start, stop, *lists, batch, bias, *drawing, *outputs))
+
+        return work
 
     def multiply(self, W: Array, x: Array, out: Array, part: slice = slice(None)) -> None:
         """out (units, batch) = sums of weight times x (units, batch), of the type of x, in the order of the inputs.

@@ -190,8 +190,14 @@ class Sampler:
 
         return self.drawn(n_units, batch, work)
 
-    def drawn(self, n_units: int, batch: int, work: Callable[[int, int, Any, Any], int]) -> Sampled:
-        """Run a compiled loop over panels of units that fills what is wanted."""
+    def drawn(
+        self, n_units: int, batch: int, work: Callable[[int, int, Any, Any], int],
+        split: Callable[[Callable[[int, int], None]], None] | None = None,
+    ) -> Sampled:  # fmt: skip
+        """Run a compiled loop over panels of units that fills what is wanted.
+
+        split   runs it over other ranges, whose meaning it shares with ``work``
+        """
         first, ids = philox.kernel_samples(self.samples, batch)
         units = philox.kernel_units(self.unit_ids, n_units)
         planes = self.planes if self.planes > 1 else 0
@@ -206,7 +212,14 @@ class Sampler:
             _NO_WORDS if self.target is None else self.target.rows,
         )
         errors: list[int] = []
-        threads.split(n_units, PANEL, lambda a, b: errors.append(work(a, b, drawing, outputs)), align=PANEL)
+
+        def run(start: int, stop: int) -> None:
+            errors.append(work(start, stop, drawing, outputs))
+
+        if split is None:
+            threads.split(n_units, PANEL, run, align=PANEL)
+        else:
+            split(run)
         statistic = states if self.planes == 1 else statistic
         return Sampled(means, states, statistic, sum(errors) / sampling.ERROR_STEPS)
 

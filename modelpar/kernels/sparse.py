@@ -26,10 +26,11 @@ WORD = 64
 
 
 @njit(cache=True, nogil=True)
-def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W, scale, words, out):  # type: ignore[no-untyped-def]
+def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W, scale, words, origin, out):  # type: ignore[no-untyped-def]
     """out[member] (batch,) int32 = sum of round(W * scale) of the inputs that are on; blocks ``start .. stop - 1``.
 
-    words (units, n_words) uint64, one plane; out (units, batch)
+    words (units, n_words) uint64, one plane; out (units, batch); with an ``origin``, 0 or more, member m is row
+    m - origin of out, whatever unit it is
     """
     n_words, batch = words.shape[1], out.shape[1]
     padded = (n_words + TILE - 1) // TILE * TILE
@@ -41,7 +42,7 @@ def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W,
         begin, n = first[g], first[g + 1] - first[g]
         if n == 0:
             for m in range(members[g], members[g + 1]):
-                out[outs[m]] = 0
+                out[outs[m] if origin < 0 else m - origin] = 0
             continue
         for k in range(n):
             row = words[inputs[begin + k]]
@@ -85,7 +86,8 @@ def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W,
                 low_sample = w * WORD
                 n_samples = min(batch - low_sample, tile * WORD)
                 for u in range(min(n_units, left)):
-                    target = out[outs[low + u], low_sample : low_sample + n_samples]
+                    row = outs[low + u] if origin < 0 else low + u - origin
+                    target = out[row, low_sample : low_sample + n_samples]
                     source_row = sums[u * tile * WORD : u * tile * WORD + n_samples]
                     for s in range(n_samples):
                         target[s] = source_row[s]
