@@ -16,19 +16,23 @@ from partitioners.metis import metis
 from partitioners.mtkahypar import mtkahypar
 from partitioners.multilevel import multilevel
 from partitioners.partition import Measures, Partition, Volume, communication_volume, edge_cut, imbalance, measure
+from partitioners.placement import load_placement, save_placement
 from partitioners.random import random
 from partitioners.refinement import feasible, moves, refined, then_refined
 from partitioners.spatial import strips, tiles
 from partitioners.spectral import spectral
 from partitioners.strided import strided
+from partitioners.traffic import Bytes, Traffic, largest_send, messages, predicted_bytes, traffic
 
 __all__ = [
     "METHODS",
+    "Bytes",
     "Complete",
     "GraphError",
     "Measures",
     "Partition",
     "Sparse",
+    "Traffic",
     "UnitGraph",
     "Volume",
     "assignment",
@@ -41,18 +45,24 @@ __all__ = [
     "from_masks",
     "imbalance",
     "kernighan_lin",
+    "largest_send",
+    "load_placement",
     "measure",
+    "messages",
     "method",
     "metis",
     "moves",
     "mtkahypar",
     "multilevel",
+    "predicted_bytes",
     "random",
     "refined",
+    "save_placement",
     "sparse",
     "spectral",
     "strided",
     "strips",
     "then_refined",
     "tiles",
+    "traffic",
 ]

@@ -21,8 +21,9 @@ LOOKED_AT = 3000  # pins that one unit may look at for its best companion
 def twins(graph: UnitGraph, largest: npt.ArrayLike, *, seed: int = 0) -> IntArray:
     """The group of each unit, (n_units,): units of a layer with the same neighbours and weight.
 
-    No group is heavier than ``largest``, of each layer or of all, unless it is a single unit.  Neighbourhoods are compared by sums of random
-    64-bit numbers, so two different ones are taken for the same with a probability of about n_units^2 / 2^64.
+    No group is heavier than ``largest``, of each layer or of all, unless it is a single unit.  Neighbourhoods are
+    compared by sums of random 64-bit numbers, so two different ones are taken for the same with a probability of about
+    n_units^2 / 2^64.
     """
     sums, names = np.zeros((graph.n_units, 2), np.uint64), _names(graph.n_units, seed)
     for i, link in enumerate(graph.links):
