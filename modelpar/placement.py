@@ -30,7 +30,7 @@ def place(
 ) -> NetworkLayout:  # fmt: skip
     """The layout of a network's layers without an output layer, the same on every rank.  Collective.
 
-    partitioner   a name in ``partitioners.METHODS``; where None, tiles of the plane for local connections and blocks
+    partitioner   a name that ``partitioners.method`` knows; where None, tiles of the plane for local connections and blocks
                   for all others
     file          a placement file, in place of a partitioner
     connections   those of every RBM; from the spec where None
@@ -54,8 +54,6 @@ def _read(file: str, spec: NetworkSpec, n_shards: int) -> Partition:
         partition, _ = load_placement(file)
     except GraphError as error:
         raise SpecError(f"--partition: {error}") from None
-    except OSError as error:
-        raise SpecError(f"--partition: {file} cannot be read: {error.strerror or error}") from None
     layers = tuple(len(owner) for owner in partition.owners)
     if layers != spec.layers:
         given, wanted = ("-".join(map(str, sizes)) for sizes in (layers, spec.layers))
@@ -72,11 +70,9 @@ def _made(spec: NetworkSpec, wired: Sequence[Connections | None], n_shards: int,
     places = places_of(spec)
     if name is None:
         name = "tiles" if places is not None else "block"
-    if name not in partitioners.METHODS:
-        raise SpecError(f"--partitioner {name} is not known; use one of {', '.join(partitioners.METHODS)}")
     try:
-        graph = graph_of(spec, wired, links=name not in BY_PLACE)
-        return partitioners.METHODS[name](graph, n_shards, seed=spec.seed)
+        method = partitioners.method(name)
+        return method(graph_of(spec, wired, links=name not in BY_PLACE), n_shards, seed=spec.seed)
     except GraphError as error:
         raise SpecError(f"--partitioner {name}: {error}") from None
 

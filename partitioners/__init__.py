@@ -6,30 +6,36 @@ nothing of training: a :class:`Partition` is one integer array per layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from partitioners.assignment import assignment
 from partitioners.auto import auto
 from partitioners.block import block
 from partitioners.graph import Complete, GraphError, Sparse, UnitGraph, dense, from_masks, sparse
-from partitioners.multilevel import feasible, refined
+from partitioners.kernighan_lin import kernighan_lin
+from partitioners.methods import METHODS, method
+from partitioners.metis import metis
+from partitioners.mtkahypar import mtkahypar
+from partitioners.multilevel import multilevel
 from partitioners.partition import Measures, Partition, Volume, communication_volume, edge_cut, imbalance, measure
+from partitioners.placement import load_placement, save_placement
 from partitioners.random import random
+from partitioners.refinement import feasible, moves, refined, then_refined
 from partitioners.spatial import strips, tiles
+from partitioners.spectral import spectral
 from partitioners.strided import strided
-
-METHODS: dict[str, Callable[..., Partition]] = {
-    "block": block, "strided": strided, "random": random, "tiles": tiles, "strips": strips, "auto": auto,
-}  # fmt: skip
+from partitioners.traffic import Bytes, Traffic, largest_send, messages, predicted_bytes, traffic
 
 __all__ = [
     "METHODS",
+    "Bytes",
     "Complete",
     "GraphError",
     "Measures",
     "Partition",
     "Sparse",
+    "Traffic",
     "UnitGraph",
     "Volume",
+    "assignment",
     "auto",
     "block",
     "communication_volume",
@@ -38,11 +44,25 @@ __all__ = [
     "feasible",
     "from_masks",
     "imbalance",
+    "kernighan_lin",
+    "largest_send",
+    "load_placement",
     "measure",
+    "messages",
+    "method",
+    "metis",
+    "moves",
+    "mtkahypar",
+    "multilevel",
+    "predicted_bytes",
     "random",
     "refined",
+    "save_placement",
     "sparse",
+    "spectral",
     "strided",
     "strips",
+    "then_refined",
     "tiles",
+    "traffic",
 ]

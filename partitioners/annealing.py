@@ -1,8 +1,9 @@
 """Moves and swaps of single units that lower the communication volume, under each layer's limit, by annealing.
 
-A unit is proposed to move to a part of one of its neighbours, which is where a move can gain.  Where the limit of its
-layer forbids that, it is proposed to swap with a unit of the same layer there.  Worse proposals are taken with a
-probability that falls with the temperature (Kirkpatrick, Gelatt and Vecchi 1983); at temperature 0 none is.
+A unit is proposed to move to the part of a unit with which it shares a net, which is where a move can gain.  Where the
+limit of its layer forbids that, it is proposed to swap with a unit of the same layer there.  Worse proposals are taken
+with a probability that falls with the temperature (Kirkpatrick, Gelatt and Vecchi 1983); at temperature 0 none is.
+The work is bounded by a number of look-ups, never by a clock, so that results are the same on every machine.
 """
 
 from __future__ import annotations
@@ -10,31 +11,45 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from partitioners.graph import IntArray
-from partitioners.nets import Nets
+from partitioners.nets import Nets, Owner, for_each
 
-Owner = npt.NDArray[np.int32]
+PROPOSAL = 20  # look-ups, in order, that take as long as those of one proposal, which are anywhere in memory
+NEAR = 16  # units near by that are tried for a swap
 
 
 def improved(
-    nets: Nets, owner: Owner, n_parts: int, allowed: IntArray, *, proposals: int, hot: float, seed: int
+    nets: Nets,
+    owner: Owner,
+    n_parts: int,
+    allowed: IntArray,
+    *,
+    lookups: int,
+    hot: float,
+    seed: int,
+    near: bool = True,
 ) -> Owner:
-    """The best owners found from ``owner`` (n_units,) in so many proposals.
+    """Owners of no more volume than ``owner`` has, (n_units,), found with so many look-ups of nets.
 
-    hot   temperature at the start, in states; it falls to 0
+    allowed  (n_layers,) or (n_layers, n_parts) what a part may weigh at most
+    hot      temperature at the start, in states; it falls to 0
+    near     units to swap with are looked for near by first: better where parts are many and small
     """
     best = owner.copy()
-    _anneal(
-        nets.starts, nets.nets, nets.costs, nets.layer, nets.weights, allowed, owner.copy(), n_parts, proposals, hot,
-        seed, best,
-    )  # fmt: skip
+    if n_parts > 1 and len(nets.nets):
+        kind = np.uint8 if np.diff(nets.pins[0]).max() < 256 else np.int32  # the smaller, the more stays in cache
+        counts = np.zeros((len(nets.costs), n_parts), kind)
+        _anneal(
+            nets.starts, nets.nets, *nets.pins, nets.costs, nets.layer, nets.weights,
+            for_each(allowed, n_parts), owner.copy(), counts, lookups, hot, NEAR if near else 0,
+            seed, best,
+        )  # fmt: skip
     return best
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _random(state):  # type: ignore[no-untyped-def]
     """xorshift64* (Vigna 2016): deterministic for a seed, on every machine."""
     x = state[0]
@@ -45,7 +60,13 @@ def _random(state):  # type: ignore[no-untyped-def]
     return x * np.uint64(0x2545F4914F6CDD1D)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def _below(state, n):  # type: ignore[no-untyped-def]
+    """A whole number below n, which is less than 2**32: by a product, which is faster than a remainder."""
+    return np.int64(((_random(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+
+
+@njit(cache=True, nogil=True)
 def _gain(unit, source, target, starts, nets, costs, counts):  # type: ignore[no-untyped-def]
     """States that travel less when ``unit`` moves from ``source`` to ``target``."""
     gain = 0
@@ -58,91 +79,184 @@ def _gain(unit, source, target, starts, nets, costs, counts):  # type: ignore[no
     return gain
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _move(unit, source, target, starts, nets, counts):  # type: ignore[no-untyped-def]
     for i in range(starts[unit], starts[unit + 1]):
         counts[nets[i], source] -= 1
         counts[nets[i], target] += 1
 
 
-@njit(cache=True)
-def _anneal(  # type: ignore[no-untyped-def]
-    starts, nets, costs, layer, weights, allowed, owner, n_parts, proposals, hot, seed, best
+@njit(cache=True, nogil=True)
+def count(starts, nets, owner, counts):  # type: ignore[no-untyped-def]
+    """Add to ``counts``, (n_nets, n_parts), how many units of each net every part owns."""
+    for unit in range(len(owner)):
+        for i in range(starts[unit], starts[unit + 1]):
+            counts[nets[i], owner[unit]] += 1
+
+
+@njit(cache=True, nogil=True)
+def _weighed(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def]
+    """What moves gain, for all of them: a unit leaves ``alone`` and misses ``all - present[part]``.
+
+    alone    (n_units,) costs of its nets in which its part has no other unit
+    present  (n_units, n_parts) costs of its nets that reach a part
+    """
+    n_units, n_parts = len(owner), counts.shape[1]
+    alone, present = np.zeros(n_units, np.int32), np.zeros((n_units, n_parts), np.int32)
+    for unit in range(n_units):
+        for i in range(starts[unit], starts[unit + 1]):
+            net = nets[i]
+            if counts[net, owner[unit]] == 1:
+                alone[unit] += costs[net]
+            for part in range(n_parts):
+                if counts[net, part] > 0:
+                    present[unit, part] += costs[net]
+    return alone, present
+
+
+@njit(cache=True, nogil=True)
+def _move_weighed(  # type: ignore[no-untyped-def]
+    unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present
 ):
-    n_units, n_layers = len(layer), len(allowed)
-    counts = np.zeros((len(costs), n_parts), np.int32)
+    """Move a unit, and keep what moves gain right for all that share a net with it; look-ups this took."""
+    used = starts[unit + 1] - starts[unit]
+    own = 0
+    owner[unit] = target
+    for i in range(starts[unit], starts[unit + 1]):
+        net = nets[i]
+        cost = costs[net]
+        first, last = offsets[net], offsets[net + 1]
+        counts[net, source] -= 1
+        left = counts[net, source]
+        if left == 0:
+            used += last - first
+            for j in range(first, last):
+                present[pins[j], source] -= cost
+        elif left == 1:
+            used += last - first
+            for j in range(first, last):
+                if owner[pins[j]] == source:
+                    alone[pins[j]] += cost
+                    break
+        counts[net, target] += 1
+        there = counts[net, target]
+        if there == 1:
+            used += last - first
+            own += cost
+            for j in range(first, last):
+                present[pins[j], target] += cost
+        elif there == 2:
+            used += last - first
+            for j in range(first, last):
+                if owner[pins[j]] == target and pins[j] != unit:
+                    alone[pins[j]] -= cost
+                    break
+    alone[unit] = own
+    return used
+
+
+@njit(cache=True, nogil=True)
+def _shared(unit, other, source, target, starts, nets, costs, counts):  # type: ignore[no-untyped-def]
+    """What the sum of two gains counts too much when the units change places: nets of both, in which nothing changes.
+
+    The nets of a unit ascend.
+    """
+    i, j, shared = starts[unit], starts[other], 0
+    while i < starts[unit + 1] and j < starts[other + 1]:
+        if nets[i] < nets[j]:
+            i += 1
+        elif nets[i] > nets[j]:
+            j += 1
+        else:
+            if counts[nets[i], source] == 1:
+                shared += costs[nets[i]]
+            if counts[nets[i], target] == 1:
+                shared += costs[nets[i]]
+            i += 1
+            j += 1
+    return shared
+
+
+@njit(cache=True, nogil=True)
+def _anneal(  # type: ignore[no-untyped-def]
+    starts, nets, offsets, pins, costs, layer, weights, allowed, owner, counts, lookups, hot, near_by, seed, best
+):
+    n_units, n_layers, n_parts = len(layer), len(allowed), counts.shape[1]
+    count(starts, nets, owner, counts)
+    alone, present = _weighed(starts, nets, costs, owner, counts)
+    carried = np.zeros(n_units, np.int64)
     loads = np.zeros((n_layers, n_parts), np.int64)
     first = np.zeros(n_layers + 1, np.int64)
     for each in range(n_units):
         loads[layer[each], owner[each]] += weights[each]
         first[layer[each] + 1] += 1
         for i in range(starts[each], starts[each + 1]):
-            counts[nets[i], owner[each]] += 1
+            carried[each] += costs[nets[i]]
     for i in range(n_layers):
         first[i + 1] += first[i]
     state = np.empty(1, np.uint64)
     state[0] = np.uint64(seed * 2654435761 + 88172645463325252)
-    cost, lowest = 0, 0  # against the start
-    improved_since = False
-    for step in range(proposals):
-        temperature = hot * (1.0 - step / proposals)
-        unit: Any = np.int64(_random(state) % np.uint64(n_units))
+    cost = 0  # against the start
+    used = 0
+    cooling = 0.95 * lookups  # what is left then only goes downhill
+    while used < lookups:
+        temperature = hot * max(0.0, 1.0 - used / cooling)
+        used += PROPOSAL
+        unit: Any = _below(state, n_units)
         n_own = starts[unit + 1] - starts[unit]
         if n_own == 0:
             continue
         source = owner[unit]
-        net = nets[starts[unit] + np.int64(_random(state) % np.uint64(n_own))]
-        # a part that this net reaches already, the first from a random one on
-        target = np.int64(_random(state) % np.uint64(n_parts))
-        for _ in range(n_parts):
-            if target != source and counts[net, target] > 0:
-                break
-            target = (target + 1) % n_parts
-        if target == source or counts[net, target] == 0:
+        net = nets[starts[unit] + _below(state, n_own)]
+        near = pins[offsets[net] + _below(state, offsets[net + 1] - offsets[net])]
+        target = owner[near]
+        if target == source:
             continue
-        gain = _gain(unit, source, target, starts, nets, costs, counts)
+        used += PROPOSAL
+        gain = alone[unit] + present[unit, target] - carried[unit]
+        # whatever loses more is not taken, at this temperature and this draw
+        least = 0.0
+        if temperature > 0.0:
+            least = temperature * np.log((np.float64(_random(state) >> np.uint64(11)) + 1.0) * 2.0**-53)
         mine = layer[unit]
         other: Any = np.int64(-1)
-        if loads[mine, target] + weights[unit] > allowed[mine]:
-            # swap: some unit of the same layer that is there
+        if loads[mine, target] + weights[unit] > allowed[mine, target]:
+            # swap: some unit of the same layer that is there, near by or else anywhere
             size = first[mine + 1] - first[mine]
-            place = np.int64(_random(state) % np.uint64(size))
-            for _ in range(64):
-                candidate = first[mine] + place
-                if owner[candidate] == target and (
-                    loads[mine, target] + weights[unit] - weights[candidate] <= allowed[mine]
-                    and loads[mine, source] + weights[candidate] - weights[unit] <= allowed[mine]
+            for attempt in range(near_by + 2 * n_parts):
+                used += PROPOSAL
+                if attempt < near_by:
+                    net = nets[starts[near] + _below(state, starts[near + 1] - starts[near])]
+                    candidate = pins[offsets[net] + _below(state, offsets[net + 1] - offsets[net])]
+                else:
+                    candidate = np.int32(first[mine] + _below(state, size))
+                if (
+                    owner[candidate] == target
+                    and layer[candidate] == mine
+                    and loads[mine, target] + weights[unit] - weights[candidate] <= allowed[mine, target]
+                    and loads[mine, source] + weights[candidate] - weights[unit] <= allowed[mine, source]
                 ):
                     other = candidate
                     break
-                place = np.int64(_random(state) % np.uint64(size))
             if other < 0:
                 continue
-            _move(unit, source, target, starts, nets, counts)
-            gain += _gain(other, target, source, starts, nets, costs, counts)
-            _move(unit, target, source, starts, nets, counts)
-        if gain < 0:
-            if temperature <= 0.0:
+            gain += alone[other] + present[other, source] - carried[other]
+            if gain < least:  # the sum of both gains is the most that the swap can gain
                 continue
-            u = np.float64(_random(state) >> np.uint64(11)) * 2.0**-53
-            if u >= np.exp(gain / temperature):
-                continue
-        _move(unit, source, target, starts, nets, counts)
-        owner[unit] = target
+            gain -= _shared(unit, other, source, target, starts, nets, costs, counts)
+            used += n_own + starts[other + 1] - starts[other]
+        if gain < least:
+            continue
+        used += _move_weighed(unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present)
         loads[mine, source] -= weights[unit]
         loads[mine, target] += weights[unit]
         if other >= 0:
-            _move(other, target, source, starts, nets, counts)
-            owner[other] = source
+            used += _move_weighed(
+                other, target, source, starts, nets, offsets, pins, costs, owner, counts, alone, present
+            )
             loads[mine, target] -= weights[other]
             loads[mine, source] += weights[other]
         cost -= gain
-        if cost < lowest:
-            lowest, improved_since = cost, True
-        # the best is copied when the search is about to leave it; late, when leaving is rare, at every improvement
-        if improved_since and cost == lowest and temperature < 0.1 * hot:
-            best[:] = owner
-            improved_since = False
-    if cost <= lowest:
+    if cost <= 0:
         best[:] = owner
     return cost

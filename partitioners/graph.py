@@ -176,6 +176,20 @@ class UnitGraph:
         """(layers[layer],) the weights of one layer's units."""
         return self.weights[self.offsets[layer] : self.offsets[layer + 1]]
 
+    def adjacency(self) -> scipy_sparse.csr_array:
+        """Which units of the whole network are connected, (n_units, n_units), ones; complete links are written out."""
+        ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for i, link in enumerate(self.links):
+            lower, upper = link.edges()
+            ends[0].append(lower + self.offsets[i])
+            ends[1].append(upper + self.offsets[i + 1])
+        below, above = np.concatenate(ends[0]), np.concatenate(ends[1])
+        both = np.concatenate([below, above]), np.concatenate([above, below])
+        shape = (self.n_units, self.n_units)
+        found = scipy_sparse.coo_array((np.ones(len(both[0]), np.int64), both), shape=shape).tocsr()
+        found.sort_indices()
+        return found
+
     def to_networkx(self) -> nx.Graph:
         """Nodes 0 to n_units - 1 with attributes ``layer`` and ``weight``; complete links become single edges.
 

@@ -1,115 +1,90 @@
-"""Annealing on groups of twins, from groups as heavy as a part down to single units.
+"""A ladder of groups: a partition of the coarsest is searched for, carried down, and refined on every rung.
 
-Many searches on the coarsest groups are cheap, and which valley they end in is mostly luck: the best is refined.
+Multilevel partitioning (Hendrickson and Leland 1995), here of hypergraphs (Catalyurek and Aykanat 1999) with a limit
+for every layer, so units are grouped within their layers only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
-from partitioners.annealing import Owner, improved
-from partitioners.graph import UnitGraph
-from partitioners.nets import Nets, by_layers, flat, limits, nets_of
-from partitioners.partition import Partition, communication_volume, part_weights
+from partitioners.annealing import improved
+from partitioners.bisection import bisected
+from partitioners.coarsening import companions, contracted, packed
+from partitioners.graph import GraphError, IntArray, UnitGraph
+from partitioners.nets import Nets, Owner, by_layers, cost, limits, nets_of
+from partitioners.partition import Partition
+from partitioners.refinement import carried
 from partitioners.repair import repaired
-from partitioners.twins import contract
 
-HEATS = (0.03, 0.08, 0.15, 0.3)  # temperatures at the start, in the states that the nets of a unit carry on average
-FINER = 0.3  # of that on finer groups, which mend what coarser ones have found
-ENTRIES = 300_000_000  # look-ups of nets that one search may take: about a second
-MOST = 4_000_000  # proposals of one search, where units have few nets
-
-Method = Callable[..., Partition]
-
-
-def feasible(graph: UnitGraph, partition: Partition) -> bool:
-    """Whether the heaviest part of every layer is within the layer's limit."""
-    return bool((part_weights(graph, partition).max(axis=1) <= limits(graph, partition.n_parts)).all())
+SMALLEST = 24  # groups for a part and layer, on the coarsest rung
+TRIES = 4  # searches there, from random starts
+HEAT = 0.1  # temperature at the start of these, in the states that the nets of a group carry on average
+FINER = 0.02  # the same on finer rungs, which mend what coarser ones have found
+LOOKUPS = 40_000_000  # of nets, for one search on one rung ...
+EACH = 6  # ... and for every entry of its nets
 
 
-def refined(graph: UnitGraph, start: Partition, *, seed: int) -> Partition:
-    """A partition of no more volume, repaired where it is not feasible: single units are moved and swapped."""
-    allowed, nets = limits(graph, start.n_parts), nets_of(graph)
-    owner = repaired(nets, flat(start), start.n_parts, allowed)
-    owner = improved(
-        nets,
-        owner,
-        start.n_parts,
-        allowed,
-        proposals=_proposals(nets),
-        hot=FINER * HEATS[0] * _carried(nets),
-        seed=seed,
-    )
-    return by_layers(owner, graph, start.n_parts)
+class Rung(NamedTuple):
+    """One level of the ladder: nets of its groups, and which of them every unit of the next finer level is in."""
+
+    nets: Nets
+    group: IntArray
 
 
-def searched(graph: UnitGraph, n_parts: int, starts: Sequence[Method], *, seed: int, tries: int = 3) -> Partition:
-    """The best of ``tries`` searches from each start at each temperature, refined on finer groups."""
-    allowed = limits(graph, n_parts)
-    owner: Owner | None = None
-    for coarse, nets, group in _levels(graph, n_parts):
-        if owner is None:
-            found = [
-                (start, heat, seed + i) for start in starts for heat in HEATS for i in range(tries)
-            ]  # fmt: skip
-            owners = [_one(coarse, nets, flat(start(coarse, n_parts, seed=s)), n_parts, allowed, heat, s)
-                      for start, heat, s in found]  # fmt: skip
-            here = min(owners, key=lambda one: _cost(coarse, nets, one, n_parts))
-        else:
-            here = _one(coarse, nets, _lifted(owner, group), n_parts, allowed, FINER * HEATS[1], seed)
-        owner = here[group]
-    assert owner is not None  # there is always the level of single units
-    return by_layers(owner, graph, n_parts)
+def multilevel(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
+    """Search on groups of companions, refinement down to single units.  Deterministic for a seed.
+
+    Raises GraphError where there are no parts.
+    """
+    if n_parts < 1:
+        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
+    nets, allowed = nets_of(graph), limits(graph, n_parts)
+    first = Rung(nets, packed(graph, n_parts))
+    return by_layers(climbed_down(nets, first.group, n_parts, allowed, seed=seed), graph, n_parts)
 
 
-def _one(
-    graph: UnitGraph, nets: Nets, owner: Owner, n_parts: int, allowed: np.ndarray, heat: float, seed: int
+def climbed_down(
+    nets: Nets, group: IntArray, n_parts: int, allowed: IntArray, *, seed: int, tries: int = TRIES
 ) -> Owner:
-    owner = repaired(nets, owner, n_parts, allowed)
-    return improved(nets, owner, n_parts, allowed, proposals=_proposals(nets), hot=heat * _carried(nets), seed=seed)
+    """Owners of all units, (n_units,); ``group`` are the units that stay together, see ``twins``."""
+    rungs = ladder(nets, group, n_parts, allowed, seed=seed)
+    top = rungs[-1].nets
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda i: _searched(top, n_parts, allowed, seed + i), range(tries)))
+    owner = min(found, key=lambda one: cost(top, one, n_parts))
+    for finer, coarser in zip(rungs[-2::-1], rungs[:0:-1], strict=True):
+        owner = owner[coarser.group]
+        owner = repaired(finer.nets, owner, n_parts, allowed)
+        owner = _annealed(finer.nets, owner, n_parts, allowed, FINER, seed)
+    return owner
 
 
-def _levels(graph: UnitGraph, n_parts: int) -> Iterator[tuple[UnitGraph, Nets, np.ndarray]]:
-    """(groups as a graph, their nets, group of each unit), the coarsest first, single units last."""
-    mean = min(int(graph.layer_weights(i).sum()) for i in range(len(graph.layers))) // n_parts
-    sizes = {graph.n_units}
-    for divisor in (1, 4):
-        coarse, nets, group = contract(graph, max(1, mean // divisor))
-        if coarse.n_units not in sizes:
-            sizes.add(coarse.n_units)
-            yield coarse, nets, group
-    yield graph, nets_of(graph), np.arange(graph.n_units)
+def ladder(nets: Nets, group: IntArray, n_parts: int, allowed: IntArray, *, seed: int) -> list[Rung]:
+    """All levels, single units first."""
+    rungs = [Rung(nets, np.arange(nets.n_units))]
+    if int(group.max(initial=-1)) + 1 < nets.n_units:
+        rungs.append(Rung(contracted(nets, group), group))
+    n_layers = len(allowed)
+    heaviest = max(1, int(allowed.min()) // SMALLEST * 2)
+    while rungs[-1].nets.n_units > SMALLEST * n_parts * n_layers:
+        finer = rungs[-1].nets
+        pairs = companions(finer, heaviest, seed=seed)
+        if pairs.max() + 1 > 0.95 * finer.n_units:
+            break  # few have a companion that is light enough
+        rungs.append(Rung(contracted(finer, pairs), pairs))
+    return rungs
 
 
-def _proposals(nets: Nets) -> int:
-    """As many as fit the budget, more for few units that have few nets."""
-    return int(np.clip(ENTRIES / max(1.0, 4 * np.diff(nets.starts).mean()), 200_000, 4_000_000).clip(max=MOST))
+def _searched(nets: Nets, n_parts: int, allowed: IntArray, seed: int) -> Owner:
+    owner = bisected(nets, n_parts, allowed, seed=seed)
+    return _annealed(nets, repaired(nets, owner, n_parts, allowed), n_parts, allowed, HEAT, seed)
 
 
-def _carried(nets: Nets) -> float:
-    """States that the nets of a unit carry, on average."""
-    if not len(nets.nets):
-        return 0.0
-    return float(nets.costs[nets.nets].mean() * np.diff(nets.starts).mean())
-
-
-def _cost(graph: UnitGraph, nets: Nets, owner: Owner, n_parts: int) -> int:
-    """States that travel, of groups at what they cost."""
-    units = np.repeat(np.arange(nets.n_units), np.diff(nets.starts))
-    reached = np.unique(nets.nets.astype(np.int64) * n_parts + owner[units])
-    parts = np.bincount(reached // n_parts, minlength=len(nets.costs))
-    return int((nets.costs * np.maximum(parts - 1, 0)).sum())
-
-
-def _lifted(owner: Owner, group: np.ndarray) -> Owner:
-    """Owners of groups: each has that of its first unit."""
-    found = np.zeros(int(group.max(initial=-1)) + 1, np.int32)
-    found[group[::-1]] = owner[::-1]
-    return found
-
-
-def volume(graph: UnitGraph, partition: Partition) -> int:
-    """States that travel for one sample, in one pass up and one down of every RBM."""
-    return communication_volume(graph, partition).total
+def _annealed(nets: Nets, owner: Owner, n_parts: int, allowed: IntArray, heat: float, seed: int) -> Owner:
+    return improved(
+        nets, owner, n_parts, allowed, lookups=LOOKUPS + EACH * len(nets.nets), hot=heat * carried(nets), seed=seed
+    )

@@ -7,15 +7,20 @@ Aykanat 1999): connectivity minus one, summed over nets, is the communication vo
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
-from partitioners.graph import IntArray, UnitGraph
+from partitioners.graph import Complete, IntArray, UnitGraph
 from partitioners.partition import Partition
 
 ALLOWED = 1.03  # of a layer's mean part
+
+Owner = npt.NDArray[np.int32]  # (n_units,) the parts of all units, layer after layer
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Nets:
     """Nets in CSR from units to nets: unit u is in nets ``nets[starts[u]:starts[u + 1]]``.
 
     costs    (n_nets,) how many states travel along a net
-    layer    (n_units,) of each unit
+    layer    (n_units,) of each unit, ascending
     weights  (n_units,) of each unit
     """
 
@@ -37,33 +42,104 @@ class Nets:
     def n_units(self) -> int:
         return len(self.layer)
 
+    @cached_property
+    def pins(self) -> tuple[IntArray, npt.NDArray[np.int32]]:
+        """The units of each net: of net n ``units[offsets[n]:offsets[n + 1]]``, ascending; (offsets, units)."""
+        return transposed(self.starts, self.nets, len(self.costs))
+
 
 def nets_of(graph: UnitGraph) -> Nets:
-    """All nets of a graph; net 2 u is that of unit u upwards, net 2 u + 1 that downwards."""
-    units, nets = [], []
-    for link, low, high in zip(graph.links, graph.offsets, graph.offsets[1:], strict=False):
-        lower, upper = link.edges()
-        lower, upper = lower + low, upper + high
-        units += [upper, lower]
-        nets += [2 * lower, 2 * upper + 1]
-        sources = np.unique(lower), np.unique(upper)  # a unit without neighbours sends nothing
-        units += list(sources)
-        nets += [2 * sources[0], 2 * sources[1] + 1]
-    everyone = np.concatenate(units) if units else np.zeros(0, np.int64)
-    order = np.argsort(everyone, kind="stable")
-    counts = np.bincount(everyone, minlength=graph.n_units)
+    """The nets of all links that are not complete: link after link those of its lower units, then of its upper ones.
+
+    Where every lower unit is connected with every upper one, all balanced partitions cost the same: no nets are needed.
+    A unit without neighbours sends nothing and has no net.
+    """
+    counts = np.zeros(graph.n_units + 1, np.int64)
+    pieces: list[tuple[IntArray, IntArray, int, int, IntArray]] = []
+    n_nets = 0
+    for i, link in enumerate(graph.links):
+        if isinstance(link, Complete):
+            continue
+        for nets, here, there in ((link.up, i, i + 1), (link.down, i + 1, i)):
+            sending = np.diff(nets.offsets) > 0
+            names = n_nets + np.cumsum(sending) - 1
+            n_nets += int(sending.sum())
+            first, other = int(graph.offsets[here]), int(graph.offsets[there])
+            counts[first + 1 : first + 1 + graph.layers[here]] += sending
+            counts[other + 1 : other + 1 + graph.layers[there]] += np.bincount(
+                nets.neighbours, minlength=graph.layers[there]
+            )
+            pieces.append((nets.offsets, nets.neighbours, first, other, names))
+    starts = np.cumsum(counts)
+    found, filled = np.empty(starts[-1], np.int32), starts[:-1].copy()
+    for offsets, neighbours, first, other, names in pieces:
+        _enter(offsets, neighbours, first, other, names, filled, found)
     layer = np.repeat(np.arange(len(graph.layers)), graph.layers)
-    return Nets(
-        np.concatenate([[0], np.cumsum(counts)]),
-        (np.concatenate(nets) if nets else np.zeros(0, np.int64))[order].astype(np.int32),
-        np.ones(2 * graph.n_units, np.int64),
-        layer,
-        np.asarray(graph.weights, np.int64),
-    )
+    return Nets(starts, found, np.ones(n_nets, np.int64), layer, np.asarray(graph.weights, np.int64))
+
+
+@njit(cache=True, nogil=True)
+def _enter(offsets, neighbours, first, other, names, filled, found):  # type: ignore[no-untyped-def]
+    """Enter the net of each sending unit with the unit itself and with its neighbours."""
+    for unit in range(len(offsets) - 1):
+        if offsets[unit] == offsets[unit + 1]:
+            continue
+        found[filled[first + unit]] = names[unit]
+        filled[first + unit] += 1
+        for i in range(offsets[unit], offsets[unit + 1]):
+            pin = other + neighbours[i]
+            found[filled[pin]] = names[unit]
+            filled[pin] += 1
+
+
+@njit(cache=True, nogil=True)
+def transposed(starts, items, n_items):  # type: ignore[no-untyped-def]
+    """CSR from rows to items -> (offsets (n_items + 1,), rows of each item, ascending)."""
+    offsets = np.zeros(n_items + 1, np.int64)
+    for item in items:
+        offsets[item + 1] += 1
+    for i in range(n_items):
+        offsets[i + 1] += offsets[i]
+    filled = offsets[:-1].copy()
+    rows = np.empty(len(items), np.int32)
+    for row in range(len(starts) - 1):
+        for i in range(starts[row], starts[row + 1]):
+            rows[filled[items[i]]] = row
+            filled[items[i]] += 1
+    return offsets, rows
+
+
+def cost(nets: Nets, owner: Owner, n_parts: int) -> int:
+    """States that travel: what each net costs, times the parts it reaches less one."""
+    offsets, units = nets.pins
+    return int(_cost(offsets, units, nets.costs, owner, n_parts))
+
+
+@njit(cache=True, nogil=True)
+def _cost(offsets, units, costs, owner, n_parts):  # type: ignore[no-untyped-def]
+    seen = np.full(n_parts, -1, np.int64)
+    total = 0
+    for net in range(len(costs)):
+        for i in range(offsets[net], offsets[net + 1]):
+            part = owner[units[i]]
+            if seen[part] != net:
+                seen[part] = net
+                total += costs[net]
+        if offsets[net] < offsets[net + 1]:
+            total -= costs[net]
+    return total
+
+
+def loads(nets: Nets, owner: Owner, n_parts: int) -> IntArray:
+    """(n_layers, n_parts) what each part owns of each layer."""
+    n_layers = int(nets.layer[-1]) + 1 if nets.n_units else 0
+    found = np.zeros((n_layers, n_parts), np.int64)
+    np.add.at(found, (nets.layer, owner), nets.weights)
+    return found
 
 
 def limits(graph: UnitGraph, n_parts: int) -> IntArray:
-    """(n_layers,) what the heaviest part of each layer may weigh.
+    """What the heaviest part of each layer may weigh, (n_layers,).
 
     1.03 times the mean part, or what placing the heaviest units first on the lightest parts gives (LPT, Graham 1969),
     where units are too heavy for that.
@@ -71,26 +147,31 @@ def limits(graph: UnitGraph, n_parts: int) -> IntArray:
     found = []
     for i in range(len(graph.layers)):
         weights = np.sort(graph.layer_weights(i))[::-1]
-        found.append(max(int(ALLOWED * weights.sum() / n_parts), _lpt(weights, n_parts)))
+        found.append(max(int(ALLOWED * weights.sum() / n_parts), lightest_first(weights, n_parts)))
     return np.array(found, np.int64)
 
 
-def _lpt(weights: IntArray, n_parts: int) -> int:
+def for_each(allowed: IntArray, n_parts: int) -> IntArray:
+    """What each part may weigh in each layer, (n_layers, n_parts), from (n_layers,) limits for all or from itself."""
+    return np.ascontiguousarray(np.broadcast_to(allowed.reshape(len(allowed), -1), (len(allowed), n_parts)))
+
+
+def lightest_first(weights: IntArray, n_parts: int) -> int:
+    """What the heaviest part weighs when units, the heaviest first, each go to the part that is lightest so far."""
     if len(weights) and weights[0] == weights[-1]:
         return int(-(-len(weights) // n_parts) * weights[0])
-    import heapq
-
     parts = [0] * n_parts
     for weight in weights.tolist():
         heapq.heapreplace(parts, parts[0] + weight)
     return max(parts)
 
 
-def flat(partition: Partition) -> npt.NDArray[np.int32]:
-    """(n_units,) the parts of all units, layer after layer."""
+def flat(partition: Partition) -> Owner:
+    """The parts of all units, layer after layer, (n_units,)."""
     return np.concatenate(partition.owners).astype(np.int32)
 
 
-def by_layers(owner: npt.NDArray[np.int32], graph: UnitGraph, n_parts: int) -> Partition:
+def by_layers(owner: Owner, graph: UnitGraph, n_parts: int) -> Partition:
+    """The same as a partition: one array a layer."""
     pieces = np.split(owner.astype(np.int64), graph.offsets[1:-1])
     return Partition(tuple(pieces), n_parts)

@@ -1,58 +1,71 @@
-"""Partitions in files: numpy's .npz with ``layer0``, ``layer1``, ... (the part of every unit) and what made them."""
+"""Placement files: a partition and how it was made, in an .npz that any NumPy reads.
+
+Arrays ``layer0``, ``layer1``, ... (n_units of the layer,) int32 owners, ``n_parts``, and ``made``, a JSON object.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from partitioners.graph import GraphError
 from partitioners.partition import Partition
 
-ABOUT, PARTS, LAYER = "about", "n_parts", "layer"
 
+def save_placement(path: str | os.PathLike[str], partition: Partition, made: Mapping[str, Any] | None = None) -> None:
+    """Write a partition; ``made`` says how it was found: method, seed, volume and the like.
 
-def save_placement(path: str | Path, partition: Partition, about: dict[str, Any] | None = None) -> None:
-    """Write a partition, and what is to be known about it (JSON), whole or not at all.
-
-    Raises OSError where the file cannot be written.
+    Written beside its target and renamed, so that a reader never sees half a file.  Raises GraphError where it cannot
+    be written.
     """
     target = Path(path)
-    arrays: dict[str, Any] = {f"{LAYER}{i}": np.asarray(owner, np.int32) for i, owner in enumerate(partition.owners)}
-    arrays |= {PARTS: np.array(partition.n_parts), ABOUT: np.array(json.dumps(about or {}, sort_keys=True))}
-    partial = target.with_name(target.name + ".partial")
+    arrays = {f"layer{i}": owner.astype(np.int32) for i, owner in enumerate(partition.owners)}
+    told = np.array(json.dumps(dict(made or {}), sort_keys=True))
+    partial = None
     try:
-        with open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(partial, target)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            partial = Path(file.name)
+            np.savez_compressed(file, allow_pickle=False, n_parts=np.int64(partition.n_parts), made=told, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)  # temporary files are their owner's alone
+        partial.replace(target)
+    except OSError as error:
+        raise GraphError(f"{target} cannot be written: {error.strerror or error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
-def load_placement(path: str | Path) -> tuple[Partition, dict[str, Any]]:
-    """A partition and what is known about it.
+def load_placement(path: str | os.PathLike[str]) -> tuple[Partition, dict[str, Any]]:
+    """A partition and how it was made, as ``save_placement`` wrote them.
 
-    Raises OSError where the file cannot be read, GraphError where it holds no partition.
+    Raises GraphError where the file cannot be read or is no placement.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        n_parts = int(arrays[PARTS])
-        layers = [arrays[f"{LAYER}{i}"] for i in range(sum(name.startswith(LAYER) for name in arrays))]
-        about = json.loads(str(arrays[ABOUT]))
-    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
-        raise GraphError(f"{path} holds no partition; write one with save_placement, or modelpar partition") from None
-    if not layers or not all(_fits(owner, n_parts) for owner in layers):
-        raise GraphError(f"{path} holds no partition: its layers must each have one part, 0 to {n_parts - 1}, a unit")
-    return Partition(tuple(owner.astype(np.int64) for owner in layers), n_parts), about
-
-
-def _fits(owner: npt.NDArray[Any], n_parts: int) -> bool:
-    if owner.ndim != 1 or owner.dtype.kind not in "iu":
-        return False
-    return not owner.size or bool(owner.min() >= 0 and owner.max() < n_parts)
+            n_parts, made = int(file["n_parts"]), json.loads(str(file["made"]))
+            layers = sum(name.startswith("layer") for name in file.files)
+            owners = tuple(np.asarray(file[f"layer{i}"]) for i in range(layers))
+    except OSError as error:
+        raise GraphError(f"{path} cannot be read: {error.strerror or 'not an .npz file'}") from None
+    except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile):
+        raise GraphError(f"{path} is no placement file: layer0, layer1, ..., n_parts and made are expected") from None
+    for i, owner in enumerate(owners):
+        if owner.ndim != 1 or not np.issubdtype(owner.dtype, np.integer):
+            raise GraphError(f"{path} is no placement file: layer{i} is {owner.dtype} of shape {owner.shape}")
+        if owner.size and (owner.min() < 0 or owner.max() >= n_parts):
+            wrong = int(owner.min() if owner.min() < 0 else owner.max())
+            raise GraphError(f"{path}: a unit of layer {i} is owned by part {wrong}, but there are {n_parts} parts")
+    if not owners or not isinstance(made, dict):
+        raise GraphError(f"{path} is no placement file: layer0, layer1, ..., n_parts and made are expected")
+    return Partition(tuple(owner.astype(np.int64) for owner in owners), n_parts), made

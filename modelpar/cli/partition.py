@@ -31,8 +31,10 @@ def partition(
     source   a checkpoint or run directory; the network of the options where None
     Raises SpecError on every rank where the method cannot do it, ModelparError where the file cannot be written.
     """
-    if method not in partitioners.METHODS:
-        raise SpecError(f"--method {method} is not known; use one of {', '.join(partitioners.METHODS)}")
+    try:
+        run = partitioners.method(method)
+    except partitioners.GraphError as error:
+        raise SpecError(f"--method: {error}") from None
     if source is None:
         spec = settings.network()
         wired = connect(spec, comm)
@@ -48,15 +50,15 @@ def partition(
             graph = graph_of(spec, wired)
             started = time.perf_counter()
             try:
-                found = partitioners.METHODS[method](graph, parts, seed=spec.seed)
+                found = run(graph, parts, seed=spec.seed)
             except partitioners.GraphError as error:
                 raise SpecError(f"--method {method}: {error}") from None
             told = measures(graph, found, time.perf_counter() - started)
             made = {"method": method, "seed": spec.seed, "layers": spec.layers, "connections": spec.connections}
             try:
                 save_placement(Path(out), found, {**made, **told})
-            except OSError as error:
-                raise ModelparError(f"--out {out} cannot be written: {error.strerror or error}") from None
+            except partitioners.GraphError as error:
+                raise ModelparError(f"--out: {error}") from None
     if comm.rank == 0:
         if as_json:
             print(json.dumps({"placement": out, "method": method, "parts": parts, **told}), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from itertools import pairwise
 
 import numpy as np
@@ -19,23 +20,27 @@ from partitioners import (
     from_masks,
     generators,
     measure,
-    multilevel,
     refined,
     tiles,
 )
 from partitioners.annealing import improved
-from partitioners.multilevel import volume
-from partitioners.nets import by_layers, flat, limits, nets_of
+from partitioners.coarsening import companions, contracted, packed, twins
+from partitioners.nets import by_layers, cost, flat, limits, nets_of
 from partitioners.partition import part_weights
 from partitioners.repair import repaired
-from partitioners.twins import contract
 
 
 @pytest.fixture(autouse=True)
 def short_searches(monkeypatch, request):
     """Small networks need few proposals; a test that is marked as one of known networks has them all."""
-    if "best_known" not in request.fixturenames:
-        monkeypatch.setattr(multilevel, "MOST", 20_000)
+    if "best_known" in request.fixturenames:
+        return
+    # a method hides the module of its name in the package
+    for module, name, value in [
+        ("auto", "FEWEST", 2_000_000), ("auto", "MOST", 2_000_000), ("refinement", "LOOKUPS", 2_000_000),
+        ("multilevel", "LOOKUPS", 200_000), ("bisection", "FOR_UNIT", 500),
+    ]:  # fmt: skip
+        monkeypatch.setattr(importlib.import_module(f"partitioners.{module}"), name, value)
 
 
 def places(rows: int, columns: int, maps: int, start: float) -> np.ndarray:
@@ -54,6 +59,10 @@ def local_network(side: int = 12, field: int = 3, maps: int = 2):
     start = (field - 1) / 2
     return from_masks(masks, None, [places(side, side, 1, 0), places(middle, middle, maps, start),
                                     places(top, top, maps, 2 * start)])  # fmt: skip
+
+
+def volume(graph, partition) -> int:
+    return measure(graph, partition).volume.total
 
 
 def random_network(seed: int, layers=(9, 7, 5), density: float = 0.4):
@@ -122,7 +131,9 @@ def test_radix_net_joins_every_pair_once():
 def test_nets_cost_what_travels(seed, n_parts):
     graph = random_network(seed)
     owner = np.random.default_rng(seed).integers(0, n_parts, graph.n_units).astype(np.int32)
-    assert cost_by_hand(graph, owner) == measure(graph, by_layers(owner, graph, n_parts)).volume.total
+    by_sets = cost_by_hand(graph, owner)
+    assert by_sets == measure(graph, by_layers(owner, graph, n_parts)).volume.total
+    assert by_sets == cost(nets_of(graph), owner, n_parts)
 
 
 def test_limits_are_three_per_cent_or_what_heavy_units_allow():
@@ -136,11 +147,11 @@ def test_refinement_keeps_the_limits_and_never_costs_more(seed, n_parts):
     graph = random_network(seed, (16, 14, 12))
     allowed, nets = limits(graph, n_parts), nets_of(graph)
     start = repaired(nets, flat(METHODS["random"](graph, n_parts, seed=seed)), n_parts, allowed)
-    better = improved(nets, start, n_parts, allowed, proposals=3000, hot=2.0, seed=seed)
+    better = improved(nets, start, n_parts, allowed, lookups=200_000, hot=2.0, seed=seed)
     assert cost_by_hand(graph, better) <= cost_by_hand(graph, start)
     before, after = (part_weights(graph, by_layers(x, graph, n_parts)).max(axis=1) for x in (start, better))
     assert np.all(after <= np.maximum(before, allowed))
-    again = improved(nets, start, n_parts, allowed, proposals=3000, hot=2.0, seed=seed)
+    again = improved(nets, start, n_parts, allowed, lookups=200_000, hot=2.0, seed=seed)
     assert np.array_equal(better, again), "deterministic for a seed"
 
 
@@ -165,22 +176,40 @@ def test_refinement_finds_the_only_good_cut():
 
 def test_twins_are_the_maps_of_a_place():
     graph = local_network(maps=3)
-    small, nets, group = contract(graph, 10**9)
-    assert small.layers == (144, 100, 64)
-    assert np.array_equal(np.bincount(group), np.repeat([1, 3, 3], small.layers))
-    owner = np.random.default_rng(1).integers(0, 3, small.n_units).astype(np.int32)
-    units = np.repeat(np.arange(nets.n_units), np.diff(nets.starts))
-    parts = [set() for _ in nets.costs]
-    for unit, net in zip(units, nets.nets, strict=True):
-        parts[net].add(int(owner[unit]))
-    cost = sum(int(cost) * max(len(found) - 1, 0) for cost, found in zip(nets.costs, parts, strict=True))
-    assert cost == volume(graph, by_layers(owner[group], graph, 3)), "groups cost what their units cost"
+    group = twins(graph, 10**9)
+    small = contracted(nets_of(graph), group)
+    assert np.array_equal(np.bincount(small.layer), (144, 100, 64))
+    assert np.array_equal(np.bincount(group), np.repeat([1, 3, 3], (144, 100, 64)))
+    assert np.array_equal(small.weights, np.bincount(group, graph.weights))
+
+
+@given(st.integers(0, 2**31), st.integers(2, 4))
+def test_groups_cost_what_their_units_cost(seed, n_parts):
+    graph = random_network(seed, (16, 14, 12), 0.3)
+    nets = nets_of(graph)
+    group = companions(nets, int(graph.weights.max()) * 2, seed=seed)
+    layer = np.repeat(np.arange(3), graph.layers)
+    assert all(len(set(layer[group == each])) == 1 for each in range(group.max() + 1))
+    assert np.bincount(group).max() <= 2
+    small = contracted(nets, group)
+    owner = np.random.default_rng(seed).integers(0, n_parts, small.n_units).astype(np.int32)
+    assert cost(small, owner, n_parts) == cost_by_hand(graph, owner[group])
 
 
 def test_groups_are_no_heavier_than_asked():
     graph = from_masks([np.ones((12, 6), bool)])
-    group = contract(graph, 13).group  # lower units weigh 6, upper ones 12
+    group = twins(graph, 13)  # lower units weigh 6, upper ones 12
     assert np.bincount(group).tolist() == [2] * 6 + [1] * 6
+    assert np.bincount(twins(graph, [6, 24])).tolist() == [1] * 12 + [2] * 3
+
+
+@pytest.mark.parametrize("n_parts", [2, 3, 4])
+def test_twins_are_packed_so_that_parts_can_be_balanced(n_parts):
+    graph = local_network(maps=4)
+    group = packed(graph, n_parts)
+    small = contracted(nets_of(graph), group)
+    start = np.zeros(small.n_units, np.int32)
+    assert feasible(graph, by_layers(repaired(small, start, n_parts, limits(graph, n_parts))[group], graph, n_parts))
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""``python -m partitioners compare``: methods, networks and numbers of parts in one table."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from partitioners.compare import Result, compare, table, write_json
+from partitioners.graph import GraphError
+from partitioners.methods import EXTRAS, METHODS, method
+from partitioners.networks import NETWORKS, network
+from partitioners.report import write_report
+
+DEFAULT_NETWORKS = "local28,smallworld,scalefree,dense"
+DEFAULT_METHODS = "block,strided,random,tiles,strips,spectral,assignment,refined,multilevel,auto"
+
+
+def listed(text: str, every: list[str]) -> list[str]:
+    """The names of a list with commas; ``all`` stands for every one."""
+    return [name for word in text.split(",") for name in (every if word.strip() == "all" else [word.strip()]) if name]
+
+
+@click.group()
+def main() -> None:
+    """Ways to divide the units of a layered network among parts."""
+
+
+@main.command("compare")
+@click.option(
+    "--networks", default=DEFAULT_NETWORKS, show_default=True, help=f"Or all, or some of {', '.join(NETWORKS)}."
+)
+@click.option(
+    "--methods", default=DEFAULT_METHODS, show_default=True,
+    help=f"Or all that can be run here, or some of {', '.join(METHODS)}, each also with +refined.",
+)  # fmt: skip
+@click.option("--parts", default="2,4", show_default=True, help="Numbers of parts.")
+@click.option("--seed", default=0, show_default=True, help="Of every method.")
+@click.option(
+    "--batch", default=64, show_default=True, help="Samples of a minibatch, for the bytes that are predicted."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all results there.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with pictures there.")
+def compare_command(
+    networks: str, methods: str, parts: str, seed: int, batch: int, json_file: Path | None, html_file: Path | None
+) -> None:
+    """Run methods on networks, and judge what they find."""
+    here = [name for name in METHODS if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
+    console, results = Console(stderr=True), list[Result]()
+    try:
+        numbers = [int(word) for word in parts.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{parts!r} is no list of numbers with commas", param_hint="--parts") from None
+    try:
+        names = listed(methods, here)
+        for name in names:
+            method(name)
+        found = [network(name) for name in listed(networks, list(NETWORKS))]
+        with console.status("starting") as status:
+            for result in compare(found, names, numbers, seed=seed, batch=batch):
+                results.append(result)
+                status.update(f"{result.network}, {result.n_parts} parts: {result.method}")
+        out = Console()
+        # a table that is piped away keeps its columns whole
+        Console(width=None if out.is_terminal else 200).print(table(results))
+        if json_file is not None:
+            write_json(json_file, results)
+        if html_file is not None:
+            write_report(html_file, found, results, shlex.join(["python", "-m", "partitioners", *sys.argv[1:]]))
+    except GraphError as error:
+        raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m partitioners")

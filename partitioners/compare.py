@@ -1,0 +1,165 @@
+"""Methods x networks x parts: how good each partition is, what it makes travel, and how long it took to find."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from partitioners.graph import GraphError
+from partitioners.methods import method
+from partitioners.networks import Network
+from partitioners.partition import Partition, measure
+from partitioners.refinement import feasible
+from partitioners.traffic import largest_send, messages, predicted_bytes, traffic
+
+# What an engine counts when it runs a network with a placement: names and numbers, "bytes" and "step_seconds" by habit.
+Measured = Callable[[Network, Partition], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One partition of one network by one method; or why there is none."""
+
+    network: str
+    method: str
+    n_parts: int
+    seed: int
+    volume: int = 0  # states that travel for one sample, in one pass up and one down of every RBM
+    largest_send: int = 0  # of these, what the busiest part sends
+    messages: int = 0  # pairs of parts between which something travels, over RBMs and directions
+    edge_cut: int = 0  # connections between parts
+    imbalance: tuple[float, ...] = ()  # of each layer, heaviest part over mean part, less one
+    feasible: bool = False  # every layer within its limit
+    seconds: float = 0.0  # to find it
+    predicted_bytes: int = 0  # that travel for a minibatch, all parts together
+    measured: Mapping[str, float] = field(default_factory=dict)  # what an engine counted
+    problem: str | None = None
+    partition: Partition | None = None  # not in the JSON
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the owners."""
+        found = {name: value for name, value in vars(self).items() if name != "partition"}
+        return {**found, "imbalance": list(self.imbalance), "measured": dict(self.measured)}
+
+
+def compare(
+    networks: Iterable[Network],
+    methods: Sequence[str],
+    parts: Sequence[int],
+    *,
+    seed: int = 0,
+    batch: int = 64,
+    measured: Measured | None = None,
+) -> Iterator[Result]:
+    """A result for every network, number of parts and method, as they are found.
+
+    batch     samples of the minibatch for which bytes are predicted
+    measured  is called with each network and partition; what it returns is joined to the result
+
+    A method that cannot do a network, as ``tiles`` without coordinates, gives a result with a problem.  Raises
+    GraphError where there is no method of a name.
+    """
+    known = {name: method(name) for name in methods}  # before anything is computed
+    for one in networks:
+        for n_parts in parts:
+            for name, run in known.items():
+                start = time.perf_counter()
+                try:
+                    partition = run(one.graph, n_parts, seed=seed)
+                except GraphError as error:
+                    yield Result(one.name, name, n_parts, seed, problem=str(error))
+                    continue
+                seconds = time.perf_counter() - start
+                yield _judged(one, name, partition, seed, batch, seconds, measured)
+
+
+def _judged(
+    one: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None
+) -> Result:
+    found, sent = measure(one.graph, partition), traffic(one.graph, partition)
+    return Result(
+        network=one.name,
+        method=name,
+        n_parts=partition.n_parts,
+        seed=seed,
+        volume=found.volume.total,
+        largest_send=largest_send(sent),
+        messages=messages(sent),
+        edge_cut=found.edge_cut,
+        imbalance=tuple(round(float(layer), 4) for layer in found.imbalance),
+        feasible=feasible(one.graph, partition),
+        seconds=round(seconds, 3),
+        predicted_bytes=predicted_bytes(one.graph, partition, batch).total,
+        measured={} if measured is None else dict(measured(one, partition)),
+        partition=partition,
+    )
+
+
+COLUMNS = ("network", "parts", "method", "volume", "largest send", "messages", "edge cut", "imbalance", "feasible",
+           "seconds", "predicted bytes")  # fmt: skip
+
+
+def measured_names(results: Sequence[Result]) -> list[str]:
+    """What engines have counted, in the order in which it came first."""
+    return list(dict.fromkeys(name for one in results for name in one.measured))
+
+
+def rows(results: Sequence[Result]) -> Iterator[list[str]]:
+    """The cells of the table, a row for each result: those of COLUMNS and of what was measured."""
+    extra = measured_names(results)
+    for one in results:
+        start = [one.network, str(one.n_parts), one.method]
+        if one.problem is not None:
+            yield [*start, *["-"] * (len(COLUMNS) - 3 + len(extra))]
+            continue
+        worst = max(one.imbalance, default=0.0)
+        cells = [f"{one.volume}", f"{one.largest_send}", f"{one.messages}", f"{one.edge_cut}", f"{100 * worst:.1f} %",
+                 "yes" if one.feasible else "no", f"{one.seconds:.2f}", f"{one.predicted_bytes}"]  # fmt: skip
+        yield [*start, *cells, *(f"{one.measured[name]:g}" if name in one.measured else "" for name in extra)]
+
+
+def problems(results: Sequence[Result]) -> list[str]:
+    """What methods could not do, each said once."""
+    return list(dict.fromkeys(f"{one.method}, {one.network}: {one.problem}" for one in results if one.problem))
+
+
+def table(results: Sequence[Result]) -> Table:
+    """For the terminal."""
+    found = Table(title="Partitions: the fewer states travel, the better; infeasible ones leave parts waiting")
+    for i, name in enumerate([*COLUMNS, *measured_names(results)]):
+        found.add_column(name, justify="left" if i in (0, 2) else "right", overflow="fold")
+    last: tuple[str, int] | None = None
+    for one, cells in zip(results, rows(results), strict=True):
+        here = (one.network, one.n_parts)
+        if last not in (None, here):
+            found.add_section()
+        found.add_row(*cells)
+        last = here
+    found.caption = "\n".join(problems(results)) or None
+    found.caption_justify = "left"
+    return found
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Beside its target and renamed.  Raises GraphError where it cannot be written."""
+    target = Path(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            partial = Path(folder) / target.name
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(target)
+    except OSError as error:
+        raise GraphError(f"{target} cannot be written: {error.strerror or error}") from None
+
+
+def write_json(path: str | os.PathLike[str], results: Sequence[Result]) -> None:
+    """All results as a list of objects.  Raises GraphError where it cannot be written."""
+    write_text(path, json.dumps([one.as_json() for one in results], indent=1) + "\n")

@@ -1,0 +1,50 @@
+"""All methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from partitioners.assignment import assignment
+from partitioners.auto import auto
+from partitioners.block import block
+from partitioners.graph import GraphError
+from partitioners.kernighan_lin import kernighan_lin
+from partitioners.metis import metis
+from partitioners.mtkahypar import mtkahypar
+from partitioners.multilevel import multilevel
+from partitioners.partition import Partition
+from partitioners.random import random
+from partitioners.refinement import moves, then_refined
+from partitioners.spatial import strips, tiles
+from partitioners.spectral import spectral
+from partitioners.strided import strided
+
+METHODS: dict[str, Callable[..., Partition]] = {
+    "block": block,
+    "strided": strided,
+    "random": random,
+    "tiles": tiles,
+    "strips": strips,
+    "spectral": spectral,
+    "kernighan_lin": kernighan_lin,
+    "assignment": assignment,
+    "refined": moves,
+    "multilevel": multilevel,
+    "auto": auto,
+    "metis": metis,
+    "mtkahypar": mtkahypar,
+}
+
+NEEDS_COORDINATES = ("tiles", "strips")  # of the units
+EXTRAS = {"metis": "pymetis", "mtkahypar": "mtkahypar"}  # methods by others, and the module that each needs
+
+
+def method(name: str) -> Callable[..., Partition]:
+    """The method of that name; ``name+refined`` is followed by our repair and refinement.
+
+    Raises GraphError where there is none.
+    """
+    first, plus, then = name.partition("+")
+    if first not in METHODS or (plus and then != "refined"):
+        raise GraphError(f"there is no method {name!r}; there are {', '.join(METHODS)}, each also with +refined")
+    return then_refined(METHODS[first]) if plus else METHODS[first]

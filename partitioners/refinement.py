@@ -1,0 +1,66 @@
+"""Refinement of a partition that some method has found, and the method that refines the plainest start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from partitioners.annealing import improved
+from partitioners.block import block
+from partitioners.graph import UnitGraph
+from partitioners.nets import Nets, by_layers, flat, limits, nets_of
+from partitioners.partition import Partition, check, part_weights
+from partitioners.repair import repaired
+from partitioners.spatial import tiles
+
+HEAT = 0.01  # temperature at the start of a refinement, in the states that the nets of a unit carry on average
+LOOKUPS = 100_000_000  # of nets that a refinement may take, about a second of one core ...
+EACH = 10  # ... and for every entry of the nets, on large networks
+
+Method = Callable[..., Partition]
+
+
+def feasible(graph: UnitGraph, partition: Partition) -> bool:
+    """Whether the heaviest part of every layer is within the layer's limit."""
+    return bool((part_weights(graph, partition).max(axis=1) <= limits(graph, partition.n_parts)).all())
+
+
+def refined(graph: UnitGraph, start: Partition, *, seed: int) -> Partition:
+    """A partition of no more volume, repaired first where it is not feasible: single units are moved and swapped."""
+    check(graph, start)
+    allowed, nets = limits(graph, start.n_parts), nets_of(graph)
+    owner = repaired(nets, flat(start), start.n_parts, allowed)
+    owner = improved(
+        nets,
+        owner,
+        start.n_parts,
+        allowed,
+        lookups=LOOKUPS + EACH * len(nets.nets),
+        hot=HEAT * carried(nets),
+        seed=seed,
+    )
+    return by_layers(owner, graph, start.n_parts)
+
+
+def moves(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
+    """Refinement of tiles, or of blocks where there are no coordinates.  Deterministic for a seed."""
+    start = block if graph.coordinates is None else tiles
+    return refined(graph, start(graph, n_parts, seed=seed), seed=seed)
+
+
+def then_refined(method: Method) -> Method:
+    """The same method, followed by repair and refinement."""
+
+    def both(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
+        return refined(graph, method(graph, n_parts, seed=seed), seed=seed)
+
+    both.__doc__ = f"``{getattr(method, '__name__', 'method')}``, followed by our repair and refinement."
+    return both
+
+
+def carried(nets: Nets) -> float:
+    """States that the nets of a unit carry, on average."""
+    if not len(nets.nets):
+        return 0.0
+    return float(nets.costs[nets.nets].mean() * np.diff(nets.starts).mean())

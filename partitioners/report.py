@@ -1,0 +1,142 @@
+"""One HTML page of a comparison, with its pictures inside: placements on the grid, volume over parts."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from partitioners.compare import COLUMNS, Result, measured_names, problems, rows, write_text
+from partitioners.graph import GraphError
+from partitioners.networks import Network
+
+STYLE = """body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
+table { border-collapse: collapse; font-size: 85%; } th, td { border: 1px solid #ccc; padding: 0.2em 0.6em; }
+td { text-align: right; } td:nth-child(1), td:nth-child(3) { text-align: left; } img { max-width: 100%; }
+tr.infeasible td { color: #999; }"""
+PLACEMENTS = 8  # methods whose placements are drawn, those of the least volume
+
+
+def write_report(
+    path: str | os.PathLike[str], networks: Sequence[Network], results: Sequence[Result], command: str = ""
+) -> None:
+    """Write the page; networks with coordinates are drawn at the smallest number of parts above one.
+
+    Raises GraphError without matplotlib, and where the page cannot be written.
+    """
+    figure_class = _figure_class()
+    pieces = ["<!doctype html><html lang='en'><meta charset='utf-8'><title>Partitions compared</title>"]
+    pieces.append(f"<style>{STYLE}</style><h1>Partitions compared</h1>")
+    if command:
+        pieces.append(f"<p><code>{html.escape(command)}</code></p>")
+    pieces.append(
+        "<p>Volume is the number of unit states that travel between parts for one sample, in one pass up and one down "
+        "of every RBM.  A partition is feasible where the heaviest part of every layer is within the layer's limit.</p>"
+    )
+    for one in networks:
+        mine = [result for result in results if result.network == one.name]
+        layers = "-".join(map(str, one.graph.layers))
+        pieces.append(f"<h2>{html.escape(one.name)}</h2><p>{html.escape(one.about)}; layers {layers}.</p>")
+        pieces.append(_html_table(mine))
+        found = [result for result in mine if result.partition is not None]
+        if found:
+            pieces.append(_picture(_volumes(figure_class, found), f"volume over parts, {one.name}"))
+        if any("bytes" in result.measured for result in found):
+            pieces.append(_picture(_predictions(figure_class, found), f"predicted against measured bytes, {one.name}"))
+        if one.graph.coordinates is not None and found:
+            pieces.append(_picture(_placements(figure_class, one, found), f"placements, {one.name}"))
+    write_text(path, "\n".join(pieces) + "\n")
+
+
+def _figure_class() -> Any:
+    """Figures without pyplot: nothing is kept open, and no display is asked for."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise GraphError("a report needs matplotlib: pip install 'modelpar[plots]'") from None
+    return Figure
+
+
+def _html_table(results: Sequence[Result]) -> str:
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in [*COLUMNS, *measured_names(results)])
+    lines = []
+    for one, cells in zip(results, rows(results), strict=True):
+        kind = "" if one.feasible else " class='infeasible'"
+        lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    told = "".join(f"<p>{html.escape(problem)}</p>" for problem in problems(results))
+    return f"<table><tr>{heads}</tr>\n" + "\n".join(lines) + "</table>" + told
+
+
+def _picture(figure: Any, told: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
+    code = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"<p><img alt='{html.escape(told, quote=True)}' src='data:image/png;base64,{code}'></p>"
+
+
+def _volumes(figure_class: Any, results: Sequence[Result]) -> Any:
+    """A line for each method; infeasible partitions are drawn hollow."""
+    figure = figure_class(figsize=(7, 4))
+    axes = figure.add_subplot()
+    for name in dict.fromkeys(one.method for one in results):
+        mine = sorted((one for one in results if one.method == name), key=lambda one: one.n_parts)
+        (line,) = axes.plot([one.n_parts for one in mine], [one.volume for one in mine], label=name, linewidth=1)
+        for one in mine:
+            inside = line.get_color() if one.feasible else "white"
+            axes.plot(one.n_parts, one.volume, "o", color=line.get_color(), markerfacecolor=inside)
+    parts = sorted({one.n_parts for one in results})
+    if min(parts) > 0:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(parts, [str(each) for each in parts])
+    axes.set_xlabel("parts")
+    axes.set_ylabel("volume, states a sample")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
+    return figure
+
+
+def _predictions(figure_class: Any, results: Sequence[Result]) -> Any:
+    """Each partition a point, on the diagonal where the prediction holds."""
+    figure = figure_class(figsize=(4.5, 4.5))
+    axes = figure.add_subplot()
+    known = [one for one in results if "bytes" in one.measured]
+    most = max(max(one.predicted_bytes, one.measured["bytes"]) for one in known) or 1
+    axes.plot([0, most], [0, most], color="#bbbbbb", linewidth=1)
+    for name in dict.fromkeys(one.method for one in known):
+        mine = [one for one in known if one.method == name]
+        axes.plot([one.predicted_bytes for one in mine], [one.measured["bytes"] for one in mine], "o", label=name)
+    axes.set_xlabel("predicted bytes")
+    axes.set_ylabel("measured bytes")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _placements(figure_class: Any, one: Network, results: Sequence[Result]) -> Any:
+    """A row for each of the best methods, a column for each layer; of the maps at one place the first is drawn."""
+    assert one.graph.coordinates is not None
+    n_parts = min((each.n_parts for each in results if each.n_parts > 1), default=results[0].n_parts)
+    drawn = sorted((each for each in results if each.n_parts == n_parts), key=lambda each: each.volume)[:PLACEMENTS]
+    n_layers = len(one.graph.layers)
+    figure = figure_class(figsize=(2.6 * n_layers, 2.6 * len(drawn)))
+    for row, result in enumerate(drawn):
+        assert result.partition is not None
+        for layer, places in enumerate(one.graph.coordinates):
+            axes = figure.add_subplot(len(drawn), n_layers, row * n_layers + layer + 1)
+            _, first = np.unique(places, axis=0, return_index=True)
+            rows_, columns = places[first].T
+            colours = result.partition.owners[layer][first]
+            axes.scatter(columns, rows_, c=colours, s=4, marker="s", cmap="tab20", vmin=0, vmax=max(n_parts - 1, 1))
+            axes.invert_yaxis()
+            axes.set_aspect("equal")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if layer == 0:
+                axes.set_ylabel(f"{result.method}\n{result.volume}", fontsize=8)
+            if row == 0:
+                axes.set_title(f"layer {layer}, {n_parts} parts", fontsize=8)
+    return figure

@@ -1,0 +1,89 @@
+"""What a partition makes parts send to each other: who sends how much to whom, and in how many bytes.
+
+States travel as packed bits, 64 samples a word, so a unit's states of one minibatch are a whole number of words.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from partitioners.graph import Complete, IntArray, Links, UnitGraph
+from partitioners.partition import Partition, check
+
+WORD = 8  # bytes, of 64 samples
+
+
+class Traffic(NamedTuple):
+    """Units whose states travel, for each RBM a matrix (n_parts, n_parts): from the row's part to the column's.
+
+    up    states of lower units, to the parts that own upper neighbours of them
+    down  states of upper units, to the parts that own lower neighbours of them
+    """
+
+    up: tuple[IntArray, ...]
+    down: tuple[IntArray, ...]
+
+    @property
+    def directions(self) -> tuple[IntArray, ...]:
+        """All matrices: each is one exchange."""
+        return (*self.up, *self.down)
+
+
+class Bytes(NamedTuple):
+    """Bytes of one minibatch, (n_rbms,) in each direction, all parts together."""
+
+    up: IntArray
+    down: IntArray
+
+    @property
+    def total(self) -> int:
+        return int(self.up.sum() + self.down.sum())
+
+
+def traffic(graph: UnitGraph, partition: Partition) -> Traffic:
+    """Who sends the states of how many units to whom.  Raises GraphError where the partition does not fit the graph."""
+    check(graph, partition)
+    owners, n_parts = partition.owners, partition.n_parts
+    pairs = list(zip(graph.links, owners[:-1], owners[1:], strict=True))
+    up = tuple(_units_sent(link.up, lower, upper, n_parts) for link, lower, upper in pairs)
+    down = tuple(_units_sent(link.down, upper, lower, n_parts) for link, lower, upper in pairs)
+    return Traffic(up, down)
+
+
+def _units_sent(nets: Links, senders: IntArray, receivers: IntArray, n_parts: int) -> IntArray:
+    """(n_parts, n_parts) units of the row's part with a neighbour in the column's.  senders, receivers: their parts"""
+    if isinstance(nets, Complete):
+        receiving = (np.bincount(receivers, minlength=n_parts) > 0).astype(np.int64)
+        sent = np.outer(np.bincount(senders, minlength=n_parts), receiving)
+    else:
+        units, neighbours = nets.edges()
+        pairs = np.unique(units * np.int64(n_parts) + receivers[neighbours])
+        units, parts = np.divmod(pairs, n_parts)
+        sent = np.zeros((n_parts, n_parts), np.int64)
+        np.add.at(sent, (senders[units], parts), 1)
+    np.fill_diagonal(sent, 0)
+    return sent.astype(np.int64)
+
+
+def largest_send(found: Traffic) -> int:
+    """States that the busiest part sends for one sample, in one pass up and one down of every RBM."""
+    return int(sum(sent.sum(axis=1) for sent in found.directions).max()) if found.directions else 0
+
+
+def messages(found: Traffic) -> int:
+    """Pairs of parts between which something travels, summed over RBMs and directions."""
+    return int(sum((sent > 0).sum() for sent in found.directions))
+
+
+def predicted_bytes(graph: UnitGraph, partition: Partition, batch: int, planes: int = 1) -> Bytes:
+    """Bytes that travel for a minibatch of ``batch`` samples, with ``planes`` bits for each state.
+
+    A unit costs ``8 * ceil(batch / 64)`` bytes a plane for every other part that needs it.  Raises GraphError where the
+    partition does not fit the graph.
+    """
+    found = traffic(graph, partition)
+    one = WORD * -(-batch // 64) * planes
+    up, down = ([one * int(sent.sum()) for sent in direction] for direction in found)
+    return Bytes(np.array(up, np.int64), np.array(down, np.int64))
