@@ -30,8 +30,8 @@ def place(
 ) -> NetworkLayout:  # fmt: skip
     """The layout of a network's layers without an output layer, the same on every rank.  Collective.
 
-    partitioner   a name that ``partitioners.method`` knows; where None, tiles of the plane for local connections and blocks
-                  for all others
+    partitioner   a name that ``partitioners.method`` knows; where None, tiles of the plane for local connections and
+                  blocks for all others
     file          a placement file, in place of a partitioner
     connections   those of every RBM; from the spec where None
 

@@ -166,6 +166,28 @@ def partition(
 
 
 @modelpar.command(cls=GroupedCommand)
+@click.option("--networks", default="local28,smallworld", show_default=True, metavar="NAME,...",
+              help="as python -m partitioners compare knows them; all for every one")  # fmt: skip
+@click.option("--methods", default="block,strided,random,tiles,auto", show_default=True, metavar="NAME,...",
+              help="partitioners")  # fmt: skip
+@click.option("--parts", default=None, metavar="N,...", help="model shards  [default: 2 to the number of ranks]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="of the partitioners")
+@click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
+@click.option("--json", "json_file", default=None, metavar="FILE", help="write all results there")
+@click.option("--html", "html_file", default=None, metavar="FILE", help="write a page with pictures there")
+@click.pass_obj
+def compare(comm: MPI.Comm, **values: Any) -> None:
+    """Partitioners on networks: quality, seconds, and the bytes and step times that the engine measures.
+
+    Start it on as many ranks as there are to be parts, as in  mpirun -n 4 modelpar compare
+    """
+    _prepare(comm, 1)
+    from modelpar.cli.compare import compare as work
+
+    work(comm, **values)
+
+
+@modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
 @click.argument("out", metavar="OUT_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))

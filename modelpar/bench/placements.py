@@ -1,0 +1,109 @@
+"""What a partition costs the engine: bytes and seconds of an update of every RBM, for ``partitioners.compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from statistics import median
+
+from mpi4py import MPI
+
+from modelpar.bench.step import CD1, training_spec
+from modelpar.bench.timing import in_turn
+from modelpar.connections import Connections, Listed
+from modelpar.costs import halo_bytes
+from modelpar.draws import Purpose
+from modelpar.errors import raise_together
+from modelpar.grid import Grid
+from modelpar.layout import NetworkLayout, UnitLayout
+from modelpar.patterns import PRUNED
+from modelpar.sparse import SparseWeights
+from modelpar.spec import NetworkSpec, TrainingSpec
+from partitioners import GraphError, Partition, Sparse, UnitGraph
+from partitioners.compare import Result, compare
+from partitioners.networks import Network, network
+
+REPEATS, SECONDS = 3, 0.05  # of the clock on one RBM
+
+
+def run(
+    names: Iterable[str], methods: Sequence[str], parts: Sequence[int], *, comm: MPI.Comm, seed: int = 0,
+    batch: int = 256,
+) -> Iterator[Result]:  # fmt: skip
+    """Results of ``partitioners.compare`` on rank 0, none elsewhere, with what the engine measured.  Collective.
+
+    names   of networks; parts: at most as many as there are ranks
+
+    Measured are, on as many ranks as there are parts and all RBMs together: ``bytes`` of one pass up and one down (what
+    ``predicted_bytes`` says), ``step_bytes`` of an update by CD-1 and ``step_predicted`` by ``halo_bytes``, and
+    ``step_seconds`` of that update.
+    Raises GraphError on every rank for a name that is not known.
+    """
+    error: Exception | None = None
+    try:
+        known = {name: network(name) for name in names}
+    except GraphError as caught:
+        error, known = caught, {}
+    raise_together(comm, error)
+    teams = {n: comm.Split(0 if comm.rank < n else MPI.UNDEFINED, comm.rank) for n in sorted(set(parts))}
+    try:
+        if comm.rank == 0:
+
+            def measured(one: Network, partition: Partition) -> dict[str, float]:
+                comm.bcast((one.name, partition))
+                return measure(one.graph, partition, teams[partition.n_parts], batch)
+
+            yield from compare(known.values(), methods, parts, seed=seed, batch=batch, measured=measured)
+            comm.bcast(None)
+        else:
+            while task := comm.bcast(None):
+                name, partition = task
+                if comm.rank < partition.n_parts:
+                    measure(known[name].graph, partition, teams[partition.n_parts], batch)
+    finally:
+        for team in teams.values():
+            if team != MPI.COMM_NULL:
+                team.Free()
+
+
+def measure(graph: UnitGraph, partition: Partition, comm: MPI.Comm, batch: int) -> dict[str, float]:
+    """Bytes and seconds of a network's updates with a partition, one rank of ``comm`` a part.  Collective."""
+    found = dict.fromkeys(("bytes", "step_bytes", "step_predicted", "step_seconds"), 0.0)
+    training = training_spec(TrainingSpec.statistics, batch)
+    with Grid(comm, model_shards=comm.size) as grid:
+        for i, (lower, upper) in enumerate(pairwise(graph.layers)):
+            link = graph.links[i]
+            wires: Connections | None = Listed.from_mask(link.mask) if isinstance(link, Sparse) else None
+            spec = NetworkSpec((lower, upper), connections="dense" if wires is None else PRUNED)
+            owners = tuple(UnitLayout.from_owners(owner, comm.size) for owner in partition.owners[i : i + 2])
+            layout = NetworkLayout(owners, ("dual",)).connected([wires])
+            bench = CD1((batch, lower, upper), grid, spec=spec, owners=layout)
+            for name, value in _measured(bench, training, comm).items():
+                found[name] += value
+    return found
+
+
+def _measured(bench: CD1, training: TrainingSpec, comm: MPI.Comm) -> dict[str, float]:
+    rbm, weights = bench.rbm, bench.rbm.weights
+    bench.update(training)
+    before = _received(bench, comm)
+    rbm.sample_visible(rbm.sample_hidden(bench.v0, Purpose.HIDDEN, 0, 0), Purpose.VISIBLE, 0, 0)
+    after = _received(bench, comm)
+    bench.update(training)
+    stepped = _received(bench, comm)
+    seconds = median(in_turn({"": lambda: bench.update(training)}, repeats=REPEATS, seconds=SECONDS, comm=comm)[""])
+    sizes = (
+        weights.halo_units
+        if isinstance(weights, SparseWeights)
+        else tuple(layer.n_units - int(layer.counts[comm.rank]) for layer in bench.network.layout.layers)
+    )
+    up, down = (comm.allreduce(n) for n in sizes)
+    return {
+        "bytes": float(after - before), "step_bytes": float(stepped - after), "step_seconds": seconds,
+        "step_predicted": float(halo_bytes(up, down, bench.n_mine, planes=training.planes)),
+    }  # fmt: skip
+
+
+def _received(bench: CD1, comm: MPI.Comm) -> int:
+    total = bench.network.traffic.total(comm)["shard"]
+    return sum(n for kinds in total.values() for n in kinds.values())

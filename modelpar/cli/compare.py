@@ -1,0 +1,62 @@
+"""``modelpar compare``: partitioners on networks, judged by what the engine then measures."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from mpi4py import MPI
+from rich.console import Console
+
+from modelpar.bench.placements import run
+from modelpar.cli.terminal import make_console
+from modelpar.errors import SpecError, together
+from partitioners import GraphError, method
+from partitioners.__main__ import listed
+from partitioners.compare import Result, table, write_json
+from partitioners.networks import NETWORKS, network
+from partitioners.report import write_report
+
+
+def compare(
+    comm: MPI.Comm, *, networks: str, methods: str, parts: str | None, seed: int, batch: int, json_file: str | None,
+    html_file: str | None,
+) -> None:  # fmt: skip
+    """Print the table, and write the files that are asked for.  Collective.
+
+    Raises SpecError on every rank for names and numbers that cannot be, and where a file cannot be written.
+    """
+    numbers = _numbers(parts, comm.size)
+    names = listed(networks, list(NETWORKS))
+    wanted = listed(methods, [])
+    try:
+        for name in wanted:
+            method(name)
+        found = [network(name) for name in names]
+    except GraphError as error:
+        raise SpecError(str(error)) from None
+    results: list[Result] = []
+    for result in run(names, wanted, numbers, comm=comm, seed=seed, batch=batch):
+        results.append(result)
+    with together(comm):
+        if comm.rank == 0:
+            console = make_console()
+            Console(width=None if console.is_terminal else 240).print(table(results))
+            try:
+                if json_file is not None:
+                    write_json(json_file, results)
+                if html_file is not None:
+                    write_report(html_file, found, results, shlex.join(["modelpar", *sys.argv[1:]]))
+            except GraphError as error:
+                raise SpecError(str(error)) from None
+
+
+def _numbers(text: str | None, n_ranks: int) -> list[int]:
+    if text is None:
+        return list(range(2, n_ranks + 1)) or [1]
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 0 < int(word) <= n_ranks for word in words):
+        raise SpecError(
+            f"--parts is {text!r}, but must be numbers from 1 to {n_ranks}, the ranks that were started, with commas"
+        )
+    return [int(word) for word in words]
