@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelpar.grid import Grid
     from modelpar.layout import NetworkLayout
     from modelpar.network import DeepBeliefNetwork
+    from modelpar.placement import place
     from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
     from modelpar.trainer import fine_tune, pretrain
 
@@ -38,11 +39,12 @@ _HOMES = {
     "evaluate": "classify",
     "save": "checkpoint",
     "load": "checkpoint",
+    "place": "placement",
 }
 
 __all__ = [
     "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "NetworkLayout", "NetworkSpec",
-    "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "pretrain", "save",
+    "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "place", "pretrain", "save",
 ]  # fmt: skip
 
 

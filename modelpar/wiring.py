@@ -89,12 +89,23 @@ def grids_of(spec: NetworkSpec) -> tuple[tuple[int, int, int] | None, ...]:
 
 
 def places_of(spec: NetworkSpec) -> list[Array] | None:
-    """(n_units, 2) row and column of every unit of every layer, in the frame of the visible ones; None without."""
+    """(n_units, 2) row and column of every unit of every layer, in the frame of the visible ones.
+
+    Units of layers that lie on no grid are spread over the plane.  None where no layer's connections are local.
+    """
+    grids = grids_of(spec)
+    if grids[0] is None:
+        return None
+    _, height, width = grids[0]
     places: list[Array] = []
     step, start = 1.0, 0.0
-    for i, grid in enumerate(grids_of(spec)):
+    for i, grid in enumerate(grids):
         if grid is None:
-            return None
+            columns = max(1, round((spec.layers[i] * width / height) ** 0.5))
+            row, column = np.divmod(np.arange(spec.layers[i]), columns)
+            rows = -(-spec.layers[i] // columns)
+            places.append(np.stack([row * (height / rows), column * (width / columns)], axis=1))
+            continue
         if i:
             field, stride = _whole(spec.patterns[i - 1].numbers)
             start += (field - 1) / 2 * step

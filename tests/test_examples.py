@@ -37,6 +37,18 @@ def test_train_dbn(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [0, 2, 3])
+def test_local_network(n: int) -> None:
+    output = run("local_network.py", n)
+    found = re.search(r"test accuracy (\S+)", output)
+    assert found
+    assert float(found[1]) > 0.92
+    travelled = re.search(r"tile\(s\): (\d+) bytes, (\d+) predicted", output)
+    assert travelled
+    assert travelled[1] == travelled[2]
+    assert (int(travelled[1]) > 0) == (n > 1)
+
+
+@pytest.mark.parametrize("n", [0, 2, 3])
 def test_resume_at_another_grid(n: int) -> None:
     output = run("resume_at_another_grid.py", n)
     found = re.search(r"largest difference of a weight (\S+)", output)
