@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 COUNT = 5.5e-13  # seconds to count one weight in one sample, phase and plane
 UPDATE = 2.5e-10  # seconds to update one weight, which is read and written once
+CONNECTION = 2.2e-10  # seconds of an update for one listed connection and sample
 FAR = 1.2e8  # bytes a second between nodes at 1 Gbit/s
 
 
@@ -50,7 +51,7 @@ class Step:
 
 def halo_bytes(
     up: int, down: int, batch: int, *, planes: int = 4, gibbs_steps: int = 1, persistent: bool = False,
-    read: bool = True,
+    read: bool = True, recompute: bool = False,
 ) -> int:  # fmt: skip
     """Bytes that all shards of one replica receive in a step of CD-k on states, where connections are listed.
 
@@ -59,11 +60,27 @@ def halo_bytes(
     batch      samples of this replica's part of the minibatch
     planes     bits of the statistics, at least 1; those of 1 bit are the states
     read       whether each shard reads the data of its halo itself, as it does in the first RBM
+    recompute  whether hidden states of others are drawn here: ``up`` is then what that needs, and of hidden units only
+               biases travel, in single precision; without persistent chains
 
     Exactly what :class:`modelpar.exchange.Traffic` counts.
     """
+    visible = 8 * -(-batch // 64) * up * (gibbs_steps + (not read))
+    if recompute:
+        return visible + 4 * down * (1 + gibbs_steps)
     hidden = gibbs_steps + persistent + (planes if planes > 1 else 0) + planes
-    return 8 * -(-batch // 64) * (up * (gibbs_steps + (not read)) + down * hidden)
+    return visible + 8 * -(-batch // 64) * down * hidden
+
+
+def recompute_pays(up: int, down: int, up_drawn: int, down_drawn: int, extra: int, *, batch: int) -> bool:
+    """Whether a shard between nodes draws the hidden units of others sooner than it receives them.
+
+    up, down               visible and hidden units that the shard with most of them receives
+    up_drawn, down_drawn   the same where hidden units are drawn; extra: connections that it then has more
+    """
+    received = halo_bytes(up, down, batch) / FAR
+    drawn = halo_bytes(up_drawn, down_drawn, batch, recompute=True) / FAR + CONNECTION * extra * batch
+    return drawn < received
 
 
 def dual_pays(n_visible: int, n_hidden: int, n_shards: int, otherwise: str) -> bool:

@@ -23,8 +23,8 @@ from modelpar.layout import NetworkLayout, Room, UnitLayout, choose_holds
 from modelpar.memory import available_bytes
 from modelpar.parameters import Parameters
 from modelpar.rbm import RBM, Chains
-from modelpar.sparse import SparseWeights
-from modelpar.spec import NetworkSpec
+from modelpar.sparse import SparseWeights, recomputing_pays
+from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import Sync
 from modelpar.weights import LAYOUTS, Weights
 from modelpar.wiring import connect, expected
@@ -144,8 +144,11 @@ class DeepBeliefNetwork:
         is_output = i == len(self.spec.layers) - 1
         connections = self.layout.connections[i] if self.layout.connections else None
         if connections is not None:
+            comm, recompute = self.grid.shard_comm, self.spec.halo == "recompute"
+            if self.spec.halo == "auto" and self.grid.far:
+                recompute = recomputing_pays(connections, visible, hidden, comm, TrainingSpec.batch_size)
             return SparseWeights(
-                connections, visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact
+                connections, visible, hidden, comm, self.traffic, exact=self.spec.exact, recompute=recompute
             )
         held = LAYOUTS["column" if is_output and self.layout.holds[i] == "dual" else self.layout.holds[i]]
         return held(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)

@@ -9,6 +9,7 @@ dual layout of a matrix most of which is not there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.connections import Connections, runs
+from modelpar.costs import recompute_pays
 from modelpar.exchange import Traffic
 from modelpar.halo import Halo, Pending
 from modelpar.kernels import sparse as loops
@@ -40,17 +42,21 @@ class SparseWeights:
 
     Activations are spread to the units that this shard's connections have an end at, its own first.  Making one is
     collective over ``comm``.
+
+    recompute   draw the hidden states of others that are needed here too, from their inputs, in place of receiving
+                them: draws belong to units, so they are the same bits.  All connections of these units are held for
+                it, and more visible states travel.
     """
 
     needs_all_visible = True
 
     def __init__(
         self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *,
-        exact: bool = False,
+        exact: bool = False, recompute: bool = False,
     ) -> None:  # fmt: skip
-        self.connections, self._comm = connections, comm
+        self.connections, self._comm, self.recompute = connections, comm, recompute
         self._visible_ids, self._hidden_ids = visible.owned(comm.rank), hidden.owned(comm.rank)
-        shared = _Shared(connections, visible, hidden, comm.rank)
+        shared = _Shared(connections, visible, hidden, comm.rank, whole=recompute)
         self._visible_halo = Halo(comm, visible, shared.visible_needed, traffic)
         self._hidden_halo = Halo(comm, hidden, shared.hidden_needed, traffic)
         self.n_own = int(shared.starts[-1])
@@ -59,7 +65,9 @@ class SparseWeights:
         self._borrowed = np.bincount(hidden.owner[shared.foreign[1]], minlength=comm.size)
         self._up, self._n_own_blocks, self._up_inner = shared.up(self._visible_halo.units, self._hidden_halo.units)
         self._down, self._down_inner = shared.down(self._hidden_halo.units)
-        self._travelling: dict[int, tuple[Halo, Pending]] = {}  # by the identity of the words
+        # by the identity of the words, which are kept with them, so that no other array is taken for them
+        self._travelling: dict[int, tuple[Array, Halo, Pending]] = {}
+        self._drawn_here: dict[int, tuple[Array, Packed]] = {}
 
     # -- what an RBM asks of its weights -----------------------------------------------------------------------------
 
@@ -79,6 +87,8 @@ class SparseWeights:
         return self._spread(self._visible_halo, owned)
 
     def spread_hidden(self, owned: Activations) -> Activations:
+        if isinstance(owned, Packed) and id(owned.words) in self._drawn_here:
+            return self._drawn_here[id(owned.words)][1]
         return self._spread(self._hidden_halo, owned)
 
     def _spread(self, halo: Halo, owned: Activations) -> Activations:
@@ -90,16 +100,16 @@ class SparseWeights:
         pending = halo.begin(owned.rows)
         spread = Packed(pending.whole.reshape(halo.n_units, owned.planes, owned.words.shape[2]), owned.batch)
         if pending.requests:
-            self._travelling[id(spread.words)] = halo, pending
+            self._travelling[id(spread.words)] = spread.words, halo, pending
         while len(self._travelling) > AFLOAT:  # of PCD some are never asked for
-            halo, pending = self._travelling.pop(next(iter(self._travelling)))
+            _, halo, pending = self._travelling.pop(next(iter(self._travelling)))
             halo.end(pending)
         return spread
 
     def _arrive(self, *spread: Activations) -> None:
         for activations in spread:
             if isinstance(activations, Packed) and id(activations.words) in self._travelling:
-                halo, pending = self._travelling.pop(id(activations.words))
+                _, halo, pending = self._travelling.pop(id(activations.words))
                 halo.end(pending)
 
     def up(self, parameters: Parameters, visible: Activations) -> Array:
@@ -109,8 +119,31 @@ class SparseWeights:
         return self._sums(self._down, slice(None), self._down_inner, parameters.W, hidden, self._sizes[1])
 
     def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+        if self.recompute and isinstance(visible, Packed) and parameters.W.dtype == np.float32 and compiled():
+            return self._sample_all(parameters.W, visible, sampler)
         part = slice(self._n_own_blocks)
         return self._sampled(self._up, part, self._up_inner, parameters.W, visible, sampler, self._sizes[0])
+
+    def _sample_all(self, W: Array, visible: Packed, sampler: Sampler) -> Sampled:
+        """Draw the owned hidden units and those of the halo, whose biases are received; hand out the owned ones."""
+        biases = self._hidden_halo.begin(np.ascontiguousarray(sampler.bias[:, None]))
+        self._hidden_halo.end(biases)
+        wider = replace(sampler, bias=biases.whole[:, 0], unit_ids=self._hidden_halo.units)
+        size = self._hidden_halo.n_units, self._sizes[0][1]
+        found = self._sampled(self._up, slice(self._up.n_blocks), self._up_inner, W, visible, wider, size)
+        states = None if found.states is None else self._own_part(found.states)
+        statistic = found.statistic
+        if statistic is not None:
+            statistic = states if statistic is found.states else self._own_part(statistic)
+        means = None if found.means is None else found.means[: len(self._hidden_ids)]
+        return Sampled(means, states, statistic, found.error)
+
+    def _own_part(self, drawn: Packed) -> Packed:
+        own = Packed(drawn.words[: len(self._hidden_ids)], drawn.batch)
+        self._drawn_here[id(own.words)] = own.words, drawn
+        while len(self._drawn_here) > AFLOAT:
+            self._drawn_here.pop(next(iter(self._drawn_here)))
+        return own
 
     def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
         part = slice(self._down.n_blocks)
@@ -250,6 +283,16 @@ class SparseWeights:
         return runs(self.connections.offsets_of(self._hidden_ids), np.diff(offsets))
 
 
+def recomputing_pays(
+    connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, batch: int
+) -> bool:
+    """Whether hidden units of others are drawn sooner than they are received, between nodes.  Collective."""
+    both = [_Shared(connections, visible, hidden, comm.rank, whole=whole) for whole in (False, True)]
+    (up, down, _), (up_drawn, down_drawn, extra) = (shared.halo_sizes() for shared in both)
+    most = [comm.allreduce(n, MPI.MAX) for n in (up, down, up_drawn, down_drawn, extra)]
+    return recompute_pays(*most, batch=batch)
+
+
 class _Shared:
     """The connections that one shard has a part in, while the lists of ``SparseWeights`` are made.
 
@@ -257,7 +300,11 @@ class _Shared:
               hidden unit's owner, and by number
     """
 
-    def __init__(self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, shard: int) -> None:
+    def __init__(
+        self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, shard: int, *, whole: bool
+    ) -> None:
+        """whole   all connections of the hidden units that owned visible units are connected with"""
+        self._whole = whole
         self.connections, self.visible, self.hidden, self.shard = connections, visible, hidden, shard
         self.visible_ids, self.hidden_ids = visible.owned(shard), hidden.owned(shard)
         kinds = connections.kinds_of(self.hidden_ids)
@@ -297,12 +344,21 @@ class _Shared:
         self._fan_places = np.concatenate(places) if places else np.zeros(0, kind)
         found = np.concatenate(foreign, axis=1) if foreign else np.zeros((4, 0), np.int64)
         found = found[:, np.lexsort((found[2], self.hidden.owner[found[1]]))]
-        self.foreign = found[0], found[1], found[2]
-        self._fan_places[found[3]] = self.starts[-1] + np.arange(found.shape[1])
+        if not self._whole:
+            self.foreign = found[0], found[1], found[2]
+            self._fan_places[found[3]] = self.starts[-1] + np.arange(found.shape[1])
+            return
+        others = np.unique(found[1])
+        others = others[np.argsort(self.hidden.owner[others], kind="stable")]
+        first, below_others = self.connections.below(others)
+        numbers, widths = self.connections.offsets_of(others), np.diff(first)
+        self.foreign = below_others.astype(np.int64), np.repeat(others, widths), runs(numbers, widths)
+        which = _positions(others, self.hidden.n_units)[found[1]]
+        self._fan_places[found[3]] = self.starts[-1] + first[which] + found[2] - numbers[which]
 
     @property
     def visible_needed(self) -> IntArray:
-        return np.unique(self._below).astype(np.int64)
+        return np.unique(np.concatenate([self._below, self.foreign[0]])).astype(np.int64)
 
     @property
     def hidden_needed(self) -> IntArray:
@@ -312,17 +368,32 @@ class _Shared:
         """(places in W of the weights whose visible units others own, in the order in which these hold them; how many
         go to each shard)"""
         owners, places = [], []
-        per_leader = self.visible.owner[self._below] != self.shard
-        for j, k in enumerate(self._kind):
-            run = slice(self._offsets[k], self._offsets[k + 1])
-            away = np.flatnonzero(per_leader[run])
-            if len(away):
-                owners.append(self.visible.owner[self._below[run][away]])
+        owner_below = self.visible.owner[self._below]
+        before = np.concatenate([[0], np.cumsum(owner_below != self.shard)])
+        crosses = before[self._offsets[1:]] > before[self._offsets[:-1]]  # of each kind, some go to another shard
+        for j in np.flatnonzero(crosses[self._kind]) if len(self._kind) else ():
+            k = self._kind[j]
+            owner = owner_below[self._offsets[k] : self._offsets[k + 1]]
+            if self._whole:
+                for shard in np.unique(owner[owner != self.shard]):
+                    owners.append(np.full(len(owner), shard))
+                    places.append(self.starts[j] + np.arange(len(owner)))
+            else:
+                away = np.flatnonzero(owner != self.shard)
+                owners.append(owner[away])
                 places.append(self.starts[j] + away)
         owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
         place = np.concatenate(places) if places else np.zeros(0, np.int64)
         order = np.argsort(owner, kind="stable")  # hidden units, and their visible units, stay ascending
         return place[order], np.bincount(owner, minlength=n_shards)
+
+    def halo_sizes(self) -> tuple[int, int, int]:
+        """(visible units, hidden units of others that are needed, connections between units of others)"""
+        visible, hidden = (
+            int((layout.owner[needed] != self.shard).sum())
+            for layout, needed in ((self.visible, self.visible_needed), (self.hidden, self.hidden_needed))
+        )
+        return visible, hidden, int((self.visible.owner[self.foreign[0]] != self.shard).sum())
 
     def up(self, visible_units: IntArray, hidden_units: IntArray) -> tuple[Blocks, int, int]:
         """(blocks, of which so many are of owned hidden units, of which so many need none of the halo)"""

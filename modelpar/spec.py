@@ -93,6 +93,11 @@ class NetworkSpec(Spec):
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
     connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas")  # fmt: skip
     visible_grid: str = option("", "where visible units lie, for local connections: rows x columns, or maps x rows x columns; a square where nothing is given")  # fmt: skip
+    halo: str = option(
+        "auto",
+        "hidden states of other shards, where connections are not complete: receive them, or recompute them here; auto: what is predicted to be faster",
+        choices=("auto", "receive", "recompute"),
+    )
     dtype: str = option("float32", "type of weights and activations", choices=("float32", "float64"))
     exact: bool = option(
         False,

@@ -62,7 +62,7 @@ def save(network: DeepBeliefNetwork, path: str | Path) -> None:
 def _definition(spec: NetworkSpec) -> dict[str, object]:
     """What makes the network; how its matrices were held does not, and the bytes do not tell."""
     fields = dataclasses.asdict(spec)
-    del fields["layout"]
+    del fields["layout"], fields["halo"]
     return fields
 
 

@@ -43,11 +43,13 @@ def network_of(comm, pattern: str, shape: tuple[int, int], owners: str = "random
 
 
 @patterns
-@pytest.mark.parametrize("owners", networks.OWNERS)
+@pytest.mark.parametrize(
+    ("owners", "halo"), [*((owners, "receive") for owners in networks.OWNERS), ("random", "recompute")]
+)
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "numbers"])
 @shapes
-def test_steps_equal_the_reference_bit_for_bit(comm, agree, shape, packed, owners, pattern):
-    network = network_of(comm, pattern, shape, owners)
+def test_steps_equal_the_reference_bit_for_bit(comm, agree, shape, halo, packed, owners, pattern):
+    network = network_of(comm, pattern, shape, owners, halo=halo)
     [twin] = networks.twin(network)
     train(network, twin, EXACT, n_steps=3, packed=packed)
     agree(networks.same_block(network.rbms[0], twin))
@@ -58,9 +60,10 @@ def test_steps_equal_the_reference_bit_for_bit(comm, agree, shape, packed, owner
 @pytest.mark.parametrize(
     "changes", [{"gibbs_steps": 3}, {"persistent": True}, {"persistent": True, "gibbs_steps": 2}], ids=str
 )
+@pytest.mark.parametrize("halo", ["receive", "recompute"])
 @shapes
-def test_longer_chains_equal_the_reference_bit_for_bit(comm, agree, shape, changes, pattern):
-    network = network_of(comm, pattern, shape)
+def test_longer_chains_equal_the_reference_bit_for_bit(comm, agree, shape, halo, changes, pattern):
+    network = network_of(comm, pattern, shape, halo=halo)
     [twin] = networks.twin(network)
     train(network, twin, replace(EXACT, **changes), n_steps=3)
     agree(networks.same_block(network.rbms[0], twin))
@@ -83,9 +86,10 @@ def test_real_statistics_equal_the_reference_to_rounding(comm, agree, shape, pac
 
 @pytest.mark.parametrize("pattern", ["local", "local, stride 2", "random", "RadiX-Net"])
 @pytest.mark.parametrize("statistics", ["2", "3", "4", "8", "float"])
+@pytest.mark.parametrize("halo", ["receive", "recompute"])
 @shapes
-def test_single_precision_stays_near_the_reference(comm, agree, shape, statistics, pattern):
-    network = network_of(comm, pattern, shape, "strided")
+def test_single_precision_stays_near_the_reference(comm, agree, shape, halo, statistics, pattern):
+    network = network_of(comm, pattern, shape, "strided", halo=halo)
     [twin] = networks.twin(network)
     train(network, twin, TrainingSpec(statistics=statistics, reconstruction="states", learning_rate=0.2), 3, batch=70)
     agree(networks.close_block(network.rbms[0], twin, 2e-5))
@@ -143,13 +147,14 @@ def classifier(comm, stack: str, shape, owners: str, **more) -> DeepBeliefNetwor
 
 
 @stacks
+@pytest.mark.parametrize("halo", ["receive", "recompute"])
 @pytest.mark.parametrize(
     "changes", [{"dropout": 0.3, "max_norm": 0.8}, {"input_dropout": 0.2, "weight_decay": 0.01}], ids=str
 )
-@pytest.mark.parametrize("owners", ["strided", "random", "empty"])
+@pytest.mark.parametrize("owners", ["random", "empty"])
 @shapes
-def test_pretraining_and_fine_tuning_equal_the_reference_to_rounding(comm, agree, shape, owners, changes, stack):
-    network = classifier(comm, stack, shape, owners, dtype="float64")
+def test_pretraining_and_fine_tuning_equal_the_reference_to_rounding(comm, agree, shape, owners, changes, halo, stack):
+    network = classifier(comm, stack, shape, owners, dtype="float64", halo=halo)
     data = small.dataset(network.spec.layers[0], kind="levels")
     twins, tuning = networks.twin(network), replace(TUNING, **changes)
     reference.pretrain(twins, small.columns(data), small.order(5, len(data.train)), REAL)
