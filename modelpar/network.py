@@ -23,7 +23,8 @@ from modelpar.layout import NetworkLayout, Room, UnitLayout, choose_holds
 from modelpar.memory import available_bytes
 from modelpar.parameters import Parameters
 from modelpar.rbm import RBM, Chains
-from modelpar.sparse import SparseWeights, recomputing_pays
+from modelpar.sharing import recomputing_pays
+from modelpar.sparse import SparseWeights
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import Sync
 from modelpar.weights import LAYOUTS, Weights

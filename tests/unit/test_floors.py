@@ -45,6 +45,7 @@ FLOORS = {
     "modelpar.halo": 6,
     # the mathematics
     "modelpar.weights": 6,
+    "modelpar.sharing": 5,
     "modelpar.sparse": 7,
     "modelpar.learning": 7,
     "modelpar.sync": 8,
