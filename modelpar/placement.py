@@ -74,7 +74,7 @@ def _made(spec: NetworkSpec, wired: Sequence[Connections | None], n_shards: int,
         method = partitioners.method(name)
         return method(graph_of(spec, wired, links=name not in BY_PLACE), n_shards, seed=spec.seed)
     except GraphError as error:
-        raise SpecError(f"--partitioner {name}: {error}") from None
+        raise SpecError(f"--partitioner: {error}") from None
 
 
 def graph_of(spec: NetworkSpec, wired: Sequence[Connections | None], *, links: bool = True) -> UnitGraph:
