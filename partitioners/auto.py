@@ -13,7 +13,7 @@ from partitioners.assignment import assigned
 from partitioners.block import block
 from partitioners.coarsening import contracted, lifted, packed
 from partitioners.graph import Complete, IntArray, UnitGraph
-from partitioners.multilevel import climbed_down
+from partitioners.multilevel import climbed_down, ladder
 from partitioners.nets import Nets, Owner, by_layers, cost, flat, limits, nets_of
 from partitioners.partition import Partition, communication_volume
 from partitioners.random import random
@@ -24,9 +24,15 @@ from partitioners.spectral import spectral
 from partitioners.strided import strided
 
 # (temperature at the start, in the states that the nets of a unit carry on average; whether swaps are near by)
-HEATS = ((0.03, True), (0.01, True), (0.03, False), (0.08, False), (0.2, False), (0.4, False))
+HEATS = ((0.04, True), (0.01, True), (0.03, False), (0.08, False), (0.2, False), (0.4, False))
 LAST = (0.01, 0.03)  # the same for single units, in the end
-FOR_UNIT, FEWEST, MOST = 600_000, 100_000_000, 4_000_000_000  # look-ups of nets for a whole search, by number of units
+FOR_UNIT, FEWEST, MOST = (
+    2_500_000,
+    100_000_000,
+    12_000_000_000,
+)  # look-ups of nets for a whole search, by number of units
+CACHED = 1_000_000  # entries of nets, beyond which look-ups take longer, so that fewer are done
+LARGE = 6_000_000  # entries of nets, beyond which bisection and eigenvectors take too long
 EACH = 10  # look-ups for every entry of the nets, at least, in one search
 WORKERS = 2  # searches at the same time; what they find does not depend on it
 
@@ -56,7 +62,7 @@ def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     small = contracted(nets, group) if int(group.max(initial=-1)) + 1 < graph.n_units else nets
     if small is nets:
         group = np.arange(graph.n_units)
-    lookups = int(np.clip(FOR_UNIT * graph.n_units, FEWEST, MOST))
+    lookups = int(np.clip(FOR_UNIT * graph.n_units, FEWEST, MOST) / (1 + len(small.nets) / CACHED))
     with ThreadPoolExecutor(WORKERS) as pool:
 
         def best_of(where: Nets, searches: list[Search], each: int) -> list[tuple[int, Search, Owner]]:
@@ -105,11 +111,12 @@ def _starts(
 ) -> list[Owner]:
     """Owners of groups, (n_groups,), by all methods that a search could start from."""
     allowed, alone = limits(graph, n_parts), np.arange(small.n_units)
-    methods: list[Callable[..., Partition]] = [spectral, random]
-    methods += [block] if graph.coordinates is None else [tiles, strips]
-    waiting = [
-        pool.submit(climbed_down, small, alone, n_parts, allowed, seed=seed, tries=1),
-        pool.submit(assigned, small, n_parts, allowed, seed=seed),
-    ]
+    methods: list[Callable[..., Partition]] = [block, random] if graph.coordinates is None else [tiles, strips]
+    if len(small.nets) < LARGE:
+        methods.append(spectral)
+    waiting = [pool.submit(assigned, small, n_parts, allowed, seed=seed)]
+    rungs = ladder(small, alone, n_parts, allowed, seed=seed)
+    if len(rungs[-1].nets.nets) < LARGE:
+        waiting.append(pool.submit(climbed_down, rungs, n_parts, allowed, seed=seed, tries=1))
     found = [lifted(flat(method(graph, n_parts, seed=seed)), group) for method in methods]
     return found + [one.result() for one in waiting]

@@ -21,6 +21,7 @@ from partitioners.refinement import carried
 from partitioners.repair import repaired
 
 SMALLEST = 24  # groups for a part and layer, on the coarsest rung
+SHRUNK, WORTH = 0.85, 1_000_000  # a rung must have so much fewer entries than the finer one, or few
 TRIES = 4  # searches there, from random starts
 HEAT = 0.1  # temperature at the start of these, in the states that the nets of a group carry on average
 FINER = 0.02  # the same on finer rungs, which mend what coarser ones have found
@@ -43,15 +44,12 @@ def multilevel(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     if n_parts < 1:
         raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
     nets, allowed = nets_of(graph), limits(graph, n_parts)
-    first = Rung(nets, packed(graph, n_parts))
-    return by_layers(climbed_down(nets, first.group, n_parts, allowed, seed=seed), graph, n_parts)
+    rungs = ladder(nets, packed(graph, n_parts), n_parts, allowed, seed=seed)
+    return by_layers(climbed_down(rungs, n_parts, allowed, seed=seed), graph, n_parts)
 
 
-def climbed_down(
-    nets: Nets, group: IntArray, n_parts: int, allowed: IntArray, *, seed: int, tries: int = TRIES
-) -> Owner:
-    """Owners of all units, (n_units,); ``group`` are the units that stay together, see ``twins``."""
-    rungs = ladder(nets, group, n_parts, allowed, seed=seed)
+def climbed_down(rungs: list[Rung], n_parts: int, allowed: IntArray, *, seed: int, tries: int = TRIES) -> Owner:
+    """Owners of all units, (n_units,): searched for on the last rung, and refined down to the first."""
     top = rungs[-1].nets
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda i: _searched(top, n_parts, allowed, seed + i), range(tries)))
@@ -64,7 +62,7 @@ def climbed_down(
 
 
 def ladder(nets: Nets, group: IntArray, n_parts: int, allowed: IntArray, *, seed: int) -> list[Rung]:
-    """All levels, single units first."""
+    """All levels, single units first; ``group`` are units that stay together, see ``twins``."""
     rungs = [Rung(nets, np.arange(nets.n_units))]
     if int(group.max(initial=-1)) + 1 < nets.n_units:
         rungs.append(Rung(contracted(nets, group), group))
@@ -75,7 +73,10 @@ def ladder(nets: Nets, group: IntArray, n_parts: int, allowed: IntArray, *, seed
         pairs = companions(finer, heaviest, seed=seed)
         if pairs.max() + 1 > 0.95 * finer.n_units:
             break  # few have a companion that is light enough
-        rungs.append(Rung(contracted(finer, pairs), pairs))
+        coarser = contracted(finer, pairs)
+        if len(coarser.nets) > max(SHRUNK * len(finer.nets), WORTH):
+            break  # companions share so little that nothing is gained, as in random masks
+        rungs.append(Rung(coarser, pairs))
     return rungs
 
 

@@ -97,6 +97,15 @@ def test_study(tmp_path: Path) -> None:
     assert len(pictures) == 7
 
 
+def test_partitioning_against_others(tmp_path: Path) -> None:
+    output = run("partitioning/against_others.py", 0, "--networks", "fields3,sparse", "--parts", "2",
+                 "--json", str(tmp_path / "results.json"))  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {(one["network"], one["n_parts"]) for one in results} == {("fields3", 2), ("sparse", 2)}
+    assert all(one["feasible"] for one in results)
+    assert "auto is the least, or as good, in 2 of 2" in output
+
+
 def test_every_example_is_listed() -> None:
     """In the README, with a docstring that gives its command."""
     listed = set(re.findall(r"\((\w+\.py)\)", (EXAMPLES / "README.md").read_text()))
