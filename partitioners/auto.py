@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from partitioners.strided import strided
 
 # (temperature at the start, in the states that the nets of a unit carry on average; whether swaps are near by)
 HEATS = ((0.04, True), (0.01, True), (0.03, False), (0.08, False), (0.2, False), (0.4, False))
+FINE = (HEATS[0], HEATS[3], HEATS[4])  # of these, for single units from the start
 LAST = (0.01, 0.03)  # the same for single units, in the end
 FOR_UNIT, FEWEST, MOST = (
     2_500_000,
@@ -46,6 +48,45 @@ class Search(NamedTuple):
     seed: int
 
 
+class Found(NamedTuple):
+    """What a search has found, and its cost."""
+
+    cost: int
+    search: Search
+    owner: Owner
+
+
+@dataclass(frozen=True)
+class Race:
+    """Searches on the same nets, two at a time."""
+
+    nets: Nets
+    n_parts: int
+    allowed: IntArray
+    pool: ThreadPoolExecutor
+
+    def run(self, searches: Sequence[Search], lookups: int) -> list[Found]:
+        """What the searches find, each with so many look-ups and a few for every entry of the nets, the best first."""
+        each, unit = lookups + EACH * len(self.nets.nets), carried(self.nets)
+
+        def one(search: Search) -> Found:
+            start, heat, near, seed = search
+            owner = improved(
+                self.nets, start, self.n_parts, self.allowed, lookups=each, hot=heat * unit, near=near, seed=seed
+            )
+            return Found(cost(self.nets, owner, self.n_parts), search, owner)
+
+        return sorted(self.pool.map(one, searches), key=_cost_of)
+
+    def halved(self, starts: Sequence[Owner], lookups: int, seed: int) -> list[Found]:
+        """Short searches from all starts at all heats, longer ones from the best, long ones from the best of these."""
+        found = self.run([Search(start, *how, seed) for start in starts for how in HEATS],
+                         lookups // 4 // len(starts) // len(HEATS))  # fmt: skip
+        again = [one.search._replace(seed=seed + 1) for one in found[:4]]
+        found = sorted([*found, *self.run(again, lookups // 16)], key=_cost_of)
+        return sorted([*found, *self.run(_finalists(found, seed + 2), lookups // 8)], key=_cost_of)
+
+
 def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """The best of what searches from the partitions of all methods find, and of block and strided as they are.
 
@@ -57,53 +98,44 @@ def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     plain = block(graph, n_parts, seed=seed)
     if n_parts == 1 or all(isinstance(link, Complete) for link in graph.links):
         return plain
-    nets, allowed = nets_of(graph), limits(graph, n_parts)
-    group = packed(graph, n_parts)
-    small = contracted(nets, group) if int(group.max(initial=-1)) + 1 < graph.n_units else nets
-    if small is nets:
-        group = np.arange(graph.n_units)
+    nets, allowed, group = nets_of(graph), limits(graph, n_parts), packed(graph, n_parts)
+    grouped = int(group.max(initial=-1)) + 1 < graph.n_units
+    small = contracted(nets, group) if grouped else nets
     lookups = int(np.clip(FOR_UNIT * graph.n_units, FEWEST, MOST) / (1 + len(small.nets) / CACHED))
     with ThreadPoolExecutor(WORKERS) as pool:
-
-        def best_of(where: Nets, searches: list[Search], each: int) -> list[tuple[int, Search, Owner]]:
-            """What the searches find, each with so many look-ups, the best first."""
-            spent = each + EACH * len(where.nets)
-
-            def run(search: Search) -> tuple[int, Search, Owner]:
-                hot = search.heat * carried(where)
-                found = improved(
-                    where, search.start, n_parts, allowed, lookups=spent, hot=hot, seed=search.seed, near=search.near
-                )
-                return cost(where, found, n_parts), search, found
-
-            return sorted(pool.map(run, searches), key=lambda one: one[0])
-
+        race = Race(small, n_parts, allowed, pool)
         starts = [repaired(small, one, n_parts, allowed) for one in _starts(graph, small, group, n_parts, seed, pool)]
-        few = EACH * len(small.nets) * len(starts) * len(HEATS) > lookups  # a large network: no race
-        searches = [Search(start, *how, seed) for start in starts for how in (HEATS[:1] if few else HEATS)]
-        found = best_of(small, searches, lookups // 8 // len(searches))
-        if not few:
-            again = [search._replace(seed=seed + 1) for _, search, _ in found[:4]]
-            found = sorted(found + best_of(small, again, lookups // 8 // 4), key=lambda one: one[0])
-            share = lookups // 8 if small is not nets else lookups * 3 // 16
-            found = sorted(found + best_of(small, _finalists(found, seed + 2), share), key=lambda one: one[0])
-        ends = [found[0][2][group], found[min(1, len(found) - 1)][2][group]]
-        last = (
-            found[:1]
-            if small is nets
-            else best_of(
-                nets, [Search(end, heat, True, seed) for end, heat in zip(ends, LAST, strict=True)], lookups // 8
-            )
-        )
-    answers = [by_layers(last[0][2], graph, n_parts), plain, strided(graph, n_parts, seed=seed)]
+        if EACH * len(small.nets) * len(starts) * len(HEATS) > lookups:  # a large network: no race
+            found = race.run([Search(start, *HEATS[0], seed) for start in starts], lookups // 4 // len(starts))
+        else:
+            found = race.halved(starts, lookups // 2 if grouped else lookups, seed)
+        if grouped:
+            last = [Search(one.owner[group], heat, True, seed) for one, heat in zip(found, LAST, strict=False)]
+            if len(nets.nets) <= CACHED:  # groups may be too coarse for the best cuts
+                last += [Search(one.start[group], *how, seed) for one in _best_starts(found) for how in FINE]
+            race = Race(nets, n_parts, allowed, pool)
+            found = race.run(last, lookups // 24)
+            if len(last) > len(LAST):
+                again = [one.search._replace(seed=one.search.seed + 1) for one in found[:4]]
+                found = sorted([*found, *race.run(again, lookups // 12)], key=_cost_of)
+    answers = [by_layers(found[0].owner, graph, n_parts), plain, strided(graph, n_parts, seed=seed)]
     return min(answers, key=lambda one: (not feasible(graph, one), communication_volume(graph, one).total))
 
 
-def _finalists(found: list[tuple[int, Search, Owner]], seed: int) -> list[Search]:
+def _cost_of(found: Found) -> int:
+    return found.cost
+
+
+def _best_starts(found: Sequence[Found]) -> list[Search]:
+    """The best search of each of the two starts that did best, or of the only one."""
+    first = found[0].search
+    return [first, *[one.search for one in found if one.search.start is not first.start][:1]]
+
+
+def _finalists(found: Sequence[Found], seed: int) -> list[Search]:
     """The two starts that did best, each as it did and as suits most networks when the search is long."""
-    first = found[0][1]
-    second = next((search for _, search, _ in found if search.start is not first.start), first)
-    return [s for one in (first, second) for s in (one._replace(seed=seed), Search(one.start, *HEATS[0], seed + 1))]
+    best = _best_starts(found)
+    return [s for one in best for s in (one._replace(seed=seed), Search(one.start, *HEATS[0], seed + 1))]
 
 
 def _starts(

@@ -11,6 +11,7 @@ differ in shape, fields, strides, maps, sparsity and in whether the units' place
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,7 +21,7 @@ import click
 import numpy as np
 
 from partitioners import UnitGraph, from_masks, generators
-from partitioners.compare import Result, compare, write_json
+from partitioners.compare import Result, compare, write_text
 from partitioners.methods import EXTRAS
 from partitioners.networks import Network, local_network
 
@@ -96,7 +97,9 @@ def main(networks: str, parts: str, seed: int, json_file: Path | None) -> None:
     print(f"auto is the least, or as good, in {len(everything) // (1 + len(others)) - worse} of "
           f"{len(everything) // (1 + len(others))}")  # fmt: skip
     if json_file is not None:
-        write_json(json_file, everything)
+        kept = ("network", "n_parts", "method", "volume", "feasible", "seconds")
+        lines = [json.dumps({name: getattr(one, name) for name in kept}) for one in everything]
+        write_text(json_file, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 if __name__ == "__main__":
