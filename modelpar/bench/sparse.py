@@ -71,7 +71,9 @@ def _row(bench: CD1, batch: int, repeats: int, seconds: float, statistics: str, 
         "seconds": times["update"], "samples_per_second": batch / times["update"], "pieces": pieces,
         "gflops": WHOLE * batch * n / times["update"] * 1e-9,
         "bytes": _halo(bench) - before,
-        "predicted": network.grid.n_replicas * halo_bytes(up, down, bench.n_mine, planes=training.planes),
+        "predicted": network.grid.n_replicas * halo_bytes(
+            up, down, bench.n_mine, planes=training.planes, recompute=weights.recompute
+        ),
         "bytes_a_connection": comm.allreduce(_held(bench)) / network.grid.n_replicas / max(n, 1),
     }  # fmt: skip
     row["bytes"] //= repeats + 1  # of the updates since

@@ -306,7 +306,7 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", "network.layers", "network.connections", "network.visible_grid",
+@spec_options("run.threads", "grid", "network.layers", "network.connections", "network.visible_grid", "network.halo",
               without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
 @click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
 @click.option("--partitioners", metavar="NAME,...", default=None, help="who places units, several to compare them")
