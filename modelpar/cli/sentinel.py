@@ -1,9 +1,10 @@
-"""Names the rank that was killed, where the launcher does not: a small process beside the ranks of a node.
+"""Names the rank that was killed, where the launcher does not: a small process beside the ranks of each node.
 
 MPICH's ``mpiexec`` kills all ranks as soon as one is gone, within a millisecond or so, and then tells the process
-number of any of them.  No rank gets a word in, so one process that is no rank waits for the first of them to end.  A
-rank that will leave by itself ends it.  Other launchers name the rank themselves.  On several nodes
-there is none: those without the lost rank would take the launcher's first victim for it.
+number of any of them.  No rank gets a word in, so on each node one process that is no rank waits for the first of its
+ranks to end.  On several nodes those tell the one on the first node, over a socket, and the first that is heard of is
+the one: the others are killed only after the launcher has heard of it in its turn.  A rank that will leave by itself
+dismisses them.  Other launchers name the rank themselves.
 
 This file is also what that process runs, so at its head it imports the standard library only.
 """
@@ -11,8 +12,10 @@ This file is also what that process runs, so at its head it imports the standard
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 MUTE_LAUNCHER = "hydra"  # of MPICH: its process on each node is the parent of the ranks
-PATIENCE = 1.0  # seconds in which a killed process is gone
+PATIENCE = 1.0  # seconds in which a dismissed process is gone, and an address answers
+LINE = 4096  # bytes that hold a name
 
 
 @contextmanager
@@ -38,16 +42,20 @@ def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable
     from mpi4py import MPI
 
     node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    mute = hasattr(os, "pidfd_open") and _launcher().startswith(MUTE_LAUNCHER) and node_comm.size == comm.size
+    mute = hasattr(os, "pidfd_open") and _launcher().startswith(MUTE_LAUNCHER)
     mine = node_comm.gather((os.getpid(), names[comm.rank]))
     sentinel = None
-    if all(node_comm.allgather(mute)) and mine is not None:
-        words = [str(word) for pid_and_name in mine for word in pid_and_name]
-        with suppress(OSError):  # where no more processes may be started, nobody is named
-            sentinel = subprocess.Popen(
-                [sys.executable, "-I", "-S", __file__, *words],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+    if all(comm.allgather(mute)):
+        listener = socket.create_server(("", 0)) if comm.rank == 0 and node_comm.size < comm.size else None
+        meeting = comm.bcast(
+            None if listener is None else (_addresses(), listener.getsockname()[1], secrets.token_hex())
+        )
+        if mine is not None:
+            words = [str(word) for pid_and_name in mine for word in pid_and_name]
+            with suppress(OSError):  # where no more processes may be started, nobody is named
+                sentinel = _start(listener, meeting, words)
+        if listener is not None:
+            listener.close()
     pid = node_comm.bcast(sentinel.pid if sentinel is not None else None)
     node_comm.Free()
 
@@ -64,8 +72,30 @@ def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable
             sentinel.wait()
 
 
+def _start(
+    listener: socket.socket | None, meeting: tuple[list[str], int, str] | None, words: list[str]
+) -> subprocess.Popen[bytes]:
+    """The process of this node: ``meeting`` is where they meet, of which the one with the ``listener`` is the host."""
+    where = "alone"
+    if meeting is not None:
+        addresses, port, token = meeting
+        where = f"host {listener.fileno()} {token}" if listener else f"guest {','.join(addresses)} {port} {token}"
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, where, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        start_new_session=True, pass_fds=[listener.fileno()] if listener else [],
+    )  # fmt: skip
+
+
+def _addresses() -> list[str]:
+    """Where this node can be reached, perhaps."""
+    import psutil
+
+    found = [a.address for each in psutil.net_if_addrs().values() for a in each if a.family == socket.AF_INET]
+    return sorted(found, key=lambda address: address.startswith("127."))
+
+
 def end(pid: int) -> None:
-    """Kill a process, and wait until it is gone and its files are closed.
+    """Dismiss a process, and wait until it is gone and its files are closed.
 
     For as long as one of them is the launcher's, the launcher does not know the ranks of this node as ended, and an
     abort's exit status gives way to those of the ranks that it kills meanwhile.
@@ -73,8 +103,10 @@ def end(pid: int) -> None:
     with suppress(OSError):  # it is gone
         descriptor = os.pidfd_open(pid)
         try:
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            select.select([descriptor], [], [], PATIENCE)
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                signal.pidfd_send_signal(descriptor, number)
+                if select.select([descriptor], [], [], PATIENCE)[0]:
+                    break
         finally:
             os.close(descriptor)
 
@@ -87,24 +119,81 @@ def _launcher() -> str:
         return ""
 
 
-def wait_for_the_first(names: dict[int, str]) -> None:
-    """Print the name of the first process to end."""
+def wait_for_the_first(names: dict[int, str], where: str) -> None:
+    """Say the name of the first process to end: print it, or, as the guest of another node's, tell it there."""
+    kind, *about = where.split()
     ended = select.epoll()  # hands out what has ended in the order in which it did
-    watched = {}
+    waiting: dict[int, str | socket.socket] = {}
+    guests: list[socket.socket] = []
+    host = _host(*about) if kind == "guest" else None
+
+    def dismissed(number: int, frame: object) -> None:
+        if host is not None:
+            _tell(host, about[-1], "")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, dismissed)
     for pid, name in names.items():
         try:
             descriptor = os.pidfd_open(pid)
         except OSError:
-            watched[-1] = name
-            break
-        watched[descriptor] = name
+            _say(name, host, about)
+            return
+        waiting[descriptor] = name
         ended.register(descriptor, select.EPOLLIN)
-    first = -1 if -1 in watched else ended.poll(maxevents=1)[0][0]
-    sys.stderr.write(
-        f"modelpar: error: {watched[first]} was killed; modelpar train --resume goes on from the last checkpoint\n"
-    )
+    if kind == "host":
+        listener = socket.socket(fileno=int(about[0]))
+        waiting[listener.fileno()] = listener
+        ended.register(listener.fileno(), select.EPOLLIN)
+    while True:
+        what = waiting[ended.poll(maxevents=1)[0][0]]
+        if isinstance(what, str):
+            _say(what, host, about)
+            return
+        if kind == "host" and what is listener:
+            guests.append(what.accept()[0])
+            waiting[guests[-1].fileno()] = guests[-1]
+            ended.register(guests[-1].fileno(), select.EPOLLIN)
+            continue
+        told = _heard(what)
+        if told is None or not told.startswith(about[-1] + " "):  # it has closed, or is a stranger
+            ended.unregister(what.fileno())
+            continue
+        name = told.partition(" ")[2]
+        if name:
+            _say(name, None, about)
+        return
+
+
+def _say(name: str, host: socket.socket | None, about: list[str]) -> None:
+    if host is not None:
+        _tell(host, about[-1], name)
+        return
+    sys.stderr.write(f"modelpar: error: {name} was killed; modelpar train --resume goes on from the last checkpoint\n")
     sys.stderr.flush()
 
 
+def _host(addresses: str, port: str, token: str) -> socket.socket | None:
+    for address in addresses.split(","):
+        with suppress(OSError):
+            connected = socket.create_connection((address, int(port)), timeout=PATIENCE)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected
+    return None
+
+
+def _tell(host: socket.socket, token: str, name: str) -> None:
+    with suppress(OSError):
+        host.sendall(f"{token} {name}\n".encode())
+
+
+def _heard(guest: socket.socket) -> str | None:
+    """A line; None where there is no more."""
+    with suppress(OSError, UnicodeDecodeError):
+        line = guest.recv(LINE).decode()
+        return line.rstrip("\n") if line else None
+    return None
+
+
 if __name__ == "__main__":
-    wait_for_the_first({int(pid): name for pid, name in zip(sys.argv[1::2], sys.argv[2::2], strict=True)})
+    wait_for_the_first({int(pid): name for pid, name in zip(sys.argv[2::2], sys.argv[3::2], strict=True)}, sys.argv[1])

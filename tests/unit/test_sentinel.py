@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from mpi4py import MPI
@@ -26,10 +29,10 @@ def sleepers() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def watcher(processes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[str]:
+def watcher(processes: list[subprocess.Popen[bytes]], where: str = "alone", **more: Any) -> subprocess.Popen[str]:
     words = [word for rank, process in enumerate(processes) for word in (str(process.pid), f"rank {rank} (x)")]
-    command = [sys.executable, "-I", "-S", sentinel.__file__, *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-I", "-S", sentinel.__file__, where, *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **more)
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
@@ -89,3 +92,47 @@ def test_it_ends_with_the_block(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
         assert kept[0].poll() is None
     assert kept[0].poll() is not None
     assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def two_nodes(sleepers: list[subprocess.Popen[bytes]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """The watchers of ranks 0 and 1, the host, and of rank 2, its guest."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number, port = listener.fileno(), listener.getsockname()[1]
+        host = watcher(sleepers[:2], f"host {number} secret", pass_fds=[number])
+    guest = watcher(sleepers[2:], f"guest 192.0.2.1,127.0.0.1 {port} secret")
+    with socket.create_connection(("127.0.0.1", port)) as stranger:  # says what is not to be believed
+        stranger.sendall(b"password rank 7\n")
+        time.sleep(2.0)  # the first address is nobody's
+    yield [host, guest]
+    for watching in (host, guest):
+        watching.kill()
+        watching.wait()
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_on_two_nodes_the_first_of_all_is_named(
+    first: int, sleepers: list[subprocess.Popen[bytes]], two_nodes: list[subprocess.Popen[str]]
+) -> None:
+    host, guest = two_nodes
+    sleepers[first].kill()
+    told = host.communicate(timeout=LIMIT)[1]
+    name = "rank 0 (x)" if first == 2 else f"rank {first} (x)"  # the guest counts its own from 0
+    assert told.count("\n") == 1
+    assert told.startswith(f"modelpar: error: {name} was killed")
+    for rank in range(3):
+        sleepers[rank].kill()
+    assert guest.communicate(timeout=LIMIT)[1] == ""
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_on_two_nodes_one_that_leaves_dismisses_all(
+    who: int, sleepers: list[subprocess.Popen[bytes]], two_nodes: list[subprocess.Popen[str]]
+) -> None:
+    sentinel.end(two_nodes[who].pid)
+    if who == 1:
+        assert two_nodes[0].wait(LIMIT) == 0
+    for sleeper in sleepers:
+        sleeper.kill()
+    assert two_nodes[0].communicate(timeout=LIMIT)[1] == ""
+    assert two_nodes[1].communicate(timeout=LIMIT)[1] == ""
