@@ -38,7 +38,7 @@ def main() -> None:
     "--methods", default=DEFAULT_METHODS, show_default=True,
     help=f"Or all that can be run here, or some of {', '.join(METHODS)}, each also with +refined.",
 )  # fmt: skip
-@click.option("--parts", default="2,4", show_default=True, help="Numbers of parts.")
+@click.option("--parts", default="4", show_default=True, help="Numbers of parts, with commas.")
 @click.option("--seed", default=0, show_default=True, help="Of every method.")
 @click.option(
     "--batch", default=64, show_default=True, help="Samples of a minibatch, for the bytes that are predicted."
