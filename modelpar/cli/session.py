@@ -197,7 +197,7 @@ class Session:
     def _warm_up(self) -> float:
         """Seconds of compiling the kernels, or loading them from a cache, and of opening the data.  Collective."""
         started = time.perf_counter()
-        rehearse(self.spec.dtype, self.grid.node_comm)
+        rehearse(self.spec.dtype, self.grid.node_comm, listed=not all(p.dense for p in self.spec.patterns))
         visible = self.layout.layers[0].owned(self.grid.shard)
         DataFeed(
             self.dataset.train, visible, binarise=self.dataset.binarise, seed=self.spec.seed, comm=self.grid.comm

@@ -151,6 +151,14 @@ def gather_words(words, inputs, gathered):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def count_member(counts, n, data, model, s0, s1):  # type: ignore[no-untyped-def]
+    """counts (n,) = C of one member, from the words of its inputs in both phases"""
+    counts[:n] = 0
+    add_counts(counts, n, data, s0, 1)
+    add_counts(counts, n, model, s1, -1)
+
+
+@njit(cache=True, nogil=True)
 def learn_blocks(  # type: ignore[no-untyped-def]
     start, stop, first, inputs, members, outs, at, widest, v0, s0, v1, s1, W, V, carry, gain, shrink
 ):
@@ -162,13 +170,10 @@ def learn_blocks(  # type: ignore[no-untyped-def]
     data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v0.shape[1], widest), np.uint64)
     for g in range(start, stop):
         n = first[g + 1] - first[g]
-        some = inputs[first[g] : first[g + 1]]
-        gather_words(v0, some, data)
-        gather_words(v1, some, model)
+        gather_words(v0, inputs[first[g] : first[g + 1]], data)
+        gather_words(v1, inputs[first[g] : first[g + 1]], model)
         for m in range(members[g], members[g + 1]):
-            counts[:n] = 0
-            add_counts(counts, n, data, s0[outs[m]], 1)
-            add_counts(counts, n, model, s1[outs[m]], -1)
+            count_member(counts, n, data, model, s0[outs[m]], s1[outs[m]])
             weights, velocities = W[at[m] : at[m] + n], V[at[m] : at[m] + n]
             for k in range(n):
                 velocity = carry * velocities[k] + gain * W.dtype.type(counts[k])
@@ -184,13 +189,10 @@ def count_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, 
     data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v0.shape[1], widest), np.uint64)
     for g in range(start, stop):
         n = first[g + 1] - first[g]
-        some = inputs[first[g] : first[g + 1]]
-        gather_words(v0, some, data)
-        gather_words(v1, some, model)
+        gather_words(v0, inputs[first[g] : first[g + 1]], data)
+        gather_words(v1, inputs[first[g] : first[g + 1]], model)
         for m in range(members[g], members[g + 1]):
-            counts[:n] = 0
-            add_counts(counts, n, data, s0[outs[m]], 1)
-            add_counts(counts, n, model, s1[outs[m]], -1)
+            count_member(counts, n, data, model, s0[outs[m]], s1[outs[m]])
             target = out[at[m] : at[m] + n]
             for k in range(n):
                 target[k] = counts[k]
