@@ -113,6 +113,7 @@ def _predictions(figure_class: Any, results: Sequence[Result]) -> Any:
     axes.set_xlabel("predicted bytes")
     axes.set_ylabel("measured bytes")
     axes.legend(fontsize=8)
+    axes.locator_params(axis="x", nbins=4)  # numbers of bytes are long
     return figure
 
 
