@@ -201,6 +201,18 @@ class DeepBeliefNetwork:
             if velocity is not None and velocity.rows is not None:
                 rbm.weights.refresh(velocity)
 
+    def refresh_state(self) -> None:
+        """Make the copies of weights agree in what training keeps of them, after that was set from outside.
+
+        Collective.
+        """
+        state = self.state
+        for rbm in self.rbms:
+            if isinstance(rbm.weights, SparseWeights):
+                for named in (state.updates, state.outer, state.squares, state.best):
+                    if f"rbm.{rbm.index}" in named:
+                        rbm.weights.refresh(named[f"rbm.{rbm.index}"])
+
     # -- activations -------------------------------------------------------------------------------------------------
 
     def propagate_up(self, v: Activations, n_rbms: int | None = None) -> Array:

@@ -123,7 +123,7 @@ def parse_grid(text: str, n_units: int) -> tuple[int, int, int]:
             )
         return 1, side, side
     words = text.lower().split("x")
-    if len(words) not in (2, 3) or not all(word.isdigit() and int(word) > 0 for word in words):
+    if len(words) not in (2, 3) or not all(word.isdecimal() and int(word) > 0 for word in words):
         raise SpecError(
             f"--visible-grid is {text!r}, but must be rows x columns, or maps x rows x columns, as in 28x28"
         )

@@ -57,7 +57,7 @@ class Shared:
         self._fan_first = np.concatenate([[0], np.cumsum(degrees[self.visible_ids])]).astype(np.int64)
         n = int(self._fan_first[-1])
         self._fan_hidden = np.empty(n, np.int32)
-        self._fan_places = np.empty(n, np.int32 if self.starts[-1] + n < 1 << 31 else np.int64)
+        self._fan_places = np.empty(n, np.int32 if 2 * (self.starts[-1] + n) < 1 << 31 else np.int64)
         foreign = []
         for start in range(0, len(self.visible_ids), at_once):
             some = self.visible_ids[start : start + at_once]

@@ -71,6 +71,11 @@ class SparseWeights:
     # -- what an RBM asks of its weights -----------------------------------------------------------------------------
 
     @property
+    def hidden_ids(self) -> IntArray:
+        """Ids of the owned hidden units."""
+        return self._hidden_ids
+
+    @property
     def visible_spread(self) -> IntArray:
         """Ids of the units that spread visible activations are of."""
         return self._visible_halo.units
@@ -191,7 +196,9 @@ class SparseWeights:
     def sides(
         self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
     ) -> list[tuple[Activations, Activations]]:
-        self._arrive(visible[1], hidden[1])
+        for _, halo, pending in self._travelling.values():  # all that this step has begun, asked for or not
+            halo.end(pending)
+        self._travelling.clear()
         return [(visible[1], hidden[1])]
 
     def counts(self, data: Any, model: Any) -> BlockCounts:

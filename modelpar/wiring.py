@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
+import zlib
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +21,7 @@ from partitioners import generators
 from partitioners.graph import GraphError
 
 Array = npt.NDArray[Any]
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 LAYER_SEEDS = 1 << 20  # seeds of one layer's connections are so far from those of the next
 
 
@@ -156,8 +160,13 @@ def _generated(spec: NetworkSpec, i: int, pattern: Pattern, n_visible: int, n_hi
         return generators.erdos_renyi(n_visible, n_hidden, density=numbers[0], seed=seed)
     if pattern.kind == "small-world":
         return generators.small_world(n_visible, n_hidden, degree=int(numbers[0]), rewired=numbers[1], seed=seed)
+    if pattern.kind == "scale-free" and numbers[0] > n_visible:
+        raise GraphError(f"{int(numbers[0])} connections a unit were asked for, but there are {n_visible} units below")
     if pattern.kind == "scale-free":
         return generators.scale_free(n_visible, n_hidden, degree=int(numbers[0]), seed=seed)
+    units = math.prod(pattern.radices) * int(numbers[0])
+    if n_visible != units or n_hidden != units:
+        raise GraphError(f"this RadiX-Net has layers of {units} units, but --layers has {n_visible} and {n_hidden}")
     return generators.radix_net(pattern.radices, copies=int(numbers[0]), n_layers=len(spec.layers))[i]
 
 
@@ -168,15 +177,18 @@ def _read_mask(path: str, comm: MPI.Comm) -> Any:
         if comm.rank == 0:
             try:
                 mask = sparse.load_npz(path) if path.endswith(".npz") else np.load(path, allow_pickle=False)
+                if getattr(mask, "ndim", 0) != 2:
+                    raise SpecError(f"--connections: {path} has {np.ndim(mask)} dimensions, but a mask has two")
+                if mask.dtype.kind not in "biuf":
+                    raise SpecError(f"--connections: {path} holds {mask.dtype}, but a mask has truth values or numbers")
+                mask = sparse.csc_array(mask)
             except OSError as error:
                 raise SpecError(f"--connections: {path} cannot be read: {error.strerror or error}") from None
-            except (ValueError, KeyError) as error:
-                raise SpecError(
-                    f"--connections: {path} is no mask ({error}); give .npy, or scipy.sparse's .npz"
-                ) from None
-            if getattr(mask, "ndim", 0) != 2:
-                raise SpecError(f"--connections: {path} has {np.ndim(mask)} dimensions, but a mask has two")
-            mask = sparse.csc_array(mask)
+            except DAMAGED as error:
+                told = f"{path} is no mask ({str(error).splitlines()[0] if str(error) else 'it is empty'})"
+                raise SpecError(f"--connections: {told}; give .npy, or scipy.sparse's .npz") from None
+            if np.isnan(mask.data.astype(np.float64)).any():
+                raise SpecError(f"--connections: {path} holds NaN, but a mask has truth values or numbers")
     return comm.bcast(mask)
 
 

@@ -37,8 +37,7 @@ def _cut(nets: Nets, units: IntArray, n_parts: int, first: int, allowed: IntArra
     if not len(units):
         return
     half = n_parts // 2
-    whole = loads(nets, np.zeros(nets.n_units, np.int32), 1)[:, 0]
-    whole = np.concatenate([whole, np.zeros(len(allowed) - len(whole), np.int64)])
+    whole = loads(nets, np.zeros(nets.n_units, np.int32), 1, len(allowed))[:, 0]
     slack = np.maximum(1.0, n_parts * allowed / np.maximum(whole, 1)) ** (1 / np.ceil(np.log2(n_parts)))
     heaviest = np.zeros(len(allowed), np.int64)
     np.maximum.at(heaviest, nets.layer, nets.weights)

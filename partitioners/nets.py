@@ -130,9 +130,8 @@ def _cost(offsets, units, costs, owner, n_parts):  # type: ignore[no-untyped-def
     return total
 
 
-def loads(nets: Nets, owner: Owner, n_parts: int) -> IntArray:
-    """(n_layers, n_parts) what each part owns of each layer."""
-    n_layers = int(nets.layer[-1]) + 1 if nets.n_units else 0
+def loads(nets: Nets, owner: Owner, n_parts: int, n_layers: int) -> IntArray:
+    """(n_layers, n_parts) what each part owns of each layer, of which the last may have no units here."""
     found = np.zeros((n_layers, n_parts), np.int64)
     np.add.at(found, (nets.layer, owner), nets.weights)
     return found

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def save_placement(path: str | os.PathLike[str], partition: Partition, made: Map
     be written.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise GraphError(f"{target} cannot be written: it is no ordinary file")
     arrays = {f"layer{i}": owner.astype(np.int32) for i, owner in enumerate(partition.owners)}
     told = np.array(json.dumps(dict(made or {}), sort_keys=True))
     partial = None
@@ -58,7 +61,7 @@ def load_placement(path: str | os.PathLike[str]) -> tuple[Partition, dict[str, A
             owners = tuple(np.asarray(file[f"layer{i}"]) for i in range(layers))
     except OSError as error:
         raise GraphError(f"{path} cannot be read: {error.strerror or 'not an .npz file'}") from None
-    except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile):
+    except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
         raise GraphError(f"{path} is no placement file: layer0, layer1, ..., n_parts and made are expected") from None
     for i, owner in enumerate(owners):
         if owner.ndim != 1 or not np.issubdtype(owner.dtype, np.integer):

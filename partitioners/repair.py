@@ -20,10 +20,10 @@ def repaired(nets: Nets, owner: Owner, n_parts: int, allowed: IntArray) -> Owner
     anew, the heaviest unit first on the lightest part (LPT, Graham 1969): never more than ``nets.limits`` allow.
     """
     found, most = owner.copy(), for_each(allowed, n_parts)
-    if np.all(loads(nets, found, n_parts) <= most):
+    if np.all(loads(nets, found, n_parts, len(most)) <= most):
         return found
     _repair(nets.starts, nets.nets, nets.costs, nets.layer, nets.weights, most, found, n_parts)
-    for here in np.flatnonzero((loads(nets, found, n_parts) > most).any(axis=1)):
+    for here in np.flatnonzero((loads(nets, found, n_parts, len(most)) > most).any(axis=1)):
         units = np.flatnonzero(nets.layer == here)
         _lightest_first(units[np.argsort(-nets.weights[units], kind="stable")], nets.weights, most[here], found)
     return found

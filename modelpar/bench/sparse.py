@@ -79,10 +79,10 @@ def _row(bench: CD1, batch: int, repeats: int, seconds: float, statistics: str, 
     row["bytes"] //= repeats + 1  # of the updates since
     if "scipy" in times:
         row["scipy_gflops"] = PRODUCTS * batch * n / times["scipy"] * 1e-9
-        row["over_scipy"] = row["gflops"] / row["scipy_gflops"]
+        row["over_scipy"] = row["gflops"] / max(row["scipy_gflops"], 1e-30)
     if "dense" in times:
         row["dense_gflops"] = 2.0 * batch * n / times["dense"] * 1e-9
-        row["over_dense"] = row["gflops"] / row["dense_gflops"]
+        row["over_dense"] = row["gflops"] / max(row["dense_gflops"], 1e-30)
     return row
 
 

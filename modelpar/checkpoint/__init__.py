@@ -67,17 +67,18 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
 
 
 def load(
-    path: str | Path, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True
+    path: str | Path, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True, halo: str = "auto"
 ) -> DeepBeliefNetwork:
     """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
 
     layout     contiguous blocks, held as ``auto`` chooses, where None
+    halo       as ``NetworkSpec.halo``, which a checkpoint does not tell
     to_train   False leaves out what only training needs: velocities, chains, the best parameters so far
 
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind.
     """
     header = files.read_header(path, grid.comm)
-    spec = read_spec(path, header)
+    spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
     if stored is not None:
         owned = layout or NetworkLayout.blocks(spec.layers, grid.n_shards, spec.layout)
@@ -93,6 +94,7 @@ def load(
     if chains is not None:
         network.state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
     network.refresh()
+    network.refresh_state()
     return network
 
 

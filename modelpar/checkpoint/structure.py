@@ -2,7 +2,8 @@
 
 Listed connections are counted hidden unit after hidden unit, ascending visible units inside each, as CSC has them in
 scipy.sparse.  ``rbm.0.W`` has their values, ``rbm.0.degrees`` how many each hidden unit has and ``rbm.0.visible`` their
-visible units.  For receptive fields, which the network's definition describes, the last two are left out.
+visible units.  For receptive fields, which the network's definition describes, the last two are left out, and the
+values are (hidden units, units of a field).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.checkpoint.checksum import checksum
 from modelpar.checkpoint.files import TensorBlock
-from modelpar.checkpoint.header import Header
-from modelpar.connections import Connections, Listed
+from modelpar.checkpoint.header import EARLIER, Header
+from modelpar.connections import Connections, Listed, Local
 from modelpar.errors import CheckpointError, together
 from modelpar.rbm import RBM
 from modelpar.sparse import SparseWeights
@@ -29,6 +31,10 @@ Array = npt.NDArray[Any]
 
 def block(name: str, shape: tuple[int, int], weights: Weights, W: Array) -> TensorBlock:
     """This shard's block of the weights of an RBM of this shape."""
+    if isinstance(weights, SparseWeights) and isinstance(weights.connections, Local):
+        width = weights.connections.widest
+        whole, mine = (weights.connections.n_hidden, width), W[: weights.n_own].reshape(-1, width)
+        return TensorBlock(name, whole, mine, weights.hidden_ids, np.arange(width))
     if isinstance(weights, SparseWeights):
         return TensorBlock(name, (weights.connections.n_connections,), W[: weights.n_own], weights.numbers, None)
     assert isinstance(weights, Dense)
@@ -77,6 +83,8 @@ def _lists(path: str | Path, header: Header, i: int, n_visible: int, n_hidden: i
             raise CheckpointError(f"{path} has no {name}, which connections of RBM {i} need; it is incomplete")
         dtype, shape, start, _ = header.tensors[name]
         arrays.append(np.fromfile(path, dtype, int(np.prod(shape)), offset=start))
+        if checksum(arrays[-1]) != header.checksums[name]:
+            raise CheckpointError(f"{path} is damaged: {name} does not match its checksum; {EARLIER}")
     degrees, visible = arrays
     fits = len(degrees) == n_hidden and degrees.min(initial=0) >= 0 and degrees.sum() == len(visible)
     if not fits or visible.min(initial=0) < 0 or visible.max(initial=0) >= n_visible:

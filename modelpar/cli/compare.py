@@ -29,6 +29,8 @@ def compare(
     numbers = _numbers(parts, comm.size)
     names = listed(networks, list(NETWORKS))
     wanted = listed(methods, [])
+    if not names or not wanted:
+        raise SpecError("--networks and --methods need at least one name each")
     try:
         for name in wanted:
             method(name)

@@ -24,12 +24,16 @@ def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: flo
         network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
         smaller = pruned(network, keep)
         smaller.state.position = Position("finetune" if smaller.output is not None else "done")
-        directory.prepare(resume=False, overwrite=overwrite)
+        # read before what it may lie in is removed
         tables = merge(read_own_config(comm, where), {"network": vars(replace(smaller.spec))})
+        directory.prepare(resume=False, overwrite=overwrite)
         tables.pop("grid", None)
         tables.get("run", {}).pop("run_dir", None)
         asked = Settings(tables)
-        specs = {"network": asked.network(), "training": asked.training, "finetune": asked.finetune, "data": asked.data}
+        specs = {
+            "network": asked.network(), "training": asked.training, "finetune": asked.finetune, "data": asked.data,
+            "sync": asked.sync, "run": asked.run,
+        }  # fmt: skip
         directory.write_text("config.toml", write_config({name: specs[name] for name in SPECS if name in specs}))
         checkpoint.save(smaller, directory.checkpoints / "step-00000000.safetensors")
         checkpoint.save(smaller, directory.model)

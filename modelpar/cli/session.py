@@ -29,7 +29,7 @@ from modelpar.network import DeepBeliefNetwork, memory_bytes
 from modelpar.records import Record
 from modelpar.recovery import Carried, Moments, rebuild
 from modelpar.rehearsal import rehearse
-from modelpar.spec import NetworkSpec
+from modelpar.spec import NetworkSpec, option_name
 from modelpar.trainer import fine_tune, pretrain
 from modelpar.watchdog import Watchdog
 
@@ -215,7 +215,7 @@ class Session:
             try:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
                 if not self._differs(spec):
-                    network = checkpoint.load(path, self.grid, self.layout)
+                    network = checkpoint.load(path, self.grid, self.layout, halo=self.spec.halo)
             except CheckpointError as error:
                 newest = newest or error
                 self.progress.say(f"warning: {error}; going back to the checkpoint before")
@@ -242,10 +242,10 @@ class Session:
 
     def _differs(self, found: NetworkSpec) -> str:
         """In what a checkpoint's network is not the one that was asked for; empty where it is."""
-        for name in ("layers", "classes", "visible", "dtype", "exact", "seed"):
+        for name in ("layers", "connections", "visible_grid", "classes", "visible", "dtype", "exact", "seed"):
             theirs, ours = getattr(found, name), getattr(self.spec, name)
             if theirs != ours:
-                return f"its --{name} is {_text(theirs)}, but {_text(ours)} was asked for"
+                return f"its {option_name(name)} is {_text(theirs)}, but {_text(ours)} was asked for"
         return ""
 
     def _restore_clock(self) -> None:

@@ -205,7 +205,15 @@ class ParameterServer:
             self._read(keep_own=keep_own)
         self._count("fetch", self._base)
         if self._apart:
-            self._stage.refresh()
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """Make copies of weights agree, which is no change of this replica's to push."""
+        before, after = np.empty_like(self._base), np.empty_like(self._base)
+        self._gathered(before, self._stage.parts)
+        self._stage.refresh()
+        self._gathered(after, self._stage.parts)
+        self._base += after - before
 
     def _read(self, *, keep_own: bool) -> None:
         assert self._arrays is not None
@@ -238,7 +246,7 @@ class ParameterServer:
         self._base += self._change
         if self.spec.adagrad or self.spec.scale_by_staleness:  # go on from what was pushed, not from what was meant
             self._scattered(self._base, self._stage.parts)
-            self._stage.refresh()
+            self._refresh()
 
     def _adapt(self, change: Array) -> None:
         """change = rate * g / sqrt(sum of all g^2 pushed so far), g = change / rate (Duchi, Hazan and Singer 2011)."""

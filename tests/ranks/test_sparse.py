@@ -215,6 +215,40 @@ def test_a_checkpoint_opens_at_another_partition(comm, agree, shape, stack, tmp_
     agree(opened.n_parameters == network.n_parameters)
 
 
+@stacks
+@pytest.mark.parametrize("changes", [{}, {"persistent": True}], ids=str)
+@pytest.mark.parametrize("halo", ["receive", "recompute"])
+@shapes
+def test_a_run_goes_on_from_mid_epoch_as_if_nothing_had_been(comm, agree, shape, halo, changes, stack, tmp_path):
+    """Copies of velocities are made again as copies of weights are."""
+    path = comm.bcast(tmp_path) / "network.safetensors"
+    training = replace(REAL, statistics="3", reconstruction="states", pass_up="states", epochs=2, **changes)
+    network = classifier(comm, stack, shape, "random", halo=halo)
+    data = small.dataset(network.spec.layers[0], kind="bits")
+    for record in pretrain(network, data, training):
+        if (record.layer, record.kind, record.epoch, record.step) == (1, "step", 1, 2):
+            checkpoint.save(network, path)
+    again = checkpoint.load(path, network.grid, network.layout, halo=halo)
+    agree(again.rbms[1].weights.visible_spread.shape == network.rbms[1].weights.visible_spread.shape)
+    for _ in pretrain(again, data, training):
+        pass
+    for rbm, other in zip(network.rbms, again.rbms, strict=True):
+        agree(np.array_equal(rbm.parameters.flat, other.parameters.flat))
+
+
+@pytest.mark.parametrize("periods", [{}, {"fetch_every": 4, "push_every": 4}, {"adagrad": True}], ids=str)
+@shapes
+def test_a_server_holds_what_the_replicas_have(comm, agree, shape, periods):
+    """To make copies of weights agree is no change of a replica's: it is not pushed."""
+    network = classifier(comm, "two local layers", shape, "random")
+    data = small.dataset(network.spec.layers[0], kind="bits")
+    training = replace(REAL, statistics="3", reconstruction="states", epochs=12)
+    for record in pretrain(network, data, training, SyncSpec("server", **periods)):
+        if record.kind == "epoch":
+            parameters = network.rbms[record.layer].parameters.flat
+            agree(np.allclose(network.sync._base, parameters, rtol=0, atol=1e-3))
+
+
 @shapes
 def test_a_mask_of_a_file_is_kept_in_the_checkpoint(comm, agree, shape, tmp_path):
     folder = comm.bcast(tmp_path)

@@ -187,7 +187,7 @@ def test_layers_of_fields_lie_above_each_other() -> None:
         ((49, 25), {"connections": "local:8"}, "do not fit"),
         ((49, 10, 9), {"connections": "dense,local:2"}, "lies on no grid"),
         ((49, 5), {"connections": "random:50"}, "RBM 0"),
-        ((49, 5), {"connections": "radix-net:2x2"}, "joins 4 with 4 units"),
+        ((49, 5), {"connections": "radix-net:2x2"}, "layers of 4 units, but --layers has 49 and 5"),
         ((49, 5), {"connections": "pruned"}, "modelpar prune"),
         ((49, 5), {"connections": "mask:nowhere.npz"}, "nowhere.npz cannot be read"),
     ],
