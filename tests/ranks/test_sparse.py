@@ -236,7 +236,7 @@ def test_a_run_goes_on_from_mid_epoch_as_if_nothing_had_been(comm, agree, shape,
         agree(np.array_equal(rbm.parameters.flat, other.parameters.flat))
 
 
-@pytest.mark.parametrize("periods", [{}, {"fetch_every": 4, "push_every": 4}, {"adagrad": True}], ids=str)
+@pytest.mark.parametrize("periods", [{}, {"fetch_every": 4, "push_every": 4}], ids=str)
 @shapes
 def test_a_server_holds_what_the_replicas_have(comm, agree, shape, periods):
     """To make copies of weights agree is no change of a replica's: it is not pushed."""
