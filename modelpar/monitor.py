@@ -23,8 +23,10 @@ COLLAPSED = 0.95  # part of the hidden units that may be dead or saturated befor
 EXPLODED = 1000.0  # weights of useful RBMs stay far below (Hinton 2010, section 8)
 
 
-def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid) -> dict[str, float]:
+def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIECE) -> dict[str, float]:
     """Measures of ``rbm`` on the first samples of its data, the same on every rank.  Collective.
+
+    at_once   samples that are propagated together, at most
 
     pseudo_likelihood  mean pseudo-log-likelihood of a sample, in nats (Bernoulli visible units only)
     mean_activation    of the hidden units
@@ -35,7 +37,7 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid) -> dict[str, float
     n_probe = min(PROBE, feed.n_samples)
     lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
     total, error, likelihood = np.zeros(len(rbm.c)), 0.0, 0.0
-    for samples in shares(n_probe, grid.replica, grid.n_replicas, PIECE):
+    for samples in shares(n_probe, grid.replica, grid.n_replicas, min(PIECE, at_once)):
         v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
         if not rbm.gaussian:

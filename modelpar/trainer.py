@@ -116,7 +116,7 @@ def _train_rbm(
             network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
             totals = course.totals()
             with network.traffic.measuring(), network.traffic.status.phase("scoring"):
-                measures = monitor.measure(rbm, feed, n_visible, grid)
+                measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
             error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
             monitor.check_rbm(rbm.index, measures)
