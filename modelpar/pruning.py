@@ -35,19 +35,15 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
         size = np.abs(own)
         threshold = _smallest_kept(size, max(1, round(keep * comm.allreduce(len(own)))), comm)
         chosen = (size >= threshold) & (own != 0)
-        everywhere = comm.allgather((visible[chosen], hidden[chosen], own[chosen]))
-        v, h, w = (np.concatenate(parts) for parts in zip(*everywhere, strict=True))
-        order = np.lexsort((v, h))
-        v, h, w = v[order], h[order], w[order]
-        n_hidden = network.spec.layers[rbm.index + 1]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(h, minlength=n_hidden))]).astype(np.int64)
-        wires.append(Listed(offsets, v.astype(np.int32), network.spec.layers[rbm.index]))
-        values.append(w)
+        n_visible, n_hidden = network.spec.layers[rbm.index : rbm.index + 2]
+        keys = hidden[chosen].astype(np.int64) * n_visible + visible[chosen]  # ascending as connections are counted
+        values.append(_at_owners(keys, own[chosen], network.layout.layers[rbm.index + 1].owner[hidden[chosen]], comm))
+        wires.append(_listed(np.concatenate(comm.allgather(keys)), n_visible, n_hidden))
     spec = replace(network.spec, connections=PRUNED, visible_grid="")
     smaller = DeepBeliefNetwork(spec, network.grid, network.layout.connected(wires), draw_weights=False)
-    for old, new, all_values in zip(network.rbms, smaller.rbms, values, strict=True):
+    for old, new, own in zip(network.rbms, smaller.rbms, values, strict=True):
         assert isinstance(new.weights, SparseWeights)
-        new.W[: new.weights.n_own] = all_values[new.weights.numbers]
+        new.W[: new.weights.n_own] = own
         new.b[:], new.c[:] = old.b, old.c
         new.mean_activation[:] = old.mean_activation
         new.refresh()
@@ -70,6 +66,20 @@ def _entries(rbm: RBM) -> tuple[Array, Array, Array]:
     visible = np.broadcast_to(weights.visible_rows[:, None], shape).reshape(-1)
     hidden = np.broadcast_to(weights.hidden_columns[None, :], shape).reshape(-1)
     return visible, hidden, rbm.W.reshape(-1)
+
+
+def _listed(keys: Array, n_visible: int, n_hidden: int) -> Listed:
+    """The connections ``hidden * n_visible + visible``, in any order."""
+    keys.sort()
+    offsets = np.searchsorted(keys, np.arange(n_hidden + 1) * n_visible).astype(np.int64)
+    return Listed(offsets, np.remainder(keys, n_visible).astype(np.int32), n_visible)
+
+
+def _at_owners(keys: Array, values: Array, owner: Array, comm: MPI.Comm) -> Array:
+    """The values whose hidden units this shard owns, ascending by key.  Collective."""
+    parts = comm.alltoall([(keys[owner == shard], values[owner == shard]) for shard in range(comm.size)])
+    ours, found = (np.concatenate(some) for some in zip(*parts, strict=True))
+    return np.asarray(found[np.argsort(ours)])
 
 
 def _smallest_kept(size: Array, n: int, comm: MPI.Comm) -> Array:

@@ -21,7 +21,7 @@ from modelpar.exchange import Traffic
 from modelpar.halo import Halo, Pending
 from modelpar.kernels import sparse as loops
 from modelpar.kernels.blocks import BlockCounts, Blocks, BlockSoftCounts
-from modelpar.kernels.digest import MODULUS, digest
+from modelpar.kernels.digest import digest_listed
 from modelpar.kernels.products import Activations, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.vector import compiled
@@ -58,6 +58,7 @@ class SparseWeights:
         shared = Shared(connections, visible, hidden, comm.rank, whole=recompute)
         self._visible_halo = Halo(comm, visible, shared.visible_needed, traffic)
         self._hidden_halo = Halo(comm, hidden, shared.hidden_needed, traffic)
+        self._starts = shared.starts
         self.n_own = int(shared.starts[-1])
         self.n_weights = self.n_own + len(shared.foreign[0])
         self._lent = shared.lent(comm.size)
@@ -228,36 +229,25 @@ class SparseWeights:
 
     def limit_norms(self, parameters: Parameters, limit: float) -> None:
         """Scale back each hidden unit's incoming weights where they are longer than ``limit``."""
-        blocks, W = self._up, parameters.W
+        W, blocks = parameters.W, self._up
         lengths = np.zeros((len(self._hidden_ids), 1), W.dtype)
-        at = blocks.at[: blocks.members[self._n_own_blocks]]
-        widths = np.repeat(np.diff(blocks.first), np.diff(blocks.members))
-        for member, (start, n) in enumerate(zip(at, widths[: len(at)], strict=True)):
-            lengths[blocks.outs[member]] = np.sqrt((W[start : start + n] ** 2).sum())
-        factors = np.asarray(np.minimum(1, limit / np.maximum(lengths, 1e-30)), W.dtype)
-        spread = self.spread_hidden(factors)
+        loops.norms(W, self._starts, lengths[:, 0])
+        spread = self.spread_hidden(np.asarray(np.minimum(1, limit / np.maximum(lengths, 1e-30)), W.dtype))
         assert not isinstance(spread, Packed)
-        if np.any(spread < 1):
-            for member, (start, n) in enumerate(zip(blocks.at, widths, strict=True)):
-                W[start : start + n] *= spread[blocks.outs[member], 0]
+        loops.scale_members(blocks.first, blocks.members, blocks.outs, blocks.at, spread[:, 0], W)
 
     def digest(self, W: Array) -> int:
         """Of the connections of the owned hidden units; 64 bits, adds up over the shards."""
         offsets, below = self.connections.below(self._hidden_ids)
-        found = 0
-        for j, hidden in enumerate(self._hidden_ids):
-            run = slice(offsets[j], offsets[j + 1])
-            found += digest(W[run].reshape(-1, 1), below[run], [hidden])
-        return found % MODULUS
+        return digest_listed(W[: self.n_own], below, np.repeat(self._hidden_ids, np.diff(offsets)))
 
     def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
         """(visible ids, weights) of one hidden unit, where this shard owns it."""
         j = int(np.searchsorted(self._hidden_ids, unit))
         if j == len(self._hidden_ids) or self._hidden_ids[j] != unit:
             return None
-        offsets, below = self.connections.below(self._hidden_ids)
-        run = slice(offsets[j], offsets[j + 1])
-        return np.asarray(below[run], np.int64), W[run]
+        _, below = self.connections.below(self._hidden_ids[j : j + 1])
+        return np.asarray(below, np.int64), W[self._starts[j] : self._starts[j + 1]]
 
     @property
     def halo_units(self) -> tuple[int, int]:
@@ -283,7 +273,6 @@ class SparseWeights:
         return visible, hidden
 
     @property
-    def numbers(self) -> IntArray:
-        """(n_own,) where in the whole matrix the connections of the owned hidden units are"""
-        offsets, _ = self.connections.below(self._hidden_ids)
-        return runs(self.connections.offsets_of(self._hidden_ids), np.diff(offsets))
+    def numbers(self) -> tuple[IntArray, IntArray]:
+        """(n_owned hidden,) where in the whole matrix the connections of each begin, and how many there are"""
+        return self.connections.offsets_of(self._hidden_ids), self.connections.degrees()[1][self._hidden_ids]

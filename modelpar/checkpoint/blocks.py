@@ -8,7 +8,7 @@ their pieces, so that the file is only ever touched in long contiguous stretches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,13 @@ from mpi4py import MPI
 from numba import njit
 
 from modelpar.checkpoint.checksum import bits
+from modelpar.checkpoint.ids import Ids
 
 IntArray = npt.NDArray[np.int64]
 MAX_CHUNK = 8 << 20  # bytes
 MAX_SEND = 16 << 20  # bytes that one rank may have to send in one exchange, when all chunks are of its own rows
 TAG = 8  # of the messages of an exchange
+ID_BYTES = 32  # that ids and positions of one row of a chunk take, where rows are shorter
 MIN_PART = 64 << 10  # bytes; smaller parts would only make more and smaller writes
 
 
@@ -31,14 +33,29 @@ class TensorBlock:
     """One rank's block of a tensor.
 
     Row ``i`` and column ``j`` of ``block`` are row ``rows[i]`` and column ``columns[j]`` of the tensor (any order,
-    unique); ``columns`` is None for a tensor of one dimension.  The blocks of one ``shard_comm`` tile the tensor.
+    unique); ``columns`` is None for a tensor of one dimension.  Rows that are millions are given as runs.  The blocks
+    of one ``shard_comm`` tile the tensor.
     """
 
     name: str
     shape: tuple[int, ...]  # of the whole tensor, one or two dimensions
     block: npt.NDArray[Any]  # (len(rows),) or (len(rows), len(columns)), C-contiguous
-    rows: IntArray
+    rows: IntArray | Ids
     columns: IntArray | None = None
+
+    @property
+    def row_ids(self) -> Ids:
+        return self.rows if isinstance(self.rows, Ids) else Ids.of(self.rows)
+
+    @property
+    def column_ids(self) -> Ids:
+        return Ids.all(1) if self.columns is None else Ids.of(self.columns)
+
+    @property
+    def place(self) -> Any:
+        """What indexes the block in the whole tensor."""
+        rows = self.rows.in_memory if isinstance(self.rows, Ids) else self.rows
+        return rows if self.columns is None else np.ix_(rows, self.columns)
 
     @property
     def matrix(self) -> npt.NDArray[Any]:
@@ -57,23 +74,10 @@ class TensorBlock:
             return f"its block of shape {self.block.shape} should be {wanted} of a tensor of shape {self.shape}"
         if not self.block.flags.c_contiguous or not self.block.dtype.isnative:
             return "its block must be C-contiguous and in native byte order"
-        for ids, n in zip((self.rows, self.columns), self.shape, strict=False):
-            if ids is not None and len(ids) and (np.min(ids) < 0 or np.max(ids) >= n or len(np.unique(ids)) < len(ids)):
+        for ids, n in zip((self.row_ids, self.column_ids), self.shape, strict=False):
+            if ids.mistake(n):
                 return f"its ids must be unique and from 0 to {n - 1}"
         return None
-
-
-class Ids:
-    """Ids along one dimension, sorted, with their positions in memory."""
-
-    def __init__(self, ids: IntArray) -> None:
-        self.order = np.argsort(ids, kind="stable").astype(np.int64)
-        self.sorted = np.asarray(ids, np.int64)[self.order]
-
-    def between(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
-        """Ids in ``start .. stop - 1``, ascending, and their positions."""
-        low, high = np.searchsorted(self.sorted, (start, stop))
-        return self.sorted[low:high], self.order[low:high]
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Cut:
         row_bytes = max(1, self.n_columns * self.itemsize)
         if row_bytes > self.chunk_bytes:
             return 1, self.chunk_bytes // self.itemsize
-        return self.chunk_bytes // row_bytes, max(1, self.n_columns)
+        return max(1, self.chunk_bytes // max(row_bytes, ID_BYTES)), max(1, self.n_columns)
 
     @property
     def n_rounds(self) -> int:
@@ -159,12 +163,12 @@ class Shuffle:
     def __init__(self, comm: MPI.Comm, block: TensorBlock, cut: Cut, buffers: Buffers) -> None:
         self.comm, self.cut, self.buffers = comm, cut, buffers
         self.matrix = block.matrix
-        self.rows, self.columns = Ids(block.rows), Ids(_range(1) if block.columns is None else block.columns)
+        self.rows, self.columns = block.row_ids, block.column_ids
         pairs = zip(self._mine, block.full_shape, strict=True)
-        mine = [None if len(ids.sorted) == n else ids.sorted for ids, n in pairs]  # None is all of them: saves bytes
-        everything = [Ids(_range(n)) for n in block.full_shape]
+        mine = [None if len(ids) == n else ids for ids, n in pairs]  # None is all of them: saves bytes
+        everything = [Ids.all(n) for n in block.full_shape]
         self.held = [
-            tuple(whole if ids is None else Ids(ids) for ids, whole in zip(pair, everything, strict=True))
+            tuple(whole if ids is None else ids for ids, whole in zip(pair, everything, strict=True))
             for pair in comm.allgather(mine)
         ]
 
@@ -175,18 +179,16 @@ class Shuffle:
     @property
     def tiles(self) -> bool:
         """Whether the blocks have as many elements together as the tensor, and none of this rank's is held twice."""
-        mine = np.zeros(self.cut.n_rows, bool), np.zeros(self.cut.n_columns, bool)
-        mine[0][self.rows.sorted] = mine[1][self.columns.sorted] = True
         for rank, (rows, columns) in enumerate(self.held):
-            if rank != self.comm.rank and mine[0][rows.sorted].any() and mine[1][columns.sorted].any():
+            if rank != self.comm.rank and self.rows.meets(rows) and self.columns.meets(columns):
                 return False
-        held = sum(len(rows.sorted) * len(columns.sorted) for rows, columns in self.held)
+        held = sum(len(rows) * len(columns) for rows, columns in self.held)
         return held == self.cut.n_rows * self.cut.n_columns
 
     @property
     def whole_rows(self) -> bool:
         """Whether every rank holds whole rows, or nothing."""
-        lengths = {len(columns.sorted) for rows, columns in self.held if len(rows.sorted)}
+        lengths = {len(columns) for rows, columns in self.held if len(rows)}
         return lengths <= {0, self.cut.n_columns}
 
     def collect(self, chunks: list[Chunk]) -> npt.NDArray[Any]:
@@ -262,16 +264,6 @@ def _lay_out(buffer: npt.NDArray[np.uint8], dtype: np.dtype[Any], wanted: list[t
         pieces.append(_Piece(view, (row_positions, column_positions), within))
         at += size
     return pieces
-
-
-def stretches(rows: IntArray, max_rows: int, max_gap: int) -> Iterator[tuple[int, int]]:
-    """Cut ascending ids into ``low:high`` that span at most ``max_rows`` rows, with gaps of at most ``max_gap``."""
-    breaks = np.flatnonzero(np.diff(rows) > max_gap + 1) + 1
-    for low, high in zip(np.r_[0, breaks], np.r_[breaks, len(rows)], strict=True):
-        while low < high:
-            end = min(int(high), int(np.searchsorted(rows, rows[low] + max_rows)))
-            yield int(low), end
-            low = end
 
 
 def _range(n: int) -> IntArray:

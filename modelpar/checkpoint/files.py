@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from mpi4py import MPI
 
-from modelpar.checkpoint.blocks import Buffers, Chunk, Cut, Shuffle, TensorBlock, move, stretches
+from modelpar.checkpoint.blocks import Buffers, Chunk, Cut, Shuffle, TensorBlock, move
 from modelpar.checkpoint.checksum import MODULUS, checksum, checksum_rows
 from modelpar.checkpoint.header import Header, decode, encode, header_length, in_file_order
 from modelpar.checkpoint.local_file import LocalFile, together
@@ -211,8 +211,10 @@ def _read_rows(file: LocalFile, block: TensorBlock, shuffle: Shuffle, start: int
         return 0
     max_rows, max_columns = cut.chunk_shape
     gap = GAP_BYTES // (max(1, cut.n_columns) * cut.itemsize)
-    for low, high in stretches(shuffle.rows.sorted, max_rows, gap):
-        ids, positions = shuffle.rows.sorted[low:high], shuffle.rows.order[low:high]
+    for low, high in shuffle.rows.stretches(max_rows, gap):
+        ids, positions = shuffle.rows.between(low, high)
+        if not len(ids):
+            continue
         for left in range(0, cut.n_columns, max_columns):
             chunk = Chunk(int(ids[0]), int(ids[-1]) + 1, left, min(cut.n_columns, left + max_columns))
             values = shuffle.chunk(chunk)

@@ -18,6 +18,7 @@ from mpi4py import MPI
 from modelpar.checkpoint.checksum import checksum
 from modelpar.checkpoint.files import TensorBlock
 from modelpar.checkpoint.header import EARLIER, Header
+from modelpar.checkpoint.ids import Ids
 from modelpar.connections import Connections, Listed, Local
 from modelpar.errors import CheckpointError, together
 from modelpar.rbm import RBM
@@ -36,7 +37,8 @@ def block(name: str, shape: tuple[int, int], weights: Weights, W: Array) -> Tens
         whole, mine = (weights.connections.n_hidden, width), W[: weights.n_own].reshape(-1, width)
         return TensorBlock(name, whole, mine, weights.hidden_ids, np.arange(width))
     if isinstance(weights, SparseWeights):
-        return TensorBlock(name, (weights.connections.n_connections,), W[: weights.n_own], weights.numbers, None)
+        n = weights.connections.n_connections
+        return TensorBlock(name, (n,), W[: weights.n_own], Ids.of_runs(*weights.numbers))
     assert isinstance(weights, Dense)
     return TensorBlock(name, shape, W, weights.visible_rows, weights.hidden_columns)
 
@@ -50,8 +52,8 @@ def blocks(rbm: RBM, *, described: bool = False) -> list[TensorBlock]:
     n_hidden, n = weights.connections.n_hidden, weights.connections.n_connections
     degrees = np.diff(offsets).astype(np.int32)
     return [
-        TensorBlock(f"rbm.{rbm.index}.degrees", (n_hidden,), degrees, rbm.hidden_ids, None),
-        TensorBlock(f"rbm.{rbm.index}.visible", (n,), np.asarray(below, np.int32), weights.numbers, None),
+        TensorBlock(f"rbm.{rbm.index}.degrees", (n_hidden,), degrees, rbm.hidden_ids),
+        TensorBlock(f"rbm.{rbm.index}.visible", (n,), np.asarray(below, np.int32), Ids.of_runs(*weights.numbers)),
     ]
 
 

@@ -146,14 +146,13 @@ def rows_in_order(grid: Grid, block: TensorBlock) -> Iterator[Array]:
     n_rows, n_columns = block.full_shape
     columns = np.zeros(1, np.int64) if block.columns is None else block.columns
     matrix = block.matrix
-    order = np.argsort(block.rows, kind="stable")
-    ids = block.rows[order]
+    ids = block.row_ids
     at_once = max(1, CHUNK_BYTES // max(n_columns * matrix.itemsize, 1))
     for start in range(0, n_rows, at_once):
         stop = min(start + at_once, n_rows)
         chunk = np.zeros((stop - start, n_columns), matrix.dtype)
-        first, last = np.searchsorted(ids, (start, stop))
-        chunk[np.ix_(ids[first:last] - start, columns)] = matrix[order[first:last]]
+        rows, positions = ids.between(start, stop)
+        chunk[np.ix_(rows - start, columns)] = matrix[positions]
         whole = np.empty_like(chunk if grid.shard == 0 else chunk[:0])
         # every element is held by one shard and zero bits elsewhere: OR puts the bits together exactly
         grid.shard_comm.Reduce(chunk, whole, op=MPI.BOR, root=0)

@@ -269,3 +269,25 @@ def draw_weights(first, inputs, members, outs, at, units, columns, tag, key0, ke
             row = W[at[m] : at[m] + n].reshape(n, 1)
             row[:] = 0
             gaussian_rows(row, 0, columns[outs[m] : outs[m] + 1], ids, tag, key0, key1, row)
+
+
+@njit(cache=True, nogil=True)
+def norms(W, starts, out):  # type: ignore[no-untyped-def]
+    """out[j] = Euclidean length of W[starts[j] : starts[j + 1]]: summed in order, in float64"""
+    for j in range(len(out)):
+        total = 0.0
+        for k in range(starts[j], starts[j + 1]):
+            total += np.float64(W[k]) * np.float64(W[k])
+        out[j] = np.sqrt(total)
+
+
+@njit(cache=True, nogil=True)
+def scale_members(first, members, outs, at, factors, W):  # type: ignore[no-untyped-def]
+    """The weights of every member, times the factor (units,) of its unit."""
+    for g in range(len(first) - 1):
+        n = first[g + 1] - first[g]
+        for m in range(members[g], members[g + 1]):
+            factor = factors[outs[m]]
+            if factor != 1:
+                for k in range(at[m], at[m] + n):
+                    W[k] *= factor

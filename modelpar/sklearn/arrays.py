@@ -87,7 +87,7 @@ def collect(network: DeepBeliefNetwork) -> dict[str, Array]:
     found = {}
     for block in tensors(network):
         whole = np.zeros(block.shape, block.block.dtype)
-        whole[_place(block.rows, block.columns)] = block.block
+        whole[block.place] = block.block
         # each element is held by exactly one shard, so the sum only puts the pieces together
         network.grid.shard_comm.Allreduce(MPI.IN_PLACE, whole)
         found[block.name] = whole
@@ -103,14 +103,10 @@ def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
             network.state.updates[name] = parameters.like()
     for block in tensors(network, mine):
         if block.name in arrays:
-            block.block[...] = arrays[block.name][_place(block.rows, block.columns)]
+            block.block[...] = arrays[block.name][block.place]
     network.refresh()
     if mine is not None:
         network.state.chains = Chains.share_of(mine, network.grid.replica, network.grid.n_replicas)
-
-
-def _place(rows: IntArray, columns: IntArray | None) -> Any:
-    return rows if columns is None else np.ix_(rows, columns)
 
 
 def each_sample(

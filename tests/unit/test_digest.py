@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from modelpar.kernels import threads
-from modelpar.kernels.digest import GRAIN, MODULUS, digest, digest_states
+from modelpar.kernels.digest import GRAIN, MODULUS, digest, digest_listed, digest_states
 
 DTYPES = [np.float32, np.float64, np.int32, np.uint64]
 WORD, LOW_31 = 2**64 - 1, 2**31 - 1
@@ -65,6 +65,18 @@ def test_formula(dtype):
     assert digest(x, rows, columns) == by_the_formula(x, rows, columns)
     assert digest(x[:, 0], rows, None) == by_the_formula(x[:, :1], rows, [0])
     assert digest(x[1], list(range(7)), None) == by_the_formula(x[1][:, None], range(7), [0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_listed_elements_are_those_of_a_matrix(dtype, monkeypatch):
+    """Piece by piece, and zero where nothing is listed."""
+    monkeypatch.setattr(sys.modules[digest_listed.__module__], "GRAIN", 10)
+    x = matrix(dtype)
+    x[np.random.default_rng(2).random(x.shape) < 0.7] = 0
+    rows, columns = np.nonzero(x.view(np.uint32).reshape(*x.shape, -1).any(axis=2))
+    assert len(rows) > 30
+    assert digest_listed(x[rows, columns], rows, columns) == by_the_formula(x, range(13), range(17))
+    assert digest_listed(x[:0, 0], rows[:0], columns[:0]) == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -30,6 +30,7 @@ FLOORS = {
     # local arithmetic
     "modelpar.kernels": 3,
     "modelpar.checkpoint.checksum": 3,
+    "modelpar.checkpoint.ids": 3,
     "modelpar.draws": 4,
     # what one rank has, and where it stands
     "modelpar.grid": 4,
