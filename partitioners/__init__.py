@@ -9,7 +9,9 @@ from __future__ import annotations
 from partitioners.assignment import assignment
 from partitioners.auto import auto
 from partitioners.block import block
+from partitioners.fastest import fastest
 from partitioners.graph import Complete, GraphError, Sparse, UnitGraph, dense, from_masks, sparse
+from partitioners.kahip import kahip
 from partitioners.kernighan_lin import kernighan_lin
 from partitioners.methods import METHODS, method
 from partitioners.metis import metis
@@ -21,6 +23,7 @@ from partitioners.random import random
 from partitioners.refinement import feasible, moves, refined, then_refined
 from partitioners.spatial import strips, tiles
 from partitioners.spectral import spectral
+from partitioners.step_time import Rates, step_seconds
 from partitioners.strided import strided
 from partitioners.traffic import Bytes, Traffic, largest_send, messages, predicted_bytes, traffic
 
@@ -31,6 +34,7 @@ __all__ = [
     "GraphError",
     "Measures",
     "Partition",
+    "Rates",
     "Sparse",
     "Traffic",
     "UnitGraph",
@@ -41,9 +45,11 @@ __all__ = [
     "communication_volume",
     "dense",
     "edge_cut",
+    "fastest",
     "feasible",
     "from_masks",
     "imbalance",
+    "kahip",
     "kernighan_lin",
     "largest_send",
     "load_placement",
@@ -60,6 +66,7 @@ __all__ = [
     "save_placement",
     "sparse",
     "spectral",
+    "step_seconds",
     "strided",
     "strips",
     "then_refined",

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from partitioners.compare import Result, compare, table, write_json
+from partitioners.compare import Result, check_targets, compare, table, write_json
 from partitioners.graph import GraphError
 from partitioners.methods import EXTRAS, METHODS, method
 from partitioners.networks import NETWORKS, network
@@ -60,6 +60,7 @@ def compare_command(
         for name in names:
             method(name)
         found = [network(name) for name in listed(networks, list(NETWORKS))]
+        check_targets(json_file, html_file)
         with console.status("starting") as status:
             for result in compare(found, names, numbers, seed=seed, batch=batch):
                 results.append(result)

@@ -35,14 +35,14 @@ def assignment(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     return by_layers(repaired(nets, owner, n_parts, allowed), graph, n_parts)
 
 
-def assigned(nets: Nets, n_parts: int, allowed: IntArray, *, seed: int) -> Owner:
-    """Owners of groups, (n_units,): the best of all sweeps."""
+def assigned(nets: Nets, n_parts: int, allowed: IntArray, *, seed: int, sweeps: int = SWEEPS) -> Owner:
+    """Owners of groups, (n_units,): the best of ``sweeps`` up and as many down."""
     rng = np.random.default_rng(seed)
     layers = [np.flatnonzero(nets.layer == layer) for layer in range(len(allowed))]
     owner = np.full(nets.n_units, -1, np.int32)
     owner[layers[0]] = block_owners(nets.weights[layers[0]], n_parts)
     best, least = owner, None
-    for sweep in range(2 * SWEEPS):
+    for sweep in range(2 * sweeps):
         order = layers[1:] if sweep % 2 == 0 else layers[-2::-1]
         for units in order:
             owner[units] = -1

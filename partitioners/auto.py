@@ -1,4 +1,4 @@
-"""A portfolio of our own methods: the feasible partition of the least volume."""
+"""A portfolio of our own methods: searches from all of them, and the feasible partition of the least volume."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from partitioners.annealing import improved
-from partitioners.assignment import assigned
+from partitioners.assignment import SWEEPS, assigned
 from partitioners.block import block
 from partitioners.coarsening import contracted, lifted, packed
 from partitioners.graph import Complete, IntArray, UnitGraph
@@ -22,6 +22,7 @@ from partitioners.refinement import carried, feasible
 from partitioners.repair import repaired
 from partitioners.spatial import strips, tiles
 from partitioners.spectral import spectral
+from partitioners.step_time import step_seconds
 from partitioners.strided import strided
 
 # (temperature at the start, in the states that the nets of a unit carry on average; whether swaps are near by)
@@ -34,8 +35,9 @@ FOR_UNIT, FEWEST, MOST = (
     12_000_000_000,
 )  # look-ups of nets for a whole search, by number of units
 CACHED = 1_000_000  # entries of nets, beyond which look-ups take longer, so that fewer are done
-LARGE = 6_000_000  # entries of nets, beyond which bisection and eigenvectors take too long
+LARGE = 6_000_000  # entries of nets, beyond which bisection, eigenvectors and sweeps take too long
 EACH = 10  # look-ups for every entry of the nets, at least, in one search
+FINALISTS = 8  # of the searches, those of the least volume
 WORKERS = 2  # searches at the same time; what they find does not depend on it
 
 
@@ -88,7 +90,19 @@ class Race:
 
 
 def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
-    """The best of what searches from the partitions of all methods find, and of block and strided as they are.
+    """The feasible partition of the least volume that :func:`searched` finds; of several the one with the fastest step.
+
+    Deterministic for a seed.  Raises GraphError where there are no parts.
+    """
+
+    answers = searched(graph, n_parts, seed)
+    costs = [(not feasible(graph, one), communication_volume(graph, one).total) for one in answers]
+    best = [one for one, its in zip(answers, costs, strict=True) if its == min(costs)]
+    return best[0] if len(best) == 1 else min(best, key=lambda one: step_seconds(graph, one))
+
+
+def searched(graph: UnitGraph, n_parts: int, seed: int) -> list[Partition]:
+    """What searches from the partitions of all methods find, the least volume first; then block and strided.
 
     Groups of twins are moved first, then single units.  Short searches from every start at every temperature race for
     longer ones (successive halving: Jamieson and Talwalkar 2016).  Between completely connected layers every balanced
@@ -97,7 +111,7 @@ def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """
     plain = block(graph, n_parts, seed=seed)
     if n_parts == 1 or all(isinstance(link, Complete) for link in graph.links):
-        return plain
+        return [plain]
     nets, allowed, group = nets_of(graph), limits(graph, n_parts), packed(graph, n_parts)
     grouped = int(group.max(initial=-1)) + 1 < graph.n_units
     small = contracted(nets, group) if grouped else nets
@@ -118,8 +132,8 @@ def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
             if len(last) > len(LAST):
                 again = [one.search._replace(seed=one.search.seed + 1) for one in found[:4]]
                 found = sorted([*found, *race.run(again, lookups // 12)], key=_cost_of)
-    answers = [by_layers(found[0].owner, graph, n_parts), plain, strided(graph, n_parts, seed=seed)]
-    return min(answers, key=lambda one: (not feasible(graph, one), communication_volume(graph, one).total))
+    answers = [by_layers(one.owner, graph, n_parts) for one in found[:FINALISTS]]
+    return [*answers, plain, strided(graph, n_parts, seed=seed)]
 
 
 def _cost_of(found: Found) -> int:
@@ -144,9 +158,10 @@ def _starts(
     """Owners of groups, (n_groups,), by all methods that a search could start from."""
     allowed, alone = limits(graph, n_parts), np.arange(small.n_units)
     methods: list[Callable[..., Partition]] = [block, random] if graph.coordinates is None else [tiles, strips]
-    if len(small.nets) < LARGE:
+    large = len(small.nets) >= LARGE
+    if not large:
         methods.append(spectral)
-    waiting = [pool.submit(assigned, small, n_parts, allowed, seed=seed)]
+    waiting = [pool.submit(assigned, small, n_parts, allowed, seed=seed, sweeps=1 if large else SWEEPS)]
     rungs = ladder(small, alone, n_parts, allowed, seed=seed)
     if len(rungs[-1].nets.nets) < LARGE:
         waiting.append(pool.submit(climbed_down, rungs, n_parts, allowed, seed=seed, tries=1))

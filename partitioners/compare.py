@@ -18,6 +18,7 @@ from partitioners.methods import method
 from partitioners.networks import Network
 from partitioners.partition import Partition, measure
 from partitioners.refinement import feasible
+from partitioners.step_time import Rates, step_seconds
 from partitioners.traffic import largest_send, messages, predicted_bytes, traffic
 
 # What an engine counts when it runs a network with a placement: names and numbers, "bytes" and "step_seconds" by habit.
@@ -40,6 +41,7 @@ class Result:
     feasible: bool = False  # every layer within its limit
     seconds: float = 0.0  # to find it
     predicted_bytes: int = 0  # that travel for a minibatch, all parts together
+    predicted_seconds: float = 0.0  # of a step with a minibatch
     measured: Mapping[str, float] = field(default_factory=dict)  # what an engine counted
     problem: str | None = None
     partition: Partition | None = None  # not in the JSON
@@ -58,17 +60,20 @@ def compare(
     seed: int = 0,
     batch: int = 64,
     measured: Measured | None = None,
+    rates: Callable[[Network], Rates] | None = None,
 ) -> Iterator[Result]:
     """A result for every network, number of parts and method, as they are found.
 
-    batch     samples of the minibatch for which bytes are predicted
+    batch     samples of the minibatch for which bytes and seconds are predicted
     measured  is called with each network and partition; what it returns is joined to the result
+    rates     is called with each network: of the machine on which steps are predicted; None for those of ``Rates``
 
     A method that cannot do a network, as ``tiles`` without coordinates, gives a result with a problem.  Raises
     GraphError where there is no method of a name.
     """
     known = {name: method(name) for name in methods}  # before anything is computed
     for one in networks:
+        machine = None if rates is None else rates(one)
         for n_parts in parts:
             for name, run in known.items():
                 start = time.perf_counter()
@@ -78,12 +83,13 @@ def compare(
                     yield Result(one.name, name, n_parts, seed, problem=str(error))
                     continue
                 seconds = time.perf_counter() - start
-                yield _judged(one, name, partition, seed, batch, seconds, measured)
+                yield _judged(one, name, partition, seed, batch, seconds, measured, machine)
 
 
 def _judged(
-    one: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None
-) -> Result:
+    one: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None,
+    machine: Rates | None,
+) -> Result:  # fmt: skip
     found, sent = measure(one.graph, partition), traffic(one.graph, partition)
     return Result(
         network=one.name,
@@ -98,13 +104,14 @@ def _judged(
         feasible=feasible(one.graph, partition),
         seconds=round(seconds, 3),
         predicted_bytes=predicted_bytes(one.graph, partition, batch).total,
+        predicted_seconds=step_seconds(one.graph, partition, batch=batch, rates=machine),
         measured={} if measured is None else dict(measured(one, partition)),
         partition=partition,
     )
 
 
 COLUMNS = ("network", "parts", "method", "volume", "largest send", "messages", "edge cut", "imbalance", "feasible",
-           "seconds", "predicted bytes")  # fmt: skip
+           "seconds", "predicted bytes", "predicted ms")  # fmt: skip
 
 
 def measured_names(results: Sequence[Result]) -> list[str]:
@@ -122,7 +129,8 @@ def rows(results: Sequence[Result]) -> Iterator[list[str]]:
             continue
         worst = max(one.imbalance, default=0.0)
         cells = [f"{one.volume}", f"{one.largest_send}", f"{one.messages}", f"{one.edge_cut}", f"{100 * worst:.1f} %",
-                 "yes" if one.feasible else "no", f"{one.seconds:.2f}", f"{one.predicted_bytes}"]  # fmt: skip
+                 "yes" if one.feasible else "no", f"{one.seconds:.2f}", f"{one.predicted_bytes}",
+                 f"{1e3 * one.predicted_seconds:.3f}"]  # fmt: skip
         yield [*start, *cells, *(f"{one.measured[name]:g}" if name in one.measured else "" for name in extra)]
 
 
@@ -146,6 +154,21 @@ def table(results: Sequence[Result]) -> Table:
     found.caption = "\n".join(problems(results)) or None
     found.caption_justify = "left"
     return found
+
+
+def check_targets(*paths: str | os.PathLike[str] | None) -> None:
+    """Raise GraphError, before minutes of work, where a file could not be written."""
+    for path in paths:
+        if path is None:
+            continue
+        target = Path(path)
+        if target.is_dir():
+            raise GraphError(f"{target} is a directory; name a file in it")
+        try:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}."):
+                pass
+        except OSError as error:
+            raise GraphError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

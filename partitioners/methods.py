@@ -7,7 +7,9 @@ from collections.abc import Callable
 from partitioners.assignment import assignment
 from partitioners.auto import auto
 from partitioners.block import block
+from partitioners.fastest import fastest
 from partitioners.graph import GraphError
+from partitioners.kahip import kahip
 from partitioners.kernighan_lin import kernighan_lin
 from partitioners.metis import metis
 from partitioners.mtkahypar import mtkahypar
@@ -31,12 +33,18 @@ METHODS: dict[str, Callable[..., Partition]] = {
     "refined": moves,
     "multilevel": multilevel,
     "auto": auto,
+    "fastest": fastest,
     "metis": metis,
+    "kahip": kahip,
     "mtkahypar": mtkahypar,
 }
 
 NEEDS_COORDINATES = ("tiles", "strips")  # of the units
-EXTRAS = {"metis": "pymetis", "mtkahypar": "mtkahypar"}  # methods by others, and the module that each needs
+EXTRAS = {
+    "metis": "pymetis",
+    "kahip": "kahip",
+    "mtkahypar": "mtkahypar",
+}  # methods by others, and the module that each needs
 
 
 def method(name: str) -> Callable[..., Partition]:

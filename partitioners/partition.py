@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
 
@@ -99,13 +100,32 @@ def communication_volume(graph: UnitGraph, partition: Partition) -> Volume:
 
 def values_sent(nets: Links, senders: IntArray, receivers: IntArray, n_parts: int) -> int:
     """Pairs (unit, part other than its own that owns a neighbour).   senders, receivers: parts of both layers' units"""
+    return int(units_sent(nets, senders, receivers, n_parts).sum())
+
+
+def units_sent(nets: Links, senders: IntArray, receivers: IntArray, n_parts: int) -> IntArray:
+    """(n_parts, n_parts) units of the row's part with a neighbour in the column's; none in the diagonal."""
     if isinstance(nets, Complete):
-        receiving = np.bincount(receivers, minlength=n_parts) > 0
-        return int(len(senders) * receiving.sum() - receiving[senders].sum())
-    units, neighbours = nets.edges()
-    parts = receivers[neighbours]
-    foreign = parts != senders[units]
-    return len(np.unique(units[foreign] * np.int64(n_parts) + parts[foreign]))
+        receiving = (np.bincount(receivers, minlength=n_parts) > 0).astype(np.int64)
+        sent = np.outer(np.bincount(senders, minlength=n_parts), receiving)
+        np.fill_diagonal(sent, 0)
+        return sent.astype(np.int64)
+    return np.asarray(_count_sent(nets.offsets, nets.neighbours, senders, receivers, n_parts))
+
+
+@njit(cache=True, nogil=True)
+def _count_sent(offsets, neighbours, senders, receivers, n_parts):  # type: ignore[no-untyped-def]
+    sent = np.zeros((n_parts, n_parts), np.int64)
+    last = np.full(n_parts, -1, np.int64)  # unit that was last counted for a part
+    for unit in range(len(senders)):
+        home = senders[unit]
+        last[home] = unit
+        for i in range(offsets[unit], offsets[unit + 1]):
+            part = receivers[neighbours[i]]
+            if last[part] != unit:
+                last[part] = unit
+                sent[home, part] += 1
+    return sent
 
 
 def edge_cut(graph: UnitGraph, partition: Partition) -> int:

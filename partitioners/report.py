@@ -47,7 +47,7 @@ def write_report(
         if found:
             pieces.append(_picture(_volumes(figure_class, found), f"volume over parts, {one.name}"))
         if any("bytes" in result.measured for result in found):
-            pieces.append(_picture(_predictions(figure_class, found), f"predicted against measured bytes, {one.name}"))
+            pieces.append(_picture(_predictions(figure_class, found), f"predicted against measured, {one.name}"))
         if one.graph.coordinates is not None and found:
             pieces.append(_picture(_placements(figure_class, one, found), f"placements, {one.name}"))
     write_text(path, "\n".join(pieces) + "\n")
@@ -101,19 +101,26 @@ def _volumes(figure_class: Any, results: Sequence[Result]) -> Any:
 
 
 def _predictions(figure_class: Any, results: Sequence[Result]) -> Any:
-    """Each partition a point, on the diagonal where the prediction holds."""
-    figure = figure_class(figsize=(4.5, 4.5))
-    axes = figure.add_subplot()
+    """Bytes and milliseconds: each partition a point, on the diagonal where the prediction holds."""
     known = [one for one in results if "bytes" in one.measured]
-    most = max(max(one.predicted_bytes, one.measured["bytes"]) for one in known) or 1
-    axes.plot([0, most], [0, most], color="#bbbbbb", linewidth=1)
-    for name in dict.fromkeys(one.method for one in known):
-        mine = [one for one in known if one.method == name]
-        axes.plot([one.predicted_bytes for one in mine], [one.measured["bytes"] for one in mine], "o", label=name)
-    axes.set_xlabel("predicted bytes")
-    axes.set_ylabel("measured bytes")
+    panels: list[tuple[str, list[tuple[float, float]]]]
+    panels = [("bytes", [(one.predicted_bytes, one.measured["bytes"]) for one in known])]
+    if all("step_seconds" in one.measured for one in known):
+        pairs = [(1e3 * one.predicted_seconds, 1e3 * one.measured["step_seconds"]) for one in known]
+        panels.append(("ms of a step", pairs))
+    figure = figure_class(figsize=(4.8 * len(panels), 4.5))
+    for i, (unit, pairs) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        most = max(max(pair) for pair in pairs) or 1
+        axes.plot([0, most], [0, most], color="#bbbbbb", linewidth=1)
+        for name in dict.fromkeys(one.method for one in known):
+            mine = [pair for pair, one in zip(pairs, known, strict=True) if one.method == name]
+            axes.plot(*zip(*mine, strict=True), "o", label=name)
+        axes.set_xlabel(f"predicted {unit}")
+        axes.set_ylabel(f"measured {unit}")
+        axes.locator_params(axis="x", nbins=4)  # numbers of bytes are long
     axes.legend(fontsize=8)
-    axes.locator_params(axis="x", nbins=4)  # numbers of bytes are long
+    figure.tight_layout()
     return figure
 
 

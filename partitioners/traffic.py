@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from partitioners.graph import Complete, IntArray, Links, UnitGraph
-from partitioners.partition import Partition, check
+from partitioners.graph import IntArray, UnitGraph
+from partitioners.partition import Partition, check, units_sent
 
 WORD = 8  # bytes, of 64 samples
 
@@ -47,24 +47,9 @@ def traffic(graph: UnitGraph, partition: Partition) -> Traffic:
     check(graph, partition)
     owners, n_parts = partition.owners, partition.n_parts
     pairs = list(zip(graph.links, owners[:-1], owners[1:], strict=True))
-    up = tuple(_units_sent(link.up, lower, upper, n_parts) for link, lower, upper in pairs)
-    down = tuple(_units_sent(link.down, upper, lower, n_parts) for link, lower, upper in pairs)
+    up = tuple(units_sent(link.up, lower, upper, n_parts) for link, lower, upper in pairs)
+    down = tuple(units_sent(link.down, upper, lower, n_parts) for link, lower, upper in pairs)
     return Traffic(up, down)
-
-
-def _units_sent(nets: Links, senders: IntArray, receivers: IntArray, n_parts: int) -> IntArray:
-    """(n_parts, n_parts) units of the row's part with a neighbour in the column's.  senders, receivers: their parts"""
-    if isinstance(nets, Complete):
-        receiving = (np.bincount(receivers, minlength=n_parts) > 0).astype(np.int64)
-        sent = np.outer(np.bincount(senders, minlength=n_parts), receiving)
-    else:
-        units, neighbours = nets.edges()
-        pairs = np.unique(units * np.int64(n_parts) + receivers[neighbours])
-        units, parts = np.divmod(pairs, n_parts)
-        sent = np.zeros((n_parts, n_parts), np.int64)
-        np.add.at(sent, (senders[units], parts), 1)
-    np.fill_diagonal(sent, 0)
-    return sent.astype(np.int64)
 
 
 def largest_send(found: Traffic) -> int:

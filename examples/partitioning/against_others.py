@@ -1,11 +1,11 @@
-"""``auto`` against METIS and Mt-KaHyPar, each followed by the same repair and refinement.
+"""``auto`` against METIS, KaHIP and Mt-KaHyPar, each followed by the same repair and refinement.
 
     python examples/partitioning/against_others.py                       all networks at 2, 4 and 8 parts: minutes
     python examples/partitioning/against_others.py --networks fields3 --parts 3 --json results.json
 
-Needs pymetis and mtkahypar (the extras metis and mtkahypar of modelpar); what is not installed is left out.  Prints a
-line for each network and number of parts: the volume of every method, and whether auto's is the least.  The networks
-differ in shape, fields, strides, maps, sparsity and in whether the units' places are known.
+Needs pymetis, kahip and mtkahypar (the extras metis, kahip and mtkahypar of modelpar); what is not installed is left
+out.  Prints a line for each network and number of parts: the volume of every method, and whether auto's is the least.
+The networks differ in shape, fields, strides, maps, sparsity and in whether the units' places are known.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(networks: str, parts: str, seed: int, json_file: Path | None) -> None:
     """Print, for every network and number of parts, the volume that each method finds."""
     others = [f"{name}+refined" for name, module in EXTRAS.items() if importlib.util.find_spec(module)]
     if not others:
-        print("neither pymetis nor mtkahypar is installed: there is nothing to compare with", file=sys.stderr)
+        print("none of pymetis, kahip and mtkahypar is installed: there is nothing to compare with", file=sys.stderr)
     chosen = [Network(name, NETWORKS[name][0], NETWORKS[name][1]()) for name in networks.split(",")]
     everything: list[Result] = []
     worse = 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 from modelpar.bench.step import CD1, training_spec
@@ -19,11 +21,12 @@ from modelpar.layout import NetworkLayout, UnitLayout
 from modelpar.patterns import PRUNED
 from modelpar.sparse import SparseWeights
 from modelpar.spec import NetworkSpec, TrainingSpec
-from partitioners import GraphError, Partition, Sparse, UnitGraph
+from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block
 from partitioners.compare import Result, compare
 from partitioners.networks import Network, network
 
 REPEATS, SECONDS = 3, 0.05  # of the clock on one RBM
+MESSAGES = 64, 1 << 20  # bytes
 
 
 def run(
@@ -36,7 +39,8 @@ def run(
 
     Measured are, on as many ranks as there are parts and all RBMs together: ``bytes`` of one pass up and one down (what
     ``predicted_bytes`` says), ``step_bytes`` of an update by CD-1 and ``step_predicted`` by ``halo_bytes``, and
-    ``step_seconds`` of that update.
+    ``step_seconds`` of that update.  ``predicted_seconds`` is by rates that are measured here: of each network's update
+    on one rank, and of messages between two.
     Raises GraphError on every rank for a name that is not known.
     """
     error: Exception | None = None
@@ -45,6 +49,7 @@ def run(
     except GraphError as caught:
         error, known = caught, {}
     raise_together(comm, error)
+    link = _link(comm)
     teams = {n: comm.Split(0 if comm.rank < n else MPI.UNDEFINED, comm.rank) for n in sorted(set(parts))}
     try:
         if comm.rank == 0:
@@ -53,7 +58,12 @@ def run(
                 comm.bcast((one.name, partition))
                 return measure(one.graph, partition, teams[partition.n_parts], batch)
 
-            yield from compare(known.values(), methods, parts, seed=seed, batch=batch, measured=measured)
+            def rates(one: Network) -> Rates:
+                alone = measure(one.graph, block(one.graph, 1), MPI.COMM_SELF, batch)["step_seconds"]
+                connections = max(1, sum(link.n_edges for link in one.graph.links))
+                return link._replace(connection=alone / connections / batch)
+
+            yield from compare(known.values(), methods, parts, seed=seed, batch=batch, measured=measured, rates=rates)
             comm.bcast(None)
         else:
             while task := comm.bcast(None):
@@ -102,6 +112,24 @@ def _measured(bench: CD1, training: TrainingSpec, comm: MPI.Comm) -> dict[str, f
         "bytes": float(after - before), "step_bytes": float(stepped - after), "step_seconds": seconds,
         "step_predicted": float(halo_bytes(up, down, bench.n_mine, planes=training.planes)),
     }  # fmt: skip
+
+
+def _link(comm: MPI.Comm) -> Rates:
+    """The rates of messages between ranks 0 and 1, by messages of two sizes that go to and fro.  Collective."""
+    if comm.size == 1:
+        return Rates()
+    times = []
+    for n_bytes in MESSAGES:
+        sent, received = np.zeros(n_bytes, np.uint8), np.zeros(n_bytes, np.uint8)
+
+        def to_and_fro(sent: Any = sent, received: Any = received) -> None:
+            if comm.rank < 2:
+                comm.Sendrecv(sent, 1 - comm.rank, recvbuf=received, source=1 - comm.rank)
+
+        times.append(median(in_turn({"": to_and_fro}, repeats=REPEATS, seconds=SECONDS, comm=comm)[""]))
+    short, long = times
+    byte = max(0.0, (long - short) / (MESSAGES[1] - MESSAGES[0]))
+    return Rates(byte=byte, message=max(0.0, short - byte * MESSAGES[0]))
 
 
 def _received(bench: CD1, comm: MPI.Comm) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 
 from mpi4py import MPI
 from rich.console import Console
@@ -13,7 +14,7 @@ from modelpar.cli.terminal import make_console
 from modelpar.errors import SpecError, together
 from partitioners import GraphError, method
 from partitioners.__main__ import listed
-from partitioners.compare import Result, table, write_json
+from partitioners.compare import Result, check_targets, table, write_json
 from partitioners.networks import NETWORKS, network
 from partitioners.report import write_report
 
@@ -37,18 +38,28 @@ def compare(
         found = [network(name) for name in names]
     except GraphError as error:
         raise SpecError(str(error)) from None
+    _on_rank_0(comm, lambda: check_targets(json_file, html_file))
     results: list[Result] = []
     for result in run(names, wanted, numbers, comm=comm, seed=seed, batch=batch):
         results.append(result)
+
+    def told() -> None:
+        console = make_console()
+        Console(width=None if console.is_terminal else 240).print(table(results))
+        if json_file is not None:
+            write_json(json_file, results)
+        if html_file is not None:
+            write_report(html_file, found, results, shlex.join(["modelpar", *sys.argv[1:]]))
+
+    _on_rank_0(comm, told)
+
+
+def _on_rank_0(comm: MPI.Comm, work: Callable[[], None]) -> None:
+    """Raises SpecError on every rank where the work, on the first, raises GraphError.  Collective."""
     with together(comm):
         if comm.rank == 0:
-            console = make_console()
-            Console(width=None if console.is_terminal else 240).print(table(results))
             try:
-                if json_file is not None:
-                    write_json(json_file, results)
-                if html_file is not None:
-                    write_report(html_file, found, results, shlex.join(["modelpar", *sys.argv[1:]]))
+                work()
             except GraphError as error:
                 raise SpecError(str(error)) from None
 

@@ -44,7 +44,7 @@ def random_network(seed: int, layers=(16, 14, 12), density: float = 0.3) -> Unit
     return from_masks([rng.random(shape) < density for shape in pairwise(layers)])
 
 
-@pytest.mark.parametrize("name", ["spectral", "kernighan_lin", "multilevel", "auto", "metis", "mtkahypar"])
+@pytest.mark.parametrize("name", ["spectral", "kernighan_lin", "multilevel", "auto", "metis", "kahip", "mtkahypar"])
 def test_what_is_not_connected_is_cut_there(name):
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
@@ -102,7 +102,7 @@ def test_repair_ends_within_the_limits_wherever_it_starts(seed, n_parts):
     assert feasible(graph, by_layers(found, graph, n_parts))
 
 
-@pytest.mark.parametrize("name", ["random", "kernighan_lin", "spectral", "metis", "mtkahypar"])
+@pytest.mark.parametrize("name", ["random", "kernighan_lin", "spectral", "metis", "kahip", "mtkahypar"])
 def test_methods_followed_by_refinement(name):
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
@@ -120,7 +120,9 @@ def test_an_extra_that_is_missing_is_named(name, monkeypatch):
         method(name)(two_blocks(), 2)
 
 
-@pytest.mark.parametrize("name", ["spectral", "kernighan_lin", "assignment", "multilevel", "refined", "auto"])
+@pytest.mark.parametrize(
+    "name", ["spectral", "kernighan_lin", "assignment", "multilevel", "refined", "auto", "fastest"]
+)
 def test_there_must_be_parts(name):
     with pytest.raises(GraphError, match="0 parts"):
         method(name)(two_blocks(), 0)

@@ -15,16 +15,22 @@ from hypothesis import strategies as st
 from partitioners import (
     GraphError,
     Partition,
+    Rates,
+    auto,
     communication_volume,
     dense,
+    fastest,
+    feasible,
     from_masks,
     graph_files,
     largest_send,
     load_placement,
     measure,
     messages,
+    method,
     predicted_bytes,
     save_placement,
+    step_seconds,
     traffic,
 )
 from partitioners.__main__ import main
@@ -90,6 +96,58 @@ def test_bytes_are_words_of_64_samples(batch, planes, each):
     assert found.up.tolist() == [3 * each]
     assert found.down.tolist() == [2 * each]
     assert found.total == 5 * each
+
+
+# -- the time of a step ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**31), st.integers(1, 4))
+def test_a_step_waits_for_the_part_with_the_most_to_do(seed, n_parts):
+    """One connection, one byte and one message after the other."""
+    graph = random_network(seed)
+    partition = random_partition(seed, graph, n_parts)
+    rates = Rates(connection=7.0, byte=0.5, message=100.0, up_planes=2, down_planes=3)
+    seconds = 0.0
+    for rbm, link in enumerate(graph.links):
+        lower, upper = partition.owners[rbm], partition.owners[rbm + 1]
+        mask = link.mask.toarray()
+        work, received = [], []
+        for part in range(n_parts):
+            ends = [mask & (lower == part)[:, None], mask & (upper == part)]
+            work.append(7 * 70 * (ends[0].sum() + ends[1].sum() + (ends[0] | ends[1]).sum()) / 3)
+            both = []
+            for pairs, owners, own, planes in ((mask, lower, upper, 2), (mask.T, upper, lower, 3)):
+                needed = pairs[:, own == part].any(axis=1) & (owners != part)
+                both.append(0.5 * 16 * planes * needed.sum() + 100 * len(set(owners[needed])))
+            received.append(both)
+        seconds += max(work) + sum(max(each) for each in zip(*received, strict=True))
+    assert step_seconds(graph, partition, batch=70, rates=rates) == pytest.approx(seconds)
+
+
+def test_steps_of_complete_links_take_as_long_as_those_of_their_edges():
+    complete, listed = dense((5, 4)), from_masks([np.ones((5, 4), bool)])
+    partition = Partition((np.array([0, 0, 1, 2, 2]), np.array([0, 0, 2, 2])), 4)
+    assert step_seconds(complete, partition) == pytest.approx(step_seconds(listed, partition))
+
+
+def test_of_what_is_found_auto_takes_the_least_volume_and_fastest_the_fastest_step(monkeypatch):
+    graph = random_network(5, (60, 50, 40), 0.06)
+    answers = [method("random+refined")(graph, 5, seed=seed) for seed in range(12)]
+    answers.append(Partition(tuple(np.zeros(n, int) for n in graph.layers), 5))  # sends nothing, but is not feasible
+    for module in ("auto", "fastest"):
+        monkeypatch.setattr(importlib.import_module(f"partitioners.{module}"), "searched", lambda *_: answers)
+    chosen = [one(graph, 5) for one in (auto, fastest)]
+    times = [step_seconds(graph, one) for one in answers[:-1]]
+    volumes = [communication_volume(graph, one).total for one in answers[:-1]]
+    assert communication_volume(graph, chosen[0]).total == min(volumes)
+    assert step_seconds(graph, chosen[1]) == min(times)
+    assert volumes[int(np.argmin(times))] > min(volumes), "the two differ here"
+    answers[:] = [one for one, volume in zip(answers, volumes, strict=False) if volume == min(volumes)]
+    slower = Partition(tuple((owner + 1) % 5 for owner in answers[0].owners), 5)
+    slower.owners[0][:2] = slower.owners[0][1::-1]
+    answers += [slower, *answers]
+    least = [one for one in answers if communication_volume(graph, one).total == min(volumes) and feasible(graph, one)]
+    assert step_seconds(graph, auto(graph, 5)) == min(step_seconds(graph, one) for one in least)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -210,7 +268,7 @@ def test_results_are_what_the_measures_say(tmp_path):
         assert result.imbalance == pytest.approx(found.imbalance, abs=1e-4)
         assert result.predicted_bytes == result.measured["bytes"]
     assert table(results).row_count == 6
-    assert {len(cells) for cells in rows(results)} == {13}
+    assert {len(cells) for cells in rows(results)} == {14}
     write_json(tmp_path / "results.json", results)
     assert json.loads((tmp_path / "results.json").read_text())[0]["measured"]["step_seconds"] == 0.5
     pytest.importorskip("matplotlib")
@@ -257,6 +315,7 @@ def test_the_command(tmp_path, short_searches):
         (["--networks", "mnist"], "there is no network 'mnist'"),
         (["--parts", "few"], "no list of numbers"),
         (["--networks", "dense", "--methods", "block", "--json", "/nowhere/r.json"], "cannot be written"),
+        (["--networks", "dense", "--methods", "block", "--html", "/tmp"], "/tmp is a directory"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, told):
