@@ -29,8 +29,9 @@ from partitioners.strided import strided
 HEATS = ((0.04, True), (0.01, True), (0.03, False), (0.08, False), (0.2, False), (0.4, False))
 FINE = (HEATS[0], HEATS[3], HEATS[4])  # of these, for single units from the start
 LAST = (0.01, 0.03)  # the same for single units, in the end
+SPECTRAL, KEPT = 16, 3  # cuts along eigenvectors, each with a seed of its own, and how many of them race
 FOR_UNIT, FEWEST, MOST = (
-    2_500_000,
+    5_000_000,
     100_000_000,
     12_000_000_000,
 )  # look-ups of nets for a whole search, by number of units
@@ -166,4 +167,8 @@ def _starts(
     if len(rungs[-1].nets.nets) < LARGE:
         waiting.append(pool.submit(climbed_down, rungs, n_parts, allowed, seed=seed, tries=1))
     found = [lifted(flat(method(graph, n_parts, seed=seed)), group) for method in methods]
+    if len(small.nets) <= CACHED:  # a symmetric network has many second eigenvectors, and a seed takes one
+        cuts = [lifted(flat(spectral(graph, n_parts, seed=seed + i)), group) for i in range(1, SPECTRAL)]
+        cuts = [repaired(small, one, n_parts, allowed) for one in cuts]
+        found += sorted(cuts, key=lambda one: cost(small, one, n_parts))[:KEPT]
     return found + [one.result() for one in waiting]
