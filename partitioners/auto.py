@@ -33,7 +33,7 @@ SPECTRAL, KEPT = 16, 3  # cuts along eigenvectors, each with a seed of its own, 
 FOR_UNIT, FEWEST, MOST = (
     5_000_000,
     100_000_000,
-    12_000_000_000,
+    10_000_000_000,
 )  # look-ups of nets for a whole search, by number of units
 CACHED = 1_000_000  # entries of nets, beyond which look-ups take longer, so that fewer are done
 LARGE = 6_000_000  # entries of nets, beyond which bisection, eigenvectors and sweeps take too long
