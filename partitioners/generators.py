@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from partitioners.graph import GraphError
+from partitioners.graph import GraphError, different
 
 Mask: TypeAlias = Any  # scipy.sparse.csr_array, which has no annotations
 
@@ -77,13 +77,13 @@ def distinct(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(n_edges,) lower and (n_edges,) upper ends: counts[j] different lower units for every upper unit j."""
     upper = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-    keys = np.unique(upper * n_lower + rng.integers(n_lower, size=len(upper)))
+    keys = different(upper * n_lower + rng.integers(n_lower, size=len(upper)))
     while True:  # what came twice is drawn again until nothing does
         missing = counts - np.bincount(keys // n_lower, minlength=len(counts))
         if not missing.any():
             break
         again = np.repeat(np.arange(len(counts), dtype=np.int64), missing)
-        keys = np.unique(np.concatenate([keys, again * n_lower + rng.integers(n_lower, size=len(again))]))
+        keys = different(np.concatenate([keys, again * n_lower + rng.integers(n_lower, size=len(again))]))
     above, below = np.divmod(keys, n_lower)
     return below, above
 
