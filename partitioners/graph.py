@@ -28,7 +28,7 @@ class GraphError(ValueError):
 
 
 def different(keys: IntArray) -> IntArray:
-    """The different keys, ascending: what ``np.unique`` gives, whose hash tables take many times as long for millions."""
+    """The different keys, ascending: ``np.unique``, whose hash tables take many times as long for millions."""
     keys = np.sort(keys)
     first = np.ones(len(keys), bool)
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
