@@ -30,11 +30,8 @@ HEATS = ((0.04, True), (0.01, True), (0.03, False), (0.08, False), (0.2, False),
 FINE = (HEATS[0], HEATS[3], HEATS[4])  # of these, for single units from the start
 LAST = (0.01, 0.03)  # the same for single units, in the end
 SPECTRAL, KEPT = 16, 3  # cuts along eigenvectors, each with a seed of its own, and how many of them race
-FOR_UNIT, FEWEST, MOST = (
-    5_000_000,
-    100_000_000,
-    10_000_000_000,
-)  # look-ups of nets for a whole search, by number of units
+FOR_UNIT = 5_000_000  # look-ups of nets in a whole search, for each unit ...
+FEWEST, MOST = 100_000_000, 10_000_000_000  # ... and in all
 CACHED = 1_000_000  # entries of nets, beyond which look-ups take longer, so that fewer are done
 LARGE = 6_000_000  # entries of nets, beyond which bisection, eigenvectors and sweeps take too long
 EACH = 10  # look-ups for every entry of the nets, at least, in one search
@@ -95,7 +92,6 @@ def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
 
     Deterministic for a seed.  Raises GraphError where there are no parts.
     """
-
     answers = searched(graph, n_parts, seed)
     costs = [(not feasible(graph, one), communication_volume(graph, one).total) for one in answers]
     best = [one for one, its in zip(answers, costs, strict=True) if its == min(costs)]

@@ -49,7 +49,7 @@ def run(
     except GraphError as caught:
         error, known = caught, {}
     raise_together(comm, error)
-    link = _link(comm)
+    between_ranks = _link(comm)
     teams = {n: comm.Split(0 if comm.rank < n else MPI.UNDEFINED, comm.rank) for n in sorted(set(parts))}
     try:
         if comm.rank == 0:
@@ -61,7 +61,7 @@ def run(
             def rates(one: Network) -> Rates:
                 alone = measure(one.graph, block(one.graph, 1), MPI.COMM_SELF, batch)["step_seconds"]
                 connections = max(1, sum(link.n_edges for link in one.graph.links))
-                return link._replace(connection=alone / connections / batch)
+                return between_ranks._replace(connection=alone / connections / batch)
 
             yield from compare(known.values(), methods, parts, seed=seed, batch=batch, measured=measured, rates=rates)
             comm.bcast(None)
