@@ -24,8 +24,8 @@ from modelpar import (
     place,
     pretrain,
 )
-from modelpar.costs import halo_bytes
-from modelpar.placement import graph_of
+from modelpar.ownership.costs import halo_bytes
+from modelpar.ownership.placement import graph_of
 from partitioners import Partition, measure
 
 SAMPLES, EPOCHS = 64, 20

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelpar.checkpoint import load, save
-    from modelpar.classify import evaluate
+    from modelpar.comm.grid import Grid
     from modelpar.data import open_dataset
     from modelpar.errors import ModelparError
-    from modelpar.grid import Grid
-    from modelpar.layout import NetworkLayout
-    from modelpar.network import DeepBeliefNetwork
-    from modelpar.placement import place
+    from modelpar.model.network import DeepBeliefNetwork
+    from modelpar.ownership.layout import NetworkLayout
+    from modelpar.ownership.placement import place
     from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
-    from modelpar.trainer import fine_tune, pretrain
+    from modelpar.training.evaluation import evaluate
+    from modelpar.training.trainer import fine_tune, pretrain
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,6 @@
 """Random draws that belong to units and samples, not to ranks: the same bits at every grid.
 
-Philox4x32-10 (:mod:`modelpar.kernels.philox`) with key = the two 32-bit halves of the seed and counter =
+Philox4x32-10 (:mod:`modelpar.kernels.sampling.philox`) with key = the two 32-bit halves of the seed and counter =
 ``(low32(sample // 4), high32(sample // 4), unit id, layer << 24 | purpose << 16 | repeat)``; the draw of ``sample`` is
 output word ``sample % 4``.  A draw depends on these values alone, so there is no generator state to share or to save.
 """
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels import philox, threads
+from modelpar.kernels import threads
+from modelpar.kernels.sampling import philox
 from modelpar.streams import Purpose, Stream
 
 __all__ = ["Purpose", "Stream", "permutation", "sample_bernoulli", "sample_gaussian", "uniform"]
@@ -62,7 +63,7 @@ def sample_gaussian(
     """Fill ``out`` (units, batch) with ``mean`` (units, batch) plus a standard normal draw (Box and Muller 1958).
 
     ``mean`` may be ``out`` itself.  Logarithm, cosine and sine are our own
-    (:mod:`modelpar.kernels.elementary`), so a draw is the same bits on every machine.
+    (:mod:`modelpar.kernels.sampling.elementary`), so a draw is the same bits on every machine.
     """
     _check_same_shape(mean, out)
     first, ids = philox.kernel_samples(samples, out.shape[1])

@@ -10,7 +10,7 @@ import platformdirs
 import pytest
 from hypothesis import settings
 
-from modelpar.kernels import dispatch
+from modelpar.kernels.products import dispatch
 from tests import jobs
 
 # Files of tests/ranks run inside MPI jobs that tests/test_on_ranks.py starts; given by name they are collected anyway.

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from modelpar import checkpoint
+from modelpar.comm.grid import Grid
 from modelpar.data import Dataset, Split
 from modelpar.data.dataset import MappedTable
-from modelpar.grid import Grid
-from modelpar.network import DeepBeliefNetwork
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.trainer import pretrain
+from modelpar.training.trainer import pretrain
 from tests import networks
 
 N_SAMPLES = 90  # in minibatches of 70: words of 64 bits are not full, and the last minibatch has 20

@@ -7,12 +7,12 @@ from functools import cache
 import numpy as np
 from mpi4py import MPI
 
-from modelpar import connections
-from modelpar.grid import Grid
-from modelpar.layout import NetworkLayout
-from modelpar.network import DeepBeliefNetwork
-from modelpar.sparse import SparseWeights
+from modelpar.comm.grid import Grid
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.ownership import connections
+from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
+from modelpar.weights.sparse import SparseWeights
 from tests import reference
 
 OWNERS = ("blocks", "strided", "random", "empty")

@@ -7,9 +7,9 @@ import numpy as np
 from modelpar.data import Dataset, Split
 from modelpar.data.dataset import MappedTable
 from modelpar.draws import permutation
-from modelpar.network import DeepBeliefNetwork
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.records import Record
-from modelpar.trainer import fine_tune, pretrain
+from modelpar.training.trainer import fine_tune, pretrain
 from tests import networks, reference
 
 N_TRAIN, N_HELD_OUT = 40, 21

@@ -1,6 +1,6 @@
 """Every file of tests/ranks on 1, 2, 3 and 4 ranks: one MPI job for each file and number of ranks.
 
-By hand, where a debugger or the bare output is wanted: mpiexec -n 3 python -m pytest tests/ranks/test_exchange.py
+By hand, where a debugger or the bare output is wanted: mpiexec -n 3 python -m pytest tests/comm/test_exchange.py
 """
 
 from __future__ import annotations

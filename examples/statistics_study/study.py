@@ -44,10 +44,10 @@ from modelpar import (
     fine_tune,
     open_dataset,
     pretrain,
-    scores,
 )
 from modelpar.data import Dataset, column_moments
 from modelpar.errors import TrainingError
+from modelpar.model import scores
 
 STATISTICS = ("1", "2", "3", "4", "8", "float")
 WITHOUT_8 = ("1", "2", "3", "4", "float")

@@ -15,14 +15,14 @@ import numpy as np
 from mpi4py import MPI
 
 from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpec, evaluate, pretrain
-from modelpar.backprop import FineTuner
+from modelpar.comm.exchange import Traffic
 from modelpar.data import Dataset
 from modelpar.data.minibatches import Minibatches
-from modelpar.exchange import Traffic
-from modelpar.inputs import real_values
-from modelpar.optimizer import StepSize
+from modelpar.model.backprop import FineTuner
 from modelpar.spec import FineTuneSpec
 from modelpar.sync.local import OwnSteps
+from modelpar.training.feeds import real_values
+from modelpar.training.schedule import StepSize
 
 HIDDEN = 500
 GOAL = 0.90

@@ -14,8 +14,9 @@ from scipy.linalg.blas import dgemm, sgemm
 from modelpar.bench.contest import contest
 from modelpar.bench.step import CD1, ONES, PIECES, training_spec
 from modelpar.bench.timing import Size, calls_for, in_turn, text_of, time_of
-from modelpar.grid import Grid
-from modelpar.kernels import dispatch, warm_up
+from modelpar.comm.grid import Grid
+from modelpar.kernels import warm_up
+from modelpar.kernels.products import dispatch
 from modelpar.spec import TrainingSpec
 
 SIZES: tuple[Size, ...] = (

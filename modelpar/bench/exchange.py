@@ -14,13 +14,13 @@ import numpy as np
 
 from modelpar.bench.step import CD1, ONES, training_spec
 from modelpar.bench.timing import Size, Work, in_turn, text_of
+from modelpar.comm.exchange import Exchange, Traffic
+from modelpar.comm.grid import Grid
+from modelpar.comm.memory import check_fits
 from modelpar.data import Minibatches
-from modelpar.exchange import Exchange, Traffic
-from modelpar.grid import Grid
 from modelpar.kernels import warm_up
 from modelpar.kernels.states import n_words, pack
-from modelpar.layout import HOLDS, UnitLayout
-from modelpar.memory import check_fits
+from modelpar.ownership.layout import HOLDS, UnitLayout
 from modelpar.sync.allreduce import BUCKET
 
 SIZES: tuple[Size, ...] = ((100, 784, 500), (256, 784, 4096), (256, 4096, 4096))

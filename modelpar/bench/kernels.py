@@ -12,14 +12,15 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.bench.timing import Size, Work, in_turn, text_of
-from modelpar.kernels import dense, dispatch, warm_up
-from modelpar.kernels.learning import Counts, SoftCounts
-from modelpar.kernels.products import Product, Sampler
+from modelpar.comm.memory import check_fits
+from modelpar.kernels import warm_up
+from modelpar.kernels.products import dense, dispatch
+from modelpar.kernels.products.product import Product, Sampler
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.kernels.update import apply_update
-from modelpar.memory import check_fits
+from modelpar.kernels.statistics.learning import Counts, SoftCounts
+from modelpar.kernels.statistics.update import apply_update
 from modelpar.streams import Purpose, Stream
-from modelpar.weights import Scratch
+from modelpar.weights.dense import Scratch
 
 Array = npt.NDArray[Any]
 

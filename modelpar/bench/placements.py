@@ -12,15 +12,15 @@ from mpi4py import MPI
 
 from modelpar.bench.step import CD1, training_spec
 from modelpar.bench.timing import in_turn
-from modelpar.connections import Connections, Listed
-from modelpar.costs import halo_bytes
+from modelpar.comm.grid import Grid
 from modelpar.draws import Purpose
 from modelpar.errors import raise_together
-from modelpar.grid import Grid
-from modelpar.layout import NetworkLayout, UnitLayout
+from modelpar.ownership.connections import Connections, Listed
+from modelpar.ownership.costs import halo_bytes
+from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.patterns import PRUNED
-from modelpar.sparse import SparseWeights
 from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.weights.sparse import SparseWeights
 from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block
 from partitioners.compare import Result, compare
 from partitioners.networks import Network, network

@@ -12,14 +12,14 @@ from scipy.linalg.blas import sgemm
 
 from modelpar.bench.step import CD1, ONES, PIECES, training_spec
 from modelpar.bench.timing import in_turn
-from modelpar.costs import halo_bytes
+from modelpar.comm.grid import Grid
+from modelpar.comm.memory import available_bytes
 from modelpar.errors import SpecError
-from modelpar.grid import Grid
 from modelpar.kernels import warm_up
-from modelpar.memory import available_bytes
-from modelpar.placement import place
-from modelpar.sparse import SparseWeights
+from modelpar.ownership.costs import halo_bytes
+from modelpar.ownership.placement import place
 from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.weights.sparse import SparseWeights
 
 SHARE = 0.4  # of the free memory that the dense matrix may take
 PRODUCTS = 6.0  # operations of the products up, down and up again, for each connection and sample

@@ -12,19 +12,19 @@ import numpy.typing as npt
 
 from modelpar import draws
 from modelpar.bench.timing import Size, text_of
+from modelpar.comm.grid import Grid
+from modelpar.comm.memory import check_fits
 from modelpar.data import Minibatches
 from modelpar.draws import Purpose, Stream
-from modelpar.grid import Grid
-from modelpar.kernels import dispatch
-from modelpar.kernels.products import Activations, Sampled, Sampler
+from modelpar.kernels.products import dispatch
+from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.states import Packed, pack
-from modelpar.layout import NetworkLayout
-from modelpar.learning import Phase, Statistics
-from modelpar.memory import check_fits
-from modelpar.network import DeepBeliefNetwork, memory_bytes
-from modelpar.optimizer import StepSize
+from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
+from modelpar.training.schedule import StepSize
+from modelpar.weights.statistics import Phase, Statistics
 
 ONES = 0.2  # part of the visible states that are on
 RATE = 0.001  # of learning: small, so that the weights stay those of a network however long it is measured

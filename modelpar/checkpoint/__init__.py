@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
+from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, SpecError
-from modelpar.grid import Grid
-from modelpar.layout import NetworkLayout
-from modelpar.network import DeepBeliefNetwork, Position
-from modelpar.parameters import Parameters
-from modelpar.rbm import Chains
+from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.rbm import Chains
+from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
+from modelpar.weights.parameters import Parameters
 
 __all__ = ["load", "read_spec", "save", "tensors"]
 

@@ -18,8 +18,8 @@ from modelpar.checkpoint.blocks import Buffers, Chunk, Cut, Shuffle, TensorBlock
 from modelpar.checkpoint.checksum import MODULUS, checksum, checksum_rows
 from modelpar.checkpoint.header import Header, decode, encode, header_length, in_file_order
 from modelpar.checkpoint.local_file import LocalFile, together
+from modelpar.comm.status import Status
 from modelpar.errors import CheckpointError
-from modelpar.status import Status
 
 __all__ = ["Header", "TensorBlock", "read_header", "read_into", "write"]
 

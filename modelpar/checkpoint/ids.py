@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.connections import runs
+from modelpar.ownership.connections import runs
 
 IntArray = npt.NDArray[np.int64]
 

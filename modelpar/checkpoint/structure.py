@@ -19,13 +19,13 @@ from modelpar.checkpoint.checksum import checksum
 from modelpar.checkpoint.files import TensorBlock
 from modelpar.checkpoint.header import EARLIER, Header
 from modelpar.checkpoint.ids import Ids
-from modelpar.connections import Connections, Listed, Local
 from modelpar.errors import CheckpointError, together
-from modelpar.rbm import RBM
-from modelpar.sparse import SparseWeights
+from modelpar.model.rbm import RBM
+from modelpar.ownership.build_connections import connect_described
+from modelpar.ownership.connections import Connections, Listed, Local
 from modelpar.spec import NetworkSpec
-from modelpar.weights import Dense, Weights
-from modelpar.wiring import connect_described
+from modelpar.weights.dense import Dense, Weights
+from modelpar.weights.sparse import SparseWeights
 
 Array = npt.NDArray[Any]
 

@@ -22,14 +22,14 @@ from modelpar.bench import peers as rivals
 from modelpar.bench import sparse as updates_of_lists
 from modelpar.bench import tables
 from modelpar.bench.timing import Size
+from modelpar.cli.atomic_file import whole_file
 from modelpar.cli.config import Settings
 from modelpar.cli.info import blas, cpu_name, instruction_set, mpi_library
 from modelpar.cli.pictures import have_matplotlib
 from modelpar.cli.terminal import make_console
 from modelpar.cli.threads import Placement, limit_loaded
-from modelpar.cli.whole_file import whole_file
+from modelpar.comm.grid import Grid
 from modelpar.errors import SpecError, together
-from modelpar.grid import Grid
 from modelpar.kernels import threads as pool
 from modelpar.spec import TrainingSpec
 

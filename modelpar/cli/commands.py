@@ -70,7 +70,7 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
     """Accuracy, cross-entropy, reconstruction error and pseudo-likelihood on a test set."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
     _prepare(comm, settings.run.threads)
-    from modelpar.cli.judge import evaluate as work
+    from modelpar.cli.evaluate import evaluate as work
 
     work(comm, settings, checkpoint, split, as_json=as_json)
 
@@ -94,7 +94,7 @@ def sample(
     settings = configuration.gather(comm, given(values), config)
     shape, out = _image_shape(image_shape), _picture_or_array(out or "samples.png")
     _prepare(comm, settings.run.threads)
-    from modelpar.cli.judge import sample as work
+    from modelpar.cli.evaluate import sample as work
 
     work(comm, settings, checkpoint, count=count, steps=steps, seed=seed, image_shape=shape, out=out)
 
@@ -112,7 +112,7 @@ def reconstruct(
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
     out = _picture_or_array(out or "reconstructions.png")
     _prepare(comm, settings.run.threads)
-    from modelpar.cli.judge import reconstruct as work
+    from modelpar.cli.evaluate import reconstruct as work
 
     work(comm, settings, checkpoint, count=count, out=out)
 

@@ -18,13 +18,13 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from modelpar import digests
 from modelpar.checkpoint import files
 from modelpar.checkpoint.checksum import MODULUS, bits, checksum
 from modelpar.checkpoint.header import Header
 from modelpar.cli.run_directory import CONFIG
 from modelpar.cli.terminal import make_console
 from modelpar.errors import CheckpointError, SpecError, together
+from modelpar.training import digests
 
 TABLES = ("network", "training", "finetune", "data")  # of config.toml: what is computed; not where, nor by how many
 CHUNK = 1 << 20  # elements compared at a time

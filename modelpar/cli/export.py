@@ -16,15 +16,15 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.checkpoint import structure
 from modelpar.checkpoint.files import TensorBlock, write
+from modelpar.cli.atomic_file import PARTIAL, cannot_write
 from modelpar.cli.config import Settings
-from modelpar.cli.judge import make_grid, open_network
+from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.run_directory import checkpoint_of
-from modelpar.cli.whole_file import PARTIAL, cannot_write
+from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, SpecError, together
-from modelpar.grid import Grid
-from modelpar.kernels import dense
-from modelpar.network import DeepBeliefNetwork
-from modelpar.weights import Dense
+from modelpar.kernels.products import dense
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.weights.dense import Dense
 
 Array = npt.NDArray[Any]
 

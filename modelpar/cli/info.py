@@ -22,8 +22,8 @@ from modelpar.bench.kernels import calibration
 from modelpar.cli.progress import size_text, summary_table
 from modelpar.cli.terminal import make_console
 from modelpar.cli.threads import VARIABLES, Placement
-from modelpar.kernels import dispatch
-from modelpar.memory import available_bytes
+from modelpar.comm.memory import available_bytes
+from modelpar.kernels.products import dispatch
 
 FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512bf16",

@@ -18,8 +18,8 @@ from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console
 from modelpar.errors import ModelparError, SpecError, together
-from modelpar.placement import graph_of
-from modelpar.wiring import connect
+from modelpar.ownership.build_connections import connect
+from modelpar.ownership.placement import graph_of
 from partitioners.placement import save_placement
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.cli.atomic_file import whole_file
 from modelpar.cli.run_directory import RunDirectory
-from modelpar.cli.whole_file import whole_file
 from modelpar.data import Dataset, Split
 from modelpar.errors import together
-from modelpar.inputs import visible_feed
-from modelpar.network import DeepBeliefNetwork
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.training.feeds import visible_feed
 
 Array = npt.NDArray[np.floating]
 Say = Callable[[str], None]

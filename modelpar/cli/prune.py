@@ -9,11 +9,11 @@ from mpi4py import MPI
 
 from modelpar import checkpoint
 from modelpar.cli.config import Settings, merge, read_own_config, write_config
-from modelpar.cli.judge import make_grid, open_network
+from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.options import SPECS
 from modelpar.cli.run_directory import RunDirectory, checkpoint_of
-from modelpar.network import DeepBeliefNetwork, Position
-from modelpar.pruning import pruned
+from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.pruning import pruned
 
 
 def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: float, overwrite: bool) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mpi4py import MPI
 
+from modelpar.cli.atomic_file import whole_file
 from modelpar.cli.run_directory import RESTARTS, SUMMARY
-from modelpar.cli.whole_file import whole_file
 from modelpar.errors import ModelparError, SpecError, together
 
 

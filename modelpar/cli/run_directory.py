@@ -26,13 +26,14 @@ from typing import Any, BinaryIO
 
 from mpi4py import MPI
 
-from modelpar import checkpoint, digests
-from modelpar.cli.whole_file import PARTIAL, naming, whole_file
-from modelpar.connections import Connections
+from modelpar import checkpoint
+from modelpar.cli.atomic_file import PARTIAL, naming, whole_file
 from modelpar.errors import CheckpointError, SpecError, together
-from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.ownership.connections import Connections
 from modelpar.records import Record
 from modelpar.spec import NetworkSpec
+from modelpar.training import digests
 
 _STEP = re.compile(r"step-(\d+)\.safetensors")
 CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "ranks.txt", "restarts"

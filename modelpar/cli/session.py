@@ -9,29 +9,30 @@ from typing import Any
 
 from mpi4py import MPI
 
-from modelpar import checkpoint, monitor
+from modelpar import checkpoint
 from modelpar.checkpoint import files
-from modelpar.classify import accuracy_measures, check_labels, has_labels
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
-from modelpar.course import check_position
+from modelpar.comm.grid import Grid
+from modelpar.comm.memory import check_fits
+from modelpar.comm.watchdog import Watchdog
 from modelpar.data import DataFeed, Dataset, Minibatches, check_range
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
-from modelpar.exactness import check_exact, check_exact_tuning
-from modelpar.grid import Grid
-from modelpar.layout import NetworkLayout
-from modelpar.memory import check_fits
-from modelpar.network import DeepBeliefNetwork, memory_bytes
+from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.ownership.layout import NetworkLayout
 from modelpar.records import Record
-from modelpar.recovery import Carried, Moments, rebuild
-from modelpar.rehearsal import rehearse
 from modelpar.spec import NetworkSpec, option_name
-from modelpar.trainer import fine_tune, pretrain
-from modelpar.watchdog import Watchdog
+from modelpar.training import monitor
+from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
+from modelpar.training.exactness import check_exact, check_exact_tuning
+from modelpar.training.minibatch_loop import check_position
+from modelpar.training.recovery import Carried, Moments, rebuild
+from modelpar.training.trainer import fine_tune, pretrain
+from modelpar.training.warm_up import rehearse
 
 CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from modelpar import __version__
 from modelpar.cli.progress import size_text
-from modelpar.network import DeepBeliefNetwork
+from modelpar.model.network import DeepBeliefNetwork
 
 ABOUT = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")  # of a record; the rest are measures
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from mpi4py import MPI
 
 from modelpar.cli.config import Settings
-from modelpar.cli.crew import Crew, ends_by_itself, leave
+from modelpar.cli.fault_tolerance import Crew, ends_by_itself, leave
+from modelpar.cli.kill_reporter import named_when_killed
 from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import RunDirectory
-from modelpar.cli.sentinel import named_when_killed
 from modelpar.cli.session import Session, check_data, check_memory, network_spec
 from modelpar.cli.threads import Placement
+from modelpar.comm.grid import Grid
+from modelpar.comm.status import Status
+from modelpar.comm.watchdog import Watchdog, names_of_ranks
 from modelpar.data import open_dataset
 from modelpar.errors import ModelparError
-from modelpar.grid import Grid
-from modelpar.layout import NetworkLayout
-from modelpar.network import complete_layout
-from modelpar.placement import place
+from modelpar.model.network import complete_layout
+from modelpar.ownership.layout import NetworkLayout
+from modelpar.ownership.placement import place
 from modelpar.spec import NetworkSpec
-from modelpar.status import Status
-from modelpar.sync.serving import dismiss, serve
-from modelpar.watchdog import Watchdog, names_of_ranks
+from modelpar.sync.server_loop import dismiss, serve
 
 
 def train(

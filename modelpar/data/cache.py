@@ -20,13 +20,13 @@ import numpy.typing as npt
 import platformdirs
 from mpi4py import MPI
 
+from modelpar.comm.memory import available_bytes
 from modelpar.data.arrays import Archive
 from modelpar.data.dataset import EagerTable, Source
 from modelpar.data.packed import PackedColumns, keeps_states, packed_rows, values_type, width
 from modelpar.data.packed_files import PackedTable, is_packed, open_packed, save_bits
 from modelpar.data.reading import reading, unpacking
 from modelpar.errors import DataError
-from modelpar.memory import available_bytes
 
 VARIABLE = "MODELPAR_NO_CACHE"
 VERSION = 1  # of what is kept: a change makes old files void

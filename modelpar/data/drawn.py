@@ -12,9 +12,9 @@ import numpy.typing as npt
 from numba import njit
 
 from modelpar.data.fill import SAMPLES, UNITS, turn_panel
-from modelpar.kernels.philox import MARGIN, fill_words_at
-from modelpar.kernels.vector import LANES
-from modelpar.kernels.vector_sampling import draw_16, philox_32
+from modelpar.kernels.llvm.lookup import LANES
+from modelpar.kernels.llvm.sampling import draw_16, philox_32
+from modelpar.kernels.sampling.philox import MARGIN, fill_words_at
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +28,7 @@ def draw_bytes(  # type: ignore[no-untyped-def]
     """words = draw < (source[rows][:, columns] - offset) / scale, of the units ``start .. stop - 1``
 
     source (n, width) uint8; rows (batch,), columns (units,) int64; offset, scale (units,) float32; first, samples,
-    units, tag, keys as in :mod:`modelpar.kernels.philox`; words (units, batch / 64 rounded up) uint64
+    units, tag, keys as in :mod:`modelpar.kernels.sampling.philox`; words (units, batch / 64 rounded up) uint64
     """
     tile = np.zeros((SAMPLES, UNITS), np.uint8)
     turned = np.empty((SAMPLES // 8, 8, UNITS // 8), np.uint64)  # [group of samples, unit % 8, unit // 8]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.comm.memory import available_bytes
 from modelpar.data.bits import pack_words
 from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.dataset import Split
@@ -14,10 +15,10 @@ from modelpar.data.drawn import draw_bytes
 from modelpar.data.fill import threshold
 from modelpar.data.packed import PackedColumns, packed_rows, width
 from modelpar.draws import GRAIN, sample_bernoulli
-from modelpar.kernels import philox, threads
+from modelpar.kernels import threads
+from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.sampling import philox
 from modelpar.kernels.states import Packed
-from modelpar.kernels.vector import compiled
-from modelpar.memory import available_bytes
 from modelpar.streams import Stream
 
 Array = npt.NDArray[Any]

@@ -7,14 +7,17 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels import backprop, dense, dispatch, epilogue, philox, reductions, sampling, threads, update
+from modelpar.kernels import backprop, reductions, threads
 from modelpar.kernels.digest import digest
-from modelpar.kernels.learning import Counts, SoftCounts, update_from
-from modelpar.kernels.lookup import codes_of, fine, lists_of
-from modelpar.kernels.products import Sampler
-from modelpar.kernels.soft import add_steps
+from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.products import dense, dispatch, draw
+from modelpar.kernels.products.product import Sampler
+from modelpar.kernels.products.subset_sums import codes_of, fine, lists_of
+from modelpar.kernels.sampling import epilogue, philox
 from modelpar.kernels.states import Packed, pack
-from modelpar.kernels.vector import compiled
+from modelpar.kernels.statistics import update
+from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
+from modelpar.kernels.statistics.probability_counts import add_steps
 from modelpar.streams import Purpose, Stream
 
 __all__ = ["backprop", "dense", "epilogue", "philox", "reductions", "threads", "update", "warm_up"]
@@ -81,5 +84,5 @@ def _warm_up_packed(dtype: npt.DTypeLike) -> None:
 def _products(way: str, W: npt.NDArray[np.float32], states: Packed, *, up: bool, sampler: Sampler) -> None:
     sums = np.zeros((1, 4), np.int32)
     arguments = (dispatch.WAYS[way], W, up, 1, fine(1), codes_of(states.rows), *lists_of(states.rows, 4), 4)
-    sampling.incoming_sums(*arguments, 0, 1, sums)
-    sampler.drawn(1, 4, lambda a, b, keys, out: int(sampling.sample_units(*arguments, a, b, sampler.bias, *keys, *out)))
+    draw.incoming_sums(*arguments, 0, 1, sums)
+    sampler.drawn(1, 4, lambda a, b, keys, out: int(draw.sample_units(*arguments, a, b, sampler.bias, *keys, *out)))

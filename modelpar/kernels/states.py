@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from modelpar.kernels.vector import compiled, count_bits
+from modelpar.kernels.llvm.lookup import compiled, count_bits
 
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]

@@ -15,9 +15,9 @@ from modelpar.data import Dataset, Split, Table
 from modelpar.data.dataset import MappedTable
 from modelpar.data.sparse import SparseColumns
 from modelpar.errors import DataError
-from modelpar.inputs import shares, visible_feed
-from modelpar.network import DeepBeliefNetwork
-from modelpar.rbm import Chains
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import Chains
+from modelpar.training.feeds import shares, visible_feed
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]

@@ -14,8 +14,8 @@ from mpi4py import MPI
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
+from modelpar.comm.grid import Grid
 from modelpar.errors import DataError, GridError, LayoutError, ModelparError, SpecError, TrainingError, raise_together
-from modelpar.grid import Grid
 from modelpar.records import Record
 from modelpar.spec import NetworkSpec
 

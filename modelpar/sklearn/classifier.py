@@ -13,13 +13,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from modelpar.backprop import softmax
-from modelpar.grid import Grid
-from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.comm.grid import Grid
+from modelpar.model.backprop import softmax
+from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
-from modelpar.trainer import fine_tune, pretrain
+from modelpar.training.trainer import fine_tune, pretrain
 
 Array = npt.NDArray[Any]
 

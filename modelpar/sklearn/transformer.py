@@ -13,15 +13,15 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from modelpar import scores
+from modelpar.comm.grid import Grid
 from modelpar.draws import Purpose
-from modelpar.grid import Grid
 from modelpar.kernels.states import Packed, unpack
-from modelpar.network import DeepBeliefNetwork, Position
+from modelpar.model import scores
+from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of
 from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.trainer import pretrain
+from modelpar.training.trainer import pretrain
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]

@@ -12,17 +12,17 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Protocol
 
-from modelpar.exchange import Traffic
-from modelpar.grid import Grid
-from modelpar.learning import ExactGradient, Statistics
-from modelpar.optimizer import StepSize
-from modelpar.parameters import Parameters
+from modelpar.comm.exchange import Traffic
+from modelpar.comm.grid import Grid
 from modelpar.spec import SyncSpec
 from modelpar.sync.allreduce import AllreduceSync
 from modelpar.sync.local import LocalSGD
 from modelpar.sync.server import ParameterServer
 from modelpar.sync.stage import Salvage, Share, Stage
-from modelpar.sync.tickets import check_bound
+from modelpar.sync.work_queue import check_bound
+from modelpar.training.schedule import StepSize
+from modelpar.weights.parameters import Parameters
+from modelpar.weights.statistics import ExactGradient, Statistics
 
 __all__ = [
     "AllreduceSync", "LocalSGD", "ParameterServer", "Salvage", "Share", "Stage", "Sync", "check_bound", "strategy",

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.exchange import Traffic
-from modelpar.kernels.learning import Counts, update_from
-from modelpar.kernels.update import apply_update
-from modelpar.learning import ExactGradient, Statistics
-from modelpar.optimizer import StepSize
-from modelpar.parameters import Parameters
+from modelpar.comm.exchange import Traffic
+from modelpar.kernels.statistics.learning import Counts, update_from
+from modelpar.kernels.statistics.update import apply_update
 from modelpar.sync.progress import Progress
 from modelpar.sync.stage import Salvage, Share, Stage
+from modelpar.training.schedule import StepSize
+from modelpar.weights.parameters import Parameters
+from modelpar.weights.statistics import ExactGradient, Statistics
 
 Array = npt.NDArray[Any]
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.exchange import Traffic
-from modelpar.learning import ExactGradient, Statistics
-from modelpar.optimizer import StepSize
-from modelpar.parameters import Parameters
+from modelpar.comm.exchange import Traffic
 from modelpar.spec import SyncSpec
 from modelpar.sync.allreduce import BUCKET, AllreduceSync
 from modelpar.sync.stage import Salvage, Share, Stage
+from modelpar.training.schedule import StepSize
+from modelpar.weights.parameters import Parameters
+from modelpar.weights.statistics import ExactGradient, Statistics
 
 Array = npt.NDArray[Any]
 

@@ -23,18 +23,18 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.exchange import Traffic
-from modelpar.grid import Grid
-from modelpar.learning import ExactGradient, Statistics
-from modelpar.optimizer import StepSize
-from modelpar.parameters import Parameters
+from modelpar.comm.exchange import Traffic
+from modelpar.comm.grid import Grid
 from modelpar.spec import SyncSpec
 from modelpar.sync.allreduce import BUCKET, AllreduceSync
 from modelpar.sync.progress import Progress, spans_nodes
-from modelpar.sync.serving import close_arrays, open_arrays
+from modelpar.sync.server_loop import close_arrays, open_arrays
 from modelpar.sync.stage import Salvage, Share, Stage
-from modelpar.sync.tickets import Tickets, check_bound
 from modelpar.sync.windows import SharedArrays
+from modelpar.sync.work_queue import Tickets, check_bound
+from modelpar.training.schedule import StepSize
+from modelpar.weights.parameters import Parameters
+from modelpar.weights.statistics import ExactGradient, Statistics
 
 Array = npt.NDArray[Any]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from modelpar.parameters import Parameters
+from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
 

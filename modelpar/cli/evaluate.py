@@ -1,0 +1,177 @@
+"""``modelpar evaluate``, ``sample`` and ``reconstruct``: what a trained network is worth, and what it has in mind."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import checkpoint
+from modelpar.checkpoint import files
+from modelpar.cli import pictures
+from modelpar.cli.atomic_file import whole_file
+from modelpar.cli.config import Settings
+from modelpar.cli.progress import summary_table
+from modelpar.cli.run_directory import checkpoint_of
+from modelpar.cli.terminal import make_console
+from modelpar.comm.grid import Grid
+from modelpar.comm.memory import check_fits
+from modelpar.data import Dataset, Split, open_dataset
+from modelpar.errors import DataError, SpecError, together
+from modelpar.kernels.reductions import squared_error
+from modelpar.model import scores
+from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.ownership.layout import NetworkLayout
+from modelpar.ownership.placement import place
+from modelpar.training import evaluation
+from modelpar.training.feeds import real_values, shares
+
+Array = npt.NDArray[np.floating]
+
+
+def evaluate(comm: MPI.Comm, settings: Settings, where: str, split: str, *, as_json: bool) -> None:
+    """Print the measures of a network on one split of some data.  Collective."""
+    with make_grid(comm, settings) as grid:
+        path = checkpoint_of(comm, where, generative=False)
+        network = open_network(path, grid, settings)
+        dataset, chosen = _open_split(settings, network, split)
+        measures: dict[str, Any] = {"checkpoint": str(path), "data": dataset.name, "split": split}
+        measures["samples"] = len(chosen)
+        if network.output is not None and chosen.labels is not None:
+            measures |= evaluation.evaluate(network, dataset, chosen)
+        measures |= generative_measures(network, dataset, chosen)
+    if as_json:
+        print(json.dumps(measures), flush=True)
+        return
+    shown = {name.replace("_", " "): _shown(name, value) for name, value in measures.items()}
+    make_console().print(summary_table(shown, ""))
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "accuracy":
+        return f"{value:.2%}"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> dict[str, float]:
+    """``reconstruction_error``, mean squared, of the first RBM and (``network_``...) of one pass up and down the whole
+    stack; ``pseudo_likelihood`` of the first RBM, in nats a sample, for Bernoulli units.  Collective."""
+    grid, rbm = network.grid, network.rbms[0]
+    evaluation.check_split(network, dataset, split)
+    feed = real_values(network, dataset, split)
+    errors, likelihood = np.zeros(2), 0.0
+    for samples in shares(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
+        v = np.empty((feed.n_units, len(samples)), network.dtype)
+        feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
+        errors[0] += squared_error(v, rbm.visible_given_hidden(rbm.hidden_given_visible(v)))
+        errors[1] += squared_error(v, network.reconstruct(v))
+        if not rbm.gaussian:
+            n_all = grid.replica_comm.allreduce(len(samples))
+            likelihood += n_all * scores.pseudo_log_likelihood(rbm, v, samples)
+    first, whole = grid.comm.allreduce(errors) / (len(split) * network.spec.layers[0])
+    measures = {"reconstruction_error": float(first), "network_reconstruction_error": float(whole)}
+    return measures if rbm.gaussian else {**measures, "pseudo_likelihood": likelihood / len(split)}
+
+
+def sample(
+    comm: MPI.Comm, settings: Settings, where: str, *,
+    count: int, steps: int, seed: int, image_shape: tuple[int, int] | None, out: str,
+) -> None:  # fmt: skip
+    """Write fantasies to a file.  Collective."""
+    with make_grid(comm, settings) as grid:
+        network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
+        # every seed has 2**32 chains of its own
+        v = network.fantasies(count, steps, first_draw=seed << 32)
+        made = network.whole_visible(pictures.in_data_units(network, v))
+        write_samples(grid, Path(out), made, None, image_shape or _square(network.spec.layers[0]))
+    print(f"{count} fantasies after {steps} steps of Gibbs sampling: {out}", flush=True)
+
+
+def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, out: str) -> None:
+    """Write test samples and their reconstructions to a file.  Collective."""
+    with make_grid(comm, settings) as grid:
+        network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
+        dataset, split = _open_split(settings, network, "test")
+        seen, made = pictures.reconstructions(network, dataset, split, count)
+        write_samples(grid, Path(out), seen, made, dataset.image_shape)
+    print(f"{seen.shape[1]} samples and their reconstructions: {out}", flush=True)
+
+
+def write_samples(
+    grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None
+) -> None:
+    """(n_visible, count) as a picture, or as an array (count, n_visible); of two, one row of tiles above the other, or
+    an array (2, count, n_visible).  Collective.  Raises SpecError on every rank where that cannot be, ModelparError
+    where the file cannot be written."""
+    values = first.T if second is None else np.stack([first.T, second.T])
+    with together(grid.comm):
+        if grid.comm.rank == 0 and path.suffix == ".npy":
+            _save_array(path, np.ascontiguousarray(values))
+        elif grid.comm.rank == 0:
+            if image_shape is None or math.prod(image_shape) != values.shape[-1]:
+                raise SpecError(
+                    f"a sample of {values.shape[-1]} values is no picture; use --image-shape, or --out with .npy"
+                )
+            if not pictures.have_matplotlib():
+                raise SpecError("matplotlib is not installed: pip install 'modelpar[plots]', or use --out with .npy")
+            columns = None if second is None else values.shape[1]
+            pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns)
+
+
+def _save_array(path: Path, values: Array) -> None:
+    """As ``np.save``, but whole or not at all, and with the operating system's words where that fails."""
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(values)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(values.reshape(-1).view(np.uint8).data)
+
+
+# -- opening ---------------------------------------------------------------------------------------------------------
+
+
+def make_grid(comm: MPI.Comm, settings: Settings) -> Grid:
+    return Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas)
+
+
+def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwork:
+    """The network of a checkpoint, after a look whether it fits into memory.  Collective."""
+    spec = checkpoint.read_spec(path, files.read_header(path, grid.comm))
+    sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
+    asked = settings.tables.get("network", {}).get("layout")
+    layout = NetworkLayout.blocks(sizes, grid.n_shards, asked or spec.layout)
+    check_fits(memory_bytes(spec, grid.n_shards, 1), f"the network of {path}", grid.comm, grid.node_comm)
+    wired = checkpoint.structure.read(path, files.read_header(path, grid.comm), spec, grid.comm)
+    if wired is not None or settings.grid.partition or settings.grid.partitioner:
+        layout = place(
+            replace(spec, layout=asked or spec.layout), grid.n_shards, grid.comm, partitioner=settings.grid.partitioner,
+            file=settings.grid.partition, connections=wired or [None] * (len(spec.layers) - 1),
+        )  # fmt: skip
+    return checkpoint.load(path, grid, layout, to_train=False)
+
+
+def _open_split(settings: Settings, network: DeepBeliefNetwork, split: str) -> tuple[Dataset, Split]:
+    """Raises SpecError without data, DataError where they have no such split; both on every rank."""
+    if "data" not in settings.tables.get("data", {}):
+        raise SpecError("no data are named, and no config.toml beside the checkpoint names them; give --data")
+    dataset, n_visible = open_dataset(settings.data, network.grid.comm, seed=network.spec.seed), network.spec.layers[0]
+    if dataset.n_visible != n_visible:
+        raise DataError(
+            f"{dataset.name} has {dataset.n_visible} values a sample, but the network was trained on {n_visible}; "
+            f"give --data with {n_visible} values a sample"
+        )
+    chosen = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
+    if chosen is None or not len(chosen):
+        there = ", ".join(name for name in ("train", "validation", "test") if getattr(dataset, name) is not None)
+        raise DataError(f"{dataset.name} has no {split} samples; there are {there}: see --split, --{split}-fraction")
+    return dataset, chosen
+
+
+def _square(n_units: int) -> tuple[int, int] | None:
+    side = math.isqrt(n_units)
+    return (side, side) if side * side == n_units else None

@@ -1,0 +1,136 @@
+"""Moves one layer's activations between the shards of a model: two verbs, each the other's adjoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.comm.status import Status
+from modelpar.kernels.states import Packed
+from modelpar.ownership.layout import UnitLayout
+
+Array = npt.NDArray[Any]
+Counts = dict[str, dict[str, dict[str, int]]]
+
+
+class Traffic:
+    """Bytes that had to cross between ranks, by axis, verb and kind; what this rank received.
+
+    gather      (n_units - n_owned) x bytes of a unit: the units that this rank does not own
+    reduce      n_owned x (n_shards - 1) x bytes of a unit: the other shards' sums for the owned units
+    allreduce   2 (R - 1) / R x bytes: what the best algorithm moves (Rabenseifner 2004)
+
+    A unit has batch x itemsize bytes, or, packed, 8 bytes for each plane of 64 samples.  The kinds are ``bits``
+    (packed), ``integers`` and ``floats``.  ``status`` tells a watching thread in which verb this rank waits.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        self._measuring = False
+        self.status = Status()
+
+    def add(self, axis: str, verb: str, values: Array, n_bytes: int) -> None:
+        """``values``: what travelled, or a part of it, which tells the kind."""
+        kind = {"u": "bits", "i": "integers", "f": "floats"}[values.dtype.kind]
+        if not self._measuring:
+            self.counts[axis, verb, kind] += n_bytes
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """What travels inside is not counted: scores and monitors are no part of training."""
+        before, self._measuring = self._measuring, True
+        try:
+            yield
+        finally:
+            self._measuring = before
+
+    @property
+    def bytes(self) -> Counts:
+        """This rank's bytes, ``{axis: {verb: {kind: bytes}}}``."""
+        return _nested(self.counts)
+
+    def total(self, comm: MPI.Comm) -> Counts:
+        """The bytes of all ranks together, the same on every rank.  Collective."""
+        both: Counter[tuple[str, str, str]] = Counter()
+        for counts in comm.allgather(self.counts):
+            both.update(counts)
+        return _nested(both)
+
+
+def _nested(counts: Counter[tuple[str, str, str]]) -> Counts:
+    nested: Counts = {"shard": {}, "replica": {}}
+    for (axis, verb, kind), n_bytes in sorted(counts.items()):
+        if n_bytes:
+            nested[axis].setdefault(verb, {})[kind] = n_bytes
+    return nested
+
+
+class Exchange:
+    """gather (n_owned, batch) -> (n_units, batch); reduce (n_units, batch) -> (n_owned, batch).
+
+    Packed values are gathered as they are.  A gathered array holds the units in ``layout.ordering``.  The array that a
+    verb returns is used again by the next call of the same verb, unless it is packed.  Both verbs are collective over
+    ``comm``; batches of any size up to 2**31 elements a layer.
+    """
+
+    def __init__(self, comm: MPI.Comm, layout: UnitLayout, traffic: Traffic) -> None:
+        self.comm, self.layout, self.traffic = comm, layout, traffic
+        self.n_owned = int(layout.counts[comm.rank])
+        self._start = int(layout.offsets[comm.rank])
+        self._rooms: dict[tuple[str, np.dtype[Any]], Array] = {}
+
+    def gather(self, owned: Array) -> Array:
+        """All units' activations from the owned ones."""
+        batch = owned.shape[1]
+        whole = self._room("gather", self.layout.n_units, batch, owned.dtype)
+        self._gather(owned, whole)
+        return whole
+
+    def gather_packed(self, owned: Packed) -> Packed:
+        """All units' packed values from the owned ones: 1/32 of what floats would take for each plane."""
+        whole = Packed.empty(self.layout.n_units, owned.batch, owned.planes)
+        self._gather(owned.rows, whole.rows)
+        return whole
+
+    def _gather(self, owned: Array, whole: Array) -> None:
+        width = whole.shape[1]
+        whole[self._start : self._start + self.n_owned] = owned
+        with self.traffic.status.waiting("gather"):
+            self.comm.Allgatherv(MPI.IN_PLACE, [whole, self.layout.counts * width])
+        self.traffic.add("shard", "gather", whole, (self.layout.n_units - self.n_owned) * width * whole.itemsize)
+
+    def reduce(self, partial: Array) -> Array:
+        """The owned units' sums over all shards from this shard's part of every unit's sum.
+
+        Sums of int32 wrap where they leave it, as additions within a shard do.
+        """
+        batch = partial.shape[1]
+        owned = self._room("reduce", self.n_owned, batch, partial.dtype)
+        # MPI defines the sum of unsigned integers only: they wrap
+        sent, received = (x.view(np.uint32) if x.dtype == np.int32 else x for x in (partial, owned))
+        with self.traffic.status.waiting("reduce"):
+            self.comm.Reduce_scatter(sent, received, self.layout.counts * batch)
+        n_bytes = self.n_owned * (self.comm.size - 1) * batch * partial.itemsize
+        self.traffic.add("shard", "reduce", partial, n_bytes)
+        return owned
+
+    def sum_over_shards(self, values: Array) -> None:
+        """Replace small ``values`` by their sums over the shards."""
+        with self.traffic.status.waiting("allreduce"):
+            self.comm.Allreduce(MPI.IN_PLACE, values)
+        size = self.comm.size
+        self.traffic.add("shard", "allreduce", values, 2 * (size - 1) * values.nbytes // size)
+
+    def _room(self, verb: str, n_units: int, batch: int, dtype: npt.DTypeLike) -> Array:
+        """(n_units, batch) that the next call of the same verb uses again."""
+        key = verb, np.dtype(dtype)
+        room = self._rooms.get(key)
+        if room is None or room.size < n_units * batch:
+            self._rooms[key] = room = np.empty(n_units * batch, dtype)
+        return room[: n_units * batch].reshape(n_units, batch)

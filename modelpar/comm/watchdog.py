@@ -1,0 +1,226 @@
+"""Ends a job that stands still, and says where every rank stood: a thread beside the one that trains.
+
+The thread sleeps, and now and then looks whether ``Status.beat`` has grown.  Where it has not for ``timeout`` seconds,
+it asks the threads of all other ranks, on a communicator of its own.  Each answers, whatever its rank waits in, unless
+its process is stopped, dead, or cut off.  The lowest of the ranks that stand still prints what all have answered and
+ends the job.  Ranks that still move are no reason to end it, replicas may go at their own pace, unless another is
+silent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+
+from mpi4py import MPI
+
+from modelpar.comm.status import Status
+from modelpar.errors import ModelparError
+
+STALLED = 3  # exit status of a job that stood still
+LOOKS = 20  # in one timeout; but none is longer than LONGEST_LOOK seconds
+LONGEST_LOOK = 5.0
+GRACE = 2.0  # seconds in which an answer must come, at least: others may take two looks until they hear the question
+PRINTING = 0.5  # seconds until what was printed has reached the launcher
+TICK = 0.05  # seconds between looks while answers are waited for
+ASK, ANSWER = 1, 2  # tags
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one rank says of itself."""
+
+    alarm: int  # the question it answers, as counted by the rank that asked
+    still: bool  # it has not moved for half of the timeout or more, and asks the others itself
+    steady: bool  # in what it does that is no wonder
+    text: str
+
+
+def names_of_ranks(comm: MPI.Comm, place: str) -> list[str]:
+    """``rank 3 (replica 1, shard 1, process 4242 on node7)`` for each rank.  Collective.
+
+    place   of this rank in the grid
+    """
+    return comm.allgather(f"rank {comm.rank} ({place}, process {os.getpid()} on {MPI.Get_processor_name()})")
+
+
+class Watchdog:
+    """Watches ``status`` while the block runs; a ``timeout`` of 0 watches nothing.  Making one is collective.
+
+    names    what each rank is called in a report, see ``names_of_ranks``
+    say      told once, where the watchdog is wanted but MPI does not let a second thread communicate
+    leave    called before the job is ended
+    end      ends the job; for tests
+
+    Until a rank stands still, its thread makes one call of MPI in a look, a probe for questions of others.
+    """
+
+    def __init__(
+        self, comm: MPI.Comm, status: Status, timeout: float, *, names: Sequence[str],
+        say: Callable[[str], None] = lambda text: None, leave: Callable[[], None] = lambda: None,
+        end: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.status, self.timeout, self.names = status, timeout, names
+        self._leave = leave
+        self.look = min(LONGEST_LOOK, timeout / LOOKS)
+        self.grace = max(GRACE, 3 * self.look)
+        self._training = threading.get_ident()
+        self._comm: MPI.Comm | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._alarm = 0
+        self._sent: list[MPI.Request] = []
+        if timeout <= 0:
+            return
+        if comm.allreduce(MPI.Query_thread(), MPI.MIN) < MPI.THREAD_MULTIPLE:
+            say("warning: this MPI lets no second thread communicate: --stall-timeout is off")
+            return
+        self._comm = comm.Dup()
+        self._end = end or partial(abort, self._comm)
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Watchdog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._thread is None or self._comm is None:
+            return
+        self._thread.join(self.grace)  # a thread that does not come back is inside MPI, and a daemon
+        # all ranks raise a ModelparError together; after another exception they may not be there to free with
+        if not self._thread.is_alive() and (kind is None or issubclass(kind, ModelparError)):
+            self._comm.Free()
+
+    # -- in the thread -----------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        beat, moved = self.status.beat, time.monotonic()
+        try:
+            while not self._over.wait(self.look):
+                if self.status.beat != beat:
+                    beat, moved = self.status.beat, time.monotonic()
+                age = time.monotonic() - moved
+                asked = self._answer(still=age > self.timeout / 2)
+                if age > self.timeout or (asked and age > self.timeout / 2):
+                    self._raise_alarm(beat)
+                    moved = time.monotonic()  # it was a false one
+        except MPI.Exception:
+            if not self._over.is_set():  # pragma: no cover - a rank is gone, which the thread that trains will hear of
+                return
+
+    def _answer(self, *, still: bool) -> bool:
+        """Answer the questions that have come; whether there was one."""
+        assert self._comm is not None
+        status, asked = MPI.Status(), False
+        while self._comm.Iprobe(MPI.ANY_SOURCE, ASK, status):
+            alarm = self._comm.recv(source=status.source, tag=ASK)
+            self._send(self._mine(alarm, still), status.source, ANSWER)
+            asked = True
+        return asked
+
+    def _send(self, what: object, rank: int, tag: int) -> None:
+        """Nobody waits for it to arrive: the other may be stopped.  A rank that is gone is one that does not answer."""
+        assert self._comm is not None
+        self._sent = [request for request in self._sent if not request.Test()]
+        with suppress(MPI.Exception):
+            self._sent.append(self._comm.isend(what, rank, tag))
+
+    def _raise_alarm(self, beat: int) -> None:
+        """Ask all, and end the job, unless this rank moves again or all answer and some of them move."""
+        assert self._comm is not None
+        self._alarm += 1
+        me, size = self._comm.rank, self._comm.size
+        began = time.monotonic()
+        # where the thread cannot leave MPI, because another process was stopped while it held a lock of it
+        last_word = threading.Timer(self.grace * (size + 2), self._report, [{me: self._mine(0, True)}])
+        last_word.daemon = True
+        last_word.start()
+        answers = {me: self._mine(self._alarm, True)}
+        for rank in range(size):
+            if rank != me:
+                self._send(self._alarm, rank, ASK)
+        while True:
+            if self.status.beat != beat or self._over.is_set():
+                break
+            self._answer(still=True)
+            self._collect(answers)
+            silent = size - len(answers)
+            waited = time.monotonic() - began
+            if not silent and not all(answer.still and not answer.steady for answer in answers.values()):
+                break
+            # each has its turn, so that one speaks: the first may have been stopped after it answered
+            turn = sum(answer.still for rank, answer in answers.items() if rank < me)
+            if waited > self.grace * (turn + 1) or (not silent and turn == 0):
+                self._report(answers)
+                break
+            time.sleep(TICK)
+        last_word.cancel()
+
+    def _collect(self, answers: dict[int, Answer]) -> None:
+        assert self._comm is not None
+        status = MPI.Status()
+        while self._comm.Iprobe(MPI.ANY_SOURCE, ANSWER, status):
+            answer: Answer = self._comm.recv(source=status.source, tag=ANSWER)
+            if answer.alarm == self._alarm:  # not one to a question of long ago
+                answers[status.source] = answer
+
+    def _report(self, answers: dict[int, Answer]) -> None:
+        sys.stderr.write(report(self.names, {rank: answer.text for rank, answer in answers.items()}, self.timeout))
+        sys.stderr.flush()
+        self._leave()
+        self._end(STALLED)
+
+    def _mine(self, alarm: int, still: bool) -> Answer:
+        return Answer(alarm, still, self.status.steady, self._state())
+
+    def _state(self) -> str:
+        """Where the status stands, and the innermost line of modelpar that the training thread is in."""
+        frame = sys._current_frames().get(self._training)
+        own = [f for f in traceback.extract_stack(frame) if f"{os.sep}modelpar{os.sep}" in f.filename] if frame else []
+        inside = ""
+        if own:
+            path = own[-1].filename.rpartition(f"{os.sep}modelpar{os.sep}")[2]
+            inside = f", in {own[-1].name} ({path}:{own[-1].lineno})"
+        return self.status.describe() + inside
+
+
+def report(names: Sequence[str], told: dict[int, str], timeout: float) -> str:
+    """All ranks' states, and which of them is the suspect: those that gave no answer, else those outside any verb."""
+    silent = [rank for rank in range(len(names)) if rank not in told]
+    computing = [rank for rank, text in told.items() if "waits in none" in text]
+    lines = [f"modelpar: error: no step for {timeout:g} s (--stall-timeout); the job is ended"]
+    for rank, name in enumerate(names):
+        lines.append(f"  {name}: {told.get(rank, 'no answer')}")
+    if silent:
+        named = ", ".join(map(str, silent))
+        lines.append(f"suspect: rank {named}: no answer, so stopped, dead, or cut off from the others")
+    elif computing and len(computing) < len(names):
+        lines.append(f"suspect: rank {', '.join(map(str, sorted(computing)))}: the others wait for it")
+    return "\n".join(lines) + "\n"
+
+
+def abort(comm: MPI.Comm, status: int) -> None:
+    """End the job with this exit status, for which the launcher has to hear of the abort before a rank is gone.
+
+    MPICH's launcher takes the status of the first rank that it finds dead, and a rank that has called MPI_Abort dies
+    while it is on its way there.  So the abort is sent alone, in the one line that MPI_Abort sends (PMI version 1, over
+    the socket whose number is in PMI_FD), and this rank stays until it is killed.  Other launchers get MPI_Abort.
+    """
+    socket = os.environ.get("PMI_FD", "")
+    if MPI.get_vendor()[0] == "MPICH" and socket.isdigit():
+        time.sleep(PRINTING)
+        with suppress(OSError):
+            os.write(int(socket), f"cmd=abort exitcode={status}\n".encode())
+            time.sleep(GRACE)
+    comm.Abort(status)

@@ -1,0 +1,1 @@
+"""Kernels of listed connections: weights of single connections, block after block."""

@@ -1,0 +1,293 @@
+"""Products and statistics of weights that are lists of connections, block by block: loops of one thread.
+
+A *block* is the connections of units that have the same inputs (its *members*): all maps of a locally connected layer
+at one position, say.  The inputs are listed once, and what is read of them serves every member.  Flat arrays hold all
+blocks of a product; block g has
+
+    inputs[first[g] : first[g + 1]]           units that are summed over, as positions in the array of activations
+    outs[members[g] : members[g + 1]]         its members, as positions in the array of results
+    at[members[g] : members[g + 1]]           where in W the weights of each member begin, one after the other
+    places[first[g] : first[g + 1]]           or, where ``places`` is not empty, where each weight of its only member is
+
+Without compilation ``modelpar.weights.sparse`` does the same by scipy.sparse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from modelpar.kernels.llvm.listed import TILE, sums_1x1, sums_1x2, sums_1x4, sums_2x1, sums_2x2, sums_4x1
+from modelpar.kernels.llvm.lookup import count_bits
+from modelpar.kernels.products.subset_sums import aligned_int32
+from modelpar.kernels.sampling.philox import gaussian_rows
+
+WORD = 64
+
+
+@njit(cache=True, nogil=True)
+def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W, scale, words, origin, out):  # type: ignore[no-untyped-def]
+    """out[member] (batch,) int32 = sum of round(W * scale) of the inputs that are on; blocks ``start .. stop - 1``.
+
+    words (units, n_words) uint64, one plane; out (units, batch); with an ``origin``, 0 or more, member m is row
+    m - origin of out, whatever unit it is
+    """
+    n_words, batch = words.shape[1], out.shape[1]
+    padded = (n_words + TILE - 1) // TILE * TILE
+    states = np.zeros((padded, widest), np.uint64)
+    weights = np.zeros(widest * TILE, np.int32)
+    sums = aligned_int32(TILE * WORD)
+    stride = 8 * widest
+    for g in range(start, stop):
+        begin, n = first[g], first[g + 1] - first[g]
+        if n == 0:
+            for m in range(members[g], members[g + 1]):
+                out[outs[m] if origin < 0 else m - origin] = 0
+            continue
+        for k in range(n):
+            row = words[inputs[begin + k]]
+            for w in range(n_words):
+                states[w, k] = row[w]
+        low = members[g]
+        while low < members[g + 1]:
+            left = members[g + 1] - low
+            n_units = 4 if left >= 3 else left
+            for u in range(n_units):
+                if u >= left:
+                    for k in range(n):
+                        weights[k * n_units + u] = 0
+                elif len(places):
+                    for k in range(n):
+                        weights[k * n_units + u] = np.int32(np.rint(W[places[begin + k]] * scale))
+                else:
+                    source = at[low + u]
+                    for k in range(n):
+                        weights[k * n_units + u] = np.int32(np.rint(W[source + k] * scale))
+            w = 0
+            while w < n_words:
+                tile = TILE // n_units
+                if n_words - w <= tile // 2:
+                    tile = tile // 2
+                if n_words - w <= tile // 2:
+                    tile = tile // 2
+                source = states.ctypes.data + w * stride
+                if n_units == 4:
+                    sums_4x1(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                elif n_units == 2 and tile == 2:
+                    sums_2x2(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                elif n_units == 2:
+                    sums_2x1(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                elif tile == 4:
+                    sums_1x4(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                elif tile == 2:
+                    sums_1x2(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                else:
+                    sums_1x1(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                low_sample = w * WORD
+                n_samples = min(batch - low_sample, tile * WORD)
+                for u in range(min(n_units, left)):
+                    row = outs[low + u] if origin < 0 else low + u - origin
+                    target = out[row, low_sample : low_sample + n_samples]
+                    source_row = sums[u * tile * WORD : u * tile * WORD + n_samples]
+                    for s in range(n_samples):
+                        target[s] = source_row[s]
+                w += tile
+            low += n_units
+
+
+@njit(cache=True, nogil=True)
+def multiply_blocks(start, stop, first, inputs, members, outs, at, places, W, steps, x, out):  # type: ignore[no-untyped-def]
+    """out[member] = sum of W * x over the inputs, in their order.   x (units, batch), out (units, batch) of one type
+
+    steps   weights are rounded to multiples of 1 / steps; 0: as they are
+    """
+    for g in range(start, stop):
+        begin, n = first[g], first[g + 1] - first[g]
+        for m in range(members[g], members[g + 1]):
+            target = out[outs[m]]
+            target[:] = 0
+            for k in range(n):
+                weight = x.dtype.type(W[places[begin + k]] if len(places) else W[at[m] + k])
+                if steps > 0:
+                    weight = np.rint(weight * steps) / steps
+                row = x[inputs[begin + k]]
+                for s in range(len(target)):
+                    target[s] += weight * row[s]
+
+
+@njit(cache=True, nogil=True)
+def add_counts(counts, n, gathered, words, sign):  # type: ignore[no-untyped-def]
+    """counts[k] += sign * (ones that unit k of ``gathered`` (n_words, n) has in common with ``words``, by plane).
+
+    words (planes, n_words): plane p counts 2^p
+    """
+    n_planes, n_words = words.shape
+    for w in range(n_words):
+        line = gathered[w]
+        p = 0
+        while p + 4 <= n_planes:
+            a, b, c, d = words[p, w], words[p + 1, w], words[p + 2, w], words[p + 3, w]
+            for k in range(n):
+                x = line[k]
+                ones = (
+                    count_bits(x & a) + (count_bits(x & b) << 1) + (count_bits(x & c) << 2) + (count_bits(x & d) << 3)
+                )
+                counts[k] += sign * (ones << p)
+            p += 4
+        while p < n_planes:
+            a = words[p, w]
+            for k in range(n):
+                counts[k] += sign * (count_bits(line[k] & a) << p)
+            p += 1
+
+
+@njit(cache=True, nogil=True)
+def gather_words(words, inputs, gathered):  # type: ignore[no-untyped-def]
+    """gathered (n_words, n) = words (units, n_words) of the inputs (n,)"""
+    for k in range(len(inputs)):
+        row = words[inputs[k]]
+        for w in range(len(row)):
+            gathered[w, k] = row[w]
+
+
+@njit(cache=True, nogil=True)
+def count_member(counts, n, data, model, s0, s1):  # type: ignore[no-untyped-def]
+    """counts (n,) = C of one member, from the words of its inputs in both phases"""
+    counts[:n] = 0
+    add_counts(counts, n, data, s0, 1)
+    add_counts(counts, n, model, s1, -1)
+
+
+@njit(cache=True, nogil=True)
+def learn_blocks(  # type: ignore[no-untyped-def]
+    start, stop, first, inputs, members, outs, at, widest, v0, s0, v1, s1, W, V, carry, gain, shrink
+):
+    """C = v0 s0^T - v1 s1^T on the connections, then V = carry V + gain C; V -= shrink W; W += V.
+
+    v0, v1 (units, n_words), s0, s1 (units, planes, n_words) uint64
+    """
+    counts = np.zeros(widest, np.int64)
+    data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v0.shape[1], widest), np.uint64)
+    for g in range(start, stop):
+        n = first[g + 1] - first[g]
+        gather_words(v0, inputs[first[g] : first[g + 1]], data)
+        gather_words(v1, inputs[first[g] : first[g + 1]], model)
+        for m in range(members[g], members[g + 1]):
+            count_member(counts, n, data, model, s0[outs[m]], s1[outs[m]])
+            weights, velocities = W[at[m] : at[m] + n], V[at[m] : at[m] + n]
+            for k in range(n):
+                velocity = carry * velocities[k] + gain * W.dtype.type(counts[k])
+                velocity -= shrink * weights[k]
+                velocities[k] = velocity
+                weights[k] += velocity
+
+
+@njit(cache=True, nogil=True)
+def count_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, v1, s1, out):  # type: ignore[no-untyped-def]
+    """out (connections,) = C as in ``learn_blocks``, of a type that holds it"""
+    counts = np.zeros(widest, np.int64)
+    data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v0.shape[1], widest), np.uint64)
+    for g in range(start, stop):
+        n = first[g + 1] - first[g]
+        gather_words(v0, inputs[first[g] : first[g + 1]], data)
+        gather_words(v1, inputs[first[g] : first[g + 1]], model)
+        for m in range(members[g], members[g + 1]):
+            count_member(counts, n, data, model, s0[outs[m]], s1[outs[m]])
+            target = out[at[m] : at[m] + n]
+            for k in range(n):
+                target[k] = counts[k]
+
+
+@njit(cache=True, nogil=True)
+def count_soft_blocks(start, stop, first, inputs, members, outs, at, v0, p0, v1, p1, scale, out):  # type: ignore[no-untyped-def]
+    """out (connections,) int64 = sum over the samples in which the input is on of round(p * scale), data less model.
+
+    v0, v1 (units, n_words) uint64; p0, p1 (units, batch) float32
+    """
+    batch = p0.shape[1]
+    steps = np.zeros((2, batch), np.int64)
+    for g in range(start, stop):
+        n = first[g + 1] - first[g]
+        for m in range(members[g], members[g + 1]):
+            for s in range(batch):
+                steps[0, s] = np.int64(np.rint(p0[outs[m], s] * scale))
+                steps[1, s] = np.int64(np.rint(p1[outs[m], s] * scale))
+            for k in range(n):
+                unit = inputs[first[g] + k]
+                total = np.int64(0)
+                for w in range(v0.shape[1]):
+                    a, b = v0[unit, w], v1[unit, w]
+                    for s in range(w * WORD, min(batch, (w + 1) * WORD)):
+                        bit = np.uint64(s - w * WORD)
+                        total += steps[0, s] * np.int64((a >> bit) & np.uint64(1))
+                        total -= steps[1, s] * np.int64((b >> bit) & np.uint64(1))
+                out[at[m] + k] = total
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def dot(a, b):  # type: ignore[no-untyped-def]
+    """Sum of products of two rows (batch,), in an order that depends on their length only."""
+    total = a.dtype.type(0)
+    for s in range(len(a)):
+        total += a[s] * b[s]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def add_products(start, stop, first, inputs, members, outs, at, v, s, V, gain, carry):  # type: ignore[no-untyped-def]
+    """V = carry * V + gain * v s^T on the connections.   v, s (units, batch) and V (connections,) of one type"""
+    for g in range(start, stop):
+        n = first[g + 1] - first[g]
+        for m in range(members[g], members[g + 1]):
+            row = s[outs[m]]
+            target = V[at[m] : at[m] + n]
+            for k in range(n):
+                found = gain * dot(v[inputs[first[g] + k]], row)
+                target[k] = carry * target[k] + found if carry != 0 else found
+
+
+@njit(cache=True, nogil=True)
+def update_listed(W, V, C, carry, gain, shrink):  # type: ignore[no-untyped-def]
+    """V = carry V + gain C; V -= shrink W; W += V, all (connections,)"""
+    for k in range(len(W)):
+        velocity = carry * V[k] + gain * W.dtype.type(C[k])
+        velocity -= shrink * W[k]
+        V[k] = velocity
+        W[k] += velocity
+
+
+@njit(cache=True, nogil=True)
+def draw_weights(first, inputs, members, outs, at, units, columns, tag, key0, key1, W):  # type: ignore[no-untyped-def]
+    """W[connection] = the normal draw of the visible unit's id and the hidden unit's, as a dense matrix has it.
+
+    units (inputs' positions,) and columns (outs' positions,) are global ids, as philox.gaussian_rows wants them
+    """
+    for g in range(len(first) - 1):
+        n = first[g + 1] - first[g]
+        ids = units[inputs[first[g] : first[g + 1]]]
+        for m in range(members[g], members[g + 1]):
+            row = W[at[m] : at[m] + n].reshape(n, 1)
+            row[:] = 0
+            gaussian_rows(row, 0, columns[outs[m] : outs[m] + 1], ids, tag, key0, key1, row)
+
+
+@njit(cache=True, nogil=True)
+def norms(W, starts, out):  # type: ignore[no-untyped-def]
+    """out[j] = Euclidean length of W[starts[j] : starts[j + 1]]: summed in order, in float64"""
+    for j in range(len(out)):
+        total = 0.0
+        for k in range(starts[j], starts[j + 1]):
+            total += np.float64(W[k]) * np.float64(W[k])
+        out[j] = np.sqrt(total)
+
+
+@njit(cache=True, nogil=True)
+def scale_members(first, members, outs, at, factors, W):  # type: ignore[no-untyped-def]
+    """The weights of every member, times the factor (units,) of its unit."""
+    for g in range(len(first) - 1):
+        n = first[g + 1] - first[g]
+        for m in range(members[g], members[g + 1]):
+            factor = factors[outs[m]]
+            if factor != 1:
+                for k in range(at[m], at[m] + n):
+                    W[k] *= factor

@@ -1,0 +1,1 @@
+"""Kernels written in vectors of LLVM, for processors that have what they need."""

@@ -1,0 +1,111 @@
+"""Vector operations of the statistics: ANDed words and counted ones; see ``kernels.vector``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic
+
+from modelpar.kernels.llvm.lookup import I32, I64, LANE32, LANES, constant, function, load, spread
+
+
+def _count_tile(rows: int) -> Any:
+    """The intrinsic for tiles of so many rows: their counts stay in registers while words and planes go by."""
+
+    @intrinsic
+    def count_tile(typingctx: Any, v0: Any, v1: Any, row_stride: Any, s0: Any, s1: Any, word_stride: Any,
+                   n_words: Any, planes: Any, counts: Any, count_stride: Any) -> Any:  # fmt: skip
+        """counts[r, j] = sum over words and planes of 2^p (ones(v0[r, w] & s0[p, w, j]) - ones(v1[r, w] & s1[p, w, j]))
+
+        v0, v1   addresses of uint32 [r, w], rows ``row_stride`` apart
+        s0, s1   addresses of uint32 [p, w, j], 16 columns j, words ``word_stride`` apart, plane after plane
+        counts   address of int32 [r, j], rows ``count_stride`` apart
+        """
+
+        def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            v0, v1, row_stride, s0, s1, word_stride, n_words, planes, counts, count_stride = args
+            ones = function(b, "llvm.ctpop.v16i32", LANE32, LANE32)
+            zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
+            starts = [(b.add(v0, offset), b.add(v1, offset))
+                      for offset in (b.mul(row_stride, ir.Constant(I64, r)) for r in range(rows))]  # fmt: skip
+            before = b.block
+            outer, inner, next_plane, after = (
+                b.append_basic_block(name) for name in ("plane", "word", "next", "after")
+            )
+            b.branch(outer)
+
+            b.position_at_end(outer)  # from the highest plane down: counts are doubled, then the plane's are added
+            left = b.phi(I64)
+            left.add_incoming(planes, before)
+            kept = [b.phi(LANE32) for _ in range(rows)]
+            plane = b.mul(b.mul(b.sub(left, one), n_words), word_stride)
+            doubled = [b.shl(count, constant(LANE32, 1)) for count in kept]
+            b.branch(inner)
+
+            b.position_at_end(inner)
+            w = b.phi(I64)
+            w.add_incoming(zero, outer)
+            running = [b.phi(LANE32) for _ in range(rows)]
+            offset = b.add(plane, b.mul(w, word_stride))
+            plus, minus = load(b, b.add(s0, offset), LANE32, 4), load(b, b.add(s1, offset), LANE32, 4)
+            at = b.mul(w, ir.Constant(I64, 4))
+            sums = []
+            for count, (first, second) in zip(running, starts, strict=True):
+                on = b.call(ones, [b.and_(spread(b, load(b, b.add(first, at), I32, 4), LANE32), plus)])
+                off = b.call(ones, [b.and_(spread(b, load(b, b.add(second, at), I32, 4), LANE32), minus)])
+                sums.append(b.sub(b.add(count, on), off))
+            following = b.add(w, one)
+            w.add_incoming(following, inner)
+            for count, before_loop, total in zip(running, doubled, sums, strict=True):
+                count.add_incoming(before_loop, outer)
+                count.add_incoming(total, inner)
+            b.cbranch(b.icmp_signed("<", following, n_words), inner, next_plane)
+
+            b.position_at_end(next_plane)
+            fewer = b.sub(left, one)
+            left.add_incoming(fewer, next_plane)
+            for count, total in zip(kept, sums, strict=True):
+                count.add_incoming(ir.Constant(LANE32, None), before)
+                count.add_incoming(total, next_plane)
+            b.cbranch(b.icmp_signed(">", fewer, zero), outer, after)
+
+            b.position_at_end(after)
+            for r, total in enumerate(sums):
+                place = b.add(counts, b.mul(count_stride, ir.Constant(I64, r)))
+                b.store(total, b.inttoptr(place, LANE32.as_pointer()), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 10), build
+
+    return count_tile
+
+
+TILE = 4  # rows
+count_tile, count_tile_row = _count_tile(TILE), _count_tile(1)
+
+
+@intrinsic
+def transpose_16(typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
+    """target[r, c] = source[c, r] for 16 rows of 16 int32, rows so many bytes apart: addresses, at multiples of 64
+
+    Four rounds in which rows exchange the lanes that differ from their own number in one bit.
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        source, source_stride, target, target_stride = args
+        rows = [load(b, b.add(source, b.mul(source_stride, ir.Constant(I64, r))), LANE32, 64) for r in range(LANES)]
+        for bit in (1, 2, 4, 8):
+            low = ir.Constant(LANE32, [ir.Constant(I32, i + LANES - bit if i & bit else i) for i in range(LANES)])
+            high = ir.Constant(LANE32, [ir.Constant(I32, i + LANES if i & bit else i + bit) for i in range(LANES)])
+            for r in range(LANES):
+                if not r & bit:
+                    pair = rows[r], rows[r + bit]
+                    rows[r], rows[r + bit] = (b.shuffle_vector(*pair, lanes) for lanes in (low, high))
+        for r, row in enumerate(rows):
+            place = b.add(target, b.mul(target_stride, ir.Constant(I64, r)))
+            b.store(row, b.inttoptr(place, LANE32.as_pointer()), align=64)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), build

@@ -1,0 +1,185 @@
+"""Vector operations of the passes behind a product: sigmoid, random words, draws, packing; see ``kernels.vector``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic
+
+from modelpar.kernels.llvm import exponential
+from modelpar.kernels.llvm.lookup import FLOAT32, I1, I16, I32, I64, LANE32, LANES, constant, function, load, spread
+
+
+def _uniform(b: ir.IRBuilder, words: ir.Value) -> ir.Value:
+    """The upper 24 bits of 16 random words as floats in [0, 1)."""
+    top = b.lshr(load(b, words, LANE32, 4), constant(LANE32, 8))
+    unit = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 2.0**-24)] * LANES)
+    return b.fmul(b.sitofp(top, FLOAT32), unit)
+
+
+def _mask(b: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
+    return b.zext(b.bitcast(lanes, I16), I64)
+
+
+@intrinsic
+def draw_16(typingctx: Any, p: Any, words: Any) -> Any:
+    """16 bits: draw < p of 16 samples.   p: address of float32 (16,); words: of random uint32 (16,)"""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _mask(b, b.fcmp_ordered("<", _uniform(b, args[1]), load(b, args[0], FLOAT32, 4)))
+
+    return types.uint64(types.intp, types.intp), build
+
+
+@intrinsic
+def round_16(typingctx: Any, p: Any, words: Any, levels: Any, out: Any) -> Any:
+    """out = ceil(p * levels - draw) of 16 samples: p * levels rounded to whole numbers without bias.
+
+    p: address of float32 (16,); words: of random uint32 (16,); levels: float32; out: of int32 (16,)
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        p, words, levels, out = args
+        y = b.fmul(load(b, p, FLOAT32, 4), spread(b, levels, FLOAT32))
+        floor = function(b, "llvm.floor.v16f32", FLOAT32, FLOAT32)
+        low = b.call(floor, [y])
+        up = b.fcmp_ordered("<", _uniform(b, words), b.fsub(y, low))
+        whole = b.add(b.fptosi(low, LANE32), b.zext(up, LANE32))
+        b.store(whole, b.inttoptr(out, LANE32.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.float32, types.intp), build
+
+
+@intrinsic
+def plane_16(typingctx: Any, values: Any, plane: Any) -> Any:
+    """16 bits: bit ``plane`` of 16 values.   values: address of int32 (16,); plane: int32"""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        bit = b.and_(b.lshr(load(b, args[0], LANE32, 4), spread(b, args[1], LANE32)), constant(LANE32, 1))
+        return _mask(b, b.icmp_unsigned("!=", bit, ir.Constant(LANE32, None)))
+
+    return types.uint64(types.intp, types.int32), build
+
+
+@intrinsic
+def store_16(typingctx: Any, place: Any, bits: Any) -> Any:
+    """The lower 16 bits of uint64 to an address."""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        b.store(b.trunc(args[1], I16), b.inttoptr(args[0], I16.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.uint64), build
+
+
+@intrinsic
+def load_16(typingctx: Any, place: Any) -> Any:
+    """16 bits from an address, as uint64."""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return b.zext(load(b, args[0], I16, 2), I64)
+
+    return types.uint64(types.intp), build
+
+
+@intrinsic
+def squared_error_16(typingctx: Any, p: Any, bits: Any) -> Any:
+    """Sum over 16 samples of (bit - p)^2, each rounded to a multiple of 2^-20, in these.
+
+    p: address of float32 (16,); bits: the lower 16 of uint64
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        p = load(b, args[0], FLOAT32, 4)
+        one = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 1.0)] * LANES)
+        fine = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 2.0**20)] * LANES)
+        half = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 0.5)] * LANES)
+        state = b.bitcast(b.trunc(args[1], I16), ir.VectorType(I1, LANES))
+        miss = b.select(state, b.fsub(one, p), p)
+        whole = b.fptosi(b.fadd(b.fmul(b.fmul(miss, miss), fine), half), LANE32)
+        add = function(b, "llvm.vector.reduce.add.v16i32", I32, LANE32)
+        return b.sext(b.call(add, [whole]), I64)
+
+    return types.int64(types.intp, types.uint64), build
+
+
+@intrinsic
+def sigmoid_of_sums_16(typingctx: Any, sums: Any, step: Any, bias: Any, out: Any) -> Any:
+    """out = sigmoid(step * sums + bias) of 16 samples, in the very operations of ``epilogue.sigmoid32``.
+
+    sums: address of int32 (16,); step, bias: float32; out: address of float32 (16,); both at multiples of 64
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        sums, step, bias, out = args
+        x = b.fmul(b.sitofp(load(b, sums, LANE32, 64), FLOAT32), spread(b, step, FLOAT32))
+        y = _sigmoid(b, b.fadd(x, spread(b, bias, FLOAT32)))
+        b.store(y, b.inttoptr(out, FLOAT32.as_pointer()), align=64)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.float32, types.float32, types.intp), build
+
+
+def _sigmoid(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    def same(value: Any) -> ir.Constant:
+        return ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), float(value))] * LANES)
+
+    v = b.fneg(x)
+    v = b.select(b.fcmp_ordered(">", v, same(exponential.HIGH_32)), same(exponential.HIGH_32), v)
+    v = b.select(b.fcmp_ordered("<", v, same(exponential.LOW_32)), same(exponential.LOW_32), v)
+    rounded = b.fadd(b.fmul(v, same(exponential.LOG2E_32)), same(exponential.ROUND_32))
+    n = b.fsub(rounded, same(exponential.ROUND_32))
+    f = b.fsub(b.fsub(v, b.fmul(n, same(exponential.LN2_HIGH_32))), b.fmul(n, same(exponential.LN2_LOW_32)))
+    whole = b.add(b.bitcast(rounded, LANE32), constant(LANE32, int(exponential.BIAS_32)))
+    power = b.bitcast(b.shl(whole, constant(LANE32, int(exponential.SHIFT_32))), FLOAT32)
+    series = same(exponential.SERIES_32[0])
+    for coefficient in exponential.SERIES_32[1:]:
+        series = b.fadd(b.fmul(series, f), same(coefficient))
+    exp = b.fadd(b.fadd(b.fmul(series, b.fmul(f, f)), f), same(1.0))
+    return b.fdiv(same(1.0), b.fadd(same(1.0), b.fmul(power, exp)))
+
+
+@intrinsic
+def philox_32(typingctx: Any, block: Any, unit: Any, tag: Any, key0: Any, key1: Any, out: Any) -> Any:
+    """The words of 8 consecutive counters of Philox4x32-10, as ``kernels.philox`` defines them: 32 samples of a unit.
+
+    block, unit, tag, key0, key1: uint64; out: address of uint32 (32,)
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        eight = ir.VectorType(I64, 8)
+
+        def same(value: ir.Value) -> ir.Value:
+            nowhere = ir.Constant(eight, ir.Undefined)
+            first = b.insert_element(nowhere, value, ir.Constant(I32, 0))
+            return b.shuffle_vector(first, nowhere, ir.Constant(ir.VectorType(I32, 8), [ir.Constant(I32, 0)] * 8))
+
+        def eight_of(value: int) -> ir.Constant:
+            return ir.Constant(eight, [ir.Constant(I64, value)] * 8)
+
+        block, unit, tag, key0, key1, out = args
+        low, half = eight_of(0xFFFFFFFF), eight_of(32)
+        block = b.add(same(block), ir.Constant(eight, [ir.Constant(I64, i) for i in range(8)]))
+        c0, c1, c2, c3 = b.and_(block, low), b.lshr(block, half), same(unit), same(tag)
+        for i in range(10):
+            # a round key is a scalar; products look at the lower halves only, so nothing else needs masking
+            k0 = same(b.and_(b.add(key0, ir.Constant(I64, i * 0x9E3779B9)), ir.Constant(I64, 0xFFFFFFFF)))
+            k1 = same(b.and_(b.add(key1, ir.Constant(I64, i * 0xBB67AE85)), ir.Constant(I64, 0xFFFFFFFF)))
+            p0 = b.mul(b.and_(c0, low), eight_of(0xD2511F53))
+            p1 = b.mul(b.and_(c2, low), eight_of(0xCD9E8D57))
+            c0, c1 = b.xor(b.xor(b.lshr(p1, half), c1), k0), p1
+            c2, c3 = b.xor(b.xor(b.lshr(p0, half), c3), k1), p0
+        even = b.or_(b.and_(c0, low), b.shl(c1, half))  # words 0 and 1 of every counter
+        odd = b.or_(b.and_(c2, low), b.shl(c3, half))  # words 2 and 3
+        for part in range(2):
+            lanes = [4 * part + k // 2 + 8 * (k % 2) for k in range(8)]
+            mixed = b.shuffle_vector(
+                even, odd, ir.Constant(ir.VectorType(I32, 8), [ir.Constant(I32, i) for i in lanes])
+            )
+            b.store(mixed, b.inttoptr(b.add(out, ir.Constant(I64, 64 * part)), eight.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.uint64] * 5, types.intp), build

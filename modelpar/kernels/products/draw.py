@@ -1,0 +1,189 @@
+"""From sums of weights to packed states while the panel is in cache: bias, sigmoid, draw, packing.
+
+One draw u in [0, 1) of a unit and sample gives its state ``u < p``, and its k-bit statistic ``ceil(p L - u)`` with
+``L = 2^k - 1``: whole numbers 0 .. L whose mean is ``p L``, of which that of one bit is the state itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from modelpar.kernels.llvm.lookup import LANES
+from modelpar.kernels.llvm.sampling import (
+    draw_16,
+    load_16,
+    philox_32,
+    plane_16,
+    round_16,
+    sigmoid_of_sums_16,
+    squared_error_16,
+    store_16,
+)  # fmt: skip
+from modelpar.kernels.products.subset_sums import BLOCK, PANEL, aligned_int32, pad, sum_panel
+from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, row_words
+
+ERROR_STEPS = 1 << 20  # squared errors are summed as whole multiples of 1 / ERROR_STEPS: exact in any order
+
+
+@njit(cache=True, nogil=True)
+def probabilities(sums, scale, bias, p):  # type: ignore[no-untyped-def]
+    """p (units, n) = sigmoid(scale * sums + bias[:, None]), float32
+
+    sums: int32; n is a multiple of 16, and both lie at multiples of 64 bytes
+    """
+    n = p.shape[1]
+    for u in range(p.shape[0]):
+        source, target = sums.ctypes.data + 4 * n * u, p.ctypes.data + 4 * n * u
+        for s in range(0, 4 * n, 4 * LANES):
+            sigmoid_of_sums_16(source + s, scale, bias[u], target + s)
+
+
+@njit(cache=True, nogil=True)
+def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target, values):  # type: ignore[no-untyped-def]
+    """One unit's states and statistics from its probabilities and random words; returns its squared error.
+
+    All but n, levels and n_planes are addresses, in bytes: of p float32 and words uint32 (at least pad(n),); of the
+    bits of the state, of the first plane and of what p is compared with, 0 for none; of int32 (16,) to work with.  16
+    samples are two bytes of a word.
+    """
+    error = np.int64(0)
+    for start in range(0, n, LANES):
+        keep = np.uint64(0xFFFF) if start + LANES <= n else (np.uint64(1) << np.uint64(n - start)) - np.uint64(1)
+        here, drawn, at = p + 4 * start, words + 4 * start, start >> 3
+        if state:
+            store_16(state + at, draw_16(here, drawn) & keep)
+        if n_planes:
+            round_16(here, drawn, levels, values)
+            for k in range(n_planes):
+                store_16(planes + k * plane_stride + at, plane_16(values, np.int32(k)) & keep)
+        if target:
+            error += squared_error_16(here, load_16(target + at))
+    return error
+
+
+@njit(cache=True, nogil=True)
+def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, planes, targets):  # type: ignore[no-untyped-def]
+    """Draw for the rows of p (units, at least pad(n)), whose values behind n are 0; returns the sum of squared errors.
+
+    states, targets (units, n_words), planes (units, k, n_words): each may have no rows, and is then left out.
+    """
+    words = np.empty(SCRATCH, np.uint32)
+    values = np.empty(LANES, np.int32)
+    words_at = words.ctypes.data + 4 * MARGIN
+    drawing, explicit = len(states) > 0 or len(planes) > 0, len(samples) > 0
+    error = np.int64(0)
+    if len(states):
+        states[:] = 0
+    if len(planes):
+        planes[:] = 0
+    for u in range(len(units)):
+        p_at = p.ctypes.data + u * p.strides[0]
+        state = states.ctypes.data + u * states.strides[0] if len(states) else 0
+        plane = planes.ctypes.data + u * planes.strides[0] if len(planes) else 0
+        target = targets.ctypes.data + u * targets.strides[0] if len(targets) else 0
+        for start in range(0, n, CHUNK):
+            some, at = min(CHUNK, n - start), start >> 3
+            if drawing and explicit:
+                row_words(first, samples, start, some, units[u], tag, key0, key1, words, MARGIN)
+            elif drawing:  # the same words; written out here, as a call for each row would cost as much as its words
+                skip = (first + start) % 4
+                block, unit = np.uint64((first + start) // 4), np.uint64(units[u])
+                for s in range(0, skip + some, 32):
+                    here = words_at + 4 * (s - skip)
+                    philox_32(block + np.uint64(s // 4), unit, np.uint64(tag), np.uint64(key0), np.uint64(key1), here)
+            error += draw_row(
+                p_at + 4 * start, words_at, some, levels, state + at if state else 0, plane + at,
+                planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0, values.ctypes.data,
+            )  # fmt: skip
+    return error
+
+
+@njit(cache=True, nogil=True)
+def incoming_sums(way, W, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
+    """out (units, batch) int32: rows ``start .. stop - 1`` are filled"""
+    sums = aligned_int32(PANEL * pad(batch)).reshape(PANEL, pad(batch))
+    weights = aligned_int32(PANEL * BLOCK)
+    for first in range(start, stop, PANEL):
+        n_units = min(PANEL, stop - first)
+        sums[:] = 0
+        sum_panel(way, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums)
+        for u in range(n_units):
+            out[first + u] = sums[u, :batch]
+
+
+@njit(cache=True, nogil=True)
+def sample_units(  # type: ignore[no-untyped-def]
+    way, W, up, n_in, scale, codes, offsets, active, batch, start, stop, bias,
+    first, samples, units, tag, key0, key1, levels, means, states, planes, targets,
+):  # fmt: skip
+    """Sums, bias, sigmoid, draw, packing of the units ``start .. stop - 1``; returns the sum of squared errors.
+
+    means (units, batch) float32, and states, planes and targets as in draw_panel: each may have no rows
+    """
+    n = pad(batch)
+    sums = aligned_int32(PANEL * n).reshape(PANEL, n)
+    p = aligned_int32(PANEL * n).view(np.float32).reshape(PANEL, n)
+    weights = aligned_int32(PANEL * BLOCK)
+    step = np.float32(1.0) / scale
+    error = np.int64(0)
+    for low in range(start, stop, PANEL):
+        high = min(low + PANEL, stop)
+        sums[:] = 0
+        sum_panel(way, W, up, n_in, low, high - low, scale, codes, offsets, active, batch, weights, sums)
+        probabilities(sums, step, bias[low:high], p[: high - low])
+        p[: high - low, batch:] = 0
+        if len(means):
+            means[low:high] = p[: high - low, :batch]
+        error += draw_panel(
+            p[: high - low], batch, first, samples, units[low:high], tag, key0, key1, levels,
+            states[low:high] if len(states) else states, planes[low:high] if len(planes) else planes,
+            targets[low:high] if len(targets) else targets,
+        )  # fmt: skip
+    return error
+
+
+@njit(cache=True, nogil=True)
+def sample_sums(  # type: ignore[no-untyped-def]
+    sums, step, start, stop, bias, first, samples, units, tag, key0, key1, levels, means, states, planes, targets
+):
+    """As ``sample_units``, from sums (units, batch) int32 that were made before."""
+    batch = sums.shape[1]
+    n = pad(batch)
+    panel = aligned_int32(PANEL * n).reshape(PANEL, n)
+    p = aligned_int32(PANEL * n).view(np.float32).reshape(PANEL, n)
+    error = np.int64(0)
+    for low in range(start, stop, PANEL):
+        high = min(low + PANEL, stop)
+        for u in range(low, high):
+            panel[u - low, :batch] = sums[u]
+        probabilities(panel, step, bias[low:high], p[: high - low])
+        p[: high - low, batch:] = 0
+        if len(means):
+            means[low:high] = p[: high - low, :batch]
+        error += draw_panel(
+            p[: high - low], batch, first, samples, units[low:high], tag, key0, key1, levels,
+            states[low:high] if len(states) else states, planes[low:high] if len(planes) else planes,
+            targets[low:high] if len(targets) else targets,
+        )  # fmt: skip
+    return error
+
+
+@njit(cache=True, nogil=True)
+def sample_means(  # type: ignore[no-untyped-def]
+    p, start, stop, first, samples, units, tag, key0, key1, levels, means, states, planes, targets
+):
+    """As ``sample_units``, from probabilities (units, batch) float32 that were made before."""
+    batch = p.shape[1]
+    row = np.zeros((1, pad(batch)), np.float32)
+    error = np.int64(0)
+    for u in range(start, stop):
+        row[0, :batch] = p[u]
+        if len(means):
+            means[u] = p[u]
+        error += draw_panel(
+            row, batch, first, samples, units[u : u + 1], tag, key0, key1, levels,
+            states[u : u + 1] if len(states) else states, planes[u : u + 1] if len(planes) else planes,
+            targets[u : u + 1] if len(targets) else targets,
+        )  # fmt: skip
+    return error

@@ -1,0 +1,280 @@
+"""Sums of weights over the units that are on: the products of a weight matrix with packed states, in whole numbers.
+
+A weight counts as the nearest multiple of ``1 / scale``, a power of two (:func:`fine`), as int32.  Sums of whole
+numbers are the same in any order, so a pre-activation is the same bits however its inputs are grouped, split over
+shards or spread over threads; a sum that leaves int32 wraps, alike everywhere.
+
+    up      sums[j, s] = sum over i of fixed(W[i, j]) * bit[i, s]
+    down    sums[i, s] = sum over j of fixed(W[i, j]) * bit[j, s]
+
+Three ways to the same numbers: subset sums looked up in registers (AVX-512), in tables in the first-level cache
+(any processor), or rows added for lists of active units (sparse states).  All work on panels of 64 outgoing
+units, and on 510 weights of each at a time, which are brought into the second-level cache as int32 first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from modelpar.kernels.llvm.lookup import (
+    BITS,
+    CHUNK,
+    GROUPS,
+    HAS_LOOKUP,
+    LANES,
+    ROW,
+    UNITS,
+    add_listed_rows,
+    add_row,
+    add_table_rows,
+    fixed_quads,
+    lookup_step,
+    lowest_bit,
+    or_where,
+)  # fmt: skip
+
+FINE_BITS = 20  # of a weight's fraction, in layers of up to 4096 units: sums wrap at 2048
+PANEL = ROW  # outgoing units at a time
+BLOCK = 34 * CHUNK  # incoming units at a time
+REGISTERS, TABLES, LISTS = 0, 1, 2  # the three ways
+
+
+def fine(n_units: int) -> np.float32:
+    """Steps of the weights' grid in 1, for sums over a whole layer of ``n_units``: the same on every shard.
+
+    2^20 up to 4096 units, and so many less for wider layers that |w| may be 1/2 on average before a sum can wrap.
+    """
+    return np.float32(2.0 ** (FINE_BITS - max(0, (max(n_units, 1) - 1).bit_length() - 12)))
+
+
+@njit(cache=True, nogil=True)
+def pad(batch):  # type: ignore[no-untyped-def]
+    """Samples of a row of sums: whole vectors."""
+    return (batch + LANES - 1) // LANES * LANES
+
+
+@njit(cache=True, nogil=True)
+def aligned_int32(n):  # type: ignore[no-untyped-def]
+    """int32 (n,) on a 64-byte boundary, zeros: loads of whole vectors then never cross a cache line."""
+    raw = np.zeros(n + 16, np.int32)
+    skip = (-raw.ctypes.data % 64) // 4
+    return raw[skip : skip + n]
+
+
+@njit(cache=True, nogil=True)
+def codes_of(words):  # type: ignore[no-untyped-def]
+    """Bits of 15 units of a sample in one number: words (units, n_words) uint64 -> (chunks, 64 n_words) uint16."""
+    n_units, n = words.shape
+    n_chunks = (n_units + CHUNK - 1) // CHUNK
+    raw = np.zeros(n_chunks * n * 64 + 32, np.uint16)
+    skip = (-raw.ctypes.data % 64) // 2
+    codes = raw[skip : skip + n_chunks * n * 64].reshape(n_chunks, n * 64)
+    for chunk in range(n_chunks):
+        first = chunk * CHUNK
+        start = codes.ctypes.data + chunk * n * 128
+        for k in range(min(CHUNK, n_units - first)):
+            for w in range(n):
+                or_where(words[first + k, w], start + w * 128, np.uint16(1 << k))
+    return codes
+
+
+@njit(cache=True, nogil=True)
+def lists_of(words, batch):  # type: ignore[no-untyped-def]
+    """Active units of every sample, ascending: words (units, n_words) -> (offsets (blocks, batch + 1), units).
+
+    The list of sample s in block ``b`` of incoming units is units[offsets[b, s] : offsets[b, s + 1]].
+    """
+    n_units, n = words.shape
+    n_blocks = max(1, (n_units + BLOCK - 1) // BLOCK)
+    offsets = np.zeros((n_blocks, batch + 1), np.int64)
+    one, zero = np.uint64(1), np.uint64(0)
+    for i in range(n_units):
+        counts = offsets[i // BLOCK]
+        for w in range(n):
+            word = words[i, w]
+            while word != zero:
+                counts[64 * w + lowest_bit(word) + 1] += 1
+                word &= word - one
+    total = 0
+    for b in range(n_blocks):
+        offsets[b, 0] = total
+        for s in range(batch):
+            offsets[b, s + 1] += offsets[b, s]
+        total = offsets[b, batch]
+    units = np.empty(total, np.int32)
+    at = offsets.copy()
+    for i in range(n_units):
+        places = at[i // BLOCK]
+        for w in range(n):
+            word = words[i, w]
+            while word != zero:
+                s = 64 * w + lowest_bit(word)
+                units[places[s]] = i % BLOCK
+                places[s] += 1
+                word &= word - one
+    return offsets, units
+
+
+@njit(cache=True, nogil=True)
+def fixed_rows(W, first, n_units, low, high, scale, weights):  # type: ignore[no-untyped-def]
+    """weights[u, i] (PANEL, BLOCK) = W[first + u, low + i] in whole steps; zero up to the next whole chunk"""
+    end = (high - low + CHUNK - 1) // CHUNK * CHUNK
+    for u in range(n_units):
+        row, target = W[first + u, low:high], weights[u]
+        for i in range(len(row)):
+            target[i] = np.int32(np.rint(row[i] * scale))
+        target[high - low : end] = 0
+
+
+@njit(cache=True, nogil=True)
+def fixed_columns(W, first, n_units, low, high, scale, weights):  # type: ignore[no-untyped-def]
+    """weights[i, u] (BLOCK, PANEL) = W[low + i, first + u] in whole steps; zero up to the next whole chunk"""
+    end = (high - low + CHUNK - 1) // CHUNK * CHUNK
+    for i in range(low, high):
+        row, target = W[i, first : first + n_units], weights[i - low]
+        for u in range(n_units):
+            target[u] = np.int32(np.rint(row[u] * scale))
+    weights[high - low : end] = 0
+
+
+@njit(cache=True, nogil=True)
+def fixed_columns_in_quads(W, first, n_units, low, high, scale, weights):  # type: ignore[no-untyped-def]
+    """weights[u // 4, i, u % 4] (PANEL / 4, BLOCK, 4) = W[low + i, first + u] in whole steps, zero likewise.
+
+    The weights of 4 units and 15 rows then lie together, as one step of the look-up wants them.
+    """
+    end = (high - low + CHUNK - 1) // CHUNK * CHUNK
+    start, stride = W.ctypes.data + 4 * first, W.strides[0]
+    target, quad = weights.ctypes.data, weights.strides[0]
+    if n_units == PANEL:
+        for i in range(low, high):
+            for g in range(PANEL // LANES):
+                fixed_quads(start + i * stride + 64 * g, target + (i - low) * 16 + 4 * g * quad, quad, scale)
+    else:
+        for i in range(low, high):
+            for u in range(n_units):
+                weights[u // 4, i - low, u % 4] = np.int32(np.rint(W[i, first + u] * scale))
+    weights[:, high - low : end] = 0
+
+
+@njit(cache=True, nogil=True)
+def sum_panel_in_registers(W, up, n_in, first, n_units, scale, codes, n_vectors, weights, sums):  # type: ignore[no-untyped-def]
+    """sums (PANEL, 16 n_vectors) += the panel's sums; weights: scratch (PANEL * BLOCK,), both 64-byte aligned"""
+    start, stride = W.ctypes.data, W.strides[0]
+    weights_at, codes_at, sums_at = weights.ctypes.data, codes.ctypes.data, sums.ctypes.data
+    quads, rows = weights.reshape(PANEL // UNITS, BLOCK, UNITS), weights.reshape(PANEL, BLOCK)
+    for low in range(0, n_in, BLOCK):
+        high = min(low + BLOCK, n_in)
+        if up:
+            fixed_columns_in_quads(W, first, n_units, low, high, scale, quads)
+            group, unit, row = BLOCK * UNITS * 4, 4, UNITS * 4
+            # while this block is worked on, the next one is on its way from memory, row by row
+            ahead = start + high * stride + 4 * first if high < n_in else start + 4 * (first + PANEL)
+            step, line = stride, 64
+        else:
+            fixed_rows(W, first, n_units, low, high, scale, rows)
+            group, unit, row = UNITS * BLOCK * 4, BLOCK * 4, 4
+            ahead = start + first * stride + 4 * high if high < n_in else start + (first + PANEL) * stride
+            step, line = 0, stride
+        count = 0
+        for u in range(0, n_units, UNITS):
+            for chunk in range((high - low + CHUNK - 1) // CHUNK):
+                fetch = ahead + count * step if step else ahead + (count % 16) * 4 * line + (count // 16) * 64
+                lookup_step(
+                    weights_at + u // UNITS * group + chunk * CHUNK * row, unit, row,
+                    codes_at + (low // CHUNK + chunk) * codes.strides[0],
+                    sums_at + u * sums.strides[0], sums.strides[0], n_vectors, fetch, line,
+                )  # fmt: skip
+                count += 1
+
+
+@njit(cache=True, nogil=True)
+def sum_panel_by_tables(W, up, n_in, first, n_units, scale, codes, batch, weights, sums):  # type: ignore[no-untyped-def]
+    """As in registers, with three tables of 32 rows of 64 units in the first-level cache, which is where they fit."""
+    by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
+    tables = aligned_int32(GROUPS * 32 * PANEL)
+    block = weights.reshape(BLOCK, PANEL)
+    tables_at, block_at, sums_at = tables.ctypes.data, block.ctypes.data, by_sample.ctypes.data
+    for low in range(0, n_in, BLOCK):
+        high = min(low + BLOCK, n_in)
+        _fixed_block(W, up, first, n_units, low, high, scale, block)
+        for chunk in range((high - low + CHUNK - 1) // CHUNK):
+            for g in range(GROUPS):
+                table = tables_at + g * 32 * 4 * PANEL
+                for k in range(BITS):
+                    row = block_at + (chunk * CHUNK + g * BITS + k) * 4 * PANEL
+                    for c in range(1 << k):
+                        add_row(table + ((1 << k) + c) * 4 * PANEL, table + c * 4 * PANEL, row)
+            row_codes = codes[low // CHUNK + chunk]
+            for s in range(batch):
+                code = int(row_codes[s])
+                add_table_rows(
+                    sums_at + s * 4 * PANEL, tables_at + (code & 31) * 4 * PANEL,
+                    tables_at + (32 + (code >> 5 & 31)) * 4 * PANEL, tables_at + (64 + (code >> 10)) * 4 * PANEL,
+                )  # fmt: skip
+    _turn(by_sample, sums, n_units)
+
+
+@njit(cache=True, nogil=True)
+def sum_panel_by_lists(W, up, n_in, first, n_units, scale, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
+    """As in registers, from lists of active units (``lists_of``): a row of 64 weights is added for each"""
+    by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
+    block = weights.reshape(BLOCK, PANEL)
+    block_at, sums_at, active_at = block.ctypes.data, by_sample.ctypes.data, active.ctypes.data
+    for low in range(0, n_in, BLOCK):
+        high = min(low + BLOCK, n_in)
+        _fixed_block(W, up, first, n_units, low, high, scale, block)
+        bounds = offsets[low // BLOCK]
+        for s in range(batch):
+            n = bounds[s + 1] - bounds[s]
+            if n:
+                add_listed_rows(sums_at + s * 4 * PANEL, block_at, active_at + 4 * bounds[s], n)
+    _turn(by_sample, sums, n_units)
+
+
+@njit(cache=True, nogil=True)
+def _fixed_block(W, up, first, n_units, low, high, scale, block):  # type: ignore[no-untyped-def]
+    """block (BLOCK, PANEL) of a panel's weights, incoming units first; columns behind n_units are not written"""
+    if up:
+        fixed_columns(W, first, n_units, low, high, scale, block)
+        return
+    end = (high - low + CHUNK - 1) // CHUNK * CHUNK
+    for u in range(n_units):
+        row = W[first + u, low:high]
+        for i in range(len(row)):
+            block[i, u] = np.int32(np.rint(row[i] * scale))
+    block[high - low : end] = 0
+
+
+@njit(cache=True, nogil=True)
+def _turn(by_sample, sums, n_units):  # type: ignore[no-untyped-def]
+    """sums[u, s] += by_sample[s, u]"""
+    for u in range(n_units):
+        row = sums[u]
+        for s in range(by_sample.shape[0]):
+            row[s] += by_sample[s, u]
+
+
+@njit(cache=True, nogil=True)
+def _not_there(W, up, n_in, first, n_units, scale, codes, n_vectors, weights, sums):  # type: ignore[no-untyped-def]
+    """What is compiled in place of an instruction that this processor does not have."""
+
+
+_in_registers = sum_panel_in_registers if HAS_LOOKUP else _not_there
+
+
+@njit(cache=True, nogil=True)
+def sum_panel(way, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
+    """sums (PANEL, pad(batch)) += sums of the units ``first .. first + n_units - 1``, at most PANEL, by one of the ways
+
+    Of codes, offsets and active only those that the way needs are looked at.
+    """
+    if batch == 0 or n_in == 0:
+        return
+    if way == LISTS:
+        sum_panel_by_lists(W, up, n_in, first, n_units, scale, offsets, active, batch, weights, sums)
+    elif way == REGISTERS:
+        _in_registers(W, up, n_in, first, n_units, scale, codes, sums.shape[1] // LANES, weights, sums)
+    else:
+        sum_panel_by_tables(W, up, n_in, first, n_units, scale, codes, batch, weights, sums)

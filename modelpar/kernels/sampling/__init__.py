@@ -1,0 +1,1 @@
+"""From sums to states: biases, sigmoids, and draws by a counter."""

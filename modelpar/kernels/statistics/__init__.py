@@ -1,0 +1,1 @@
+"""Statistics of two phases, and what weights learn from them."""

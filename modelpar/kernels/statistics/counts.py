@@ -1,0 +1,107 @@
+"""Statistics of packed states in whole numbers, and the update of the weights from them in the same pass.
+
+The statistics of one step are ``C[i, j] = sum over samples of v0[i] s0[j] - v1[i] s1[j]`` with states v and k-bit
+values s: ANDed words and counted ones, plane by plane.  Whole numbers add up exactly in any order, over samples,
+planes, threads and replicas.  What is done with them is element by element, in one order:
+
+    V = carry * V + gain * C;  V -= shrink * W;  W += V
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from modelpar.kernels.llvm.counts import TILE, count_tile, count_tile_row
+from modelpar.kernels.llvm.lookup import LANES
+
+COLUMNS = 512  # of C at a time: a run of memory long enough to be fetched ahead, bits that stay in the caches
+
+
+@njit(cache=True, nogil=True)
+def by_vectors(words):  # type: ignore[no-untyped-def]
+    """Packed words (units, planes, n) uint64 -> (vectors, planes, 2 n, 16) uint32: 16 units side by side.
+
+    All words of a vector of units lie together; with a word's units in one row the rows of wide layers, a multiple
+    of 4 KiB apart, would push each other out of the first-level cache.
+    """
+    n_units, planes, n = words.shape
+    out = np.zeros(((n_units + LANES - 1) // LANES, planes, 2 * n, LANES), np.uint32)
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for i in range(n_units):
+        vector, lane = out[i // LANES], i % LANES
+        for p in range(planes):
+            for w in range(n):
+                word = words[i, p, w]
+                vector[p, 2 * w, lane] = np.uint32(word & low)
+                vector[p, 2 * w + 1, lane] = np.uint32(word >> half)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignore[no-untyped-def]
+    """counts (TILE, COLUMNS) int32: rows ``first .. first + n_rows - 1`` and columns ``low .. high - 1`` of C
+
+    v (rows, words) uint64, at most TILE rows; s as by_vectors gives it, low a multiple of 16
+    """
+    row, vector, word, count = v0.strides[0], s0.strides[0], s0.strides[2], counts.strides[0]
+    v0_at, v1_at = v0.ctypes.data + first * row, v1.ctypes.data + first * row
+    s0_at, s1_at, counts_at = s0.ctypes.data, s1.ctypes.data, counts.ctypes.data
+    planes, n_words = s0.shape[1], s0.shape[2]
+    if n_words == 0:  # a replica without samples; the tiles' loops run at least once
+        counts[:] = 0
+        return
+    for j in range(low, high, LANES):
+        a, b, out = s0_at + j // LANES * vector, s1_at + j // LANES * vector, counts_at + 4 * (j - low)
+        if n_rows == TILE:
+            count_tile(v0_at, v1_at, row, a, b, word, n_words, planes, out, count)
+        else:
+            for r in range(n_rows):
+                count_tile_row(
+                    v0_at + r * row, v1_at + r * row, row, a, b, word, n_words, planes, out + r * count, count
+                )
+
+
+@njit(cache=True, nogil=True)
+def update_row(W, V, counts, carry, gain, shrink):  # type: ignore[no-untyped-def]
+    """V = carry * V + gain * counts; V -= shrink * W; W += V      W, V (n,) of one type, counts (n,) whole numbers"""
+    for j in range(len(W)):
+        velocity = carry * V[j] + gain * W.dtype.type(counts[j])
+        velocity -= shrink * W[j]
+        V[j] = velocity
+        W[j] += velocity
+
+
+@njit(cache=True, nogil=True)
+def count_and_update(W, V, v0, s0, v1, s1, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
+    """Rows ``start .. stop - 1`` of W and V (rows, columns), in one pass over memory."""
+    counts = np.empty((TILE, COLUMNS), np.int32)
+    for low in range(0, W.shape[1], COLUMNS):
+        high = min(low + COLUMNS, W.shape[1])
+        for first in range(start, stop, TILE):
+            n_rows = min(TILE, stop - first)
+            count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
+            for r in range(n_rows):
+                update_row(W[first + r, low:high], V[first + r, low:high], counts[r, : high - low], carry, gain, shrink)
+
+
+@njit(cache=True, nogil=True)
+def count_block(v0, s0, v1, s1, start, stop, out):  # type: ignore[no-untyped-def]
+    """Rows ``start .. stop - 1`` of out (rows, columns), int8, int16 or int32, = C"""
+    counts = np.empty((TILE, COLUMNS), np.int32)
+    for low in range(0, out.shape[1], COLUMNS):
+        high = min(low + COLUMNS, out.shape[1])
+        for first in range(start, stop, TILE):
+            n_rows = min(TILE, stop - first)
+            count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
+            for r in range(n_rows):
+                here, row = counts[r], out[first + r, low:high]
+                for j in range(len(row)):
+                    row[j] = here[j]
+
+
+@njit(cache=True, nogil=True)
+def update_rows(W, V, counts, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
+    """``update_row`` for rows ``start .. stop - 1`` of counts (rows, columns) of any type of whole numbers"""
+    for i in range(start, stop):
+        update_row(W[i], V[i], counts[i], carry, gain, shrink)

@@ -1,0 +1,171 @@
+"""Statistics and updates of one block of weights, over threads: whole numbers wherever the operands allow it.
+
+A block W (rows, columns) with its velocity V; v are activations of its rows' units, s of its columns' units, each in
+the data's phase (0) and the model's (1).  C = v0 s0^T - v1 s1^T, and then element by element
+
+    V = carry * V + gain * C;  V -= shrink * W;  W += V
+
+Without compilation NumPy does the same operations in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.kernels import threads
+from modelpar.kernels.listed.products import update_listed
+from modelpar.kernels.llvm.lookup import LANES, compiled
+from modelpar.kernels.states import Packed, unpack
+from modelpar.kernels.statistics import counts, probability_counts
+
+Array = npt.NDArray[Any]
+Pair = tuple[Packed, Packed]
+
+GRAIN = 1 << 13  # weights for which one more thread is worth waking
+
+
+class Counts:
+    """C of packed states v and packed k-bit values s; its unit is ``1 / (2^k - 1)``."""
+
+    def __init__(self, data: Pair, model: Pair) -> None:
+        (v0, s0), (v1, s1) = data, model
+        if not v0.batch == s0.batch == v1.batch == s1.batch or s0.planes != s1.planes:  # one stride serves both phases
+            raise ValueError(
+                f"both phases must have the same samples and planes, but have {v0.batch} and {s0.batch} samples, "
+                f"{s0.planes} planes, and {v1.batch} and {s1.batch} samples, {s1.planes} planes"
+            )
+        self.data, self.model = data, model
+        self.unit = 1.0 / ((1 << data[1].planes) - 1)
+        self.shape: tuple[int, ...] = data[0].n_units, data[1].n_units
+
+    @staticmethod
+    def largest(planes: int, n_samples: int) -> int:
+        """The largest absolute value that C can have."""
+        return n_samples * ((1 << planes) - 1)
+
+    def _operands(self) -> tuple[Array, ...]:
+        (v0, s0), (v1, s1) = self.data, self.model
+        rows = [np.ascontiguousarray(v.rows) for v in (v0, v1)]
+        return rows[0], counts.by_vectors(s0.words), rows[1], counts.by_vectors(s1.words)
+
+    def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
+        """The update in one pass over memory; ``gain`` is for C in its own unit."""
+        scalars = _scalars(W, carry, gain, shrink)
+        if not compiled():
+            _update(W, V, self.plain(), *scalars)
+            return
+        operands = self._operands()
+        threads.split(
+            len(W), _rows(W), lambda a, b: counts.count_and_update(W, V, *operands, *scalars, a, b), counts.TILE
+        )
+
+    def fill(self, out: Array) -> None:
+        """out (rows, columns) of a type that holds ``largest`` = C"""
+        if not compiled():
+            out[:] = self.plain()
+            return
+        self._fill_rows(self._operands(), 0, len(out), out)
+
+    def fill_in_pieces(self, out: Array, n_rows: int) -> Iterator[tuple[int, int]]:
+        """As ``fill``, some ``n_rows`` rows at a time: yields (first, end) of the rows that are now filled."""
+        if not compiled():
+            out[:] = self.plain()
+        operands = self._operands() if compiled() else ()
+        n_rows = max(counts.TILE, n_rows // counts.TILE * counts.TILE)
+        for start in range(0, len(out), n_rows):
+            stop = min(start + n_rows, len(out))
+            if compiled():
+                self._fill_rows(operands, start, stop, out)
+            yield start, stop
+
+    def _fill_rows(self, operands: Any, start: int, stop: int, out: Array) -> None:
+        def work(a: int, b: int) -> None:
+            counts.count_block(*operands, start + a, start + b, out)
+
+        threads.split(stop - start, _rows(out), work, counts.TILE)
+
+    def plain(self) -> Array:
+        """C in float64, which holds it exactly."""
+        (v0, s0), (v1, s1) = (tuple(unpack(x, np.float64) for x in phase) for phase in (self.data, self.model))
+        return np.asarray(v0 @ s0.T - v1 @ s1.T)
+
+
+class SoftCounts:
+    """C of packed states v and probabilities s (columns, batch), which count in steps of ``1 / scale``."""
+
+    def __init__(self, data: tuple[Packed, Array], model: tuple[Packed, Array], n_samples: int) -> None:
+        """n_samples   of the whole minibatch, over all replicas: chooses the step"""
+        self.data, self.model = data, model
+        self.scale = np.float32(2.0 ** probability_counts.fine_bits(n_samples))
+        self.unit = 1.0 / float(self.scale)
+        self.shape: tuple[int, ...] = data[0].n_units, len(data[1])
+
+    def _operands(self) -> tuple[Any, ...]:
+        operands: list[Any] = []
+        for v, p in (self.data, self.model):
+            words = np.ascontiguousarray(v.rows)
+            operands += [probability_counts.codes_of_samples(words, v.batch), np.ascontiguousarray(p)]
+        return (*operands, self.scale)
+
+    def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
+        """As ``Counts.learn``."""
+        scalars = _scalars(W, carry, gain, shrink)
+        if not compiled():
+            _update(W, V, self.plain(), *scalars)
+            return
+        operands = self._operands()
+        threads.split(
+            W.shape[1],
+            probability_counts.PANEL,
+            lambda a, b: probability_counts.count_and_update(W, V, *operands, *scalars, a, b),
+            probability_counts.PANEL,
+        )
+
+    def fill(self, out: Array) -> None:
+        """out (rows, columns) int32 = C"""
+        if not compiled():
+            out[:] = self.plain()
+            return
+        operands = self._operands()
+        threads.split(
+            out.shape[1],
+            probability_counts.PANEL,
+            lambda a, b: probability_counts.count_block(*operands, a, b, out),
+            probability_counts.PANEL,
+        )
+
+    def plain(self) -> Array:
+        """C in float64, which holds it exactly."""
+        (v0, p0), (v1, p1) = self.data, self.model
+        fixed = [np.rint(p * self.scale).astype(np.float64) for p in (p0, p1)]
+        return np.asarray(unpack(v0, np.float64) @ fixed[0].T - unpack(v1, np.float64) @ fixed[1].T)
+
+
+def update_from(C: Array, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
+    """The update from whole numbers C, like W, that were summed over replicas."""
+    scalars = _scalars(W, carry, gain, shrink)
+    if W.ndim == 1:  # listed connections
+        threads.split(len(W), GRAIN, lambda a, b: update_listed(W[a:b], V[a:b], C[a:b], *scalars))
+        return
+    if not compiled():
+        _update(W, V, C, *scalars)
+        return
+    threads.split(len(W), _rows(W), lambda a, b: counts.update_rows(W, V, C, *scalars, a, b))
+
+
+def _update(W: Array, V: Array, C: Array, carry: Any, gain: Any, shrink: Any) -> None:
+    V[:] = carry * V + gain * C.astype(W.dtype)
+    V -= shrink * W
+    W += V
+
+
+def _scalars(W: Array, *values: float) -> tuple[Any, ...]:
+    return tuple(W.dtype.type(value) for value in values)
+
+
+def _rows(W: Array) -> int:
+    return max(LANES, GRAIN // max(1, W.shape[1]))

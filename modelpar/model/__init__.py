@@ -1,0 +1,1 @@
+"""The mathematics: RBMs, networks of them, back-propagation, scores and pruning."""

@@ -1,0 +1,320 @@
+"""Restricted Boltzmann machines over shards: Algorithm 1 in terms of weights, draws and statistics.
+
+v0, p0, h0 are the visible states, hidden probabilities and hidden states that the data drive; v1, p1, h1 are those of
+the model; s0 and s1 are the hidden side of the statistics.  All are owned activations, packed where they are states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import draws
+from modelpar.data.minibatches import Minibatches
+from modelpar.draws import Purpose, Stream
+from modelpar.kernels.products.product import Activations, Sampled, Sampler
+from modelpar.kernels.reductions import row_sums, squared_error
+from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
+from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.spec import TrainingSpec
+from modelpar.weights.dense import Weights
+from modelpar.weights.statistics import Phase, Statistics
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+SPARSITY_DECAY = 0.9  # of the running mean activation (Hinton 2010, section 11)
+
+
+@dataclass
+class Chains:
+    """Persistent hidden states of PCD (Tieleman 2008), one column for each sample of this replica's minibatch."""
+
+    h: Packed  # (n_hidden_owned, chains)
+
+    @classmethod
+    def share_of(cls, whole: Array, replica: int, n_replicas: int) -> Chains:
+        """This replica's columns of all chains (n_hidden_owned, batch), given as 0 and 1."""
+        mine = Minibatches.share(whole.shape[1], replica, n_replicas)
+        return cls(pack(whole[:, mine]))
+
+    def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> Array:
+        """All replicas' chains (n_hidden_owned, batch) as 0 and 1 of ``dtype``.  Collective."""
+        return np.concatenate([unpack(h, dtype) for h in replica_comm.allgather(self.h)], axis=1)
+
+    def keep(self, h: Packed) -> None:
+        """New states of the first chains."""
+        if h.batch < self.h.batch:  # a short minibatch at the end of an epoch
+            all_of_them = unpack(self.h, np.uint8)
+            all_of_them[:, : h.batch] = unpack(h, np.uint8)
+            h = pack(all_of_them)
+        self.h = h
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of contrastive divergence has found, before anything is learned from it."""
+
+    statistics: Statistics
+    error: float  # summed squared error of the first reconstruction, owned visible units; NaN for PCD, which has none
+    states: dict[str, Packed]  # v0, h0, v1, h1 as far as they are packed: what a digest of the step is made of
+
+
+def _statistic(hidden: Sampled) -> Activations:
+    """The hidden side of the statistics: k-bit values where these were asked for, else probabilities."""
+    statistic = hidden.statistic if hidden.statistic is not None else hidden.means
+    assert statistic is not None
+    return statistic
+
+
+def _kept(spread: Activations, owned: Activations) -> Activations:
+    """Spread real values that outlive the next exchange."""
+    return spread if isinstance(spread, Packed) or spread is owned else spread.copy()
+
+
+def _floats(x: Activations, dtype: npt.DTypeLike = np.float32) -> Array:
+    """Real values of packed ones, in the unit of their planes."""
+    if not isinstance(x, Packed):
+        return x
+    values = unpack(x, dtype)
+    values *= values.dtype.type(1.0 / ((1 << x.planes) - 1))
+    return values
+
+
+class RBM:
+    """One RBM: ``W`` (this shard's block), ``b`` (n_visible_owned,), ``c`` (n_hidden_owned,).
+
+    ``index`` counts the RBMs of a network from 0 and keys the draws.  Methods that use W are collective over the
+    shards, and the arrays that they return are used again by the next call of the same method.
+    """
+
+    def __init__(
+        self, index: int, weights: Weights, visible_ids: IntArray, hidden_ids: IntArray, *,
+        gaussian: bool, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
+    ) -> None:  # fmt: skip
+        self.index, self.weights, self.gaussian, self.seed = index, weights, gaussian, seed
+        self.visible_ids, self.hidden_ids = visible_ids, hidden_ids
+        self.shard_comm, self.replica_comm = shard_comm, replica_comm
+        self.parameters = weights.parameters(dtype, len(visible_ids), len(hidden_ids))
+        self.mean_activation: Array = np.zeros(len(hidden_ids), dtype)  # running mean that the sparsity penalty steers
+
+    @property
+    def W(self) -> Array:
+        return self.parameters.W
+
+    @property
+    def b(self) -> Array:
+        return self.parameters.b
+
+    @property
+    def c(self) -> Array:
+        return self.parameters.c
+
+    def initialise(self, scale: float) -> None:
+        """Weights from N(0, scale^2), drawn by unit ids and so the same at every grid; biases 0."""
+        stream = Stream(self.seed, self.index, Purpose.WEIGHTS)
+        self.weights.draw(self.parameters, stream)
+        self.W[:] *= self.W.dtype.type(scale)
+        self.b[:] = 0
+        self.c[:] = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make all blocks of weights agree with ``W``, after it was set from outside.  Collective over the shards."""
+        self.weights.refresh(self.parameters)
+
+    # -- one side given the other ------------------------------------------------------------------------------------
+
+    def hidden_input(self, v: Activations) -> Array:
+        """W^T v + c of the owned hidden units.   v (n_visible_owned, batch).  Collective over the shards."""
+        x = self.weights.up(self.parameters, self.weights.spread_visible(v))
+        add_bias(x, self.c)
+        return x
+
+    def visible_input(self, h: Activations) -> Array:
+        """W h + b of the owned visible units.   h (n_hidden_owned, batch).  Collective."""
+        x = self.weights.down(self.parameters, self.weights.spread_hidden(h))
+        add_bias(x, self.b)
+        return x
+
+    def hidden_given_visible(self, v: Activations) -> Array:
+        """P(h = 1 | v) of the owned hidden units.   v (n_visible_owned, batch).  Collective over the shards."""
+        x = self.weights.up(self.parameters, self.weights.spread_visible(v))
+        bias_sigmoid(x, self.c.astype(x.dtype, copy=False))
+        return x
+
+    def visible_given_hidden(self, h: Activations) -> Array:
+        """The mean of v given h, of the owned visible units.   h (n_hidden_owned, batch).  Collective."""
+        x = self.weights.down(self.parameters, self.weights.spread_hidden(h))
+        (add_bias if self.gaussian else bias_sigmoid)(x, self.b)
+        return x
+
+    def sample_hidden(self, v: Activations, purpose: Purpose, repeat: int, samples: int | IntArray) -> Packed:
+        """Hidden states drawn given v (n_visible_owned, batch).  Collective over the shards.
+
+        samples   the first of consecutive sample ids, or (batch,) ids; with the unit ids they key the draws
+        """
+        drawn = self._draw_hidden(self.weights.spread_visible(v), purpose, repeat, samples)
+        assert drawn.states is not None
+        return drawn.states
+
+    def sample_visible(self, h: Activations, purpose: Purpose, repeat: int, samples: int | IntArray) -> Activations:
+        """Visible states, or values of Gaussian units, drawn given h (n_hidden_owned, batch).  Collective."""
+        if self.gaussian:
+            return self._gaussian_values(self.visible_given_hidden(h), purpose, repeat, samples)
+        drawn = self._draw_visible(self.weights.spread_hidden(h), purpose, repeat, samples)
+        assert drawn.states is not None
+        return drawn.states
+
+    def _draw_hidden(
+        self, visible: Activations, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
+    ) -> Sampled:
+        stream = Stream(self.seed, self.index, purpose, repeat)
+        sampler = Sampler(self.c, self.hidden_ids, stream, samples, **wanted)
+        return self.weights.sample_up(self.parameters, visible, sampler)
+
+    def _draw_visible(
+        self, hidden: Activations, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
+    ) -> Sampled:
+        stream = Stream(self.seed, self.index, purpose, repeat)
+        sampler = Sampler(self.b, self.visible_ids, stream, samples, **wanted)
+        return self.weights.sample_down(self.parameters, hidden, sampler)
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def contrastive_divergence(
+        self, v0: Activations, first_draw: int, spec: TrainingSpec, chains: Chains | None = None, *,
+        n_all_samples: int, v0_spread: Activations | None = None, in_step: bool = True,
+    ) -> Step:  # fmt: skip
+        """The statistics of one minibatch: <v h> of the data and of the model, which ``Sync.learn`` learns from.
+
+        Algorithm 1: CD-k (Hinton 2002), or PCD (Tieleman 2008) where ``chains`` are given, whose states it advances.
+
+        v0           (n_visible_owned, batch), this replica's part of the minibatch; packed where the data are states
+        first_draw   global sample counter of its first sample; with the unit ids it keys every draw
+        n_all_samples  samples of the whole minibatch, over all replicas
+        v0_spread    v0 as the weights need it, where the caller has read it from the data; it is gathered otherwise
+        in_step      whether all replicas take this step together, each with its part of the minibatch
+
+        Collective over the shards; with a sparsity penalty over the replicas too, where they are in step.
+        """
+        if v0_spread is None:
+            v0_spread = _kept(self.weights.spread_visible(v0), v0)
+        hidden = self._hidden_side(v0_spread, Purpose.HIDDEN, 0, first_draw, spec, states=True)
+        assert hidden.states is not None  # they were asked for
+        h0_spread = self.weights.spread_hidden(hidden.states)
+        s0 = _statistic(hidden)
+        if spec.sparsity_cost:
+            shift = self._sparsity_shift(hidden.means, spec, n_all_samples if in_step else v0.shape[1], in_step)
+            s0 = _floats(s0) + shift
+        s0_spread = h0_spread if s0 is hidden.states else _kept(self.weights.spread_hidden(s0), s0)
+        if chains is None:
+            error, model, h1 = self._reconstruct(v0, h0_spread, first_draw, spec)
+        else:
+            error, (model, h1) = float("nan"), self._advance(chains, v0.shape[1], first_draw, spec)
+        whole = (
+            isinstance(v0, Packed) and isinstance(model.v, Packed) and not spec.sparsity_cost
+            and (spec.planes > 0 or self.W.dtype == np.float32)
+        )  # fmt: skip
+        found = {"v0": v0, "h0": hidden.states, "v1": model.v, "h1": h1}
+        packed = {name: x for name, x in found.items() if isinstance(x, Packed)}
+        data = Phase(v0, v0_spread, s0, s0_spread)
+        return Step(Statistics(self.weights, data, model, n_all_samples, whole=whole), error, packed)
+
+    def _hidden_side(
+        self, visible: Activations, purpose: Purpose, repeat: int, first_draw: int, spec: TrainingSpec, *, states: bool
+    ) -> Sampled:
+        """What the statistics want of the hidden units, and their states where the chain goes on from them."""
+        means = spec.planes == 0 or spec.sparsity_cost > 0
+        return self._draw_hidden(visible, purpose, repeat, first_draw, means=means, states=states, planes=spec.planes)
+
+    def _reconstruct(
+        self, v0: Activations, h_spread: Activations, first_draw: int, spec: TrainingSpec
+    ) -> tuple[float, Phase, Packed | None]:
+        """The chain of CD-k from the data's hidden states, as the weights need them.
+
+        Returns (squared error of the first reconstruction, the model's phase, h1 where it was drawn).
+        """
+        error = 0.0
+        # grey values stand for probabilities, and what they are compared with had better be probabilities too
+        sampled = spec.reconstruction == "states" or (spec.reconstruction == "auto" and isinstance(v0, Packed))
+        for k in range(1, spec.gibbs_steps + 1):
+            v, error_here = self._visible_side(v0 if k == 1 else None, h_spread, k, first_draw, sampled)
+            error += error_here
+            v_spread = self.weights.spread_visible(v)
+            last = k == spec.gibbs_steps
+            hidden = self._hidden_side(v_spread, Purpose.HIDDEN, k, first_draw, spec, states=not last)
+            if not last:
+                assert hidden.states is not None
+                h_spread = self.weights.spread_hidden(hidden.states)
+        s1 = _statistic(hidden)
+        return error, Phase(v, v_spread, s1, self.weights.spread_hidden(s1)), hidden.statistic
+
+    def _visible_side(
+        self, v0: Activations | None, h_spread: Activations, k: int, first_draw: int, sampled: bool
+    ) -> tuple[Activations, float]:
+        """(visible side of the k-th step of the chain, squared error of its mean against v0, 0 without)"""
+        if sampled and not self.gaussian:
+            target = v0 if isinstance(v0, Packed) else None
+            drawn = self._draw_visible(
+                h_spread, Purpose.VISIBLE, k - 1, first_draw, target=target, means=v0 is not None and target is None
+            )
+            assert drawn.states is not None
+            if v0 is None or isinstance(v0, Packed):
+                return drawn.states, drawn.error
+            return drawn.states, squared_error(v0, drawn.means)
+        mean = self.weights.down(self.parameters, h_spread)
+        (add_bias if self.gaussian else bias_sigmoid)(mean, self.b)
+        error = 0.0 if v0 is None else squared_error(_floats(v0, mean.dtype), mean)
+        if not sampled:
+            return mean, error
+        return self._gaussian_values(mean, Purpose.VISIBLE, k - 1, first_draw), error
+
+    def _gaussian_values(self, mean: Array, purpose: Purpose, repeat: int, samples: int | IntArray) -> Array:
+        values = np.empty_like(mean)
+        draws.sample_gaussian(mean, Stream(self.seed, self.index, purpose, repeat), self.visible_ids, samples, values)
+        return values
+
+    def _advance(self, chains: Chains, n: int, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed | None]:
+        """Move the first ``n`` persistent chains of this replica on by k steps of Gibbs sampling.
+
+        Returns (the model's phase, hidden states of the chains).
+        """
+        h = chains.h if n == chains.h.batch else chains.h.take(0, n)
+        for k in range(1, spec.gibbs_steps + 1):
+            v: Activations = self.sample_visible(h, Purpose.CHAIN, 2 * k - 1, first_draw)
+            v_spread = self.weights.spread_visible(v)
+            hidden = self._hidden_side(v_spread, Purpose.CHAIN, 2 * k, first_draw, spec, states=True)
+            assert hidden.states is not None
+            h = hidden.states
+        chains.keep(h)
+        s1 = _statistic(hidden)
+        return Phase(v, v_spread, s1, self.weights.spread_hidden(s1)), h
+
+    def start_chains(self, first: int, n_chains: int) -> Chains:
+        """Chains ``first .. first + n_chains - 1`` of the minibatch, drawn from the hidden biases."""
+        x: Array = np.zeros((len(self.hidden_ids), n_chains), self.W.dtype)
+        sampler = Sampler(self.c, self.hidden_ids, Stream(self.seed, self.index, Purpose.CHAIN, 0), first)
+        drawn = sampler.of_sums(x, 1)
+        assert drawn.states is not None
+        return Chains(drawn.states)
+
+    def _sparsity_shift(self, p0: Array | None, spec: TrainingSpec, n_samples: int, in_step: bool) -> Array:
+        """(n_hidden_owned, 1) that moves each unit's mean activation towards the target (Hinton 2010, section 11).
+
+        Added to the data's hidden statistics it reaches W and c alike.
+        """
+        assert p0 is not None  # it was asked for
+        sums = np.empty_like(self.mean_activation)
+        row_sums(p0, sums)
+        if in_step:
+            self.replica_comm.Allreduce(MPI.IN_PLACE, sums)
+        keep = sums.dtype.type(SPARSITY_DECAY)
+        self.mean_activation *= keep
+        self.mean_activation += (1 - keep) * sums / sums.dtype.type(max(n_samples, 1))
+        shift = spec.sparsity_cost * (spec.sparsity_target - self.mean_activation)
+        return np.asarray(shift[:, None], dtype=p0.dtype)

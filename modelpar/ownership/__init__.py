@@ -1,0 +1,1 @@
+"""Who owns which units, and which units are connected; values that know no MPI."""

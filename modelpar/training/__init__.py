@@ -1,0 +1,1 @@
+"""Training: stages, minibatches, schedules, monitors, and going on after a loss."""

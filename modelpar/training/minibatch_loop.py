@@ -1,0 +1,180 @@
+"""The minibatches of one stage of training, from where its position stands, with its clock and running sums."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data import Minibatches
+from modelpar.data.feed import Feed
+from modelpar.errors import SpecError
+from modelpar.kernels.products.product import Activations
+from modelpar.kernels.states import Packed
+from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.records import Record
+from modelpar.sync import Share, Sync
+from modelpar.weights.dense import Scratch
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """This replica's part of one minibatch."""
+
+    v: Activations  # (n_visible_owned, batch), an array of which is used again by the next minibatch
+    v_spread: Packed | None  # the same as the weights need it, where it is read from the data
+    samples: IntArray  # (batch,) positions in the training split
+    first_draw: int  # global sample counter of the first of them: samples that training had seen before
+    n_all: int  # samples of the minibatch over all replicas
+    place: int  # of the first of them in the whole minibatch
+
+    @property
+    def n_mine(self) -> int:
+        return len(self.samples)
+
+
+class Course:
+    """One stage: ``epochs`` passes over ``feed``, shuffled by (seed, ``shuffle``, epoch) alike at every grid.
+
+    packed   states come packed where the feed has them
+    sums     names of what ``count`` adds up over an epoch
+    spread   a feed of the units that the weights need, in their order, of which the owned ones are taken
+
+    The position in the network's training state is the only thing that it changes.  The clock runs from the beginning
+    of a minibatch to its end, so scores, and what the caller does with a record, are not training time.
+    """
+
+    def __init__(
+        self, network: DeepBeliefNetwork, feed: Feed, *, epochs: int, batch_size: int, stage: str, shuffle: int,
+        packed: bool = False, spread: Feed | None = None, sums: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        self._packed, self._spread = packed and feed.binary, spread
+        self.network, self.feed, self.epochs, self.stage = network, feed, epochs, stage
+        self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
+        self._batch_size, self._shuffle = batch_size, shuffle << 24
+        self._names = (*sums, "samples")
+        self._v = Scratch()
+        check_position(self.position, stage, feed.n_samples, batch_size)
+        self.position.n_samples, self.position.batch_size = feed.n_samples, batch_size
+
+    @property
+    def position(self) -> Position:
+        return self.network.state.position
+
+    @property
+    def n_done(self) -> int:
+        """Updates done so far."""
+        return self.position.epoch * self.batches.n_steps + self.position.step
+
+    @property
+    def unfinished(self) -> bool:
+        return self.position.epoch < self.epochs
+
+    def stretches(self, sync: Sync, every: int = 0) -> Iterator[Iterator[Minibatch]]:
+        """What is left of the current epoch, from one moment at which all replicas stand together to the next.
+
+        A stretch is this replica's minibatches, in turn: call ``count`` for each when its update is done, and
+        ``meet`` when a stretch is through.   every: a moment also after so many steps of the stage, 0 for none
+        """
+        position = self.position
+        # a replica may come to the end of an epoch without a minibatch of its own
+        position.sums = {**dict.fromkeys(self._names, 0.0), **position.sums}
+        while position.step < self.batches.n_steps:
+            if sync.alike:
+                self.network.keep()
+            self._started = time.perf_counter()
+            length = sync.steps_together(self.n_done)
+            if every:
+                length = min(length, every - self.n_done % every)
+            self._first, self._stop = position.step, min(position.step + length, self.batches.n_steps)
+            yield self._minibatches(sync)
+
+    def _minibatches(self, sync: Sync) -> Iterator[Minibatch]:
+        for share in sync.shares(self._first, self._stop, self.n_done):
+            yield self._minibatch(share)
+
+    def _minibatch(self, share: Share) -> Minibatch:
+        position = self.position
+        layer = position.layer if self.stage == "pretrain" else -1
+        self.network.traffic.status.begin_step(self.stage, layer, position.epoch + 1, share.step + 1)
+        indices = self.batches.indices(self._shuffle + position.epoch, share.step)
+        # a short minibatch is cut where a whole one is: persistent chains belong to places in the minibatch
+        whole = self.batches.share(self._batch_size, share.part, share.n_parts)
+        mine = slice(min(whole.start, len(indices)), min(whole.stop, len(indices)))
+        seen = position.epoch * self.feed.n_samples + share.step * self._batch_size
+        v, v_spread = self._read(indices[mine], seen + mine.start)
+        return Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), mine.start)
+
+    def _read(self, samples: IntArray, first_draw: int) -> tuple[Activations, Packed | None]:
+        if self._packed and self._spread is not None:
+            spread = self._spread.states(samples, first_draw)
+            own = self.network.rbms[0].weights.owned_in_spread
+            return Packed(spread.words[own], spread.batch), spread
+        if self._packed:
+            return self.feed.states(samples, first_draw), None
+        v = self._v.room(self.feed.n_units, len(samples), self.network.dtype)
+        self.feed.fill(samples, first_draw, v)
+        return v, None
+
+    def count(self, batch: Minibatch, **sums: float) -> None:
+        """The update of ``batch`` is done: add to the epoch's sums."""
+        position = self.position
+        for name, value in {**sums, "samples": batch.n_mine}.items():
+            position.sums[name] += value
+
+    def meet(self) -> Record:
+        """The stretch is through, on all replicas: move the position on."""
+        position = self.position
+        samples = min(self._stop * self._batch_size, self.feed.n_samples) - self._first * self._batch_size
+        position.step = self._stop
+        position.seconds += time.perf_counter() - self._started
+        return replace(self._record("step", position.epoch + 1, samples, {}), n_updates=self._stop - self._first)
+
+    def crossed(self, every: int) -> bool:
+        """Whether the last stretch reached or passed a multiple of ``every`` steps of the stage."""
+        return self.n_done // every > (self.n_done - (self._stop - self._first)) // every
+
+    def end_epoch(self, measures: dict[str, float]) -> Record:
+        """All minibatches of the epoch are done: begin the next."""
+        position = self.position
+        position.epoch, position.step, position.sums = position.epoch + 1, 0, {}
+        return self._record("epoch", position.epoch, self.feed.n_samples, measures)
+
+    def _record(self, kind: str, epoch: int, samples: int, measures: dict[str, float]) -> Record:
+        layer = self.position.layer if self.stage == "pretrain" else -1
+        steps = self.batches.n_steps * self.epochs
+        return Record(kind, self.stage, layer, epoch, self.n_done, steps, samples, self.position.seconds, measures)
+
+    def totals(self) -> dict[str, float]:
+        """The epoch's sums over the replicas, and over shards too where a name begins with ``shard_``.  Collective."""
+        grid, sums = self.network.grid, self.position.sums
+        names = sorted(sums)
+        everywhere = grid.comm.allreduce(np.array([sums[name] for name in names]))
+        alike = grid.replica_comm.allreduce(np.array([sums[name] for name in names]))
+        totals = {name: float((everywhere if name.startswith("shard_") else alike)[i]) for i, name in enumerate(names)}
+        # shards on processors of other kinds may differ in a last bit of what they have alike: one has the word
+        return grid.comm.bcast(totals)
+
+
+def check_position(position: Position, stage: str, n_samples: int, batch_size: int) -> None:
+    """Raise SpecError where training stands in the middle of a stage that these minibatches do not continue.
+
+    n_samples   of the training split; batch_size: of the minibatches of ``stage``
+    """
+    begun = position.epoch > 0 or position.step > 0
+    if begun and position.n_samples not in (0, n_samples):
+        raise SpecError(
+            f"training stands in epoch {position.epoch + 1} over {position.n_samples} samples, but the data have "
+            f"{n_samples}; go on with the same data, --test-fraction and --validation-fraction"
+        )
+    if position.step and position.batch_size not in (0, batch_size):
+        name = "--batch-size" if stage == "pretrain" else "--finetune-batch-size"
+        raise SpecError(
+            f"training stands in the middle of an epoch with minibatches of {position.batch_size}, but {name} "
+            f"is {batch_size}; go on with {name} {position.batch_size}"
+        )

@@ -1,0 +1,226 @@
+"""Going on after a rank was lost: what the others keep, how they agree, and the network that they go on with.
+
+Needs User Level Failure Mitigation (Bland et al. 2013, as in Open MPI 5): an operation with a lost rank fails instead
+of ending the job, a communicator can be revoked so that nobody waits on it, and shrunk to those that are left.
+
+A lost rank takes its replica out, for nobody else has its shard of it.  Where replicas take steps together, the others
+go back to the last moment that all of them have kept, at most ``EVERY`` steps, and take these steps again with the
+samples shared anew between them: nothing is lost, and as draws belong to samples, the run does what it would have done.
+Where replicas are at their own pace, they go on from what the servers hold; what a lost server held is taken from the
+replica that fetched it last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from modelpar.comm.grid import Grid
+from modelpar.errors import ModelparError
+from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState
+from modelpar.model.rbm import Chains
+from modelpar.ownership.layout import NetworkLayout
+from modelpar.spec import NetworkSpec
+from modelpar.sync import Salvage
+from modelpar.weights.parameters import Parameters
+
+EVERY = 10  # steps between two moments that are kept: a copy takes about as long as a step
+STAGES = ("pretrain", "finetune", "done")
+
+Place = tuple[int, int, int, int]  # stage, layer, epoch, step: later moments are greater
+
+
+def place_of(position: Position) -> Place:
+    return STAGES.index(position.stage), position.layer, position.epoch, position.step
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A rank's part of a network and its training, at a step at which all replicas were alike."""
+
+    parts: dict[str, Parameters]
+    means: list[np.ndarray]  # mean activations of the RBMs
+    state: TrainingState
+    scaling: tuple[np.ndarray, np.ndarray, str]  # offset and scale of the input, and how it is binarised
+
+
+class Moments:
+    """The last two moments of a network, kept in memory: two copies of what this rank trains.
+
+    Ranks may be a step apart when one is lost, so the last moment of one may not be that of another; the one before is.
+    """
+
+    def __init__(self, network: DeepBeliefNetwork) -> None:
+        self.network = network
+        self.kept: dict[Place, Moment] = {}
+
+    def keep(self) -> None:
+        """Copy this moment, unless the last one is hardly older.  Not collective, and the same on all ranks."""
+        here = place_of(self.network.state.position)
+        last = max(self.kept, default=None)
+        if last is not None and here[:3] == last[:3] and here[3] - last[3] < EVERY:
+            return
+        self.kept[here] = copy_of(self.network)
+        for old in sorted(self.kept)[:-2]:
+            del self.kept[old]
+
+
+def copy_of(network: DeepBeliefNetwork) -> Moment:
+    state = network.state
+    named: dict[str, Any] = {name: _copies(getattr(state, name)) for name in ("updates", "best", "outer", "squares")}
+    chains = None if state.chains is None else Chains(state.chains.h)  # replaced by new ones, never changed in place
+    kept = replace(state, position=replace(state.position, sums=dict(state.position.sums)), chains=chains, **named)
+    means = [rbm.mean_activation.copy() for rbm in network.rbms]
+    scaling = network.input_offset, network.input_scale, network.binarise
+    return Moment(_copies(network.parts()), means, kept, scaling)
+
+
+def _copies(named: dict[str, Parameters]) -> dict[str, Parameters]:
+    copies = {}
+    for name, parameters in named.items():
+        copy = copies[name] = parameters.like()
+        copy.flat[:] = parameters.flat
+        if copy.rows is not None and parameters.rows is not None:
+            copy.rows[:] = parameters.rows
+    return copies
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a surviving rank brings to the next grid.
+
+    moments   by place; salvage and ``now``: where it was at its own pace
+    """
+
+    shard: int
+    moments: dict[Place, Moment]
+    salvage: Salvage | None = None
+    now: Moment | None = None
+    staleness: Counter[int] | None = None
+
+
+def carry(network: DeepBeliefNetwork, moments: Moments) -> Carried:
+    """What this rank has, looked at when another was lost.  Not collective."""
+    salvage = None if network.sync is None else network.sync.salvage()
+    now = copy_of(network) if salvage is not None else None
+    return Carried(network.grid.shard, moments.kept, salvage, now, network.staleness)
+
+
+# -- who is left -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """comm: those that go on, replica by replica, then servers; COMM_NULL on a rank whose replica is gone.
+
+    replicas, servers   how many
+    lost                ranks of COMM_WORLD that were lost, and those that stop because their replica is gone
+    """
+
+    comm: MPI.Comm
+    replicas: int
+    servers: int
+    lost: list[int]
+    idle: list[int]
+
+
+def regroup(members: MPI.Comm, grid: Grid | None, n_shards: int, world: MPI.Group) -> Survivors:
+    """Agree on who is left of ``members`` and can go on.  Collective over those that are left.
+
+    grid    theirs, abandoned before; None where one was being made
+    world   the group in which lost ranks are named
+
+    Raises MPI.Exception where none was lost, ModelparError where no replica is whole.
+    """
+    before = members.group
+    members.Revoke()
+    left = members.Shrink()
+    if left.size == before.size:
+        raise MPI.Exception(MPI.ERR_REVOKED)
+    gone = MPI.Group.Difference(before, left.group)
+    lost = sorted(MPI.Group.Translate_ranks(gone, list(range(gone.size)), world))
+    mine = (-2, -2) if grid is None else (grid.replica, grid.shard)
+    seats = left.allgather(mine)
+    if any(replica == -2 for replica, _ in seats):  # nobody has anything to lose: the first ones make new replicas
+        seats = [divmod(rank, n_shards) for rank in range(left.size)]
+    whole = [r for r in sorted({r for r, _ in seats if r >= 0}) if sum(seat[0] == r for seat in seats) == n_shards]
+    if not whole:
+        raise ModelparError(
+            f"rank {', '.join(map(str, lost))} was lost, and no replica is whole any more; go on from the last "
+            "checkpoint with --resume"
+        )
+    servers = [rank for rank, (replica, _) in enumerate(seats) if replica == -1]
+    if {seats[rank][1] for rank in servers} != set(range(n_shards)):  # too few: the replicas hold the parameters
+        servers = []
+    order = [seats.index((r, s)) for r in whole for s in range(n_shards)]
+    # a server serves the shard of its place modulo the shards
+    by_shard = [[rank for rank in servers if seats[rank][1] == s] for s in range(n_shards)]
+    rounds = min((len(ranks) for ranks in by_shard), default=0)
+    order += [by_shard[s][k] for k in range(rounds) for s in range(n_shards)]
+    idle = sorted(MPI.Group.Translate_ranks(left.group, [r for r in range(left.size) if r not in order], world))
+    chosen = left.rank in order
+    comm = left.Split(0 if chosen else MPI.UNDEFINED, order.index(left.rank) if chosen else 0)
+    return Survivors(comm, len(whole), rounds * n_shards, lost, idle)
+
+
+# -- the network that goes on ------------------------------------------------------------------------------------------
+
+
+def rebuild(carried: Carried, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork | None:
+    """The network on the next grid, ready to be trained on; None where the ranks have no moment in common.
+
+    Collective over the grid.
+    """
+    salvaged = carried.salvage is not None and carried.now is not None
+    if grid.comm.allreduce(salvaged, MPI.LAND):
+        return _from_salvage(carried, spec, grid, layout)
+    common = set.intersection(*(set(places) for places in grid.comm.allgather(list(carried.moments))))
+    if not common:
+        return None
+    moment = carried.moments[max(common)]
+    return _network(moment, spec, grid, layout, carried.staleness)
+
+
+def _network(
+    moment: Moment, spec: NetworkSpec, grid: Grid, layout: NetworkLayout, staleness: Counter[int] | None
+) -> DeepBeliefNetwork:
+    network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
+    for name, parameters in network.parts().items():
+        kept = moment.parts[name]
+        parameters.flat[:] = kept.flat
+        if parameters.rows is not None and kept.rows is not None:
+            parameters.rows[:] = kept.rows
+    for rbm, mean in zip(network.rbms, moment.means, strict=True):
+        rbm.mean_activation[:] = mean
+    network.input_offset, network.input_scale, network.binarise = moment.scaling
+    network.state = moment.state
+    network.staleness = staleness if staleness is not None else Counter()
+    if network.state.chains is not None:  # places in the minibatch are shared anew: all begin new ones
+        network.state.chains = None
+    return network
+
+
+def _from_salvage(carried: Carried, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork:
+    salvage, now = carried.salvage, carried.now
+    assert salvage is not None
+    assert now is not None
+    comm = grid.replica_comm
+    # the replica that has fetched last lends what lost hosts held; those that are left give their parts
+    freshest = max((version, -rank) for rank, version in enumerate(comm.allgather(salvage.version)))
+    base = salvage.base.copy()
+    comm.Bcast(base, -freshest[1])
+    for start, values in comm.allgather(salvage.hosted):
+        base[start : start + len(values)] = values
+    for name, where in salvage.slices.items():
+        now.parts[name].flat[:] = base[where]
+    for update in now.state.updates.values():
+        comm.Allreduce(MPI.IN_PLACE, update.flat)  # shares of a replica's own pace add up to one velocity
+    position = now.state.position
+    position.step += grid.comm.allreduce(salvage.steps, MPI.MAX)
+    network = _network(now, spec, grid, layout, carried.staleness)
+    network.refresh()
+    return network

@@ -1,0 +1,311 @@
+"""Greedy layer-wise pre-training (Algorithm 2) and fine-tuning (Algorithm 3), as generators of records.
+
+The loop yields, the caller decides: saving, printing and stopping are not here.  At every yield all ranks stand at the
+same step and the network can be saved; taken up again, from a file or by another call, training goes on from there.
+Replicas that go at their own pace come to a yield where they meet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from modelpar.data import Dataset, Minibatches, check_range
+from modelpar.data.feed import Feed
+from modelpar.errors import ModelparError, SpecError, TrainingError
+from modelpar.model.backprop import FineTuner
+from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState
+from modelpar.model.rbm import RBM
+from modelpar.records import Record
+from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
+from modelpar.sync import Stage, Sync, check_bound, strategy
+from modelpar.training import monitor
+from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
+from modelpar.training.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
+from modelpar.training.feeds import DrawnOnce, feed_above, learn_scaling, mean_of, real_values, visible_feed
+from modelpar.training.minibatch_loop import Course
+from modelpar.training.schedule import step_size
+from modelpar.weights.parameters import Parameters
+
+CHECK_EVERY = 100  # updates between looks for NaN within an epoch
+FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
+
+
+def pretrain(
+    network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpec, sync: SyncSpec | None = None
+) -> Iterator[Record]:
+    """Train one RBM after another, each on the hidden activations of those below (Hinton, Osindero, Teh 2006).
+
+    sync   how replicas stay together; an all-reduce at every step where None
+
+    Yields a ``step`` record after every update (of a parameter server: after those between two meetings) and an
+    ``epoch`` record after every epoch, and nothing where the network's pre-training has been finished before.
+    Collective: every rank must take every record.
+    Raises DataError where the data do not fit, SpecError where they or the minibatches are not those that the stage
+    was begun with, TrainingError where training breaks down.
+    """
+    position = network.state.position
+    if position.stage != "pretrain":
+        return
+    network.record_digests = network.record_digests or training.digests
+    sync = sync or SyncSpec()
+    check_sync(network, sync, training)
+    _first_look(network, dataset)
+    visible = visible_feed(network, dataset, dataset.train, network.binarise)
+    feed: Feed = visible
+    below: Feed = real_values(network, dataset, dataset.train)
+    check_exact(network.spec, training, binary=visible.binary)
+    spread: Feed | None = None
+    if network.rbms[0].weights.needs_all_visible and visible.binary and position.layer == 0:
+        # states of units that others own are read from the data, not received
+        spread = visible_feed(network, dataset, dataset.train, network.binarise, spread=True)
+    for rbm in network.rbms:
+        if rbm.index == position.layer:
+            yield from _train_rbm(network, rbm, feed, below, spread, training, sync)
+            _next_layer(network)
+        if position.stage != "pretrain":
+            return
+        if network.spec.exact and rbm.index == 0:
+            below = DrawnOnce(visible)  # a grey value is no state
+        feed = below = feed_above(network, rbm, below, pass_up=training.pass_up, cache=training.cache)
+        spread = None
+
+
+def _train_rbm(
+    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None, training: TrainingSpec,
+    how: SyncSpec,
+) -> Iterator[Record]:  # fmt: skip
+    """``feed`` is what the RBM is trained on, ``real_feed`` the same before any draw, ``spread`` as in Course."""
+    grid, state, position = network.grid, network.state, network.state.position
+    course = Course(network, feed, epochs=training.epochs, batch_size=training.batch_size,
+                    stage="pretrain", shuffle=rbm.index, packed=True, spread=spread,
+                    sums=("shard_squared_error",))  # fmt: skip
+    if course.unfinished and course.n_done == 0:
+        _set_visible_biases(network, rbm, real_feed)
+    name = f"rbm.{rbm.index}"
+    if name not in state.updates:
+        state.updates[name] = rbm.parameters.like()
+    velocity = state.updates[name]
+    _set_up_chains(network, rbm, training)
+    base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
+    n_visible = network.spec.layers[rbm.index]
+    recorder = Recorder(network, rbm) if network.record_digests else None
+    with _together(network, how, {name: rbm.parameters}, course.n_done) as sync:
+        while course.unfinished:
+            size = step_size(training, base_rate, position.epoch)
+            for stretch in course.stretches(sync):
+                for batch in stretch:
+                    step = rbm.contrastive_divergence(
+                        batch.v, batch.first_draw, training, state.chains, n_all_samples=batch.n_all,
+                        v0_spread=batch.v_spread, in_step=sync.in_step,
+                    )  # fmt: skip
+                    sync.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
+                    # PCD never reconstructs its data, so it has no error to add up: the probe's stands in
+                    course.count(batch, shard_squared_error=0.0 if training.persistent else step.error)
+                record = course.meet()
+                if recorder is not None:  # replicas in step have had one minibatch each
+                    record = replace(record, digests=recorder.of(step.states, batch))
+                if course.crossed(CHECK_EVERY):
+                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
+                yield record
+            sync.settle()
+            network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
+            totals = course.totals()
+            with network.traffic.measuring(), network.traffic.status.phase("scoring"):
+                measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
+            error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
+            measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
+            monitor.check_rbm(rbm.index, measures)
+            yield course.end_epoch({**measures, "learning_rate": size.rate})
+
+
+@contextmanager
+def _together(network: DeepBeliefNetwork, how: SyncSpec, parts: dict[str, Parameters], done: int) -> Iterator[Sync]:
+    """The strategy of one stage, which is the network's while the stage lasts."""
+    state = network.state
+    sync = network.sync = strategy(how, network.grid, network.traffic, network.staleness)
+    sync.begin(Stage(parts, state.updates, state.outer, state.squares, network.refresh, done))
+    try:
+        yield sync
+    except (ModelparError, GeneratorExit):
+        _end(network, sync)  # all ranks are here; after another exception they may not be
+        raise
+    _end(network, sync)
+
+
+def _end(network: DeepBeliefNetwork, sync: Sync) -> None:
+    network.sync = None
+    sync.end()
+
+
+def check_sync(network: DeepBeliefNetwork, sync: SyncSpec, training: TrainingSpec | None = None) -> None:
+    """Raise SpecError, on every rank alike, where a strategy cannot do what else was asked for."""
+    if sync.sync == "allreduce":
+        return
+    if network.spec.exact or network.record_digests:
+        what = "--exact" if network.spec.exact else "--digests"
+        raise SpecError(
+            f"{what} needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
+        )
+    if sync.sync == "server":
+        check_bound(sync, network.grid.n_replicas)
+        if training is not None and training.persistent:
+            raise SpecError(
+                "--persistent needs replicas with places of their own in a minibatch, but --sync is server; use "
+                "--sync local or allreduce"
+            )
+
+
+def fine_tune(
+    network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, sync: SyncSpec | None = None
+) -> Iterator[Record]:
+    """Train all layers for classification by back-propagation, from where pre-training has left them.
+
+    sync   how replicas stay together; an all-reduce at every step where None
+
+    Yields a ``step`` record after every update (with accuracies where ``spec.evaluate_every`` asks for them) and an
+    ``epoch`` record after every epoch.  With ``spec.patience`` the parameters of the best validation accuracy are
+    put back at the end.  A network that was fine-tuned to the end yields nothing.  Collective: every rank must take
+    every record.
+    Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown.
+    """
+    state = network.state
+    if network.output is None:
+        raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
+    if state.position.stage == "done":
+        return
+    # nothing is changed before all that was asked for is known to be possible
+    check_exact_tuning(network.spec, spec)
+    sync = sync or SyncSpec()
+    check_sync(network, sync)
+    _first_look(network, dataset)
+    check_labels(dataset, dataset.train, network.spec.classes)
+    if spec.patience and not has_labels(dataset.validation):
+        raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
+    if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
+        raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
+    if state.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
+        state.forget_stage()
+        state.position = Position("finetune")
+    if not spec.patience:  # of an earlier call that had it
+        state.best.clear()
+    yield from _descend(network, dataset, spec, sync)
+    if state.best and not state.position.reached:
+        for name, parameters in network.parts().items():
+            parameters.flat[:] = state.best[name].flat
+    network.refresh()
+    network.state = TrainingState(Position("done"))
+
+
+def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, how: SyncSpec) -> Iterator[Record]:
+    """The epochs of fine-tuning, until they are over, or the accuracy is reached, or no longer grows."""
+    grid, state, position = network.grid, network.state, network.state.position
+    labels = check_labels(dataset, dataset.train, network.spec.classes)
+    tuner = FineTuner(network, spec, state.updates)
+    feed = real_values(network, dataset, dataset.train)
+    course = Course(network, feed, epochs=spec.epochs, batch_size=spec.batch_size,
+                    stage="finetune", shuffle=FINE_TUNING, sums=("cross_entropy", "n_correct"))  # fmt: skip
+    with _together(network, how, network.parts(), course.n_done) as sync:
+        # looked at before an epoch, not after: a network that was saved at the last record must not go on either
+        while course.unfinished and not position.reached and not _impatient(state, spec):
+            size = step_size(spec, spec.learning_rate, position.epoch)
+            for stretch in course.stretches(sync, spec.evaluate_every):
+                for batch in stretch:
+                    score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
+                    course.count(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
+                record = course.meet()
+                if network.record_digests:
+                    record = replace(record, digests=digests_of_parts(network))
+                if course.crossed(CHECK_EVERY):
+                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
+                in_between = position.step < course.batches.n_steps
+                if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
+                    sync.settle()
+                    with network.traffic.measuring(), network.traffic.status.phase("scoring"):
+                        record.measures.update(accuracy_measures(network, dataset))
+                    position.reached = _reached(spec, record.measures)
+                yield record
+                if position.reached:
+                    return
+            sync.settle()
+            totals = course.totals()
+            with network.traffic.measuring(), network.traffic.status.phase("scoring"):
+                accuracies = accuracy_measures(network, dataset)
+            measures = {"loss": totals["cross_entropy"] / totals["samples"],
+                        "train_accuracy": totals["n_correct"] / totals["samples"],
+                        **accuracies, "learning_rate": size.rate}  # fmt: skip
+            if not np.isfinite(measures["loss"]):
+                raise TrainingError(
+                    f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate"
+                )
+            monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
+            if spec.patience:
+                _remember_best(network, measures["validation_accuracy"])
+            position.reached = _reached(spec, measures)
+            yield course.end_epoch(measures)
+
+
+def _impatient(state: TrainingState, spec: FineTuneSpec) -> bool:
+    return spec.patience > 0 and state.epochs_since_best >= spec.patience
+
+
+def _reached(spec: FineTuneSpec, measures: dict[str, float]) -> bool:
+    accuracy = measures.get("test_accuracy", measures.get("validation_accuracy"))
+    return spec.until_accuracy is not None and accuracy is not None and accuracy > spec.until_accuracy
+
+
+def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
+    state = network.state
+    state.epochs_since_best += 1
+    if accuracy > state.best_accuracy:
+        state.best_accuracy, state.epochs_since_best = accuracy, 0
+        for name, parameters in network.parts().items():
+            if name not in state.best:
+                state.best[name] = parameters.like(rows=False)
+            state.best[name].flat[:] = parameters.flat
+
+
+def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
+    """Check the data's values; a network that was never trained also learns how to scale and binarise them."""
+    if network.spec.visible == "gaussian" and dataset.binarise != "none":
+        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
+    check_range(dataset, network.visible_ids, network.spec.visible, comm=network.grid.comm)
+    if network.state.position == Position():
+        learn_scaling(network, dataset)
+        network.binarise = dataset.binarise
+
+
+def _next_layer(network: DeepBeliefNetwork) -> None:
+    state, layer = network.state, network.state.position.layer + 1
+    state.forget_stage()
+    if layer == len(network.rbms):
+        fresh = Position("finetune" if network.output else "done")
+    else:
+        fresh = Position("pretrain", layer)
+    vars(state.position).update(vars(fresh))
+
+
+def _set_up_chains(network: DeepBeliefNetwork, rbm: RBM, training: TrainingSpec) -> None:
+    """One persistent chain for each place in the minibatch with PCD, none without; those that fit are kept."""
+    grid, state = network.grid, network.state
+    n_chains = grid.replica_comm.allreduce(0 if state.chains is None else state.chains.h.batch)
+    if not training.persistent:
+        state.chains = None
+    elif n_chains != training.batch_size:
+        mine = Minibatches.share(training.batch_size, grid.replica, grid.n_replicas)
+        state.chains = rbm.start_chains(mine.start, mine.stop - mine.start)
+
+
+def _set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:
+    """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), or the mean itself for Gaussian units."""
+    mean = mean_of(network, feed)
+    if rbm.gaussian:
+        rbm.b[:] = mean
+    else:
+        p = np.clip(mean, 0.001, 0.999)  # a pixel that is never on must not outweigh the others
+        # value by value: NumPy's vector loops may round otherwise in another position
+        rbm.b[:] = [math.log(x / (1 - x)) for x in p.tolist()]

@@ -1,0 +1,1 @@
+"""Weights over shards: layouts of matrices, listed connections, and their statistics."""

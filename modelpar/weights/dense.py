@@ -1,0 +1,333 @@
+"""The weights between two layers, held over shards: what a layout means for the products of an RBM.
+
+Every layout answers the same questions, so that the mathematics of RBMs and of back-propagation never asks which one
+it has.  An activation is *owned* (this shard's units) or *spread* (the units that this shard's blocks of weights
+need); which of the two a side of a block needs is all that layouts differ in.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import draws
+from modelpar.comm.exchange import Exchange, Traffic
+from modelpar.kernels.backprop import column_squares, scale_columns
+from modelpar.kernels.digest import digest
+from modelpar.kernels.products import dense
+from modelpar.kernels.products.product import Activations, Product, Sampled, Sampler, plain_sums
+from modelpar.kernels.states import Packed
+from modelpar.kernels.statistics.learning import Counts, SoftCounts
+from modelpar.ownership.layout import UnitLayout
+from modelpar.streams import Stream
+from modelpar.weights.parameters import Parameters
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+
+class Weights(Protocol):
+    """A shard's blocks of one weight matrix, and the products in which they take part.
+
+    spread_visible, spread_hidden   owned activations (n_owned, batch) -> as the blocks need them
+    up, down              spread activations -> summed input of the owned units on the other side, as floats
+    sample_up, sample_down          the same, and what a sampler of the owned units on the other side makes of it
+    sides                 owned and spread activations of both sides -> those that belong to each block
+    All but the last are collective over the shards in at least one layout: call them on all.
+    A returned array, unless it is packed, is used again by the next call of the same method.
+    """
+
+    needs_all_visible: bool  # whether spread visible activations are of more units than the owned ones
+
+    @property
+    def visible_spread(self) -> IntArray:
+        """Ids of the units that spread visible activations are of, in their order."""
+
+    @property
+    def owned_in_spread(self) -> slice:
+        """Where the owned units are among them."""
+
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters: ...
+    def spread_visible(self, owned: Activations) -> Activations: ...
+    def spread_hidden(self, owned: Activations) -> Activations: ...
+    def up(self, parameters: Parameters, visible: Activations) -> Array: ...
+    def down(self, parameters: Parameters, hidden: Activations) -> Array: ...
+    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled: ...
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled: ...
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]: ...
+
+    def counts(self, data: Any, model: Any) -> Counts:
+        """Of one block, from (visible, hidden) activations of both phases as ``sides`` gives them."""
+
+    def soft_counts(self, data: Any, model: Any, n_samples: int) -> SoftCounts:
+        """The same of probabilities; n_samples of the whole minibatch, over all replicas."""
+
+    def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
+        """V = carry * V + gain * visible hidden^T, wherever there is a weight; V is like one block."""
+
+    def for_gradients(self) -> Weights:
+        """How back-propagation holds the same matrix: one block, whose gradients are real values."""
+
+    def refresh(self, parameters: Parameters) -> None:
+        """Make the blocks agree after ``parameters.W`` was changed by anything but statistics.  Collective."""
+
+    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+        """Scale back each hidden unit's incoming weights where they are longer than ``limit``.  Collective."""
+
+    def draw(self, parameters: Parameters, stream: Stream) -> None:
+        """W = standard normal draws, keyed by both units, the same at every grid."""
+
+    def digest(self, W: Array) -> int:
+        """Of this shard's share of the matrix; 64 bits, adds up over the shards."""
+
+    def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
+        """(visible ids, weights) of what this shard holds of one hidden unit, None where it is nothing."""
+
+
+class Dense:
+    """Weights of complete connections: W is a matrix.  What its layouts share."""
+
+    needs_all_visible = False
+    visible_rows: IntArray  # (W.shape[0],) unit ids of the rows of parameters.W
+    hidden_columns: IntArray  # (W.shape[1],) unit ids of its columns
+
+    def __init__(
+        self, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *, exact: bool = False
+    ) -> None:
+        self._visible, self._hidden, self._shard, self._exact = visible, hidden, comm.rank, exact
+        self._visible_exchange = Exchange(comm, visible, traffic)
+        self._hidden_exchange = Exchange(comm, hidden, traffic)
+        self._up, self._down = Scratch(), Scratch()
+        self.visible_rows, self.hidden_columns = visible.ordering, hidden.ordering
+
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
+        return Parameters((len(self.visible_rows), len(self.hidden_columns)), n_b, n_c, dtype)
+
+    def spread_visible(self, owned: Activations) -> Activations:
+        return owned
+
+    def spread_hidden(self, owned: Activations) -> Activations:
+        return owned
+
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]:
+        return [(visible[1], hidden[1])]
+
+    def for_gradients(self) -> Any:
+        return self
+
+    def refresh(self, parameters: Parameters) -> None:
+        """One block always agrees with itself."""
+
+    @property
+    def visible_spread(self) -> IntArray:
+        return self.visible_rows
+
+    @property
+    def owned_in_spread(self) -> slice:
+        start, stop = self._visible.offsets[self._shard : self._shard + 2] if self.needs_all_visible else (0, None)
+        return slice(start, stop)
+
+    def counts(self, data: Any, model: Any) -> Counts:
+        return Counts(data, model)
+
+    def soft_counts(self, data: Any, model: Any, n_samples: int) -> SoftCounts:
+        return SoftCounts(data, model, n_samples)
+
+    def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
+        dense.matmul(visible, hidden.T, V, gain, carry)
+
+    def draw(self, parameters: Parameters, stream: Stream) -> None:
+        W, columns = parameters.W, self.hidden_columns
+        W[:] = 0
+        # the id of a hidden unit stands for the sample; consecutive ids share blocks of the generator, which is faster
+        consecutive = len(columns) > 0 and bool(np.all(np.diff(columns) == 1))
+        draws.sample_gaussian(W, stream, self.visible_rows, int(columns[0]) if consecutive else columns, W)
+
+    def digest(self, W: Array) -> int:
+        return digest(W, self.visible_rows, self.hidden_columns)
+
+    def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
+        found = np.flatnonzero(self.hidden_columns == unit)
+        return (self.visible_rows, W[:, found[0]]) if len(found) else None
+
+    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+        W = parameters.W
+        squares = np.empty(W.shape[1], W.dtype)
+        column_squares(W, squares)
+        self._sum_incoming(squares)
+        lengths = np.sqrt(squares)
+        if np.any(lengths > limit):
+            scale_columns(W, np.minimum(1, limit / np.maximum(lengths, 1e-30)).astype(W.dtype))
+
+    def _sum_incoming(self, sums: Array) -> None:
+        """Add up over the shards, in place, what each holds of a sum over the visible units.  sums (W.shape[1],)"""
+
+    def _upward(self, W: Array, visible: Activations, *, partial: bool = False) -> Product:
+        return Product(W, visible, True, self._visible.n_units, self._exact or partial)
+
+    def _downward(self, W: Array, hidden: Activations, *, partial: bool = False) -> Product:
+        return Product(W, hidden, False, self._hidden.n_units, self._exact or partial)
+
+
+class ColumnWeights(Dense):
+    """A shard holds the columns of its hidden units: (n_visible, n_hidden_owned).
+
+    Visible activations are gathered, their summed inputs reduced; hidden ones stay where they are.
+    """
+
+    needs_all_visible = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.hidden_columns = self._hidden.owned(self._shard)
+
+    def spread_visible(self, owned: Activations) -> Activations:
+        return _gathered(self._visible_exchange, owned)
+
+    def up(self, parameters: Parameters, visible: Activations) -> Array:
+        sums = self._upward(parameters.W, visible).sums(self._up.room)
+        return plain_sums(sums, self._visible.n_units)
+
+    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+        return plain_sums(self._reduced(parameters, hidden), self._hidden.n_units)
+
+    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+        return sampler.of_product(self._upward(parameters.W, visible), self._up.room)
+
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+        return sampler.of_sums(self._reduced(parameters, hidden), self._hidden.n_units)
+
+    def _reduced(self, parameters: Parameters, hidden: Activations) -> Array:
+        partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.room)
+        return self._visible_exchange.reduce(partial)
+
+    def _sum_incoming(self, sums: Array) -> None:
+        """Nothing to add: a column of W is whole on its shard."""
+
+
+class RowWeights(Dense):
+    """A shard holds the rows of its visible units: (n_visible_owned, n_hidden).
+
+    Hidden activations are gathered, their summed inputs reduced; visible ones stay where they are.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.visible_rows = self._visible.owned(self._shard)
+
+    def spread_hidden(self, owned: Activations) -> Activations:
+        return _gathered(self._hidden_exchange, owned)
+
+    def up(self, parameters: Parameters, visible: Activations) -> Array:
+        return plain_sums(self._reduced(parameters, visible), self._visible.n_units)
+
+    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+        sums = self._downward(parameters.W, hidden).sums(self._down.room)
+        return plain_sums(sums, self._hidden.n_units)
+
+    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+        return sampler.of_sums(self._reduced(parameters, visible), self._visible.n_units)
+
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+        return sampler.of_product(self._downward(parameters.W, hidden), self._down.room)
+
+    def _reduced(self, parameters: Parameters, visible: Activations) -> Array:
+        return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.room))
+
+    def _sum_incoming(self, sums: Array) -> None:
+        self._hidden_exchange.sum_over_shards(sums)
+
+
+class DualWeights(ColumnWeights):
+    """A shard holds the columns of its hidden units (``parameters.W``) and the rows of its visible units (``.rows``).
+
+    Every sum is made on the shard that owns the unit, so nothing is reduced: both sides are gathered, states as bits.
+    The two blocks get the same statistics in the same arithmetic, and so stay the same matrix bit for bit, where these
+    are whole numbers.
+    """
+
+    @property
+    def hidden_order(self) -> IntArray:
+        """(n_hidden,) unit ids of the columns of ``rows``."""
+        return self._hidden.ordering
+
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
+        columns = (len(self.visible_rows), len(self.hidden_columns))
+        rows = (int(self._visible.counts[self._shard]), self._hidden.n_units)
+        return Parameters(columns, n_b, n_c, dtype, rows)
+
+    def spread_hidden(self, owned: Activations) -> Activations:
+        return _gathered(self._hidden_exchange, owned)
+
+    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+        assert parameters.rows is not None
+        sums = self._downward(parameters.rows, hidden).sums(self._down.room)
+        return plain_sums(sums, self._hidden.n_units)
+
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+        assert parameters.rows is not None
+        return sampler.of_product(self._downward(parameters.rows, hidden), self._down.room)
+
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]:
+        return [(visible[1], hidden[0]), (visible[0], hidden[1])]
+
+    def for_gradients(self) -> ColumnWeights:
+        return _ColumnsOf(self)
+
+    def refresh(self, parameters: Parameters) -> None:
+        """Every shard sends each other the rows that it wants of its columns."""
+        assert parameters.rows is not None
+        comm, mine = self._hidden_exchange.comm, self._hidden.counts[self._shard]
+        rows, columns = self._visible.counts, self._hidden.counts
+        received = np.empty(int(rows[self._shard]) * self._hidden.n_units, parameters.W.dtype)
+        comm.Alltoallv([parameters.W, rows * mine], [received, rows[self._shard] * columns])
+        # what comes from a shard is its columns of these rows; parameters.rows has the columns shard after shard
+        at = 0
+        for shard in range(comm.size):
+            n = int(rows[self._shard] * columns[shard])
+            part = received[at : at + n].reshape(int(rows[self._shard]), int(columns[shard]))
+            start = int(self._hidden.offsets[shard])
+            parameters.rows[:, start : start + part.shape[1]] = part
+            at += n
+
+
+class _ColumnsOf(ColumnWeights):
+    """The columns of a dual layout, for real-valued gradients: as a column layout, through the same exchanges."""
+
+    def __init__(self, dual: DualWeights) -> None:
+        vars(self).update(vars(dual))
+
+
+LAYOUTS: dict[str, type[ColumnWeights | RowWeights]] = {
+    "column": ColumnWeights, "row": RowWeights, "dual": DualWeights,
+}  # fmt: skip
+
+
+def _gathered(exchange: Exchange, owned: Activations) -> Activations:
+    return exchange.gather_packed(owned) if isinstance(owned, Packed) else exchange.gather(owned)
+
+
+class Scratch:
+    """One array that is used again and again, for batches of changing size."""
+
+    def __init__(self) -> None:
+        self._flat: Array = np.empty(0)
+
+    def room(self, n_units: int, batch: int, dtype: npt.DTypeLike) -> Array:
+        """(n_units, batch), contents undefined."""
+        if self._flat.size < n_units * batch or self._flat.dtype != dtype:
+            self._flat = np.empty(n_units * batch, dtype)
+        return self._flat[: n_units * batch].reshape(n_units, batch)
+
+    def like(self, activations: Array, n_units: int) -> Array:
+        """(n_units, batch) of the type and batch size of ``activations``; contents undefined."""
+        return self.room(n_units, activations.shape[1], activations.dtype)

@@ -1,0 +1,278 @@
+"""Weights of connections that are not complete, held over shards: compressed, and exchanging only what is needed.
+
+A shard holds the connections of its hidden units and those of its visible units.  Those between two of its own are
+held once; those to a unit of another shard are held on both sides, and learn the same there.  So every sum is made on
+the shard that owns the unit, nothing but states of single units travels, and no float where states are packed: the
+dual layout of a matrix most of which is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.comm.exchange import Traffic
+from modelpar.comm.halo import Halo, Pending
+from modelpar.kernels.digest import digest_listed
+from modelpar.kernels.listed import products as loops
+from modelpar.kernels.listed.blocks import BlockCounts, Blocks, BlockSoftCounts
+from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.products.product import Activations, Sampled, Sampler, plain_sums
+from modelpar.kernels.states import Packed, unpack
+from modelpar.ownership.connections import Connections, runs
+from modelpar.ownership.layout import UnitLayout
+from modelpar.streams import Stream
+from modelpar.weights.parameters import Parameters
+from modelpar.weights.shard_lists import Shared
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+AFLOAT = 3  # packed activations of a shard that may travel at the same time
+
+
+class SparseWeights:
+    """``parameters.W`` (connections,): those of the owned hidden units as the whole matrix has them, then the others.
+
+    Activations are spread to the units that this shard's connections have an end at, its own first.  Making one is
+    collective over ``comm``.
+
+    recompute   draw the hidden states of others that are needed here too, from their inputs, in place of receiving
+                them: draws belong to units, so they are the same bits.  All connections of these units are held for
+                it, and more visible states travel.
+    """
+
+    needs_all_visible = True
+
+    def __init__(
+        self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *,
+        exact: bool = False, recompute: bool = False,
+    ) -> None:  # fmt: skip
+        self.connections, self._comm, self.recompute = connections, comm, recompute
+        self._visible_ids, self._hidden_ids = visible.owned(comm.rank), hidden.owned(comm.rank)
+        shared = Shared(connections, visible, hidden, comm.rank, whole=recompute)
+        self._visible_halo = Halo(comm, visible, shared.visible_needed, traffic)
+        self._hidden_halo = Halo(comm, hidden, shared.hidden_needed, traffic)
+        self._starts = shared.starts
+        self.n_own = int(shared.starts[-1])
+        self.n_weights = self.n_own + len(shared.foreign[0])
+        self._lent = shared.lent(comm.size)
+        self._borrowed = np.bincount(hidden.owner[shared.foreign[1]], minlength=comm.size)
+        self._up, self._n_own_blocks, self._up_inner = shared.up(self._visible_halo.units, self._hidden_halo.units)
+        self._down, self._down_inner = shared.down(self._hidden_halo.units)
+        # by the identity of the words, which are kept with them, so that no other array is taken for them
+        self._travelling: dict[int, tuple[Array, Halo, Pending]] = {}
+        self._drawn_here: dict[int, tuple[Array, Packed]] = {}
+
+    # -- what an RBM asks of its weights -----------------------------------------------------------------------------
+
+    @property
+    def hidden_ids(self) -> IntArray:
+        """Ids of the owned hidden units."""
+        return self._hidden_ids
+
+    @property
+    def visible_spread(self) -> IntArray:
+        """Ids of the units that spread visible activations are of."""
+        return self._visible_halo.units
+
+    @property
+    def owned_in_spread(self) -> slice:
+        return slice(len(self._visible_ids))
+
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
+        return Parameters((self.n_weights,), n_b, n_c, dtype)
+
+    def spread_visible(self, owned: Activations) -> Activations:
+        return self._spread(self._visible_halo, owned)
+
+    def spread_hidden(self, owned: Activations) -> Activations:
+        if isinstance(owned, Packed) and id(owned.words) in self._drawn_here:
+            return self._drawn_here[id(owned.words)][1]
+        return self._spread(self._hidden_halo, owned)
+
+    def _spread(self, halo: Halo, owned: Activations) -> Activations:
+        """Packed values are handed on while they travel: units that need none of the halo are computed meanwhile."""
+        if not isinstance(owned, Packed):
+            pending = halo.begin(owned)
+            halo.end(pending)
+            return pending.whole
+        pending = halo.begin(owned.rows)
+        spread = Packed(pending.whole.reshape(halo.n_units, owned.planes, owned.words.shape[2]), owned.batch)
+        if pending.requests:
+            self._travelling[id(spread.words)] = spread.words, halo, pending
+        while len(self._travelling) > AFLOAT:  # of PCD some are never asked for
+            _, halo, pending = self._travelling.pop(next(iter(self._travelling)))
+            halo.end(pending)
+        return spread
+
+    def _arrive(self, *spread: Activations) -> None:
+        for activations in spread:
+            if isinstance(activations, Packed) and id(activations.words) in self._travelling:
+                _, halo, pending = self._travelling.pop(id(activations.words))
+                halo.end(pending)
+
+    def up(self, parameters: Parameters, visible: Activations) -> Array:
+        return self._sums(self._up, slice(self._n_own_blocks), self._up_inner, parameters.W, visible, self._sizes[0])
+
+    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+        return self._sums(self._down, slice(None), self._down_inner, parameters.W, hidden, self._sizes[1])
+
+    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+        if self.recompute and isinstance(visible, Packed) and parameters.W.dtype == np.float32 and compiled():
+            return self._sample_all(parameters.W, visible, sampler)
+        part = slice(self._n_own_blocks)
+        return self._sampled(self._up, part, self._up_inner, parameters.W, visible, sampler, self._sizes[0])
+
+    def _sample_all(self, W: Array, visible: Packed, sampler: Sampler) -> Sampled:
+        """Draw the owned hidden units and those of the halo, whose biases are received; hand out the owned ones."""
+        biases = self._hidden_halo.begin(np.ascontiguousarray(sampler.bias[:, None]))
+        self._hidden_halo.end(biases)
+        wider = replace(sampler, bias=biases.whole[:, 0], unit_ids=self._hidden_halo.units)
+        size = self._hidden_halo.n_units, self._sizes[0][1]
+        found = self._sampled(self._up, slice(self._up.n_blocks), self._up_inner, W, visible, wider, size)
+        states = None if found.states is None else self._own_part(found.states)
+        statistic = found.statistic
+        if statistic is not None:
+            statistic = states if statistic is found.states else self._own_part(statistic)
+        means = None if found.means is None else found.means[: len(self._hidden_ids)]
+        return Sampled(means, states, statistic, found.error)
+
+    def _own_part(self, drawn: Packed) -> Packed:
+        own = Packed(drawn.words[: len(self._hidden_ids)], drawn.batch)
+        self._drawn_here[id(own.words)] = own.words, drawn
+        while len(self._drawn_here) > AFLOAT:
+            self._drawn_here.pop(next(iter(self._drawn_here)))
+        return own
+
+    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+        part = slice(self._down.n_blocks)
+        return self._sampled(self._down, part, self._down_inner, parameters.W, hidden, sampler, self._sizes[1])
+
+    def _sampled(
+        self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, sampler: Sampler,
+        size: tuple[int, int],
+    ) -> Sampled:  # fmt: skip
+        n_units, n_inputs = size
+        if not isinstance(x, Packed) or W.dtype != np.float32 or not compiled():
+            return sampler.of_sums(self._whole_sums(blocks, part, inner, W, x, n_units, n_inputs), n_inputs)
+
+        def split(run: Callable[[int, int], None]) -> None:
+            blocks.split(run, slice(inner))
+            self._arrive(x)
+            blocks.split(run, slice(inner, part.stop))
+
+        return sampler.drawn(n_units, x.batch, blocks.sampler_of(W, x, n_inputs, sampler.bias), split)
+
+    @property
+    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(owned units, most units that one of them sums over) of hidden and of visible units"""
+        wide = self.connections.widest, self.connections.widest_down
+        return (len(self._hidden_ids), wide[0]), (len(self._visible_ids), wide[1])
+
+    def _sums(self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, size: tuple[int, int]) -> Array:
+        return plain_sums(self._whole_sums(blocks, part, inner, W, x, *size), size[1])
+
+    def _whole_sums(
+        self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, n_units: int, n_inputs: int
+    ) -> Array:
+        """Summed input (n_units, batch): int32 steps where x is packed and weights are float32, else floats."""
+        if isinstance(x, Packed) and W.dtype == np.float32:
+            sums = np.empty((n_units, x.batch), np.int32)
+            blocks.sum_states(W, x, n_inputs, sums, slice(inner))
+            self._arrive(x)
+            blocks.sum_states(W, x, n_inputs, sums, slice(inner, part.stop))
+            return sums
+        self._arrive(x)
+        values = unpack(x, W.dtype) if isinstance(x, Packed) else x
+        sums = np.empty((n_units, values.shape[1]), values.dtype)
+        blocks.multiply(W, values, sums, part)
+        return sums
+
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]:
+        for _, halo, pending in self._travelling.values():  # all that this step has begun, asked for or not
+            halo.end(pending)
+        self._travelling.clear()
+        return [(visible[1], hidden[1])]
+
+    def counts(self, data: Any, model: Any) -> BlockCounts:
+        return BlockCounts(self._up, self.n_weights, data, model)
+
+    def soft_counts(self, data: Any, model: Any, n_samples: int) -> BlockSoftCounts:
+        return BlockSoftCounts(self._up, self.n_weights, data, model, n_samples)
+
+    def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
+        self._up.add_products(V, visible, hidden, gain, carry)
+
+    def for_gradients(self) -> SparseWeights:
+        return self
+
+    # -- the weights as such -----------------------------------------------------------------------------------------
+
+    def draw(self, parameters: Parameters, stream: Stream) -> None:
+        """Standard normal draws, keyed by both units as those of a dense matrix are."""
+        blocks, units, columns = self._up, self._visible_halo.units, self._hidden_halo.units
+        loops.draw_weights(*blocks.lists, units, columns, *stream.words, parameters.W)
+
+    def refresh(self, parameters: Parameters) -> None:
+        """The owners of hidden units lend their weights to those of the visible units."""
+        W = parameters.W
+        sent = W[self._lent[0]]
+        self._comm.Alltoallv([sent, self._lent[1]], [W[self.n_own :], self._borrowed])
+
+    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+        """Scale back each hidden unit's incoming weights where they are longer than ``limit``."""
+        W, blocks = parameters.W, self._up
+        lengths = np.zeros((len(self._hidden_ids), 1), W.dtype)
+        loops.norms(W, self._starts, lengths[:, 0])
+        spread = self.spread_hidden(np.asarray(np.minimum(1, limit / np.maximum(lengths, 1e-30)), W.dtype))
+        assert not isinstance(spread, Packed)
+        loops.scale_members(blocks.first, blocks.members, blocks.outs, blocks.at, spread[:, 0], W)
+
+    def digest(self, W: Array) -> int:
+        """Of the connections of the owned hidden units; 64 bits, adds up over the shards."""
+        offsets, below = self.connections.below(self._hidden_ids)
+        return digest_listed(W[: self.n_own], below, np.repeat(self._hidden_ids, np.diff(offsets)))
+
+    def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
+        """(visible ids, weights) of one hidden unit, where this shard owns it."""
+        j = int(np.searchsorted(self._hidden_ids, unit))
+        if j == len(self._hidden_ids) or self._hidden_ids[j] != unit:
+            return None
+        _, below = self.connections.below(self._hidden_ids[j : j + 1])
+        return np.asarray(below, np.int64), W[self._starts[j] : self._starts[j + 1]]
+
+    @property
+    def halo_units(self) -> tuple[int, int]:
+        """Visible and hidden units of others whose states this shard needs"""
+        return self._visible_halo.n_halo, self._hidden_halo.n_halo
+
+    @property
+    def list_bytes(self) -> int:
+        """Memory of the lists of connections."""
+        return self._up.n_bytes + self._down.n_bytes
+
+    @property
+    def ends(self) -> tuple[IntArray, IntArray]:
+        """(n_weights,) visible and hidden unit ids of every weight that is held, in the order of W"""
+        blocks = self._up
+        sizes, widths = np.diff(blocks.members), np.diff(blocks.first)
+        lengths = np.repeat(widths, sizes)
+        inputs = blocks.inputs[runs(np.repeat(blocks.first[:-1], sizes), lengths)]
+        order = runs(blocks.at, lengths)
+        visible, hidden = np.empty(self.n_weights, np.int64), np.empty(self.n_weights, np.int64)
+        visible[order] = self._visible_halo.units[inputs]
+        hidden[order] = self._hidden_halo.units[np.repeat(blocks.outs, lengths)]
+        return visible, hidden
+
+    @property
+    def numbers(self) -> tuple[IntArray, IntArray]:
+        """(n_owned hidden,) where in the whole matrix the connections of each begin, and how many there are"""
+        return self.connections.offsets_of(self._hidden_ids), self.connections.degrees()[1][self._hidden_ids]

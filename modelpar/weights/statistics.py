@@ -1,0 +1,177 @@
+"""The statistics of one step, as the blocks of weights and the biases need them, and what is learned from them.
+
+Whole numbers wherever states are packed: they add up to the same over samples, shards and replicas in any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.products.product import Activations
+from modelpar.kernels.reductions import row_sums
+from modelpar.kernels.states import Packed, unpack
+from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
+from modelpar.kernels.statistics.probability_counts import add_steps
+from modelpar.weights.dense import Weights
+from modelpar.weights.parameters import Parameters
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the statistics: owned activations, and the same as the blocks need them (spread).
+
+    v: packed states or real values; s: k-bit values, probabilities, or real values
+    """
+
+    v: Activations
+    v_spread: Activations
+    s: Activations
+    s_spread: Activations
+
+
+class Statistics:
+    """What the phases of one step say of the weights and biases of one RBM.
+
+    data, model   the two phases of this replica's part of the minibatch
+    n_samples     of the whole minibatch, over all replicas
+    whole         all v are packed states, and s k-bit values or probabilities in float32: the statistics are whole
+                  numbers.  The same on all replicas.
+    """
+
+    def __init__(self, weights: Weights, data: Phase, model: Phase, n_samples: int, *, whole: bool) -> None:
+        self.data, self.model, self.n_samples, self.whole = data, model, n_samples, whole
+        self._weights = weights
+        pairs = [weights.sides((phase.v, phase.v_spread), (phase.s, phase.s_spread)) for phase in (data, model)]
+        self._pairs = list(zip(*pairs, strict=True))  # for each block ((v0, s0), (v1, s1))
+
+    @property
+    def planes(self) -> int:
+        """Bits of the hidden side, 0 where it is real."""
+        return self.data.s.planes if isinstance(self.data.s, Packed) else 0
+
+    def blocks(self) -> list[Counts | SoftCounts]:
+        """The statistics of each block of weights, where they are whole numbers."""
+        if self.planes:
+            return [self._weights.counts(data, model) for data, model in self._pairs]
+        return [self._weights.soft_counts(data, model, self.n_samples) for data, model in self._pairs]
+
+    def sums(self) -> tuple[Array, Array]:
+        """(those of the owned visible units, of the owned hidden units), for the biases
+
+        Whole numbers: int64 (in the unit of ``blocks`` for hidden units); else floats.
+        """
+        v, s = (self._difference(side) for side in ("v", "s"))
+        return v, s
+
+    def _difference(self, side: str) -> Array:
+        data, model = getattr(self.data, side), getattr(self.model, side)
+        if isinstance(data, Packed) and isinstance(model, Packed):
+            return data.sums() - model.sums()
+        if self.whole:  # probabilities, in their steps
+            scale = self.blocks()[0].scale  # type: ignore[union-attr]
+            return np.asarray(_steps(data, scale) - _steps(model, scale))
+        return np.asarray(_row_sums(data) - _row_sums(model))
+
+    def add_to(self, velocity: Parameters, carry: float, gain: float) -> None:
+        """velocity = carry * velocity + gain * statistics, in floats, all parameters."""
+        self._add_phase(velocity, 0, carry, gain)
+        self._add_phase(velocity, 1, 1.0, -gain)
+        self._add_to_biases(velocity, carry, gain)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether only the data's visible side is real, as for grey values: the model's phase is whole numbers then."""
+        sides = (self.data.s, self.model.v, self.model.s)
+        return not isinstance(self.data.v, Packed) and all(isinstance(side, Packed) for side in sides)
+
+    def add_data_to(self, velocity: Parameters, carry: float, gain: float) -> list[Counts]:
+        """As ``add_to``, but for the model's share of the weights, which is returned as the counts of each block."""
+        self._add_phase(velocity, 0, carry, gain)
+        self._add_to_biases(velocity, carry, gain)
+        counts = []
+        for _, (v1, s1) in self._pairs:
+            assert isinstance(v1, Packed)  # mixed statistics have these
+            assert isinstance(s1, Packed)
+            nothing = Packed(np.zeros_like(v1.words), v1.batch)
+            counts.append(self._weights.counts((nothing, s1), (v1, s1)))
+        return counts
+
+    def _add_phase(self, velocity: Parameters, phase: int, carry: float, gain: float) -> None:
+        for V, pair in zip(velocity.blocks, self._pairs, strict=True):
+            v, s = pair[phase]
+            self._weights.add_products(V, _floats(v, V.dtype), _floats(s, V.dtype), gain, carry)
+
+    def _add_to_biases(self, velocity: Parameters, carry: float, gain: float) -> None:
+        for phase, sign, keep in ((self.data, 1.0, carry), (self.model, -1.0, 1.0)):
+            for activations, bias in ((phase.v, velocity.b), (phase.s, velocity.c)):
+                bias *= bias.dtype.type(keep)
+                bias += bias.dtype.type(sign * gain) * _row_sums(activations).astype(bias.dtype)
+
+
+@dataclass(frozen=True)
+class ExactGradient:
+    """The gradient of one layer's parameters, summed over this replica's samples in float64 without rounding.
+
+    For ``Sync.learn`` it is what statistics in whole numbers are: it adds up exactly over replicas.
+    """
+
+    W: Array  # like the block of weights
+    n_b: int  # visible biases, which back-propagation leaves alone
+    c: Array  # (n_c,)
+    n_samples: int  # of the whole minibatch
+
+    whole = True
+    planes = 0
+    unit = -1.0  # downhill
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.W.shape
+
+    def blocks(self) -> list[ExactGradient]:
+        return [self]
+
+    def sums(self) -> tuple[Array, Array]:
+        return np.zeros(self.n_b), self.c
+
+    def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
+        update_from(self.W, W, V, carry, gain, shrink)
+
+    def fill(self, out: Array) -> None:
+        out[:] = self.W
+
+
+def _floats(x: Activations, dtype: npt.DTypeLike) -> Array:
+    """Real values; k-bit ones in their unit."""
+    if not isinstance(x, Packed):
+        return x
+    values = unpack(x, dtype)
+    if x.planes > 1:
+        values *= values.dtype.type(1.0 / ((1 << x.planes) - 1))
+    return values
+
+
+def _row_sums(x: Activations) -> Array:
+    if isinstance(x, Packed):
+        return np.asarray(x.sums() / ((1 << x.planes) - 1))
+    sums = np.empty(len(x), x.dtype)
+    row_sums(x, sums)
+    return sums
+
+
+def _steps(x: Activations, scale: Any) -> npt.NDArray[np.int64]:
+    if isinstance(x, Packed):
+        return x.sums()
+    sums = np.zeros(len(x), np.int64)
+    if compiled():
+        add_steps(x, scale, sums)
+    else:
+        sums += np.rint(x * scale).sum(axis=1, dtype=np.float64).astype(np.int64)
+    return sums

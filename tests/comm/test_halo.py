@@ -1,0 +1,195 @@
+"""What travels where connections are not complete: bytes as predicted from the partition, and exact mode's bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+import partitioners
+from modelpar import checkpoint
+from modelpar.comm.exchange import Traffic
+from modelpar.comm.grid import Grid
+from modelpar.comm.halo import Halo
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.ownership.build_connections import connect
+from modelpar.ownership.costs import halo_bytes
+from modelpar.ownership.layout import UnitLayout
+from modelpar.ownership.placement import BY_PLACE, graph_of, place
+from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.training.trainer import fine_tune, pretrain
+from tests import networks, small
+from tests.comm import test_traffic as traffic
+
+pytestmark = pytest.mark.ranks
+
+SHAPES = networks.grids(MPI.COMM_WORLD)
+shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} replicas".format)
+
+NETWORKS = {
+    "local": ((36, 32, 18), "local:3,local:2"),
+    "local, stride 2": ((49, 27, 8), "local:3/2,local:2"),
+    "random": ((20, 15, 9), "random:4,random:3"),
+    "thin": ((20, 15, 9), "erdos-renyi:0.1,erdos-renyi:0.3"),
+    "small world": ((20, 15, 9), "small-world:4/0.2"),
+    "scale free": ((20, 15, 9), "scale-free:3"),
+    "RadiX-Net": ((16, 16, 16), "radix-net:2x2/4"),
+}
+METHODS = BY_PLACE  # what a search makes of them is another set of owners
+
+
+def sharded(comm, name: str, shape, method: str, **more) -> DeepBeliefNetwork:
+    layers, wires = NETWORKS[name]
+    spec = NetworkSpec(layers, connections=wires, **more)
+    layout = place(spec, shape[0], comm, partitioner=method)
+    return DeepBeliefNetwork(spec, networks.grid_of(comm.size, shape), layout)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(n, m) for n in NETWORKS for m in METHODS if n.startswith("local") or m not in ("tiles", "strips")],
+)
+@pytest.mark.parametrize(
+    "changes",
+    [{"statistics": "1"}, {}, {"statistics": "4", "gibbs_steps": 2}, {"persistent": True, "statistics": "8"}],
+    ids=str,
+)
+@shapes
+def test_bytes_that_are_predicted_are_those_that_are_counted(comm, agree, shape, changes, method, name):
+    network = sharded(comm, name, shape, method)
+    spec = replace(traffic.STATES, **changes)
+    graph = graph_of(network.spec, connect(network.spec, comm))
+    owners = tuple(layer.owner for layer in network.layout.layers)
+    volume = partitioners.measure(graph, partitioners.Partition(owners, shape[0])).volume
+    counted: list[int] = []
+    for record in pretrain(network, traffic.dataset(network.spec.layers[0]), spec):
+        if record.kind == "step":
+            counted.append(_halo(network, comm))
+    wanted, steps = 0, iter(counted)
+    for i in range(2):
+        start = wanted if i == 0 else _before(counted, i, spec)
+        total = start
+        for n, batch in enumerate(traffic.steps_of(spec)):
+            cuts = np.minimum(np.arange(shape[1] + 1) * spec.batch_size // shape[1], batch)
+            for part in np.diff(cuts).tolist():
+                total += halo_bytes(
+                    int(volume.up[i]), int(volume.down[i]), part, planes=spec.planes, gibbs_steps=spec.gibbs_steps,
+                    persistent=spec.persistent, read=i == 0,
+                )  # fmt: skip
+            found = next(steps)
+            if i == 0 or n > 0:
+                agree(found == total, f"RBM {i}, step {n}: {found} instead of {total}")
+            else:  # what hands the data up has been counted by then
+                total = found
+    agree(shape[0] > 1 or not any(counted))
+
+
+def _halo(network: DeepBeliefNetwork, comm) -> int:
+    return sum(network.traffic.total(comm)["shard"].get("halo", {}).values())
+
+
+def _before(counted: list[int], i: int, spec: TrainingSpec) -> int:
+    return counted[i * len(traffic.steps_of(spec)) - 1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("changes", [{"statistics": "1"}, {}, {"gibbs_steps": 2}], ids=str)
+@pytest.mark.parametrize("owners", ["strided", "random"])
+@shapes
+def test_bytes_where_hidden_states_are_drawn_again(comm, agree, shape, owners, changes, name):
+    """Visible states of all that the hidden units of the halo are connected with, and their biases."""
+    layers, wires = NETWORKS[name]
+    spec, training = (
+        NetworkSpec(layers[:2], connections=wires.split(",")[0], halo="recompute"),
+        replace(traffic.STATES, **changes),
+    )
+    network = networks.sharded(comm, spec, shape, owners)
+    mask = networks.mask_of(network, 0) != 0
+    up = down = 0
+    for shard in range(shape[0]):
+        own_v, own_h = (layer.owner == shard for layer in network.layout.layers[:2])
+        hidden = mask[own_v].any(axis=0) | own_h
+        visible = mask[:, hidden].any(axis=1) | own_v
+        up += int((visible & ~own_v).sum())
+        down += int((hidden & ~own_h).sum())
+    wanted = 0
+    for batch in traffic.steps_of(training):
+        cuts = np.minimum(np.arange(shape[1] + 1) * training.batch_size // shape[1], batch)
+        for part in np.diff(cuts).tolist():
+            wanted += halo_bytes(
+                up, down, part, planes=training.planes, gibbs_steps=training.gibbs_steps, recompute=True
+            )
+    for _ in pretrain(network, traffic.dataset(layers[0]), training):
+        pass
+    found = _halo(network, comm)
+    agree(found == wanted, f"{found} instead of {wanted}")
+
+
+@pytest.mark.parametrize("kind", networks.OWNERS)
+def test_a_halo_brings_each_unit_that_is_needed_and_no_other(comm, agree, kind):
+    layout = UnitLayout.from_owners(networks.owners(kind, 23, comm.size), comm.size)
+    rng = np.random.default_rng(comm.rank)
+    needed = np.unique(np.concatenate([layout.owned(comm.rank), rng.choice(23, 7, replace=False)]))
+    halo = Halo(comm, layout, needed, Traffic())
+    agree(np.array_equal(np.sort(halo.units), needed))
+    agree(np.array_equal(halo.units[: halo.n_owned], layout.owned(comm.rank)))
+    whole = np.random.default_rng(5).random((23, 6))
+    pending = halo.begin(np.ascontiguousarray(whole[layout.owned(comm.rank)]))
+    halo.end(pending)
+    agree(np.array_equal(pending.whole, whole[halo.units]))
+    received = comm.allreduce(halo.n_halo)
+    n_bytes = halo.traffic.total(comm)["shard"].get("halo", {}).get("floats", 0)
+    agree(n_bytes == received * 6 * 8)
+
+
+# -- exact mode --------------------------------------------------------------------------------------------------------
+
+EXACT = TrainingSpec(
+    epochs=2, batch_size=70, learning_rate=0.2, momentum_epochs=1, weight_decay=0.01, statistics="3",
+    reconstruction="states", pass_up="states",
+)  # fmt: skip
+TUNING = FineTuneSpec(epochs=1, batch_size=16, learning_rate=0.3, dropout=0.2, weight_decay=0.01)
+
+
+def exact_network(name: str, grid: Grid, layout=None, halo: str = "auto") -> DeepBeliefNetwork:
+    layers, wires = NETWORKS[name]
+    spec = NetworkSpec(layers, connections=wires, halo=halo, classes=3, seed=11, exact=True, weight_scale=0.3)
+    return DeepBeliefNetwork(spec, grid, layout)
+
+
+def trained(network: DeepBeliefNetwork, path: Path, changes: dict) -> tuple[bytes, list]:
+    """The bytes of the checkpoint at the end, and the digests of all updates."""
+    data = small.dataset(network.spec.layers[0], kind="bits")
+    digests = [r.digests for r in pretrain(network, data, replace(EXACT, **changes)) if r.kind == "step"]
+    digests += [r.digests for r in fine_tune(network, data, TUNING) if r.kind == "step"]
+    checkpoint.save(network, path)
+    return network.grid.comm.bcast(path.read_bytes() if network.grid.comm.rank == 0 else None), digests
+
+
+@cache
+def grid_of_one() -> Grid:
+    return Grid(MPI.COMM_SELF)
+
+
+ALONE: dict[tuple, tuple] = {}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("changes", [{}, {"statistics": "float"}, {"persistent": True, "gibbs_steps": 2}], ids=str)
+@pytest.mark.parametrize(("owners", "halo"), [("blocks", "receive"), ("random", "receive"), ("random", "recompute")])
+@shapes
+def test_exact_mode_leaves_the_same_bytes_at_every_grid(comm, agree, shape, halo, owners, changes, name, tmp_path):
+    key = (name, str(changes))
+    if key not in ALONE:
+        ALONE[key] = trained(exact_network(name, grid_of_one()), tmp_path / "alone.safetensors", changes)
+    layers, _ = NETWORKS[name]
+    its_owners = [networks.owners(owners, n, shape[0], i) for i, n in enumerate(layers)]
+    layout = networks.NetworkLayout.from_owners(its_owners, shape[0])
+    network = exact_network(name, networks.grid_of(comm.size, shape), layout, halo)
+    found = trained(network, comm.bcast(tmp_path) / "here.safetensors", changes)
+    agree(found[1] == ALONE[key][1], "digests differ")
+    agree(found[0] == ALONE[key][0], "bytes differ")

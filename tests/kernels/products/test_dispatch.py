@@ -1,0 +1,349 @@
+"""Which kernel is chosen, and the calibration that is kept for it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from modelpar.errors import SpecError
+from modelpar.kernels import threads
+from modelpar.kernels.llvm.lookup import HAS_LOOKUP, compiled
+from modelpar.kernels.products import dispatch, subset_sums
+from modelpar.kernels.products.dispatch import VARIABLE, Calibration, Rate, available, choose
+from modelpar.kernels.states import pack
+
+needs_compilation = pytest.mark.skipif(not compiled(), reason="without compilation there is one kernel")
+
+# Nanoseconds as a core of 2024 has them; with the fastest dense kernel changed where a test needs it.
+TYPICAL = {
+    "registers": Rate(0.2, 0.003), "tables": Rate(0.5, 0.006), "lists": Rate(0.4, 0.02), "blas": Rate(0.1, 0.01),
+}  # fmt: skip
+DENSE = "registers" if HAS_LOOKUP else "tables"
+
+
+def states(density, n_in=784, batch=256):
+    return pack(np.random.default_rng(0).random((n_in, batch)) < density)
+
+
+def calibration(**down):
+    """Typical rates in both directions, but these downwards."""
+    rates = {f"{way}.up": rate for way, rate in TYPICAL.items()}
+    return Calibration(rates | {f"{way}.down": rate for way, rate in (TYPICAL | down).items()}, 1, "a processor")
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    before = dispatch.calibration()
+    dispatch.use(calibration())
+    yield
+    dispatch.use(before)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache directory of the user."""
+    monkeypatch.setattr(dispatch.platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    return tmp_path / "cache"
+
+
+# what is chosen
+
+
+@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("density", [0.001, 0.5])
+@pytest.mark.parametrize("up", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_environment_names_the_kernel(name, density, up, whole, monkeypatch):
+    monkeypatch.setenv(VARIABLE, name)
+    assert choose(states(density), 500, up=up, whole=whole) == name
+
+
+def test_an_empty_name_is_none_at_all(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
+    assert dispatch.forced() is None
+
+
+@pytest.mark.parametrize("name", ["fast", "REGISTERS", "registers "])
+def test_an_unknown_kernel_is_refused_in_one_line(name, monkeypatch):
+    monkeypatch.setenv(VARIABLE, name)
+    for ask in (dispatch.forced, lambda: choose(states(0.5), 500, up=True)):
+        with pytest.raises(SpecError) as caught:
+            ask()
+        message = str(caught.value)
+        assert message == f"{VARIABLE} is {name!r}, but this processor has auto, {', '.join(available())}"
+        assert "\n" not in message
+
+
+def test_a_kernel_of_other_processors_is_refused(monkeypatch):
+    monkeypatch.setattr(dispatch, "HAS_LOOKUP", False)
+    monkeypatch.setenv(VARIABLE, "registers")
+    with pytest.raises(SpecError, match=r"MODELPAR_KERNELS is 'registers', but this processor has auto"):
+        choose(states(0.5), 500, up=True)
+    monkeypatch.setenv(VARIABLE, "auto")
+    assert "registers" not in available()
+    assert choose(states(0.5), 500, up=True) == ("tables" if compiled() else "blas")
+
+
+@needs_compilation
+@pytest.mark.parametrize("setting", [None, "auto"])
+@pytest.mark.parametrize("up", [True, False])
+def test_the_fastest_by_the_rates_is_chosen(setting, up, monkeypatch):
+    if setting:
+        monkeypatch.setenv(VARIABLE, setting)
+    assert choose(states(0.01), 500, up=up) == "lists"
+    assert choose(states(0.5), 500, up=up) == DENSE
+    assert choose(states(0.5, batch=4), 500, up=up) == "blas"
+    assert choose(states(0.5, batch=4), 500, up=up, whole=True) == DENSE
+
+
+@needs_compilation
+def test_each_direction_has_its_own_rates():
+    dispatch.use(calibration(tables=Rate(0.0, 0.0001)))
+    assert choose(states(0.5), 500, up=True) == DENSE
+    assert choose(states(0.5), 500, up=False) == "tables"
+    assert dispatch.rate("tables", up=True) == TYPICAL["tables"]
+    assert dispatch.rate("tables", up=False) == Rate(0.0, 0.0001)
+
+
+@needs_compilation
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("batch", [0, 1, 256])
+@pytest.mark.parametrize("up", [True, False])
+def test_the_blas_never_makes_whole_sums_by_choice(density, batch, up):
+    blas = Rate(0.0, 1e-9)
+    rates = {name: blas if name.startswith("blas") else rate for name, rate in calibration().rates.items()}
+    dispatch.use(Calibration(rates, 1, "a processor"))
+    assert choose(states(density, batch=batch), 500, up=up, whole=True) != "blas"
+    if batch and density == 0.5:
+        assert choose(states(density, batch=batch), 500, up=up) == "blas"
+
+
+@needs_compilation
+@pytest.mark.parametrize("n_in", [0, 1, 784, 5000])
+def test_lists_win_exactly_where_their_predicted_time_is_shorter(n_in):
+    """Units of one density throughout, so that counting some of them is counting all."""
+    for on in range(0, 200, 7):
+        bits = np.zeros((n_in, 200), bool)
+        bits[:, :on] = True
+        per_weight = {way: rate.weight + rate.sample * (on if way == "lists" else 200) for way, rate in TYPICAL.items()}
+        if not HAS_LOOKUP:
+            del per_weight["registers"]
+        expected = min(per_weight, key=per_weight.__getitem__)
+        if n_in:
+            assert choose(pack(bits), 500, up=True) == expected
+        else:
+            assert choose(pack(bits), 500, up=True) in available()
+
+
+@needs_compilation
+def test_without_a_calibration_rates_are_assumed():
+    dispatch.use(None)
+    assert dispatch.calibration() is None
+    for up in (True, False):
+        assert choose(states(0.002), 500, up=up) == "lists"
+        assert choose(states(0.5), 500, up=up) == DENSE
+
+
+def test_without_compilation_there_is_the_blas(monkeypatch):
+    monkeypatch.setattr(dispatch, "compiled", lambda: False)
+    assert available() == ("blas",)
+    assert choose(states(0.01), 500, up=True, whole=True) == "blas"
+    monkeypatch.setenv(VARIABLE, "lists")
+    with pytest.raises(SpecError, match="has auto, blas"):
+        dispatch.forced()
+
+
+def test_seconds_of_a_product():
+    assert Rate(0.5, 0.01).seconds(100, 1000, 50) == pytest.approx(1e-9 * 100 * 1000 * (0.5 + 0.01 * 50))
+
+
+# what is kept
+
+
+def fake_measurement(way, *, up):
+    return Rate(0.25 + len(way), 0.001 if up else 0.002)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Names of what was measured, which takes no time."""
+    names = []
+
+    def measure(way, *, up):
+        names.append((way, up))
+        return fake_measurement(way, up=up)
+
+    monkeypatch.setattr(dispatch, "_measure", measure)
+    return names
+
+
+def files_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_calibration_is_kept_and_read(cache, measured):
+    dispatch.use(None)
+    assert not dispatch.load()
+    assert dispatch.calibration() is None
+    made = dispatch.calibrate()
+    assert sorted(measured) == sorted((way, up) for way in available() for up in (True, False))
+    assert made.rates == {f"{way}.{name}": fake_measurement(way, up=name == "up")
+                          for way in available() for name in ("up", "down")}  # fmt: skip
+    assert dispatch.calibration() is made
+    assert list(dispatch.calibration_file().parent.iterdir()) == [dispatch.calibration_file()]
+    dispatch.use(None)
+    assert dispatch.load()
+    assert dispatch.calibration() == made
+    assert made.threads == threads.get_threads()
+    assert made.processor == dispatch.processor()
+
+
+@needs_compilation
+def test_prepare_measures_once(cache, measured):
+    dispatch.prepare()
+    n = len(measured)
+    assert n == 2 * len(available())
+    made = dispatch.calibration()
+    dispatch.use(None)
+    dispatch.prepare()
+    assert len(measured) == n
+    assert dispatch.calibration() == made
+
+
+@pytest.mark.parametrize("name", available())
+def test_nothing_is_measured_where_the_environment_names_a_kernel(name, cache, measured, monkeypatch):
+    monkeypatch.setenv(VARIABLE, name)
+    dispatch.prepare()
+    assert not measured
+    assert not cache.exists()
+
+
+def test_prepare_refuses_an_unknown_kernel(cache, measured, monkeypatch):
+    monkeypatch.setattr(dispatch, "compiled", lambda: True)
+    monkeypatch.setenv(VARIABLE, "fast")
+    with pytest.raises(SpecError, match="MODELPAR_KERNELS is 'fast'"):
+        dispatch.prepare()
+    assert not measured
+
+
+def test_other_threads_and_processors_have_other_files(cache, monkeypatch):
+    before = threads.get_threads()
+    first = dispatch.calibration_file()
+    assert dispatch.calibration_file() == first
+    try:
+        threads.set_threads(before + 1)
+        assert dispatch.calibration_file() != first
+    finally:
+        threads.set_threads(before)
+    monkeypatch.setattr(dispatch, "FEATURES", {"avx2"})
+    other = dispatch.calibration_file()
+    monkeypatch.setattr(dispatch, "processor", lambda: "another")
+    assert len({first, other, dispatch.calibration_file()}) == 3
+
+
+def good():
+    rates = {f"{way}.{name}": {"weight": 0.1, "sample": 0.2} for way in available() for name in ("up", "down")}
+    return {"rates": rates, "threads": 1, "processor": "a processor"}
+
+
+def changed(**fields):
+    return json.dumps(good() | fields)
+
+
+def with_rate(rate):
+    return changed(rates=good()["rates"] | {"blas.up": rate})
+
+
+DAMAGED = {
+    "empty": "", "cut": json.dumps(good())[:-9], "no rates": "{}", "a list": "[]", "a number": "3", "null": "null",
+    "rates of no kind": changed(rates=3), "rates in a list": changed(rates=[1]), "no threads": changed(threads=None),
+    "threads in words": changed(threads="two"), "a rate is missing": changed(rates={}), "a null rate": with_rate(None),
+    "a rate in words": with_rate({"weight": "a", "sample": "b"}),
+    "a negative rate": with_rate({"weight": -1, "sample": 1}),
+    "no time for samples": with_rate({"weight": 1, "sample": 0}),
+    "not a number": with_rate({"weight": 1, "sample": float("nan")}),
+    "half a rate": with_rate({"weight": 1}), "more of a rate": with_rate({"weight": 1, "sample": 1, "size": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_file_is_ignored_and_replaced(content, cache, measured):
+    path = dispatch.calibration_file()
+    path.parent.mkdir(parents=True)
+    path.write_text(content, encoding="utf-8")
+    dispatch.use(None)
+    assert not dispatch.load()
+    assert dispatch.calibration() is None
+    made = dispatch.calibrate()
+    dispatch.use(None)
+    assert dispatch.load()
+    assert dispatch.calibration() == made
+
+
+def test_bytes_that_are_no_text_are_ignored(cache):
+    path = dispatch.calibration_file()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(range(256)))
+    assert not dispatch.load()
+
+
+def test_what_is_called_good_here_is_read(cache):
+    path = dispatch.calibration_file()
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(good()), encoding="utf-8")
+    assert dispatch.load()
+    assert dispatch.rate("blas", up=True) == Rate(0.1, 0.2)
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(cache, measured):
+    cache.write_text("a file where a folder should be", encoding="utf-8")
+    dispatch.use(None)
+    assert not dispatch.load()
+    made = dispatch.calibrate()
+    assert dispatch.calibration() is made
+    assert cache.read_text(encoding="utf-8") == "a file where a folder should be"
+
+
+def test_a_file_that_cannot_be_replaced_is_no_error_and_leaves_nothing(cache, measured):
+    dispatch.calibration_file().mkdir(parents=True)
+    assert not dispatch.load()
+    made = dispatch.calibrate()
+    assert dispatch.calibration() is made
+    assert files_in(cache) == []
+    assert list(dispatch.calibration_file().parent.iterdir()) == [dispatch.calibration_file()]
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_error(cache, measured, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(dispatch.Path, "mkdir", refuse)
+    made = dispatch.calibrate()
+    assert dispatch.calibration() is made
+    assert files_in(cache) == []
+
+
+@pytest.mark.parametrize("way", available())
+@pytest.mark.parametrize("up", [True, False])
+def test_measured_rates_are_times(way, up, monkeypatch):
+    """A real measurement, of small products: what it returns can be used."""
+    monkeypatch.setattr(dispatch, "_SIZE", (60, 70))
+    monkeypatch.setattr(dispatch, "_REPEATS", 1)
+    rate = dispatch._measure(way, up=up)
+    assert rate.weight >= 0
+    assert 0 < rate.sample < 1e6
+    assert np.isfinite(rate.weight)
+
+
+@needs_compilation
+def test_ways_are_those_of_the_kernels():
+    assert dispatch.WAYS == {
+        "registers": subset_sums.REGISTERS,
+        "tables": subset_sums.TABLES,
+        "lists": subset_sums.LISTS,
+    }
+    assert set(available()) <= {*dispatch.WAYS, "blas"}
+    assert ("registers" in available()) == HAS_LOOKUP

@@ -1,0 +1,274 @@
+"""Statistics in whole numbers and what is learned from them, against NumPy bit for bit in the stated order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modelpar.comm.exchange import Traffic
+from modelpar.kernels import threads
+from modelpar.kernels.states import pack
+from modelpar.kernels.statistics import probability_counts
+from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
+from modelpar.sync import AllreduceSync
+from modelpar.training.schedule import StepSize
+from modelpar.weights.parameters import Parameters
+from modelpar.weights.statistics import Phase, Statistics
+
+DTYPES = [np.float32, np.float64]
+SIZES = [(1, 1), (4, 16), (5, 15), (9, 17), (3, 513), (53, 70)]  # rows, columns
+SCALARS = {"carry": 0.9, "gain": 0.0123, "shrink": 1e-3}
+
+
+@pytest.fixture(params=[1, 3])
+def n_threads(request):
+    before = threads.get_threads()
+    threads.set_threads(request.param)
+    yield request.param
+    threads.set_threads(before)
+
+
+def weights(rows, columns, dtype, seed=0):
+    rng = np.random.default_rng([seed, rows, columns])
+    return rng.normal(0, 0.1, (rows, columns)).astype(dtype), rng.normal(0, 0.01, (rows, columns)).astype(dtype)
+
+
+def learned(C, W, V, carry, gain, shrink):
+    """(W, V): V = carry V + gain C; V -= shrink W; W += V, each operation rounded to the weights' type."""
+    kind = W.dtype.type
+    velocity = kind(carry) * V + kind(gain) * C.astype(W.dtype)
+    velocity = velocity - kind(shrink) * W
+    return W + velocity, velocity
+
+
+def hard_phase(rows, columns, batch, planes, seed):
+    rng = np.random.default_rng([seed, rows, columns, batch, planes])
+    return rng.random((rows, batch)) < 0.4, rng.integers(0, 1 << planes, (columns, batch))
+
+
+def hard_case(rows, columns, batch, planes):
+    """(Counts, C in NumPy's integers)"""
+    phases = [hard_phase(rows, columns, batch, planes, seed) for seed in (1, 2)]
+    C = [v.astype(np.int64) @ s.T for v, s in phases]
+    return Counts(*[(pack(v), pack(s, planes)) for v, s in phases]), C[0] - C[1]
+
+
+def soft_case(rows, columns, batches, n_samples):
+    """(SoftCounts, C in NumPy's integers)"""
+    operands, C = [], []
+    scale = 2.0 ** probability_counts.fine_bits(n_samples)
+    for seed, batch in enumerate(batches):
+        rng = np.random.default_rng([seed, rows, columns, batch])
+        v, p = rng.random((rows, batch)) < 0.4, rng.random((columns, batch)).astype(np.float32)
+        p[rng.random(p.shape) < 0.1] = 1
+        operands.append((pack(v), p))
+        C.append(v.astype(np.int64) @ np.rint(p.astype(np.float64) * scale).astype(np.int64).T)
+    return SoftCounts(*operands, n_samples), C[0] - C[1]
+
+
+# states and k-bit values
+
+
+@pytest.mark.parametrize("planes", range(1, 9))
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("batch", [0, 1, 63, 65, 130])
+def test_counts_are_those_of_whole_numbers(size, batch, planes, n_threads):
+    counts, C = hard_case(*size, batch, planes)
+    assert counts.shape == size
+    assert counts.unit == 1 / ((1 << planes) - 1)
+    assert np.array_equal(counts.plain(), C)
+    out = np.full(size, 99, np.int32)
+    counts.fill(out)
+    assert np.array_equal(out, C)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_counts_in_each_type(size, dtype, n_threads):
+    counts, C = hard_case(*size, 18, 3)
+    out = np.full(size, 99, dtype)
+    counts.fill(out)
+    assert np.array_equal(out, C)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("batch", "planes"), [(0, 1), (1, 1), (65, 1), (64, 3), (130, 8)])
+def test_learning_from_counts(size, dtype, batch, planes, n_threads):
+    counts, C = hard_case(*size, batch, planes)
+    W, V = weights(*size, dtype)
+    expected = learned(C, W, V, **SCALARS)
+    counts.learn(W, V, **SCALARS)
+    assert np.array_equal(W, expected[0])
+    assert np.array_equal(V, expected[1])
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_empty_blocks(size, kind):
+    counts, _ = hard_case(*size, 20, 2) if kind == "hard" else soft_case(*size, (20, 20), 20)
+    W, V = weights(*size, np.float32)
+    counts.learn(W, V, **SCALARS)
+    counts.fill(np.zeros(size, np.int32))
+    assert counts.plain().shape == size
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_nothing_beside_the_block_is_touched(kind):
+    counts, C = hard_case(7, 21, 70, 2) if kind == "hard" else soft_case(7, 21, (70, 70), 70)
+    W, V = weights(7, 21, np.float32)
+    expected = learned(C, W, V, **SCALARS)
+    around = np.full((3, 11, 21), np.nan, np.float32)
+    around[0, 2:-2], around[1, 2:-2] = W, V
+    counts.learn(around[0, 2:-2], around[1, 2:-2], **SCALARS)
+    assert np.array_equal(around[0, 2:-2], expected[0])
+    assert np.array_equal(around[1, 2:-2], expected[1])
+    around[:2, 2:-2] = np.nan
+    assert np.isnan(around).all()
+    out = np.full((11, 21), 99, np.int32)
+    counts.fill(out[2:-2])
+    assert np.array_equal(out[2:-2], C)
+    assert (np.delete(out, np.s_[2:-2], axis=0) == 99).all()
+
+
+def test_phases_of_unlike_sizes_are_refused():
+    data, model = hard_phase(4, 5, 70, 2, 0), hard_phase(4, 5, 60, 2, 1)
+    with pytest.raises(ValueError, match="must have the same samples and planes"):
+        Counts((pack(data[0]), pack(data[1], 2)), (pack(model[0]), pack(model[1], 2)))
+    with pytest.raises(ValueError, match="must have the same samples and planes"):
+        Counts((pack(data[0]), pack(data[1], 2)), (pack(data[0]), pack(data[1], 3)))
+    with pytest.raises(ValueError, match="must have the same samples and planes"):
+        Counts((pack(data[0]), pack(data[1][:, :9], 2)), (pack(data[0]), pack(data[1], 2)))
+
+
+# states and probabilities
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 64), (17, 65), (100, 130), (53, 200)], ids=str)
+@pytest.mark.parametrize("batches", [(0, 0), (1, 1), (14, 16), (15, 15), (64, 65), (511, 100)], ids=str)
+def test_soft_counts_are_those_of_whole_numbers(size, batches, n_threads):
+    counts, C = soft_case(*size, batches, max(batches))
+    assert counts.shape == size
+    assert counts.unit == 1 / float(counts.scale) == 2.0 ** -probability_counts.fine_bits(max(batches))
+    assert np.array_equal(counts.plain(), C)
+    out = np.full(size, 99, np.int32)
+    counts.fill(out)
+    assert np.array_equal(out, C)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(1, 1), (16, 64), (17, 65), (53, 200)], ids=str)
+@pytest.mark.parametrize("batches", [(0, 0), (14, 16), (100, 100)], ids=str)
+def test_learning_from_soft_counts(size, dtype, batches, n_threads):
+    counts, C = soft_case(*size, batches, 100)
+    W, V = weights(*size, dtype)
+    scalars = SCALARS | {"gain": SCALARS["gain"] * counts.unit}
+    expected = learned(C, W, V, **scalars)
+    counts.learn(W, V, **scalars)
+    assert np.array_equal(W, expected[0])
+    assert np.array_equal(V, expected[1])
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 255, 256, 2**15 - 1, 2**15, 2**29, 2**30 - 1])
+def test_soft_counts_never_leave_int32(n_samples):
+    bits = probability_counts.fine_bits(n_samples)
+    assert 0 <= bits <= 22
+    assert n_samples * 2**bits < 2**31
+    assert bits == 22 or n_samples * 2 ** (bits + 2) >= 2**31  # no more than a factor of 4 is given away
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("n_samples", [255, 511])
+def test_the_largest_soft_counts(n_samples, sign):
+    on, off = pack(np.ones((2, n_samples))), pack(np.zeros((2, n_samples)))
+    p = np.ones((3, n_samples), np.float32)
+    counts = SoftCounts((on if sign > 0 else off, p), (off if sign > 0 else on, p), n_samples)
+    out = np.zeros((2, 3), np.int32)
+    counts.fill(out)
+    assert (out == sign * n_samples * 2 ** probability_counts.fine_bits(n_samples)).all()
+
+
+# updates from sums over replicas
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+@pytest.mark.parametrize("size", [*SIZES, (0, 4), (4, 0)], ids=str)
+def test_updates_from_whole_numbers(size, kind, dtype, n_threads):
+    limits = np.iinfo(kind)
+    C = np.random.default_rng(size[1]).integers(limits.min, limits.max, size, kind, endpoint=True)
+    W, V = weights(*size, dtype)
+    expected = learned(C, W, V, **SCALARS)
+    update_from(C, W, V, **SCALARS)
+    assert np.array_equal(W, expected[0])
+    assert np.array_equal(V, expected[1])
+
+
+class Alike:
+    """A communicator of replicas that all hold the same: a sum over them wraps in its type, as MPI's does."""
+
+    def __init__(self, size):
+        self.rank, self.size, self.types = 0, size, []
+
+    def Allreduce(self, _in_place, values):
+        self.types.append(values.dtype)
+        with np.errstate(over="ignore"):
+            values[:] = (values.astype(np.int64) * self.size).astype(values.dtype)
+
+
+class OneBlock:
+    counts, soft_counts = Counts, SoftCounts
+
+    def sides(self, visible, hidden):
+        return [(visible[1], hidden[1])]
+
+
+def statistics_of(v0, s0, v1, s1, n_samples):
+    phases = [Phase(v, v, s, s) for v, s in ((v0, s0), (v1, s1))]
+    return Statistics(OneBlock(), *phases, n_samples, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("planes", "n_samples", "kind"),
+    [
+        (1, 2, np.int8), (1, 127, np.int8), (1, 128, np.int16), (1, 32767, np.int16), (1, 32768, np.int32),
+        (2, 42, np.int8), (2, 43, np.int16), (2, 10922, np.int16), (2, 10923, np.int32),
+        (3, 18, np.int8), (3, 19, np.int16), (3, 4681, np.int16), (3, 4682, np.int32),
+        (6, 2, np.int8), (6, 3, np.int16), (7, 2, np.int16), (8, 2, np.int16), (8, 128, np.int16), (8, 129, np.int32),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sign", [1, -1])
+def test_counts_of_replicas_are_summed_in_the_smallest_type_that_holds_them(planes, n_samples, kind, sign):
+    """As many replicas as samples, whose one sample is counted as much as it can be."""
+    level = (1 << planes) - 1
+    on, off, full = pack(np.ones((3, 1))), pack(np.zeros((3, 1))), pack(np.full((2, 1), level), planes)
+    statistics = statistics_of(*((on, full, off, full) if sign > 0 else (off, full, on, full)), n_samples)
+    assert Counts.largest(planes, n_samples) == n_samples * level
+    comm = Alike(n_samples)
+    parameters, velocity = Parameters((3, 2), 3, 2, np.float64), Parameters((3, 2), 3, 2, np.float64)
+    AllreduceSync(comm, Traffic()).learn(parameters, velocity, statistics, StepSize(1.0, 0.0, 0.0), 1)
+    assert comm.types[0] == kind
+    np.testing.assert_allclose(parameters.W, sign, rtol=1e-12)
+    np.testing.assert_allclose(parameters.b, sign, rtol=1e-12)
+    assert not parameters.c.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_replicas_that_share_a_minibatch_learn_what_one_learns_from_it(dtype, kind):
+    """Three replicas with the same 20 samples, and one with all 60: the same bits."""
+    rng = np.random.default_rng(0)
+    v0, v1 = (rng.random((9, 20)) < 0.4 for _ in range(2))
+    s0, s1 = rng.integers(0, 8, (2, 7, 20)) if kind == "hard" else rng.random((2, 7, 20)).astype(np.float32)
+    made = []
+    for replicas, copies in ((3, 1), (1, 3)):
+        parts = [np.tile(x, copies) for x in (v0, s0, v1, s1)]
+        packed = [pack(x, 1 if i % 2 == 0 else 3) if i % 2 == 0 or kind == "hard" else x for i, x in enumerate(parts)]
+        parameters, velocity = Parameters((9, 7), 9, 7, dtype), Parameters((9, 7), 9, 7, dtype)
+        parameters.flat[:] = np.random.default_rng(1).normal(size=parameters.flat.size)
+        velocity.flat[:] = np.random.default_rng(2).normal(size=parameters.flat.size)
+        sync, size = AllreduceSync(Alike(replicas), Traffic()), StepSize(0.05, 0.9, 0.01)
+        sync.learn(parameters, velocity, statistics_of(*packed, 60), size, 20 * copies)
+        made.append((parameters.flat, velocity.flat))
+    assert np.array_equal(made[0][0], made[1][0])
+    assert np.array_equal(made[0][1], made[1][1])

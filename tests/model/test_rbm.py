@@ -1,0 +1,145 @@
+"""One RBM over shards and replicas against the reference: bit for bit where sums are exact, to rounding elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from modelpar.data.minibatches import Minibatches
+from modelpar.kernels.states import pack
+from modelpar.ownership.layout import HOLDS
+from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.sync import AllreduceSync
+from modelpar.training.schedule import StepSize
+from tests import networks
+
+pytestmark = pytest.mark.ranks
+
+SHAPES = networks.grids(MPI.COMM_WORLD)
+BATCH = 16
+
+# dyadic rates and states for statistics: all parameters stay multiples of a power of two
+EXACT = TrainingSpec(
+    statistics="1", reconstruction="states", learning_rate=0.25, weight_decay=0.0, momentum=0.5, initial_momentum=0.5,
+    batch_size=BATCH,
+)  # fmt: skip
+
+
+def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True):
+    """The same minibatches of states through both, packed or as numbers; returns the errors of both."""
+    rbm, grid = network.rbms[0], network.grid
+    sync = AllreduceSync(grid.replica_comm, network.traffic)
+    update = rbm.parameters.like()
+    mine = Minibatches.share(batch, grid.replica, grid.n_replicas)
+    chains = rbm.start_chains(mine.start, mine.stop - mine.start) if spec.persistent else None
+    twin.start_chains(batch)
+    rng = np.random.default_rng(11)
+    errors = []
+    for step in range(n_steps):
+        v0 = (rng.random((len(twin.b), batch)) < 0.4).astype(network.dtype)
+        n = step * batch
+        own = np.ascontiguousarray(v0[rbm.visible_ids][:, mine])
+        found = rbm.contrastive_divergence(
+            pack(own) if packed else own, n + mine.start, spec, chains, n_all_samples=batch
+        )
+        size = StepSize(spec.learning_rate, 0.5, spec.weight_decay)
+        sync.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start)
+        expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)
+        errors.append((grid.comm.allreduce(found.error) / v0.size, expected))
+    return errors
+
+
+@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("owners", networks.OWNERS)
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "numbers"])
+@pytest.mark.parametrize("shape", SHAPES, ids="shards x replicas = {0[0]}x{0[1]}".format)
+def test_steps_equal_the_reference_bit_for_bit(comm, agree, shape, packed, owners, held):
+    network = networks.sharded(comm, NetworkSpec((13, 7), layout=held), shape, owners)
+    [twin] = networks.twin(network)
+    train(network, twin, EXACT, n_steps=3, packed=packed)
+    agree(networks.same_block(network.rbms[0], twin))
+
+
+@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize(
+    "changes",
+    [{"gibbs_steps": 3}, {"persistent": True}, {"persistent": True, "gibbs_steps": 2}],
+    ids=["CD-3", "PCD", "PCD-2"],
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_longer_chains_equal_the_reference_bit_for_bit(comm, agree, shape, changes, held):
+    network = networks.sharded(comm, NetworkSpec((9, 14), layout=held), shape, "random")
+    [twin] = networks.twin(network)
+    train(network, twin, replace(EXACT, **changes), n_steps=3)
+    agree(networks.same_block(network.rbms[0], twin))
+
+
+@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"reconstruction": "states"},
+        {"weight_decay": 0.01},
+        {"gibbs_steps": 2},
+        {"sparsity_cost": 0.5},
+        {"persistent": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("visible", "packed"), [("bernoulli", True), ("bernoulli", False), ("gaussian", False)])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_real_statistics_equal_the_reference_to_rounding(comm, agree, shape, packed, visible, changes, held):
+    spec = NetworkSpec((13, 7), layout=held, visible=visible, dtype="float64")
+    network = networks.sharded(comm, spec, shape, "strided")
+    [twin] = networks.twin(network)
+    rate = 0.02 if visible == "gaussian" else 0.2
+    training = TrainingSpec(learning_rate=rate, **{"statistics": "float", "reconstruction": "probabilities"} | changes)
+    errors = train(network, twin, training, n_steps=4, packed=packed)
+    agree(networks.close_block(network.rbms[0], twin, 1e-12))
+    # errors of packed states are summed in steps of 2^-20
+    agree(np.allclose([e for e, _ in errors], [e for _, e in errors], rtol=1e-9, atol=1e-6 * packed, equal_nan=True))
+
+
+@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("bits", ["2", "3", "8"])
+@pytest.mark.parametrize("changes", [{}, {"persistent": True}, {"gibbs_steps": 2, "reconstruction": "probabilities"}])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_statistics_of_few_bits_equal_the_reference_to_rounding(comm, agree, shape, changes, bits, held):
+    network = networks.sharded(comm, NetworkSpec((13, 7), layout=held, dtype="float64"), shape, "random")
+    [twin] = networks.twin(network)
+    training = TrainingSpec(statistics=bits, learning_rate=0.2, **{"reconstruction": "states"} | changes)
+    train(network, twin, training, n_steps=4, batch=70)
+    agree(networks.close_block(network.rbms[0], twin, 1e-12))
+
+
+@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("statistics", ["3", "float"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_single_precision_stays_near_the_reference(comm, agree, shape, statistics, held):
+    """Weights count in steps of 2^-20 and probabilities in steps of 2^-22: far below what flips a draw here."""
+    network = networks.sharded(comm, NetworkSpec((40, 21), layout=held), shape, "strided")
+    [twin] = networks.twin(network)
+    train(network, twin, TrainingSpec(statistics=statistics, reconstruction="states", learning_rate=0.2), 3, batch=70)
+    agree(networks.close_block(network.rbms[0], twin, 2e-5))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_minibatch_smaller_than_the_number_of_replicas(comm, agree, shape):
+    network = networks.sharded(comm, NetworkSpec((13, 7)), shape, "blocks")
+    [twin] = networks.twin(network)
+    train(network, twin, replace(EXACT, persistent=True), n_steps=2, batch=2)
+    agree(networks.same_block(network.rbms[0], twin))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("owners", networks.OWNERS)
+def test_initial_weights_are_the_same_at_every_grid(comm, agree, shape, owners):
+    spec = NetworkSpec((13, 7), seed=5, dtype="float64")
+    [rbm] = networks.sharded(comm, spec, shape, owners).rbms
+    expected = networks.reference.initial_weights(5, 0, 13, 7, spec.weight_scale)
+    mine = expected[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+    agree(np.allclose(rbm.W, mine, rtol=1e-9, atol=1e-12))
