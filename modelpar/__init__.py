@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Grid": "grid",
+    "Grid": "comm.grid",
     "NetworkSpec": "spec",
     "TrainingSpec": "spec",
     "FineTuneSpec": "spec",
     "SyncSpec": "spec",
     "DataSpec": "spec",
-    "NetworkLayout": "layout",
-    "DeepBeliefNetwork": "network",
+    "NetworkLayout": "ownership.layout",
+    "DeepBeliefNetwork": "model.network",
     "ModelparError": "errors",
     "open_dataset": "data",
-    "pretrain": "trainer",
-    "fine_tune": "trainer",
-    "evaluate": "classify",
+    "pretrain": "training.trainer",
+    "fine_tune": "training.trainer",
+    "evaluate": "training.evaluation",
     "save": "checkpoint",
     "load": "checkpoint",
-    "place": "placement",
+    "place": "ownership.placement",
 }
 
 __all__ = [

@@ -13,8 +13,10 @@ from hypothesis import settings
 from modelpar.kernels.products import dispatch
 from tests import jobs
 
-# Files of tests/ranks run inside MPI jobs that tests/test_on_ranks.py starts; given by name they are collected anyway.
-collect_ignore = [] if jobs.TAG in os.environ else ["ranks"]
+# Files that bear the mark ``ranks`` run inside MPI jobs that tests/test_on_ranks.py starts, with what in_job.py adds.
+IN_JOB = jobs.TAG in os.environ or any(name.startswith(("PMI_RANK", "OMPI_COMM_WORLD_RANK")) for name in os.environ)
+collect_ignore = [] if IN_JOB else jobs.files_on_ranks()
+pytest_plugins = ["tests.in_job"] if IN_JOB else []
 
 # The same examples at every run, on every rank; a loaded machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

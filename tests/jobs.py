@@ -40,6 +40,12 @@ OPEN_MPI = {
 INHERITED = ("PMI_", "PMIX_", "OMPI_COMM_", "OMPI_UNIVERSE_", "HYDI_", "HYDRA_", "MPI_LOCAL")
 
 
+def files_on_ranks() -> list[str]:
+    """The files of tests that run on every rank of a job, as they say themselves."""
+    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    return [str(file) for file in files if "\npytestmark = pytest.mark.ranks\n" in file.read_text(encoding="utf-8")]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended; ``returncode`` is None where the time limit ended it."""

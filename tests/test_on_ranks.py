@@ -1,4 +1,4 @@
-"""Every file of tests/ranks on 1, 2, 3 and 4 ranks: one MPI job for each file and number of ranks.
+"""Every file with the mark ``ranks`` on 1, 2, 3 and 4 ranks: one MPI job for each file and number of ranks.
 
 By hand, where a debugger or the bare output is wanted: mpiexec -n 3 python -m pytest tests/comm/test_exchange.py
 """
@@ -13,7 +13,7 @@ import pytest
 from tests import jobs
 
 HERE = Path(__file__).parent
-FILES = sorted((HERE / "ranks").glob("test_*.py"))
+FILES = [Path(name) for name in jobs.files_on_ranks()]
 LIMIT = 240  # seconds for one job, compilation of the kernels included
 
 
@@ -24,7 +24,7 @@ def inner_pytest(file: Path, patience: float = 0.8 * LIMIT) -> list[str | Path]:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4], ids="ranks={}".format)
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HERE)))
 def test_on_ranks(file: Path, n: int) -> None:
     jobs.run_on_ranks(n, inner_pytest(file), limit=LIMIT, cwd=HERE.parent).check()
 
@@ -53,8 +53,8 @@ import a_module_that_is_not_there
 
 
 def outcome_of(code: str, tmp_path: Path, n: int, limit: float = 90) -> jobs.Outcome:
-    """Of a test file with this code, run as the files of tests/ranks are."""
-    (tmp_path / "conftest.py").write_text((HERE / "ranks" / "conftest.py").read_text())
+    """Of a test file with this code, run as the files on ranks are."""
+    (tmp_path / "conftest.py").write_text((HERE / "in_job.py").read_text())
     (tmp_path / "test_it.py").write_text(code)
     settings = ["-c", HERE.parent / "pyproject.toml", "--rootdir", tmp_path]
     command = [*inner_pytest(tmp_path / "test_it.py", patience=2), *settings]

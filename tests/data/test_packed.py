@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-import modelpar
 from modelpar.data import DataFeed, Split, check_range, column_moments, open_dataset, packed_folder, write_packed
 from modelpar.data import cache as cache_module
 from modelpar.data import states as states_module
@@ -388,11 +387,12 @@ def small_results() -> dict[str, Array]:
 def test_interpreted_code_gives_the_same_bits(tmp_path: Path) -> None:
     program = (
         "import warnings; warnings.simplefilter('error')\n"
-        "import numpy as np, numba, test_packed_data\n"
+        "import numpy as np, numba\n"
+        "from tests.data import test_packed\n"
         "assert numba.config.DISABLE_JIT\n"
-        f"np.savez({str(tmp_path / 'interpreted.npz')!r}, **test_packed_data.small_results())"
+        f"np.savez({str(tmp_path / 'interpreted.npz')!r}, **test_packed.small_results())"
     )
-    folders = [str(Path(__file__).parent), str(Path(modelpar.__file__).parents[1])]
+    folders = [str(Path(__file__).parents[2])]
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(folders)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Blocks of listed connections (``kernels.sparse``) over threads: products, statistics and updates of weights.
+"""Blocks of listed connections (``kernels.listed.products``) over threads: products, statistics and updates of weights.
 
 Without compilation NumPy does the same in whole numbers.
 """
@@ -19,6 +19,7 @@ from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import fixed_point, subset_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics.learning import Counts, Pair, SoftCounts, update_from
+from modelpar.kernels.statistics.update import update_listed
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -29,7 +30,7 @@ NO_PLACES = np.empty(0, np.int32)
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Who is summed over, for whom, and where in W the weights are; see ``kernels.sparse``."""
+    """Who is summed over, for whom, and where in W the weights are; see ``kernels.listed.products``."""
 
     first: IntArray  # (n_blocks + 1,)
     inputs: npt.NDArray[np.int32]
@@ -94,7 +95,8 @@ class Blocks:
     def multiply(self, W: Array, x: Array, out: Array, part: slice = slice(None)) -> None:
         """out (units, batch) = sums of weight times x (units, batch), of the type of x, in the order of the inputs.
 
-        Activations in float64 with weights in float32 are on a grid, and so are the weights then (``kernels.fixed``).
+        Activations in float64 with weights in float32 are on a grid, and so are the weights then
+        (``kernels.products.fixed_point``).
         """
         steps = x.dtype.type(0.0 if x.dtype == W.dtype else fixed_point.STEPS)
         self.split(lambda a, b: products.multiply_blocks(a, b, *self.lists, self.places, W, steps, x, out), part)
@@ -132,7 +134,7 @@ class BlockCounts(Counts):
     def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
         scalars = [W.dtype.type(value) for value in (carry, gain, shrink)]
         if not compiled():
-            products.update_listed(W, V, self.plain(), *scalars)
+            update_listed(W, V, self.plain(), *scalars)
             return
         blocks, widest, operands = self._blocks, self._blocks.widest, self._operands()
         blocks.split(lambda a, b: products.learn_blocks(a, b, *blocks.lists, widest, *operands, W, V, *scalars))

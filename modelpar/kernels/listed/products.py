@@ -247,16 +247,6 @@ def add_products(start, stop, first, inputs, members, outs, at, v, s, V, gain, c
 
 
 @njit(cache=True, nogil=True)
-def update_listed(W, V, C, carry, gain, shrink):  # type: ignore[no-untyped-def]
-    """V = carry V + gain C; V -= shrink W; W += V, all (connections,)"""
-    for k in range(len(W)):
-        velocity = carry * V[k] + gain * W.dtype.type(C[k])
-        velocity -= shrink * W[k]
-        V[k] = velocity
-        W[k] += velocity
-
-
-@njit(cache=True, nogil=True)
 def draw_weights(first, inputs, members, outs, at, units, columns, tag, key0, key1, W):  # type: ignore[no-untyped-def]
     """W[connection] = the normal draw of the visible unit's id and the hidden unit's, as a dense matrix has it.
 

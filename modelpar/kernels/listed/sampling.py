@@ -18,8 +18,8 @@ def sample_blocks(  # type: ignore[no-untyped-def]
     """Sums, bias, sigmoid, draw, packing of the members of blocks ``start .. stop - 1``; returns the sum of squared
     errors.
 
-    Blocks are those of ``kernels.sparse``; bias, units and what is filled, (units, ...) by the members' positions, as
-    in ``sampling.sample_units``.
+    Blocks are those of ``kernels.listed.products``; bias, units and what is filled, (units, ...) by the members'
+    positions, as in ``kernels.products.draw.sample_units``.
     """
     room = PANEL
     for g in range(start, stop):

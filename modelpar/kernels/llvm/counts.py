@@ -1,4 +1,4 @@
-"""Vector operations of the statistics: ANDed words and counted ones; see ``kernels.vector``."""
+"""Vector operations of the statistics: ANDed words and counted ones; see ``kernels.llvm.lookup``."""
 
 from __future__ import annotations
 

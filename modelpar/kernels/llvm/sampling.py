@@ -1,4 +1,4 @@
-"""Vector operations of the passes behind a product: sigmoid, random words, draws, packing; see ``kernels.vector``."""
+"""Vector operations of the passes after a product: sigmoid, random words, draws, packing; see ``llvm.lookup``."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _sigmoid(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 @intrinsic
 def philox_32(typingctx: Any, block: Any, unit: Any, tag: Any, key0: Any, key1: Any, out: Any) -> Any:
-    """The words of 8 consecutive counters of Philox4x32-10, as ``kernels.philox`` defines them: 32 samples of a unit.
+    """The words of 8 consecutive counters of Philox4x32-10, by ``kernels.sampling.philox``: 32 samples of a unit.
 
     block, unit, tag, key0, key1: uint64; out: address of uint32 (32,)
     """

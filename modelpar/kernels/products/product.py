@@ -42,7 +42,7 @@ class Product:
 
     W            (visible, hidden) block, float32 or float64, C-contiguous
     activations  of the block's visible units (up) or hidden ones; real values of float64 with weights of float32 are
-                 on a grid (``kernels.fixed``), and their sums exact
+                 on a grid (``kernels.products.fixed_point``), and their sums exact
     n_inputs     units of the whole layer that is summed over, on all shards: chooses the weights' grid
     whole        sums must be whole numbers, whatever makes them: to be exact, or to be added to those of other shards,
                  whose sizes may make them choose another kernel

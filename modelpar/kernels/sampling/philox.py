@@ -8,9 +8,9 @@ One counter serves four consecutive samples of one unit.  All 32-bit values are 
 no widening and the loop over counters vectorises; numba would widen uint32 at every operation anyway.  The loops write
 raw words of whole counters to a scratch row with margins, so a batch may begin and end anywhere.
 
-Other modules (``kernels.epilogue``, ``kernels.sampling``, ``data.drawn``) compile these functions in, and this one
-:mod:`modelpar.kernels.sampling.elementary`: after a change here or there clear ``__pycache__``, because numba's cache watches
-only the file of the outer function.
+Other modules (``kernels.sampling.epilogue``, ``kernels.products.draw``, ``data.drawn``) compile these functions in, and
+this one ``kernels.sampling.elementary``: after a change here or there clear ``__pycache__``, because numba's cache
+watches only the file of the outer function.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import threads
-from modelpar.kernels.listed.products import update_listed
 from modelpar.kernels.llvm.lookup import LANES, compiled
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics import counts, probability_counts
+from modelpar.kernels.statistics.update import update_listed
 
 Array = npt.NDArray[Any]
 Pair = tuple[Packed, Packed]

@@ -1,7 +1,7 @@
 """Statistics of states and probabilities in whole numbers, and the update of the weights from them.
 
 ``C[i, j] = sum over samples of v0[i] p0[j] - v1[i] p1[j]`` with states v and probabilities p that count as the nearest
-multiple of ``1 / scale``.  It is the product of :mod:`modelpar.kernels.products.subset_sums` with samples for incoming units: the
+multiple of ``1 / scale``.  It is the product of ``kernels.products.subset_sums`` with samples for incoming units: the
 "weights" are the probabilities, and the bits of a unit's samples make up the codes.
 """
 

@@ -21,6 +21,16 @@ def update_panel(parameters, velocity, decay):  # type: ignore[no-untyped-def]
         parameters[i] += step
 
 
+@njit(cache=True, nogil=True)
+def update_listed(W, V, C, carry, gain, shrink):  # type: ignore[no-untyped-def]
+    """V = carry V + gain C; V -= shrink W; W += V, all (connections,)"""
+    for k in range(len(W)):
+        velocity = carry * V[k] + gain * W.dtype.type(C[k])
+        velocity -= shrink * W[k]
+        V[k] = velocity
+        W[k] += velocity
+
+
 def apply_update(parameters: npt.NDArray[Any], velocity: npt.NDArray[Any], decay: float) -> None:
     """``velocity -= decay * parameters; parameters += velocity``, both (n,) in place.
 

@@ -15,13 +15,13 @@ import pytest
 from modelpar.draws import uniform
 from modelpar.kernels import states, threads, warm_up
 from modelpar.kernels.llvm.lookup import compiled
-from modelpar.kernels.products import dense
+from modelpar.kernels.products import draw, subset_sums
 from modelpar.kernels.products.dispatch import VARIABLE, available
 from modelpar.kernels.products.product import Product, Sampler, means_of, plain_sums
 from modelpar.kernels.products.subset_sums import fine
 from modelpar.kernels.sampling import epilogue
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.kernels.statistics import counts
+from modelpar.kernels.statistics import counts, probability_counts
 from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
 from modelpar.streams import Purpose, Stream
 from tests.kernels.test_kernels import small_results as small_kernel_results
@@ -361,7 +361,7 @@ def small_results(dtype, *, soft=True):
 
 def signatures_after_warm_up(dtype):
     """{kernel: types that it is compiled for, after ``warm_up`` and after its use}"""
-    kernels = {name: kernel for module in (counts, lookup, sampling, soft, states)
+    kernels = {name: kernel for module in (counts, subset_sums, draw, probability_counts, states)
                for name, kernel in vars(module).items() if hasattr(kernel, "signatures")}  # fmt: skip
     warm_up(dtype)
     before = {name: len(kernel.signatures) for name, kernel in kernels.items()}
@@ -375,11 +375,14 @@ def results_elsewhere(expression, path, environment):
     """What an expression gives in another Python, whose environment is changed so; the results go through ``path``."""
     program = (
         "import warnings; warnings.simplefilter('error')\n"
-        "import numpy as np, numba, test_products, test_kernels\n"
-        "from modelpar.kernels import dispatch, vector\n"
+        "import numpy as np, numba\n"
+        "from modelpar.kernels.llvm import lookup\n"
+        "from modelpar.kernels.products import dispatch\n"
+        "from tests.kernels import test_kernels\n"
+        "from tests.kernels.products import test_product\n"
         f"np.savez({str(path)!r}, **{expression})"
     )
-    folders = [str(Path(__file__).parent), str(Path(dense.__file__).parents[2])]
+    folders = [str(Path(__file__).parents[3])]
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_D", "NUMBA_CPU", VARIABLE))
     }
@@ -399,7 +402,7 @@ def assert_same_results(got, expected):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_interpreted_code_gives_the_same_bits(dtype, tmp_path):
-    expression = f"test_products.small_results(np.{np.dtype(dtype).name}) | {{'compiled': np.array(vector.compiled())}}"
+    expression = f"test_product.small_results(np.{np.dtype(dtype).name}) | {{'compiled': np.array(lookup.compiled())}}"
     got = results_elsewhere(expression, tmp_path / "results.npz", {"NUMBA_DISABLE_JIT": "1"})
     assert not got.pop("compiled")
     assert_same_results(got, small_results(dtype))
@@ -408,7 +411,7 @@ def test_interpreted_code_gives_the_same_bits(dtype, tmp_path):
 @pytest.mark.skipif(not compiled(), reason="nothing is compiled here")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nothing_compiles_after_warm_up(dtype, tmp_path):
-    expression = f"test_products.signatures_after_warm_up(np.{np.dtype(dtype).name})"
+    expression = f"test_product.signatures_after_warm_up(np.{np.dtype(dtype).name})"
     got = results_elsewhere(expression, tmp_path / "results.npz", {})
     assert {"sample_units", "sample_sums", "sample_means", "incoming_sums", "count_and_update"} <= set(got)
     assert {name: n.tolist() for name, n in got.items() if n[0] != n[1]} == {}
@@ -423,7 +426,7 @@ def test_processors_without_avx_512_give_the_same_bits(dtype, tmp_path):
     """Every kernel compiled for an older processor, the draws among them: no result depends on the instructions."""
     name = np.dtype(dtype).name
     expression = (
-        f"test_products.small_results(np.{name}) | test_kernels.small_results(np.{name})"
+        f"test_product.small_results(np.{name}) | test_kernels.small_results(np.{name})"
         " | {'ways': np.array(dispatch.available()), 'cpu': np.array(numba.config.CPU_NAME)}"
     )
     older = {

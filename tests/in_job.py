@@ -1,4 +1,4 @@
-"""pytest inside an MPI job: every rank runs the same tests, rank 0 reports, and no rank is left waiting.
+"""A plugin for pytest inside an MPI job: every rank runs the same tests, rank 0 reports, no rank is left waiting.
 
 A test that fails on one rank only would leave the others in their next collective call for ever; so the rank prints
 its failure and aborts all.
