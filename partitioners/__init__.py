@@ -17,7 +17,16 @@ from partitioners.methods import METHODS, method
 from partitioners.metis import metis
 from partitioners.mtkahypar import mtkahypar
 from partitioners.multilevel import multilevel
-from partitioners.partition import Measures, Partition, Volume, communication_volume, edge_cut, imbalance, measure
+from partitioners.partition import (
+    Measures,
+    Partition,
+    Volume,
+    communication_volume,
+    edge_cut,
+    empty_parts,
+    imbalance,
+    measure,
+)
 from partitioners.placement import load_placement, save_placement
 from partitioners.random import random
 from partitioners.refinement import feasible, moves, refined, then_refined
@@ -45,6 +54,7 @@ __all__ = [
     "communication_volume",
     "dense",
     "edge_cut",
+    "empty_parts",
     "fastest",
     "feasible",
     "from_masks",

@@ -39,10 +39,11 @@ def main() -> None:
     help=f"Or all that can be run here, or some of {', '.join(METHODS)}, each also with +refined.",
 )  # fmt: skip
 @click.option("--parts", default="4", show_default=True, help="Numbers of parts, with commas.")
-@click.option("--seed", default=0, show_default=True, help="Of every method.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every method.")
 @click.option(
-    "--batch", default=64, show_default=True, help="Samples of a minibatch, for the bytes that are predicted."
-)
+    "--batch", type=click.IntRange(1), default=64, show_default=True,
+    help="Samples of a minibatch, for the bytes that are predicted.",
+)  # fmt: skip
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all results there.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with pictures there.")
 def compare_command(
@@ -51,12 +52,14 @@ def compare_command(
     """Run methods on networks, and judge what they find."""
     here = [name for name in METHODS if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
     console, results = Console(stderr=True), list[Result]()
-    try:
-        numbers = [int(word) for word in parts.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{parts!r} is no list of numbers with commas", param_hint="--parts") from None
+    words = [word.strip() for word in parts.split(",")]
+    if not all(word.isdecimal() and len(word) < 20 and int(word) > 0 for word in words):
+        raise click.BadParameter(f"{parts!r} is no list of numbers from 1 with commas", param_hint="--parts")
+    numbers = [int(word) for word in words]
     try:
         names = listed(methods, here)
+        if not names or not listed(networks, list(NETWORKS)):
+            raise GraphError("--networks and --methods need at least one name each")
         for name in names:
             method(name)
         found = [network(name) for name in listed(networks, list(NETWORKS))]

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from partitioners.graph import IntArray
-from partitioners.nets import Nets, Owner, for_each
+from partitioners.nets import Nets, Owner, for_each, owned_by
 
 PROPOSAL = 20  # look-ups, in order, that take as long as those of one proposal, which are anywhere in memory
 NEAR = 16  # units near by that are tried for a swap
@@ -36,15 +36,17 @@ def improved(
     allowed  (n_layers,) or (n_layers, n_parts) what a part may weigh at most
     hot      temperature at the start, in states; it falls to 0
     near     units to swap with are looked for near by first: better where parts are many and small
+
+    Raises GraphError where an owner is no part.
     """
-    best = owner.copy()
+    best = owned_by(nets, owner, n_parts)
     if n_parts > 1 and len(nets.nets):
         kind = np.uint8 if np.diff(nets.pins[0]).max() < 256 else np.int32  # the smaller, the more stays in cache
         counts = np.zeros((len(nets.costs), n_parts), kind)
         _anneal(
             nets.starts, nets.nets, *nets.pins, nets.costs, nets.layer, nets.weights,
-            for_each(allowed, n_parts), owner.copy(), counts, lookups, hot, NEAR if near else 0,
-            seed, best,
+            for_each(allowed, n_parts), best.copy(), counts, lookups, hot, NEAR if near else 0,
+            seed % 2**63, best,
         )  # fmt: skip
     return best
 

@@ -13,22 +13,21 @@ from scipy.optimize import linear_sum_assignment
 
 from partitioners.block import block_owners
 from partitioners.coarsening import contracted, packed
-from partitioners.graph import GraphError, IntArray, UnitGraph
+from partitioners.graph import IntArray, UnitGraph
 from partitioners.nets import Nets, Owner, by_layers, cost, limits, nets_of
-from partitioners.partition import Partition
+from partitioners.partition import Partition, partitioner
 from partitioners.repair import repaired
 
 CHUNK = 256  # units assigned at once, or as many as there are parts: the problem grows with the cube
 SWEEPS = 3  # up and down, each given all other layers
 
 
+@partitioner
 def assignment(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Blocks of the visible layer, then sweeps up and down over the layers; twins are assigned as one.
 
     Deterministic for a seed, which orders the units.  Raises GraphError where there are no parts.
     """
-    if n_parts < 1:
-        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
     allowed, nets = limits(graph, n_parts), nets_of(graph)
     group = packed(graph, n_parts)
     owner = assigned(contracted(nets, group), n_parts, allowed, seed=seed)[group]

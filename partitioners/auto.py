@@ -16,7 +16,7 @@ from partitioners.coarsening import contracted, lifted, packed
 from partitioners.graph import Complete, IntArray, UnitGraph
 from partitioners.multilevel import climbed_down, ladder
 from partitioners.nets import Nets, Owner, by_layers, cost, flat, limits, nets_of
-from partitioners.partition import Partition, communication_volume
+from partitioners.partition import Partition, communication_volume, partitioner
 from partitioners.random import random
 from partitioners.refinement import carried, feasible
 from partitioners.repair import repaired
@@ -87,6 +87,7 @@ class Race:
         return sorted([*found, *self.run(_finalists(found, seed + 2), lookups // 8)], key=_cost_of)
 
 
+@partitioner
 def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """The feasible partition of the least volume that :func:`searched` finds; of several the one with the fastest step.
 

@@ -17,6 +17,7 @@ HEAT = 0.15  # temperature at the start of these, in the states that the nets of
 FINER = 0.03  # the same on finer groups
 FOR_UNIT = 10_000  # look-ups of nets for one search, by number of groups ...
 EACH = 10  # ... and for every entry of its nets
+LIMIT = 2.0**62  # of a side, so that those of both can be added
 
 
 def bisected(nets: Nets, n_parts: int, allowed: IntArray, *, seed: int) -> Owner:
@@ -38,12 +39,12 @@ def _cut(nets: Nets, units: IntArray, n_parts: int, first: int, allowed: IntArra
         return
     half = n_parts // 2
     whole = loads(nets, np.zeros(nets.n_units, np.int32), 1, len(allowed))[:, 0]
-    slack = np.maximum(1.0, n_parts * allowed / np.maximum(whole, 1)) ** (1 / np.ceil(np.log2(n_parts)))
+    slack = np.maximum(1.0, allowed * float(n_parts) / np.maximum(whole, 1)) ** (1 / np.ceil(np.log2(n_parts)))
     heaviest = np.zeros(len(allowed), np.int64)
     np.maximum.at(heaviest, nets.layer, nets.weights)
     shares = np.array([half, n_parts - half]) / n_parts
     sides = np.maximum(whole[:, None] * shares * slack[:, None], whole[:, None] * shares + heaviest[:, None] / 2)
-    side = _halved(nets, sides.astype(np.int64), seed)
+    side = _halved(nets, np.minimum(sides, LIMIT).astype(np.int64), seed)
     for which, parts, start in ((0, half, first), (1, n_parts - half, first + half)):
         mine = np.flatnonzero(side == which)
         _cut(restricted(nets, mine), units[mine], parts, start, allowed, owner, seed + 1)

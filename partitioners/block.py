@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from partitioners.arguments import LARGEST
 from partitioners.graph import IntArray, UnitGraph, unit_weights
-from partitioners.partition import Partition, each_layer
+from partitioners.partition import Partition, each_layer, partitioner
 
 
+@partitioner
 def block(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Every layer cut into contiguous blocks of about equal weight; ``seed`` is not used, no draw is needed.
 
@@ -22,7 +24,9 @@ def block_owners(weights: IntArray, n_parts: int) -> IntArray:
     """(n_units,) weights of one layer's units -> (n_units,) their parts."""
     if not weights.any():
         weights = unit_weights([len(weights)])  # nothing to balance: let the numbers of units be even
-    start = np.cumsum(weights) - weights
-    # whole numbers, so exact, as long as n_parts times the layer's weight is below 2**63
-    owners = start * np.int64(n_parts) // max(int(weights.sum()), 1)
+    start, total = np.cumsum(weights) - weights, max(int(weights.sum()), 1)
+    if total * n_parts > LARGEST:  # beyond 64 bits by numbers of Python, which are exact at any size
+        owners = np.array([each * n_parts // total for each in start.tolist()], np.int64)
+    else:
+        owners = start * np.int64(n_parts) // total
     return np.minimum(owners, n_parts - 1).astype(np.int64)  # units without weight after the last one that has some

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from partitioners.graph import Complete, IntArray, UnitGraph
+from partitioners.graph import Complete, IntArray, UnitGraph, sums_of
 from partitioners.nets import Nets, lightest_first, limits, transposed
 
 LOOKED_AT = 3000  # pins that one unit may look at for its best companion
@@ -56,7 +56,8 @@ def packed(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> IntArray:
     layer = np.repeat(np.arange(len(graph.layers)), graph.layers)
     for divisor in (1, 2, 4, 12):
         group = twins(graph, mean // divisor, seed=seed)
-        weights, of = np.bincount(group, graph.weights).astype(np.int64), np.zeros(int(group.max(initial=-1)) + 1, int)
+        n_groups = int(group.max(initial=-1)) + 1
+        weights, of = sums_of(group, graph.weights, n_groups), np.zeros(n_groups, int)
         of[group] = layer
         if all(lightest_first(np.sort(weights[of == i])[::-1], n_parts) <= most for i, most in enumerate(allowed)):
             return group
@@ -82,7 +83,7 @@ def contracted(nets: Nets, group: IntArray) -> Nets:
     whatever is done, and is left out.
     """
     n_groups = int(group.max(initial=-1)) + 1
-    weights = np.bincount(group, nets.weights, minlength=n_groups).astype(np.int64)
+    weights = sums_of(group, nets.weights, n_groups)
     layer = np.zeros(n_groups, np.int64)
     layer[group] = nets.layer
     members = transposed(np.arange(nets.n_units + 1), group, n_groups)

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
+from rich.text import Text
 
+from partitioners.arguments import seed_of, whole
 from partitioners.graph import GraphError
 from partitioners.methods import method
 from partitioners.networks import Network
-from partitioners.partition import Partition, measure
+from partitioners.partition import Partition, compact, empty_parts, measure
 from partitioners.refinement import feasible
 from partitioners.step_time import Rates, step_seconds
 from partitioners.traffic import largest_send, messages, predicted_bytes, traffic
@@ -43,13 +46,15 @@ class Result:
     predicted_bytes: int = 0  # that travel for a minibatch, all parts together
     predicted_seconds: float = 0.0  # of a step with a minibatch
     measured: Mapping[str, float] = field(default_factory=dict)  # what an engine counted
+    empty_parts: tuple[int, ...] = ()  # of each layer, how many parts own none of its units
     problem: str | None = None
     partition: Partition | None = None  # not in the JSON
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the owners."""
         found = {name: value for name, value in vars(self).items() if name != "partition"}
-        return {**found, "imbalance": list(self.imbalance), "measured": dict(self.measured)}
+        return {**found, "imbalance": list(self.imbalance), "measured": dict(self.measured),
+                "empty_parts": list(self.empty_parts)}  # fmt: skip
 
 
 def compare(
@@ -69,9 +74,10 @@ def compare(
     rates     is called with each network: of the machine on which steps are predicted; None for those of ``Rates``
 
     A method that cannot do a network, as ``tiles`` without coordinates, gives a result with a problem.  Raises
-    GraphError where there is no method of a name.
+    GraphError where there is no method of a name, and for a seed or a batch that cannot be.
     """
     known = {name: method(name) for name in methods}  # before anything is computed
+    seed, batch = seed_of(seed), whole("batch", batch, 1)
     for one in networks:
         machine = None if rates is None else rates(one)
         for n_parts in parts:
@@ -90,7 +96,7 @@ def _judged(
     one: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None,
     machine: Rates | None,
 ) -> Result:  # fmt: skip
-    found, sent = measure(one.graph, partition), traffic(one.graph, partition)
+    found, sent = measure(one.graph, partition), traffic(one.graph, compact(partition))
     return Result(
         network=one.name,
         method=name,
@@ -106,6 +112,7 @@ def _judged(
         predicted_bytes=predicted_bytes(one.graph, partition, batch).total,
         predicted_seconds=step_seconds(one.graph, partition, batch=batch, rates=machine),
         measured={} if measured is None else dict(measured(one, partition)),
+        empty_parts=tuple(empty_parts(partition).tolist()),
         partition=partition,
     )
 
@@ -135,23 +142,30 @@ def rows(results: Sequence[Result]) -> Iterator[list[str]]:
 
 
 def problems(results: Sequence[Result]) -> list[str]:
-    """What methods could not do, each said once."""
-    return list(dict.fromkeys(f"{one.method}, {one.network}: {one.problem}" for one in results if one.problem))
+    """What methods could not do, and where there are more parts than units to own, each said once."""
+    failed = [f"{one.method}, {one.network}: {one.problem}" for one in results if one.problem]
+    idle = [
+        f"{one.network}, {one.n_parts} parts, {one.method}: {max(one.empty_parts)} parts own no unit of layer "
+        f"{int(np.argmax(one.empty_parts))}"
+        for one in results if any(one.empty_parts)
+    ]  # fmt: skip
+    return list(dict.fromkeys([*failed, *idle]))
 
 
 def table(results: Sequence[Result]) -> Table:
     """For the terminal."""
     found = Table(title="Partitions: the fewer states travel, the better; infeasible ones leave parts waiting")
     for i, name in enumerate([*COLUMNS, *measured_names(results)]):
-        found.add_column(name, justify="left" if i in (0, 2) else "right", overflow="fold")
+        found.add_column(Text(name), justify="left" if i in (0, 2) else "right", overflow="fold")
     last: tuple[str, int] | None = None
     for one, cells in zip(results, rows(results), strict=True):
         here = (one.network, one.n_parts)
         if last not in (None, here):
             found.add_section()
-        found.add_row(*cells)
+        found.add_row(*map(Text, cells))
         last = here
-    found.caption = "\n".join(problems(results)) or None
+    told = "\n".join(problems(results))
+    found.caption = Text(told) if told else None  # brackets are no markup
     found.caption_justify = "left"
     return found
 

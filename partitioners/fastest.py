@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from partitioners.auto import searched
 from partitioners.graph import UnitGraph
-from partitioners.partition import Partition
+from partitioners.partition import Partition, partitioner
 from partitioners.refinement import feasible
 from partitioners.step_time import step_seconds
 
 
+@partitioner
 def fastest(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Of what :func:`partitioners.auto.auto` searches, the feasible partition with the least predicted step time.
 

@@ -6,6 +6,8 @@ layer with several maps on a grid are counted map after map, row after row, colu
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -13,18 +15,32 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from partitioners.arguments import MOST, in_layer, seed_of, share, whole, wholes
 from partitioners.graph import GraphError, different
 
 Mask: TypeAlias = Any  # scipy.sparse.csr_array, which has no annotations
 
 
 def from_edges(lower: npt.ArrayLike, upper: npt.ArrayLike, n_lower: int, n_upper: int) -> Mask:
-    """The mask with these (n_edges,) lower and upper ends; an edge that comes twice counts once."""
-    rows, columns = np.asarray(lower, np.int64), np.asarray(upper, np.int64)
+    """The mask with these (n_edges,) lower and upper ends; an edge that comes twice counts once.
+
+    Raises GraphError where an end is not in its layer, or there are not as many lower as upper ones.
+    """
+    n_lower, n_upper = _sizes(n_lower, n_upper)
+    rows, columns = wholes("lower units", lower), wholes("upper units", upper)
+    if len(rows) != len(columns):
+        raise GraphError(f"edges have {len(rows)} lower and {len(columns)} upper units, but need as many of both")
+    in_layer("lower", rows, n_lower)
+    in_layer("upper", columns, n_upper)
     mask = sparse.csr_array((np.ones(len(rows), bool), (rows, columns)), shape=(n_lower, n_upper))
     mask.sum_duplicates()
     mask.data[:] = True
     return mask
+
+
+def _sizes(n_lower: int, n_upper: int) -> tuple[int, int]:
+    """Of both layers, as plain numbers."""
+    return whole("n_lower", n_lower, most=MOST), whole("n_upper", n_upper, most=MOST)
 
 
 def field_grid(rows: int, columns: int, field: int, stride: int = 1) -> tuple[int, int]:
@@ -32,6 +48,8 @@ def field_grid(rows: int, columns: int, field: int, stride: int = 1) -> tuple[in
 
     Raises GraphError where it fits nowhere.
     """
+    rows, columns = whole("rows", rows), whole("columns", columns)
+    field, stride = whole("the field", field, None), whole("the stride", stride, None)
     if field < 1 or stride < 1 or field > min(rows, columns):
         raise GraphError(f"fields of {field}x{field}, every {stride} units, do not fit into {rows}x{columns} units")
     return (rows - field) // stride + 1, (columns - field) // stride + 1
@@ -41,8 +59,10 @@ def local(rows: int, columns: int, *, field: int, maps: int, maps_below: int = 1
     """Receptive fields, untied: an upper unit at (r, c) of any map sees field x field positions of all maps below.
 
     (maps_below * rows * columns, maps * rows_above * columns_above); the field of (r, c) starts at (r, c) * stride.
-    Locally connected layers as in Dean et al. (2012), "Large scale distributed deep networks".
+    Locally connected layers as in Dean et al. (2012), "Large scale distributed deep networks".  Raises GraphError where
+    the field does not fit.
     """
+    maps, maps_below = whole("maps", maps, 1), whole("maps_below", maps_below, 1)
     above, across = field_grid(rows, columns, field, stride)
     r, c, i, j = np.ix_(np.arange(above), np.arange(across), np.arange(field), np.arange(field))
     seen = ((r * stride + i) * columns + c * stride + j).reshape(above * across, field * field)
@@ -59,17 +79,33 @@ def kronecker(blocks: npt.NDArray[np.bool_], mask: Mask) -> Mask:
 
 
 def erdos_renyi(n_lower: int, n_upper: int, *, density: float, seed: int) -> Mask:
-    """Every pair is connected with probability ``density``, independently (Erdős and Rényi 1959, Gilbert 1959)."""
-    rng = np.random.default_rng(seed)
+    """Every pair is connected with probability ``density``, independently (Erdős and Rényi 1959, Gilbert 1959).
+
+    Raises GraphError where the density is no probability.
+    """
+    (n_lower, n_upper), density = _sizes(n_lower, n_upper), share("the density", density)
+    rng = np.random.default_rng(seed_of(seed))
     counts = rng.binomial(n_lower, density, n_upper)
     return from_edges(*distinct(rng, counts, n_lower), n_lower, n_upper)
 
 
 def fixed_degree(n_lower: int, n_upper: int, *, degree: int, seed: int) -> Mask:
-    """Every upper unit is connected with ``degree`` lower units, drawn without replacement."""
+    """Every upper unit is connected with ``degree`` lower units, drawn without replacement.
+
+    Raises GraphError where there are not so many.
+    """
+    n_lower, n_upper = _sizes(n_lower, n_upper)
+    degree = _degree(degree, n_lower)
+    return from_edges(
+        *distinct(np.random.default_rng(seed_of(seed)), np.full(n_upper, degree), n_lower), n_lower, n_upper
+    )
+
+
+def _degree(degree: int, n_lower: int) -> int:
+    degree = whole("the degree", degree, None)
     if not 0 <= degree <= n_lower:
         raise GraphError(f"{degree} connections a unit were asked for, but there are {n_lower} units below")
-    return from_edges(*distinct(np.random.default_rng(seed), np.full(n_upper, degree), n_lower), n_lower, n_upper)
+    return degree
 
 
 def distinct(
@@ -77,6 +113,8 @@ def distinct(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(n_edges,) lower and (n_edges,) upper ends: counts[j] different lower units for every upper unit j."""
     upper = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    if not len(upper):
+        return upper, upper
     keys = different(upper * n_lower + rng.integers(n_lower, size=len(upper)))
     while True:  # what came twice is drawn again until nothing does
         missing = counts - np.bincount(keys // n_lower, minlength=len(counts))
@@ -92,11 +130,14 @@ def small_world(n_lower: int, n_upper: int, *, degree: int, rewired: float, seed
     """Both layers on a ring, every upper unit connected with the ``degree`` nearest lower ones; then rewiring.
 
     Each connection moves its lower end to a unit drawn at random with probability ``rewired``, after Watts and Strogatz
-    (1998), here between two layers.  Where two connections fall together, one remains.
+    (1998), here between two layers.  Where two connections fall together, one remains.  Raises GraphError where
+    there are not so many units below, or ``rewired`` is no probability.
     """
-    if not 0 <= degree <= n_lower:
-        raise GraphError(f"{degree} connections a unit were asked for, but there are {n_lower} units below")
-    rng = np.random.default_rng(seed)
+    (n_lower, n_upper), rewired = _sizes(n_lower, n_upper), share("rewired", rewired)
+    degree = _degree(degree, n_lower)
+    rng = np.random.default_rng(seed_of(seed))
+    if not degree:
+        return from_edges([], [], n_lower, n_upper)
     centre = (np.arange(n_upper) * n_lower) // max(n_upper, 1)
     lower = (centre[:, None] + np.arange(degree) - degree // 2) % n_lower
     moved = rng.random(lower.shape) < rewired
@@ -109,10 +150,16 @@ def scale_free(n_lower: int, n_upper: int, *, degree: int, exponent: float = 2.5
 
     The static model of Goh, Kahng and Kim (2001) between two layers: unit i of a layer, in an order drawn at random, is
     an end with a probability proportional to (i + 1) ** (-1 / (exponent - 1)); a pair that comes twice counts once.
+    Raises GraphError where the exponent is not above 2, or there are no units to connect with.
     """
-    if exponent <= 2:
+    (n_lower, n_upper), degree = _sizes(n_lower, n_upper), whole("the degree", degree)
+    if degree and n_upper and not n_lower:
+        raise GraphError(f"{degree} connections a unit were asked for, but there are 0 units below")
+    if not isinstance(exponent, numbers.Real) or not exponent > 2:
         raise GraphError(f"an exponent of {exponent} was asked for, but it must be above 2 for a finite mean degree")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_of(seed))
+    if not degree * n_upper:
+        return from_edges([], [], n_lower, n_upper)
     ends: list[Any] = []
     for size in (n_lower, n_upper):
         chance = np.arange(1, size + 1) ** (-1.0 / (exponent - 1.0))
@@ -127,13 +174,15 @@ def radix_net(radices: Sequence[int], *, copies: int, n_layers: int, shuffle: in
     radix, its stride being the product of the radices before it; the radices come again from the start where there are
     more RBMs.  Each is the Kronecker factor of a dense block of copies x copies.  ``shuffle``: a seed by which the
     neurons of each layer are put in random order, None for none.  Robinett and Kepner (2019), "RadiX-Net: structured
-    sparse matrices for deep neural networks".
+    sparse matrices for deep neural networks".  Raises GraphError where there is none.
     """
-    if not radices or min(radices) < 2 or copies < 1 or n_layers < 2:
-        raise GraphError(f"no RadiX-Net of radices {list(radices)}, {copies} copies and {n_layers} layers")
-    n_nodes = int(np.prod(radices))
+    radices = wholes("radices", radices).tolist()
+    copies, n_layers = whole("copies", copies, None), whole("n_layers", n_layers, None)
+    n_nodes = math.prod(radices)
+    if not radices or min(radices) < 2 or copies < 1 or n_layers < 2 or n_nodes * copies > MOST:
+        raise GraphError(f"no RadiX-Net of radices {radices}, {copies} copies and {n_layers} layers")
     order = np.arange(n_nodes * copies)
-    rng = None if shuffle is None else np.random.default_rng(shuffle)
+    rng = None if shuffle is None else np.random.default_rng(seed_of(shuffle))
     orders = [order if rng is None else rng.permutation(order) for _ in range(n_layers)]
     masks, stride = [], 1
     for i in range(n_layers - 1):

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse as scipy_sparse
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from partitioners.arguments import LARGEST, MOST, csr, in_layer, places_of, shown, sizes_of, whole, wholes
+from partitioners.arguments import FloatArray as FloatArray
+from partitioners.arguments import GraphError as GraphError
+from partitioners.arguments import IntArray as IntArray
 
-
-class GraphError(ValueError):
-    """A graph, or a partition of one, that cannot be; the message is one line."""
+MOST_LAYERS = 2**16  # that may be named by nodes of networkx, where layers may be empty
 
 
 def different(keys: IntArray) -> IntArray:
@@ -37,10 +37,17 @@ def different(keys: IntArray) -> IntArray:
 
 @dataclass(frozen=True)
 class Complete:
-    """Every lower unit is connected with every upper unit: a fully connected RBM, in no memory."""
+    """Every lower unit is connected with every upper unit: a fully connected RBM, in no memory.
+
+    Raises GraphError where a number of units cannot be.
+    """
 
     n_lower: int
     n_upper: int
+
+    def __post_init__(self) -> None:
+        for name in ("n_lower", "n_upper"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), most=MOST))
 
     @property
     def n_edges(self) -> int:
@@ -64,34 +71,59 @@ class Complete:
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """The upper neighbours of every lower unit in CSR; of unit i they are ``neighbours[offsets[i]:offsets[i + 1]]``."""
+    """The upper neighbours of every lower unit in CSR; of unit i they are ``neighbours[offsets[i]:offsets[i + 1]]``.
+
+    They ascend, each once: neighbours in another order are sorted.  Raises GraphError where the arrays are no CSR.
+    """
 
     offsets: IntArray  # (n_lower + 1,)
     neighbours: IntArray  # (n_edges,) upper units, counted within their layer
     n_upper: int
 
+    def __post_init__(self) -> None:
+        offsets, neighbours = wholes("offsets", self.offsets), wholes("neighbours", self.neighbours)
+        n_upper = whole("n_upper", self.n_upper, most=MOST)
+        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(neighbours) or np.any(np.diff(offsets) < 0):
+            raise GraphError(f"offsets must ascend from 0 to the {len(neighbours)} neighbours, but do not")
+        in_layer("upper", neighbours, n_upper)
+        later = np.ones(len(neighbours) + 1, bool)  # a unit's first neighbour, or one behind the neighbour before it
+        np.greater(neighbours[1:], neighbours[:-1], out=later[1:-1])
+        later[offsets] = True
+        if not later.all():
+            shape, ones = (len(offsets) - 1, n_upper), np.ones(len(neighbours), bool)
+            found = scipy_sparse.csr_array((ones, neighbours, offsets), shape=shape, copy=True)
+            found.sum_duplicates()
+            offsets, neighbours = found.indptr.astype(np.int64), found.indices.astype(np.int64)
+        for name, value in (("offsets", offsets), ("neighbours", neighbours), ("n_upper", n_upper)):
+            object.__setattr__(self, name, value)
+
     @classmethod
     def from_edges(cls, lower: npt.ArrayLike, upper: npt.ArrayLike, n_lower: int, n_upper: int) -> Sparse:
         """From (n_edges,) lower and (n_edges,) upper units, each counted within its layer; repeated edges count once.
 
-        Raises GraphError where a unit is not in its layer.
+        Raises GraphError where a unit is not in its layer, or there are not as many lower as upper ones.
         """
-        ends = []
-        for name, units, size in (("lower", lower, n_lower), ("upper", upper, n_upper)):
-            ids = np.asarray(units, dtype=np.int64)
-            if ids.size and (ids.min() < 0 or ids.max() >= size):
-                wrong = int(ids.min() if ids.min() < 0 else ids.max())
-                raise GraphError(f"an edge has {name} unit {wrong}, but that layer's units are 0 to {size - 1}")
-            ends.append(ids)
-        keys = different(ends[0] * np.int64(n_upper) + ends[1])
+        n_lower, n_upper = whole("n_lower", n_lower, most=MOST), whole("n_upper", n_upper, most=MOST)
+        sources, targets = wholes("lower units", lower), wholes("upper units", upper)
+        if len(sources) != len(targets):
+            raise GraphError(
+                f"edges have {len(sources)} lower and {len(targets)} upper units, but need as many of both"
+            )
+        in_layer("lower", sources, n_lower)
+        in_layer("upper", targets, n_upper)
+        keys = different(sources * np.int64(n_upper) + targets)
         sources, neighbours = np.divmod(keys, np.int64(max(n_upper, 1)))
         counts = np.bincount(sources, minlength=n_lower)
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), neighbours, n_upper)
 
     @classmethod
     def from_mask(cls, mask: Any) -> Sparse:
-        """From a mask (n_lower, n_upper), whatever scipy.sparse makes a CSR array of: what is not 0 is connected."""
-        found = scipy_sparse.csr_array(mask)
+        """From a mask (n_lower, n_upper), dense or of any format of scipy.sparse: what is not 0 is connected.
+
+        Values that come twice for a pair are summed, as scipy.sparse does.  The mask is left as it is.  Raises
+        GraphError where it is no matrix of numbers.
+        """
+        found = csr(mask)
         if not found.has_canonical_format:
             found = found.copy()
             found.sum_duplicates()
@@ -143,29 +175,37 @@ class UnitGraph:
 
     layers: tuple[int, ...]  # units of every layer, the visible one first
     links: tuple[Links, ...]  # links[l] connects layer l with layer l + 1
-    weights: IntArray  # (n_units,) layer after layer, none negative
+    weights: IntArray  # (n_units,) layer after layer, none negative, all together in 64 bits
     coordinates: tuple[FloatArray, ...] | None = None  # of each layer (n_units, 2): row and column
 
     def __post_init__(self) -> None:
-        if len(self.links) != len(self.layers) - 1:
-            raise GraphError(f"{len(self.layers)} layers need {len(self.layers) - 1} links, but {len(self.links)} came")
-        for i, link in enumerate(self.links):
-            if (link.n_lower, link.n_upper) != self.layers[i : i + 2]:
+        layers, links = sizes_of(self.layers), tuple(self.links)
+        if len(links) != len(layers) - 1:
+            raise GraphError(f"{len(layers)} layers need {len(layers) - 1} links, but {len(links)} came")
+        for i, link in enumerate(links):
+            if not isinstance(link, (Complete, Sparse)):
+                raise GraphError(f"links {i} are {shown(link)}, but must be Complete or Sparse")
+            if (link.n_lower, link.n_upper) != layers[i : i + 2]:
                 raise GraphError(
                     f"links {i} join {link.n_lower} with {link.n_upper} units, but layers {i} and {i + 1} have "
-                    f"{self.layers[i]} and {self.layers[i + 1]}"
+                    f"{layers[i]} and {layers[i + 1]}"
                 )
-        if self.weights.shape != (self.n_units,) or not np.issubdtype(self.weights.dtype, np.integer):
-            came = f"{self.weights.dtype} of shape {self.weights.shape}"
-            raise GraphError(f"weights must be {self.n_units} whole numbers, but came as {came}")
-        if self.n_units and self.weights.min() < 0:
-            raise GraphError(f"a unit has weight {int(self.weights.min())}, but no weight may be negative")
+        weights = wholes("weights", self.weights, sum(layers))
+        if len(weights) and weights.min() < 0:
+            raise GraphError(f"a unit has weight {int(weights.min())}, but no weight may be negative")
+        if weights.sum(dtype=np.float64) > LARGEST // 2 and (total := sum(weights.tolist())) > LARGEST:
+            raise GraphError(f"weights are {total} together, but at most {LARGEST}; divide them all by the same number")
+        coordinates = None
         if self.coordinates is not None:
-            shapes = [places.shape for places in self.coordinates]
-            if shapes != [(size, 2) for size in self.layers]:
-                raise GraphError(
-                    f"coordinates came as {shapes}, but layers of {self.layers} units need two for each unit"
-                )
+            coordinates = tuple(self.coordinates)
+            if len(coordinates) != len(layers):
+                raise GraphError(f"coordinates came for {len(coordinates)} layers, but there are {len(layers)}")
+            coordinates = tuple(
+                places_of(f"coordinates of layer {i}", places, n)
+                for i, (places, n) in enumerate(zip(coordinates, layers, strict=True))
+            )
+        for name, value in (("layers", layers), ("links", links), ("weights", weights), ("coordinates", coordinates)):
+            object.__setattr__(self, name, value)
 
     @property
     def n_units(self) -> int:
@@ -201,9 +241,10 @@ class UnitGraph:
     def to_networkx(self) -> nx.Graph:
         """Nodes 0 to n_units - 1 with attributes ``layer`` and ``weight``; complete links become single edges.
 
-        Where there are coordinates, nodes have them as ``position``, a pair.
+        Where there are coordinates, nodes have them as ``position``, a pair.  The graph's own attribute ``n_layers``
+        tells of layers without units.
         """
-        graph = nx.Graph()
+        graph = nx.Graph(n_layers=len(self.layers))
         for layer in range(len(self.layers)):
             for unit, weight in enumerate(self.layer_weights(layer).tolist(), start=int(self.offsets[layer])):
                 graph.add_node(unit, layer=layer, weight=weight)
@@ -218,20 +259,26 @@ class UnitGraph:
 
     @classmethod
     def from_networkx(cls, graph: nx.Graph) -> UnitGraph:
-        """Nodes need an attribute ``layer``, counted from 0, and may have a ``weight`` and a ``position``.
+        """Nodes need an attribute ``layer``, counted from 0, and may have a ``weight`` and a ``position``, a pair.
 
-        Positions count if all nodes have one; other attributes are left out.
+        Positions count if all nodes have one; other attributes are left out, and so are directions of edges.
 
         Units are counted layer by layer, in the graph's own order inside each.  Layers that are connected completely
-        become Complete links.  Raises GraphError where an edge joins layers that are not neighbours.
+        become Complete links.  Raises GraphError where an edge joins layers that are not neighbours, or an attribute
+        is not what it must be.
         """
+        if not isinstance(graph, nx.Graph):
+            raise GraphError(f"{shown(graph)} is no graph of networkx")
         members: dict[int, list[Any]] = {}
         for node, data in graph.nodes(data=True):
             layer = data.get("layer")
-            if not isinstance(layer, (int, np.integer)) or layer < 0:
-                raise GraphError(f"node {node!r} has layer {layer!r}, but every node needs one, counted from 0")
-            members.setdefault(int(layer), []).append(node)
-        layers = tuple(len(members.get(layer, [])) for layer in range(max(members, default=-1) + 1))
+            if not hasattr(layer, "__index__") or not 0 <= whole("a layer", layer, None) < MOST_LAYERS:
+                raise GraphError(
+                    f"node {shown(node)} has layer {shown(layer)}, but every node needs one, counted from 0"
+                )
+            members.setdefault(whole("a layer", layer), []).append(node)
+        told = whole("n_layers", graph.graph.get("n_layers", 0), most=MOST_LAYERS)
+        layers = tuple(len(members.get(layer, [])) for layer in range(max(told, max(members, default=-1) + 1)))
         place = {node: (layer, i) for layer, nodes in members.items() for i, node in enumerate(nodes)}
         ends: list[tuple[list[int], list[int]]] = [([], []) for _ in layers[1:]]
         for one, other in graph.edges():
@@ -244,19 +291,22 @@ class UnitGraph:
         for (lower, upper), n_lower, n_upper in zip(ends, layers[:-1], layers[1:], strict=True):
             sparse = Sparse.from_edges(lower, upper, n_lower, n_upper)
             links.append(Complete(n_lower, n_upper) if sparse.n_edges == n_lower * n_upper else sparse)
-        weights = [graph.nodes[node].get("weight", 1) for layer in sorted(members) for node in members[layer]]
+        nodes = [node for layer in sorted(members) for node in members[layer]]
+        weights = [whole(f"the weight of node {shown(node)}", graph.nodes[node].get("weight", 1)) for node in nodes]
         coordinates = None
-        if members and all("position" in data for _, data in graph.nodes(data=True)):
-            places = ([graph.nodes[node]["position"] for node in members.get(i, [])] for i in range(len(layers)))
-            coordinates = tuple(np.array(layer, np.float64).reshape(-1, 2) for layer in places)
-        return cls(layers, tuple(links), np.array(weights) if weights else np.zeros(0, np.int64), coordinates)
+        if nodes and all(graph.nodes[node].get("position") is not None for node in nodes):
+            places = [
+                places_of(f"the position of node {shown(node)}", [graph.nodes[node]["position"]], 1) for node in nodes
+            ]
+            coordinates = tuple(np.split(np.concatenate(places), np.cumsum(layers)[:-1]))
+        return cls(layers, tuple(links), weights, coordinates)  # type: ignore[arg-type]
 
 
 def dense(layers: Sequence[int], weights: npt.ArrayLike | None = None) -> UnitGraph:
     """The graph of a fully connected network with these layers, in memory for its units only."""
-    sizes = tuple(int(size) for size in layers)
+    sizes = sizes_of(layers)
     links = tuple(Complete(lower, upper) for lower, upper in pairwise(sizes))
-    return UnitGraph(sizes, links, unit_weights(sizes) if weights is None else np.asarray(weights))
+    return UnitGraph(sizes, links, unit_weights(sizes) if weights is None else weights)  # type: ignore[arg-type]
 
 
 def sparse(
@@ -264,11 +314,17 @@ def sparse(
     edges: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
     weights: npt.ArrayLike | None = None,
 ) -> UnitGraph:
-    """The graph of a network with these layers; ``edges`` has (lower, upper) for each pair of neighbouring layers."""
-    sizes = tuple(int(size) for size in layers)
-    pairs = zip(edges, sizes[:-1], sizes[1:], strict=True)
-    links = tuple(Sparse.from_edges(lower, upper, n, m) for (lower, upper), n, m in pairs)
-    return UnitGraph(sizes, links, unit_weights(sizes) if weights is None else np.asarray(weights))
+    """The graph of a network with these layers; ``edges`` has (lower, upper) for each pair of neighbouring layers.
+
+    Raises GraphError where edges, weights and layers do not fit each other.
+    """
+    sizes, ends = sizes_of(layers), list(edges)
+    if len(ends) != len(sizes) - 1 or any(len(pair) != 2 for pair in ends):
+        raise GraphError(
+            f"{len(sizes)} layers need {len(sizes) - 1} pairs of lower and upper units, but {len(ends)} came"
+        )
+    links = tuple(Sparse.from_edges(pair[0], pair[1], n, m) for pair, (n, m) in zip(ends, pairwise(sizes), strict=True))
+    return UnitGraph(sizes, links, unit_weights(sizes) if weights is None else weights)  # type: ignore[arg-type]
 
 
 def from_masks(
@@ -281,13 +337,25 @@ def from_masks(
     A mask is a scipy.sparse array or a boolean one.  Unless told, a unit weighs its connections, see ``connections``.
     Raises GraphError where masks, weights or coordinates do not fit each other.
     """
-    links: list[Links] = [m if isinstance(m, Complete) else Sparse.from_mask(m) for m in masks]
+    links: list[Links] = [m if isinstance(m, (Complete, Sparse)) else Sparse.from_mask(m) for m in masks]
     if not links:
         raise GraphError("no masks came, but a network has at least one RBM")
+    for i, (below, above) in enumerate(pairwise(links)):
+        if below.n_upper != above.n_lower:
+            raise GraphError(
+                f"mask {i} has {below.n_upper} upper units, but mask {i + 1} has {above.n_lower} lower ones: they are "
+                f"the same layer"
+            )
     sizes = (links[0].n_lower, *(link.n_upper for link in links))
-    places = None if coordinates is None else tuple(np.asarray(layer, np.float64) for layer in coordinates)
-    own = connections(sizes, links) if weights is None else np.asarray(weights)
-    return UnitGraph(sizes, tuple(links), own, places)
+    own = connections(sizes, links) if weights is None else weights
+    return UnitGraph(sizes, tuple(links), own, coordinates)  # type: ignore[arg-type]
+
+
+def sums_of(groups: IntArray, values: IntArray, n_groups: int) -> IntArray:
+    """(n_groups,) the sum of the values of each group, exact where ``np.bincount`` would round."""
+    found = np.zeros(n_groups, np.int64)
+    np.add.at(found, groups, values)
+    return found
 
 
 def connections(layers: Sequence[int], links: Sequence[Links]) -> IntArray:

@@ -3,142 +3,256 @@
 Layers are written as METIS writes several balances: one weight a unit and layer, 0 but in its own, so that a
 partitioner with many constraints balances every layer.  hMETIS knows one weight a unit; there the layers stand in a
 comment on the first line.  Both count from 1.  Formats: the METIS 5 and hMETIS 1.5 manuals (Karypis and Kumar 1998).
+
+Read is whatever the manuals allow and a graph of layers can say: comments anywhere, weights of edges and nets and sizes
+of units only where all are 1.  Layers come from the comment, or from which of several weights a unit has.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from partitioners.graph import GraphError, IntArray, Links, Sparse, UnitGraph
-from partitioners.partition import Partition
+from partitioners.arguments import LARGEST, MOST, AnyPath, parts_of, path_of
+from partitioners.graph import MOST_LAYERS, GraphError, IntArray, Links, Sparse, UnitGraph
+from partitioners.partition import Partition, check, of_units, plain
 
 LAYERS = "% layers"
+COMMENT = re.compile(r"%\s*layers((?:\s+\d+)+)\s*", re.ASCII)
+NUMBERS = re.compile(r"[\d\s+-]*", re.ASCII)
 
 
-def write_metis(path: str | os.PathLike[str], graph: UnitGraph) -> None:
-    """The units and their connections, each unit with one weight for every layer; complete links are written out."""
+def write_metis(path: AnyPath, graph: UnitGraph) -> None:
+    """The units and their connections, each unit with one weight for every layer; complete links are written out.
+
+    Raises GraphError where the file cannot be written.
+    """
+    of_units(graph)
     matrix, n_layers = graph.adjacency(), len(graph.layers)
     layer = np.repeat(np.arange(n_layers), graph.layers)
-    with Path(path).open("w") as file:
-        file.write(f"{LAYERS} {' '.join(map(str, graph.layers))}\n")
-        file.write(f"{graph.n_units} {graph.n_edges} 010 {n_layers}\n")
+
+    def lines() -> Iterator[str]:
+        yield f"{LAYERS} {' '.join(map(str, graph.layers))}"
+        yield f"{graph.n_units} {graph.n_edges} 010 {n_layers}"
         for unit in range(graph.n_units):
             weights = ["0"] * n_layers
             weights[layer[unit]] = str(graph.weights[unit])
             others = matrix.indices[matrix.indptr[unit] : matrix.indptr[unit + 1]] + 1
-            file.write(" ".join([*weights, *map(str, others.tolist())]) + "\n")
+            yield " ".join([*weights, *map(str, others.tolist())])
+
+    _write(path, lines())
 
 
-def read_metis(path: str | os.PathLike[str]) -> UnitGraph:
-    """The graph that ``write_metis`` wrote; links that are complete come back as edges.
+def read_metis(path: AnyPath) -> UnitGraph:
+    """The graph of layers in a METIS file, as ``write_metis`` wrote it or another; complete links come back as edges.
 
     Layers come from the comment, or else from which of its weights each unit has.  Raises GraphError where the file
-    cannot be read, is of another kind, or joins layers that are not neighbours.
+    cannot be read, does not tell the layers, joins layers that are not neighbours, or has weights of edges.
     """
+    path = path_of(path)
     layers, lines = _read(path)
-    header = next(lines, [])
-    if len(header) != 4 or header[2] != 10:
-        raise GraphError(f"{path} has no weights for layers: its first line must be 'units edges 010 layers'")
-    n_units, n_edges, n_layers = header[0], header[1], header[3]
-    rows = list(lines)
-    if len(rows) != n_units or any(len(row) < n_layers for row in rows):
-        raise GraphError(f"{path} has {len(rows)} lines of units, but {n_units} with {n_layers} weights are announced")
-    weights = np.array([row[:n_layers] for row in rows], np.int64).reshape(n_units, n_layers)
-    sizes = layers or tuple(np.bincount(np.argmax(weights, axis=1), minlength=n_layers).tolist())
-    if sum(sizes) != n_units or len(sizes) != n_layers:
-        raise GraphError(f"{path} has layers of {sizes}, but {n_units} units and {n_layers} weights each")
-    counts = np.array([len(row) - n_layers for row in rows], np.int64)
-    others = np.array([other - 1 for row in rows for other in row[n_layers:]], np.int64)
-    graph = _from_ends(path, sizes, np.repeat(np.arange(n_units), counts), others, weights.sum(axis=1))
+    header, rows = _headed(lines)
+    known = 2 <= len(header) <= 4 and min(header) >= 0 and _is_format((*header, 0)[2], 3)
+    if not known or (len(header) == 4 and header[3] > MOST_LAYERS):
+        raise GraphError(f"{path} is no graph of METIS: its first line must be 'units edges [format [weights]]'")
+    n_units, n_edges, kind = header[0], header[1], header[2] if len(header) > 2 else 0
+    sized, weighted, edge_weighted = kind // 100, kind // 10 % 10, kind % 10
+    n_weights = (header[3] if len(header) == 4 else 1) if weighted else 0
+    if not n_weights and layers is None:
+        raise GraphError(f"{path} has no weights for layers: its first line must be '{LAYERS} ...', or 010 its format")
+    if sized or n_weights:
+        rows = [row for row in rows if row]  # where units have numbers of their own, an empty line is none of a unit
+    while len(rows) > n_units and not rows[-1]:
+        rows.pop()
+    own = sized + n_weights
+    if len(rows) != n_units or any(len(row) < own for row in rows):
+        raise GraphError(f"{path} has {len(rows)} lines of units, but {n_units} with {own} weights are announced")
+    step = 1 + edge_weighted
+    if any((len(row) - own) % step for row in rows):
+        raise GraphError(f"{path} has units with an odd number of neighbours and weights of edges")
+    if (sized and any(row[0] != 1 for row in rows)) or (step > 1 and any(set(row[own + 1 :: 2]) - {1} for row in rows)):
+        raise GraphError(f"{path} has weights of edges or sizes of units other than 1, which are not counted here")
+    weights = _numbers(path, (word for row in rows for word in row[sized:own])).reshape(n_units, n_weights)
+    sizes, of_unit = _weighed(path, weights, layers)
+    counts = np.array([(len(row) - own) // step for row in rows], np.int64)
+    others = _numbers(path, (other for row in rows for other in row[own::step])) - 1
+    graph = _from_ends(path, sizes, np.repeat(np.arange(n_units), counts), others, of_unit)
     if graph.n_edges != n_edges:
         raise GraphError(f"{path} has {graph.n_edges} edges, but {n_edges} are announced")
     return graph
 
 
-def write_hmetis(path: str | os.PathLike[str], graph: UnitGraph) -> None:
+def _weighed(path: Path, weights: IntArray, layers: tuple[int, ...] | None) -> tuple[tuple[int, ...], IntArray]:
+    """(units of every layer, weight of every unit) from (n_units, n_weights) and what the comment says of layers."""
+    n_units, n_weights = weights.shape
+    if layers is not None and sum(layers) != n_units:
+        raise GraphError(f"{path} has layers of {layers}, but {n_units} units")
+    if layers is not None and n_weights < 2 and len(layers) != n_weights:
+        return layers, weights[:, 0] if n_weights else np.ones(n_units, np.int64)
+    if layers is not None and len(layers) != n_weights:
+        raise GraphError(f"{path} has {len(layers)} layers, but {n_weights} weights for every unit")
+    if (np.count_nonzero(weights, axis=1) > 1).any():
+        raise GraphError(f"{path} has units with weights in several layers, but each is in one")
+    sums = weights.sum(axis=1)
+    known = np.flatnonzero(sums)
+    its_layer = np.argmax(weights != 0, axis=1)
+    if layers is not None:
+        if (its_layer != np.repeat(np.arange(n_weights), layers))[known].any():
+            raise GraphError(f"{path} has layers of {layers}, but a unit with a weight in another layer")
+        return layers, sums
+    # a unit without weight lies between others: of which layer it is, is clear if both are of the same
+    before = np.searchsorted(known, np.arange(n_units), side="right") - 1
+    low = np.where(before >= 0, np.append(its_layer[known], 0)[before], 0)
+    after = np.searchsorted(known, np.arange(n_units))
+    high = np.append(its_layer[known], n_weights - 1)[after]
+    if (low != high).any():
+        wrong = int(np.argmax(low != high))
+        raise GraphError(
+            f"{path} does not tell the layer of unit {wrong + 1}, by its weights: name them in a line '{LAYERS} ...'"
+        )
+    if (np.diff(low) < 0).any():
+        raise GraphError(f"{path} has units of a lower layer behind those of an upper one")
+    return tuple(np.bincount(low, minlength=n_weights).tolist()), sums
+
+
+def write_hmetis(path: AnyPath, graph: UnitGraph) -> None:
     """The nets of all units: for each RBM those that lower units send on, then those of upper units.
 
-    The sender stands first in its net.  Complete links are written out.  Where the weights are 0, they stay so.
+    The sender stands first in its net.  Complete links are written out.  Where the weights are 0, they stay so.  Raises
+    GraphError where the file cannot be written.
     """
+    of_units(graph)
     lines = [
         " ".join(map(str, [unit + 1, *others]))
         for i, link in enumerate(graph.links)
         for nets, here, there in ((link.up, i, i + 1), (link.down, i + 1, i))
         for unit, others in _sending(nets, int(graph.offsets[here]), int(graph.offsets[there]))
     ]
-    with Path(path).open("w") as file:
-        file.write(f"{LAYERS} {' '.join(map(str, graph.layers))}\n")
-        file.write(f"{len(lines)} {graph.n_units} 10\n")
-        file.writelines(line + "\n" for line in lines)
-        file.writelines(f"{weight}\n" for weight in graph.weights.tolist())
+    head = [f"{LAYERS} {' '.join(map(str, graph.layers))}", f"{len(lines)} {graph.n_units} 10"]
+    _write(path, [*head, *lines, *map(str, graph.weights.tolist())])
 
 
-def read_hmetis(path: str | os.PathLike[str]) -> UnitGraph:
-    """The graph that ``write_hmetis`` wrote: a net's first unit is connected with all others of it.
+def read_hmetis(path: AnyPath) -> UnitGraph:
+    """The graph of layers in an hMETIS file that tells them, as ``write_hmetis`` wrote it.
 
-    Raises GraphError where the file cannot be read, is of another kind, or joins layers that are not neighbours.
+    A net's first unit is connected with all others of it.  Raises GraphError where the file cannot be read, does not
+    tell the layers, joins layers that are not neighbours, or has weights of nets.
     """
+    path = path_of(path)
     layers, lines = _read(path)
-    header = next(lines, [])
-    if len(header) != 3 or header[2] != 10 or not layers:
+    rows = [row for row in lines if row]
+    header, rows = (rows[0], rows[1:]) if rows else ([], [])
+    if layers is None or not 2 <= len(header) <= 3 or min(header) < 0 or not _is_format((*header, 0)[2], 2):
         raise GraphError(f"{path} is not of ours: '{LAYERS} ...' and 'nets units 10' must be its first lines")
-    rows = list(lines)
-    n_nets, n_units = header[:2]
-    if len(rows) != n_nets + n_units or sum(layers) != n_units or any(len(row) != 1 for row in rows[n_nets:]):
+    n_nets, n_units, kind = (*header, 0)[:3]
+    weighted, net_weighted = kind // 10, kind % 10
+    n_weights = n_units if weighted else 0
+    if len(rows) != n_nets + n_weights or sum(layers) != n_units or any(len(row) != 1 for row in rows[n_nets:]):
         raise GraphError(
-            f"{path} has {len(rows)} lines and layers of {layers}, but {n_nets} nets and {n_units} weights"
+            f"{path} has {len(rows)} lines and layers of {layers}, but {n_nets} nets and {n_weights} weights"
         )
-    senders = np.repeat([row[0] - 1 for row in rows[:n_nets]], [len(row) - 1 for row in rows[:n_nets]])
-    others = np.array([other - 1 for row in rows[:n_nets] for other in row[1:]], np.int64)
-    weights = np.array([row[0] for row in rows[n_nets:]], np.int64)
-    return _from_ends(path, layers, senders.astype(np.int64), others, weights)
+    nets = rows[:n_nets]
+    if net_weighted:
+        if any(row[0] != 1 for row in nets):
+            raise GraphError(f"{path} has weights of nets other than 1, which are not counted here")
+        nets = [row[1:] for row in nets]
+    if not all(nets):
+        raise GraphError(f"{path} has nets without units")
+    senders = np.repeat(_numbers(path, (row[0] for row in nets)) - 1, [len(row) - 1 for row in nets])
+    others = _numbers(path, (other for row in nets for other in row[1:])) - 1
+    weights = _numbers(path, (row[0] for row in rows[n_nets:])) if weighted else np.ones(n_units, np.int64)
+    return _from_ends(path, layers, senders, others, weights)
 
 
-def write_parts(path: str | os.PathLike[str], partition: Partition) -> None:
-    """The part of every unit, one a line: what METIS and hMETIS write as their answer."""
-    Path(path).write_text("".join(f"{part}\n" for owner in partition.owners for part in owner.tolist()))
+def write_parts(path: AnyPath, partition: Partition) -> None:
+    """The part of every unit, one a line: what METIS and hMETIS write as their answer.
+
+    Raises GraphError where the file cannot be written.
+    """
+    _write(path, (str(part) for owner in plain(partition).owners for part in owner.tolist()))
 
 
-def read_parts(path: str | os.PathLike[str], graph: UnitGraph, n_parts: int) -> Partition:
+def read_parts(path: AnyPath, graph: UnitGraph, n_parts: int) -> Partition:
     """An answer of METIS, hMETIS or their like.  Raises GraphError where it is not one for this graph."""
-    _, lines = _read(path)
-    owner = np.array([row[0] for row in lines], np.int64)
+    of_units(graph)
+    path, n_parts = path_of(path), parts_of(n_parts)
+    rows = [row for row in _read(path)[1] if row]
+    if any(len(row) != 1 for row in rows):
+        raise GraphError(f"{path} has lines of several numbers, but needs one a line: the part of a unit")
+    owner = _numbers(path, (row[0] for row in rows))
     if len(owner) != graph.n_units:
         raise GraphError(f"{path} has {len(owner)} parts of units, but the graph has {graph.n_units} units")
     if len(owner) and (owner.min() < 0 or owner.max() >= n_parts):
         raise GraphError(f"{path} has parts {owner.min()} to {owner.max()}, but they must be 0 to {n_parts - 1}")
-    return Partition(tuple(np.split(owner, graph.offsets[1:-1])), n_parts)
+    return check(graph, Partition(tuple(np.split(owner, graph.offsets[1:-1])), n_parts))
 
 
 def _sending(nets: Links, first: int, other: int) -> Iterator[tuple[int, list[int]]]:
     """Each unit with neighbours, and these counted from 1."""
     units, neighbours = nets.edges()
-    starts = np.flatnonzero(np.diff(units, prepend=-1))
-    for start, piece in zip(starts, np.split(neighbours, starts[1:]), strict=True):
-        yield first + int(units[start]), (other + piece + 1).tolist()
+    for start, end in pairwise([*np.flatnonzero(np.diff(units, prepend=-1)).tolist(), len(units)]):
+        yield first + int(units[start]), (other + neighbours[start:end] + 1).tolist()
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], Iterator[list[int]]]:
-    """(layers of the comment, numbers of each line that is no comment)."""
+def _write(path: AnyPath, lines: Iterable[str]) -> None:
+    target = path_of(path)
     try:
-        text = Path(path).read_text()
-        lines = text.splitlines()
-        layers = next((line[len(LAYERS) :] for line in lines if line.startswith(LAYERS)), "")
-        numbers = [[int(word) for word in line.split()] for line in lines if not line.startswith("%")]
-        return tuple(int(word) for word in layers.split()), iter(numbers)
-    except OSError as error:
-        raise GraphError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise GraphError(f"{path} has words that are no whole numbers") from None
+        with target.open("w", encoding="ascii", newline="\n") as file:
+            file.writelines(line + "\n" for line in lines)
+    except (OSError, ValueError) as error:
+        raise GraphError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _from_ends(
-    path: str | os.PathLike[str], layers: tuple[int, ...], units: IntArray, others: IntArray, weights: IntArray
-) -> UnitGraph:
+def _read(path: Path) -> tuple[tuple[int, ...] | None, list[list[int]]]:
+    """(layers of the comment, None without; numbers of each line that is no comment, none of empty lines)."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except (OSError, ValueError) as error:
+        raise GraphError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    layers, numbers = None, []
+    for line in text.split("\n"):  # what read_text makes of all ends of lines
+        if line.lstrip().startswith("%"):
+            told = COMMENT.fullmatch(line.strip())
+            if told and layers is None:
+                layers = tuple(map(int, told[1].split()))
+            continue
+        try:
+            if not NUMBERS.fullmatch(line):  # Python takes more, as in 1_000
+                raise ValueError
+            numbers.append([int(word) for word in line.split()])
+        except ValueError:
+            raise GraphError(f"{path} has words that are no whole numbers") from None
+    if layers is not None and sum(layers) > MOST:
+        raise GraphError(f"{path} has layers of {sum(layers)} units together, but at most {MOST} can be partitioned")
+    return layers, numbers
+
+
+def _headed(lines: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """The first line that is not empty, and all behind it: of a unit without neighbours METIS writes an empty one."""
+    for i, line in enumerate(lines):
+        if line:
+            return line, lines[i + 1 :]
+    return [], []
+
+
+def _is_format(number: int, digits: int) -> bool:
+    """Whether a number is one of these many digits, all 0 or 1."""
+    return re.fullmatch(rf"[01]{{1,{digits}}}", str(number)) is not None
+
+
+def _numbers(path: Path, found: Iterable[int]) -> IntArray:
+    """(n,) int64.  Raises GraphError where one needs more bits."""
+    try:
+        return np.array(list(found), np.int64)
+    except OverflowError:
+        raise GraphError(f"{path} has numbers above {LARGEST}") from None
+
+
+def _from_ends(path: Path, layers: tuple[int, ...], units: IntArray, others: IntArray, weights: IntArray) -> UnitGraph:
     """From both ends of all edges, each at least once."""
     n_units = sum(layers)
     if len(others) and (min(others.min(), units.min()) < 0 or max(others.max(), units.max()) >= n_units):
@@ -154,4 +268,7 @@ def _from_ends(
         links.append(
             Sparse.from_edges(below[mine] - offsets[i], above[mine] - offsets[i + 1], layers[i], layers[i + 1])
         )
-    return UnitGraph(layers, tuple(links), weights)
+    try:
+        return UnitGraph(layers, tuple(links), weights)
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from partitioners.graph import GraphError, UnitGraph
+from partitioners.libraries import seed_for_library, weights_for_library
 from partitioners.nets import ALLOWED
-from partitioners.partition import Partition
+from partitioners.partition import Partition, partitioner
 
 
+@partitioner
 def kahip(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """As KaHIP finds it: least edge cut, all layers together balanced (Sanders and Schulz 2013).
 
@@ -19,13 +21,11 @@ def kahip(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
         import kahip as library
     except ImportError:
         raise GraphError("the kahip method needs KaHIP: pip install 'modelpar[kahip]'") from None
-    if n_parts < 1:
-        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
     owner = np.arange(graph.n_units) * n_parts // max(graph.n_units, 1)
     if n_parts > 1 and graph.n_edges:
-        matrix = graph.adjacency()
-        weights = np.maximum(graph.weights, 1).tolist()
+        matrix, small = graph.adjacency(), seed_for_library(seed)
+        weights = weights_for_library(graph.weights).tolist()
         first, neighbours, ones = matrix.indptr.tolist(), matrix.indices.tolist(), [1] * len(matrix.indices)
-        _, found = library.kaffpa(weights, first, ones, neighbours, n_parts, ALLOWED - 1, True, seed, library.ECO)
+        _, found = library.kaffpa(weights, first, ones, neighbours, n_parts, ALLOWED - 1, True, small, library.ECO)
         owner = np.asarray(found, np.int64)
     return Partition(tuple(np.split(owner, graph.offsets[1:-1])), n_parts)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import networkx as nx
 import numpy as np
 
-from partitioners.graph import GraphError, IntArray, UnitGraph
-from partitioners.partition import Partition
+from partitioners.graph import IntArray, UnitGraph
+from partitioners.partition import Partition, partitioner
 from partitioners.spatial import cut_at
 
 
+@partitioner
 def kernighan_lin(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Each piece is cut at its layers' weighted medians in unit order, then units are swapped (Kernighan and Lin 1970).
 
@@ -18,8 +19,6 @@ def kernighan_lin(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition
     out, so it is for networks of a few thousand units.  Deterministic for a seed.  Raises GraphError where there are no
     parts.
     """
-    if n_parts < 1:
-        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
     owner = np.zeros(graph.n_units, np.int64)
     layer = np.repeat(np.arange(len(graph.layers)), graph.layers)
     _cut(graph.to_networkx(), np.arange(graph.n_units), n_parts, 0, layer, graph.weights, owner, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from partitioners.arguments import shown
 from partitioners.assignment import assignment
 from partitioners.auto import auto
 from partitioners.block import block
@@ -52,7 +53,7 @@ def method(name: str) -> Callable[..., Partition]:
 
     Raises GraphError where there is none.
     """
-    first, plus, then = name.partition("+")
+    first, plus, then = name.partition("+") if isinstance(name, str) else ("", "", "")
     if first not in METHODS or (plus and then != "refined"):
-        raise GraphError(f"there is no method {name!r}; there are {', '.join(METHODS)}, each also with +refined")
+        raise GraphError(f"there is no method {shown(name)}; there are {', '.join(METHODS)}, each also with +refined")
     return then_refined(METHODS[first]) if plus else METHODS[first]

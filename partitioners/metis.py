@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from partitioners.graph import GraphError, UnitGraph
-from partitioners.partition import Partition
+from partitioners.libraries import seed_for_library, weights_for_library
+from partitioners.partition import Partition, partitioner
 
 
+@partitioner
 def metis(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """As METIS finds it: least edge cut, all layers together balanced (Karypis and Kumar 1998).
 
@@ -18,17 +20,15 @@ def metis(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
         import pymetis
     except ImportError:
         raise GraphError("the metis method needs pymetis: pip install 'modelpar[metis]'") from None
-    if n_parts < 1:
-        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
-    if n_parts == 1 or graph.n_edges == 0:
+    if n_parts == 1 or graph.n_edges == 0 or n_parts >= graph.n_units:  # METIS leaves no part empty
         owner = np.arange(graph.n_units) * n_parts // max(graph.n_units, 1)
     else:
         matrix = graph.adjacency()
         found = pymetis.part_graph(
             n_parts,
             pymetis.CSRAdjacency(matrix.indptr, matrix.indices),
-            vweights=np.maximum(graph.weights, 1),
-            options=pymetis.Options(seed=seed, ufactor=30),
+            vweights=weights_for_library(graph.weights),
+            options=pymetis.Options(seed=seed_for_library(seed), ufactor=30),
         )
         owner = np.asarray(found[1], np.int64)
     return Partition(tuple(np.split(owner, graph.offsets[1:-1])), n_parts)

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from partitioners.graph import GraphError, UnitGraph
+from partitioners.libraries import seed_for_library, weights_for_library
 from partitioners.nets import ALLOWED, by_layers, nets_of
-from partitioners.partition import Partition
+from partitioners.partition import Partition, partitioner
 
 THREADS = 2
 
 
+@partitioner
 def mtkahypar(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """As Mt-KaHyPar finds it: least connectivity minus one, all layers together balanced (Gottesbüren et al. 2022).
 
@@ -25,19 +27,17 @@ def mtkahypar(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
         import mtkahypar as library
     except ImportError:
         raise GraphError("the mtkahypar method needs Mt-KaHyPar: pip install 'modelpar[mtkahypar]'") from None
-    if n_parts < 1:
-        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
     nets = nets_of(graph)
     owner = np.arange(graph.n_units) * n_parts // max(graph.n_units, 1)
     if n_parts > 1 and len(nets.costs):
         offsets, units = nets.pins
         edges = [piece.tolist() for piece in np.split(units, offsets[1:-1])]
         made = _started(library)
-        library.set_seed(seed)
+        library.set_seed(seed_for_library(seed))
         context = made.context_from_preset(library.PresetType.DETERMINISTIC_QUALITY)
         context.set_partitioning_parameters(n_parts, ALLOWED - 1, library.Objective.KM1)
         context.logging = False
-        weights = np.maximum(nets.weights, 1).tolist()
+        weights = weights_for_library(nets.weights).tolist()
         hypergraph = made.create_hypergraph(context, nets.n_units, len(edges), edges, weights, nets.costs.tolist())
         owner = np.array(hypergraph.partition(context).get_partition(), np.int64)
     return by_layers(owner.astype(np.int32), graph, n_parts)

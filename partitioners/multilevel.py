@@ -14,9 +14,9 @@ import numpy as np
 from partitioners.annealing import improved
 from partitioners.bisection import bisected
 from partitioners.coarsening import companions, contracted, packed
-from partitioners.graph import GraphError, IntArray, UnitGraph
+from partitioners.graph import IntArray, UnitGraph
 from partitioners.nets import Nets, Owner, by_layers, cost, limits, nets_of
-from partitioners.partition import Partition
+from partitioners.partition import Partition, partitioner
 from partitioners.refinement import carried
 from partitioners.repair import repaired
 
@@ -36,13 +36,12 @@ class Rung(NamedTuple):
     group: IntArray
 
 
+@partitioner
 def multilevel(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Search on groups of companions, refinement down to single units.  Deterministic for a seed.
 
     Raises GraphError where there are no parts.
     """
-    if n_parts < 1:
-        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
     nets, allowed = nets_of(graph), limits(graph, n_parts)
     rungs = ladder(nets, packed(graph, n_parts), n_parts, allowed, seed=seed)
     return by_layers(climbed_down(rungs, n_parts, allowed, seed=seed), graph, n_parts)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from partitioners.graph import Complete, IntArray, UnitGraph
+from partitioners.arguments import LARGEST, parts_of, wholes
+from partitioners.graph import Complete, GraphError, IntArray, UnitGraph
 from partitioners.partition import Partition
 
 ALLOWED = 1.03  # of a layer's mean part
@@ -109,6 +110,14 @@ def transposed(starts, items, n_items):  # type: ignore[no-untyped-def]
     return offsets, rows
 
 
+def owned_by(nets: Nets, owner: Owner, n_parts: int) -> Owner:
+    """The owners of all units for a search, which looks at no limits.  Raises GraphError where one is no part."""
+    found = wholes("owners", owner, nets.n_units)
+    if len(found) and (found.min() < 0 or found.max() >= n_parts):
+        raise GraphError(f"owners are {found.min()} to {found.max()}, but the parts are 0 to {n_parts - 1}")
+    return found.astype(np.int32)
+
+
 def cost(nets: Nets, owner: Owner, n_parts: int) -> int:
     """States that travel: what each net costs, times the parts it reaches less one."""
     offsets, units = nets.pins
@@ -141,12 +150,13 @@ def limits(graph: UnitGraph, n_parts: int) -> IntArray:
     """What the heaviest part of each layer may weigh, (n_layers,).
 
     1.03 times the mean part, or what placing the heaviest units first on the lightest parts gives (LPT, Graham 1969),
-    where units are too heavy for that.
+    where units are too heavy for that.  Raises GraphError where there are no parts.
     """
-    found = []
+    n_parts, found = parts_of(n_parts), []
     for i in range(len(graph.layers)):
         weights = np.sort(graph.layer_weights(i))[::-1]
-        found.append(max(int(ALLOWED * weights.sum() / n_parts), lightest_first(weights, n_parts)))
+        most = max(int(ALLOWED * weights.sum() / n_parts), lightest_first(weights, n_parts))
+        found.append(min(most, LARGEST))
     return np.array(found, np.int64)
 
 
@@ -159,7 +169,7 @@ def lightest_first(weights: IntArray, n_parts: int) -> int:
     """What the heaviest part weighs when units, the heaviest first, each go to the part that is lightest so far."""
     if len(weights) and weights[0] == weights[-1]:
         return int(-(-len(weights) // n_parts) * weights[0])
-    parts = [0] * n_parts
+    parts = [0] * min(n_parts, max(1, len(weights)))  # more stay empty
     for weight in weights.tolist():
         heapq.heapreplace(parts, parts[0] + weight)
     return max(parts)

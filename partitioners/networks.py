@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from partitioners import generators
+from partitioners.arguments import shown, whole
 from partitioners.graph import FloatArray, GraphError, UnitGraph, dense, from_masks
 
 
@@ -24,11 +25,18 @@ def local_network(side: int, fields: Sequence[int], maps: Sequence[int], strides
     """Receptive fields on a grid of side x side, layer after layer, with coordinates.
 
     fields, maps, strides: of each RBM; a field sees all maps below, strides are 1 unless told.  A unit lies at the
-    middle of its field, in units of the visible grid.
+    middle of its field, in units of the visible grid.  Raises GraphError where a field does not fit, or
+    there are not as many maps, or strides, as fields.
     """
+    fields, maps, strides = list(fields), list(maps), list(strides) or [1] * len(fields)
+    if not len(fields) == len(maps) == len(strides):
+        raise GraphError(
+            f"{len(fields)} fields came with {len(maps)} maps and {len(strides)} strides, one each are needed"
+        )
+    side = whole("the side", side, 1)
     masks, places = [], [_grid(side, 1, 0.0, 1.0)]
     below, start, step = 1, 0.0, 1.0
-    for field, n_maps, stride in zip(fields, maps, strides or [1] * len(fields), strict=True):
+    for field, n_maps, stride in zip(fields, maps, strides, strict=True):
         masks.append(generators.local(side, side, field=field, maps=n_maps, maps_below=below, stride=stride))
         side, _ = generators.field_grid(side, side, field, stride)
         start, step, below = start + step * (field - 1) / 2, step * stride, n_maps
@@ -84,7 +92,7 @@ NETWORKS = tuple(_KNOWN)
 
 def network(name: str) -> Network:
     """The network of that name.  Raises GraphError where there is none."""
-    if name not in _KNOWN:
-        raise GraphError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    if not isinstance(name, str) or name not in _KNOWN:
+        raise GraphError(f"there is no network {shown(name)}; there are {', '.join(NETWORKS)}")
     about, made = _KNOWN[name]
     return Network(name, about, made())

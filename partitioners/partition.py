@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import wraps
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from partitioners.arguments import parts_of, seed_of, shown, wholes
 from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
 
 
@@ -38,13 +40,38 @@ class Measures(NamedTuple):
     edge_cut: int
 
 
-def each_layer(graph: UnitGraph, n_parts: int, owners: Callable[[IntArray, int], IntArray]) -> Partition:
-    """For methods that look at one layer at a time: ``owners(weights of the layer's units, n_parts)``.
+class Method(Protocol):
+    """What every method is."""
 
-    Raises GraphError where there are no parts.
+    def __call__(self, graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition: ...
+
+
+def partitioner(method: Method) -> Method:
+    """The method behind the door that all methods share: whole numbers of any kind are taken for plain ones.
+
+    What is raised then is a GraphError: without parts, with a negative seed, and where memory does not suffice.
     """
-    if n_parts < 1:
-        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
+
+    @wraps(method)
+    def checked(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
+        of_units(graph)
+        n_parts, seed = parts_of(n_parts), seed_of(seed)
+        try:
+            return method(graph, n_parts, seed=seed)
+        except MemoryError:
+            raise GraphError(f"there is not enough memory for {graph.n_units} units on {n_parts} parts") from None
+
+    return checked
+
+
+def of_units(graph: UnitGraph) -> None:
+    """Raise GraphError for anything but a unit graph."""
+    if not isinstance(graph, UnitGraph):
+        raise GraphError(f"the graph is {shown(graph)}, but must be a UnitGraph")
+
+
+def each_layer(graph: UnitGraph, n_parts: int, owners: Callable[[IntArray, int], IntArray]) -> Partition:
+    """For methods that look at one layer at a time: ``owners(weights of the layer's units, n_parts)``."""
     return Partition(tuple(owners(graph.layer_weights(i), n_parts) for i in range(len(graph.layers))), n_parts)
 
 
@@ -53,22 +80,49 @@ def measure(graph: UnitGraph, partition: Partition) -> Measures:
     return Measures(imbalance(graph, partition), communication_volume(graph, partition), edge_cut(graph, partition))
 
 
-def check(graph: UnitGraph, partition: Partition) -> None:
-    """Raise GraphError unless every unit of the graph has one owner among the parts."""
-    sizes = tuple(len(owner) for owner in partition.owners)
+def plain(partition: Partition) -> Partition:
+    """The same with plain numbers.  Raises GraphError unless every owner is one of the parts."""
+    try:
+        owners, n_parts = partition
+        given = list(owners)
+    except (TypeError, ValueError):
+        raise GraphError(f"the partition is {shown(partition)}, but must be owners of layers, and n_parts") from None
+    n_parts = parts_of(n_parts)
+    found = tuple(wholes(f"owners of layer {layer}", owner) for layer, owner in enumerate(given))
+    for layer, owner in enumerate(found):
+        if owner.size and (owner.min() < 0 or owner.max() >= n_parts):
+            wrong = int(owner.min() if owner.min() < 0 else owner.max())
+            raise GraphError(f"a unit of layer {layer} is owned by part {wrong}, but the parts are 0 to {n_parts - 1}")
+    return Partition(found, n_parts)
+
+
+def check(graph: UnitGraph, partition: Partition) -> Partition:
+    """The partition with plain numbers.  Raises GraphError unless every unit of the graph has one of its parts."""
+    of_units(graph)
+    found = plain(partition)
+    sizes = tuple(len(owner) for owner in found.owners)
     if sizes != graph.layers:
         raise GraphError(f"the partition has layers of {sizes} units, but the graph has {graph.layers}")
-    for layer, owner in enumerate(partition.owners):
-        if owner.size and (owner.min() < 0 or owner.max() >= partition.n_parts):
-            wrong = int(owner.min() if owner.min() < 0 else owner.max())
-            raise GraphError(
-                f"a unit of layer {layer} is owned by part {wrong}, but the parts are 0 to {partition.n_parts - 1}"
-            )
+    return found
+
+
+def empty_parts(partition: Partition) -> IntArray:
+    """(n_layers,) how many parts own no unit of a layer, and wait while others work on it."""
+    return np.array([partition.n_parts - len(np.unique(owner)) for owner in partition.owners], np.int64)
+
+
+def compact(partition: Partition) -> Partition:
+    """The same without parts that own nothing: they neither send nor receive, but every pair of parts has a count."""
+    if partition.n_parts <= sum(len(owner) for owner in partition.owners):
+        return partition
+    used, names = np.unique(np.concatenate(partition.owners), return_inverse=True)
+    ends = np.cumsum([len(owner) for owner in partition.owners])[:-1]
+    return Partition(tuple(np.split(names.astype(np.int64), ends)), max(1, len(used)))
 
 
 def part_weights(graph: UnitGraph, partition: Partition) -> IntArray:
     """(n_layers, n_parts) what each part owns of each layer."""
-    check(graph, partition)
+    partition = check(graph, partition)
     weights = np.zeros((len(graph.layers), partition.n_parts), np.int64)
     for layer, owner in enumerate(partition.owners):
         np.add.at(weights[layer], owner, graph.layer_weights(layer))
@@ -81,7 +135,7 @@ def imbalance(graph: UnitGraph, partition: Partition) -> npt.NDArray[np.float64]
     Each layer counts for itself: its parts work at the same time and wait for the heaviest.
     """
     weights = part_weights(graph, partition)
-    mean = weights.sum(axis=1) / partition.n_parts
+    mean = weights.sum(axis=1) / weights.shape[1]
     return np.divide(weights.max(axis=1), mean, out=np.ones(len(mean)), where=mean > 0) - 1.0
 
 
@@ -90,8 +144,7 @@ def communication_volume(graph: UnitGraph, partition: Partition) -> Volume:
 
     A unit's value is sent once to every other part that owns a neighbour of it (Çatalyürek and Aykanat 1999).
     """
-    check(graph, partition)
-    owners, n_parts = partition.owners, partition.n_parts
+    owners, n_parts = compact(check(graph, partition))
     pairs = list(zip(graph.links, owners[:-1], owners[1:], strict=True))
     up = [values_sent(link.up, lower, upper, n_parts) for link, lower, upper in pairs]
     down = [values_sent(link.down, upper, lower, n_parts) for link, lower, upper in pairs]
@@ -130,7 +183,7 @@ def _count_sent(offsets, neighbours, senders, receivers, n_parts):  # type: igno
 
 def edge_cut(graph: UnitGraph, partition: Partition) -> int:
     """Edges whose two units have different owners."""
-    check(graph, partition)
+    partition = check(graph, partition)
     cut = 0
     for link, lower, upper in zip(graph.links, partition.owners[:-1], partition.owners[1:], strict=True):
         if isinstance(link, Complete):

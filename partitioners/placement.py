@@ -6,7 +6,10 @@ Arrays ``layer0``, ``layer1``, ... (n_units of the layer,) int32 owners, ``n_par
 from __future__ import annotations
 
 import json
+import lzma
+import operator
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -16,21 +19,31 @@ from typing import Any
 
 import numpy as np
 
+from partitioners.arguments import AnyPath, path_of
 from partitioners.graph import GraphError
-from partitioners.partition import Partition
+from partitioners.partition import Partition, plain
+
+# what numpy, zipfile and json say of files that are damaged, or of another kind
+DAMAGED = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, EOFError, RuntimeError, MemoryError,
+    SyntaxError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
-def save_placement(path: str | os.PathLike[str], partition: Partition, made: Mapping[str, Any] | None = None) -> None:
+def save_placement(path: AnyPath, partition: Partition, made: Mapping[str, Any] | None = None) -> None:
     """Write a partition; ``made`` says how it was found: method, seed, volume and the like.
 
     Written beside its target and renamed, so that a reader never sees half a file.  Raises GraphError where it cannot
-    be written.
+    be written, and for what is no partition.
     """
-    target = Path(path)
+    target, partition = path_of(path), plain(partition)
+    try:
+        told = np.array(json.dumps(dict(made or {}), sort_keys=True, default=_plain_value))
+    except (TypeError, ValueError) as error:
+        raise GraphError(f"what is told of a partition must be what JSON can say: {error}") from None
     if target.exists() and not target.is_file():
         raise GraphError(f"{target} cannot be written: it is no ordinary file")
     arrays = {f"layer{i}": owner.astype(np.int32) for i, owner in enumerate(partition.owners)}
-    told = np.array(json.dumps(dict(made or {}), sort_keys=True))
     partial = None
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
@@ -49,19 +62,21 @@ def save_placement(path: str | os.PathLike[str], partition: Partition, made: Map
             partial.unlink(missing_ok=True)
 
 
-def load_placement(path: str | os.PathLike[str]) -> tuple[Partition, dict[str, Any]]:
+def load_placement(path: AnyPath) -> tuple[Partition, dict[str, Any]]:
     """A partition and how it was made, as ``save_placement`` wrote them.
 
     Raises GraphError where the file cannot be read or is no placement.
     """
+    path = path_of(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            n_parts, made = int(file["n_parts"]), json.loads(str(file["made"]))
+        # opened here, so that it is closed: np.load leaves a damaged file open
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            n_parts, made = operator.index(file["n_parts"][()]), json.loads(str(file["made"]))
             layers = sum(name.startswith("layer") for name in file.files)
             owners = tuple(np.asarray(file[f"layer{i}"]) for i in range(layers))
     except OSError as error:
         raise GraphError(f"{path} cannot be read: {error.strerror or 'not an .npz file'}") from None
-    except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+    except DAMAGED:
         raise GraphError(f"{path} is no placement file: layer0, layer1, ..., n_parts and made are expected") from None
     for i, owner in enumerate(owners):
         if owner.ndim != 1 or not np.issubdtype(owner.dtype, np.integer):
@@ -71,4 +86,14 @@ def load_placement(path: str | os.PathLike[str]) -> tuple[Partition, dict[str, A
             raise GraphError(f"{path}: a unit of layer {i} is owned by part {wrong}, but there are {n_parts} parts")
     if not owners or not isinstance(made, dict):
         raise GraphError(f"{path} is no placement file: layer0, layer1, ..., n_parts and made are expected")
-    return Partition(tuple(owner.astype(np.int64) for owner in owners), n_parts), made
+    try:
+        return plain(Partition(owners, n_parts)), made
+    except GraphError as error:
+        raise GraphError(f"{path} is no placement file: {error}") from None
+
+
+def _plain_value(value: Any) -> Any:
+    """Of NumPy's numbers and arrays, for JSON.  Raises TypeError for all others."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not")

@@ -6,9 +6,10 @@ import numpy as np
 
 from partitioners.block import block_owners
 from partitioners.graph import IntArray, UnitGraph
-from partitioners.partition import Partition, each_layer
+from partitioners.partition import Partition, each_layer, partitioner
 
 
+@partitioner
 def random(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Every layer in an order drawn by ``seed``, cut into blocks of about equal weight."""
     rng = np.random.default_rng(seed)

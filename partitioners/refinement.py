@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from partitioners.annealing import improved
+from partitioners.arguments import seed_of
 from partitioners.block import block
 from partitioners.graph import UnitGraph
 from partitioners.nets import Nets, by_layers, flat, limits, nets_of
-from partitioners.partition import Partition, check, part_weights
+from partitioners.partition import Partition, check, part_weights, partitioner
 from partitioners.repair import repaired
 from partitioners.spatial import tiles
 
@@ -27,8 +28,11 @@ def feasible(graph: UnitGraph, partition: Partition) -> bool:
 
 
 def refined(graph: UnitGraph, start: Partition, *, seed: int) -> Partition:
-    """A partition of no more volume, repaired first where it is not feasible: single units are moved and swapped."""
-    check(graph, start)
+    """A partition of no more volume, repaired first where it is not feasible: single units are moved and swapped.
+
+    Raises GraphError where the partition does not fit the graph.
+    """
+    start, seed = check(graph, start), seed_of(seed)
     allowed, nets = limits(graph, start.n_parts), nets_of(graph)
     owner = repaired(nets, flat(start), start.n_parts, allowed)
     owner = improved(
@@ -43,6 +47,7 @@ def refined(graph: UnitGraph, start: Partition, *, seed: int) -> Partition:
     return by_layers(owner, graph, start.n_parts)
 
 
+@partitioner
 def moves(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Refinement of tiles, or of blocks where there are no coordinates.  Deterministic for a seed."""
     start = block if graph.coordinates is None else tiles

@@ -9,7 +9,7 @@ from numba import njit
 
 from partitioners.annealing import _gain, _move, count
 from partitioners.graph import IntArray
-from partitioners.nets import Nets, Owner, for_each, loads
+from partitioners.nets import Nets, Owner, for_each, loads, owned_by
 
 
 def repaired(nets: Nets, owner: Owner, n_parts: int, allowed: IntArray) -> Owner:
@@ -18,8 +18,9 @@ def repaired(nets: Nets, owner: Owner, n_parts: int, allowed: IntArray) -> Owner
     From the most overloaded part of a layer the units whose move costs least go to parts that have room for them; where
     none has, two units of different weight change places.  A layer that is still over its limit after that is placed
     anew, the heaviest unit first on the lightest part (LPT, Graham 1969): never more than ``nets.limits`` allow.
+    Raises GraphError where an owner is no part.
     """
-    found, most = owner.copy(), for_each(allowed, n_parts)
+    found, most = owned_by(nets, owner, n_parts), for_each(allowed, n_parts)
     if np.all(loads(nets, found, n_parts, len(most)) <= most):
         return found
     _repair(nets.starts, nets.nets, nets.costs, nets.layer, nets.weights, most, found, n_parts)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from partitioners.graph import GraphError, IntArray, UnitGraph
-from partitioners.partition import Partition
+from partitioners.partition import Partition, partitioner
 
 
+@partitioner
 def tiles(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Recursive bisection by coordinates (Berger and Bokhari 1987): each piece is cut across its longer side.
 
@@ -17,6 +18,7 @@ def tiles(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     return _bisected(graph, n_parts, None)
 
 
+@partitioner
 def strips(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """As ``tiles``, but all cuts in the same direction.  Raises GraphError without coordinates."""
     return _bisected(graph, n_parts, 0)
@@ -58,7 +60,7 @@ def _cut(
 def cut_at(weights: IntArray, parts_below: int, n_parts: int) -> int:
     """How many of these units, in order, weigh most nearly ``parts_below / n_parts`` of all."""
     total = np.concatenate([[0], np.cumsum(weights)])
-    wanted = total[-1] * parts_below / n_parts
+    wanted = int(total[-1]) * parts_below / n_parts
     if total[-1] == 0:
         return len(weights) * parts_below // n_parts
     at = int(np.searchsorted(total, wanted))

@@ -7,14 +7,15 @@ from scipy import sparse as scipy_sparse
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 
 from partitioners.coarsening import packed
-from partitioners.graph import Complete, FloatArray, GraphError, IntArray, UnitGraph
-from partitioners.partition import Partition
+from partitioners.graph import Complete, FloatArray, IntArray, UnitGraph, sums_of
+from partitioners.partition import Partition, partitioner
 from partitioners.spatial import cut_at
 
 TOLERANCE = 1e-3  # of an eigenvector: where it is cut matters, not its digits
 ITERATIONS = 300  # restarts of Lanczos' method for one cut
 
 
+@partitioner
 def spectral(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Every piece is cut at its layers' weighted medians along its Fiedler vector (Pothen, Simon and Liou 1990).
 
@@ -22,11 +23,9 @@ def spectral(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     node.  Links that are complete join all units alike and are left out.  Deterministic for a seed, which draws the
     vector to start from.  Raises GraphError where there are no parts.
     """
-    if n_parts < 1:
-        raise GraphError(f"{n_parts} parts were asked for, but at least one is needed")
     group = packed(graph, n_parts)
     n_groups = int(group.max(initial=-1)) + 1
-    weights = np.bincount(group, graph.weights, minlength=n_groups).astype(np.int64)
+    weights = sums_of(group, graph.weights, n_groups)
     layer = np.zeros(n_groups, np.int64)
     layer[group] = np.repeat(np.arange(len(graph.layers)), graph.layers)
     owner = np.zeros(n_groups, np.int64)

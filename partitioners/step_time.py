@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from partitioners.arguments import whole
 from partitioners.graph import Complete, IntArray, Sparse, UnitGraph
-from partitioners.partition import Partition
+from partitioners.partition import Partition, check, compact
 from partitioners.traffic import WORD, traffic
 
 FloatArray = npt.NDArray[np.float64]
@@ -34,9 +35,11 @@ def step_seconds(graph: UnitGraph, partition: Partition, *, batch: int = 256, ra
     """Predicted time of one step of every RBM with a minibatch of ``batch`` samples, one RBM after the other.
 
     In every RBM all parts wait for the one with the most connections, and in every exchange for the one that receives
-    longest (a latency-bandwidth model: Hockney 1994).  Raises GraphError where the partition does not fit the graph.
+    longest (a latency-bandwidth model: Hockney 1994).  Raises GraphError where the partition does not fit the graph,
+    and for batches without samples.
     """
     each = Rates() if rates is None else rates
+    batch, partition = whole("batch", batch, 1), compact(check(graph, partition))
     sent = traffic(graph, partition)
     seconds = 0.0
     for link, lower, upper in zip(graph.links, partition.owners[:-1], partition.owners[1:], strict=True):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from partitioners.graph import IntArray, UnitGraph
-from partitioners.partition import Partition, each_layer
+from partitioners.partition import Partition, each_layer, partitioner
 
 
+@partitioner
 def strided(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Every layer dealt out in turn, heaviest units first; ``seed`` is not used, no draw is needed.
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from partitioners.arguments import whole
 from partitioners.graph import IntArray, UnitGraph
-from partitioners.partition import Partition, check, units_sent
+from partitioners.partition import Partition, check, compact, units_sent
 
 WORD = 8  # bytes, of 64 samples
 
@@ -44,8 +45,7 @@ class Bytes(NamedTuple):
 
 def traffic(graph: UnitGraph, partition: Partition) -> Traffic:
     """Who sends the states of how many units to whom.  Raises GraphError where the partition does not fit the graph."""
-    check(graph, partition)
-    owners, n_parts = partition.owners, partition.n_parts
+    owners, n_parts = check(graph, partition)
     pairs = list(zip(graph.links, owners[:-1], owners[1:], strict=True))
     up = tuple(units_sent(link.up, lower, upper, n_parts) for link, lower, upper in pairs)
     down = tuple(units_sent(link.down, upper, lower, n_parts) for link, lower, upper in pairs)
@@ -66,9 +66,10 @@ def predicted_bytes(graph: UnitGraph, partition: Partition, batch: int, planes: 
     """Bytes that travel for a minibatch of ``batch`` samples, with ``planes`` bits for each state.
 
     A unit costs ``8 * ceil(batch / 64)`` bytes a plane for every other part that needs it.  Raises GraphError where the
-    partition does not fit the graph.
+    partition does not fit the graph, and for batches without samples.
     """
-    found = traffic(graph, partition)
+    batch, planes = whole("batch", batch, 1), whole("planes", planes, 1)
+    found = traffic(graph, compact(check(graph, partition)))
     one = WORD * -(-batch // 64) * planes
     up, down = ([one * int(sent.sum()) for sent in direction] for direction in found)
     return Bytes(np.array(up, np.int64), np.array(down, np.int64))

@@ -21,7 +21,8 @@ from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.patterns import PRUNED
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.weights.sparse import SparseWeights
-from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block
+from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block, method
+from partitioners.arguments import seed_of, whole
 from partitioners.compare import Result, compare
 from partitioners.networks import Network, network
 
@@ -41,11 +42,15 @@ def run(
     ``predicted_bytes`` says), ``step_bytes`` of an update by CD-1 and ``step_predicted`` by ``halo_bytes``, and
     ``step_seconds`` of that update.  ``predicted_seconds`` is by rates that are measured here: of each network's update
     on one rank, and of messages between two.
-    Raises GraphError on every rank for a name that is not known.
+    Raises GraphError on every rank for a name that is not known, and for numbers that cannot be.
     """
     error: Exception | None = None
     try:
         known = {name: network(name) for name in names}
+        seed, batch = seed_of(seed), whole("batch", batch, 1)
+        parts = [whole("the number of parts", n, 1, comm.size) for n in parts]
+        for name in methods:
+            method(name)
     except GraphError as caught:
         error, known = caught, {}
     raise_together(comm, error)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,15 @@ def partition(
     told: dict[str, Any] = {}
     with together(comm):
         if comm.rank == 0:
-            graph = graph_of(spec, wired)
-            started = time.perf_counter()
             try:
+                graph = graph_of(spec, wired)
+                started = time.perf_counter()
                 found = run(graph, parts, seed=spec.seed)
             except partitioners.GraphError as error:
                 raise SpecError(f"--method {method}: {error}") from None
             told = measures(graph, found, time.perf_counter() - started)
+            if any(told["empty_parts"]):
+                print(_idle(parts, told["empty_parts"], spec.layers), file=sys.stderr, flush=True)
             made = {"method": method, "seed": spec.seed, "layers": spec.layers, "connections": spec.connections}
             try:
                 save_placement(Path(out), found, {**made, **told})
@@ -78,8 +82,19 @@ def measures(graph: partitioners.UnitGraph, found: partitioners.Partition, secon
         "edge_cut": measured.edge_cut,
         "imbalance": [round(float(value), 4) for value in measured.imbalance],
         "feasible": bool(partitioners.feasible(graph, found)),
+        "empty_parts": partitioners.empty_parts(found).tolist(),  # of each layer, how many own none of its units
         "seconds": round(seconds, 3),
     }
+
+
+def _idle(parts: int, empty: list[int], layers: Sequence[int]) -> str:
+    """That parts have nothing to do, and what would mend it."""
+    layer = max(range(len(empty)), key=empty.__getitem__)
+    few = f"; use --parts {min(layers)} or fewer" if parts > min(layers) else ""
+    return (
+        f"warning: {empty[layer]} of {parts} parts own no unit of layer {layer}, which has {layers[layer]}: their "
+        f"shards wait while the others work{few}"
+    )
 
 
 def _shown(value: Any) -> str:
