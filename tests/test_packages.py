@@ -17,6 +17,7 @@ FLOORS = {
     # values that know no MPI
     "modelpar.spec": 2,
     "modelpar.ownership.costs": 1,
+    "modelpar.comm.messages": 1,
     "modelpar.comm.status": 1,
     "modelpar.comm.watchdog": 2,
     "modelpar.ownership.connections": 1,
