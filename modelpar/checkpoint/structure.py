@@ -8,6 +8,7 @@ values are (hidden units, units of a field).
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from modelpar.checkpoint.checksum import checksum
 from modelpar.checkpoint.files import TensorBlock
 from modelpar.checkpoint.header import EARLIER, Header
 from modelpar.checkpoint.ids import Ids
+from modelpar.comm import messages
 from modelpar.errors import CheckpointError, together
 from modelpar.model.rbm import RBM
 from modelpar.ownership.build_connections import connect_described
@@ -64,15 +66,14 @@ def read(path: str | Path, header: Header, spec: NetworkSpec, comm: MPI.Comm) ->
     """
     if all(pattern.dense for pattern in spec.patterns):
         return None
-    listed: dict[int, tuple[Array, Array]] = {}
+    which = [i for i, pattern in enumerate(spec.patterns) if not pattern.dense and pattern.kind != "local"]
+    listed: list[Array] | None = None
     with together(comm):
         if comm.rank == 0:
-            for i, pattern in enumerate(spec.patterns):
-                if not pattern.dense and pattern.kind != "local":
-                    listed[i] = _lists(path, header, i, *spec.layers[i : i + 2])
-    listed = comm.bcast(listed)
+            listed = [array for i in which for array in _lists(path, header, i, *spec.layers[i : i + 2])]
+    listed = messages.told(comm, listed)
     found = list(connect_described(spec))
-    for i, (degrees, visible) in listed.items():
+    for i, degrees, visible in zip(which, listed[::2], listed[1::2], strict=True):
         offsets = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64)
         found[i] = Listed(offsets, visible, spec.layers[i])
     return tuple(found)
@@ -84,7 +85,7 @@ def _lists(path: str | Path, header: Header, i: int, n_visible: int, n_hidden: i
         if name not in header.tensors:
             raise CheckpointError(f"{path} has no {name}, which connections of RBM {i} need; it is incomplete")
         dtype, shape, start, _ = header.tensors[name]
-        arrays.append(np.fromfile(path, dtype, int(np.prod(shape)), offset=start))
+        arrays.append(np.fromfile(path, dtype, math.prod(shape), offset=start))
         if checksum(arrays[-1]) != header.checksums[name]:
             raise CheckpointError(f"{path} is damaged: {name} does not match its checksum; {EARLIER}")
     degrees, visible = arrays

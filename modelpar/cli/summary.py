@@ -48,7 +48,8 @@ def summarise(
     """The content of ``summary.json``, the same on every rank.  Collective.
 
     ``bytes`` are those that had to cross between ranks for training, by axis, verb and kind (bits, integers, floats),
-    over all ranks, since this process began; ``measures`` the last ones of every stage and RBM.
+    over all ranks, since this process began; ``other_bytes`` those of upkeep and measures (``exchange.Traffic``);
+    ``measures`` the last ones of every stage and RBM.
     """
     grid = network.grid
     return {
@@ -59,6 +60,7 @@ def summarise(
         "compile_seconds": clock.compile_seconds,
         "samples_per_second": clock.samples_per_second,
         "bytes": network.traffic.total(grid.comm),
+        "other_bytes": {of: network.traffic.total(grid.comm, of) for of in ("upkeep", "measures")},
         "staleness": staleness_of(network),
         "peak_rss_per_rank": grid.comm.allgather(peak_rss()),
         "grid": {"replicas": grid.n_replicas, "model_shards": grid.n_shards, "ranks": grid.comm.size},

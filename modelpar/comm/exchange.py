@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.comm import messages
 from modelpar.comm.status import Status
 from modelpar.kernels.states import Packed
 from modelpar.ownership.layout import UnitLayout
@@ -19,31 +20,54 @@ Array = npt.NDArray[Any]
 Counts = dict[str, dict[str, dict[str, int]]]
 
 
-class Traffic:
-    """Bytes that had to cross between ranks, by axis, verb and kind; what this rank received.
+UPKEEP = ("broadcast", "refresh", "biases")  # verbs of what keeps copies alike, and of what a stage starts from
 
-    gather      (n_units - n_owned) x bytes of a unit: the units that this rank does not own
+
+class Traffic:
+    """Bytes that had to cross between ranks, by axis, verb and kind; what this rank received, or pushed.
+
+    gather      (n_units - n_owned) x bytes of a unit: the units that this rank does not own; between replicas the
+                activations for the next RBM that the others have propagated and all keep
     reduce      n_owned x (n_shards - 1) x bytes of a unit: the other shards' sums for the owned units
-    allreduce   2 (R - 1) / R x bytes: what the best algorithm moves (Rabenseifner 2004)
+    halo        the units of others that this shard's connections need
+    allreduce   2 (R - 1) / R x bytes: what the best algorithm moves (Rabenseifner 2004); statistics or updates of
+                weights and biases, running means of a sparsity penalty, shares of velocities
+    average     the same, of parameters and velocities (``sync.LocalSGD``)
+    fetch, push what others host of the vectors of a parameter server
+
+    These are the steps of training and what hands activations to the next RBM: ``counts``.  Apart from them stand
+
+    upkeep      broadcast: the first replica's parameters, at the beginning of a stage; refresh: second blocks and
+                copies of weights; biases: sums over the data from which visible biases start
+    measures    all that moves inside of ``measuring()``: scores and monitors
 
     A unit has batch x itemsize bytes, or, packed, 8 bytes for each plane of 64 samples.  The kinds are ``bits``
     (packed), ``integers`` and ``floats``.  ``status`` tells a watching thread in which verb this rank waits.
+
+    Not counted: what agrees on errors, sizes, records and tickets, sums of a few numbers, digests; what is told once
+    where a network, a grid or a window is made; what files, pictures, pruning and the recovery from a lost rank move.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.upkeep: Counter[tuple[str, str, str]] = Counter()
+        self.measures: Counter[tuple[str, str, str]] = Counter()
         self._measuring = False
         self.status = Status()
 
     def add(self, axis: str, verb: str, values: Array, n_bytes: int) -> None:
         """``values``: what travelled, or a part of it, which tells the kind."""
         kind = {"u": "bits", "i": "integers", "f": "floats"}[values.dtype.kind]
-        if not self._measuring:
-            self.counts[axis, verb, kind] += n_bytes
+        counts = self.measures if self._measuring else self.upkeep if verb in UPKEEP else self.counts
+        counts[axis, verb, kind] += int(n_bytes)
+
+    def add_allreduce(self, axis: str, values: Array, size: int, verb: str = "allreduce") -> None:
+        """A sum of ``values`` over ``size`` ranks."""
+        self.add(axis, verb, values, 2 * (size - 1) * values.nbytes // size)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """What travels inside is not counted: scores and monitors are no part of training."""
+        """What travels inside is counted apart: scores and monitors are no part of training."""
         before, self._measuring = self._measuring, True
         try:
             yield
@@ -55,10 +79,10 @@ class Traffic:
         """This rank's bytes, ``{axis: {verb: {kind: bytes}}}``."""
         return _nested(self.counts)
 
-    def total(self, comm: MPI.Comm) -> Counts:
-        """The bytes of all ranks together, the same on every rank.  Collective."""
+    def total(self, comm: MPI.Comm, of: str = "counts") -> Counts:
+        """The bytes of all ranks together, the same on every rank.   of: counts, upkeep or measures.  Collective."""
         both: Counter[tuple[str, str, str]] = Counter()
-        for counts in comm.allgather(self.counts):
+        for counts in comm.allgather(getattr(self, of)):
             both.update(counts)
         return _nested(both)
 
@@ -76,7 +100,7 @@ class Exchange:
 
     Packed values are gathered as they are.  A gathered array holds the units in ``layout.ordering``.  The array that a
     verb returns is used again by the next call of the same verb, unless it is packed.  Both verbs are collective over
-    ``comm``; batches of any size up to 2**31 elements a layer.
+    ``comm``; layers and batches of any size that memory holds.
     """
 
     def __init__(self, comm: MPI.Comm, layout: UnitLayout, traffic: Traffic) -> None:
@@ -102,7 +126,7 @@ class Exchange:
         width = whole.shape[1]
         whole[self._start : self._start + self.n_owned] = owned
         with self.traffic.status.waiting("gather"):
-            self.comm.Allgatherv(MPI.IN_PLACE, [whole, self.layout.counts * width])
+            messages.gather_rows(self.comm, whole, self.layout.counts)
         self.traffic.add("shard", "gather", whole, (self.layout.n_units - self.n_owned) * width * whole.itemsize)
 
     def reduce(self, partial: Array) -> Array:
@@ -115,7 +139,7 @@ class Exchange:
         # MPI defines the sum of unsigned integers only: they wrap
         sent, received = (x.view(np.uint32) if x.dtype == np.int32 else x for x in (partial, owned))
         with self.traffic.status.waiting("reduce"):
-            self.comm.Reduce_scatter(sent, received, self.layout.counts * batch)
+            messages.reduce_rows(self.comm, sent, received, self.layout.counts)
         n_bytes = self.n_owned * (self.comm.size - 1) * batch * partial.itemsize
         self.traffic.add("shard", "reduce", partial, n_bytes)
         return owned
@@ -124,8 +148,7 @@ class Exchange:
         """Replace small ``values`` by their sums over the shards."""
         with self.traffic.status.waiting("allreduce"):
             self.comm.Allreduce(MPI.IN_PLACE, values)
-        size = self.comm.size
-        self.traffic.add("shard", "allreduce", values, 2 * (size - 1) * values.nbytes // size)
+        self.traffic.add_allreduce("shard", values, self.comm.size)
 
     def _room(self, verb: str, n_units: int, batch: int, dtype: npt.DTypeLike) -> Array:
         """(n_units, batch) that the next call of the same verb uses again."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.comm import messages
 from modelpar.comm.exchange import Traffic
 from modelpar.ownership.layout import UnitLayout
 
@@ -67,11 +68,11 @@ class Halo:
         pending = Pending(whole, [], [])
         at = self.n_owned
         for shard, n in self._receive:
-            pending.requests.append(self.comm.Irecv(whole[at : at + n], shard, TAG))
+            pending.requests += messages.begin(self.comm.Irecv, whole[at : at + n], shard, TAG)
             at += n
         for shard, rows in self._send:
             pending.sent.append(owned[rows])
-            pending.requests.append(self.comm.Isend(pending.sent[-1], shard, TAG))
+            pending.requests += messages.begin(self.comm.Isend, pending.sent[-1], shard, TAG)
         self.traffic.add("shard", "halo", whole, self.n_halo * whole.shape[1] * whole.itemsize)
         return pending
 

@@ -59,6 +59,7 @@ def _warm_up_packed(dtype: npt.DTypeLike) -> None:
     states, values = pack(np.zeros((1, 4))), pack(np.zeros((1, 4)), 2)
     states.sums()
     Counts((states, values), (states, values)).learn(W, W.copy(), 0.0, 0.0, 0.0)
+    Counts(Counts.nothing_of((states, values)), (states, values)).add_to(W, 0.0)
     for kind in (np.int8, np.int16, np.int32):
         counts = np.zeros((1, 1), kind)
         Counts((states, values), (states, values)).fill(counts)

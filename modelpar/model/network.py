@@ -125,6 +125,7 @@ class DeepBeliefNetwork:
                     dtype=dtype,
                     shard_comm=grid.shard_comm,
                     replica_comm=grid.replica_comm,
+                    traffic=self.traffic,
                 )
             )
         self.output: OutputLayer | None = None

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.comm import messages
 from modelpar.errors import SpecError
 from modelpar.model.network import DeepBeliefNetwork, TrainingState
 from modelpar.model.rbm import RBM
@@ -38,7 +39,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
         n_visible, n_hidden = network.spec.layers[rbm.index : rbm.index + 2]
         keys = hidden[chosen].astype(np.int64) * n_visible + visible[chosen]  # ascending as connections are counted
         values.append(_at_owners(keys, own[chosen], network.layout.layers[rbm.index + 1].owner[hidden[chosen]], comm))
-        wires.append(_listed(np.concatenate(comm.allgather(keys)), n_visible, n_hidden))
+        wires.append(_listed(messages.concatenated(comm, keys), n_visible, n_hidden))
     spec = replace(network.spec, connections=PRUNED, visible_grid="")
     smaller = DeepBeliefNetwork(spec, network.grid, network.layout.connected(wires), draw_weights=False)
     for old, new, own in zip(network.rbms, smaller.rbms, values, strict=True):
@@ -77,8 +78,12 @@ def _listed(keys: Array, n_visible: int, n_hidden: int) -> Listed:
 
 def _at_owners(keys: Array, values: Array, owner: Array, comm: MPI.Comm) -> Array:
     """The values whose hidden units this shard owns, ascending by key.  Collective."""
-    parts = comm.alltoall([(keys[owner == shard], values[owner == shard]) for shard in range(comm.size)])
-    ours, found = (np.concatenate(some) for some in zip(*parts, strict=True))
+    sizes = comm.alltoall(np.bincount(owner, minlength=comm.size).tolist())
+    ours, found = np.empty(sum(sizes), keys.dtype), np.empty(sum(sizes), values.dtype)
+    bounds = np.cumsum(sizes)[:-1]
+    for all_of_them, mine in ((keys, ours), (values, found)):
+        sent = [all_of_them[owner == shard] for shard in range(comm.size)]
+        messages.exchange(comm, sent, np.split(mine, bounds))
     return np.asarray(found[np.argsort(ours)])
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar import draws
+from modelpar.comm.exchange import Traffic
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose, Stream
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
@@ -76,7 +77,7 @@ def _kept(spread: Activations, owned: Activations) -> Activations:
     return spread if isinstance(spread, Packed) or spread is owned else spread.copy()
 
 
-def _floats(x: Activations, dtype: npt.DTypeLike = np.float32) -> Array:
+def _floats(x: Activations, dtype: npt.DTypeLike) -> Array:
     """Real values of packed ones, in the unit of their planes."""
     if not isinstance(x, Packed):
         return x
@@ -95,10 +96,11 @@ class RBM:
     def __init__(
         self, index: int, weights: Weights, visible_ids: IntArray, hidden_ids: IntArray, *,
         gaussian: bool, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
+        traffic: Traffic,
     ) -> None:  # fmt: skip
         self.index, self.weights, self.gaussian, self.seed = index, weights, gaussian, seed
         self.visible_ids, self.hidden_ids = visible_ids, hidden_ids
-        self.shard_comm, self.replica_comm = shard_comm, replica_comm
+        self.shard_comm, self.replica_comm, self.traffic = shard_comm, replica_comm, traffic
         self.parameters = weights.parameters(dtype, len(visible_ids), len(hidden_ids))
         self.mean_activation: Array = np.zeros(len(hidden_ids), dtype)  # running mean that the sparsity penalty steers
 
@@ -206,13 +208,17 @@ class RBM:
             v0_spread = _kept(self.weights.spread_visible(v0), v0)
         hidden = self._hidden_side(v0_spread, Purpose.HIDDEN, 0, first_draw, spec, states=True)
         assert hidden.states is not None  # they were asked for
-        h0_spread = self.weights.spread_hidden(hidden.states)
         s0 = _statistic(hidden)
         if spec.sparsity_cost:
             shift = self._sparsity_shift(hidden.means, spec, n_all_samples if in_step else v0.shape[1], in_step)
-            s0 = _floats(s0) + shift
-        s0_spread = h0_spread if s0 is hidden.states else _kept(self.weights.spread_hidden(s0), s0)
+            s0 = _floats(s0, shift.dtype) + shift
+        # the states are spread where the chain goes on from them, or where they are the statistic
+        h0_spread = self.weights.spread_hidden(hidden.states) if chains is None or s0 is hidden.states else None
+        s0_spread: Activations | None = h0_spread if s0 is hidden.states else None
+        if s0_spread is None:
+            s0_spread = _kept(self.weights.spread_hidden(s0), s0)
         if chains is None:
+            assert h0_spread is not None
             error, model, h1 = self._reconstruct(v0, h0_spread, first_draw, spec)
         else:
             error, (model, h1) = float("nan"), self._advance(chains, v0.shape[1], first_draw, spec)
@@ -312,7 +318,9 @@ class RBM:
         sums = np.empty_like(self.mean_activation)
         row_sums(p0, sums)
         if in_step:
-            self.replica_comm.Allreduce(MPI.IN_PLACE, sums)
+            with self.traffic.status.waiting("allreduce"):
+                self.replica_comm.Allreduce(MPI.IN_PLACE, sums)
+            self.traffic.add_allreduce("replica", sums, self.replica_comm.size)
         keep = sums.dtype.type(SPARSITY_DECAY)
         self.mean_activation *= keep
         self.mean_activation += (1 - keep) * sums / sums.dtype.type(max(n_samples, 1))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 from scipy import sparse
 
+from modelpar.comm import messages
 from modelpar.errors import SpecError, together
 from modelpar.ownership.connections import Connections, Listed, Local
 from modelpar.patterns import PRUNED, Pattern, parse_grid
@@ -189,7 +190,9 @@ def _read_mask(path: str, comm: MPI.Comm) -> Any:
                 raise SpecError(f"--connections: {told}; give .npy, or scipy.sparse's .npz") from None
             if np.isnan(mask.data.astype(np.float64)).any():
                 raise SpecError(f"--connections: {path} holds NaN, but a mask has truth values or numbers")
-    return comm.bcast(mask)
+    mine = None if mask is None else [mask.data, mask.indices, mask.indptr, np.array(mask.shape)]
+    data, rows, offsets, shape = messages.told(comm, mine)
+    return sparse.csc_array((data, rows, offsets), shape=tuple(shape.tolist()))
 
 
 def _whole(numbers: tuple[float, ...]) -> tuple[int, int]:

@@ -68,7 +68,8 @@ def halo_bytes(
     visible = 8 * -(-batch // 64) * up * (gibbs_steps + (not read))
     if recompute:
         return visible + 4 * down * (1 + gibbs_steps)
-    hidden = gibbs_steps + persistent + (planes if planes > 1 else 0) + planes
+    # the chain's states, and both statistics; that of the data is the state which CD's chain goes on from, at 1 bit
+    hidden = gibbs_steps + (planes if persistent or planes > 1 else 0) + planes
     return visible + 8 * -(-batch // 64) * down * hidden
 
 

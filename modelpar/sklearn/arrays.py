@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from mpi4py import MPI
 
 from modelpar.checkpoint import tensors
+from modelpar.comm import messages
 from modelpar.data import Dataset, Split, Table
 from modelpar.data.dataset import MappedTable
 from modelpar.data.sparse import SparseColumns
@@ -89,7 +89,7 @@ def collect(network: DeepBeliefNetwork) -> dict[str, Array]:
         whole = np.zeros(block.shape, block.block.dtype)
         whole[block.place] = block.block
         # each element is held by exactly one shard, so the sum only puts the pieces together
-        network.grid.shard_comm.Allreduce(MPI.IN_PLACE, whole)
+        messages.allreduce(network.grid.shard_comm, whole)
         found[block.name] = whole
     return found
 
@@ -125,5 +125,5 @@ def each_sample(
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
         whole[np.ix_(samples, unit_ids)] = compute(v, samples).T
-    grid.comm.Allreduce(MPI.IN_PLACE, whole)
+    messages.allreduce(grid.comm, whole)
     return whole

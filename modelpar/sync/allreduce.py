@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.comm import messages
 from modelpar.comm.exchange import Traffic
 from modelpar.kernels.statistics.learning import Counts, update_from
 from modelpar.kernels.statistics.update import apply_update
@@ -52,9 +53,11 @@ class AllreduceSync:
     def begin(self, stage: Stage) -> None:
         """Give all replicas the first one's parameters: processors of other kinds may differ in a last bit."""
         for parameters in stage.parts.values() if stage.fresh else ():
-            self.comm.Bcast(parameters.flat)
-            if parameters.rows is not None:
-                self.comm.Bcast(parameters.rows)
+            for values in (parameters.flat, parameters.rows):
+                if values is not None:
+                    with self.traffic.status.waiting("broadcast"):
+                        messages.bcast(self.comm, values)
+                    self.traffic.add("replica", "broadcast", values, values.nbytes if self.comm.rank else 0)
         if self._overlap and self.comm.size > 1 and self._progress is None:
             self._progress = Progress(self.comm)
 
@@ -76,14 +79,18 @@ class AllreduceSync:
         gain, shrink = size.rate / self.divisor(n_samples, statistics.n_samples), size.rate * size.decay
         if not statistics.whole:
             assert isinstance(statistics, Statistics)
-            if statistics.mixed and self.comm.size == 1:  # no other replica waits for a velocity of real values
-                counts = statistics.add_data_to(velocity, size.momentum, gain)
+            carry = size.momentum * self.momentum_share
+            counts = statistics.add_data_to(velocity, carry, gain) if statistics.mixed else []
+            if counts and self.comm.size == 1:  # no other replica waits for a velocity of real values
                 for count, W, V in zip(counts, parameters.blocks, velocity.blocks, strict=True):
                     count.learn(W, V, 1.0, gain * count.unit, shrink)
                 parameters.b += velocity.b
                 parameters.c += velocity.c
                 return
-            statistics.add_to(velocity, size.momentum * self.momentum_share, gain)
+            for count, V in zip(counts, velocity.blocks, strict=False):
+                count.add_to(V, gain * count.unit)
+            if not counts:
+                statistics.add_to(velocity, carry, gain)
             self.step(parameters, velocity, size)
             return
         blocks = statistics.blocks()
@@ -153,11 +160,11 @@ class AllreduceSync:
 
     def _allreduce(self, values: Array) -> None:
         with self.traffic.status.waiting("allreduce"):
-            self.comm.Allreduce(MPI.IN_PLACE, values)
+            messages.allreduce(self.comm, values)
         self._count(values)
 
     def _count(self, values: Array) -> None:
-        self.traffic.add("replica", "allreduce", values, 2 * (self.comm.size - 1) * values.nbytes // self.comm.size)
+        self.traffic.add_allreduce("replica", values, self.comm.size)
 
     def ready(self, update: Parameters) -> None:
         if self._overlap and self.comm.size > 1:

@@ -110,7 +110,7 @@ class LocalSGD:
             piece = values[start : start + BUCKET]
             with self.traffic.status.waiting("average"):
                 self.comm.Allreduce(MPI.IN_PLACE, piece)
-            self.traffic.add("replica", "average", piece, 2 * (size - 1) * piece.nbytes // size)
+            self.traffic.add_allreduce("replica", piece, size, "average")
         if size > 1:
             values /= values.dtype.type(size)
 

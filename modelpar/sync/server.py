@@ -167,9 +167,11 @@ class ParameterServer:
         if self.grid.replica == 0:
             self._gathered(self._base, self._stage.parts)
             self._arrays.write(0, self._base)
+            self._count("push", self._base)
             if self.spec.adagrad:
                 self._gathered(self._change, self._stage.squares)
                 self._arrays.write(1, self._change)
+                self._count("push", self._change)
         self._tickets.reset()
         for update in self._stage.updates.values():
             for values in (update.flat, update.rows):
@@ -187,10 +189,13 @@ class ParameterServer:
         if self.spec.adagrad:
             assert self._arrays is not None
             self._arrays.read(1, self._change)
+            self._count("fetch", self._change)
             self._scattered(self._change, self._stage.squares)
         for update in self._stage.updates.values():
             for start in range(0, update.flat.size, BUCKET):
-                self.grid.replica_comm.Allreduce(MPI.IN_PLACE, update.flat[start : start + BUCKET])
+                piece = update.flat[start : start + BUCKET]
+                self.grid.replica_comm.Allreduce(MPI.IN_PLACE, piece)
+                self.traffic.add_allreduce("replica", piece, self.grid.n_replicas)
         self._stage.refresh()
         self._wait_for_all()  # before anybody writes again
 
@@ -260,6 +265,8 @@ class ParameterServer:
         change /= rate
         squares, before = change * change, np.empty_like(change)
         self._arrays.add_and_read(1, squares, before)
+        self._count("push", squares)
+        self._count("fetch", before)
         before += squares
         np.sqrt(before, out=before)
         before += before.dtype.type(TINY)

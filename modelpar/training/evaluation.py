@@ -57,7 +57,8 @@ def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) 
     for samples in shares(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
-        probabilities = network.logits(v)
+        with network.traffic.measuring():
+            probabilities = network.logits(v)
         softmax(probabilities)
         score = score_batch(probabilities, labels[samples])
         correct, cross_entropy = correct + score.n_correct, cross_entropy + score.cross_entropy

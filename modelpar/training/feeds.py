@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.comm import messages
 from modelpar.comm.memory import available_bytes
 from modelpar.data import DataFeed, Dataset, Split, column_moments
 from modelpar.data.feed import Feed
@@ -164,7 +165,9 @@ class KeptActivations:
             block = out.room(self.n_units, len(samples), dtype)
             live.fill(samples, int(first), block)
             rows[first:last] = np.packbits(block.T != 0, axis=1, bitorder="little") if self.binary else block.T
-            replica_comm.Allgatherv(MPI.IN_PLACE, [rows[bounds[0] : bounds[-1]], np.diff(bounds) * width])
+            messages.gather_rows(replica_comm, rows[bounds[0] : bounds[-1]], np.diff(bounds))
+            others = int(bounds[-1] - bounds[0] - len(samples))
+            network.traffic.add("replica", "gather", rows, others * width * rows.itemsize)
         self._rows = rows
         self._bits = PackedColumns(rows, self.n_units) if self.binary else None
 
@@ -205,6 +208,7 @@ def mean_of(network: DeepBeliefNetwork, feed: Feed) -> npt.NDArray[np.float64]:
         else:
             sums += block.sum(axis=1, dtype=np.float64)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, sums)
+    network.traffic.add_allreduce("replica", sums, grid.n_replicas, "biases")
     return sums / ((MEAN_STEPS if whole else 1) * max(feed.n_samples, 1))
 
 

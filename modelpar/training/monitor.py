@@ -50,6 +50,7 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
     measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / n_probe}
     for extreme, op in ((lowest, MPI.MIN), (highest, MPI.MAX), (total, MPI.SUM)):
         grid.replica_comm.Allreduce(MPI.IN_PLACE, extreme, op)
+        rbm.traffic.add_allreduce("replica", extreme, grid.n_replicas)
     n_hidden, activation, dead, saturated = grid.shard_comm.allreduce(
         np.array([len(total), total.sum(), (highest < DEAD).sum(), (lowest > SATURATED).sum()], float)
     )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from modelpar.comm import messages
 from modelpar.comm.grid import Grid
 from modelpar.errors import ModelparError
 from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState
@@ -212,13 +213,17 @@ def _from_salvage(carried: Carried, spec: NetworkSpec, grid: Grid, layout: Netwo
     # the replica that has fetched last lends what lost hosts held; those that are left give their parts
     freshest = max((version, -rank) for rank, version in enumerate(comm.allgather(salvage.version)))
     base = salvage.base.copy()
-    comm.Bcast(base, -freshest[1])
-    for start, values in comm.allgather(salvage.hosted):
-        base[start : start + len(values)] = values
+    messages.bcast(comm, base, -freshest[1])
+    start, values = salvage.hosted
+    places, at = comm.allgather((start, len(values))), 0
+    hosted = messages.concatenated(comm, values)
+    for start, n in places:
+        base[start : start + n] = hosted[at : at + n]
+        at += n
     for name, where in salvage.slices.items():
         now.parts[name].flat[:] = base[where]
     for update in now.state.updates.values():
-        comm.Allreduce(MPI.IN_PLACE, update.flat)  # shares of a replica's own pace add up to one velocity
+        messages.allreduce(comm, update.flat)  # shares of a replica's own pace add up to one velocity
     position = now.state.position
     position.step += grid.comm.allreduce(salvage.steps, MPI.MAX)
     network = _network(now, spec, grid, layout, carried.staleness)

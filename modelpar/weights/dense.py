@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar import draws
+from modelpar.comm import messages
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.kernels.backprop import column_squares, scale_columns
 from modelpar.kernels.digest import digest
@@ -286,18 +287,18 @@ class DualWeights(ColumnWeights):
     def refresh(self, parameters: Parameters) -> None:
         """Every shard sends each other the rows that it wants of its columns."""
         assert parameters.rows is not None
-        comm, mine = self._hidden_exchange.comm, self._hidden.counts[self._shard]
-        rows, columns = self._visible.counts, self._hidden.counts
-        received = np.empty(int(rows[self._shard]) * self._hidden.n_units, parameters.W.dtype)
-        comm.Alltoallv([parameters.W, rows * mine], [received, rows[self._shard] * columns])
+        comm, traffic = self._hidden_exchange.comm, self._hidden_exchange.traffic
+        n_rows, columns = len(parameters.rows), self._hidden.counts.tolist()
+        sent = np.split(parameters.W, self._visible.offsets[1:-1])
         # what comes from a shard is its columns of these rows; parameters.rows has the columns shard after shard
-        at = 0
-        for shard in range(comm.size):
-            n = int(rows[self._shard] * columns[shard])
-            part = received[at : at + n].reshape(int(rows[self._shard]), int(columns[shard]))
-            start = int(self._hidden.offsets[shard])
+        received = [np.empty((n_rows, n), parameters.W.dtype) for n in columns]
+        with traffic.status.waiting("refresh"):
+            messages.exchange(comm, sent, received)
+        for part, start in zip(received, self._hidden.offsets.tolist(), strict=False):
             parameters.rows[:, start : start + part.shape[1]] = part
-            at += n
+        traffic.add(
+            "shard", "refresh", parameters.W, sum(part.nbytes for part in received) - received[comm.rank].nbytes
+        )
 
 
 class _ColumnsOf(ColumnWeights):

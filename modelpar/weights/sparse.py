@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.comm import messages
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.halo import Halo, Pending
 from modelpar.kernels.digest import digest_listed
@@ -53,7 +54,7 @@ class SparseWeights:
         self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *,
         exact: bool = False, recompute: bool = False,
     ) -> None:  # fmt: skip
-        self.connections, self._comm, self.recompute = connections, comm, recompute
+        self.connections, self._comm, self.recompute, self._traffic = connections, comm, recompute, traffic
         self._visible_ids, self._hidden_ids = visible.owned(comm.rank), hidden.owned(comm.rank)
         shared = Shared(connections, visible, hidden, comm.rank, whole=recompute)
         self._visible_halo = Halo(comm, visible, shared.visible_needed, traffic)
@@ -106,7 +107,7 @@ class SparseWeights:
         spread = Packed(pending.whole.reshape(halo.n_units, owned.planes, owned.words.shape[2]), owned.batch)
         if pending.requests:
             self._travelling[id(spread.words)] = spread.words, halo, pending
-        while len(self._travelling) > AFLOAT:  # of PCD some are never asked for
+        while len(self._travelling) > AFLOAT:
             _, halo, pending = self._travelling.pop(next(iter(self._travelling)))
             halo.end(pending)
         return spread
@@ -224,8 +225,11 @@ class SparseWeights:
     def refresh(self, parameters: Parameters) -> None:
         """The owners of hidden units lend their weights to those of the visible units."""
         W = parameters.W
-        sent = W[self._lent[0]]
-        self._comm.Alltoallv([sent, self._lent[1]], [W[self.n_own :], self._borrowed])
+        lent, borrowed = (np.cumsum(sizes)[:-1] for sizes in (self._lent[1], self._borrowed))
+        sent, received = np.split(W[self._lent[0]], lent), np.split(W[self.n_own :], borrowed)
+        with self._traffic.status.waiting("refresh"):
+            messages.exchange(self._comm, sent, received)
+        self._traffic.add("shard", "refresh", W, W[self.n_own :].nbytes)
 
     def limit_norms(self, parameters: Parameters, limit: float) -> None:
         """Scale back each hidden unit's incoming weights where they are longer than ``limit``."""

@@ -87,20 +87,20 @@ class Statistics:
 
     @property
     def mixed(self) -> bool:
-        """Whether only the data's visible side is real, as for grey values: the model's phase is whole numbers then."""
-        sides = (self.data.s, self.model.v, self.model.s)
-        return not isinstance(self.data.v, Packed) and all(isinstance(side, Packed) for side in sides)
+        """Whether the model's phase alone is whole numbers, as for grey data, or with a sparsity penalty.
+
+        The same on all replicas.
+        """
+        return not self.whole and isinstance(self.model.v, Packed) and isinstance(self.model.s, Packed)
 
     def add_data_to(self, velocity: Parameters, carry: float, gain: float) -> list[Counts]:
         """As ``add_to``, but for the model's share of the weights, which is returned as the counts of each block."""
         self._add_phase(velocity, 0, carry, gain)
         self._add_to_biases(velocity, carry, gain)
         counts = []
-        for _, (v1, s1) in self._pairs:
-            assert isinstance(v1, Packed)  # mixed statistics have these
-            assert isinstance(s1, Packed)
-            nothing = Packed(np.zeros_like(v1.words), v1.batch)
-            counts.append(self._weights.counts((nothing, s1), (v1, s1)))
+        for _, model in self._pairs:
+            pair: Any = model  # of mixed statistics both sides are packed
+            counts.append(self._weights.counts(Counts.nothing_of(pair), pair))
         return counts
 
     def _add_phase(self, velocity: Parameters, phase: int, carry: float, gain: float) -> None:

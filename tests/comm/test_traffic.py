@@ -66,7 +66,7 @@ def of_shards(held: str, n_v: int, n_h: int, spec: TrainingSpec, batch: int, *, 
         moved["gather", "floats" if means else "bits"] += (numbers if means else bits) * n_v * gibbs  # v1
     if held in ("row", "dual"):
         moved["gather", "bits"] += bits * n_h * gibbs  # the states that the chain goes on from
-        moved["gather", "bits"] += bits * n_h * pcd  # the data's, which are drawn all the same
+        moved["gather", "bits"] += bits * n_h * (pcd and k == 1)  # the data's, where they are the statistic
         # the hidden side of both statistics: that of the data is its states already if it has one bit
         if k:
             moved["gather", "bits"] += bits * n_h * ((k if k > 1 else 0) + k)

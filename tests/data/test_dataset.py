@@ -53,27 +53,33 @@ def write_idx_floats(path: Path, values: np.ndarray[Any, Any]) -> None:
 
 
 def write_npz(path: Path, values: np.ndarray[Any, Any]) -> None:
-    np.savez_compressed(path.open("wb"), anything=values, labels=CLASSES)
+    with path.open("wb") as file:
+        np.savez_compressed(file, anything=values, labels=CLASSES)
 
 
 def write_npz_fortran(path: Path, values: np.ndarray[Any, Any]) -> None:
-    np.savez(path.open("wb"), X=np.asfortranarray(values))
+    with path.open("wb") as file:
+        np.savez(file, X=np.asfortranarray(values))
 
 
 def write_npy(path: Path, values: np.ndarray[Any, Any]) -> None:
-    np.save(path.open("wb"), values)
+    with path.open("wb") as file:
+        np.save(file, values)
 
 
 def write_npy_fortran(path: Path, values: np.ndarray[Any, Any]) -> None:
-    np.save(path.open("wb"), np.asfortranarray(values))
+    with path.open("wb") as file:
+        np.save(file, np.asfortranarray(values))
 
 
 def write_csr(path: Path, values: np.ndarray[Any, Any]) -> None:
-    scipy.sparse.save_npz(path.open("wb"), scipy.sparse.csr_array(values.reshape(len(values), -1)))
+    with path.open("wb") as file:
+        scipy.sparse.save_npz(file, scipy.sparse.csr_array(values.reshape(len(values), -1)))
 
 
 def write_csc(path: Path, values: np.ndarray[Any, Any]) -> None:
-    scipy.sparse.save_npz(path.open("wb"), scipy.sparse.csc_array(values.reshape(len(values), -1)))
+    with path.open("wb") as file:
+        scipy.sparse.save_npz(file, scipy.sparse.csc_array(values.reshape(len(values), -1)))
 
 
 FORMATS: list[tuple[Callable[[Path, np.ndarray[Any, Any]], None], np.ndarray[Any, Any]]] = [

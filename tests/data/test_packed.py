@@ -173,15 +173,18 @@ def test_values_that_check_range_must_see_are_not_packed(wrong: float) -> None:
 
 
 def write_npy(path: Path, values: Array) -> None:
-    np.save(path.open("wb"), values)
+    with path.open("wb") as file:
+        np.save(file, values)
 
 
 def write_npz(path: Path, values: Array) -> None:
-    np.savez_compressed(path.open("wb"), data=values)
+    with path.open("wb") as file:
+        np.savez_compressed(file, data=values)
 
 
 def write_fortran(path: Path, values: Array) -> None:
-    np.save(path.open("wb"), np.asfortranarray(values))
+    with path.open("wb") as file:
+        np.save(file, np.asfortranarray(values))
 
 
 def write_idx_gzip(path: Path, values: Array) -> None:
@@ -190,7 +193,8 @@ def write_idx_gzip(path: Path, values: Array) -> None:
 
 
 def write_sparse(path: Path, values: Array) -> None:
-    scipy.sparse.save_npz(path.open("wb"), scipy.sparse.csr_array(values))
+    with path.open("wb") as file:
+        scipy.sparse.save_npz(file, scipy.sparse.csr_array(values))
 
 
 def write_bits(path: Path, values: Array) -> None:

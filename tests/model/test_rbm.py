@@ -9,11 +9,14 @@ import pytest
 from mpi4py import MPI
 
 from modelpar.data.minibatches import Minibatches
+from modelpar.kernels.listed.blocks import BlockCounts
 from modelpar.kernels.states import pack
+from modelpar.kernels.statistics.learning import Counts
 from modelpar.ownership.layout import HOLDS
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
 from modelpar.training.schedule import StepSize
+from modelpar.weights.statistics import Statistics
 from tests import networks
 
 pytestmark = pytest.mark.ranks
@@ -28,8 +31,11 @@ EXACT = TrainingSpec(
 )  # fmt: skip
 
 
-def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True):
-    """The same minibatches of states through both, packed or as numbers; returns the errors of both."""
+def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False):
+    """The same minibatches of states through both, packed or as numbers; returns the errors of both.
+
+    grey   of multiples of 1/16 from 0 to 1, as numbers, in place of states
+    """
     rbm, grid = network.rbms[0], network.grid
     sync = AllreduceSync(grid.replica_comm, network.traffic)
     update = rbm.parameters.like()
@@ -39,11 +45,12 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True):
     rng = np.random.default_rng(11)
     errors = []
     for step in range(n_steps):
-        v0 = (rng.random((len(twin.b), batch)) < 0.4).astype(network.dtype)
+        v0 = rng.integers(0, 17, (len(twin.b), batch)) / 16 if grey else rng.random((len(twin.b), batch)) < 0.4
+        v0 = v0.astype(network.dtype)
         n = step * batch
         own = np.ascontiguousarray(v0[rbm.visible_ids][:, mine])
         found = rbm.contrastive_divergence(
-            pack(own) if packed else own, n + mine.start, spec, chains, n_all_samples=batch
+            pack(own) if packed and not grey else own, n + mine.start, spec, chains, n_all_samples=batch
         )
         size = StepSize(spec.learning_rate, 0.5, spec.weight_decay)
         sync.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start)
@@ -75,6 +82,62 @@ def test_longer_chains_equal_the_reference_bit_for_bit(comm, agree, shape, chang
     [twin] = networks.twin(network)
     train(network, twin, replace(EXACT, **changes), n_steps=3)
     agree(networks.same_block(network.rbms[0], twin))
+
+
+def counting(monkeypatch):
+    """(phase, samples) of what is summed up in floats, and what in counts, from here on."""
+    floats, counts = [], []
+    phase = Statistics._add_phase
+
+    def added(self, velocity, which, carry, gain):
+        floats.append(which)
+        phase(self, velocity, which, carry, gain)
+
+    def counted(plain):
+        def count(self, *arguments, **named):
+            counts.append((self.data[0].batch, self.model[0].batch))
+            plain(self, *arguments, **named)
+
+        return count
+
+    monkeypatch.setattr(Statistics, "_add_phase", added)
+    for kind in (Counts, BlockCounts):
+        monkeypatch.setattr(kind, "add_to", counted(vars(kind)["add_to"]))
+        monkeypatch.setattr(kind, "learn", counted(vars(kind)["learn"]))
+    return floats, counts
+
+
+GREY = {
+    "1 bit": {},
+    "CD-2": {"gibbs_steps": 2},
+    "PCD": {"persistent": True},
+    "4 bits": {"statistics": "4"},
+    "sparsity": {"sparsity_cost": 0.5, "weight_decay": 0.01},
+}
+
+
+@pytest.mark.parametrize("held", [*HOLDS, "random:4"])
+@pytest.mark.parametrize("name", GREY)
+@pytest.mark.parametrize("batch", [BATCH, 2])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_grey_data_with_states_of_the_model(comm, agree, shape, batch, name, held, monkeypatch):
+    """The data's phase is summed in floats and the model's is counted, at any number of replicas, some without samples.
+
+    Of one bit and dyadic rates all of it is exact.
+    """
+    how = {"connections": held} if held not in HOLDS else {"layout": held}
+    network = networks.sharded(comm, NetworkSpec((13, 7), dtype="float32", **how), shape, "random")
+    [twin] = networks.twin(network)
+    floats, counts = counting(monkeypatch)
+    spec = replace(EXACT, **GREY[name])
+    train(network, twin, spec, 3, batch, grey=True)
+    blocks = len(network.rbms[0].parameters.blocks)
+    mine = Minibatches.share(batch, network.grid.replica, network.grid.n_replicas)
+    agree(floats == [0] * 3, f"phases in floats: {floats}")
+    agree(counts == [(0, mine.stop - mine.start)] * 3 * blocks, f"samples counted: {counts}")
+    if spec.statistics == "1" and not spec.sparsity_cost:
+        agree(networks.same_block(network.rbms[0], twin))
+    agree(networks.close_block(network.rbms[0], twin, 2e-5))
 
 
 @pytest.mark.parametrize("held", HOLDS)

@@ -24,7 +24,7 @@ from modelpar.training.minibatch_loop import Course
 from modelpar.training.schedule import StepSize
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.weights.parameters import Parameters
-from tests import networks, small
+from tests import networks, reference, small
 
 pytestmark = pytest.mark.ranks
 
@@ -299,6 +299,28 @@ STRATEGIES = {
 }
 TRAINING = TrainingSpec(epochs=2, batch_size=12, learning_rate=0.05)
 TUNING = FineTuneSpec(epochs=3, batch_size=12, learning_rate=0.05, dropout=0.0)
+
+
+@shapes
+@pytest.mark.parametrize("sync", [SyncSpec(), SyncSpec("local", period=1), SyncSpec("server")], ids=lambda s: s.sync)
+@pytest.mark.parametrize("how", [{"layout": "column"}, {"layout": "row"}, {"layout": "dual"},
+                                 {"connections": "random:4"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("changes", [{}, {"persistent": True}, {"sparsity_cost": 0.3}], ids=str)
+def test_grey_minibatches_with_states_equal_the_reference(comm, agree, shape, changes, how, sync):
+    """Averages of every step are the step of all samples where replicas have as many; a server's are in no order."""
+    if (sync.sync != "allreduce" and (shape[1] == 3 or "sparsity_cost" in changes)) or (
+        sync.sync == "server" and (shape[1] > 1 or "persistent" in changes)
+    ):
+        pytest.skip("there is no such reference")
+    spec = NetworkSpec((13, 9), dtype="float64", seed=5, **how)
+    network = networks.sharded(comm, spec, shape, "random")
+    data = small.dataset(13, kind="levels")
+    training = replace(TRAINING, reconstruction="states", batch_size=8, **changes)
+    twins = networks.twin(network)
+    for _ in pretrain(network, data, training, sync):
+        pass
+    reference.pretrain(twins, small.columns(data), small.order(5, len(data.train)), training)
+    agree(small.close_network(network, twins, 1e-11))
 
 
 @shapes

@@ -139,6 +139,14 @@ class BlockCounts(Counts):
         blocks, widest, operands = self._blocks, self._blocks.widest, self._operands()
         blocks.split(lambda a, b: products.learn_blocks(a, b, *blocks.lists, widest, *operands, W, V, *scalars))
 
+    def add_to(self, V: Array, gain: float) -> None:
+        scalar = V.dtype.type(gain)
+        if not compiled():
+            V += scalar * self.plain().astype(V.dtype)
+            return
+        blocks, widest, operands = self._blocks, self._blocks.widest, self._operands()
+        blocks.split(lambda a, b: products.add_blocks(a, b, *blocks.lists, widest, *operands, V, scalar))
+
     def fill(self, out: Array) -> None:
         if not compiled():
             out[:] = self.plain()

@@ -167,7 +167,7 @@ def learn_blocks(  # type: ignore[no-untyped-def]
     v0, v1 (units, n_words), s0, s1 (units, planes, n_words) uint64
     """
     counts = np.zeros(widest, np.int64)
-    data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v0.shape[1], widest), np.uint64)
+    data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v1.shape[1], widest), np.uint64)
     for g in range(start, stop):
         n = first[g + 1] - first[g]
         gather_words(v0, inputs[first[g] : first[g + 1]], data)
@@ -186,7 +186,7 @@ def learn_blocks(  # type: ignore[no-untyped-def]
 def count_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, v1, s1, out):  # type: ignore[no-untyped-def]
     """out (connections,) = C as in ``learn_blocks``, of a type that holds it"""
     counts = np.zeros(widest, np.int64)
-    data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v0.shape[1], widest), np.uint64)
+    data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v1.shape[1], widest), np.uint64)
     for g in range(start, stop):
         n = first[g + 1] - first[g]
         gather_words(v0, inputs[first[g] : first[g + 1]], data)
@@ -196,6 +196,22 @@ def count_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, 
             target = out[at[m] : at[m] + n]
             for k in range(n):
                 target[k] = counts[k]
+
+
+@njit(cache=True, nogil=True)
+def add_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, v1, s1, V, gain):  # type: ignore[no-untyped-def]
+    """V (connections,) = V + gain * C as in ``learn_blocks``"""
+    counts = np.zeros(widest, np.int64)
+    data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v1.shape[1], widest), np.uint64)
+    for g in range(start, stop):
+        n = first[g + 1] - first[g]
+        gather_words(v0, inputs[first[g] : first[g + 1]], data)
+        gather_words(v1, inputs[first[g] : first[g + 1]], model)
+        for m in range(members[g], members[g + 1]):
+            count_member(counts, n, data, model, s0[outs[m]], s1[outs[m]])
+            target = V[at[m] : at[m] + n]
+            for k in range(n):
+                target[k] += gain * V.dtype.type(counts[k])
 
 
 @njit(cache=True, nogil=True)

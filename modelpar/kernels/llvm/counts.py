@@ -11,8 +11,11 @@ from numba.extending import intrinsic
 from modelpar.kernels.llvm.lookup import I32, I64, LANE32, LANES, constant, function, load, spread
 
 
-def _count_tile(rows: int) -> Any:
-    """The intrinsic for tiles of so many rows: their counts stay in registers while words and planes go by."""
+def _count_tile(rows: int, *, alone: bool = False) -> Any:
+    """The intrinsic for tiles of so many rows: their counts stay in registers while words and planes go by.
+
+    alone   of the model's phase only, which has minus ones; v0 and s0 are not looked at
+    """
 
     @intrinsic
     def count_tile(typingctx: Any, v0: Any, v1: Any, row_stride: Any, s0: Any, s1: Any, word_stride: Any,
@@ -49,13 +52,17 @@ def _count_tile(rows: int) -> Any:
             w.add_incoming(zero, outer)
             running = [b.phi(LANE32) for _ in range(rows)]
             offset = b.add(plane, b.mul(w, word_stride))
-            plus, minus = load(b, b.add(s0, offset), LANE32, 4), load(b, b.add(s1, offset), LANE32, 4)
+            plus = None if alone else load(b, b.add(s0, offset), LANE32, 4)
+            minus = load(b, b.add(s1, offset), LANE32, 4)
             at = b.mul(w, ir.Constant(I64, 4))
             sums = []
             for count, (first, second) in zip(running, starts, strict=True):
-                on = b.call(ones, [b.and_(spread(b, load(b, b.add(first, at), I32, 4), LANE32), plus)])
+                total = count
+                if plus is not None:
+                    on = b.call(ones, [b.and_(spread(b, load(b, b.add(first, at), I32, 4), LANE32), plus)])
+                    total = b.add(total, on)
                 off = b.call(ones, [b.and_(spread(b, load(b, b.add(second, at), I32, 4), LANE32), minus)])
-                sums.append(b.sub(b.add(count, on), off))
+                sums.append(b.sub(total, off))
             following = b.add(w, one)
             w.add_incoming(following, inner)
             for count, before_loop, total in zip(running, doubled, sums, strict=True):
@@ -84,6 +91,7 @@ def _count_tile(rows: int) -> Any:
 
 TILE = 4  # rows
 count_tile, count_tile_row = _count_tile(TILE), _count_tile(1)
+count_model_tile, count_model_row = _count_tile(TILE, alone=True), _count_tile(1, alone=True)
 
 
 @intrinsic

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from modelpar.kernels.llvm.counts import TILE, count_tile, count_tile_row
+from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
 from modelpar.kernels.llvm.lookup import LANES
 
 COLUMNS = 512  # of C at a time: a run of memory long enough to be fetched ahead, bits that stay in the caches
@@ -42,18 +42,25 @@ def by_vectors(words):  # type: ignore[no-untyped-def]
 def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignore[no-untyped-def]
     """counts (TILE, COLUMNS) int32: rows ``first .. first + n_rows - 1`` and columns ``low .. high - 1`` of C
 
-    v (rows, words) uint64, at most TILE rows; s as by_vectors gives it, low a multiple of 16
+    v (rows, words) uint64, at most TILE rows; s as by_vectors gives it, low a multiple of 16.  Without words of the
+    data only the model's are counted.
     """
-    row, vector, word, count = v0.strides[0], s0.strides[0], s0.strides[2], counts.strides[0]
+    row, vector, word, count = v1.strides[0], s1.strides[0], s1.strides[2], counts.strides[0]
     v0_at, v1_at = v0.ctypes.data + first * row, v1.ctypes.data + first * row
     s0_at, s1_at, counts_at = s0.ctypes.data, s1.ctypes.data, counts.ctypes.data
-    planes, n_words = s0.shape[1], s0.shape[2]
+    planes, n_words = s1.shape[1], s1.shape[2]
     if n_words == 0:  # a replica without samples; the tiles' loops run at least once
         counts[:] = 0
         return
+    alone = s0.shape[2] == 0
     for j in range(low, high, LANES):
         a, b, out = s0_at + j // LANES * vector, s1_at + j // LANES * vector, counts_at + 4 * (j - low)
-        if n_rows == TILE:
+        if alone and n_rows == TILE:
+            count_model_tile(v0_at, v1_at, row, a, b, word, n_words, planes, out, count)
+        elif alone:
+            for r in range(n_rows):
+                count_model_row(v0_at, v1_at + r * row, row, a, b, word, n_words, planes, out + r * count, count)
+        elif n_rows == TILE:
             count_tile(v0_at, v1_at, row, a, b, word, n_words, planes, out, count)
         else:
             for r in range(n_rows):
@@ -83,6 +90,21 @@ def count_and_update(W, V, v0, s0, v1, s1, carry, gain, shrink, start, stop):  #
             count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
             for r in range(n_rows):
                 update_row(W[first + r, low:high], V[first + r, low:high], counts[r, : high - low], carry, gain, shrink)
+
+
+@njit(cache=True, nogil=True)
+def count_and_add(V, v0, s0, v1, s1, gain, start, stop):  # type: ignore[no-untyped-def]
+    """V = V + gain * C, rows ``start .. stop - 1``"""
+    counts = np.empty((TILE, COLUMNS), np.int32)
+    for low in range(0, V.shape[1], COLUMNS):
+        high = min(low + COLUMNS, V.shape[1])
+        for first in range(start, stop, TILE):
+            n_rows = min(TILE, stop - first)
+            count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
+            for r in range(n_rows):
+                here, row = counts[r], V[first + r, low:high]
+                for j in range(len(row)):
+                    row[j] += gain * V.dtype.type(here[j])
 
 
 @njit(cache=True, nogil=True)

@@ -29,18 +29,29 @@ GRAIN = 1 << 13  # weights for which one more thread is worth waking
 
 
 class Counts:
-    """C of packed states v and packed k-bit values s; its unit is ``1 / (2^k - 1)``."""
+    """C of packed states v and packed k-bit values s; its unit is ``1 / (2^k - 1)``.
+
+    Where the data's phase has no samples (``nothing_of``), C is that of the model's alone, and only this is counted.
+    """
 
     def __init__(self, data: Pair, model: Pair) -> None:
         (v0, s0), (v1, s1) = data, model
-        if not v0.batch == s0.batch == v1.batch == s1.batch or s0.planes != s1.planes:  # one stride serves both phases
+        # one stride serves both phases
+        alike = v0.batch == s0.batch and v1.batch == s1.batch and v0.batch in (0, v1.batch) and s0.planes == s1.planes
+        if not alike:
             raise ValueError(
                 f"both phases must have the same samples and planes, but have {v0.batch} and {s0.batch} samples, "
                 f"{s0.planes} planes, and {v1.batch} and {s1.batch} samples, {s1.planes} planes"
             )
         self.data, self.model = data, model
-        self.unit = 1.0 / ((1 << data[1].planes) - 1)
-        self.shape: tuple[int, ...] = data[0].n_units, data[1].n_units
+        self.unit = 1.0 / ((1 << model[1].planes) - 1)
+        self.shape: tuple[int, ...] = model[0].n_units, model[1].n_units
+
+    @staticmethod
+    def nothing_of(model: Pair) -> Pair:
+        """A phase of the same units without samples."""
+        v, s = model
+        return Packed.empty(v.n_units, 0), Packed.empty(s.n_units, 0, s.planes)
 
     @staticmethod
     def largest(planes: int, n_samples: int) -> int:
@@ -62,6 +73,15 @@ class Counts:
         threads.split(
             len(W), _rows(W), lambda a, b: counts.count_and_update(W, V, *operands, *scalars, a, b), counts.TILE
         )
+
+    def add_to(self, V: Array, gain: float) -> None:
+        """V = V + gain * C; ``gain`` is for C in its own unit."""
+        (scalar,) = _scalars(V, gain)
+        if not compiled():
+            V += scalar * self.plain().astype(V.dtype)
+            return
+        operands = self._operands()
+        threads.split(len(V), _rows(V), lambda a, b: counts.count_and_add(V, *operands, scalar, a, b), counts.TILE)
 
     def fill(self, out: Array) -> None:
         """out (rows, columns) of a type that holds ``largest`` = C"""

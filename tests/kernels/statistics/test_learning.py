@@ -131,6 +131,40 @@ def test_nothing_beside_the_block_is_touched(kind):
     assert (np.delete(out, np.s_[2:-2], axis=0) == 99).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [*SIZES, (0, 5), (5, 0)], ids=str)
+@pytest.mark.parametrize(("batch", "planes"), [(0, 1), (1, 1), (65, 1), (64, 3), (130, 8)])
+def test_counts_of_the_model_alone(size, dtype, batch, planes, n_threads):
+    """Where the data are no states: the same as zeros of the data would give, without looking at any."""
+    v, s = hard_phase(*size, batch, planes, 1)
+    model = pack(v), pack(s, planes)
+    counts, C = Counts(Counts.nothing_of(model), model), -(v.astype(np.int64) @ s.T)
+    assert counts.shape == size
+    assert counts.unit == 1 / ((1 << planes) - 1)
+    assert np.array_equal(counts.plain(), C)
+    out = np.full(size, 99, np.int32)
+    counts.fill(out)
+    assert np.array_equal(out, C)
+    W, V = weights(*size, dtype)
+    added = V + dtype(0.5) * C.astype(dtype)
+    expected = learned(C, W, V, **SCALARS)
+    again = V.copy()
+    counts.add_to(again, 0.5)
+    assert np.array_equal(again, added)
+    counts.learn(W, V, **SCALARS)
+    assert np.array_equal(W, expected[0])
+    assert np.array_equal(V, expected[1])
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_counts_added_to_a_velocity(size, n_threads):
+    counts, C = hard_case(*size, 70, 3)
+    _, V = weights(*size, np.float32)
+    expected = V + np.float32(0.25) * C.astype(np.float32)
+    counts.add_to(V, 0.25)
+    assert np.array_equal(V, expected)
+
+
 def test_phases_of_unlike_sizes_are_refused():
     data, model = hard_phase(4, 5, 70, 2, 0), hard_phase(4, 5, 60, 2, 1)
     with pytest.raises(ValueError, match="must have the same samples and planes"):
@@ -139,6 +173,10 @@ def test_phases_of_unlike_sizes_are_refused():
         Counts((pack(data[0]), pack(data[1], 2)), (pack(data[0]), pack(data[1], 3)))
     with pytest.raises(ValueError, match="must have the same samples and planes"):
         Counts((pack(data[0]), pack(data[1][:, :9], 2)), (pack(data[0]), pack(data[1], 2)))
+    with pytest.raises(
+        ValueError, match="must have the same samples and planes"
+    ):  # of the model nothing may be missing
+        Counts((pack(data[0]), pack(data[1], 2)), Counts.nothing_of((pack(data[0]), pack(data[1], 2))))
 
 
 # states and probabilities
