@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # stands alone counts as a package; a package holds all modules below it that are not listed themselves.
 PACKAGES = (
     "errors", "records", "streams", "patterns", "spec",
-    "ownership",
+    "collective", "ownership",
     "kernels.llvm", "kernels", "kernels.sampling", "kernels.products", "kernels.statistics", "kernels.listed",
     "draws", "comm", "data", "weights", "sync", "model", "checkpoint", "training",
     "bench", "sklearn", "cli",

@@ -20,7 +20,7 @@ from modelpar.checkpoint.checksum import checksum
 from modelpar.checkpoint.files import TensorBlock
 from modelpar.checkpoint.header import EARLIER, Header
 from modelpar.checkpoint.ids import Ids
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.errors import CheckpointError, together
 from modelpar.model.rbm import RBM
 from modelpar.ownership.build_connections import connect_described

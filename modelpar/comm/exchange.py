@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.comm.status import Status
 from modelpar.kernels.states import Packed
 from modelpar.ownership.layout import UnitLayout

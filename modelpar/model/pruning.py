@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.errors import SpecError
 from modelpar.model.network import DeepBeliefNetwork, TrainingState
 from modelpar.model.rbm import RBM

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 from scipy import sparse
 
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.errors import SpecError, together
 from modelpar.ownership.connections import Connections, Listed, Local
 from modelpar.patterns import PRUNED, Pattern, parse_grid

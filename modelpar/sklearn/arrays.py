@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from modelpar.checkpoint import tensors
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.data import Dataset, Split, Table
 from modelpar.data.dataset import MappedTable
 from modelpar.data.sparse import SparseColumns

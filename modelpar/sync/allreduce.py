@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.comm.exchange import Traffic
 from modelpar.kernels.statistics.learning import Counts, update_from
 from modelpar.kernels.statistics.update import apply_update

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.comm.grid import Grid
 from modelpar.errors import ModelparError
 from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar import draws
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.kernels.backprop import column_squares, scale_columns
 from modelpar.kernels.digest import digest

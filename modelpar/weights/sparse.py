@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.halo import Halo, Pending
 from modelpar.kernels.digest import digest_listed

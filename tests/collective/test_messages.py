@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from modelpar.comm import messages
+from modelpar.collective import messages
 
 INT = 2**31 - 1  # the largest count, and displacement, that MPI 3 takes
 

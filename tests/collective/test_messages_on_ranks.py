@@ -11,7 +11,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar import checkpoint
-from modelpar.comm import messages
+from modelpar.collective import messages
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.pruning import pruned
 from modelpar.spec import FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
