@@ -78,11 +78,20 @@ class Sparse:
         """
         ends = []
         for name, units, size in (("lower", lower, n_lower), ("upper", upper, n_upper)):
-            ids = np.asarray(units, dtype=np.int64)
+            ids = np.asarray(units)
+            if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "ui"):
+                raise GraphError(
+                    f"{name} units of edges came as {ids.dtype} of shape {ids.shape}, not as whole numbers"
+                )
+            ids = ids.astype(np.int64)
             if ids.size and (ids.min() < 0 or ids.max() >= size):
                 wrong = int(ids.min() if ids.min() < 0 else ids.max())
                 raise GraphError(f"an edge has {name} unit {wrong}, but that layer's units are 0 to {size - 1}")
             ends.append(ids)
+        if len(ends[0]) != len(ends[1]):
+            raise GraphError(
+                f"edges have {len(ends[0])} lower and {len(ends[1])} upper units, but need as many of both"
+            )
         keys = different(ends[0] * np.int64(n_upper) + ends[1])
         sources, neighbours = np.divmod(keys, np.int64(max(n_upper, 1)))
         counts = np.bincount(sources, minlength=n_lower)
@@ -90,7 +99,20 @@ class Sparse:
 
     @classmethod
     def from_mask(cls, mask: Any) -> Sparse:
-        """From a mask (n_lower, n_upper), whatever scipy.sparse makes a CSR array of: what is not 0 is connected."""
+        """From a mask (n_lower, n_upper), an array or one of scipy.sparse: what is not 0 is connected.
+
+        Raises GraphError where it has no two dimensions, or values that are no numbers, NaN, or masked.
+        """
+        if not scipy_sparse.issparse(mask):
+            if np.ma.is_masked(mask):
+                raise GraphError("a mask has masked values, but all must be known; fill them in, as by .filled(0)")
+            mask = np.asarray(mask)
+        if mask.ndim != 2 or mask.dtype.kind not in "buif":
+            raise GraphError(f"a mask came as {mask.dtype} of shape {mask.shape}, but has truth values, lower x upper")
+        if not scipy_sparse.issparse(mask):
+            if mask.dtype.kind == "f" and np.isnan(mask).any():
+                raise GraphError("a mask has NaN, but truth values or numbers are needed")
+            mask = mask != 0  # scipy.sparse does not know every type that NumPy does
         found = scipy_sparse.csr_array(mask)
         if not found.has_canonical_format:
             found = found.copy()

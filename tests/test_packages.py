@@ -14,13 +14,14 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "modelpar.errors": 0,
     "modelpar.patterns": 1,
+    "modelpar.values.forms": 1,
     # values that know no MPI
     "modelpar.spec": 2,
     "modelpar.ownership.costs": 1,
     "modelpar.comm.status": 1,
     "modelpar.comm.watchdog": 2,
-    "modelpar.ownership.connections": 1,
-    "modelpar.ownership.layout": 2,
+    "modelpar.ownership.connections": 2,
+    "modelpar.ownership.layout": 3,
     "modelpar.ownership.build_connections": 3,
     "modelpar.ownership.placement": 4,
     "modelpar.records": 2,
