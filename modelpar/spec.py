@@ -7,6 +7,7 @@ read these classes, so an option is written down once.
 from __future__ import annotations
 
 import math
+import os
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
@@ -107,6 +108,8 @@ class NetworkSpec(Spec):
     weight_scale: float = option(0.01, "standard deviation of the initial weights (Hinton 2010, section 8)", at_least=0)
 
     def __post_init__(self) -> None:
+        if isinstance(self.connections, os.PathLike):  # a mask
+            object.__setattr__(self, "connections", f"mask:{os.fsdecode(self.connections)}")
         super().__post_init__()
         if len(self.layers) < 2:
             raise SpecError(
@@ -293,6 +296,15 @@ class DataSpec(Spec):
     binarise: str = option("none", "visible states from real values: none, stochastic, or a threshold such as 0.5")
 
     def __post_init__(self) -> None:
+        for name in ("data", "labels", "test_data", "test_labels"):
+            value = getattr(self, name)
+            if isinstance(value, (bytes, os.PathLike)):
+                object.__setattr__(self, name, os.fsdecode(value))
+            elif value is not None and not isinstance(value, str):
+                kind = type(value).__name__
+                raise SpecError(
+                    f"--{name.replace('_', '-')} is of type {kind}, but must be a path; give arrays to open_dataset"
+                )
         super().__post_init__()
         self.threshold  # noqa: B018 - raises where binarise is not understood
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
+import os
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.model.rbm import Chains
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
+from modelpar.values.forms import AnyPath
 from modelpar.weights.parameters import Parameters
 
 __all__ = ["load", "read_spec", "save", "tensors"]
@@ -28,12 +29,13 @@ FORMAT = "1"
 OF_STRATEGIES = ("outer", "squares")  # what a strategy of replicas keeps for each part, as TrainingState calls it
 
 
-def save(network: DeepBeliefNetwork, path: str | Path) -> None:
+def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
     """Write parameters, and what training needs to go on, to one file.
 
     The same bytes at every grid for the same values.  The file appears under its name only when it is whole.
     Collective.  Raises CheckpointError on every rank where it cannot be written.
     """
+    path = os.fsdecode(path)
     network.settle()
     network.refresh()  # what is read again has blocks that agree, and what goes on from here must have them too
     state = network.state
@@ -67,7 +69,7 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
 
 
 def load(
-    path: str | Path, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True, halo: str = "auto"
+    path: AnyPath, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True, halo: str = "auto"
 ) -> DeepBeliefNetwork:
     """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
 
@@ -77,6 +79,7 @@ def load(
 
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind.
     """
+    path = os.fsdecode(path)
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
@@ -122,8 +125,9 @@ def _make_room(network: DeepBeliefNetwork, header: Header, to_train: bool) -> np
     return np.zeros((n_hidden, header.tensors["chains"][1][1]), network.dtype)
 
 
-def read_spec(path: str | Path, header: Header) -> NetworkSpec:
+def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
     """The network's definition.  Raises CheckpointError where the file does not hold one that is understood."""
+    path = os.fsdecode(path)
     if header.metadata.get("modelpar") != FORMAT:
         found = header.metadata.get("modelpar")
         what = f"is a modelpar checkpoint of format {found}" if found else "is not a modelpar checkpoint"

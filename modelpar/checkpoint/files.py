@@ -20,6 +20,7 @@ from modelpar.checkpoint.header import Header, decode, encode, header_length, in
 from modelpar.checkpoint.local_file import LocalFile, together
 from modelpar.comm.status import Status
 from modelpar.errors import CheckpointError
+from modelpar.values.forms import AnyPath
 
 __all__ = ["Header", "TensorBlock", "read_header", "read_into", "write"]
 
@@ -39,7 +40,7 @@ class GridLike(Protocol):
 
 
 def write(
-    path: str | os.PathLike[str], grid: GridLike, blocks: Sequence[TensorBlock], metadata: dict[str, str],
+    path: AnyPath, grid: GridLike, blocks: Sequence[TensorBlock], metadata: dict[str, str],
     status: Status | None = None,
 ) -> None:  # fmt: skip
     """Write one safetensors file.  Collective over ``grid.comm``.
@@ -51,7 +52,7 @@ def write(
 
     Raises CheckpointError, with the same message on every rank, where any rank cannot write; ``path`` is untouched.
     """
-    target = os.fspath(path)
+    target = os.fsdecode(path)
     partial = target + ".partial"
     with together(grid.comm):
         _check(blocks)
@@ -92,12 +93,12 @@ def write(
         raise
 
 
-def read_header(path: str | os.PathLike[str], comm: MPI.Comm) -> Header:
+def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
     """What a checkpoint holds; rank 0 reads and checks.  Collective.
 
     Raises CheckpointError on every rank where there is none, or one that is damaged, truncated or not modelpar's.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     header = None
     with together(comm):
         if comm.rank == 0:
@@ -116,7 +117,7 @@ def read_header(path: str | os.PathLike[str], comm: MPI.Comm) -> Header:
 
 
 def read_into(
-    path: str | os.PathLike[str], grid: GridLike, header: Header, blocks: Sequence[TensorBlock], *, subset: bool = False
+    path: AnyPath, grid: GridLike, header: Header, blocks: Sequence[TensorBlock], *, subset: bool = False
 ) -> None:
     """Fill ``blocks`` from a checkpoint that any grid wrote.  Collective over ``grid.comm``.
 
@@ -127,7 +128,7 @@ def read_into(
     Raises CheckpointError, with the same message on every rank, where the tensors are not those of ``blocks``, or do
     not match their checksums; the blocks are then undefined.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     with together(grid.comm):
         _check(blocks)
         _fit(name, header, blocks, subset)

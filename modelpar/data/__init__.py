@@ -6,10 +6,10 @@ from modelpar.data.dataset import Dataset, Split, Table
 from modelpar.data.feed import DataFeed, Feed
 from modelpar.data.minibatches import Minibatches
 from modelpar.data.moments import check_range, column_moments
-from modelpar.data.opening import open_dataset
+from modelpar.data.opening import open_dataset, read_labels
 from modelpar.data.packed_files import write_packed
 
 __all__ = [
     "Columns", "DataFeed", "Dataset", "Feed", "Minibatches", "Split", "Table",
-    "check_range", "column_moments", "open_dataset", "packed_folder", "write_packed",
+    "check_range", "column_moments", "open_dataset", "packed_folder", "read_labels", "write_packed",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.packed import PackedColumns, in_memory
 from modelpar.data.survey import Survey
 from modelpar.errors import DataError, together
+from modelpar.values.forms import plain_array
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -53,12 +54,27 @@ class Split:
         init=False, default_factory=dict, repr=False
     )
 
+    def __post_init__(self) -> None:
+        """Raises DataError where the table does not have these rows, or labels are no classes of them."""
+        name, rows = self.table.name, plain_array(self.rows, f"the rows of {self.table.name}")
+        check_ids(rows, self.table.n_samples, f"{name} has {self.table.n_samples} samples, but rows")
+        object.__setattr__(self, "rows", rows.astype(np.int64, copy=False))
+        if self.labels is None:
+            return
+        labels = plain_array(self.labels, f"the labels of {name}")
+        if labels.shape != rows.shape:
+            raise DataError(f"{name} has {len(rows)} samples in this split, but labels came as {labels.shape}")
+        check_ids(labels, 1 << 31, f"{name}: labels are classes, but such")
+        object.__setattr__(self, "labels", labels.astype(np.int64, copy=False))
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def survey(self, unit_ids: IntArray) -> Survey:
         """One pass over the raw values of ``unit_ids``; remembered.  Raises DataError."""
-        unit_ids = np.array(unit_ids, dtype=np.int64)
+        if not len(self):
+            raise DataError(f"{self.table.name} has no samples in this split to look at")
+        unit_ids = unit_ids_of(self.table, unit_ids)
         key = unit_ids.tobytes()
         if key not in self.surveys:
             self.surveys[key] = self.table.columns(unit_ids).survey(self.rows)
@@ -104,8 +120,8 @@ class MappedTable:
             self.array = self.array.view(np.uint8)
 
     def columns(self, unit_ids: IntArray) -> DenseColumns:
-        """A view: nothing is read or copied."""
-        return DenseColumns(self.array, unit_ids)
+        """A view: nothing is read or copied.  Raises DataError for units that there are not."""
+        return DenseColumns(self.array, unit_ids_of(self, unit_ids))
 
 
 class EagerTable(ABC):
@@ -120,7 +136,7 @@ class EagerTable(ABC):
 
     def columns(self, unit_ids: IntArray) -> Columns:
         """See :meth:`Table.columns`."""
-        unit_ids = np.array(unit_ids, dtype=np.int64)
+        unit_ids = unit_ids_of(self, unit_ids)
         key = unit_ids.tobytes()
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # let go of the old columns before the new ones are read
@@ -149,6 +165,21 @@ class LoadedTable(EagerTable):
         every: Any = slice(None)
         picked = array[(every, *np.unravel_index(unit_ids, self.shape[1:]))]
         return in_memory(plain_values(picked, self.name))
+
+
+def unit_ids_of(table: Table, unit_ids: npt.ArrayLike) -> IntArray:
+    """Ids of units of a table, (n,) int64; a copy.  Raises DataError where it does not have them: kernels would not."""
+    ids = plain_array(unit_ids, "the ids of units")
+    check_ids(ids, table.n_units, f"{table.name} has {table.n_units} units, but units")
+    return ids.astype(np.int64)
+
+
+def check_ids(ids: Array, n: int, what: str) -> None:
+    """Raise DataError unless ``ids`` are whole numbers from 0 to ``n`` - 1 in one dimension."""
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "ui"):
+        raise DataError(f"{what} came as {ids.dtype} of shape {ids.shape}; give whole numbers in one dimension")
+    if len(ids) and (ids.min() < 0 or ids.max() >= n):
+        raise DataError(f"{what} from {int(ids.min())} to {int(ids.max())} are wanted; they are counted from 0")
 
 
 def scale_of(dtype: np.dtype[Any], name: str) -> float:

@@ -10,11 +10,10 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.data.bits import choose_values
-from modelpar.data.dataset import Split, agreed
+from modelpar.data.dataset import Split, agreed, unit_ids_of
 from modelpar.data.packed_files import PackedTable
 from modelpar.data.states import DrawnStates, FilledStates, KeptStates, drawn_states, kept_states
 from modelpar.draws import Purpose, Stream
-from modelpar.errors import DataError
 from modelpar.kernels.states import Packed
 
 Array = npt.NDArray[Any]
@@ -66,7 +65,8 @@ class DataFeed:
         comm: MPI.Comm | None = None,
     ) -> None:
         self.split, self.rows = split, split.rows
-        self.unit_ids = np.array(unit_ids, dtype=np.int64)
+        with agreed(comm):
+            self.unit_ids = unit_ids_of(split.table, unit_ids)
         self.n_samples, self.n_units = len(split), len(self.unit_ids)
         self.offset = np.array(np.broadcast_to(np.asarray(offset, np.float64), (self.n_units,)))
         self.scale = np.array(np.broadcast_to(np.asarray(scale, np.float64), (self.n_units,)))
@@ -75,11 +75,6 @@ class DataFeed:
         self._n_ranks = 1 if comm is None else comm.size
         self._states: KeptStates | DrawnStates | FilledStates | None = None  # None: not binary, or not made so far
         with agreed(comm):
-            if self.n_units and (self.unit_ids.min() < 0 or self.unit_ids.max() >= split.table.n_units):
-                raise DataError(
-                    f"{split.table.name} has {split.table.n_units} units, but units up to {self.unit_ids.max()} are "
-                    "wanted"
-                )
             table = split.table
             if isinstance(table, PackedTable):
                 table = table.scaled(self.offset, self.scale, self.level)

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
 from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
 from modelpar.data.cache import from_cache
 from modelpar.data.dataset import Dataset, Source, Split, agreed
 from modelpar.data.digits import open_digits
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_idx
+from modelpar.data.memory import array_source, own_source
 from modelpar.data.named import SETS, find_named, open_folder
 from modelpar.data.packed_files import is_packed, open_packed
 from modelpar.data.reading import check_labels, check_size, reading
 from modelpar.data.sparse import is_sparse, open_sparse
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.draws import permutation
-from modelpar.errors import DataError
+from modelpar.errors import DataError, SpecError
 from modelpar.spec import DataSpec
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
+from modelpar.values.forms import AnyPath, is_path
 
 IntArray = npt.NDArray[np.int64]
 
@@ -33,45 +34,117 @@ IntArray = npt.NDArray[np.int64]
 _TEST_EPOCH, _VALIDATION_EPOCH = 2**32 - 1, 2**32 - 2
 
 
-def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: int = 1) -> Dataset:
-    """Open a data set by name or path: ``digits``, ``mnist``, ``fashion-mnist``, ``bars:SIDE``, ``patterns:SIDE``, a
-    file (.npy, .npz, sparse .npz, IDX), or a folder with four IDX files named as those of MNIST.
+def open_dataset(
+    X: Any, y: Any = None, comm: MPI.Comm | None = None, *, test: Any = None, columns: npt.ArrayLike | None = None,
+    test_fraction: float | None = None, validation_fraction: float | None = None, binarise: str | float | None = None,
+    seed: int = 1,
+) -> Dataset:  # fmt: skip
+    """Open a data set by name or path, or make one of arrays in memory.
+
+    X         a name (``digits``, ``mnist``, ``fashion-mnist``, ``bars:SIDE``, ``patterns:SIDE``); the path of a file
+              (.npy, .npz, sparse .npz, IDX), or of a folder with four IDX files named as those of MNIST; a DataSpec;
+              or samples (n_samples, n_units) or (n_samples, rows, columns): anything that NumPy makes an array of
+              (lists, tensors and frames with ``__array__``), or any matrix or array of scipy.sparse
+    y         labels (n_samples,) or (n_samples, 1), whole numbers counted from 0, or the path of a file of them
+    comm      all ranks that open the data set; it may also come second, in place of y
+    test      the test set, as X, or a pair (X, y) of samples and labels
+    columns   (n_mine,) ids of the units that the columns of X (and of ``test``) are, where each rank hands over only
+              its own, such as ``network.visible_ids``; the rows must be the same on every rank
+    test_fraction, validation_fraction, binarise   as in :class:`modelpar.spec.DataSpec`; beside one, they stand in it
+
+    Arrays mean what the same arrays mean in a file: bytes are grey values from 0 to 255, other whole numbers must be 0
+    or 1.  They are not changed, and must not be while the data set is used, as they are not copied where they need not
+    be.  On several ranks every one must hand over the same values.
 
     Reads headers and labels only.  A set without a test set is split by an order drawn from ``seed``, and so is the
     validation set from the training set; splits are the same at every grid.
 
     Collective over ``comm`` where one is given; files of named sets are found and verified by its first rank.
-    Raises DataError, on every rank.
+    Raises DataError (SpecError for options that cannot be), on every rank.
     """
-    if isinstance(spec, str):
-        spec = DataSpec(data=spec)
-    folder: Path | None = None
+    if isinstance(y, MPI.Comm):
+        y, comm = None, y if comm is None else comm
     with agreed(comm):
-        if spec.data in SETS and (comm is None or comm.rank == 0):
-            folder = find_named(spec.data)
+        spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, binarise)
+    source = _opened(wanted.samples, "X", columns, comm)
+    other = source.test if wanted.test is None else _opened(wanted.test, "the test set's X", columns, comm)
+    source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
+    with agreed(comm):
+        return _assemble(spec, wanted, source, tests[0] if tests else None, seed)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be opened: paths or arrays."""
+
+    samples: Any
+    labels: Any
+    test: Any
+    test_labels: Any
+
+
+def _asked(
+    X: Any, y: Any, test: Any, columns: Any, test_fraction: float | None, validation_fraction: float | None,
+    binarise: str | float | None,
+) -> tuple[DataSpec, _Wanted]:  # fmt: skip
+    """What the arguments of :func:`open_dataset` say.  Raises SpecError."""
+    options = {
+        "test_fraction": test_fraction, "validation_fraction": validation_fraction,
+        "binarise": None if binarise is None else str(binarise),
+    }  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if isinstance(X, DataSpec):
+        twice = {**given, **({"y": y} if X.labels and y is not None else {}),
+                 **({"test": test} if X.test_data and test is not None else {})}  # fmt: skip
+        if twice:
+            raise SpecError(f"{', '.join(twice)} came beside a DataSpec, which has its own; give them there")
+        spec, samples = X, X.data
+    elif is_path(X):
+        spec = DataSpec(os.fsdecode(X), **given)
+        samples = spec.data
+    else:
+        spec, samples = DataSpec("X", **given), X
+    if columns is not None and is_path(samples):
+        raise SpecError(
+            f"columns came with {samples}, but belong to arrays in memory; of a file each rank reads its own"
+        )
+    if isinstance(test, tuple) and len(test) != 2:
+        raise SpecError(f"test came as {len(test)} things, but must be samples, or a pair of samples and labels")
+    test, test_y = test if isinstance(test, tuple) else (test, None)
+    return spec, _Wanted(
+        samples, spec.labels if y is None else y, spec.test_data if test is None else test,
+        spec.test_labels if test_y is None else test_y,
+    )  # fmt: skip
+
+
+def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> Source:
+    """The source of a name, a path or an array.  Collective over ``comm`` where one is given.  Raises DataError."""
+    if not is_path(what):
+        if columns is not None:
+            return own_source(what, columns, name, comm)
+        with agreed(comm):
+            return array_source(what, name)
+    data, folder = os.fsdecode(what), None
+    with agreed(comm):
+        if data in SETS and (comm is None or comm.rank == 0):
+            folder = find_named(data)
     if comm is not None:
         folder = comm.bcast(folder)
     with agreed(comm):
-        source = open_folder(folder) if folder is not None else _open(spec.data)
-        other = source.test if spec.test_data is None else _open(spec.test_data)
-    source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
-    with agreed(comm):
-        return _assemble(spec, source, tests[0] if tests else None, seed)
+        return open_folder(folder) if folder is not None else _open(data)
 
 
-def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -> Dataset:
-    """Labels from files, splits, and the checks that need all of it.   ``other``: the test set"""
+def _assemble(spec: DataSpec, wanted: _Wanted, source: Source, other: Source | None, seed: int) -> Dataset:
+    """Labels, splits, and the checks that need all of it.   ``other``: the test set"""
     n_samples, n_units = source.table.n_samples, source.table.n_units
-    labels = source.labels if spec.labels is None else read_labels(Path(spec.labels), n_samples)
+    labels = _labels(wanted.labels, "y", n_samples, source.labels)
     everything = np.arange(n_samples)
     train_rows, test = everything, None
-    if spec.test_data is None and spec.test_labels is not None and source.test is None:
-        raise DataError(f"test labels {spec.test_labels} were given without test data; add the test data")
+    if wanted.test is None and wanted.test_labels is not None and source.test is None:
+        raise DataError(f"test labels {wanted.test_labels} were given without test data; add the test data")
     if other is not None:
         _check_test(source, other)
-        test_labels = other.labels
-        if spec.test_labels is not None:
-            test_labels = read_labels(Path(spec.test_labels), other.table.n_samples)
+        test_labels = _labels(wanted.test_labels, "the test set's y", other.table.n_samples, other.labels)
         test = Split(other.table, np.arange(other.table.n_samples), test_labels)
     else:
         train_rows, aside = _set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
@@ -89,6 +162,13 @@ def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -
     n_classes = int(max(known)) + 1 if labels is not None else 0
     name = spec.data if _is_name(spec.data) else Path(spec.data).name
     return Dataset(name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise)
+
+
+def _labels(given: Any, name: str, n_samples: int, own: IntArray | None) -> IntArray | None:
+    """Those that were given, as a path or an array, or else those that the samples came with.  Raises DataError."""
+    if given is None:
+        return own
+    return read_labels(given, n_samples) if is_path(given) else check_labels(given, n_samples, name)
 
 
 def _check_test(source: Source, test: Source) -> None:
@@ -150,8 +230,9 @@ def _open(data: str) -> Source:
     raise DataError(_foreign(path, start))
 
 
-def read_labels(path: Path, n_samples: int) -> IntArray:
+def read_labels(path: AnyPath, n_samples: int) -> IntArray:
     """Labels from a file of any known format, int64 (n_samples,).  Raises DataError."""
+    path = Path(os.fsdecode(path))
     start = _first_bytes(path)
     labels: npt.NDArray[Any]
     if start.startswith(NPY_START):

@@ -20,14 +20,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from modelpar.data.arrays import LABEL_KEYS, Archive
 from modelpar.data.bits import pick_bits
-from modelpar.data.columns import Columns, DenseColumns
-from modelpar.data.dataset import EagerTable, Source, Split, Table, check_shape, image_shape_of, plain_values, scale_of
+from modelpar.data.columns import Columns
+from modelpar.data.dataset import EagerTable, Source, Split, Table, check_shape, image_shape_of
+from modelpar.data.memory import array_source
 from modelpar.data.packed import PackedColumns, packed_rows, values_type, width
 from modelpar.data.reading import check_labels, reading
 from modelpar.errors import DataError
+from modelpar.values.forms import AnyPath
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -70,29 +73,27 @@ class PackedTable(EagerTable):
 
 
 def write_packed(
-    path: str | os.PathLike[str], data: Split | npt.ArrayLike, labels: npt.ArrayLike | None = None,
+    path: AnyPath, data: Split | Any, labels: npt.ArrayLike | None = None,
     image_shape: tuple[int, int] | None = None,
 ) -> None:  # fmt: skip
     """Write samples of two values, 0 and one other, as a packed ``.npz`` file: 1/8 of a byte a value.
 
-    data          an array (n_samples, ...) or a split, whose labels are the default of ``labels``
+    data          an array (n_samples, ...) in any form that ``open_dataset`` takes, or a split, whose labels are the
+                  default of ``labels``
     image_shape   (rows, columns) of the picture that one sample is, where the array does not tell
 
     The file is there whole or not at all.  Not collective.  Raises DataError for other values, for labels that do not
     fit, and where the file cannot be written.
     """
-    name = str(path)
+    name = os.fsdecode(path)
     if isinstance(data, Split):
         shape: tuple[int, ...] = (len(data), data.table.n_units)
         packed = _two_values(data.table.columns(np.arange(shape[1])), data.rows, data.table.name)
         labels = data.labels if labels is None else labels
     else:
-        values = np.asarray(data)
-        scale_of(values.dtype, f"the array for {name}")
-        check_shape(values.shape, f"the array for {name}")
-        shape = values.shape
-        flat = np.ascontiguousarray(plain_values(values.reshape(len(values), -1), f"the array for {name}"))
-        packed = _two_values(DenseColumns(flat), np.arange(len(flat)), f"the array for {name}")
+        table = array_source(data, f"the array for {name}").table
+        shape = tuple(data.shape) if sparse.issparse(data) else np.shape(data)
+        packed = _two_values(table.columns(np.arange(table.n_units)), np.arange(table.n_samples), table.name)
     if image_shape is not None:
         if math.prod(image_shape) != packed.n_units:
             raise DataError(
@@ -100,9 +101,9 @@ def write_packed(
                 f"{packed.n_units} values; give rows and columns whose product that is"
             )
         shape = (shape[0], *image_shape)
-    classes = None if labels is None else check_labels(np.asarray(labels), shape[0], f"the labels for {name}")
+    classes = None if labels is None else check_labels(labels, shape[0], f"the labels for {name}")
     try:
-        save_bits(Path(path), packed, shape, classes)
+        save_bits(Path(name), packed, shape, classes)
     except OSError as error:
         raise DataError(
             f"{name} cannot be written ({error.strerror or error}); make room for it, or name another place"

@@ -18,6 +18,7 @@ from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.dataset import EagerTable, plain_dtype, plain_values
 from modelpar.data.packed import Keeper
 from modelpar.errors import DataError
+from modelpar.values.forms import plain_array
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -125,14 +126,26 @@ class StreamedTable(EagerTable):
                 raise DataError(f"{self.name} goes on after its last sample; its header is wrong")
 
 
-def check_labels(labels: Array, n_samples: int, name: str) -> IntArray:
-    """Labels as int64 (n_samples,).  Raises DataError where they cannot be classes of the samples."""
+def check_labels(labels: Any, n_samples: int, name: str) -> IntArray:
+    """Labels as int64 (n_samples,), out of whole numbers of any type, in one column or dimension.
+
+    Raises DataError where they cannot be classes of the samples.
+    """
+    labels = plain_array(labels, f"the labels in {name}")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise DataError(f"the labels in {name} have {labels.ndim} dimensions, but must be one class for each sample")
-    if labels.dtype.kind not in "uib":
-        raise DataError(f"the labels in {name} are of type {labels.dtype}, but must be integers counted from 0")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise DataError(f"the labels in {name} are not all finite, but must be integers counted from 0")
+    if labels.dtype.kind == "f" and (labels != np.rint(labels)).any():
+        wrong = labels[labels != np.rint(labels)][0]
+        raise DataError(f"the labels in {name} have a class {wrong:g}, but must be integers counted from 0")
+    if labels.dtype.kind not in "uibf":
+        raise DataError(
+            f"the labels in {name} are of type {labels.dtype}, but must be integers counted from 0, as "
+            "np.unique(labels, return_inverse=True)[1] makes them"
+        )
     if len(labels) != n_samples:
         raise DataError(f"{name} has {len(labels)} labels, but there are {n_samples} samples")
     if len(labels) and labels.min() < 0:

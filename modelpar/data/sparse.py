@@ -1,4 +1,4 @@
-"""Sparse matrices as scipy saves them (``scipy.sparse.save_npz``); they stay sparse in memory."""
+"""Sparse matrices, in memory or as scipy saves them (``scipy.sparse.save_npz``); they stay sparse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from modelpar.data.dataset import (
     Source,
     check_shape,
     image_shape_of,
-    plain_dtype,
     plain_values,
     scale_of,
 )  # fmt: skip
@@ -23,11 +22,12 @@ from modelpar.data.fill import affine, fill_sparse
 from modelpar.data.reading import chunks, reading
 from modelpar.data.survey import Survey, survey_sparse
 from modelpar.errors import DataError
+from modelpar.values.forms import Rows, plain_rows, summed_rows
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
-_WRONG = (ValueError, TypeError, IndexError, OverflowError)  # what scipy raises for arrays that do not fit
+_WRONG = (ValueError, TypeError, IndexError, OverflowError, KeyError, AttributeError, NotImplementedError)
 _ENTRIES = 1 << 17  # entries read at a time
 
 
@@ -36,7 +36,9 @@ class SparseColumns:
 
     def __init__(self, matrix: scipy.sparse.csr_array) -> None:
         self.matrix, self.n_units = matrix, matrix.shape[1]
-        self.indptr = matrix.indptr.astype(np.int64)
+        # Read-only and contiguous always: any other array would have the kernels compiled again.
+        self.indptr = _fixed(matrix.indptr.astype(np.int64))
+        self.indices, self.data = _fixed(matrix.indices), _fixed(matrix.data)
         self.dtype = matrix.dtype
 
     @property
@@ -47,12 +49,39 @@ class SparseColumns:
     def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
         """out = ((values[rows] - offset) / scale).T   rows (batch,); offset, scale (n_units,); out (n_units, batch)"""
         offset, scale = affine(self.n_units, len(rows), out, np.float64, offset, scale)
-        fill_sparse(self.indptr, self.matrix.indices, self.matrix.data, rows, offset, scale, out)
+        fill_sparse(self.indptr, self.indices, self.data, rows, offset, scale, out)
 
     def survey(self, rows: IntArray) -> Survey:
         """Mean, standard deviation, smallest and largest raw value of each unit over ``rows``."""
         picked = self.matrix[rows]
         return survey_sparse(picked.indices, picked.data, len(rows), self.n_units)
+
+
+def _fixed(values: Array) -> Array:
+    view = np.ascontiguousarray(values).view()
+    view.flags.writeable = False
+    return view
+
+
+def sparse_columns(rows: Rows, name: str, unit_ids: IntArray | None = None) -> SparseColumns:
+    """The columns ``unit_ids`` of a matrix, all where None.  Raises DataError for values that units cannot have."""
+    values = plain_values(rows.values, name)
+    matrix = Rows(rows.starts, rows.columns, values, rows.shape).matrix
+    if unit_ids is not None and not np.array_equal(unit_ids, np.arange(rows.shape[1])):
+        matrix = matrix[:, unit_ids]
+    return SparseColumns(matrix)
+
+
+class SparseTable(EagerTable):
+    """A matrix in memory."""
+
+    def __init__(self, name: str, rows: Rows) -> None:
+        super().__init__(name, *rows.shape)
+        self.rows = rows
+
+    def read(self, unit_ids: IntArray) -> SparseColumns:
+        """The columns ``unit_ids``, still sparse."""
+        return sparse_columns(self.rows, self.name, unit_ids)
 
 
 class CsrTable(EagerTable):
@@ -85,17 +114,15 @@ class CsrTable(EagerTable):
             column = place[index.astype(np.int64, copy=False)]
             mine = np.flatnonzero(column >= 0)
             columns.append(column[mine].astype(np.int32))
-            values.append(plain_values(value[mine], self.name))
+            values.append(value[mine])
             rows = np.searchsorted(indptr, start + mine, side="right") - 1
             kept += np.bincount(rows, minlength=self.n_samples)
             start += len(index)
-        dtype = plain_dtype(self.archive.headers["data"].dtype)
-        matrix = scipy.sparse.csr_array(
-            (_joined(values, dtype), _joined(columns, np.dtype(np.int32)), np.concatenate([[0], np.cumsum(kept)])),
-            shape=(self.n_samples, len(unit_ids)),
-        )
-        matrix.sum_duplicates()
-        return SparseColumns(matrix)
+        # duplicates add up in the type that came, as in every other form: two whole numbers may be a third, or none
+        dtype = self.archive.headers["data"].dtype
+        starts, shape = np.concatenate([[0], np.cumsum(kept)]), (self.n_samples, len(unit_ids))
+        entries = _joined(columns, np.dtype(np.int32)), _joined(values, dtype)
+        return sparse_columns(summed_rows(starts, *entries, shape, self.name), self.name)
 
     def _entries(self, n_entries: int) -> Iterator[tuple[Array, Array]]:
         headers = self.archive.headers
@@ -123,25 +150,12 @@ class ConvertedTable(EagerTable):
         try:
             with reading(self.name):
                 loaded = scipy.sparse.load_npz(self.archive.path)
-        except (*_WRONG, KeyError, AttributeError, NotImplementedError):
+        except _WRONG:  # what scipy raises for arrays that do not fit
             raise DataError(
                 f"{self.name} is no sparse matrix that scipy can load; save it again with scipy.sparse.save_npz"
             ) from None
-        try:
-            # The conversion trusts the indices: a wrong one would be a crash.
-            if hasattr(loaded, "check_format"):
-                loaded.check_format(full_check=True)
-            whole = scipy.sparse.csr_array(loaded.tocoo() if loaded.format == "dia" else loaded)
-            whole.check_format(full_check=True)
-        except _WRONG:
-            raise DataError(
-                f"{self.name} is corrupt: its indices do not fit its {self.n_samples} x {self.n_units} values; save it "
-                "again with scipy.sparse.save_npz"
-            ) from None
-        matrix = whole[:, unit_ids]
-        matrix.data = plain_values(matrix.data, self.name)
-        matrix.sum_duplicates()
-        return SparseColumns(matrix)
+        rows = plain_rows(loaded, self.name)
+        return sparse_columns(rows, self.name, unit_ids)
 
 
 def is_sparse(archive: Archive) -> bool:

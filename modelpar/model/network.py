@@ -15,16 +15,17 @@ from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import available_bytes
 from modelpar.draws import Purpose
-from modelpar.errors import LayoutError
+from modelpar.errors import DataError, LayoutError, SpecError, together
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.model.rbm import RBM, Chains
+from modelpar.model.rbm import RBM, Chains, owned_block
 from modelpar.ownership.build_connections import connect, expected
 from modelpar.ownership.layout import NetworkLayout, Room, UnitLayout, choose_holds
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import Sync
+from modelpar.values.forms import plain_array
 from modelpar.weights.dense import LAYOUTS, Weights
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.shard_lists import recomputing_pays
@@ -126,6 +127,7 @@ class DeepBeliefNetwork:
                     shard_comm=grid.shard_comm,
                     replica_comm=grid.replica_comm,
                     traffic=self.traffic,
+                    exact=spec.exact,
                 )
             )
         self.output: OutputLayer | None = None
@@ -220,7 +222,11 @@ class DeepBeliefNetwork:
         """Hidden probabilities above the first ``n_rbms`` RBMs (all where None) of the owned units.
 
         v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
+        Raises DataError on every shard where any brings activations of other units than its own.
         """
+        return self._up(self._agreed(v, self.visible_ids, "visible activations"), n_rbms)
+
+    def _up(self, v: Activations, n_rbms: int | None = None) -> Array:
         for rbm in self.rbms[:n_rbms]:
             v = rbm.hidden_given_visible(v)
             if self.spec.exact and not isinstance(v, Packed) and v.dtype == np.float64:
@@ -231,33 +237,54 @@ class DeepBeliefNetwork:
     def generate_down(self, h: Array) -> Array:
         """Visible means from states (n_top_owned, batch) of the top layer, layer by layer.
 
-        The array is used again by the next call.  Collective.
+        The array is used again by the next call.  Collective.  Raises DataError as :meth:`propagate_up` does.
         """
+        return self._down(self._agreed(h, self.rbms[-1].hidden_ids, "hidden activations of the top layer"))
+
+    def _down(self, h: Activations) -> Array:
         for rbm in reversed(self.rbms):
             h = rbm.visible_given_hidden(h)
+        assert not isinstance(h, Packed)  # means
         return h
 
-    def logits(self, v: Array) -> Array:
+    def logits(self, v: Activations) -> Array:
         """(n_classes, batch) on every shard, from owned visible activations; overwritten by the next call.
 
-        Collective.
+        Collective.  Raises DataError as :meth:`propagate_up` does, LayoutError without an output layer.
         """
         if self.output is None:
             raise LayoutError("the network has no output layer; give --classes, or labels, when it is trained")
-        if self.spec.exact:
+        v = self._agreed(v, self.visible_ids, "visible activations")
+        if self.spec.exact and not isinstance(v, Packed):
             v = on_grid(v, ACTIVATIONS)
-        return self.output.logits(self.output.weights.spread_visible(self.propagate_up(v)))
+        return self.output.logits(self.output.weights.spread_visible(self._up(v)))
 
-    def reconstruct(self, v: Array) -> Array:
-        """Visible means after one pass up and down the whole stack.  v (n_visible_owned, batch).  Collective."""
-        return self.generate_down(self.propagate_up(v)).copy()
+    def reconstruct(self, v: Activations) -> Array:
+        """Visible means after one pass up and down the whole stack.  v (n_visible_owned, batch).  Collective.
+
+        Raises DataError as :meth:`propagate_up` does.
+        """
+        return self._down(self._up(self._agreed(v, self.visible_ids, "visible activations"))).copy()
+
+    def _agreed(self, x: Activations, ids: IntArray, name: str) -> Activations:
+        """Activations of the units ``ids``, which this shard owns, as many samples on every shard.  Collective."""
+        comm = self.grid.shard_comm
+        with together(comm):
+            x = owned_block(x, len(ids), self.dtype, name, exact=self.spec.exact)
+        batches = comm.allgather(x.shape[1])
+        if len(set(batches)) > 1:
+            raise DataError(f"{name} are of {min(batches)} samples on one rank, of {max(batches)} on another")
+        return x
 
     def fantasies(self, count: int, steps: int, *, first_draw: int = 0) -> Array:
         """Visible means (n_visible_owned, count) after ``steps`` of Gibbs sampling in the top RBM.
 
         The chains start at random visible states of the top RBM; the lower RBMs then generate down (Hinton, Osindero
         and Teh 2006, section 5).  ``first_draw`` chooses other fantasies.  Collective over the shards.
+        Raises SpecError where there cannot be so many.
         """
+        if count < 0 or steps < 0:
+            raise SpecError(f"{count} fantasies after {steps} steps were asked for, but neither can be negative")
         top = self.rbms[-1]
         h = pack(np.zeros((len(top.hidden_ids), count)))
         v = top.sample_visible(h, Purpose.FANTASY, 0, first_draw)
@@ -275,7 +302,13 @@ class DeepBeliefNetwork:
     # -- small pieces of the whole, for pictures ---------------------------------------------------------------------
 
     def whole_visible(self, v: Array) -> Array:
-        """(n_visible, batch) in unit-id order on every rank, from owned blocks.  For pictures.  Collective."""
+        """(n_visible, batch) in unit-id order on every rank, from owned blocks.  For pictures.  Collective.
+
+        Raises DataError where blocks are not of the owned units.
+        """
+        with together(self.grid.shard_comm):
+            v = unpack(v, self.dtype) if isinstance(v, Packed) else plain_array(v, "visible activations")
+            v = np.asarray(owned_block(v, len(self.visible_ids), v.dtype, "visible activations"))
         layout = self.layout.layers[0]
         gathered = np.concatenate(self.grid.shard_comm.allgather(np.ascontiguousarray(v)))
         whole = np.empty_like(gathered)
@@ -283,8 +316,16 @@ class DeepBeliefNetwork:
         return whole
 
     def filters(self, units: Iterable[int]) -> Array:
-        """Weights (len(units), n_visible) of hidden units of the first RBM, on every rank.  Collective."""
+        """Weights (len(units), n_visible) of hidden units of the first RBM, on every rank.  Collective.
+
+        Raises LayoutError for units that there are not.
+        """
         wanted = np.asarray(list(units), np.int64)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.spec.layers[1]):
+            raise LayoutError(
+                f"filters of units {wanted.min()} to {wanted.max()} were asked for, but the units of the first hidden "
+                f"layer are 0 to {self.spec.layers[1] - 1}"
+            )
         W = self.rbms[0].W
         found = np.zeros((len(wanted), self.spec.layers[0]), W.dtype)
         for i, unit in enumerate(wanted):

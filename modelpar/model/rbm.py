@@ -17,11 +17,13 @@ from modelpar import draws
 from modelpar.comm.exchange import Traffic
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose, Stream
+from modelpar.errors import DataError
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.reductions import row_sums, squared_error
 from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.spec import TrainingSpec
+from modelpar.values.forms import plain_array
 from modelpar.weights.dense import Weights
 from modelpar.weights.statistics import Phase, Statistics
 
@@ -86,18 +88,46 @@ def _floats(x: Activations, dtype: npt.DTypeLike) -> Array:
     return values
 
 
+def owned_block(x: Any, n_units: int, dtype: npt.DTypeLike, name: str, *, exact: bool = False) -> Activations:
+    """Activations as products take them: packed, or (n_units, batch) of ``dtype`` in C order; in exact mode also of
+    float64.
+
+    x   anything that NumPy makes an array of; not changed, and not copied where it is in that form
+    Raises DataError for another number of units, or what are no numbers.  Not collective.
+    """
+    if isinstance(x, Packed):
+        if x.n_units != n_units:
+            raise DataError(f"{name} are bits of {x.n_units} units, but this rank owns {n_units}")
+        return x
+    if type(x) is not np.ndarray or (x.dtype != dtype and not (exact and x.dtype == np.float64)):
+        x = plain_array(x, name)
+        if x.dtype.kind not in "buif":
+            raise DataError(f"{name} are of type {x.dtype}, but numbers are needed")
+        x = x.astype(dtype)
+    if x.ndim != 2 or len(x) != n_units:
+        raise DataError(
+            f"{name} came as {' x '.join(map(str, x.shape))}, but this rank owns {n_units} units: units x samples are "
+            "needed"
+        )
+    if not (x.flags.c_contiguous and x.flags.aligned):
+        x = np.array(x, order="C")
+    return x
+
+
 class RBM:
     """One RBM: ``W`` (this shard's block), ``b`` (n_visible_owned,), ``c`` (n_hidden_owned,).
 
     ``index`` counts the RBMs of a network from 0 and keys the draws.  Methods that use W are collective over the
-    shards, and the arrays that they return are used again by the next call of the same method.
+    shards, and the arrays that they return are used again by the next call of the same method.  Those that take
+    activations raise DataError, on the rank that brings them, where they are not those of the units that it owns.
     """
 
     def __init__(
         self, index: int, weights: Weights, visible_ids: IntArray, hidden_ids: IntArray, *,
         gaussian: bool, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
-        traffic: Traffic,
+        traffic: Traffic, exact: bool = False,
     ) -> None:  # fmt: skip
+        self.exact = exact
         self.index, self.weights, self.gaussian, self.seed = index, weights, gaussian, seed
         self.visible_ids, self.hidden_ids = visible_ids, hidden_ids
         self.shard_comm, self.replica_comm, self.traffic = shard_comm, replica_comm, traffic
@@ -129,29 +159,35 @@ class RBM:
         """Make all blocks of weights agree with ``W``, after it was set from outside.  Collective over the shards."""
         self.weights.refresh(self.parameters)
 
+    def _visible(self, v: Activations) -> Activations:
+        return owned_block(v, len(self.visible_ids), self.W.dtype, "visible activations", exact=self.exact)
+
+    def _hidden(self, h: Activations) -> Activations:
+        return owned_block(h, len(self.hidden_ids), self.W.dtype, "hidden activations", exact=self.exact)
+
     # -- one side given the other ------------------------------------------------------------------------------------
 
     def hidden_input(self, v: Activations) -> Array:
         """W^T v + c of the owned hidden units.   v (n_visible_owned, batch).  Collective over the shards."""
-        x = self.weights.up(self.parameters, self.weights.spread_visible(v))
+        x = self.weights.up(self.parameters, self.weights.spread_visible(self._visible(v)))
         add_bias(x, self.c)
         return x
 
     def visible_input(self, h: Activations) -> Array:
         """W h + b of the owned visible units.   h (n_hidden_owned, batch).  Collective."""
-        x = self.weights.down(self.parameters, self.weights.spread_hidden(h))
+        x = self.weights.down(self.parameters, self.weights.spread_hidden(self._hidden(h)))
         add_bias(x, self.b)
         return x
 
     def hidden_given_visible(self, v: Activations) -> Array:
         """P(h = 1 | v) of the owned hidden units.   v (n_visible_owned, batch).  Collective over the shards."""
-        x = self.weights.up(self.parameters, self.weights.spread_visible(v))
+        x = self.weights.up(self.parameters, self.weights.spread_visible(self._visible(v)))
         bias_sigmoid(x, self.c.astype(x.dtype, copy=False))
         return x
 
     def visible_given_hidden(self, h: Activations) -> Array:
         """The mean of v given h, of the owned visible units.   h (n_hidden_owned, batch).  Collective."""
-        x = self.weights.down(self.parameters, self.weights.spread_hidden(h))
+        x = self.weights.down(self.parameters, self.weights.spread_hidden(self._hidden(h)))
         (add_bias if self.gaussian else bias_sigmoid)(x, self.b)
         return x
 
@@ -160,7 +196,7 @@ class RBM:
 
         samples   the first of consecutive sample ids, or (batch,) ids; with the unit ids they key the draws
         """
-        drawn = self._draw_hidden(self.weights.spread_visible(v), purpose, repeat, samples)
+        drawn = self._draw_hidden(self.weights.spread_visible(self._visible(v)), purpose, repeat, samples)
         assert drawn.states is not None
         return drawn.states
 
@@ -168,7 +204,7 @@ class RBM:
         """Visible states, or values of Gaussian units, drawn given h (n_hidden_owned, batch).  Collective."""
         if self.gaussian:
             return self._gaussian_values(self.visible_given_hidden(h), purpose, repeat, samples)
-        drawn = self._draw_visible(self.weights.spread_hidden(h), purpose, repeat, samples)
+        drawn = self._draw_visible(self.weights.spread_hidden(self._hidden(h)), purpose, repeat, samples)
         assert drawn.states is not None
         return drawn.states
 
@@ -204,6 +240,7 @@ class RBM:
 
         Collective over the shards; with a sparsity penalty over the replicas too, where they are in step.
         """
+        v0 = self._visible(v0)
         if v0_spread is None:
             v0_spread = _kept(self.weights.spread_visible(v0), v0)
         hidden = self._hidden_side(v0_spread, Purpose.HIDDEN, 0, first_draw, spec, states=True)

@@ -18,7 +18,10 @@ from scipy.special import expit, logsumexp
 
 from modelpar import draws
 from modelpar.draws import Purpose, Stream
-from modelpar.errors import SpecError
+from modelpar.errors import DataError, SpecError, together
+from modelpar.kernels.products.product import Activations
+from modelpar.kernels.states import Packed, unpack
+from modelpar.model.rbm import owned_block
 
 Array = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -70,7 +73,10 @@ def free_energy(rbm: ShardedRBM, v: Array) -> Doubles:
 
     Bernoulli: -b.v - sum_j log(1 + exp(x_j)); Gaussian: |v - b|^2 / 2 in place of -b.v; x = W^T v + c (Hinton 2010,
     section 16.1 and 13.2).  Collective over the shards.
+
+    Raises DataError on every shard where any brings values of other units than its own.
     """
+    v = _owned(rbm, v)
     mine = -_softplus(rbm.hidden_input(v)).sum(axis=0) - _visible_term(rbm, v)
     return _sum_over_shards(rbm, mine)
 
@@ -84,12 +90,17 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Array, samples: IntArray, seed: in
     samples   (samples of this replica,) ids of the samples, which key the choice of the unit: ids that come back
               in every epoch choose the same units, so that epochs can be compared
     seed      of the choice; the RBM's own unless given
-    Raises SpecError where the visible units are Gaussian.  Collective.
+    Raises SpecError where the visible units are Gaussian, DataError where samples or units do not fit.  Collective.
     """
     if rbm.gaussian:
         raise SpecError(
             "the pseudo-likelihood needs Bernoulli visible units, but these are Gaussian; use the reconstruction error"
         )
+    v = _owned(rbm, v)
+    with together(rbm.shard_comm):
+        samples = np.asarray(samples)
+        if samples.shape != (v.shape[1],) or (len(samples) and samples.dtype.kind not in "ui"):
+            raise DataError(f"ids of samples came as {samples.dtype} of shape {samples.shape}, but v has {v.shape[1]}")
     n_visible = rbm.shard_comm.allreduce(len(rbm.visible_ids))
     u = np.empty((1, len(samples)), v.dtype)
     draws.uniform(_stream(rbm, seed, _SITES), np.zeros(1, np.int64), np.asarray(samples, np.int64), u)
@@ -163,7 +174,10 @@ def log_partition_ais(
         raise SpecError(f"AIS needs at least 2 chains and 2 temperatures, but was given {n_chains} and {n_betas}")
     replica, n_replicas = rbm.replica_comm.rank, rbm.replica_comm.size
     first, last = n_chains * replica // n_replicas, n_chains * (replica + 1) // n_replicas
-    base = (rbm.b if base_bias is None else base_bias).astype(rbm.W.dtype)
+    base = np.asarray(rbm.b if base_bias is None else base_bias).astype(rbm.W.dtype)
+    with together(rbm.shard_comm):
+        if base.shape != rbm.b.shape:
+            raise DataError(f"base biases came as {base.shape}, but this rank owns {len(rbm.b)} visible units")
     betas = np.linspace(0.0, 1.0, n_betas)
     v = np.repeat(base[:, None], last - first, axis=1)
     v = _draw_visible(rbm, v, _stream(rbm, seed, _START), first)
@@ -181,6 +195,13 @@ def log_partition_ais(
             v = _draw_visible(rbm, x.astype(v.dtype), _stream(rbm, seed, _VISIBLE), counter)
     shares = rbm.replica_comm.allgather(_sum_over_shards(rbm, log_weights))
     return _estimate(np.concatenate(shares), _log_partition_of_base(rbm, base))
+
+
+def _owned(rbm: ShardedRBM, v: Activations) -> Array:
+    """Values (n_visible_owned, batch) of the type of the weights.  Collective over the shards.  Raises DataError."""
+    with together(rbm.shard_comm):
+        v = owned_block(v, len(rbm.visible_ids), rbm.W.dtype, "visible activations")
+    return unpack(v, rbm.W.dtype) if isinstance(v, Packed) else v
 
 
 def _estimate(log_weights: Doubles, log_partition_of_base: float) -> LogPartition:

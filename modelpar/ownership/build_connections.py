@@ -133,18 +133,18 @@ def _connected(
         assert grid is not None  # grids_of has looked
         return _fields(spec, i, pattern, grid)
     if pattern.kind == "mask":
-        mask = _read_mask(pattern.path, comm)
+        listed = _read_mask(pattern.path, comm)
     else:
         try:
-            mask = _generated(spec, i, pattern, n_visible, n_hidden)
+            listed = Listed.from_mask(_generated(spec, i, pattern, n_visible, n_hidden))
         except GraphError as error:
             raise SpecError(f"--connections, RBM {i}: {error}") from None
-    if mask.shape != (n_visible, n_hidden):
+    if (listed.n_visible, listed.n_hidden) != (n_visible, n_hidden):
         raise SpecError(
-            f"--connections: the mask of RBM {i} joins {mask.shape[0]} with {mask.shape[1]} units, but --layers has "
-            f"{n_visible} and {n_hidden}"
+            f"--connections: the mask of RBM {i} joins {listed.n_visible} with {listed.n_hidden} units, but --layers "
+            f"has {n_visible} and {n_hidden}"
         )
-    return Listed.from_mask(mask)
+    return listed
 
 
 def _fields(spec: NetworkSpec, i: int, pattern: Pattern, grid: tuple[int, int, int]) -> Local:
@@ -171,28 +171,35 @@ def _generated(spec: NetworkSpec, i: int, pattern: Pattern, n_visible: int, n_hi
     return generators.radix_net(pattern.radices, copies=int(numbers[0]), n_layers=len(spec.layers))[i]
 
 
-def _read_mask(path: str, comm: MPI.Comm) -> Any:
-    """A boolean .npy, or a matrix that scipy.sparse.save_npz wrote; rank 0 reads.  Collective."""
-    mask = None
+def _read_mask(path: str, comm: MPI.Comm) -> Listed:
+    """An .npy or .npz file of one array, or a matrix that scipy.sparse.save_npz wrote; rank 0 reads.  Collective."""
+    mask: Listed | None = None
     with together(comm):
         if comm.rank == 0:
             try:
-                mask = sparse.load_npz(path) if path.endswith(".npz") else np.load(path, allow_pickle=False)
-                if getattr(mask, "ndim", 0) != 2:
-                    raise SpecError(f"--connections: {path} has {np.ndim(mask)} dimensions, but a mask has two")
-                if mask.dtype.kind not in "biuf":
-                    raise SpecError(f"--connections: {path} holds {mask.dtype}, but a mask has truth values or numbers")
-                mask = sparse.csc_array(mask)
+                mask = Listed.from_mask(_loaded(path), f"--connections: {path}")
             except OSError as error:
                 raise SpecError(f"--connections: {path} cannot be read: {error.strerror or error}") from None
             except DAMAGED as error:
                 told = f"{path} is no mask ({str(error).splitlines()[0] if str(error) else 'it is empty'})"
                 raise SpecError(f"--connections: {told}; give .npy, or scipy.sparse's .npz") from None
-            if np.isnan(mask.data.astype(np.float64)).any():
-                raise SpecError(f"--connections: {path} holds NaN, but a mask has truth values or numbers")
-    mine = None if mask is None else [mask.data, mask.indices, mask.indptr, np.array(mask.shape)]
-    data, rows, offsets, shape = messages.told(comm, mine)
-    return sparse.csc_array((data, rows, offsets), shape=tuple(shape.tolist()))
+    mine: list[Array] | None = None
+    if mask is not None:
+        mine = [mask.offsets, mask.visible, np.array([mask.n_visible])]
+    offsets, visible, (n_visible,) = messages.told(comm, mine)
+    return Listed(offsets, visible, int(n_visible))
+
+
+def _loaded(path: str) -> Any:
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        return loaded
+    with loaded:
+        if "format" in loaded.files:
+            return sparse.load_npz(path)
+        if len(loaded.files) != 1:
+            raise ValueError(f"it has the arrays {', '.join(loaded.files) or 'none'}, not one")
+        return loaded[loaded.files[0]]
 
 
 def _whole(numbers: tuple[float, ...]) -> tuple[int, int]:

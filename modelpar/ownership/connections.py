@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from modelpar.errors import SpecError
+from modelpar.values.forms import Rows, plain_array, plain_rows
 
 IntArray = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.integer[Any]]
@@ -64,15 +65,13 @@ class Listed:
     n_visible: int
 
     @classmethod
-    def from_mask(cls, mask: Any) -> Listed:
-        """From a mask (n_visible, n_hidden), an array or one of scipy.sparse: what is not 0 is connected."""
-        found = sparse.csc_array(mask)
-        if not found.has_canonical_format or not found.has_sorted_indices or not found.data.all():
-            found = found.copy()
-            found.sum_duplicates()
-            found.eliminate_zeros()
-            found.sort_indices()
-        return cls(found.indptr.astype(np.int64), found.indices.astype(np.int32), int(found.shape[0]))
+    def from_mask(cls, mask: Any, name: str = "the mask") -> Listed:
+        """From a mask (n_visible, n_hidden), an array or one of scipy.sparse: what is not 0 is connected.
+
+        ``name`` is what errors call it.  Raises SpecError where it has no two dimensions, no numbers, or NaN.
+        """
+        rows = mask_rows(mask, name)
+        return cls(rows.starts, rows.columns.astype(np.int32), rows.shape[1])
 
     @property
     def n_hidden(self) -> int:
@@ -213,6 +212,28 @@ class Local:
         sees = np.broadcast_to(sees, hidden.shape)
         offsets = np.concatenate([[0], np.cumsum(sees.reshape(len(visible), -1).sum(axis=1))]).astype(np.int64)
         return offsets, hidden[sees].astype(np.int32), numbers[sees]
+
+
+def mask_rows(mask: Any, name: str) -> Rows:
+    """What is connected with each hidden unit: the visible units of a mask (n_visible, n_hidden), ascending.
+
+    ``name`` is what errors call it.  Raises SpecError.
+    """
+    if not sparse.issparse(mask):
+        mask = plain_array(mask, name, SpecError)
+    if mask.ndim != 2:
+        raise SpecError(f"{name} has {mask.ndim} dimensions, but a mask has two: visible x hidden units")
+    if mask.dtype.kind not in "biuf":
+        raise SpecError(f"{name} holds {mask.dtype}, but a mask has truth values or numbers")
+    if sparse.issparse(mask):
+        rows = plain_rows(mask.T, name, SpecError)
+    else:
+        hidden, visible = np.nonzero(mask.T)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(hidden, minlength=mask.shape[1]))])
+        rows = Rows(starts, visible.astype(np.int32), mask.T[hidden, visible], (mask.shape[1], mask.shape[0]))
+    if np.isnan(rows.values.astype(np.float64)).any():
+        raise SpecError(f"{name} holds NaN, but a mask has truth values or numbers")
+    return rows
 
 
 def runs(starts: IntArray, counts: IntArray) -> IntArray:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from modelpar.errors import LayoutError
 from modelpar.ownership.connections import Connections
 from modelpar.ownership.costs import dual_pays
+from modelpar.values.forms import plain_array
 
 IntArray = npt.NDArray[np.int64]
 
@@ -42,12 +43,13 @@ class UnitLayout:
 
         Raises LayoutError where an owner is not in ``0 .. n_shards - 1``.
         """
-        owner = np.asarray(owner)
-        if owner.ndim != 1 or not np.issubdtype(owner.dtype, np.integer):
+        owner = plain_array(owner, "owners", LayoutError)
+        if owner.ndim != 1 or (owner.size and owner.dtype.kind not in "ui"):
             raise LayoutError(f"owners must be one integer per unit, but came as {owner.dtype} of shape {owner.shape}")
         if owner.size and (owner.min() < 0 or owner.max() >= n_shards):
             wrong = int(owner.min() if owner.min() < 0 else owner.max())
             raise LayoutError(f"a unit is owned by shard {wrong}, but the shards are 0 to {n_shards - 1}")
+        owner = owner.astype(np.int64)
         counts = np.bincount(owner, minlength=n_shards)
         return cls(np.argsort(owner, kind="stable").astype(np.int64), np.concatenate([[0], np.cumsum(counts)]))
 
@@ -104,7 +106,12 @@ class NetworkLayout:
             )
 
     def connected(self, connections: Sequence[Connections | None]) -> NetworkLayout:
-        """The same owners, with the connections of every RBM, None where they are complete."""
+        """The same owners, with the connections of every RBM, None where they are complete.
+
+        Raises LayoutError where there are fewer matrices.
+        """
+        if len(connections) > len(self.holds):
+            raise LayoutError(f"the layout is for {len(self.layers)} layers, but there are {len(connections)} RBMs")
         if all(wires is None for wires in connections):
             return NetworkLayout(self.layers, tuple("column" if held == SPARSE else held for held in self.holds))
         wired = (*connections, *[None] * (len(self.holds) - len(connections)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from modelpar.ownership.build_connections import connect, places_of
 from modelpar.ownership.connections import Connections, mask_of
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
+from modelpar.values.forms import AnyPath
 from partitioners import Complete, GraphError, Partition, UnitGraph
 from partitioners.placement import load_placement
 
@@ -25,7 +27,7 @@ BY_PLACE = ("block", "strided", "random", "tiles", "strips")  # partitioners tha
 
 
 def place(
-    spec: NetworkSpec, n_shards: int, comm: MPI.Comm, *, partitioner: str | None = None, file: str | None = None,
+    spec: NetworkSpec, n_shards: int, comm: MPI.Comm, *, partitioner: str | None = None, file: AnyPath | None = None,
     connections: Sequence[Connections | None] | None = None,
 ) -> NetworkLayout:  # fmt: skip
     """The layout of a network's layers without an output layer, the same on every rank.  Collective.
@@ -43,7 +45,11 @@ def place(
     found: Partition | None = None
     with together(comm):
         if comm.rank == 0:
-            found = _read(file, spec, n_shards) if file is not None else _made(spec, wired, n_shards, partitioner)
+            found = (
+                _read(os.fsdecode(file), spec, n_shards)
+                if file is not None
+                else _made(spec, wired, n_shards, partitioner)
+            )
     found = comm.bcast(found)
     assert found is not None
     return NetworkLayout.from_owners(found.owners, n_shards, spec.layout).connected(wired)

@@ -11,13 +11,13 @@ import scipy.sparse
 
 from modelpar.checkpoint import tensors
 from modelpar.collective import messages
-from modelpar.data import Dataset, Split, Table
-from modelpar.data.dataset import MappedTable
-from modelpar.data.sparse import SparseColumns
+from modelpar.data import Dataset, Split
+from modelpar.data.memory import array_source
 from modelpar.errors import DataError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
 from modelpar.training.feeds import shares, visible_feed
+from modelpar.values.forms import plain_array, plain_rows
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -25,30 +25,18 @@ IntArray = npt.NDArray[np.int64]
 SLACK = 1e-6  # by how much scaled values may miss [0, 1] through rounding
 
 
-class SparseTable:
-    """A CSR matrix (n_samples, n_units) in memory."""
-
-    def __init__(self, name: str, matrix: scipy.sparse.csr_array) -> None:
-        self.name, self.matrix = name, matrix
-        self.n_samples, self.n_units = matrix.shape
-
-    def columns(self, unit_ids: IntArray) -> SparseColumns:
-        """The columns ``unit_ids``, still sparse."""
-        picked = self.matrix[:, unit_ids]
-        picked.sum_duplicates()
-        return SparseColumns(picked)
-
-
-def table_of(X: Any) -> Table:
-    """X (n_samples, n_units), an array of floats or a sparse matrix."""
+def prepared(X: Any) -> Any:
+    """X in a form of which scikit-learn's checks see what the engine will: a sparse matrix without duplicates, which
+    they would leave as they are, and no masked values or ``np.matrix``.  The caller's X is not changed.  Raises
+    DataError."""
     if scipy.sparse.issparse(X):
-        return SparseTable("X", scipy.sparse.csr_array(X))
-    return MappedTable("X", np.ascontiguousarray(X))
+        return plain_rows(X, "X").matrix if X.dtype.kind in "buif" and X.ndim == 2 else X
+    return plain_array(X, "X") if isinstance(X, (np.ma.MaskedArray, np.matrix)) else X
 
 
 def dataset_of(X: Any, labels: IntArray | None = None, n_classes: int = 0, aside: IntArray | None = None) -> Dataset:
     """A training set out of X, without the rows ``aside``, which become the validation set."""
-    table = table_of(X)
+    table = array_source(X, "X").table
     rows = np.arange(table.n_samples)
     validation = None
     if aside is not None:

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from modelpar.comm.grid import Grid
 from modelpar.model.backprop import softmax
 from modelpar.model.network import DeepBeliefNetwork, Position
-from modelpar.sklearn.arrays import collect, dataset_of, each_sample, put, visible_values
+from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.trainer import fine_tune, pretrain
@@ -132,7 +132,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         (n_samples,) of any type.  Collective."""
         seed = self._draw_seed()
         with self._agreed():
-            X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS)
+            X, y = validate_data(self, prepared(X), y, accept_sparse="csr", dtype=FLOATS)
             check_classification_targets(y)
             self.classes_, labels = np.unique(y, return_inverse=True)
             if len(self.classes_) < 2:
@@ -173,7 +173,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         """Probabilities (n_samples, n_classes), classes in the order of ``classes_``.  Collective."""
         check_is_fitted(self)
         with self._agreed():
-            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
+            X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=False)
         self._check_alike(X, self._network_spec)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)

@@ -18,7 +18,7 @@ from modelpar.draws import Purpose
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model import scores
 from modelpar.model.network import DeepBeliefNetwork, Position
-from modelpar.sklearn.arrays import collect, dataset_of, each_sample, put, visible_values
+from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.trainer import pretrain
@@ -104,7 +104,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         """Train from scratch on X (n_samples, n_features), an array or a sparse matrix.  Collective."""
         seed = self._draw_seed()
         with self._agreed():
-            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS)
+            X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS)
             X, self.visible_ = visible_values(X, self.visible)
             self._network_spec = self._spec(X.shape[1], seed)
             training = self._training(X.shape[0], epochs=self.n_iter)
@@ -128,7 +128,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         first = not hasattr(self, "components_")
         seed = self._draw_seed() if first else self._network_spec.seed
         with self._agreed():
-            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=first)
+            X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=first)
             X, visible = visible_values(X, self.visible if first else self.visible_)
             if first:
                 self.visible_ = visible
@@ -215,7 +215,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     def _checked(self, X: Any) -> Any:
         check_is_fitted(self)
         with self._agreed():
-            X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
+            X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=False)
         self._check_alike(X, self._network_spec)
         return X
 

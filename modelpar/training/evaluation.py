@@ -11,7 +11,7 @@ from modelpar.data import Dataset, Split, check_range
 from modelpar.errors import DataError, SpecError
 from modelpar.model.backprop import score_batch, softmax
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.training.feeds import real_values, shares
+from modelpar.training.feeds import check_width, real_values, shares
 
 IntArray = npt.NDArray[np.int64]
 
@@ -29,7 +29,8 @@ def check_labels(dataset: Dataset, split: Split, n_classes: int) -> IntArray:
 
 
 def check_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> None:
-    """Raise DataError, on every rank, where a value does not fit the visible units.  Collective."""
+    """Raise DataError, on every rank, where the width or a value does not fit the visible units.  Collective."""
+    check_width(network, dataset, split)
     alone = replace(dataset, train=split, validation=None, test=None)
     check_range(alone, network.visible_ids, network.spec.visible, comm=network.grid.comm)
 
@@ -49,6 +50,7 @@ def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) 
         raise SpecError("the network has no output layer to classify with; train it with --classes, or with labels")
     if split is None:
         raise DataError(f"{dataset.name} has no such split; give --test-fraction or --validation-fraction")
+    check_width(network, dataset, split)
     labels = check_labels(dataset, split, network.spec.classes)
     grid = network.grid
     check_split(network, dataset, split)

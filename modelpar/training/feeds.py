@@ -34,6 +34,18 @@ SHARE_OF_MEMORY = 0.5  # of what a node has left, that kept activations may take
 BEYOND_TRAINING = 1 << 62  # no training counts so many samples
 
 
+def check_width(network: DeepBeliefNetwork, dataset: Dataset, *splits: Split | None) -> None:
+    """Raise DataError, on every rank alike, where samples of a data set or of splits have another number of values
+    than there are visible units.  To be called before any value is read: readers take the ids of units."""
+    found = [dataset.n_visible, *(split.table.n_units for split in (dataset.train, *splits) if split is not None)]
+    for width in found:
+        if width != network.spec.layers[0]:
+            raise DataError(
+                f"{dataset.name} has {width} values a sample, but the network has {network.spec.layers[0]} visible "
+                f"units; use --layers {width}-..."
+            )
+
+
 def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     """Set how raw values become visible activations: to [0, 1], or standardised for Gaussian units.
 
@@ -55,11 +67,7 @@ def visible_feed(
 
     Collective.  Raises DataError where the data do not fit the network.
     """
-    if dataset.n_visible != network.spec.layers[0]:
-        raise DataError(
-            f"{dataset.name} has {dataset.n_visible} values a sample, but the network has {network.spec.layers[0]} "
-            f"visible units; use --layers {dataset.n_visible}-..."
-        )
+    check_width(network, dataset, split)
     # Bernoulli units take what the data set calls 1.0, so that a test set of another type fits too
     units = network.rbms[0].weights.visible_spread if spread else network.visible_ids
     gaussian = network.spec.visible == "gaussian" and not spread

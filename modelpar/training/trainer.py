@@ -16,6 +16,7 @@ import numpy as np
 
 from modelpar.data import Dataset, Minibatches, check_range
 from modelpar.data.feed import Feed
+from modelpar.data.memory import OwnColumns
 from modelpar.errors import ModelparError, SpecError, TrainingError
 from modelpar.model.backprop import FineTuner
 from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState
@@ -26,7 +27,15 @@ from modelpar.sync import Stage, Sync, check_bound, strategy
 from modelpar.training import monitor
 from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
 from modelpar.training.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
-from modelpar.training.feeds import DrawnOnce, feed_above, learn_scaling, mean_of, real_values, visible_feed
+from modelpar.training.feeds import (
+    DrawnOnce,
+    check_width,
+    feed_above,
+    learn_scaling,
+    mean_of,
+    real_values,
+    visible_feed,
+)
 from modelpar.training.minibatch_loop import Course
 from modelpar.training.schedule import step_size
 from modelpar.weights.parameters import Parameters
@@ -60,7 +69,8 @@ def pretrain(
     below: Feed = real_values(network, dataset, dataset.train)
     check_exact(network.spec, training, binary=visible.binary)
     spread: Feed | None = None
-    if network.rbms[0].weights.needs_all_visible and visible.binary and position.layer == 0:
+    everywhere = not isinstance(dataset.train.table, OwnColumns)
+    if network.rbms[0].weights.needs_all_visible and visible.binary and position.layer == 0 and everywhere:
         # states of units that others own are read from the data, not received
         spread = visible_feed(network, dataset, dataset.train, network.binarise, spread=True)
     for rbm in network.rbms:
@@ -182,12 +192,13 @@ def fine_tune(
     check_exact_tuning(network.spec, spec)
     sync = sync or SyncSpec()
     check_sync(network, sync)
-    _first_look(network, dataset)
+    check_width(network, dataset, dataset.validation, dataset.test)
     check_labels(dataset, dataset.train, network.spec.classes)
     if spec.patience and not has_labels(dataset.validation):
         raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
     if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
         raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
+    _first_look(network, dataset)
     if state.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
         state.forget_stage()
         state.position = Position("finetune")
@@ -270,7 +281,8 @@ def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
 
 
 def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
-    """Check the data's values; a network that was never trained also learns how to scale and binarise them."""
+    """Check width and values of the data; a network that was never trained also learns how to scale and binarise."""
+    check_width(network, dataset, dataset.validation, dataset.test)
     if network.spec.visible == "gaussian" and dataset.binarise != "none":
         raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
     check_range(dataset, network.visible_ids, network.spec.visible, comm=network.grid.comm)

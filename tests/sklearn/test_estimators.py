@@ -271,3 +271,56 @@ def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"pip install 'modelpar\[sklearn\]'"):
         importlib.import_module("modelpar.sklearn")
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::scipy.sparse.SparseEfficiencyWarning")
+def test_every_form_of_X_is_the_same(small):
+    X, y = small
+    X = X.astype(np.float32)
+    row, column = np.nonzero(X)
+    halves = X[row, column] / 2
+    order = np.argsort(np.tile(row, 2), kind="stable")
+    starts = np.concatenate([[0], np.cumsum(2 * np.bincount(row, minlength=len(X)))])
+    doubled = scipy.sparse.csr_array((np.tile(halves, 2)[order], np.tile(column, 2)[order], starts), shape=X.shape)
+    alone = RBMTransformer(9, n_iter=1, random_state=1)
+    wanted = clone(alone).fit(X).components_
+    before = doubled.data.copy()
+    kinds = ("csr", "csc", "coo", "bsr", "dia", "lil", "dok")
+    forms = [getattr(scipy.sparse, f"{kind}_matrix")(X) for kind in kinds]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        forms += [
+            doubled,
+            np.asfortranarray(X),
+            X[::-1][::-1],
+            X.astype(">f4"),
+            X.tolist(),
+            np.asmatrix(X),
+            np.ma.array(X),
+        ]
+    for form in forms:
+        assert np.array_equal(clone(alone).fit(form).components_, wanted)
+    assert np.array_equal(doubled.data, before)
+    # entries that are below 1 each, and are 1.2 together
+    beyond = scipy.sparse.csr_array(([0.6, 0.6, 0.5], [0, 0, 1], [0, 2, 3]), shape=(2, 2))
+    assert (
+        RBMTransformer(2, n_iter=1).fit(beyond).visible_ == RBMTransformer(2, n_iter=1).fit(beyond.toarray()).visible_
+    )
+    for estimator in (RBMTransformer(2), DBNClassifier((2,))):
+        with pytest.raises(ValueError, match="masked"):
+            estimator.fit(np.ma.masked_less(X, 0.5), y)
+    fitted = clone(alone).fit(X)
+    for wrong in (X[:, 1:], scipy.sparse.csr_array(X[:, 1:])):
+        for method in (fitted.transform, fitted.gibbs, fitted.score_samples):
+            with pytest.raises(ValueError, match="63 features"):
+                method(wrong)
+
+
+@pytest.mark.parametrize("form", [np.uint8, ">i4", np.float64, str, bool, "O"])
+def test_labels_of_every_type(small, form):
+    X, y = small
+    y = (y % 2).astype(str if form == "O" else form).astype(form)
+    model = DBNClassifier((5,), rbm_n_iter=1, max_iter=1, random_state=0).fit(X, y)
+    plain = DBNClassifier((5,), rbm_n_iter=1, max_iter=1, random_state=0).fit(X, small[1] % 2)
+    assert np.array_equal(model.coefs_[0], plain.coefs_[0])
+    assert set(model.predict(X)) <= set(y)
