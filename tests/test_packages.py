@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "modelpar.errors": 0,
     "modelpar.patterns": 1,
+    "modelpar.values.plain": 1,
+    "modelpar.collective.agreement": 2,
     # values that know no MPI
     "modelpar.spec": 2,
     "modelpar.ownership.costs": 1,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.collective.agreement import agree
 from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
 from modelpar.data.cache import from_cache
 from modelpar.data.dataset import Dataset, Source, Split, agreed
@@ -23,6 +24,7 @@ from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.draws import permutation
 from modelpar.errors import DataError
 from modelpar.spec import DataSpec
+from modelpar.values import plain
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -33,7 +35,7 @@ IntArray = npt.NDArray[np.int64]
 _TEST_EPOCH, _VALIDATION_EPOCH = 2**32 - 1, 2**32 - 2
 
 
-def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: int = 1) -> Dataset:
+def open_dataset(spec: DataSpec | str | os.PathLike[str], comm: MPI.Comm | None = None, *, seed: int = 1) -> Dataset:
     """Open a data set by name or path: ``digits``, ``mnist``, ``fashion-mnist``, ``bars:SIDE``, ``patterns:SIDE``, a
     file (.npy, .npz, sparse .npz, IDX), or a folder with four IDX files named as those of MNIST.
 
@@ -41,10 +43,13 @@ def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: in
     validation set from the training set; splits are the same at every grid.
 
     Collective over ``comm`` where one is given; files of named sets are found and verified by its first rank.
-    Raises DataError, on every rank.
+    Raises DataError, on every rank, DisagreementError where ranks bring different arguments.
     """
-    if isinstance(spec, str):
-        spec = DataSpec(data=spec)
+    if comm is not None:
+        agree(comm, "open_dataset", seed=seed)
+    seed = plain.whole_number("seed", seed, at_least=0)
+    if isinstance(spec, str | os.PathLike):
+        spec = DataSpec(data=spec)  # type: ignore[arg-type]  # made a text there
     folder: Path | None = None
     with agreed(comm):
         if spec.data in SETS and (comm is None or comm.rank == 0):
@@ -54,6 +59,8 @@ def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: in
     with agreed(comm):
         source = open_folder(folder) if folder is not None else _open(spec.data)
         other = source.test if spec.test_data is None else _open(spec.test_data)
+    if comm is not None:  # a file that one rank does not have was told of before
+        agree(comm, "open_dataset", spec=spec)
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
     with agreed(comm):
         return _assemble(spec, source, tests[0] if tests else None, seed)

@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.collective.agreement import agree
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import available_bytes
 from modelpar.draws import Purpose
-from modelpar.errors import LayoutError
+from modelpar.errors import LayoutError, together
+from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
@@ -25,6 +28,7 @@ from modelpar.ownership.build_connections import connect, expected
 from modelpar.ownership.layout import NetworkLayout, Room, UnitLayout, choose_holds
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import Sync
+from modelpar.values import plain
 from modelpar.weights.dense import LAYOUTS, Weights
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.shard_lists import recomputing_pays
@@ -94,12 +98,16 @@ class DeepBeliefNetwork:
 
     The weights are drawn from N(0, spec.weight_scale^2), the same at every grid, unless ``draw_weights`` is false:
     then all parameters are zero.  Collective.
-    Raises LayoutError where the layout does not fit the network or the grid.
+    Raises LayoutError where the layout does not fit the network or the grid, DisagreementError where spec or layout
+    differ between ranks.
     """
 
     def __init__(
         self, spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None, *, draw_weights: bool = True
     ) -> None:
+        agree(grid.comm, "DeepBeliefNetwork", spec=spec, layout=layout, draw_weights=draw_weights)
+        with together(grid.comm):
+            dispatch.forced()  # a kernel that one rank does not have would be an error in the middle of a step
         self.spec, self.grid = spec, grid
         self.layout = complete_layout(spec, grid, layout)
         self.traffic = Traffic()
@@ -153,6 +161,16 @@ class DeepBeliefNetwork:
             )
         held = LAYOUTS["column" if is_output and self.layout.holds[i] == "dual" else self.layout.holds[i]]
         return held(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
+
+    def alike(self) -> dict[str, object]:
+        """What must be the same on every rank: all but the blocks of weights, and clocks and sums."""
+        position = replace(self.state.position, seconds=0.0, sums={})
+        return {
+            "spec": self.spec,
+            "position": position,
+            "binarise": self.binarise,
+            "record_digests": self.record_digests,
+        }
 
     @property
     def visible_ids(self) -> IntArray:
@@ -220,6 +238,7 @@ class DeepBeliefNetwork:
 
         v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
         """
+        self._agree("propagate_up", v, n_rbms=n_rbms)
         for rbm in self.rbms[:n_rbms]:
             v = rbm.hidden_given_visible(v)
             if self.spec.exact and not isinstance(v, Packed) and v.dtype == np.float64:
@@ -232,6 +251,7 @@ class DeepBeliefNetwork:
 
         The array is used again by the next call.  Collective.
         """
+        self._agree("generate_down", h)
         for rbm in reversed(self.rbms):
             h = rbm.visible_given_hidden(h)
         return h
@@ -257,6 +277,10 @@ class DeepBeliefNetwork:
         The chains start at random visible states of the top RBM; the lower RBMs then generate down (Hinton, Osindero
         and Teh 2006, section 5).  ``first_draw`` chooses other fantasies.  Collective over the shards.
         """
+        agree(self.grid.shard_comm, "fantasies", count=count, steps=steps, first_draw=first_draw)
+        count = plain.whole_number("count", count, at_least=0)
+        steps = plain.whole_number("steps", steps, at_least=0)
+        first_draw = plain.whole_number("first_draw", first_draw, at_least=0)
         top = self.rbms[-1]
         h = pack(np.zeros((len(top.hidden_ids), count)))
         v = top.sample_visible(h, Purpose.FANTASY, 0, first_draw)
@@ -271,10 +295,15 @@ class DeepBeliefNetwork:
             means = rbm.visible_given_hidden(means)
         return unpack(means, self.dtype) if isinstance(means, Packed) else means.copy()
 
+    def _agree(self, call: str, x: Activations, **what: Any) -> None:
+        """Owned blocks of the shards of a replica must be of the same samples.  Collective over the shards."""
+        agree(self.grid.shard_comm, call, samples=x.shape[1], **what)
+
     # -- small pieces of the whole, for pictures ---------------------------------------------------------------------
 
     def whole_visible(self, v: Array) -> Array:
         """(n_visible, batch) in unit-id order on every rank, from owned blocks.  For pictures.  Collective."""
+        self._agree("whole_visible", v)
         layout = self.layout.layers[0]
         gathered = np.concatenate(self.grid.shard_comm.allgather(np.ascontiguousarray(v)))
         whole = np.empty_like(gathered)
@@ -284,6 +313,7 @@ class DeepBeliefNetwork:
     def filters(self, units: Iterable[int]) -> Array:
         """Weights (len(units), n_visible) of hidden units of the first RBM, on every rank.  Collective."""
         wanted = np.asarray(list(units), np.int64)
+        agree(self.grid.shard_comm, "filters", units=wanted)
         W = self.rbms[0].W
         found = np.zeros((len(wanted), self.spec.layers[0]), W.dtype)
         for i, unit in enumerate(wanted):

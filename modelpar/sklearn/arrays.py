@@ -14,14 +14,16 @@ from modelpar.checkpoint import tensors
 from modelpar.data import Dataset, Split, Table
 from modelpar.data.dataset import MappedTable
 from modelpar.data.sparse import SparseColumns
-from modelpar.errors import DataError
+from modelpar.errors import DataError, SpecError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
 from modelpar.training.feeds import shares, visible_feed
+from modelpar.values import plain
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
+KINDS = ("auto", "bernoulli", "gaussian")
 SLACK = 1e-6  # by how much scaled values may miss [0, 1] through rounding
 
 
@@ -32,6 +34,10 @@ class SparseTable:
         self.name, self.matrix = name, matrix
         self.n_samples, self.n_units = matrix.shape
 
+    def alike(self) -> tuple[int, int]:
+        """The values of X were compared before."""
+        return self.n_samples, self.n_units
+
     def columns(self, unit_ids: IntArray) -> SparseColumns:
         """The columns ``unit_ids``, still sparse."""
         picked = self.matrix[:, unit_ids]
@@ -39,11 +45,19 @@ class SparseTable:
         return SparseColumns(picked)
 
 
+class DenseTable(MappedTable):
+    """An array (n_samples, n_units) in memory."""
+
+    def alike(self) -> tuple[int, int]:  # type: ignore[override]
+        """The values of X were compared before."""
+        return self.n_samples, self.n_units
+
+
 def table_of(X: Any) -> Table:
     """X (n_samples, n_units), an array of floats or a sparse matrix."""
     if scipy.sparse.issparse(X):
         return SparseTable("X", scipy.sparse.csr_array(X))
-    return MappedTable("X", np.ascontiguousarray(X))
+    return DenseTable("X", np.ascontiguousarray(X))
 
 
 def dataset_of(X: Any, labels: IntArray | None = None, n_classes: int = 0, aside: IntArray | None = None) -> Dataset:
@@ -61,9 +75,11 @@ def dataset_of(X: Any, labels: IntArray | None = None, n_classes: int = 0, aside
 def visible_values(X: Any, visible: str) -> tuple[Any, str]:
     """(X, kind of visible units): ``auto`` is bernoulli where all values lie in [0, 1], else gaussian.
 
-    Values that miss the interval by rounding are put back into it.  Raises DataError where they are out of it but the
-    units are to be bernoulli.
+    Values that miss the interval by rounding are put back into it.  Raises SpecError for another kind, DataError where
+    values are out of the interval but the units are to be bernoulli.
     """
+    if visible not in KINDS:
+        raise SpecError(f"visible is {plain.shown(visible)}, but must be one of {', '.join(KINDS)}")
     if visible == "gaussian":
         return X, visible
     values = X.data if scipy.sparse.issparse(X) else X

@@ -1,0 +1,1 @@
+"""Calls that all ranks make together: that they agree, and messages of any size."""

@@ -1,0 +1,1 @@
+"""What users hand over, in one plain form: numbers and arrays of any kind."""
