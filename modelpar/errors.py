@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -46,6 +46,18 @@ class TrainingError(ModelparError):
     """Training has broken down: NaN, exploding weights, dead or saturated units."""
 
 
+class DisagreementError(ModelparError, ValueError):
+    """Ranks that must bring the same bring different values, or make different calls."""
+
+
+class Call(NamedTuple):
+    """What a rank tells the others where it begins a collective call (:func:`modelpar.collective.agreement.agree`)."""
+
+    name: str
+    digest: bytes  # of what must be the same on all ranks
+    part: bytes  # of what must be the same on the shards of a replica
+
+
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     """Raise on every rank of ``comm`` if any rank brings an error.  Collective.
 
@@ -57,7 +69,12 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     if error is not None:
         plain = isinstance(error, ModelparError | ValueError | TypeError) and len(error.args) == 1
         mine = (type(error) if plain else ModelparError, _one_line(error))
-    for told in comm.allgather(mine):
+    for rank, told in enumerate(comm.allgather(mine)):
+        if isinstance(told, Call):
+            raise DisagreementError(
+                f"rank {rank} makes another call, {told.name}, than rank {comm.rank}; every rank must make the same "
+                "calls in the same order"
+            )
         if told is not None:
             kind, message = told
             raise kind(message) from error

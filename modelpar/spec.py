@@ -10,31 +10,25 @@ import math
 import os
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
-from numbers import Integral, Real
 from typing import Any
 
 from modelpar.errors import SpecError
 from modelpar.patterns import Pattern, parse_grid, patterns
+from modelpar.values import plain
 
 
 def option(default: Any, help: str, *, choices: tuple[str, ...] = (), at_least: float | None = None,
            above: float | None = None, at_most: float | None = None, below: float | None = None,
-           flag: str | None = None) -> Any:  # fmt: skip
+           flag: str | None = None, numeric: bool = False) -> Any:  # fmt: skip
     """A dataclass field with its help text, and the values that it accepts.
 
     ``flag`` is its name on the command line, where that is not the class's prefix and the field's name.
+    ``numeric`` tells of a text that may be a number, which is then accepted as such.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     bounds = {name: bound for name, bound in bounds.items() if bound is not None}
-    return field(default=default, metadata={"help": help, "choices": choices, "bounds": bounds, "flag": flag})
-
-
-_BOUNDS = {
-    "at_least": ("at least", lambda value, bound: value >= bound),
-    "above": ("above", lambda value, bound: value > bound),
-    "at_most": ("at most", lambda value, bound: value <= bound),
-    "below": ("below", lambda value, bound: value < bound),
-}
+    metadata = {"help": help, "choices": choices, "bounds": bounds, "flag": flag, "numeric": numeric}
+    return field(default=default, metadata=metadata)
 
 
 def option_name(field_name: str) -> str:
@@ -42,20 +36,8 @@ def option_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def _check_type(name: str, value: Any, type_name: str) -> None:
-    """Raise SpecError where a number is no number, or no whole one; NumPy's count as Python's."""
-    if value is None or isinstance(value, bool) != (type_name == "bool"):
-        fits = value is None and type_name.endswith("None")
-    else:
-        wanted: Any = {"int": Integral, "float": Real, "float | None": Real}.get(type_name, object)
-        fits = isinstance(value, wanted) and (wanted is not Real or math.isfinite(value))
-    if not fits:
-        kind = {"int": "a whole number", "bool": "true or false", "str": "a text"}.get(type_name, "a finite number")
-        raise SpecError(f"{name} is {value!r}, but must be {kind}")
-
-
 class Spec:
-    """Base of the frozen option classes: checks choices and bounds of every field."""
+    """Base of the frozen option classes: every field is checked, and kept as a plain Python value."""
 
     prefix = ""  # prepended to a field's name on the command line, where two classes share a name
 
@@ -66,18 +48,42 @@ class Spec:
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            name = self.flag(f)
-            choices = f.metadata.get("choices")
-            if choices and value not in choices:
-                raise SpecError(f"{name} is {value!r}, but must be one of {', '.join(choices)}")
-            _check_type(name, value, str(f.type))
-            for kind, bound in f.metadata.get("bounds", {}).items():
-                words, holds = _BOUNDS[kind]
-                if value is None:
-                    continue
-                if not isinstance(value, (int, float)) or math.isnan(value) or not holds(value, bound):
-                    raise SpecError(f"{name} is {value}, but must be {words} {bound:g}")
+            object.__setattr__(self, f.name, _plain_value(f, self.flag(f), getattr(self, f.name)))
+
+
+def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
+    """The value of a field as its type says.  Raises SpecError where it is none, or is not among what is valid."""
+    kind, bounds, choices = str(f.type), f.metadata.get("bounds", {}), f.metadata.get("choices")
+    if value is None and kind.endswith(" | None"):
+        return None
+    kind = kind.removesuffix(" | None")
+    if kind == "int":
+        return plain.whole_number(name, value, **bounds)
+    if kind == "float":
+        return plain.real_number(name, value, **bounds)
+    if kind == "bool":
+        return plain.truth(name, value)
+    if kind == "tuple[int, ...]":
+        return _sizes(name, value)
+    given = value
+    if f.metadata.get("numeric") and plain.real(value) is not None:  # a threshold, or bits, given as what they are
+        value = plain.shown(value)
+    elif not choices or isinstance(value, os.PathLike):
+        value = plain.text(name, value)
+    if choices and not (isinstance(value, str) and value in choices):
+        raise SpecError(f"{name} is {plain.shown(given)}, but must be one of {', '.join(choices)}")
+    return str(value)
+
+
+def _sizes(name: str, value: Any) -> tuple[int, ...]:
+    """Sizes of layers from any sequence of whole numbers."""
+    found = plain.elements(value)
+    if found is None:
+        raise SpecError(f"{name} is {plain.shown(value)}, but must be whole numbers, one for each layer")
+    for units in found:
+        if (plain.whole(units) or 0) < 1:
+            raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but every layer needs at least one")
+    return tuple(plain.whole_number(name, units) for units in found)
 
 
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
@@ -110,14 +116,15 @@ class NetworkSpec(Spec):
     def __post_init__(self) -> None:
         if isinstance(self.connections, os.PathLike):  # a mask
             object.__setattr__(self, "connections", f"mask:{os.fsdecode(self.connections)}")
+        sides = plain.elements(self.visible_grid)
+        if sides is not None:
+            sizes = [str(plain.whole_number("--visible-grid", side)) for side in sides]
+            object.__setattr__(self, "visible_grid", "x".join(sizes))
         super().__post_init__()
         if len(self.layers) < 2:
             raise SpecError(
                 f"--layers names {len(self.layers)} layer(s), but at least a visible and a hidden one are needed, as in 784-500"
             )
-        for units in self.layers:
-            if not isinstance(units, Integral) or units < 1:
-                raise SpecError(f"--layers has a layer of {units} units, but every layer needs at least one")
         if self.classes == 1:
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
         self.patterns  # noqa: B018 - raises where connections is not understood
@@ -152,6 +159,7 @@ class TrainingSpec(Spec):
         "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
         choices=(*"12345678", "float"),
+        numeric=True,
     )
     reconstruction: str = option(
         "auto",
@@ -293,7 +301,9 @@ class DataSpec(Spec):
     validation_fraction: float = option(
         0.0, "part of the training samples set aside for validation", at_least=0, below=1
     )
-    binarise: str = option("none", "visible states from real values: none, stochastic, or a threshold such as 0.5")
+    binarise: str = option(
+        "none", "visible states from real values: none, stochastic, or a threshold such as 0.5", numeric=True
+    )
 
     def __post_init__(self) -> None:
         for name in ("data", "labels", "test_data", "test_labels"):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
+from modelpar.collective.agreement import agree
 from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork, Position
@@ -33,9 +34,11 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
     """Write parameters, and what training needs to go on, to one file.
 
     The same bytes at every grid for the same values.  The file appears under its name only when it is whole.
-    Collective.  Raises CheckpointError on every rank where it cannot be written.
+    Collective.  Raises CheckpointError on every rank where it cannot be written, DisagreementError where ranks bring
+    different arguments.
     """
     path = os.fsdecode(path)
+    agree(network.grid.comm, "save", network=network, path=path)
     network.settle()
     network.refresh()  # what is read again has blocks that agree, and what goes on from here must have them too
     state = network.state
@@ -77,9 +80,11 @@ def load(
     halo       as ``NetworkSpec.halo``, which a checkpoint does not tell
     to_train   False leaves out what only training needs: velocities, chains, the best parameters so far
 
-    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind.
+    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind,
+    DisagreementError where ranks bring different arguments.
     """
     path = os.fsdecode(path)
+    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo)
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)

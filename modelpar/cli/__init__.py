@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from modelpar.collective.agreement import agree
 from modelpar.errors import ModelparError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     except BaseException:
         _abort(comm)
     try:
+        agree(comm, "the command line", arguments=list(arguments))
         modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
     except click.exceptions.Exit as ended:
         return ended.exit_code

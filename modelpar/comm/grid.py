@@ -9,10 +9,13 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from mpi4py import MPI
 
+from modelpar.collective.agreement import agree
 from modelpar.errors import GridError, ModelparError
+from modelpar.values import plain
 
 TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 
@@ -31,12 +34,20 @@ class Grid:
     Making one is collective over the communicator that it is made from, which stays the caller's; so is ``free``.
     Either size may be left out: the other fixes it, and without both there is one model over all ranks.  The last
     ``servers`` ranks are no part of the grid: they are servers, each of one shard, and have only ``column_comm``.
-    Raises GridError, on every rank, where the sizes do not fit the number of ranks.
+    Raises GridError, on every rank, where the sizes do not fit the number of ranks, DisagreementError where they
+    differ between ranks.
     """
 
     def __init__(
         self, comm: MPI.Comm, *, model_shards: int | None = None, replicas: int | None = None, servers: int = 0
     ) -> None:
+        asked = {"model_shards": model_shards, "replicas": replicas, "servers": servers, TOLERANCE: self.tolerant}
+        agree(comm, "Grid", **dict[str, Any](asked))
+        servers = plain.whole_number("--servers", servers, error=GridError, at_least=0)
+        if model_shards is not None:
+            model_shards = plain.whole_number("--model-shards", model_shards, error=GridError)
+        if replicas is not None:
+            replicas = plain.whole_number("--replicas", replicas, error=GridError)
         check_servers(comm.size, servers, model_shards)
         n_ranks = comm.size - servers
         self.n_shards, self.n_replicas = grid_shape(n_ranks, model_shards, replicas, servers)

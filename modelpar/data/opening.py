@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.collective.agreement import agree
 from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
 from modelpar.data.cache import from_cache
 from modelpar.data.dataset import Dataset, Source, Split, agreed
@@ -26,6 +27,7 @@ from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.draws import permutation
 from modelpar.errors import DataError, SpecError
 from modelpar.spec import DataSpec
+from modelpar.values import plain
 from modelpar.values.forms import AnyPath, is_path
 
 IntArray = npt.NDArray[np.int64]
@@ -60,14 +62,23 @@ def open_dataset(
     validation set from the training set; splits are the same at every grid.
 
     Collective over ``comm`` where one is given; files of named sets are found and verified by its first rank.
-    Raises DataError (SpecError for options that cannot be), on every rank.
+    Raises DataError (SpecError for options that cannot be), on every rank, DisagreementError where ranks bring
+    different arguments.
     """
     if isinstance(y, MPI.Comm):
         y, comm = None, y if comm is None else comm
+    if comm is not None:
+        agree(comm, "open_dataset", seed=seed)
+    seed = plain.whole_number("seed", seed, at_least=0)
     with agreed(comm):
         spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, binarise)
     source = _opened(wanted.samples, "X", columns, comm)
     other = source.test if wanted.test is None else _opened(wanted.test, "the test set's X", columns, comm)
+    if comm is not None:  # a file that one rank does not have was told of before
+        # of its own columns each rank has others; the rows were compared
+        given = {"y": wanted.labels, "test y": wanted.test_labels}
+        samples = {"X": wanted.samples, "test X": wanted.test} if columns is None else {}
+        agree(comm, "open_dataset", spec=spec, **samples, **given)
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
     with agreed(comm):
         return _assemble(spec, wanted, source, tests[0] if tests else None, seed)

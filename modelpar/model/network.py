@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.collective.agreement import agree
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import available_bytes
 from modelpar.draws import Purpose
-from modelpar.errors import DataError, LayoutError, SpecError, together
+from modelpar.errors import DataError, LayoutError, together
+from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
@@ -25,6 +28,7 @@ from modelpar.ownership.build_connections import connect, expected
 from modelpar.ownership.layout import NetworkLayout, Room, UnitLayout, choose_holds
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import Sync
+from modelpar.values import plain
 from modelpar.values.forms import plain_array
 from modelpar.weights.dense import LAYOUTS, Weights
 from modelpar.weights.parameters import Parameters
@@ -95,12 +99,16 @@ class DeepBeliefNetwork:
 
     The weights are drawn from N(0, spec.weight_scale^2), the same at every grid, unless ``draw_weights`` is false:
     then all parameters are zero.  Collective.
-    Raises LayoutError where the layout does not fit the network or the grid.
+    Raises LayoutError where the layout does not fit the network or the grid, DisagreementError where spec or layout
+    differ between ranks.
     """
 
     def __init__(
         self, spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None, *, draw_weights: bool = True
     ) -> None:
+        agree(grid.comm, "DeepBeliefNetwork", spec=spec, layout=layout, draw_weights=draw_weights)
+        with together(grid.comm):
+            dispatch.forced()  # a kernel that one rank does not have would be an error in the middle of a step
         self.spec, self.grid = spec, grid
         self.layout = complete_layout(spec, grid, layout)
         self.traffic = Traffic()
@@ -156,6 +164,16 @@ class DeepBeliefNetwork:
             )
         held = LAYOUTS["column" if is_output and self.layout.holds[i] == "dual" else self.layout.holds[i]]
         return held(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
+
+    def alike(self) -> dict[str, object]:
+        """What must be the same on every rank: all but the blocks of weights, and clocks and sums."""
+        position = replace(self.state.position, seconds=0.0, sums={})
+        return {
+            "spec": self.spec,
+            "position": position,
+            "binarise": self.binarise,
+            "record_digests": self.record_digests,
+        }
 
     @property
     def visible_ids(self) -> IntArray:
@@ -224,6 +242,7 @@ class DeepBeliefNetwork:
         v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
         Raises DataError on every shard where any brings activations of other units than its own.
         """
+        self._agree("propagate_up", v, n_rbms=n_rbms)
         return self._up(self._agreed(v, self.visible_ids, "visible activations"), n_rbms)
 
     def _up(self, v: Activations, n_rbms: int | None = None) -> Array:
@@ -239,6 +258,7 @@ class DeepBeliefNetwork:
 
         The array is used again by the next call.  Collective.  Raises DataError as :meth:`propagate_up` does.
         """
+        self._agree("generate_down", h)
         return self._down(self._agreed(h, self.rbms[-1].hidden_ids, "hidden activations of the top layer"))
 
     def _down(self, h: Activations) -> Array:
@@ -283,8 +303,10 @@ class DeepBeliefNetwork:
         and Teh 2006, section 5).  ``first_draw`` chooses other fantasies.  Collective over the shards.
         Raises SpecError where there cannot be so many.
         """
-        if count < 0 or steps < 0:
-            raise SpecError(f"{count} fantasies after {steps} steps were asked for, but neither can be negative")
+        agree(self.grid.shard_comm, "fantasies", count=count, steps=steps, first_draw=first_draw)
+        count = plain.whole_number("count", count, at_least=0)
+        steps = plain.whole_number("steps", steps, at_least=0)
+        first_draw = plain.whole_number("first_draw", first_draw, at_least=0)
         top = self.rbms[-1]
         h = pack(np.zeros((len(top.hidden_ids), count)))
         v = top.sample_visible(h, Purpose.FANTASY, 0, first_draw)
@@ -299,6 +321,10 @@ class DeepBeliefNetwork:
             means = rbm.visible_given_hidden(means)
         return unpack(means, self.dtype) if isinstance(means, Packed) else means.copy()
 
+    def _agree(self, call: str, x: Activations, **what: Any) -> None:
+        """Owned blocks of the shards of a replica must be of the same samples.  Collective over the shards."""
+        agree(self.grid.shard_comm, call, samples=x.shape[1], **what)
+
     # -- small pieces of the whole, for pictures ---------------------------------------------------------------------
 
     def whole_visible(self, v: Array) -> Array:
@@ -306,6 +332,7 @@ class DeepBeliefNetwork:
 
         Raises DataError where blocks are not of the owned units.
         """
+        self._agree("whole_visible", v)
         with together(self.grid.shard_comm):
             v = unpack(v, self.dtype) if isinstance(v, Packed) else plain_array(v, "visible activations")
             v = np.asarray(owned_block(v, len(self.visible_ids), v.dtype, "visible activations"))
@@ -321,6 +348,7 @@ class DeepBeliefNetwork:
         Raises LayoutError for units that there are not.
         """
         wanted = np.asarray(list(units), np.int64)
+        agree(self.grid.shard_comm, "filters", units=wanted)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.spec.layers[1]):
             raise LayoutError(
                 f"filters of units {wanted.min()} to {wanted.max()} were asked for, but the units of the first hidden "

@@ -13,15 +13,17 @@ from modelpar.checkpoint import tensors
 from modelpar.collective import messages
 from modelpar.data import Dataset, Split
 from modelpar.data.memory import array_source
-from modelpar.errors import DataError
+from modelpar.errors import DataError, SpecError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
 from modelpar.training.feeds import shares, visible_feed
+from modelpar.values import plain
 from modelpar.values.forms import plain_array, plain_rows
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
+KINDS = ("auto", "bernoulli", "gaussian")
 SLACK = 1e-6  # by how much scaled values may miss [0, 1] through rounding
 
 
@@ -49,9 +51,11 @@ def dataset_of(X: Any, labels: IntArray | None = None, n_classes: int = 0, aside
 def visible_values(X: Any, visible: str) -> tuple[Any, str]:
     """(X, kind of visible units): ``auto`` is bernoulli where all values lie in [0, 1], else gaussian.
 
-    Values that miss the interval by rounding are put back into it.  Raises DataError where they are out of it but the
-    units are to be bernoulli.
+    Values that miss the interval by rounding are put back into it.  Raises SpecError for another kind, DataError where
+    values are out of the interval but the units are to be bernoulli.
     """
+    if visible not in KINDS:
+        raise SpecError(f"visible is {plain.shown(visible)}, but must be one of {', '.join(KINDS)}")
     if visible == "gaussian":
         return X, visible
     values = X.data if scipy.sparse.issparse(X) else X

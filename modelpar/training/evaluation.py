@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.collective.agreement import agree
 from modelpar.data import Dataset, Split, check_range
 from modelpar.errors import DataError, SpecError
 from modelpar.model.backprop import score_batch, softmax
@@ -44,8 +45,14 @@ def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) 
     """``accuracy`` and ``cross_entropy`` (mean, in nats) of the network on a split, shared between the replicas.
 
     The same on every rank.  Collective.  Raises DataError where there is no such split, or where values or labels do
-    not fit the network, SpecError where that has no output layer.
+    not fit the network, SpecError where that has no output layer, DisagreementError where ranks bring different data.
     """
+    agree(network.grid.comm, "evaluate", network=network, scale=dataset.scale, split=split)
+    return measured(network, dataset, split)
+
+
+def measured(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) -> dict[str, float]:
+    """:func:`evaluate` where the ranks are known to have the same data.  Collective."""
     if network.output is None:
         raise SpecError("the network has no output layer to classify with; train it with --classes, or with labels")
     if split is None:
@@ -74,4 +81,4 @@ def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) 
 def accuracy_measures(network: DeepBeliefNetwork, dataset: Dataset) -> dict[str, float]:
     """``validation_accuracy`` and ``test_accuracy``, each where the data set has that split.  Collective."""
     splits = {"validation_accuracy": dataset.validation, "test_accuracy": dataset.test}
-    return {name: evaluate(network, dataset, split)["accuracy"] for name, split in splits.items() if has_labels(split)}
+    return {name: measured(network, dataset, split)["accuracy"] for name, split in splits.items() if has_labels(split)}

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from modelpar.collective.agreement import agree
 from modelpar.data import Dataset, Minibatches, check_range
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
@@ -41,6 +42,7 @@ from modelpar.training.schedule import step_size
 from modelpar.weights.parameters import Parameters
 
 CHECK_EVERY = 100  # updates between looks for NaN within an epoch
+RATE = "--finetune-learning-rate"
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
 
@@ -55,8 +57,9 @@ def pretrain(
     ``epoch`` record after every epoch, and nothing where the network's pre-training has been finished before.
     Collective: every rank must take every record.
     Raises DataError where the data do not fit, SpecError where they or the minibatches are not those that the stage
-    was begun with, TrainingError where training breaks down.
+    was begun with, TrainingError where training breaks down, DisagreementError where ranks bring different arguments.
     """
+    agree(network.grid.comm, "pretrain", network=network, dataset=dataset, training=training, sync=sync)
     position = network.state.position
     if position.stage != "pretrain":
         return
@@ -120,7 +123,7 @@ def _train_rbm(
                 if recorder is not None:  # replicas in step have had one minibatch each
                     record = replace(record, digests=recorder.of(step.states, batch))
                 if course.crossed(CHECK_EVERY):
-                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
+                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm, rate_of(rbm))
                 yield record
             sync.settle()
             network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
@@ -129,8 +132,13 @@ def _train_rbm(
                 measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
             error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
-            monitor.check_rbm(rbm.index, measures)
+            monitor.check_rbm(rbm.index, measures, rate_of(rbm))
             yield course.end_epoch({**measures, "learning_rate": size.rate})
+
+
+def rate_of(rbm: RBM) -> str:
+    """The option that sets the learning rate of an RBM."""
+    return "--gaussian-learning-rate" if rbm.gaussian else "--learning-rate"
 
 
 @contextmanager
@@ -181,8 +189,10 @@ def fine_tune(
     ``epoch`` record after every epoch.  With ``spec.patience`` the parameters of the best validation accuracy are
     put back at the end.  A network that was fine-tuned to the end yields nothing.  Collective: every rank must take
     every record.
-    Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown.
+    Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown,
+    DisagreementError where ranks bring different arguments.
     """
+    agree(network.grid.comm, "fine_tune", network=network, dataset=dataset, tuning=spec, sync=sync)
     state = network.state
     if network.output is None:
         raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
@@ -232,7 +242,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                 if network.record_digests:
                     record = replace(record, digests=digests_of_parts(network))
                 if course.crossed(CHECK_EVERY):
-                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
+                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm, RATE)
                 in_between = position.step < course.batches.n_steps
                 if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
                     sync.settle()
@@ -250,9 +260,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                         "train_accuracy": totals["n_correct"] / totals["samples"],
                         **accuracies, "learning_rate": size.rate}  # fmt: skip
             if not np.isfinite(measures["loss"]):
-                raise TrainingError(
-                    f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate"
-                )
+                raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller {RATE}")
             monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
             if spec.patience:
                 _remember_best(network, measures["validation_accuracy"])
