@@ -17,7 +17,7 @@ from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import available_bytes
 from modelpar.draws import Purpose
-from modelpar.errors import DataError, LayoutError, together
+from modelpar.errors import LayoutError, together
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
@@ -242,8 +242,7 @@ class DeepBeliefNetwork:
         v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
         Raises DataError on every shard where any brings activations of other units than its own.
         """
-        self._agree("propagate_up", v, n_rbms=n_rbms)
-        return self._up(self._agreed(v, self.visible_ids, "visible activations"), n_rbms)
+        return self._up(self._agreed("propagate_up", v, self.visible_ids, "visible activations", n_rbms=n_rbms), n_rbms)
 
     def _up(self, v: Activations, n_rbms: int | None = None) -> Array:
         for rbm in self.rbms[:n_rbms]:
@@ -258,8 +257,8 @@ class DeepBeliefNetwork:
 
         The array is used again by the next call.  Collective.  Raises DataError as :meth:`propagate_up` does.
         """
-        self._agree("generate_down", h)
-        return self._down(self._agreed(h, self.rbms[-1].hidden_ids, "hidden activations of the top layer"))
+        name = "hidden activations of the top layer"
+        return self._down(self._agreed("generate_down", h, self.rbms[-1].hidden_ids, name))
 
     def _down(self, h: Activations) -> Array:
         for rbm in reversed(self.rbms):
@@ -274,7 +273,7 @@ class DeepBeliefNetwork:
         """
         if self.output is None:
             raise LayoutError("the network has no output layer; give --classes, or labels, when it is trained")
-        v = self._agreed(v, self.visible_ids, "visible activations")
+        v = self._agreed("logits", v, self.visible_ids, "visible activations")
         if self.spec.exact and not isinstance(v, Packed):
             v = on_grid(v, ACTIVATIONS)
         return self.output.logits(self.output.weights.spread_visible(self._up(v)))
@@ -284,16 +283,15 @@ class DeepBeliefNetwork:
 
         Raises DataError as :meth:`propagate_up` does.
         """
-        return self._down(self._up(self._agreed(v, self.visible_ids, "visible activations"))).copy()
+        v = self._agreed("reconstruct", v, self.visible_ids, "visible activations")
+        return self._down(self._up(v)).copy()
 
-    def _agreed(self, x: Activations, ids: IntArray, name: str) -> Activations:
-        """Activations of the units ``ids``, which this shard owns, as many samples on every shard.  Collective."""
+    def _agreed(self, call: str, x: Activations, ids: IntArray, name: str, **what: Any) -> Activations:
+        """Activations of the units ``ids``, which this shard owns, of as many samples on every shard.  Collective."""
         comm = self.grid.shard_comm
         with together(comm):
             x = owned_block(x, len(ids), self.dtype, name, exact=self.spec.exact)
-        batches = comm.allgather(x.shape[1])
-        if len(set(batches)) > 1:
-            raise DataError(f"{name} are of {min(batches)} samples on one rank, of {max(batches)} on another")
+        agree(comm, call, samples=x.shape[1], **what)
         return x
 
     def fantasies(self, count: int, steps: int, *, first_draw: int = 0) -> Array:
@@ -321,10 +319,6 @@ class DeepBeliefNetwork:
             means = rbm.visible_given_hidden(means)
         return unpack(means, self.dtype) if isinstance(means, Packed) else means.copy()
 
-    def _agree(self, call: str, x: Activations, **what: Any) -> None:
-        """Owned blocks of the shards of a replica must be of the same samples.  Collective over the shards."""
-        agree(self.grid.shard_comm, call, samples=x.shape[1], **what)
-
     # -- small pieces of the whole, for pictures ---------------------------------------------------------------------
 
     def whole_visible(self, v: Array) -> Array:
@@ -332,10 +326,10 @@ class DeepBeliefNetwork:
 
         Raises DataError where blocks are not of the owned units.
         """
-        self._agree("whole_visible", v)
         with together(self.grid.shard_comm):
             v = unpack(v, self.dtype) if isinstance(v, Packed) else plain_array(v, "visible activations")
             v = np.asarray(owned_block(v, len(self.visible_ids), v.dtype, "visible activations"))
+        agree(self.grid.shard_comm, "whole_visible", samples=v.shape[1])
         layout = self.layout.layers[0]
         gathered = np.concatenate(self.grid.shard_comm.allgather(np.ascontiguousarray(v)))
         whole = np.empty_like(gathered)
