@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from modelpar.data.cache import from_cache
 from modelpar.data.dataset import Dataset, Source, Split, agreed
 from modelpar.data.digits import open_digits
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_idx
-from modelpar.data.named import SETS, find_named, open_folder
+from modelpar.data.named import SETS, find_named, open_files, open_folder
 from modelpar.data.packed_files import is_packed, open_packed
 from modelpar.data.reading import check_labels, check_size, reading
 from modelpar.data.sparse import is_sparse, open_sparse
@@ -45,15 +46,17 @@ def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: in
     """
     if isinstance(spec, str):
         spec = DataSpec(data=spec)
-    folder: Path | None = None
+    files: list[Path] | None = None
     with agreed(comm):
         if spec.data in SETS and (comm is None or comm.rank == 0):
-            folder = find_named(spec.data)
+            files = find_named(spec.data)
     if comm is not None:
-        folder = comm.bcast(folder)
+        files = comm.bcast(files)
     with agreed(comm):
-        source = open_folder(folder) if folder is not None else _open(spec.data)
+        source = open_files(files) if files is not None else _open(spec.data)
         other = source.test if spec.test_data is None else _open(spec.test_data)
+    if spec.scale is not None:
+        source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
     with agreed(comm):
         return _assemble(spec, source, tests[0] if tests else None, seed)
@@ -88,7 +91,14 @@ def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -
     ]
     n_classes = int(max(known)) + 1 if labels is not None else 0
     name = spec.data if _is_name(spec.data) else Path(spec.data).name
-    return Dataset(name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise)
+    return Dataset(
+        name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise,
+        scale_given=spec.scale is not None,
+    )  # fmt: skip
+
+
+def _scaled(source: Source, scale: float) -> Source:
+    return replace(source, scale=float(scale))
 
 
 def _check_test(source: Source, test: Source) -> None:
@@ -129,7 +139,7 @@ def _open(data: str) -> Source:
     if data == "digits":
         return open_digits()
     if data in SETS:
-        return open_folder(find_named(data))
+        return open_files(find_named(data))
     if data.partition(":")[0] in KINDS and not Path(data).exists():
         return open_synthetic(data)
     path = Path(data).expanduser()

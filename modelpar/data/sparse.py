@@ -52,7 +52,8 @@ class SparseColumns:
     def survey(self, rows: IntArray) -> Survey:
         """Mean, standard deviation, smallest and largest raw value of each unit over ``rows``."""
         picked = self.matrix[rows]
-        return survey_sparse(picked.indices, picked.data, len(rows), self.n_units)
+        first = picked[[0]].toarray()[0]
+        return survey_sparse(picked.indices, picked.data, len(rows), self.n_units, first)
 
 
 class CsrTable(EagerTable):
