@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from modelpar.checkpoint import load, save
     from modelpar.comm.grid import Grid
     from modelpar.data import open_dataset
-    from modelpar.errors import ModelparError
+    from modelpar.errors import ModelparError, ModelparWarning
     from modelpar.model.network import DeepBeliefNetwork
     from modelpar.ownership.layout import NetworkLayout
     from modelpar.ownership.placement import place
@@ -33,6 +33,7 @@ _HOMES = {
     "NetworkLayout": "ownership.layout",
     "DeepBeliefNetwork": "model.network",
     "ModelparError": "errors",
+    "ModelparWarning": "errors",
     "open_dataset": "data",
     "pretrain": "training.trainer",
     "fine_tune": "training.trainer",
@@ -43,8 +44,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "NetworkLayout", "NetworkSpec",
-    "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "place", "pretrain", "save",
+    "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "ModelparWarning", "NetworkLayout",
+    "NetworkSpec", "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "place", "pretrain",
+    "save",
 ]  # fmt: skip
 
 

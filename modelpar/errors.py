@@ -2,10 +2,14 @@
 
 Everything that a user can get wrong ends in a :class:`ModelparError` whose text is one line: what came, what was
 needed, how to mend it.  The command line prints it once and exits with status 2 on every rank.
+
+What may be meant, but most often is not, is a :class:`ModelparWarning` of the same form: :func:`warn`.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,6 +60,27 @@ class Call(NamedTuple):
     name: str
     digest: bytes  # of what must be the same on all ranks
     part: bytes  # of what must be the same on the shards of a replica
+
+
+class ModelparWarning(UserWarning):
+    """What makes a result worth little, though it can be meant; the message is one line."""
+
+
+def warn(comm: MPI.Comm | None, message: str) -> None:
+    """A ModelparWarning about the line outside of modelpar that led here, shown by the first rank of ``comm``.
+
+    All ranks must come with the same message: where a filter makes it an error, it is raised on all of them.
+    Without a communicator this rank speaks for itself.
+    """
+    depth, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        depth, frame = depth + 1, frame.f_back
+    if comm is None or comm.rank == 0:
+        warnings.warn(message, ModelparWarning, stacklevel=depth)
+        return
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *told, **more: None
+        warnings.warn(message, ModelparWarning, stacklevel=depth)
 
 
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:

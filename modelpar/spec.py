@@ -301,6 +301,9 @@ class DataSpec(Spec):
     validation_fraction: float = option(
         0.0, "part of the training samples set aside for validation", at_least=0, below=1
     )
+    scale: float | None = option(
+        None, "raw value that means 1.0; 255 for bytes, 1 for all else, unless the data set says otherwise", above=0
+    )  # fmt: skip
     binarise: str = option(
         "none", "visible states from real values: none, stochastic, or a threshold such as 0.5", numeric=True
     )

@@ -13,11 +13,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelpar.collective.agreement import agree
-from modelpar.errors import ModelparError
+from modelpar.errors import ModelparError, ModelparWarning
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -60,12 +61,13 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
         _abort(comm)
     try:
         agree(comm, "the command line", arguments=list(arguments))
-        modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
+        with _warnings_in_one_line(comm):
+            modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
         return _end_together(comm, error.format_message(), MISTAKE)
-    except (ModelparError, OSError, MemoryError) as error:
+    except (ModelparError, ModelparWarning, OSError, MemoryError) as error:  # python -W error raises warnings
         return _end_together(comm, _one_line(error), MISTAKE)
     except (KeyboardInterrupt, click.Abort):
         return _end_together(comm, "interrupted", INTERRUPTED)
@@ -74,6 +76,23 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     except BaseException:
         _abort(comm)
     return 0
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line(comm: MPI.Comm) -> Iterator[None]:
+    """ModelparWarnings as one line on the first rank's stderr, each message once; other warnings as ever."""
+    with warnings.catch_warnings():
+        told, others = set(), warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, ModelparWarning):
+                others(message, category, *where, **more)
+            elif comm.rank == 0 and str(message) not in told:
+                told.add(str(message))
+                _print_error(str(message), "warning")
+
+        warnings.showwarning = show
+        yield
 
 
 def _one_line(error: BaseException) -> str:
@@ -104,9 +123,9 @@ def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
     return status
 
 
-def _print_error(message: str) -> None:
+def _print_error(message: str, kind: str = "error") -> None:
     with contextlib.suppress(OSError):
-        print(f"modelpar: error: {message}", file=sys.stderr, flush=True)
+        print(f"modelpar: {kind}: {message}", file=sys.stderr, flush=True)
 
 
 def _abort(comm: MPI.Comm) -> NoReturn:

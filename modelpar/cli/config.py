@@ -201,7 +201,8 @@ def gather(
     elif beside is not None:
         data = read_own_config(comm, beside).get("data", {})
         if merge(file, mine).get("data", {}).get("data", data.get("data")) != data.get("data"):
-            data = {}  # other data: their files and fractions have nothing to do with those of the run
+            # other data: their files and fractions have nothing to do with those of the run; their unit has
+            data = {name: value for name, value in data.items() if name == "scale"}
         base = {"data": data}
     settings = Settings(merge(base, file, mine))
     # every option is checked now, on every rank, before anything is loaded

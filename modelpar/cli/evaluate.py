@@ -30,7 +30,7 @@ from modelpar.model.network import DeepBeliefNetwork, memory_bytes
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.ownership.placement import place
 from modelpar.training import evaluation
-from modelpar.training.feeds import real_values, shares
+from modelpar.training.feeds import in_data_units, real_values, shares
 
 Array = npt.NDArray[np.floating]
 
@@ -88,8 +88,9 @@ def sample(
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
         # every seed has 2**32 chains of its own
         v = network.fantasies(count, steps, first_draw=seed << 32)
-        made = network.whole_visible(pictures.in_data_units(network, v))
-        write_samples(grid, Path(out), made, None, image_shape or _square(network.spec.layers[0]))
+        made = network.whole_visible(in_data_units(network, v))
+        shape = image_shape or _square(network.spec.layers[0])
+        write_samples(grid, Path(out), made, None, shape, pictures.white_of(network))
     print(f"{count} fantasies after {steps} steps of Gibbs sampling: {out}", flush=True)
 
 
@@ -99,16 +100,17 @@ def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, o
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
         dataset, split = _open_split(settings, network, "test")
         seen, made = pictures.reconstructions(network, dataset, split, count)
-        write_samples(grid, Path(out), seen, made, dataset.image_shape)
+        white = pictures.white_of(network, dataset.scale)
+        write_samples(grid, Path(out), seen, made, dataset.image_shape, white)
     print(f"{seen.shape[1]} samples and their reconstructions: {out}", flush=True)
 
 
 def write_samples(
-    grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None
+    grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None, white: float | None
 ) -> None:
-    """(n_visible, count) as a picture, or as an array (count, n_visible); of two, one row of tiles above the other, or
-    an array (2, count, n_visible).  Collective.  Raises SpecError on every rank where that cannot be, ModelparError
-    where the file cannot be written."""
+    """(n_visible, count) in the unit of the data, as a picture, or as an array (count, n_visible); of two, one row of
+    tiles above the other, or an array (2, count, n_visible).  ``white`` as in ``save_tiles``.  Collective.  Raises
+    SpecError on every rank where that cannot be, ModelparError where the file cannot be written."""
     values = first.T if second is None else np.stack([first.T, second.T])
     with together(grid.comm):
         if grid.comm.rank == 0 and path.suffix == ".npy":
@@ -121,7 +123,7 @@ def write_samples(
             if not pictures.have_matplotlib():
                 raise SpecError("matplotlib is not installed: pip install 'modelpar[plots]', or use --out with .npy")
             columns = None if second is None else values.shape[1]
-            pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns)
+            pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns, white=white)
 
 
 def _save_array(path: Path, values: Array) -> None:

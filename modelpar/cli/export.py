@@ -19,10 +19,10 @@ from modelpar.checkpoint.files import TensorBlock, write
 from modelpar.cli.atomic_file import PARTIAL, cannot_write
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network
+from modelpar.cli.pictures import white_of
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, SpecError, together
-from modelpar.kernels.products import dense
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.weights.dense import Dense
 
@@ -41,7 +41,9 @@ def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
         if out.endswith(".npz"):
             write_npz(Path(out), grid, plain_blocks(network))
         else:
-            write(out, grid, sequential_blocks(network), {"format": "pt"})
+            one = white_of(network)
+            takes = "raw values" if one in (None, 1.0) else f"raw values / {one:g}"
+            write(out, grid, sequential_blocks(network), {"format": "pt", "input": takes})
     print(f"exported: {out}", flush=True)
 
 
@@ -75,8 +77,8 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     """The state dict of ``nn.Sequential(Linear, Sigmoid, Linear, Sigmoid, ..., Linear)``.  Collective.
 
     ``0.weight`` (upper, lower), ``0.bias``, ``2.weight``, ...; the last Linear gives the logits where there is an
-    output layer.  A Bernoulli network takes values in 0 .. 1; for Gaussian units the standardisation is folded
-    into the first layer, which so takes raw values.
+    output layer.  A Bernoulli network takes values in 0 .. 1, of which the file's metadata say how they come from raw
+    ones; for Gaussian units the standardisation is folded into the first layer, which so takes raw values.
     """
     for rbm in network.rbms:
         if not isinstance(rbm.weights, Dense):
@@ -111,12 +113,13 @@ def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Arra
         network.whole_visible(values[:, None])[weights.visible_rows, 0]
         for values in (network.input_offset, network.input_scale)
     )
-    transposed /= scale.astype(transposed.dtype)
-    part = np.empty((len(transposed), 1), transposed.dtype)
-    dense.matmul(transposed, offset.astype(transposed.dtype)[:, None], part)
+    part = np.empty(len(transposed))
+    for i, row in enumerate(transposed):
+        row[:] = row / scale
+        part[i] = row.astype(np.float64) @ offset  # a mean may be large beside the deviation
     # in a column layout each unit's sum is whole on one shard, in a row layout every shard has a part of it
     sums = np.zeros(network.spec.layers[1], np.float64)
-    sums[weights.hidden_columns] = part[:, 0]
+    sums[weights.hidden_columns] = part
     network.grid.shard_comm.Allreduce(MPI.IN_PLACE, sums)
     return np.asarray(c - sums[network.rbms[0].hidden_ids], c.dtype)
 

@@ -136,6 +136,13 @@ class RunDirectory:
 
     # -- records -----------------------------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Let go of the files that are open for appending."""
+        for file in (self._metrics, self._digests):
+            if file is not None:
+                file.close()
+        self._metrics = self._digests = None
+
     def open_metrics(self, position: Position, n_steps: int) -> list[dict[str, Any]]:
         """Begin ``metrics.jsonl``, or go on where ``position`` stands: later lines are dropped, earlier ones returned.
 

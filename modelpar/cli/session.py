@@ -20,7 +20,7 @@ from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.comm.watchdog import Watchdog
-from modelpar.data import DataFeed, Dataset, Minibatches, check_range
+from modelpar.data import DataFeed, Dataset, Minibatches, check_classes, check_range, check_training
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
 from modelpar.model.network import DeepBeliefNetwork, memory_bytes
 from modelpar.ownership.layout import NetworkLayout
@@ -65,7 +65,11 @@ def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, gri
             raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
     if spec.visible == "gaussian" and dataset.binarise != "none":
         raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
-    check_range(dataset, layout.layers[0].owned(grid.shard), spec.visible, comm=grid.comm)
+    mine = layout.layers[0].owned(grid.shard)
+    check_range(dataset, mine, spec.visible, comm=grid.comm)
+    check_training(dataset, mine, spec.visible, comm=grid.comm)
+    if fine_tunes(settings, spec, dataset):
+        check_classes(dataset, spec.classes, grid.comm)
 
 
 def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from mpi4py import MPI
 
 from modelpar.cli.config import Settings
@@ -103,6 +105,6 @@ class Attempt:
         directory.check(resume=resume, overwrite=overwrite)
         layout = self._layout(spec, grid, directory if resume else None)
         check_data(settings, spec, layout, grid, dataset)
-        with TrainingProgress() as progress:
+        with TrainingProgress() as progress, closing(directory):
             self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, watchdog)
             self.session.run(resume=resume, overwrite=self.overwrite, carried=self.crew.carried, told=self.crew.told)

@@ -98,6 +98,8 @@ class Dataset:
     test: Split | None
     scale: float  # raw value that means 1.0: 255 for grey values in bytes, 16 for digits, 1 for states and floats
     binarise: str = "none"  # as in DataSpec
+    scale_given: bool = False  # as in DataSpec, and not taken from the type
+    has_options: bool = True  # a DataSpec can be given for it: messages may name its options
 
 
 @dataclass(frozen=True, eq=False)

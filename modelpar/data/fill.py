@@ -175,6 +175,14 @@ def threshold(values: Array, level: float) -> None:
             values[u, s] = 1.0 if values[u, s] > above else 0.0
 
 
+def arithmetic_of(raw: np.dtype[Any], out: Array, offset: Array | None) -> np.dtype[Any]:
+    """The type in which values are scaled: that of ``out`` for bytes, whose quotients it rounds right, else float64.
+
+    A mean that is taken from bytes must keep what float32 would lose beside a small deviation.
+    """
+    return out.dtype if raw == np.uint8 and (offset is None or not np.any(offset)) else np.dtype(np.float64)
+
+
 def affine(
     n_units: int, batch: int, out: Array, dtype: Any, offset: Array | None, scale: Array | None
 ) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from modelpar.data.dataset import Dataset, Source, Split, agreed
 from modelpar.data.digits import open_digits
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_idx
 from modelpar.data.memory import array_source, own_source
-from modelpar.data.named import SETS, find_named, open_folder
+from modelpar.data.named import SETS, find_named, open_files, open_folder
 from modelpar.data.packed_files import is_packed, open_packed
 from modelpar.data.reading import check_labels, check_size, reading
 from modelpar.data.sparse import is_sparse, open_sparse
@@ -38,8 +38,8 @@ _TEST_EPOCH, _VALIDATION_EPOCH = 2**32 - 1, 2**32 - 2
 
 def open_dataset(
     X: Any, y: Any = None, comm: MPI.Comm | None = None, *, test: Any = None, columns: npt.ArrayLike | None = None,
-    test_fraction: float | None = None, validation_fraction: float | None = None, binarise: str | float | None = None,
-    seed: int = 1,
+    test_fraction: float | None = None, validation_fraction: float | None = None, scale: float | None = None,
+    binarise: str | float | None = None, seed: int = 1,
 ) -> Dataset:  # fmt: skip
     """Open a data set by name or path, or make one of arrays in memory.
 
@@ -52,7 +52,7 @@ def open_dataset(
     test      the test set, as X, or a pair (X, y) of samples and labels
     columns   (n_mine,) ids of the units that the columns of X (and of ``test``) are, where each rank hands over only
               its own, such as ``network.visible_ids``; the rows must be the same on every rank
-    test_fraction, validation_fraction, binarise   as in :class:`modelpar.spec.DataSpec`; beside one, they stand in it
+    test_fraction, validation_fraction, scale, binarise   as in :class:`modelpar.spec.DataSpec`; beside one, they stand in it
 
     Arrays mean what the same arrays mean in a file: bytes are grey values from 0 to 255, other whole numbers must be 0
     or 1.  They are not changed, and must not be while the data set is used, as they are not copied where they need not
@@ -71,7 +71,7 @@ def open_dataset(
         agree(comm, "open_dataset", seed=seed)
     seed = plain.whole_number("seed", seed, at_least=0)
     with agreed(comm):
-        spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, binarise)
+        spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, scale, binarise)
     source = _opened(wanted.samples, "X", columns, comm)
     other = source.test if wanted.test is None else _opened(wanted.test, "the test set's X", columns, comm)
     if comm is not None:  # a file that one rank does not have was told of before
@@ -79,6 +79,8 @@ def open_dataset(
         given = {"y": wanted.labels, "test y": wanted.test_labels}
         samples = {"X": wanted.samples, "test X": wanted.test} if columns is None else {}
         agree(comm, "open_dataset", spec=spec, **samples, **given)
+    if spec.scale is not None:
+        source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
     with agreed(comm):
         return _assemble(spec, wanted, source, tests[0] if tests else None, seed)
@@ -96,11 +98,11 @@ class _Wanted:
 
 def _asked(
     X: Any, y: Any, test: Any, columns: Any, test_fraction: float | None, validation_fraction: float | None,
-    binarise: str | float | None,
+    scale: float | None, binarise: str | float | None,
 ) -> tuple[DataSpec, _Wanted]:  # fmt: skip
     """What the arguments of :func:`open_dataset` say.  Raises SpecError."""
     options = {
-        "test_fraction": test_fraction, "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction, "validation_fraction": validation_fraction, "scale": scale,
         "binarise": None if binarise is None else str(binarise),
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -135,14 +137,14 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> Source
             return own_source(what, columns, name, comm)
         with agreed(comm):
             return array_source(what, name)
-    data, folder = os.fsdecode(what), None
+    data, files = os.fsdecode(what), None
     with agreed(comm):
         if data in SETS and (comm is None or comm.rank == 0):
-            folder = find_named(data)
+            files = find_named(data)
     if comm is not None:
-        folder = comm.bcast(folder)
+        files = comm.bcast(files)
     with agreed(comm):
-        return open_folder(folder) if folder is not None else _open(data)
+        return open_files(files) if files is not None else _open(data)
 
 
 def _assemble(spec: DataSpec, wanted: _Wanted, source: Source, other: Source | None, seed: int) -> Dataset:
@@ -172,7 +174,14 @@ def _assemble(spec: DataSpec, wanted: _Wanted, source: Source, other: Source | N
     ]
     n_classes = int(max(known)) + 1 if labels is not None else 0
     name = spec.data if _is_name(spec.data) else Path(spec.data).name
-    return Dataset(name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise)
+    return Dataset(
+        name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise,
+        scale_given=spec.scale is not None,
+    )  # fmt: skip
+
+
+def _scaled(source: Source, scale: float) -> Source:
+    return replace(source, scale=float(scale))
 
 
 def _labels(given: Any, name: str, n_samples: int, own: IntArray | None) -> IntArray | None:
@@ -220,7 +229,7 @@ def _open(data: str) -> Source:
     if data == "digits":
         return open_digits()
     if data in SETS:
-        return open_folder(find_named(data))
+        return open_files(find_named(data))
     if data.partition(":")[0] in KINDS and not Path(data).exists():
         return open_synthetic(data)
     path = Path(data).expanduser()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -15,7 +16,15 @@ from sklearn.utils import check_random_state
 
 from modelpar.collective.agreement import agree
 from modelpar.comm.grid import Grid
-from modelpar.errors import DataError, GridError, LayoutError, ModelparError, SpecError, TrainingError, raise_together
+from modelpar.errors import (
+    DataError,
+    GridError,
+    LayoutError,
+    ModelparWarning,
+    SpecError,
+    TrainingError,
+    raise_together,
+)
 from modelpar.records import Record
 from modelpar.values import plain
 
@@ -70,15 +79,33 @@ class EngineEstimator(BaseEstimator):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The engine's errors as scikit-learn's users expect them: ValueError, and the names of parameters."""
+        """The engine's errors as scikit-learn's users expect them: ValueError, and the names of parameters.
+
+        Warnings name parameters too.
+        """
+        with warnings.catch_warnings():
+            before = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+                ours = issubclass(category, ModelparWarning)
+                before(category(self._in_parameters(message)) if ours else message, category, *where, **more)
+
+            warnings.showwarning = show
+            with self._raised():
+                yield
+
+    @contextmanager
+    def _raised(self) -> Iterator[None]:
         try:
             yield
+        except ModelparWarning as error:  # where a filter makes it an error
+            raise ModelparWarning(self._in_parameters(error)) from error
         except (SpecError, DataError, GridError, LayoutError) as error:
             raise ValueError(self._in_parameters(error)) from error
         except TrainingError as error:
             raise TrainingError(self._in_parameters(error)) from error
 
-    def _in_parameters(self, error: ModelparError) -> str:
+    def _in_parameters(self, error: Exception | str) -> str:
         def name(option: re.Match[str]) -> str:
             return self._names.get(option[1], option[1].replace("-", "_"))
 

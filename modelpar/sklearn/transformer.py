@@ -170,7 +170,10 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             return each_sample(network, X, rbm.hidden_ids, n, network.dtype, lambda v, _: rbm.hidden_given_visible(v))
 
     def gibbs(self, v: Any) -> Array:
-        """One step of Gibbs sampling from v (n_samples, n_features): new visible states.  Collective."""
+        """One step of Gibbs sampling from v (n_samples, n_features): new visible states, in the unit of v.
+
+        Those of Gaussian visible units are float64 where v is, as a mean may be large beside a deviation.  Collective.
+        """
         v = self._checked("gibbs", v)
         seed = int(self.random_state_.randint(np.iinfo(np.int32).max))
         self._agree("gibbs", random_state=seed)
@@ -186,7 +189,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
                 return unpack(v, network.dtype) if isinstance(v, Packed) else v
 
             states = each_sample(network, v, rbm.visible_ids, n, network.dtype, step)
-        return states * self.input_scale_.astype(states.dtype) + self.input_offset_.astype(states.dtype)
+        if self.visible_ == "bernoulli":
+            return states
+        return np.asarray(states * self.input_scale_ + self.input_offset_, np.result_type(states, v))
 
     def score_samples(self, X: Any) -> Array:
         """(n_samples,) how likely the samples are, in nats.  Collective.

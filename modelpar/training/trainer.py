@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from modelpar.collective.agreement import agree
-from modelpar.data import Dataset, Minibatches, check_range
+from modelpar.data import Dataset, Minibatches, check_classes, check_range, check_training
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import ModelparError, SpecError, TrainingError
@@ -26,7 +26,7 @@ from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
 from modelpar.sync import Stage, Sync, check_bound, strategy
 from modelpar.training import monitor
-from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
+from modelpar.training.evaluation import accuracy_measures, check_labels, check_predictions, has_labels
 from modelpar.training.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
 from modelpar.training.feeds import (
     DrawnOnce,
@@ -56,8 +56,10 @@ def pretrain(
     Yields a ``step`` record after every update (of a parameter server: after those between two meetings) and an
     ``epoch`` record after every epoch, and nothing where the network's pre-training has been finished before.
     Collective: every rank must take every record.
-    Raises DataError where the data do not fit, SpecError where they or the minibatches are not those that the stage
-    was begun with, TrainingError where training breaks down, DisagreementError where ranks bring different arguments.
+    Warns where the data are such that little can come of it (see ``check_training``).
+    Raises DataError where the data do not fit or are all alike, SpecError where they or the minibatches are not those
+    that the stage was begun with, TrainingError where training breaks down, DisagreementError where ranks bring
+    different arguments.
     """
     agree(network.grid.comm, "pretrain", network=network, dataset=dataset, training=training, sync=sync)
     position = network.state.position
@@ -189,6 +191,7 @@ def fine_tune(
     ``epoch`` record after every epoch.  With ``spec.patience`` the parameters of the best validation accuracy are
     put back at the end.  A network that was fine-tuned to the end yields nothing.  Collective: every rank must take
     every record.
+    Warns of classes without training samples, and where the network ends in one answer for all samples.
     Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown,
     DisagreementError where ranks bring different arguments.
     """
@@ -204,6 +207,7 @@ def fine_tune(
     check_sync(network, sync)
     check_width(network, dataset, dataset.validation, dataset.test)
     check_labels(dataset, dataset.train, network.spec.classes)
+    check_classes(dataset, network.spec.classes, network.grid.comm)
     if spec.patience and not has_labels(dataset.validation):
         raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
     if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
@@ -219,6 +223,9 @@ def fine_tune(
         for name, parameters in network.parts().items():
             parameters.flat[:] = state.best[name].flat
     network.refresh()
+    if spec.epochs:
+        with network.traffic.measuring(), network.traffic.status.phase("scoring"):
+            check_predictions(network, dataset)
     network.state = TrainingState(Position("done"))
 
 
@@ -293,8 +300,10 @@ def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     check_width(network, dataset, dataset.validation, dataset.test)
     if network.spec.visible == "gaussian" and dataset.binarise != "none":
         raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
-    check_range(dataset, network.visible_ids, network.spec.visible, comm=network.grid.comm)
-    if network.state.position == Position():
+    fresh, comm = network.state.position == Position(), network.grid.comm
+    check_range(dataset, network.visible_ids, network.spec.visible, comm=comm)
+    check_training(dataset, network.visible_ids, network.spec.visible, comm=comm, again=not fresh)
+    if fresh:
         learn_scaling(network, dataset)
         network.binarise = dataset.binarise
 

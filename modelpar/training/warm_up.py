@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mpi4py import MPI
 from modelpar.checkpoint import load, save
 from modelpar.comm.grid import Grid
 from modelpar.data import open_dataset
-from modelpar.errors import ModelparError, raise_together
+from modelpar.errors import ModelparError, ModelparWarning, raise_together
 from modelpar.kernels import warm_up
 from modelpar.kernels.products import dispatch
 from modelpar.model.network import DeepBeliefNetwork, TrainingState
@@ -57,6 +58,12 @@ def _train(dtype: str, connections: str) -> None:
     """Every stage once, on one rank: pre-training by CD, fine-tuning with all that it offers, saving and loading."""
     warm_up(dtype)
     dispatch.prepare()
+    with warnings.catch_warnings():  # so few samples are no data
+        warnings.simplefilter("ignore", ModelparWarning)
+        _all_stages(dtype, connections)
+
+
+def _all_stages(dtype: str, connections: str) -> None:
     dataset = open_dataset(DataSpec(data="bars:2"))
     few = replace(dataset.train, rows=dataset.train.rows[:8], labels=_first(dataset.train.labels))
     dataset = replace(dataset, train=few, validation=None, test=few)

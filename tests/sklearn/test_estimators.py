@@ -30,6 +30,9 @@ from modelpar.errors import TrainingError
 from modelpar.model.backprop import softmax
 from modelpar.sklearn import DBNClassifier, RBMTransformer
 
+# networks that are trained for a moment have one answer to all
+pytestmark = pytest.mark.filterwarnings("ignore::modelpar.errors.ModelparWarning")
+
 # check of scikit-learn -> why it may fail
 EXPECTED_FAILURES: dict[tuple[type, str], dict[str, str]] = {
     (DBNClassifier, "float32"): {
