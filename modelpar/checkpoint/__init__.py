@@ -15,6 +15,7 @@ import numpy.typing as npt
 from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.comm.grid import Grid
+from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.model.rbm import Chains
@@ -22,7 +23,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
 from modelpar.weights.parameters import Parameters
 
-__all__ = ["load", "read_spec", "save", "tensors"]
+__all__ = ["load", "read_position", "read_spec", "save", "tensors"]
 
 FORMAT = "1"
 OF_STRATEGIES = ("outer", "squares")  # what a strategy of replicas keeps for each part, as TrainingState calls it
@@ -54,6 +55,8 @@ def save(network: DeepBeliefNetwork, path: str | Path) -> None:
             sort_keys=True,
         ),
     }
+    if network.data is not None:
+        metadata["data"] = network.data.as_text()
     status = network.traffic.status
     with status.phase("saving"):
         files.write(path, network.grid, tensors(network), metadata, status)
@@ -95,6 +98,7 @@ def load(
         network.state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
     network.refresh()
     network.refresh_state()
+    network.data = Fingerprint.from_text(header.metadata.get("data"))
     return network
 
 
@@ -120,6 +124,14 @@ def _make_room(network: DeepBeliefNetwork, header: Header, to_train: bool) -> np
         return None
     n_hidden = len(network.rbms[position.layer].hidden_ids)
     return np.zeros((n_hidden, header.tensors["chains"][1][1]), network.dtype)
+
+
+def read_position(header: Header) -> Position | None:
+    """Where training stood; None where the file does not tell."""
+    try:
+        return Position(**json.loads(header.metadata["training"])["position"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def read_spec(path: str | Path, header: Header) -> NetworkSpec:

@@ -24,6 +24,8 @@ from modelpar.errors import DataError, together
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from modelpar.data.fingerprint import Fingerprint
+
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
@@ -78,6 +80,7 @@ class Dataset:
     test: Split | None
     scale: float  # raw value that means 1.0: 255 for grey values in bytes, 16 for digits, 1 for states and floats
     binarise: str = "none"  # as in DataSpec
+    fingerprint: Fingerprint | None = None  # what the data are known by; None where they came from no file or name
 
 
 @dataclass(frozen=True, eq=False)

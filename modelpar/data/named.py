@@ -135,6 +135,12 @@ def open_folder(folder: Path) -> Source:
     return Source(train.table, train.scale, train.image_shape, train.labels, test)
 
 
+def idx_files(folder: Path) -> tuple[Path, Path]:
+    """The images of training and test set in a folder that ``open_folder`` takes."""
+    paths = [_either(folder, FILES[0]), _either(folder, FILES[2])]
+    return cast(tuple[Path, Path], tuple(paths))
+
+
 def _with_labels(source: Source, path: Path) -> Source:
     labels = check_labels(read_idx(path), source.table.n_samples, str(path))
     return Source(source.table, source.scale, source.image_shape, labels)

@@ -14,8 +14,9 @@ from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open
 from modelpar.data.cache import from_cache
 from modelpar.data.dataset import Dataset, Source, Split, agreed
 from modelpar.data.digits import open_digits
+from modelpar.data.fingerprint import Fingerprint, contents, values_of
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_idx
-from modelpar.data.named import SETS, find_named, open_folder
+from modelpar.data.named import SETS, find_named, idx_files, open_folder
 from modelpar.data.packed_files import is_packed, open_packed
 from modelpar.data.reading import check_labels, check_size, reading
 from modelpar.data.sparse import is_sparse, open_sparse
@@ -54,17 +55,41 @@ def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: in
     with agreed(comm):
         source = open_folder(folder) if folder is not None else _open(spec.data)
         other = source.test if spec.test_data is None else _open(spec.test_data)
+        values = _values(spec, folder, other is not None) if comm is None or comm.rank == 0 else ("", "")
+    if comm is not None:
+        values = comm.bcast(values)
+    plain = source, other
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
     with agreed(comm):
-        return _assemble(spec, source, tests[0] if tests else None, seed)
+        return _assemble(spec, source, tests[0] if tests else None, seed, plain, values)
 
 
-def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -> Dataset:
-    """Labels from files, splits, and the checks that need all of it.   ``other``: the test set"""
+def _values(spec: DataSpec, folder: Path | None, has_test: bool) -> tuple[str, str]:
+    """Digests of the samples and of those of the test set.  Raises DataError."""
+    home = folder or Path(spec.data).expanduser()
+    if spec.data == "digits":  # whatever file has that name
+        mine, its_test = "name:digits", ""
+    elif home.is_dir():
+        train, test = idx_files(home)
+        mine, its_test = values_of(train), values_of(test)
+    else:
+        mine, its_test = values_of(spec.data), values_of(spec.data, test=True) if has_test else ""
+    return mine, its_test if spec.test_data is None else values_of(spec.test_data)
+
+
+def _assemble(
+    spec: DataSpec, source: Source, other: Source | None, seed: int, plain: tuple[Source, Source | None],
+    values: tuple[str, str],
+) -> Dataset:  # fmt: skip
+    """Labels from files, splits, and the checks that need all of it.
+
+    other           the test set
+    plain, values   both sources as they were before they came from a cache, and digests of their samples
+    """
     n_samples, n_units = source.table.n_samples, source.table.n_units
     labels = source.labels if spec.labels is None else read_labels(Path(spec.labels), n_samples)
     everything = np.arange(n_samples)
-    train_rows, test = everything, None
+    train_rows, test, known_test = everything, None, None
     if spec.test_data is None and spec.test_labels is not None and source.test is None:
         raise DataError(f"test labels {spec.test_labels} were given without test data; add the test data")
     if other is not None:
@@ -73,6 +98,7 @@ def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -
         if spec.test_labels is not None:
             test_labels = read_labels(Path(spec.test_labels), other.table.n_samples)
         test = Split(other.table, np.arange(other.table.n_samples), test_labels)
+        known_test = contents(plain[1] or other, values[1], test_labels)
     else:
         train_rows, aside = _set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
         test = _split(source, aside, labels)
@@ -88,7 +114,11 @@ def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -
     ]
     n_classes = int(max(known)) + 1 if labels is not None else 0
     name = spec.data if _is_name(spec.data) else Path(spec.data).name
-    return Dataset(name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise)
+    fractions = (0.0 if other is not None else spec.test_fraction), spec.validation_fraction
+    mark = Fingerprint(contents(plain[0], values[0], labels), known_test, fractions)
+    return Dataset(
+        name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise, mark
+    )
 
 
 def _check_test(source: Source, test: Source) -> None:
@@ -204,7 +234,8 @@ def _unknown(data: str, path: Path) -> str:
     if looks_like_path:
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         near = [str(path.parent / found) for found in difflib.get_close_matches(path.name, beside)]
-        return f"{data} does not exist" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        looked = "" if path.is_absolute() else f" in {Path.cwd()}"
+        return f"{data} does not exist{looked}" + (f"; did you mean {' or '.join(near)}?" if near else "")
     near = difflib.get_close_matches(data.lower(), names + list(KINDS), cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{data!r} is neither a data set nor a file; {hint}Data sets are {', '.join(names)}"
+    return f"{data!r} is neither a data set nor a file in {Path.cwd()}; {hint}Data sets are {', '.join(names)}"
