@@ -10,7 +10,7 @@ import math
 import os
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from modelpar.errors import SpecError
 from modelpar.patterns import Pattern, parse_grid, patterns
@@ -235,6 +235,13 @@ class FineTuneSpec(Spec):
 class SyncSpec(Spec):
     """How replicas stay together."""
 
+    BELONGING: ClassVar[dict[str, tuple[str, ...]]] = {  # strategies and what they alone make use of
+        "local": ("period", "outer_rate", "outer_momentum"),
+        "server": (
+            "fetch_every", "push_every", "warm_start", "max_staleness", "scale_by_staleness", "adagrad", "meet_every",
+        ),
+    }  # fmt: skip
+
     sync: str = option(
         "allreduce",
         "how replicas stay together: allreduce sums their updates at every step, local averages their parameters now and then (Local SGD), server lets each go at its own pace against shared parameters (Downpour)",
@@ -261,7 +268,7 @@ class SyncSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for names, strategy in ((_OF_LOCAL, "local"), (_OF_SERVER, "server")):
+        for strategy, names in self.BELONGING.items():
             for f in fields(self):
                 if f.name in names and getattr(self, f.name) != f.default and self.sync != strategy:
                     raise SpecError(
@@ -276,12 +283,6 @@ class SyncSpec(Spec):
         """
         fetch, push = self.fetch_every, self.push_every
         return -(-fetch // push) + (fetch % push != 0 and push % fetch != 0)
-
-
-_OF_LOCAL = ("period", "outer_rate", "outer_momentum")
-_OF_SERVER = (
-    "fetch_every", "push_every", "warm_start", "max_staleness", "scale_by_staleness", "adagrad", "meet_every",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

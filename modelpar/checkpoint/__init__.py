@@ -16,6 +16,7 @@ from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.collective.agreement import agree
 from modelpar.comm.grid import Grid
+from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.model.rbm import Chains
@@ -24,7 +25,7 @@ from modelpar.spec import NetworkSpec
 from modelpar.values.forms import AnyPath
 from modelpar.weights.parameters import Parameters
 
-__all__ = ["load", "read_spec", "save", "tensors"]
+__all__ = ["load", "read_position", "read_spec", "save", "tensors"]
 
 FORMAT = "1"
 OF_STRATEGIES = ("outer", "squares")  # what a strategy of replicas keeps for each part, as TrainingState calls it
@@ -59,6 +60,8 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
             sort_keys=True,
         ),
     }
+    if network.data is not None:
+        metadata["data"] = network.data.as_text()
     status = network.traffic.status
     with status.phase("saving"):
         files.write(path, network.grid, tensors(network), metadata, status)
@@ -103,6 +106,7 @@ def load(
         network.state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
     network.refresh()
     network.refresh_state()
+    network.data = Fingerprint.from_text(header.metadata.get("data"))
     return network
 
 
@@ -128,6 +132,14 @@ def _make_room(network: DeepBeliefNetwork, header: Header, to_train: bool) -> np
         return None
     n_hidden = len(network.rbms[position.layer].hidden_ids)
     return np.zeros((n_hidden, header.tensors["chains"][1][1]), network.dtype)
+
+
+def read_position(header: Header) -> Position | None:
+    """Where training stood; None where the file does not tell."""
+    try:
+        return Position(**json.loads(header.metadata["training"])["position"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def read_spec(path: AnyPath, header: Header) -> NetworkSpec:

@@ -107,17 +107,21 @@ def exchange(
 
 def sparse(
     comm: MPI.Comm, settings: Settings, place: Placement, *, batch: int, repeats: int, seconds: float,
-    as_json: bool, statistics: str | None, partitioners: str | None, peers: bool,
+    as_json: bool, statistics: str | None, partitioners: str | None, peers: bool | None,
 ) -> None:  # fmt: skip
     """``bench sparse``.  Collective.  Raises SpecError and others on every rank."""
     asked = settings.tables.get("network", {})
     spec = settings.network(**({} if "layers" in asked else SPARSE_NETWORK))
-    [kind] = parse_statistics(statistics)[:1]
+    kind, *more = parse_statistics(statistics)
+    if more:
+        raise SpecError(f"--statistics {statistics} names several, but one is measured here; give one of them")
+    if peers and comm.size > 1:
+        raise SpecError(f"--peers has no effect on {comm.size} ranks: scipy.sparse and SGEMM are measured on one")
     names: list[str | None] = [word.strip() for word in partitioners.split(",")] if partitioners else [None]
     with _grid(comm, settings) as grid:
         found = updates_of_lists.run(
             spec, batch, names, grid=grid, threads=place.threads, repeats=repeats, seconds=seconds, statistics=kind,
-            peers=peers,
+            peers=peers is not False,
         )  # fmt: skip
         shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"
     found["machine"] = {**_machine(place), "grid": shape, "threads": place.threads}

@@ -39,24 +39,32 @@ def modelpar(context: click.Context) -> None:
 @spec_options("network", "training", "finetune", "data", "grid", "sync", "run")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint of --run-dir, at this or another grid")
 @click.option("--overwrite", is_flag=True, help="replace the run that --run-dir holds")
+@click.option("--accept-other-data", is_flag=True,
+              help="with --resume: go on with other data than those that the run was begun with")  # fmt: skip
 @click.option("--max-restarts", type=click.IntRange(0), default=None, metavar="N",
               help="with --resume, for loops: start the run where there is none yet, and refuse to take it up again "
               "more than N times")  # fmt: skip
 @click.pass_obj
 def train(
-    comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, max_restarts: int | None, **values: Any
-) -> None:
+    comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, accept_other_data: bool,
+    max_restarts: int | None, **values: Any,
+) -> None:  # fmt: skip
     """Pre-train a network layer by layer, then fine-tune it where there are labels."""
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other: one keeps the run, the other replaces it")
     if max_restarts is not None and not resume:
         raise click.UsageError("--max-restarts counts how often a run is taken up again; give --resume with it")
+    if accept_other_data and not resume:
+        raise click.UsageError("--accept-other-data is for a run that is taken up again; give --resume with it")
     mine = given(values)
     settings = configuration.gather(comm, mine, config, resume=resume)
     place = _prepare(comm, settings.run.threads)
     from modelpar.cli.train import train as work
 
-    work(comm, settings, place, resume=resume, overwrite=overwrite, max_restarts=max_restarts)
+    work(
+        comm, settings, place, resume=resume, overwrite=overwrite, max_restarts=max_restarts,
+        accept_other_data=accept_other_data,
+    )  # fmt: skip
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -93,6 +101,8 @@ def sample(
     """Fantasies of the network by Gibbs sampling from its top RBM (samples.png unless --out says otherwise)."""
     settings = configuration.gather(comm, given(values), config)
     shape, out = _image_shape(image_shape), _picture_or_array(out or "samples.png")
+    if shape is not None and out.endswith(".npy"):
+        raise click.UsageError(f"--image-shape has no effect on the array {out}; leave it out, or use .png")
     _prepare(comm, settings.run.threads)
     from modelpar.cli.evaluate import sample as work
 
@@ -102,11 +112,12 @@ def sample(
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
-@click.option("--count", type=COUNT, default=20, show_default=True, metavar="N", help="samples of the test set")
+@click.option("--count", type=COUNT, default=None, metavar="N",
+              help="samples of the test set  [default: 20, or all where there are fewer]")  # fmt: skip
 @OUT
 @click.pass_obj
 def reconstruct(
-    comm: MPI.Comm, checkpoint: str, config: str | None, count: int, out: str | None, **values: Any
+    comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, out: str | None, **values: Any
 ) -> None:
     """Test samples above what the network makes of them (reconstructions.png unless --out says otherwise)."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
@@ -114,7 +125,7 @@ def reconstruct(
     _prepare(comm, settings.run.threads)
     from modelpar.cli.evaluate import reconstruct as work
 
-    work(comm, settings, checkpoint, count=count, out=out)
+    work(comm, settings, checkpoint, count=count or 20, at_most=count is None, out=out)
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -158,6 +169,16 @@ def partition(
         if config is not None:
             raise click.UsageError(f"{source} and --config {config} are both configurations; give one")
         source, config = None, source
+    if source is not None:
+        of_network = {"--config": config} | {
+            f"--{name.replace('_', '-')}": values[f"network__{name}"]
+            for name in ("layers", "connections", "visible_grid")
+        }
+        for flag, value in of_network.items():
+            if value is not None:
+                raise click.UsageError(
+                    f"{flag} has no effect beside {source}, which has a network; leave one of them out"
+                )
     settings = configuration.gather(comm, given(values), config)
     _prepare(comm, 1)
     from modelpar.cli.partition import partition as work
@@ -278,7 +299,8 @@ PICTURE = click.option("--picture", metavar="FILE.png", default=None, help="draw
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", "network.dtype", "network.layout", without=("grid.servers",))
+@spec_options("run.threads", "grid", "network.dtype", "network.layout",
+              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
 @_measurements(5, 0.5, "five from 100x784x500 to 512x8192x8192")
 @click.option("--statistics", metavar="K|float|all", default=None,
               help="1 to 8 bits, float, or several separated by commas; all for 1,3,float"
@@ -312,7 +334,7 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 @click.option("--partitioners", metavar="NAME,...", default=None, help="who places units, several to compare them")
 @click.option("--statistics", metavar="K|float", default=None, help="1 to 8 bits, or float  [default: "
               f"{TrainingSpec.statistics}]")  # fmt: skip
-@click.option("--peers/--no-peers", default=True, help="on one rank, measure scipy.sparse and SGEMM beside it")
+@click.option("--peers/--no-peers", default=None, help="on one rank, measure scipy.sparse and SGEMM beside it")
 @click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
               help="measurements, of which the median counts")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=0.5, show_default=True, metavar="X",
@@ -325,7 +347,7 @@ def sparse(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", without=("grid.servers",))
+@spec_options("run.threads", "grid", without=("grid.servers", "grid.partitioner", "grid.partition"))
 @_measurements(5, 0.05, "100x784x500,256x784x4096,256x4096x4096")
 @click.pass_obj
 def exchange(comm: MPI.Comm, config: str | None, **values: Any) -> None:

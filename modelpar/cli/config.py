@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from modelpar.cli.options import SPECS, GridSpec, RunSpec, Tables, parse_layers
+from modelpar.cli.places import same_file
 from modelpar.errors import SpecError, together
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, SyncSpec, TrainingSpec
 
@@ -128,6 +130,14 @@ class Settings:
     """All options of one command, from the command line, files and defaults."""
 
     tables: Tables  # what was given, wherever
+    mine: Tables = field(default_factory=dict)  # of that, what the command line gave
+    file: Tables = field(default_factory=dict)  # what a file gave
+    before: Tables = field(default_factory=dict)  # what the run that is resumed, or judged, was given
+
+    @property
+    def asked(self) -> Tables:
+        """What is given now, by file or command line, and not taken from a run."""
+        return merge(self.file, self.mine)
 
     @property
     def training(self) -> TrainingSpec:
@@ -187,6 +197,7 @@ def gather(
     beside   a checkpoint or run directory whose data are meant where no others are named
     """
     base: Tables = {}
+    before: Tables = {}
     file = read_config(comm, config) if config else {}
     if resume:
         wanted = merge(file, mine)
@@ -194,17 +205,20 @@ def gather(
         if where is None:
             raise SpecError("--resume needs to know the run; give --run-dir")
         base = read_own_config(comm, where)
+        before = copy.deepcopy(base)
         base.pop("grid", None)
         base.get("run", {}).pop("threads", None)
         if "sync" in wanted.get("sync", {}):  # what belongs to another strategy does not come with it
             base.pop("sync", None)
     elif beside is not None:
-        data = read_own_config(comm, beside).get("data", {})
-        if merge(file, mine).get("data", {}).get("data", data.get("data")) != data.get("data"):
-            # other data: their files and fractions have nothing to do with those of the run; their unit has
+        before = read_own_config(comm, beside)
+        data = before.get("data", {})
+        named = merge(file, mine).get("data", {}).get("data")
+        if named is not None and not comm.bcast(same_file(named, data.get("data", "")) if comm.rank == 0 else None):
+            # perhaps other data: their files and fractions have nothing to do with those of the run; their unit has
             data = {name: value for name, value in data.items() if name == "scale"}
         base = {"data": data}
-    settings = Settings(merge(base, file, mine))
+    settings = Settings(merge(base, file, mine), mine, file, before)
     # every option is checked now, on every rank, before anything is loaded
     settings.training, settings.finetune, settings.data, settings.grid, settings.sync, settings.run, settings.network()
     settings.check()

@@ -143,6 +143,14 @@ class RunDirectory:
                 file.close()
         self._metrics = self._digests = None
 
+    def history(self) -> list[dict[str, Any]]:
+        """The records that were written so far; nothing is changed.  Raises ModelparError on every rank."""
+        found: list[dict[str, Any]] = []
+        with together(self.comm):
+            if self.comm.rank == 0 and (self.path / METRICS).exists():
+                found, _ = _whole((self.path / METRICS).read_bytes().splitlines())
+        return self.comm.bcast(found)  # type: ignore[no-any-return]
+
     def open_metrics(self, position: Position, n_steps: int) -> list[dict[str, Any]]:
         """Begin ``metrics.jsonl``, or go on where ``position`` stands: later lines are dropped, earlier ones returned.
 
@@ -214,6 +222,13 @@ class RunDirectory:
                     old.unlink(missing_ok=True)
         return path
 
+    def remove_end(self, *, pretrained: bool) -> None:
+        """Remove the model and the summary of a run that goes on, and with ``pretrained`` that checkpoint too."""
+        names = [self.model.name, SUMMARY, *([self.pretrained.name] if pretrained else [])]
+        with together(self.comm):
+            for name in names if self.comm.rank == 0 else ():
+                (self.path / name).unlink(missing_ok=True)
+
     def to_resume(self, updates_of_pretraining: int) -> list[Path]:
         """Where a run may go on, the newest first."""
         found: list[tuple[float, Path]] = []
@@ -224,6 +239,22 @@ class RunDirectory:
             if self.model.exists():
                 found.append((float("inf"), self.model))
         return [path for _, path in sorted(self.comm.bcast(found), reverse=True)]
+
+    @staticmethod
+    def number_of(path: Path) -> int | None:
+        """Updates that the name of a checkpoint tells of, None for those of the ends of stages.  Not collective."""
+        return _updates_of(path) if _STEP.fullmatch(path.name) else None
+
+    def check_begun(self) -> None:
+        """Raise SpecError, on every rank, where a directory that is there has nothing of a run."""
+        with together(self.comm):
+            if self.comm.rank == 0 and self.path.is_dir() and not (
+                (self.path / CONFIG).exists() or any((self.path / name).exists() for name in MODELS) or self._on_disk()
+            ):  # fmt: skip
+                raise SpecError(
+                    f"--run-dir {self.path} holds no run to resume: it has neither {CONFIG} nor a checkpoint; leave "
+                    "--resume out to start one there"
+                )
 
     def connections(self, spec: NetworkSpec) -> tuple[Connections | None, ...] | None:
         """Those of a run that is resumed, from the newest checkpoint that has them; None where none has."""

@@ -6,7 +6,7 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelpar import __version__
@@ -67,6 +67,7 @@ def summarise(
         "threads": threads,
         "layers": list(network.spec.layers),
         "classes": network.spec.classes,
+        "data": None if network.data is None else asdict(network.data),
         "parameters": network.n_parameters,
         "measures": {
             f"{line['stage']}.{line['layer']}": {name: value for name, value in line.items() if name not in ABOUT}

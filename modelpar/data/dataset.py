@@ -25,6 +25,8 @@ from modelpar.values.forms import plain_array
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from modelpar.data.fingerprint import Fingerprint
+
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
@@ -100,6 +102,7 @@ class Dataset:
     binarise: str = "none"  # as in DataSpec
     scale_given: bool = False  # as in DataSpec, and not taken from the type
     has_options: bool = True  # a DataSpec can be given for it: messages may name its options
+    fingerprint: Fingerprint | None = None  # what the data are known by; None where they came from no file or name
 
 
 @dataclass(frozen=True, eq=False)

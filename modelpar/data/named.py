@@ -132,6 +132,14 @@ def open_folder(folder: Path) -> Source:
 
     Raises DataError.
     """
+    return open_files(files_of(folder))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a folder that has the four named as those of MNIST, in the order of :data:`FILES`.
+
+    Raises DataError.
+    """
     paths = []
     for file in FILES:
         found = _candidates(folder, file)
@@ -140,7 +148,7 @@ def open_folder(folder: Path) -> Source:
                 f"{folder} has no {file}, plain or .gz; a folder of data needs the four files named as those of MNIST"
             )
         paths.append(found[0])
-    return open_files(paths)
+    return paths
 
 
 def open_files(paths: Sequence[Path]) -> Source:

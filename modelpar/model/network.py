@@ -16,6 +16,7 @@ from modelpar.collective.agreement import agree
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import available_bytes
+from modelpar.data.fingerprint import Fingerprint
 from modelpar.draws import Purpose
 from modelpar.errors import LayoutError, together
 from modelpar.kernels.products import dispatch
@@ -118,6 +119,7 @@ class DeepBeliefNetwork:
         self.staleness: Counter[int] = Counter()  # pushes of this replica to a parameter server, by their staleness
         self.record_digests = spec.exact  # whether training is to make digests of its updates
         self.binarise = "none"  # how the training data were binarised; kept for later use of the network
+        self.data: Fingerprint | None = None  # what the present stage is trained on, or the last one was
         dtype = np.dtype(spec.dtype)
         shard = grid.shard
         self.rbms: list[RBM] = []

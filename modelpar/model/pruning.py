@@ -55,7 +55,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     if smaller.output is not None and network.output is not None:
         smaller.output.parameters.flat[:] = network.output.parameters.flat
     smaller.input_offset, smaller.input_scale = network.input_offset, network.input_scale
-    smaller.binarise, smaller.state = network.binarise, TrainingState()
+    smaller.binarise, smaller.state, smaller.data = network.binarise, TrainingState(), network.data
     return smaller
 
 

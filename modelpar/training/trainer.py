@@ -270,7 +270,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                 raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller {RATE}")
             monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
             if spec.patience:
-                _remember_best(network, measures["validation_accuracy"])
+                remember_best(network, measures["validation_accuracy"])
             position.reached = _reached(spec, measures)
             yield course.end_epoch(measures)
 
@@ -284,7 +284,8 @@ def _reached(spec: FineTuneSpec, measures: dict[str, float]) -> bool:
     return spec.until_accuracy is not None and accuracy is not None and accuracy > spec.until_accuracy
 
 
-def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
+def remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
+    """Keep the present parameters where their validation accuracy is the best so far, else count an epoch in vain."""
     state = network.state
     state.epochs_since_best += 1
     if accuracy > state.best_accuracy:
@@ -303,6 +304,15 @@ def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     fresh, comm = network.state.position == Position(), network.grid.comm
     check_range(dataset, network.visible_ids, network.spec.visible, comm=comm)
     check_training(dataset, network.visible_ids, network.spec.visible, comm=comm, again=not fresh)
+    position, found = network.state.position, comm.bcast(dataset.fingerprint)
+    begun = position.epoch > 0 or position.step > 0
+    if begun and network.data is not None and found is not None and (told := found.differs(network.data)):
+        raise SpecError(
+            f"{dataset.name} is not what this stage of training was begun with: {told}; go on with the same data, or "
+            "set network.data to None to go on with these"
+        )
+    if found is not None:
+        network.data = found
     if fresh:
         learn_scaling(network, dataset)
         network.binarise = dataset.binarise
