@@ -15,15 +15,19 @@ import numpy as np
 
 from partitioners.graph import GraphError, IntArray, Links, Sparse, UnitGraph
 from partitioners.partition import Partition
+from partitioners.writing import whole_file, write_text
 
 LAYERS = "% layers"
 
 
 def write_metis(path: str | os.PathLike[str], graph: UnitGraph) -> None:
-    """The units and their connections, each unit with one weight for every layer; complete links are written out."""
+    """The units and their connections, each unit with one weight for every layer; complete links are written out.
+
+    Raises GraphError where the file cannot be written.
+    """
     matrix, n_layers = graph.adjacency(), len(graph.layers)
     layer = np.repeat(np.arange(n_layers), graph.layers)
-    with Path(path).open("w") as file:
+    with whole_file(path, "w") as file:
         file.write(f"{LAYERS} {' '.join(map(str, graph.layers))}\n")
         file.write(f"{graph.n_units} {graph.n_edges} 010 {n_layers}\n")
         for unit in range(graph.n_units):
@@ -63,6 +67,7 @@ def write_hmetis(path: str | os.PathLike[str], graph: UnitGraph) -> None:
     """The nets of all units: for each RBM those that lower units send on, then those of upper units.
 
     The sender stands first in its net.  Complete links are written out.  Where the weights are 0, they stay so.
+    Raises GraphError where the file cannot be written.
     """
     lines = [
         " ".join(map(str, [unit + 1, *others]))
@@ -70,7 +75,7 @@ def write_hmetis(path: str | os.PathLike[str], graph: UnitGraph) -> None:
         for nets, here, there in ((link.up, i, i + 1), (link.down, i + 1, i))
         for unit, others in _sending(nets, int(graph.offsets[here]), int(graph.offsets[there]))
     ]
-    with Path(path).open("w") as file:
+    with whole_file(path, "w") as file:
         file.write(f"{LAYERS} {' '.join(map(str, graph.layers))}\n")
         file.write(f"{len(lines)} {graph.n_units} 10\n")
         file.writelines(line + "\n" for line in lines)
@@ -99,8 +104,11 @@ def read_hmetis(path: str | os.PathLike[str]) -> UnitGraph:
 
 
 def write_parts(path: str | os.PathLike[str], partition: Partition) -> None:
-    """The part of every unit, one a line: what METIS and hMETIS write as their answer."""
-    Path(path).write_text("".join(f"{part}\n" for owner in partition.owners for part in owner.tolist()))
+    """The part of every unit, one a line: what METIS and hMETIS write as their answer.
+
+    Raises GraphError where the file cannot be written.
+    """
+    write_text(path, "".join(f"{part}\n" for owner in partition.owners for part in owner.tolist()))
 
 
 def read_parts(path: str | os.PathLike[str], graph: UnitGraph, n_parts: int) -> Partition:
@@ -125,7 +133,7 @@ def _sending(nets: Links, first: int, other: int) -> Iterator[tuple[int, list[in
 def _read(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], Iterator[list[int]]]:
     """(layers of the comment, numbers of each line that is no comment)."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8-sig", errors="backslashreplace")
         lines = text.splitlines()
         layers = next((line[len(LAYERS) :] for line in lines if line.startswith(LAYERS)), "")
         numbers = [[int(word) for word in line.split()] for line in lines if not line.startswith("%")]

@@ -7,46 +7,27 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from partitioners.graph import GraphError
 from partitioners.partition import Partition
+from partitioners.writing import whole_file
 
 
 def save_placement(path: str | os.PathLike[str], partition: Partition, made: Mapping[str, Any] | None = None) -> None:
     """Write a partition; ``made`` says how it was found: method, seed, volume and the like.
 
-    Written beside its target and renamed, so that a reader never sees half a file.  Raises GraphError where it cannot
-    be written.
+    There whole or not at all, so that a reader never sees half a file.  Raises GraphError where it cannot be written.
     """
-    target = Path(path)
-    if target.exists() and not target.is_file():
-        raise GraphError(f"{target} cannot be written: it is no ordinary file")
     arrays = {f"layer{i}": owner.astype(np.int32) for i, owner in enumerate(partition.owners)}
     told = np.array(json.dumps(dict(made or {}), sort_keys=True))
-    partial = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            partial = Path(file.name)
-            np.savez_compressed(file, allow_pickle=False, n_parts=np.int64(partition.n_parts), made=told, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)  # temporary files are their owner's alone
-        partial.replace(target)
-    except OSError as error:
-        raise GraphError(f"{target} cannot be written: {error.strerror or error}") from None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        np.savez_compressed(file, allow_pickle=False, n_parts=np.int64(partition.n_parts), made=told, **arrays)
 
 
 def load_placement(path: str | os.PathLike[str]) -> tuple[Partition, dict[str, Any]]:

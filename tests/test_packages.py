@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 # A package stands for all its modules; the longest name that fits a module counts.
 FLOORS = {
     "modelpar.errors": 0,
+    "modelpar.files.paths": 0,
+    "modelpar.files.outputs": 1,
     "modelpar.patterns": 1,
     # values that know no MPI
     "modelpar.spec": 2,

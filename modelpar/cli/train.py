@@ -7,6 +7,7 @@ from mpi4py import MPI
 from modelpar.cli.config import Settings
 from modelpar.cli.fault_tolerance import Crew, ends_by_itself, leave
 from modelpar.cli.kill_reporter import named_when_killed
+from modelpar.cli.overwriting import check_run_directory
 from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import RunDirectory
@@ -32,6 +33,7 @@ def train(
 
     Where MPI can live with a lost rank, the others go on without its replica.
     """
+    check_run_directory(comm, settings, settings.run.run_dir)
     with taken_up_again(comm, settings.run.run_dir, max_restarts, resume=resume):
         crew = Crew.of(comm, settings.grid)
         while True:

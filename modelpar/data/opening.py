@@ -62,7 +62,7 @@ def open_dataset(spec: DataSpec | str, comm: MPI.Comm | None = None, *, seed: in
 def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -> Dataset:
     """Labels from files, splits, and the checks that need all of it.   ``other``: the test set"""
     n_samples, n_units = source.table.n_samples, source.table.n_units
-    labels = source.labels if spec.labels is None else read_labels(Path(spec.labels), n_samples)
+    labels = source.labels if spec.labels is None else read_labels(Path(spec.labels).expanduser(), n_samples)
     everything = np.arange(n_samples)
     train_rows, test = everything, None
     if spec.test_data is None and spec.test_labels is not None and source.test is None:
@@ -71,7 +71,7 @@ def _assemble(spec: DataSpec, source: Source, other: Source | None, seed: int) -
         _check_test(source, other)
         test_labels = other.labels
         if spec.test_labels is not None:
-            test_labels = read_labels(Path(spec.test_labels), other.table.n_samples)
+            test_labels = read_labels(Path(spec.test_labels).expanduser(), other.table.n_samples)
         test = Split(other.table, np.arange(other.table.n_samples), test_labels)
     else:
         train_rows, aside = _set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -51,7 +52,7 @@ def place(
 
 def _read(file: str, spec: NetworkSpec, n_shards: int) -> Partition:
     try:
-        partition, _ = load_placement(file)
+        partition, _ = load_placement(os.path.expanduser(file))
     except GraphError as error:
         raise SpecError(f"--partition: {error}") from None
     layers = tuple(len(owner) for owner in partition.owners)
