@@ -19,15 +19,17 @@ from modelpar.values import plain
 
 def option(default: Any, help: str, *, choices: tuple[str, ...] = (), at_least: float | None = None,
            above: float | None = None, at_most: float | None = None, below: float | None = None,
-           flag: str | None = None, numeric: bool = False) -> Any:  # fmt: skip
+           flag: str | None = None, path: str | None = None, numeric: bool = False) -> Any:  # fmt: skip
     """A dataclass field with its help text, and the values that it accepts.
 
     ``flag`` is its name on the command line, where that is not the class's prefix and the field's name.
+    ``path`` tells that it names a file or folder: ``place``; ``data``, which may be the name of a data set too; or
+    ``masks``, of which some words are mask:FILE.
     ``numeric`` tells of a text that may be a number, which is then accepted as such.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     bounds = {name: bound for name, bound in bounds.items() if bound is not None}
-    metadata = {"help": help, "choices": choices, "bounds": bounds, "flag": flag, "numeric": numeric}
+    metadata = {"help": help, "choices": choices, "bounds": bounds, "flag": flag, "path": path, "numeric": numeric}
     return field(default=default, metadata=metadata)
 
 
@@ -98,7 +100,7 @@ class NetworkSpec(Spec):
     visible: str = option("bernoulli", "kind of visible units; gaussian ones have unit variance and standardised data",
                           choices=("bernoulli", "gaussian"))  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
-    connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas")  # fmt: skip
+    connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas", path="masks")  # fmt: skip
     visible_grid: str = option("", "where visible units lie, for local connections: rows x columns, or maps x rows x columns; a square where nothing is given")  # fmt: skip
     halo: str = option(
         "auto",
@@ -285,6 +287,10 @@ class SyncSpec(Spec):
         return -(-fetch // push) + (fetch % push != 0 and push % fetch != 0)
 
 
+DATA_SETS = ("digits", "mnist", "fashion-mnist")  # known by name
+DRAWN_SETS = ("bars", "patterns")  # by name and number, as in bars:8
+
+
 @dataclass(frozen=True)
 class DataSpec(Spec):
     """Which data, and what becomes of it before it meets the visible units."""
@@ -292,10 +298,11 @@ class DataSpec(Spec):
     data: str = option(
         "digits",
         "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz)",
+        path="data",
     )
-    labels: str | None = option(None, "file with the labels, where the data file has none")
-    test_data: str | None = option(None, "file of the test set, where the data set brings none")
-    test_labels: str | None = option(None, "file with the labels of the test set")
+    labels: str | None = option(None, "file with the labels, where the data file has none", path="place")
+    test_data: str | None = option(None, "file of the test set, where the data set brings none", path="data")
+    test_labels: str | None = option(None, "file with the labels of the test set", path="place")
     test_fraction: float = option(
         0.2, "part of the samples set aside as test set, where the data set brings none", at_least=0, below=1
     )

@@ -3,13 +3,15 @@
 ``main`` is the console command.  It imports mpi4py and the standard library only; NumPy is loaded when the number of
 threads is known (``threads.prepare``).  Whatever goes wrong ends in one of three ways: a mistake that the user can
 mend is one line, printed once, and status 2 on every rank; an interruption is status 130; anything else is a traceback
-and ``MPI_Abort``, so that no rank is left waiting.
+and ``MPI_Abort``, so that no rank is left waiting.  SIGTERM and SIGHUP end a process at once, and the launcher the job.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import signal
 import sys
 import time
 import traceback
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Collective over COMM_WORLD; one rank without mpirun works.
     """
+    hangup = signal.getsignal(signal.SIGHUP)
     try:
         import mpi4py
 
@@ -44,15 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         why = " ".join(str(error).split())
         _print_error(f"MPI cannot be loaded ({why}); install one, for example with pip install 'modelpar[mpich]'")
         sys.exit(MISTAKE)
+    if hangup in (signal.SIG_DFL, signal.SIG_IGN):
+        # UCX, which some MPIs bring, takes a hangup for a wish to debug it, and goes on; nohup's word is kept
+        signal.signal(signal.SIGHUP, hangup)
     comm = MPI.COMM_WORLD.Dup()
     if comm.rank > 0:  # one voice: what rank 0 prints, help and version included, is printed once
         # never closed: it must outlive this function, as sys.stdout does
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     sys.exit(run(comm, sys.argv[1:] if arguments is None else arguments))
 
 
 def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     """Run one command on the ranks of ``comm`` and return its exit status, the same on every rank.  Collective."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the output's encoding has not, as in a name, is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         import click
 

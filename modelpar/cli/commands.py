@@ -10,7 +10,8 @@ import click
 
 from modelpar import __version__
 from modelpar.cli import config as configuration
-from modelpar.cli.options import GroupedCommand, given, spec_options
+from modelpar.cli.options import PLACE, GroupedCommand, given, spec_options
+from modelpar.files.paths import absolute
 from modelpar.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of a table")
-OUT = click.option("--out", metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units")
+OUT = click.option(
+    "--out", type=PLACE, metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units"
+)
 
 
 @click.group(
@@ -68,7 +71,7 @@ def train(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
@@ -84,7 +87,7 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
@@ -100,7 +103,7 @@ def sample(
 ) -> None:  # fmt: skip
     """Fantasies of the network by Gibbs sampling from its top RBM (samples.png unless --out says otherwise)."""
     settings = configuration.gather(comm, given(values), config)
-    shape, out = _image_shape(image_shape), _picture_or_array(out or "samples.png")
+    shape, out = _image_shape(image_shape), _picture_or_array(out or absolute("samples.png"))
     if shape is not None and out.endswith(".npy"):
         raise click.UsageError(f"--image-shape has no effect on the array {out}; leave it out, or use .png")
     _prepare(comm, settings.run.threads)
@@ -110,7 +113,7 @@ def sample(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=None, metavar="N",
               help="samples of the test set  [default: 20, or all where there are fewer]")  # fmt: skip
@@ -121,7 +124,7 @@ def reconstruct(
 ) -> None:
     """Test samples above what the network makes of them (reconstructions.png unless --out says otherwise)."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
-    out = _picture_or_array(out or "reconstructions.png")
+    out = _picture_or_array(out or absolute("reconstructions.png"))
     _prepare(comm, settings.run.threads)
     from modelpar.cli.evaluate import reconstruct as work
 
@@ -129,8 +132,8 @@ def reconstruct(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
-@click.argument("out", metavar="OUT")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("out", type=PLACE, metavar="OUT")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.pass_obj
 def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **values: Any) -> None:
@@ -149,12 +152,13 @@ def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **valu
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("source", metavar="[CONFIG_OR_CHECKPOINT_OR_RUN_DIR]", required=False)
+@click.argument("source", type=PLACE, metavar="[CONFIG_OR_CHECKPOINT_OR_RUN_DIR]", required=False)
 @spec_options("network.layers", "network.connections", "network.visible_grid", "network.seed")
 @click.option("--parts", type=COUNT, required=True, metavar="N", help="model shards to place units on")
 @click.option("--method", default="auto", show_default=True, metavar="NAME",
               help="of partitioners; a name that is not known lists them all")  # fmt: skip
-@click.option("--out", default="placement.npz", show_default=True, metavar="FILE", help="for train --partition")
+@click.option("--out", type=PLACE, default="placement.npz", show_default=True, metavar="FILE",
+              help="for train --partition")  # fmt: skip
 @JSON
 @click.pass_obj
 def partition(
@@ -194,8 +198,8 @@ def partition(
 @click.option("--parts", default=None, metavar="N,...", help="model shards  [default: 2 to the number of ranks]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="of the partitioners")
 @click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
-@click.option("--json", "json_file", default=None, metavar="FILE", help="write all results there")
-@click.option("--html", "html_file", default=None, metavar="FILE", help="write a page with pictures there")
+@click.option("--json", "json_file", type=PLACE, default=None, metavar="FILE", help="write all results there")
+@click.option("--html", "html_file", type=PLACE, default=None, metavar="FILE", help="write a page with pictures there")
 @click.pass_obj
 def compare(comm: MPI.Comm, **values: Any) -> None:
     """Partitioners on networks: quality, seconds, and the bytes and step times that the engine measures.
@@ -209,8 +213,8 @@ def compare(comm: MPI.Comm, **values: Any) -> None:
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
-@click.argument("out", metavar="OUT_RUN_DIR")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("out", type=PLACE, metavar="OUT_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--keep", type=float, required=True, metavar="X", help="part of each RBM's weights to keep, the largest")
 @click.option("--overwrite", is_flag=True, help="replace the run that OUT_RUN_DIR holds")
@@ -230,8 +234,8 @@ def prune(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("run_a", metavar="RUN_A")
-@click.argument("run_b", metavar="RUN_B")
+@click.argument("run_a", type=PLACE, metavar="RUN_A")
+@click.argument("run_b", type=PLACE, metavar="RUN_B")
 @JSON
 @click.pass_obj
 def diff(comm: MPI.Comm, run_a: str, run_b: str, as_json: bool) -> None:
@@ -295,7 +299,9 @@ def _measurements(repeats: int, seconds: float, sizes: str) -> Callable[[Any], A
     return decorate
 
 
-PICTURE = click.option("--picture", metavar="FILE.png", default=None, help="draw the rates over SGEMM's too")
+PICTURE = click.option(
+    "--picture", type=PLACE, metavar="FILE.png", default=None, help="draw the rates over SGEMM's too"
+)
 
 
 @bench.command(cls=GroupedCommand)

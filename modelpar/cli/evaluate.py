@@ -17,6 +17,7 @@ from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.atomic_file import whole_file
 from modelpar.cli.config import Settings
+from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.own_data import Say, open_to_judge, speak
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
@@ -88,6 +89,7 @@ def sample(
     count: int, steps: int, seed: int, image_shape: tuple[int, int] | None, out: str,
 ) -> None:  # fmt: skip
     """Write fantasies to a file.  Collective."""
+    check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
         # every seed has 2**32 chains of its own
@@ -103,6 +105,7 @@ def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, a
 
     at_most   whether fewer will do where there are no more; else SpecError on every rank
     """
+    check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
         dataset, split = _open_split(settings, network, "test", with_labels=False, say=speak(grid.comm))

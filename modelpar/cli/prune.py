@@ -11,6 +11,7 @@ from modelpar import checkpoint
 from modelpar.cli.config import Settings, merge, read_own_config, write_config
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.options import SPECS
+from modelpar.cli.overwriting import check_run_directory
 from modelpar.cli.places import recorded
 from modelpar.cli.run_directory import RunDirectory, checkpoint_of
 from modelpar.model.network import DeepBeliefNetwork, Position
@@ -19,6 +20,7 @@ from modelpar.model.pruning import pruned
 
 def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: float, overwrite: bool) -> None:
     """Write a run directory with the pruned network, ready to be fine-tuned.  Collective."""
+    check_run_directory(comm, settings, out, option="OUT_RUN_DIR", checkpoint=where)
     with make_grid(comm, settings) as grid:
         directory = RunDirectory(grid.comm, out)
         directory.check(resume=False, overwrite=overwrite)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.cli.atomic_file import PARTIAL, naming, whole_file
 from modelpar.errors import CheckpointError, SpecError, together
+from modelpar.files.paths import printable
 from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.ownership.connections import Connections
 from modelpar.records import Record
@@ -78,9 +80,11 @@ class RunDirectory:
         """
         with together(self.comm):
             if self.comm.rank == 0:
+                if self.path.exists() and not self.path.is_dir():
+                    raise SpecError(f"--run-dir {self.path} is a file; name a directory, or one that is not there yet")
                 if resume and not self.path.is_dir():
                     raise SpecError(f"--run-dir {self.path} holds no run to resume; leave --resume out to start one")
-                old = self._files()
+                old = self.files()
                 if old and not (resume or overwrite):
                     raise SpecError(
                         f"--run-dir {self.path} holds a run already ({old[0].name}); use --resume to go on with it, "
@@ -103,9 +107,8 @@ class RunDirectory:
     def _try_to_write(self) -> None:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            probe = self.checkpoints / ".probe"
-            probe.write_bytes(b"modelpar")
-            probe.unlink()
+            with tempfile.NamedTemporaryFile(dir=self.checkpoints, prefix=".probe-") as probe:
+                probe.write(b"modelpar")
         except OSError as error:
             why = error.strerror or str(error)
             raise CheckpointError(
@@ -114,11 +117,11 @@ class RunDirectory:
 
     def _clear(self, *, half_written_only: bool) -> None:
         """Remove what an old run of modelpar left, and nothing else."""
-        for path in self._files():
+        for path in self.files():
             if not half_written_only or path.name.endswith(PARTIAL):
                 path.unlink()
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
         """What a run has left, half-written files included; other files are the user's own.  Not collective."""
         own = [self.path / (name + end) for name in NAMES for end in ("", PARTIAL)]
         steps = [path for path in self.checkpoints.glob("step-*") if _STEP.fullmatch(path.name.removesuffix(PARTIAL))]
@@ -129,7 +132,7 @@ class RunDirectory:
         with together(self.comm):
             if self.comm.rank == 0:
                 with whole_file(self.path / name) as partial:
-                    partial.write_text(text, encoding="utf-8")
+                    partial.write_text(printable(text), encoding="utf-8")
 
     def has(self, name: str) -> bool:
         return bool(self.comm.bcast((self.path / name).exists()))
@@ -163,7 +166,7 @@ class RunDirectory:
         path = self.path / METRICS
         with together(self.comm):
             if self.comm.rank == 0:
-                old = path.read_bytes().splitlines() if path.exists() else []
+                old = path.read_bytes().splitlines() if path.is_file() else []
                 whole, self.n_damaged = _whole(old)
                 kept = [line for line in whole if _is_before(line, position, n_steps)]
                 with whole_file(path) as partial:
@@ -188,7 +191,7 @@ class RunDirectory:
         path = self.path / digests.NAME
         with together(self.comm):
             if self.comm.rank == 0:
-                old = digests.read(path)[0] if path.exists() else []
+                old = digests.read(path)[0] if path.is_file() else []
                 kept = [update for update in old if _is_before({**vars(update), "kind": "step"}, position, n_steps)]
                 with whole_file(path) as partial, open(partial, "wb") as file:
                     for update in kept:
@@ -297,7 +300,7 @@ def _whole(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line.decode("utf-8"))
+        found = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or found.get("stage") not in list(_STAGES):

@@ -9,6 +9,7 @@ from mpi4py import MPI
 from modelpar.cli.config import Settings
 from modelpar.cli.fault_tolerance import Crew, ends_by_itself, leave
 from modelpar.cli.kill_reporter import named_when_killed
+from modelpar.cli.overwriting import check_run_directory
 from modelpar.cli.places import check_there
 from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.restarts import taken_up_again
@@ -39,6 +40,7 @@ def train(
     """
     if resume and max_restarts is None and settings.run.run_dir is not None:
         RunDirectory(comm, settings.run.run_dir).check_begun()
+    check_run_directory(comm, settings, settings.run.run_dir)
     with taken_up_again(comm, settings.run.run_dir, max_restarts, resume=resume):
         crew = Crew.of(comm, settings.grid)
         while True:

@@ -95,7 +95,7 @@ def _key(path: Path, name: str, scale: float, level: float | None) -> str:
     """A name for what a source is now.  Raises OSError."""
     state = path.stat()
     about = [VERSION, path.resolve(), name.removeprefix(str(path)), state.st_size, state.st_mtime_ns, scale, level]
-    return hashlib.sha256("\n".join(map(str, about)).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(map(str, about)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _opened(path: Path, source: Source, level: float | None, *, check: bool = False) -> PackedTable | None:

@@ -286,7 +286,7 @@ def _open(data: str) -> Source:
 
 def read_labels(path: AnyPath, n_samples: int) -> IntArray:
     """Labels from a file of any known format, int64 (n_samples,).  Raises DataError."""
-    path = Path(os.fsdecode(path))
+    path = Path(os.fsdecode(path)).expanduser()
     start = _first_bytes(path)
     labels: npt.NDArray[Any]
     if start.startswith(NPY_START):

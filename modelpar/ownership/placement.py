@@ -62,7 +62,7 @@ def place(
 
 def _read(file: str, spec: NetworkSpec, n_shards: int) -> Partition:
     try:
-        partition, _ = load_placement(file)
+        partition, _ = load_placement(os.path.expanduser(file))
     except GraphError as error:
         raise SpecError(f"--partition: {error}") from None
     layers = tuple(len(owner) for owner in partition.owners)

@@ -150,7 +150,7 @@ def use(found: Calibration | None) -> None:
 def load() -> bool:
     """Use the calibration that is kept for this machine and number of threads; False where there is none."""
     try:
-        fields = json.loads(calibration_file().read_text(encoding="utf-8"))
+        fields = json.loads(calibration_file().read_text(encoding="utf-8-sig"))
         rates = {name: Rate(**values) for name, values in fields["rates"].items()}
         wanted = {f"{way}.{direction}" for way in available() for direction in ("up", "down")}
         if wanted <= set(rates) and all(r.weight >= 0 and r.sample > 0 for r in rates.values()):
