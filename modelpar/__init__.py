@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelpar.checkpoint import load, save
+    from modelpar.cli.info import info
     from modelpar.comm.grid import Grid
     from modelpar.data import open_dataset
     from modelpar.errors import ModelparError
+    from modelpar.machine.cores import set_threads
     from modelpar.model.network import DeepBeliefNetwork
     from modelpar.ownership.layout import NetworkLayout
     from modelpar.ownership.placement import place
@@ -40,11 +42,14 @@ _HOMES = {
     "save": "checkpoint",
     "load": "checkpoint",
     "place": "placement",
+    "set_threads": "cores",
+    "info": "cli.info",
 }
 
 __all__ = [
     "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "NetworkLayout", "NetworkSpec",
-    "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "place", "pretrain", "save",
+    "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "info", "load", "open_dataset", "place", "pretrain", "save",
+    "set_threads",
 ]  # fmt: skip
 
 

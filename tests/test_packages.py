@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 # A package stands for all its modules; the longest name that fits a module counts.
 FLOORS = {
     "modelpar.errors": 0,
+    "modelpar.machine.caches": 1,
+    "modelpar.machine.compilation": 2,
     "modelpar.patterns": 1,
     # values that know no MPI
     "modelpar.spec": 2,
@@ -29,6 +31,8 @@ FLOORS = {
     "modelpar.training.digests": 2,
     # local arithmetic
     "modelpar.kernels": 3,
+    "modelpar.kernels.threads": 2,
+    "modelpar.machine.cores": 3,
     "modelpar.checkpoint.checksum": 3,
     "modelpar.checkpoint.ids": 3,
     "modelpar.draws": 4,

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-import platformdirs
-
 from modelpar.data.dataset import Source
 from modelpar.data.idx import open_idx, read_idx
 from modelpar.data.reading import check_labels, reading
 from modelpar.errors import DataError
+from modelpar.machine.caches import temporary_folder, user_folder
 
 VARIABLE = "MODELPAR_DATA"
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -84,7 +83,7 @@ def places(name: str) -> list[Path]:
 
 def cache_folder() -> Path:
     """Where this user's data sets lie on this system."""
-    return Path(platformdirs.user_cache_dir("modelpar", appauthor=False))
+    return user_folder() or temporary_folder()
 
 
 def verify(name: str, folder: Path) -> None:
@@ -142,7 +141,7 @@ def _with_labels(source: Source, path: Path) -> Source:
 
 def _either(folder: Path, file: str) -> Path | None:
     """The file, compressed or plain."""
-    return next((path for path in (folder / f"{file}.gz", folder / file) if path.is_file()), None)
+    return next((path for path in (folder / f"{file}.gz", folder / file) if os.path.isfile(path)), None)
 
 
 def _md5(path: Path, *, unpack: bool = False) -> str:

@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 
 from modelpar.comm.grid import Grid
 from modelpar.errors import DataError, GridError, LayoutError, ModelparError, SpecError, TrainingError, raise_together
+from modelpar.machine.cores import limited
 from modelpar.records import Record
 from modelpar.spec import NetworkSpec
 
@@ -34,6 +35,7 @@ class EngineEstimator(BaseEstimator):
     replicas: int | None
     random_state: Any
     verbose: int | bool
+    n_jobs: int | None
 
     @property
     def _communicator(self) -> MPI.Comm:
@@ -49,7 +51,8 @@ class EngineEstimator(BaseEstimator):
         sizes: dict[str, Any] = {} if alone else {"model_shards": self.model_shards, "replicas": self.replicas}
         grid = Grid(self._communicator, **sizes)
         try:
-            yield grid
+            with limited(self.n_jobs, grid.cores):
+                yield grid
         except BaseException:
             if grid.comm.size == 1:  # other ranks may not be there to free with
                 grid.free()
