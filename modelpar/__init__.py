@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelpar.checkpoint import load, save
+    from modelpar.cli.info import info
+    from modelpar.comm.cores import set_threads
     from modelpar.comm.grid import Grid
     from modelpar.data import open_dataset
     from modelpar.errors import ModelparError, ModelparWarning
@@ -41,12 +43,14 @@ _HOMES = {
     "save": "checkpoint",
     "load": "checkpoint",
     "place": "ownership.placement",
+    "set_threads": "comm.cores",
+    "info": "cli.info",
 }
 
 __all__ = [
     "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "ModelparWarning", "NetworkLayout",
-    "NetworkSpec", "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "place", "pretrain",
-    "save",
+    "NetworkSpec", "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "info", "load", "open_dataset", "place",
+    "pretrain", "save", "set_threads",
 ]  # fmt: skip
 
 

@@ -61,6 +61,13 @@ class TrainingProgress:
         """One line, above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
 
+    def compiling(self, what: str, done: int, n: int) -> None:
+        """What is being compiled before training begins; the bar of the first stage takes its place."""
+        if not self._bar.disable:
+            self._bar.update(
+                self._task, completed=done, total=n, description="compiling", measures=what, refresh=True
+            )  # fmt: skip
+
     def show(self, record: Record) -> None:
         """One record: a look of the bar, and a line if it ends an epoch."""
         if (record.stage, record.layer) != self._stage:

@@ -28,6 +28,7 @@ from modelpar.comm.memory import check_fits
 from modelpar.comm.watchdog import Watchdog
 from modelpar.data import DataFeed, Dataset, Minibatches, check_classes, check_range, check_training
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
+from modelpar.kernels.warm_up import Task
 from modelpar.model.network import DeepBeliefNetwork, Position, memory_bytes
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.connections import Listed
@@ -40,7 +41,7 @@ from modelpar.training.exactness import check_exact, check_exact_tuning
 from modelpar.training.minibatch_loop import check_position
 from modelpar.training.recovery import Carried, Moments, rebuild
 from modelpar.training.trainer import fine_tune, pretrain
-from modelpar.training.warm_up import rehearse
+from modelpar.training.warm_up import rehearse, tasks_of
 
 CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
 
@@ -234,11 +235,17 @@ class Session:
     def _warm_up(self) -> float:
         """Seconds of compiling the kernels, or loading them from a cache, and of opening the data.  Collective."""
         started = time.perf_counter()
-        rehearse(self.spec.dtype, self.grid.node_comm, listed=not all(p.dense for p in self.spec.patterns))
         visible = self.layout.layers[0].owned(self.grid.shard)
-        DataFeed(
+        feed = DataFeed(
             self.dataset.train, visible, binarise=self.dataset.binarise, seed=self.spec.seed, comm=self.grid.comm
-        ).warm_up(self.spec.dtype)
+        )
+        training = self.settings.training
+        todo = tasks_of(
+            self.spec, training, self.settings.finetune if self.fine_tunes else None, binary=feed.binary,
+            n_replicas=self.grid.n_replicas, digests=training.digests or self.spec.exact,
+        )  # fmt: skip
+        todo.append(Task("data", 2.0, lambda: feed.warm_up(self.spec.dtype)))
+        rehearse(todo, self.grid.node_comm, self.progress.compiling)
         return float(self.grid.comm.allreduce(time.perf_counter() - started, MPI.MAX))
 
     def _fresh(self) -> DeepBeliefNetwork:

@@ -14,6 +14,7 @@ from typing import Any
 from mpi4py import MPI
 
 from modelpar.collective.agreement import agree
+from modelpar.comm.cores import settle
 from modelpar.errors import GridError, ModelparError
 from modelpar.values import plain
 
@@ -28,9 +29,11 @@ class Grid:
     replica_comm  the ranks that hold the same shard; updates travel here
     column_comm   those of replica_comm, then the servers of this shard
     node_comm     the ranks of the grid on this node
+    cores         this rank's fair share of the node's cores
     far           whether the shards of some model are on several nodes
     replicas_far  whether the replicas are on several nodes
 
+    The first one of a process chooses the threads of its rank, unless they were chosen before (``comm.cores``).
     Making one is collective over the communicator that it is made from, which stays the caller's; so is ``free``.
     Either size may be left out: the other fixes it, and without both there is one model over all ranks.  The last
     ``servers`` ranks are no part of the grid: they are servers, each of one shard, and have only ``column_comm``.
@@ -57,11 +60,13 @@ class Grid:
             server = comm.rank - n_ranks
             self.shard, self.replica = server % self.n_shards, -1
             self.comm = self.shard_comm = self.replica_comm = self.node_comm = MPI.COMM_NULL
+            self.cores = 1
             comm.Split(MPI.UNDEFINED)
             self.column_comm = comm.Split(self.shard, self.n_replicas + server)
             return
         members = comm.Split(0, comm.rank)
         self.node_comm = members.Split_type(MPI.COMM_TYPE_SHARED)
+        self.cores = settle(self.node_comm)
         # a node is named by its lowest rank, so that names need not be compared
         node_of_rank = members.allgather(self.node_comm.bcast(members.rank))
         place = placement(node_of_rank, self.n_shards)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 from mpi4py import MPI
 
 from modelpar.comm.memory import available_bytes
@@ -29,6 +28,7 @@ from modelpar.data.packed import PackedColumns, keeps_states, packed_rows, value
 from modelpar.data.packed_files import PackedTable, is_packed, open_packed, save_bits
 from modelpar.data.reading import reading, unpacking
 from modelpar.errors import DataError
+from modelpar.machine.caches import obstacle, user_folder
 
 VARIABLE = "MODELPAR_NO_CACHE"
 VERSION = 2  # of what is kept: a change makes old files void
@@ -37,9 +37,13 @@ LEAST = 1 << 20  # values: fewer are read in milliseconds
 _SHARE_OF_MEMORY = 0.25  # of what is left, that the bits of one source may take while they are made
 
 
-def packed_folder() -> Path:
-    """Where this user's packed data lie.  Whatever is in it can be deleted at any time."""
-    return platformdirs.user_cache_path("modelpar") / "packed"
+def packed_folder() -> Path | None:
+    """Where this user's packed data lie; None without a home.  Whatever is in it can be deleted at any time.
+
+    They can be large, and the temporary folder may be memory: nothing is kept there.
+    """
+    folder = user_folder()
+    return None if folder is None else folder / "packed"
 
 
 def from_cache(sources: Sequence[Source], level: float | None, comm: MPI.Comm | None = None) -> list[Source]:
@@ -72,23 +76,19 @@ def _find_or_make(source: Source, level: float | None) -> Path | None:
     if table.n_samples * table.n_units < LEAST or (level is not None and not keeps_states(level)):
         return None
     with suppress(OSError, DataError):
-        path = packed_folder() / f"{_key(table.path, table.name, source.scale, level)}.npz"
+        folder = packed_folder()
+        if folder is None:
+            return None
+        path = folder / f"{_key(table.path, table.name, source.scale, level)}.npz"
         if _opened(path, source, level, check=True) is not None:
             return path
-        if not _writable(path.parent):
+        if obstacle(folder):
             return None
         packed = _packed(table, source.scale, level)
         if packed is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             save_bits(path, packed, (table.n_samples, table.n_units))
             return path
     return None
-
-
-def _writable(folder: Path) -> bool:
-    """Whether files can be written into a folder, which need not be there so far."""
-    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _key(path: Path, name: str, scale: float, level: float | None) -> str:

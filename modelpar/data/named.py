@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
-import platformdirs
-
 from modelpar.data.dataset import Source
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_header, read_idx
 from modelpar.data.reading import check_labels, reading
 from modelpar.errors import DataError
+from modelpar.machine.caches import temporary_folder, user_folder
 
 VARIABLE = "MODELPAR_DATA"
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -92,7 +91,7 @@ def places(name: str) -> list[Path]:
 
 def cache_folder() -> Path:
     """Where this user's data sets lie on this system."""
-    return Path(platformdirs.user_cache_dir("modelpar", appauthor=False))
+    return user_folder() or temporary_folder()
 
 
 def verified(name: str, folder: Path) -> list[Path]:
@@ -166,7 +165,7 @@ def _candidates(folder: Path, file: str) -> list[Path]:
     """The files that may be meant, compressed ones first; some unpack to a name with a dot, train-images.idx3-ubyte."""
     names = (file, file.replace("-idx", ".idx"))
     paths = [folder / f"{name}{ending}" for ending in (".gz", "") for name in names]
-    return [path for path in paths if path.is_file()]
+    return [path for path in paths if os.path.isfile(path)]
 
 
 def _content_sum(path: Path) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from numba.extending import register_jitable
 
 from modelpar.data.pairs import Pair, add_pair, add_square, divided, plus, product, times, two_product
+from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]

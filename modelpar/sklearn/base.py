@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from modelpar.collective.agreement import agree
+from modelpar.comm.cores import limited
 from modelpar.comm.grid import Grid
 from modelpar.errors import (
     DataError,
@@ -44,6 +45,7 @@ class EngineEstimator(BaseEstimator):
     replicas: int | None
     random_state: Any
     verbose: int | bool
+    n_jobs: int | None
 
     @property
     def _communicator(self) -> MPI.Comm:
@@ -59,7 +61,8 @@ class EngineEstimator(BaseEstimator):
         sizes: dict[str, Any] = {} if alone else {"model_shards": self.model_shards, "replicas": self.replicas}
         grid = Grid(self._communicator, **sizes)
         try:
-            yield grid
+            with limited(self.n_jobs, grid.cores):
+                yield grid
         except BaseException:
             if grid.comm.size == 1:  # other ranks may not be there to free with
                 grid.free()

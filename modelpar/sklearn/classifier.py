@@ -55,6 +55,8 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
     dtype                of weights and probabilities: float32 or float64
     random_state         a number is the seed itself: the same model at every grid, up to rounding
     verbose              print a line for each epoch
+    n_jobs               threads of each rank; None: what ``modelpar.set_threads`` or the environment say, else a fair
+                         share of the node's cores; -1: that share in any case
     comm                 communicator; every method is then collective, and every rank must bring the same X and y
     model_shards, replicas   the grid over ``comm``; one model over all its ranks where both are None
 
@@ -104,6 +106,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         dtype: str = "float32",
         random_state: Any = None,
         verbose: int | bool = False,
+        n_jobs: int | None = None,
         comm: MPI.Intracomm | None = None,
         model_shards: int | None = None,
         replicas: int | None = None,
@@ -129,6 +132,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.n_jobs = n_jobs
         self.comm = comm
         self.model_shards = model_shards
         self.replicas = replicas

@@ -50,6 +50,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     dtype            of weights and features: float32 or float64
     random_state     a number is the seed itself: the same model at every grid, up to rounding
     verbose          print a line for each epoch
+    n_jobs           threads of each rank; None: what ``modelpar.set_threads`` or the environment say, else a fair
+                     share of the node's cores; -1: that share in any case
     comm             communicator; every method is then collective, and every rank must bring the same X
     model_shards, replicas   the grid over ``comm``; one model over all its ranks where both are None
 
@@ -87,6 +89,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         dtype: str = "float32",
         random_state: Any = None,
         verbose: int | bool = 0,
+        n_jobs: int | None = None,
         comm: MPI.Intracomm | None = None,
         model_shards: int | None = None,
         replicas: int | None = None,
@@ -104,6 +107,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.n_jobs = n_jobs
         self.comm = comm
         self.model_shards = model_shards
         self.replicas = replicas
