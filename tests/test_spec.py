@@ -147,7 +147,7 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize("value", WHOLE, ids=repr)
+@pytest.mark.parametrize("value", WHOLE)
 def test_whole_numbers_of_any_kind_become_plain(value):
     expected = int(value) if not isinstance(value, Index) else 7
     spec = TrainingSpec(epochs=value, statistics=value, learning_rate=value)
@@ -158,7 +158,7 @@ def test_whole_numbers_of_any_kind_become_plain(value):
     assert repr(spec) == repr(TrainingSpec(epochs=expected, statistics=str(expected), learning_rate=expected))
 
 
-@pytest.mark.parametrize("value", REAL, ids=repr)
+@pytest.mark.parametrize("value", REAL)
 def test_real_numbers_of_any_kind_become_plain(value):
     spec = FineTuneSpec(dropout=value, until_accuracy=value)
     assert spec == FineTuneSpec(dropout=0.5, until_accuracy=0.5)
@@ -176,7 +176,7 @@ def test_layers_are_a_tuple_of_plain_numbers(layers):
     assert hash(spec) == hash(NetworkSpec(layers=spec.layers))
 
 
-@pytest.mark.parametrize("grid", [(4, 4), [4, np.int8(4)], np.array([1, 4, 4]), "4x4"], ids=repr)
+@pytest.mark.parametrize("grid", [(4, 4), [4, np.int8(4)], np.array([1, 4, 4]), "4x4"])
 def test_grids_of_units_may_be_numbers(grid):
     assert NetworkSpec(layers=(16, 4), visible_grid=grid).visible_grid in ("4x4", "1x4x4")
 
