@@ -167,7 +167,7 @@ def test_real_numbers_of_any_kind_become_plain(value):
 
 
 @pytest.mark.parametrize(
-    "layers", [[6, 5, 4], np.array([6, 5, 4]), (np.int32(6), Index(), 4), range(6, 3, -1), iter([6, 5, 4])], ids=repr
+    "layers", [[6, 5, 4], np.array([6, 5, 4]), (np.int32(6), Index(), 4), range(6, 3, -1), iter([6, 5, 4])]
 )
 def test_layers_are_a_tuple_of_plain_numbers(layers):
     spec = NetworkSpec(layers=layers)
