@@ -19,6 +19,7 @@ from modelpar.ownership.connections import Connections, Listed
 from modelpar.ownership.costs import halo_bytes
 from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.patterns import PRUNED
+from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.weights.sparse import SparseWeights
 from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block, method
@@ -91,7 +92,7 @@ def measure(graph: UnitGraph, partition: Partition, comm: MPI.Comm, batch: int) 
             wires: Connections | None = Listed.from_mask(link.mask) if isinstance(link, Sparse) else None
             spec = NetworkSpec((lower, upper), connections="dense" if wires is None else PRUNED)
             owners = tuple(UnitLayout.from_owners(owner, comm.size) for owner in partition.owners[i : i + 2])
-            layout = NetworkLayout(owners, ("dual",)).connected([wires])
+            layout = resolve(spec, grid, NetworkLayout(owners, ("dual",)), connections=[wires])
             bench = CD1((batch, lower, upper), grid, spec=spec, owners=layout)
             for name, value in _measured(bench, training, comm).items():
                 found[name] += value

@@ -19,8 +19,9 @@ from modelpar.draws import Purpose, Stream
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.states import Packed, pack
-from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.plan.memory import memory_bytes
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
 from modelpar.training.schedule import StepSize
@@ -59,7 +60,7 @@ class CD1:
         check_fits(needed, f"a benchmark of {text_of(size)}", grid.comm, grid.node_comm)
         self.network = DeepBeliefNetwork(spec, grid, owners)
         self.rbm = self.network.rbms[0]
-        self.layout = self.network.layout.holds[0]
+        self.layout = self.network.layout.matrix_layouts[0]
         self.sync = AllreduceSync(grid.replica_comm, self.network.traffic)
         self.velocity = self.rbm.parameters.like()
         mine = Minibatches.share(self.n_samples, grid.replica, grid.n_replicas)

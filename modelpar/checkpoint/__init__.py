@@ -19,6 +19,7 @@ from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.model.rbm import Chains
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
 from modelpar.values.forms import AnyPath
 from modelpar.weights.parameters import Parameters
@@ -83,9 +84,7 @@ def load(
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
-    if stored is not None:
-        owned = layout or NetworkLayout.blocks(spec.layers, grid.n_shards, spec.layout)
-        layout = owned.connected(stored)
+    layout = resolve(spec, grid, layout, connections=stored or [None] * len(spec.patterns))
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     try:
         chains = _make_room(network, header, to_train)

@@ -22,8 +22,9 @@ from modelpar.comm.memory import check_fits
 from modelpar.comm.watchdog import Watchdog
 from modelpar.data import DataFeed, Dataset, Minibatches, check_range
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
-from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.plan.memory import memory_bytes
 from modelpar.records import Record
 from modelpar.spec import NetworkSpec, option_name
 from modelpar.training import monitor

@@ -15,6 +15,7 @@ from modelpar.model.network import DeepBeliefNetwork, TrainingState
 from modelpar.model.rbm import RBM
 from modelpar.ownership.connections import Listed
 from modelpar.patterns import PRUNED
+from modelpar.plan.resolve import resolve
 from modelpar.weights.dense import Dense
 from modelpar.weights.sparse import SparseWeights
 
@@ -41,7 +42,8 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
         values.append(_at_owners(keys, own[chosen], network.layout.layers[rbm.index + 1].owner[hidden[chosen]], comm))
         wires.append(_listed(messages.concatenated(comm, keys), n_visible, n_hidden))
     spec = replace(network.spec, connections=PRUNED, visible_grid="")
-    smaller = DeepBeliefNetwork(spec, network.grid, network.layout.connected(wires), draw_weights=False)
+    layout = resolve(spec, network.grid, network.layout, connections=wires)
+    smaller = DeepBeliefNetwork(spec, network.grid, layout, draw_weights=False)
     for old, new, own in zip(network.rbms, smaller.rbms, values, strict=True):
         assert isinstance(new.weights, SparseWeights)
         new.W[: new.weights.n_own] = own
