@@ -21,7 +21,6 @@ from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.patterns import PRUNED
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.weights.sparse import SparseWeights
 from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block, method
 from partitioners.arguments import seed_of, whole
 from partitioners.compare import Result, compare
@@ -108,12 +107,7 @@ def _measured(bench: CD1, training: TrainingSpec, comm: MPI.Comm) -> dict[str, f
     bench.update(training)
     stepped = _received(bench, comm)
     seconds = median(in_turn({"": lambda: bench.update(training)}, repeats=REPEATS, seconds=SECONDS, comm=comm)[""])
-    sizes = (
-        weights.halo_units
-        if isinstance(weights, SparseWeights)
-        else tuple(layer.n_units - int(layer.counts[comm.rank]) for layer in bench.network.layout.layers)
-    )
-    up, down = (comm.allreduce(n) for n in sizes)
+    up, down = (comm.allreduce(n) for n in weights.halo_units)
     return {
         "bytes": float(after - before), "step_bytes": float(stepped - after), "step_seconds": seconds,
         "step_predicted": float(halo_bytes(up, down, bench.n_mine, planes=training.planes)),

@@ -66,7 +66,7 @@ class CD1:
         mine = Minibatches.share(self.n_samples, grid.replica, grid.n_replicas)
         self.n_mine, self.first_draw = mine.stop - mine.start, mine.start
         self.v0 = self._states(self.rbm.visible_ids)
-        all_of_them = self.rbm.weights.needs_all_visible
+        all_of_them = self.rbm.weights.spreads_visible
         self.v0_spread = self._states(self.rbm.weights.visible_spread) if all_of_them else self.v0
 
     def _states(self, unit_ids: npt.NDArray[np.int64]) -> Packed:

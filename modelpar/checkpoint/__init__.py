@@ -175,7 +175,7 @@ def _parameter_blocks(network: DeepBeliefNetwork, full: str, name: str, paramete
         rbm = network.rbms[int(name.removeprefix("rbm."))]
         weights, b_ids, c_ids = rbm.weights, rbm.visible_ids, rbm.hidden_ids
         shape = (network.spec.layers[rbm.index], network.spec.layers[rbm.index + 1])
-    blocks = [structure.block(f"{full}.W", shape, weights, parameters.W)]
+    blocks = [structure.block(f"{full}.W", weights.piece(parameters.W))]
     if b_ids is not None:
         blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, b_ids, None))
     blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, c_ids, None))

@@ -34,7 +34,6 @@ def warm_up(dtype: npt.DTypeLike) -> None:
     consecutive = (0, np.empty(0, np.int64), units, 0, 0, 0)
     epilogue.sigmoid_panel(x, bias)
     epilogue.bias_panel(x, bias)
-    epilogue.sigmoid_sample_panel(x, bias, *consecutive, x)
     philox.uniform_rows(*consecutive, x)
     philox.bernoulli_rows(x, *consecutive, x)
     philox.gaussian_rows(x, *consecutive, x)

@@ -26,8 +26,9 @@ from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import Sync
 from modelpar.values.forms import plain_array
-from modelpar.weights.dense import LAYOUTS, Weights
+from modelpar.weights.dense import LAYOUTS
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.protocol import Weights
 from modelpar.weights.shard_lists import recomputing_pays
 from modelpar.weights.sparse import SparseWeights
 
@@ -153,7 +154,7 @@ class DeepBeliefNetwork:
                 connections, visible, hidden, comm, self.traffic, exact=self.spec.exact, recompute=recompute
             )
         kind = LAYOUTS[self.layout.matrix_layouts[i]]
-        return kind(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
+        return kind.over(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
 
     @property
     def visible_ids(self) -> IntArray:
@@ -209,7 +210,7 @@ class DeepBeliefNetwork:
         """
         state = self.state
         for rbm in self.rbms:
-            if isinstance(rbm.weights, SparseWeights):
+            if rbm.weights.has_copies:
                 for named in (state.updates, state.outer, state.squares, state.best):
                     if f"rbm.{rbm.index}" in named:
                         rbm.weights.refresh(named[f"rbm.{rbm.index}"])

@@ -24,7 +24,7 @@ from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.spec import TrainingSpec
 from modelpar.values.forms import plain_array
-from modelpar.weights.dense import Weights
+from modelpar.weights.protocol import Weights
 from modelpar.weights.statistics import Phase, Statistics
 
 Array = npt.NDArray[Any]

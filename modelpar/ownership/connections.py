@@ -26,8 +26,11 @@ class Connections(Protocol):
     """The connections of one RBM, or of the units of it that one asks for.
 
     widest, widest_down   the most connections that a hidden, a visible unit has
+    described             whether a network's spec describes them: all hidden units have as many, and no list is needed
     """
 
+    @property
+    def described(self) -> bool: ...
     @property
     def n_visible(self) -> int: ...
     @property
@@ -72,6 +75,8 @@ class Listed:
         """
         rows = mask_rows(mask, name)
         return cls(rows.starts, rows.columns.astype(np.int32), rows.shape[1])
+
+    described = False
 
     @property
     def n_hidden(self) -> int:
@@ -141,6 +146,8 @@ class Local:
                 f"--connections: fields of {self.field}x{self.field}, every {self.stride} units, do not fit into a "
                 f"grid of {self.rows}x{self.columns} units"
             )
+
+    described = True
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -70,7 +70,7 @@ def pretrain(
     check_exact(network.spec, training, binary=visible.binary)
     spread: Feed | None = None
     everywhere = not isinstance(dataset.train.table, OwnColumns)
-    if network.rbms[0].weights.needs_all_visible and visible.binary and position.layer == 0 and everywhere:
+    if network.rbms[0].weights.spreads_visible and visible.binary and position.layer == 0 and everywhere:
         # states of units that others own are read from the data, not received
         spread = visible_feed(network, dataset, dataset.train, network.binarise, spread=True)
     for rbm in network.rbms:

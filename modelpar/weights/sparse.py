@@ -29,6 +29,7 @@ from modelpar.ownership.connections import Connections, runs
 from modelpar.ownership.layout import UnitLayout
 from modelpar.streams import Stream
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.protocol import Piece
 from modelpar.weights.shard_lists import Shared
 
 Array = npt.NDArray[Any]
@@ -48,7 +49,7 @@ class SparseWeights:
                 it, and more visible states travel.
     """
 
-    needs_all_visible = True
+    spreads_visible, has_copies, matrix_ids = True, True, None
 
     def __init__(
         self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *,
@@ -71,11 +72,6 @@ class SparseWeights:
         self._drawn_here: dict[int, tuple[Array, Packed]] = {}
 
     # -- what an RBM asks of its weights -----------------------------------------------------------------------------
-
-    @property
-    def hidden_ids(self) -> IntArray:
-        """Ids of the owned hidden units."""
-        return self._hidden_ids
 
     @property
     def visible_spread(self) -> IntArray:
@@ -277,6 +273,29 @@ class SparseWeights:
         return visible, hidden
 
     @property
-    def numbers(self) -> tuple[IntArray, IntArray]:
+    def _numbers(self) -> tuple[IntArray, IntArray]:
         """(n_owned hidden,) where in the whole matrix the connections of each begin, and how many there are"""
         return self.connections.offsets_of(self._hidden_ids), self.connections.degrees()[1][self._hidden_ids]
+
+    def entries(self, W: Array) -> tuple[IntArray, IntArray, Array]:
+        visible, hidden = self.ends
+        return visible[: self.n_own], hidden[: self.n_own], W[: self.n_own]
+
+    def piece(self, W: Array) -> Piece:
+        """Of receptive fields (hidden units, units of a field), of all others (connections,)."""
+        wires, own = self.connections, W[: self.n_own]
+        if wires.described:
+            return Piece((wires.n_hidden, wires.widest), own.reshape(-1, wires.widest), self._hidden_ids,
+                         np.arange(wires.widest))  # fmt: skip
+        return Piece((wires.n_connections,), own, self._numbers)
+
+    def lists(self, *, described: bool = False) -> dict[str, Piece]:
+        wires = self.connections
+        if wires.described and not described:
+            return {}
+        offsets, below = wires.below(self._hidden_ids)
+        degrees = np.diff(offsets).astype(np.int32)
+        return {
+            "degrees": Piece((wires.n_hidden,), degrees, self._hidden_ids),
+            "visible": Piece((wires.n_connections,), np.asarray(below, np.int32), self._numbers),
+        }
