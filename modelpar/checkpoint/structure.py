@@ -26,6 +26,7 @@ from modelpar.model.rbm import RBM
 from modelpar.ownership.build_connections import connect_described
 from modelpar.ownership.connections import Connections, Listed
 from modelpar.spec import NetworkSpec
+from modelpar.values.offsets import offsets_of
 from modelpar.weights.protocol import Piece
 
 Array = npt.NDArray[Any]
@@ -58,7 +59,7 @@ def read(path: str | Path, header: Header, spec: NetworkSpec, comm: MPI.Comm) ->
     listed = messages.told(comm, listed)
     found = list(connect_described(spec))
     for i, degrees, visible in zip(which, listed[::2], listed[1::2], strict=True):
-        offsets = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64)
+        offsets = offsets_of(degrees)
         found[i] = Listed(offsets, visible, spec.layers[i])
     return tuple(found)
 

@@ -13,6 +13,7 @@ from modelpar.errors import LayoutError
 from modelpar.ownership.connections import Connections
 from modelpar.ownership.costs import dual_pays
 from modelpar.values.forms import plain_array
+from modelpar.values.offsets import offsets_of
 
 IntArray = npt.NDArray[np.int64]
 
@@ -46,7 +47,7 @@ class UnitLayout:
             raise LayoutError(f"a unit is owned by shard {wrong}, but the shards are 0 to {n_shards - 1}")
         owner = owner.astype(np.int64)
         counts = np.bincount(owner, minlength=n_shards)
-        return cls(np.argsort(owner, kind="stable").astype(np.int64), np.concatenate([[0], np.cumsum(counts)]))
+        return cls(np.argsort(owner, kind="stable").astype(np.int64), offsets_of(counts))
 
     @classmethod
     def blocks(cls, n_units: int, n_shards: int) -> UnitLayout:
