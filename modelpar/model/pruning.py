@@ -10,11 +10,13 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.collective import messages
+from modelpar.collective.agreement import agree
 from modelpar.errors import SpecError
 from modelpar.model.network import DeepBeliefNetwork, TrainingState
 from modelpar.ownership.connections import Listed
 from modelpar.patterns import PRUNED
 from modelpar.plan.resolve import resolve
+from modelpar.values import plain
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +27,8 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     The output layer is kept whole.  Weights of the same size as the smallest that is kept are kept too, but for zeros.
     Training state is left behind.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
     """
+    agree(network.grid.comm, "pruned", network=network, keep=keep)
+    keep = plain.real_number("--keep", keep)
     if not 0 < keep <= 1:
         raise SpecError(f"--keep is {keep:g}, but must be above 0 and at most 1: a part of the weights")
     comm = network.grid.shard_comm
@@ -50,7 +54,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     if smaller.output is not None and network.output is not None:
         smaller.output.parameters.flat[:] = network.output.parameters.flat
     smaller.input_offset, smaller.input_scale = network.input_offset, network.input_scale
-    smaller.binarise, smaller.state = network.binarise, TrainingState()
+    smaller.binarise, smaller.state, smaller.data = network.binarise, TrainingState(), network.data
     return smaller
 
 

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from modelpar.data import Dataset, Minibatches, check_range
+from modelpar.collective.agreement import agree
+from modelpar.data import Dataset, Minibatches, check_classes, check_range, check_training
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import ModelparError, SpecError, TrainingError
@@ -25,7 +26,7 @@ from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
 from modelpar.sync import Stage, Sync, check_bound, strategy
 from modelpar.training import monitor
-from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
+from modelpar.training.evaluation import accuracy_measures, check_labels, check_predictions, has_labels
 from modelpar.training.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
 from modelpar.training.feeds import (
     DrawnOnce,
@@ -41,6 +42,7 @@ from modelpar.training.schedule import step_size
 from modelpar.weights.parameters import Parameters
 
 CHECK_EVERY = 100  # updates between looks for NaN within an epoch
+RATE = "--finetune-learning-rate"
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
 
@@ -54,9 +56,12 @@ def pretrain(
     Yields a ``step`` record after every update (of a parameter server: after those between two meetings) and an
     ``epoch`` record after every epoch, and nothing where the network's pre-training has been finished before.
     Collective: every rank must take every record.
-    Raises DataError where the data do not fit, SpecError where they or the minibatches are not those that the stage
-    was begun with, TrainingError where training breaks down.
+    Warns where the data are such that little can come of it (see ``check_training``).
+    Raises DataError where the data do not fit or are all alike, SpecError where they or the minibatches are not those
+    that the stage was begun with, TrainingError where training breaks down, DisagreementError where ranks bring
+    different arguments.
     """
+    agree(network.grid.comm, "pretrain", network=network, dataset=dataset, training=training, sync=sync)
     position = network.state.position
     if position.stage != "pretrain":
         return
@@ -120,7 +125,7 @@ def _train_rbm(
                 if recorder is not None:  # replicas in step have had one minibatch each
                     record = replace(record, digests=recorder.of(step.states, batch))
                 if course.crossed(CHECK_EVERY):
-                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
+                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm, rate_of(rbm))
                 yield record
             sync.settle()
             network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
@@ -129,8 +134,13 @@ def _train_rbm(
                 measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
             error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
-            monitor.check_rbm(rbm.index, measures)
+            monitor.check_rbm(rbm.index, measures, rate_of(rbm))
             yield course.end_epoch({**measures, "learning_rate": size.rate})
+
+
+def rate_of(rbm: RBM) -> str:
+    """The option that sets the learning rate of an RBM."""
+    return "--gaussian-learning-rate" if rbm.gaussian else "--learning-rate"
 
 
 @contextmanager
@@ -181,8 +191,11 @@ def fine_tune(
     ``epoch`` record after every epoch.  With ``spec.patience`` the parameters of the best validation accuracy are
     put back at the end.  A network that was fine-tuned to the end yields nothing.  Collective: every rank must take
     every record.
-    Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown.
+    Warns of classes without training samples, and where the network ends in one answer for all samples.
+    Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown,
+    DisagreementError where ranks bring different arguments.
     """
+    agree(network.grid.comm, "fine_tune", network=network, dataset=dataset, tuning=spec, sync=sync)
     state = network.state
     if network.output is None:
         raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
@@ -194,6 +207,7 @@ def fine_tune(
     check_sync(network, sync)
     check_width(network, dataset, dataset.validation, dataset.test)
     check_labels(dataset, dataset.train, network.spec.classes)
+    check_classes(dataset, network.spec.classes, network.grid.comm)
     if spec.patience and not has_labels(dataset.validation):
         raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
     if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
@@ -209,6 +223,9 @@ def fine_tune(
         for name, parameters in network.parts().items():
             parameters.flat[:] = state.best[name].flat
     network.refresh()
+    if spec.epochs:
+        with network.traffic.measuring(), network.traffic.status.phase("scoring"):
+            check_predictions(network, dataset)
     network.state = TrainingState(Position("done"))
 
 
@@ -232,7 +249,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                 if network.record_digests:
                     record = replace(record, digests=digests_of_parts(network))
                 if course.crossed(CHECK_EVERY):
-                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
+                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm, RATE)
                 in_between = position.step < course.batches.n_steps
                 if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
                     sync.settle()
@@ -250,12 +267,10 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                         "train_accuracy": totals["n_correct"] / totals["samples"],
                         **accuracies, "learning_rate": size.rate}  # fmt: skip
             if not np.isfinite(measures["loss"]):
-                raise TrainingError(
-                    f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate"
-                )
+                raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller {RATE}")
             monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
             if spec.patience:
-                _remember_best(network, measures["validation_accuracy"])
+                remember_best(network, measures["validation_accuracy"])
             position.reached = _reached(spec, measures)
             yield course.end_epoch(measures)
 
@@ -269,7 +284,8 @@ def _reached(spec: FineTuneSpec, measures: dict[str, float]) -> bool:
     return spec.until_accuracy is not None and accuracy is not None and accuracy > spec.until_accuracy
 
 
-def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
+def remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
+    """Keep the present parameters where their validation accuracy is the best so far, else count an epoch in vain."""
     state = network.state
     state.epochs_since_best += 1
     if accuracy > state.best_accuracy:
@@ -285,8 +301,19 @@ def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     check_width(network, dataset, dataset.validation, dataset.test)
     if network.spec.visible == "gaussian" and dataset.binarise != "none":
         raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
-    check_range(dataset, network.visible_ids, network.spec.visible, comm=network.grid.comm)
-    if network.state.position == Position():
+    fresh, comm = network.state.position == Position(), network.grid.comm
+    check_range(dataset, network.visible_ids, network.spec.visible, comm=comm)
+    check_training(dataset, network.visible_ids, network.spec.visible, comm=comm, again=not fresh)
+    position, found = network.state.position, comm.bcast(dataset.fingerprint)
+    begun = position.epoch > 0 or position.step > 0
+    if begun and network.data is not None and found is not None and (told := found.differs(network.data)):
+        raise SpecError(
+            f"{dataset.name} is not what this stage of training was begun with: {told}; go on with the same data, or "
+            "set network.data to None to go on with these"
+        )
+    if found is not None:
+        network.data = found
+    if fresh:
         learn_scaling(network, dataset)
         network.binarise = dataset.binarise
 

@@ -12,11 +12,10 @@ sigmoid(-inf) = 0, sigmoid(inf) = 1, sigmoid(0) = 0.5 exactly, NaN stays NaN.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from numba.extending import overload
 
 from modelpar.kernels import threads
@@ -40,9 +39,7 @@ from modelpar.kernels.llvm.exponential import (
     SHIFT_64,
 )  # fmt: skip
 from modelpar.kernels.sampling.philox import CHUNK
-
-if TYPE_CHECKING:
-    pass
+from modelpar.machine.compilation import njit
 
 FloatArray = npt.NDArray[Any]
 
