@@ -15,6 +15,7 @@ from mpi4py import MPI
 from modelpar.collective.agreement import agree
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
+from modelpar.comm.transfer import Transfer
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.draws import Purpose
 from modelpar.errors import LayoutError, together
@@ -86,7 +87,7 @@ class OutputLayer:
         self.class_ids = layout.owned(shard)
         self.parameters = weights.parameters(dtype, 0, len(self.class_ids))
 
-    def logits(self, hidden: Activations) -> Array:
+    def logits(self, hidden: Transfer) -> Array:
         """(n_classes, batch) of all classes on every shard.   hidden: as the block needs it.  Collective."""
         owned = self.weights.up(self.parameters, hidden)
         add_bias(owned, self.parameters.c.astype(owned.dtype, copy=False))

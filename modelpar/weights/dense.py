@@ -11,6 +11,7 @@ from mpi4py import MPI
 from modelpar import draws
 from modelpar.collective import messages
 from modelpar.comm.exchange import Exchange, Traffic
+from modelpar.comm.transfer import Transfer
 from modelpar.kernels.backprop import column_squares, scale_columns
 from modelpar.kernels.digest import digest
 from modelpar.kernels.products import dense
@@ -61,11 +62,11 @@ class Dense:
     def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
         return Parameters((len(self.visible_rows), len(self.hidden_columns)), n_b, n_c, dtype)
 
-    def spread_visible(self, owned: Activations) -> Activations:
-        return owned
+    def spread_visible(self, owned: Activations) -> Transfer:
+        return Transfer(owned)
 
-    def spread_hidden(self, owned: Activations) -> Activations:
-        return owned
+    def spread_hidden(self, owned: Activations) -> Transfer:
+        return Transfer(owned)
 
     def sides(
         self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
@@ -133,11 +134,11 @@ class Dense:
     def _sum_incoming(self, sums: Array) -> None:
         """Add up over the shards, in place, what each holds of a sum over the visible units.  sums (W.shape[1],)"""
 
-    def _upward(self, W: Array, visible: Activations, *, partial: bool = False) -> Product:
-        return Product(W, visible, True, self._visible.n_units, self._exact or partial)
+    def _upward(self, W: Array, visible: Transfer, *, partial: bool = False) -> Product:
+        return Product(W, visible.wait(), True, self._visible.n_units, self._exact or partial)
 
-    def _downward(self, W: Array, hidden: Activations, *, partial: bool = False) -> Product:
-        return Product(W, hidden, False, self._hidden.n_units, self._exact or partial)
+    def _downward(self, W: Array, hidden: Transfer, *, partial: bool = False) -> Product:
+        return Product(W, hidden.wait(), False, self._hidden.n_units, self._exact or partial)
 
 
 class ColumnWeights(Dense):
@@ -152,23 +153,23 @@ class ColumnWeights(Dense):
         super().__init__(visible, hidden, exact=exact)
         self.hidden_columns = self._hidden.owned(self._shard)
 
-    def spread_visible(self, owned: Activations) -> Activations:
+    def spread_visible(self, owned: Activations) -> Transfer:
         return _gathered(self._visible_exchange, owned)
 
-    def up(self, parameters: Parameters, visible: Activations) -> Array:
+    def up(self, parameters: Parameters, visible: Transfer) -> Array:
         sums = self._upward(parameters.W, visible).sums(self._up.room)
         return plain_sums(sums, self._visible.n_units)
 
-    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+    def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         return plain_sums(self._reduced(parameters, hidden), self._hidden.n_units)
 
-    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+    def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_product(self._upward(parameters.W, visible), self._up.room)
 
-    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+    def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_sums(self._reduced(parameters, hidden), self._hidden.n_units)
 
-    def _reduced(self, parameters: Parameters, hidden: Activations) -> Array:
+    def _reduced(self, parameters: Parameters, hidden: Transfer) -> Array:
         partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.room)
         return self._visible_exchange.reduce(partial)
 
@@ -188,23 +189,23 @@ class RowWeights(Dense):
         super().__init__(visible, hidden, exact=exact)
         self.visible_rows = self._visible.owned(self._shard)
 
-    def spread_hidden(self, owned: Activations) -> Activations:
+    def spread_hidden(self, owned: Activations) -> Transfer:
         return _gathered(self._hidden_exchange, owned)
 
-    def up(self, parameters: Parameters, visible: Activations) -> Array:
+    def up(self, parameters: Parameters, visible: Transfer) -> Array:
         return plain_sums(self._reduced(parameters, visible), self._visible.n_units)
 
-    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+    def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         sums = self._downward(parameters.W, hidden).sums(self._down.room)
         return plain_sums(sums, self._hidden.n_units)
 
-    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+    def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_sums(self._reduced(parameters, visible), self._visible.n_units)
 
-    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+    def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_product(self._downward(parameters.W, hidden), self._down.room)
 
-    def _reduced(self, parameters: Parameters, visible: Activations) -> Array:
+    def _reduced(self, parameters: Parameters, visible: Transfer) -> Array:
         return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.room))
 
     def _sum_incoming(self, sums: Array) -> None:
@@ -226,15 +227,15 @@ class DualWeights(ColumnWeights):
         rows = (int(self._visible.counts[self._shard]), self._hidden.n_units)
         return Parameters(columns, n_b, n_c, dtype, rows)
 
-    def spread_hidden(self, owned: Activations) -> Activations:
+    def spread_hidden(self, owned: Activations) -> Transfer:
         return _gathered(self._hidden_exchange, owned)
 
-    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+    def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         assert parameters.rows is not None
         sums = self._downward(parameters.rows, hidden).sums(self._down.room)
         return plain_sums(sums, self._hidden.n_units)
 
-    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+    def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         assert parameters.rows is not None
         return sampler.of_product(self._downward(parameters.rows, hidden), self._down.room)
 
@@ -269,8 +270,8 @@ LAYOUTS: dict[str, type[ColumnWeights | RowWeights]] = {
 }  # fmt: skip
 
 
-def _gathered(exchange: Exchange, owned: Activations) -> Activations:
-    return exchange.gather_packed(owned) if isinstance(owned, Packed) else exchange.gather(owned)
+def _gathered(exchange: Exchange, owned: Activations) -> Transfer:
+    return Transfer(exchange.gather_packed(owned) if isinstance(owned, Packed) else exchange.gather(owned))
 
 
 class Scratch:
