@@ -21,6 +21,7 @@ from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.model.rbm import Chains
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
 from modelpar.values.forms import AnyPath
 from modelpar.weights.parameters import Parameters
@@ -91,9 +92,7 @@ def load(
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
-    if stored is not None:
-        owned = layout or NetworkLayout.blocks(spec.layers, grid.n_shards, spec.layout)
-        layout = owned.connected(stored)
+    layout = resolve(spec, grid, layout, connections=stored or [None] * len(spec.patterns))
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     try:
         chains = _make_room(network, header, to_train)
@@ -193,7 +192,7 @@ def _parameter_blocks(network: DeepBeliefNetwork, full: str, name: str, paramete
         rbm = network.rbms[int(name.removeprefix("rbm."))]
         weights, b_ids, c_ids = rbm.weights, rbm.visible_ids, rbm.hidden_ids
         shape = (network.spec.layers[rbm.index], network.spec.layers[rbm.index + 1])
-    blocks = [structure.block(f"{full}.W", shape, weights, parameters.W)]
+    blocks = [structure.block(f"{full}.W", weights.piece(parameters.W))]
     if b_ids is not None:
         blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, b_ids, None))
     blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, c_ids, None))

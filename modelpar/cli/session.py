@@ -26,19 +26,21 @@ from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.comm.watchdog import Watchdog
-from modelpar.data import DataFeed, Dataset, Minibatches, check_classes, check_range, check_training
+from modelpar.data import DataFeed, Dataset, Minibatches
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
 from modelpar.kernels.warm_up import Task
-from modelpar.model.network import DeepBeliefNetwork, Position, memory_bytes
+from modelpar.model.network import DeepBeliefNetwork, Position
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.plan.memory import memory_bytes
 from modelpar.records import Record
 from modelpar.spec import NetworkSpec, option_name
 from modelpar.training import monitor
-from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
-from modelpar.training.exactness import check_exact, check_exact_tuning
+from modelpar.training.evaluation import accuracy_measures
+from modelpar.training.exactness import check_exact
 from modelpar.training.minibatch_loop import check_position
+from modelpar.training.preconditions import check_tuning, check_values
 from modelpar.training.recovery import Carried, Moments, rebuild
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse, tasks_of
@@ -66,22 +68,8 @@ def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, gri
     check_idle(settings, spec, dataset, say)
     tell_of_labels(grid.comm, settings, spec, dataset, say)
     if fine_tunes(settings, spec, dataset):
-        check_exact_tuning(spec, settings.finetune)
-        for split in (dataset.train, dataset.validation, dataset.test):
-            if split is not None and (split is dataset.train or has_labels(split)):
-                check_labels(dataset, split, spec.classes)
-        if settings.finetune.patience and not has_labels(dataset.validation):
-            raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
-        judged = has_labels(dataset.validation) or has_labels(dataset.test)
-        if settings.finetune.until_accuracy is not None and not judged:
-            raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
-    if spec.visible == "gaussian" and dataset.binarise != "none":
-        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
-    mine = layout.layers[0].owned(grid.shard)
-    check_range(dataset, mine, spec.visible, comm=grid.comm)
-    check_training(dataset, mine, spec.visible, comm=grid.comm)
-    if fine_tunes(settings, spec, dataset):
-        check_classes(dataset, spec.classes, grid.comm)
+        check_tuning(spec, settings.finetune, dataset, grid.comm)
+    check_values(spec, dataset, layout.layers[0].owned(grid.shard), grid.comm)
 
 
 def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:

@@ -21,9 +21,9 @@ from modelpar.comm.status import Status
 from modelpar.comm.watchdog import Watchdog, names_of_ranks
 from modelpar.data import open_dataset
 from modelpar.errors import ModelparError
-from modelpar.model.network import complete_layout
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.ownership.placement import place
+from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
 from modelpar.sync.server_loop import dismiss, serve
 
@@ -95,15 +95,15 @@ class Attempt:
         dismiss(grid)
 
     def _layout(self, spec: NetworkSpec, grid: Grid, resumed: RunDirectory | None) -> NetworkLayout:
-        asked, placed = self.settings.grid, None
+        asked, owners = self.settings.grid, None
         listed = not all(pattern.dense for pattern in spec.patterns)
         if asked.partitioner or asked.partition or listed:
             # a mask's file may be gone, and pruned connections are nowhere else
             wired = resumed.connections(spec) if resumed is not None and listed else None
-            placed = place(
+            owners = place(
                 spec, grid.n_shards, grid.comm, partitioner=asked.partitioner, file=asked.partition, connections=wired
             )
-        return complete_layout(spec, grid, placed)
+        return resolve(spec, grid, owners)
 
     def _train(self, grid: Grid, watchdog: Watchdog) -> None:
         settings = self.settings

@@ -135,7 +135,7 @@ class FineTuner:
             weights, parameters = self._weights[i], layers[i].parameters
             update = self.updates[names[i]]
             spread: Any = weights.spread_hidden(delta)
-            weights.add_products(update.W, spreads[i], spread, gain, carry)
+            weights.add_products(update.W, spreads[i].wait(), spread.wait(), gain, carry)
             sums = np.empty_like(update.c)
             row_sums(delta, sums)
             update.c *= update.c.dtype.type(carry)
@@ -159,7 +159,7 @@ class FineTuner:
             delta = on_grid(delta, ERRORS)
             spread: Any = weights.spread_hidden(delta)
             W = np.empty(parameters.W.shape)
-            weights.add_products(W, spreads[i], spread, 1.0, 0.0)
+            weights.add_products(W, spreads[i].wait(), spread.wait(), 1.0, 0.0)
             found.append(ExactGradient(W, len(parameters.b), delta.sum(axis=1), n_all_samples))
             if i > 0:
                 delta = weights.down(parameters, spread)

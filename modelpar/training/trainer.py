@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from modelpar.collective.agreement import agree
-from modelpar.data import Dataset, Minibatches, check_classes, check_range, check_training
+from modelpar.data import Dataset, Minibatches
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import ModelparError, SpecError, TrainingError
@@ -26,8 +26,8 @@ from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
 from modelpar.sync import Stage, Sync, check_bound, strategy
 from modelpar.training import monitor
-from modelpar.training.evaluation import accuracy_measures, check_labels, check_predictions, has_labels
-from modelpar.training.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
+from modelpar.training.evaluation import accuracy_measures, check_labels, check_predictions
+from modelpar.training.exactness import Recorder, check_exact, digests_of_parts
 from modelpar.training.feeds import (
     DrawnOnce,
     check_width,
@@ -38,6 +38,7 @@ from modelpar.training.feeds import (
     visible_feed,
 )
 from modelpar.training.minibatch_loop import Course
+from modelpar.training.preconditions import check_tuning, check_values
 from modelpar.training.schedule import step_size
 from modelpar.weights.parameters import Parameters
 
@@ -75,7 +76,7 @@ def pretrain(
     check_exact(network.spec, training, binary=visible.binary)
     spread: Feed | None = None
     everywhere = not isinstance(dataset.train.table, OwnColumns)
-    if network.rbms[0].weights.needs_all_visible and visible.binary and position.layer == 0 and everywhere:
+    if network.rbms[0].weights.spreads_visible and visible.binary and position.layer == 0 and everywhere:
         # states of units that others own are read from the data, not received
         spread = visible_feed(network, dataset, dataset.train, network.binarise, spread=True)
     for rbm in network.rbms:
@@ -202,16 +203,10 @@ def fine_tune(
     if state.position.stage == "done":
         return
     # nothing is changed before all that was asked for is known to be possible
-    check_exact_tuning(network.spec, spec)
     sync = sync or SyncSpec()
     check_sync(network, sync)
     check_width(network, dataset, dataset.validation, dataset.test)
-    check_labels(dataset, dataset.train, network.spec.classes)
-    check_classes(dataset, network.spec.classes, network.grid.comm)
-    if spec.patience and not has_labels(dataset.validation):
-        raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
-    if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
-        raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
+    check_tuning(network.spec, spec, dataset, network.grid.comm)
     _first_look(network, dataset)
     if state.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
         state.forget_stage()
@@ -299,11 +294,8 @@ def remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
 def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     """Check width and values of the data; a network that was never trained also learns how to scale and binarise."""
     check_width(network, dataset, dataset.validation, dataset.test)
-    if network.spec.visible == "gaussian" and dataset.binarise != "none":
-        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
     fresh, comm = network.state.position == Position(), network.grid.comm
-    check_range(dataset, network.visible_ids, network.spec.visible, comm=comm)
-    check_training(dataset, network.visible_ids, network.spec.visible, comm=comm, again=not fresh)
+    check_values(network.spec, dataset, network.visible_ids, comm, again=not fresh)
     position, found = network.state.position, comm.bcast(dataset.fingerprint)
     begun = position.epoch > 0 or position.step > 0
     if begun and network.data is not None and found is not None and (told := found.differs(network.data)):

@@ -17,8 +17,8 @@ from modelpar.kernels.reductions import row_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
 from modelpar.kernels.statistics.probability_counts import add_steps
-from modelpar.weights.dense import Weights
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.protocol import StepWeights
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +45,7 @@ class Statistics:
                   numbers.  The same on all replicas.
     """
 
-    def __init__(self, weights: Weights, data: Phase, model: Phase, n_samples: int, *, whole: bool) -> None:
+    def __init__(self, weights: StepWeights, data: Phase, model: Phase, n_samples: int, *, whole: bool) -> None:
         self.data, self.model, self.n_samples, self.whole = data, model, n_samples, whole
         self._weights = weights
         pairs = [weights.sides((phase.v, phase.v_spread), (phase.s, phase.s_spread)) for phase in (data, model)]

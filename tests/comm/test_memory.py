@@ -9,7 +9,8 @@ import pytest
 
 from modelpar.checkpoint import load, save
 from modelpar.comm.grid import Grid
-from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.plan.memory import memory_bytes
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.trainer import pretrain
 from tests import small
