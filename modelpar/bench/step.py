@@ -23,6 +23,7 @@ from modelpar.model.network import DeepBeliefNetwork, memory_bytes
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.weights.statistics import Phase, Statistics
 
@@ -60,7 +61,7 @@ class CD1:
         self.network = DeepBeliefNetwork(spec, grid, owners)
         self.rbm = self.network.rbms[0]
         self.layout = self.network.layout.holds[0]
-        self.sync = AllreduceSync(grid.replica_comm, self.network.traffic)
+        self.optimizer = Optimizer(AllreduceSync(grid.replica_comm, self.network.traffic))
         self.velocity = self.rbm.parameters.like()
         mine = Minibatches.share(self.n_samples, grid.replica, grid.n_replicas)
         self.n_mine, self.first_draw = mine.stop - mine.start, mine.start
@@ -80,7 +81,7 @@ class CD1:
         step = self.rbm.contrastive_divergence(
             self.v0, self.first_draw, training, n_all_samples=self.n_samples, v0_spread=self.v0_spread
         )
-        self.sync.learn(self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine)
+        self.optimizer.learn(self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine)
         self.first_draw += self.n_samples
 
     def in_pieces(self, training: TrainingSpec) -> dict[str, float]:
@@ -114,7 +115,7 @@ class CD1:
             phases = Phase(self.v0, self.v0_spread, s0, s0_spread), Phase(v1, v1_spread, s1, s1_spread)
             whole = training.planes > 0 or self.rbm.W.dtype == np.float32
             statistics = Statistics(weights, *phases, self.n_samples, whole=whole)
-            self.sync.learn(parameters, self.velocity, statistics, _size(training), self.n_mine)
+            self.optimizer.learn(parameters, self.velocity, statistics, _size(training), self.n_mine)
         self.first_draw += self.n_samples
         return spent
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, SpecError
-from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.network import DeepBeliefNetwork, Part, Position
 from modelpar.model.rbm import Chains
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
@@ -108,7 +109,7 @@ def _make_room(network: DeepBeliefNetwork, header: Header, to_train: bool) -> np
     """
     training = json.loads(header.metadata["training"])
     position = Position(**training["position"])
-    parts, state = network.parts(), network.state
+    parts, state = {part.name: part.parameters for part in network.parts()}, network.state
     state.position = dataclasses.replace(position, sums=_own_sums(position.sums, network.grid))
     network.binarise = training["binarise"]
     if not to_train:
@@ -147,16 +148,18 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
     state, sizes = network.state, network.spec.layers
     blocks: list[TensorBlock] = []
     of_strategies = [(f"{name}.", getattr(state, name)) for name in OF_STRATEGIES]
-    kept = [("", network.parts()), ("velocity.", state.updates), ("best.", state.best), *of_strategies]
-    for prefix, named in kept:
+    parts = {part.name: part for part in network.parts()}
+    trained = {name: part.parameters for name, part in parts.items()}
+    shapes = dict(zip(parts, pairwise((*sizes, network.spec.classes)), strict=False))
+    for prefix, named in [("", trained), ("velocity.", state.updates), ("best.", state.best), *of_strategies]:
         for name, parameters in named.items():
-            blocks += _parameter_blocks(network, prefix + name, name, parameters)
+            blocks += _parameter_blocks(prefix + name, parts[name], parameters, shapes[name])
     visible = network.visible_ids
     blocks.append(TensorBlock("input.offset", (sizes[0],), network.input_offset, visible, None))
     blocks.append(TensorBlock("input.scale", (sizes[0],), network.input_scale, visible, None))
     for rbm in network.rbms:
         shape = (sizes[rbm.index + 1],)
-        blocks.append(TensorBlock(f"rbm.{rbm.index}.mean_activation", shape, rbm.mean_activation, rbm.hidden_ids, None))
+        blocks.append(TensorBlock(f"{rbm.name}.mean_activation", shape, rbm.mean_activation, rbm.hidden_ids, None))
         blocks += structure.blocks(rbm)
     if chains is None and state.chains is not None:
         chains = state.chains.collect(network.grid.replica_comm, network.dtype)
@@ -167,19 +170,12 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
     return blocks
 
 
-def _parameter_blocks(network: DeepBeliefNetwork, full: str, name: str, parameters: Parameters) -> list[TensorBlock]:
-    if name == "output":
-        assert network.output is not None  # parts() names it only then
-        weights, b_ids, c_ids = network.output.weights, None, network.output.class_ids
-        shape = (network.spec.layers[-1], network.spec.classes)
-    else:
-        rbm = network.rbms[int(name.removeprefix("rbm."))]
-        weights, b_ids, c_ids = rbm.weights, rbm.visible_ids, rbm.hidden_ids
-        shape = (network.spec.layers[rbm.index], network.spec.layers[rbm.index + 1])
-    blocks = [structure.block(f"{full}.W", shape, weights, parameters.W)]
-    if b_ids is not None:
-        blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, b_ids, None))
-    blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, c_ids, None))
+def _parameter_blocks(full: str, part: Part, parameters: Parameters, shape: tuple[int, int]) -> list[TensorBlock]:
+    """``parameters`` like those of a part, under a name of their own."""
+    blocks = [structure.block(f"{full}.W", shape, part.weights, parameters.W)]
+    if part.visible_ids is not None:
+        blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, part.visible_ids, None))
+    blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, part.hidden_ids, None))
     return blocks
 
 

@@ -312,9 +312,9 @@ class Session:
     def _check_finite(self) -> None:
         """No broken network is ever saved.  Collective.  Raises TrainingError on every rank."""
         pieces = [
-            parameters.flat[start : start + CHECKED_AT_ONCE]
-            for parameters in self.network.parts().values()
-            for start in range(0, parameters.flat.size, CHECKED_AT_ONCE)
+            part.parameters.flat[start : start + CHECKED_AT_ONCE]
+            for part in self.network.parts()
+            for start in range(0, part.parameters.flat.size, CHECKED_AT_ONCE)
         ]
         monitor.check_finite("the network", pieces, self.grid.comm)
 

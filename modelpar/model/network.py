@@ -70,6 +70,17 @@ class TrainingState:
         self.chains = None
 
 
+@dataclass(frozen=True)
+class Part:
+    """This shard's parameters of one RBM or of the output layer, and the units that they belong to."""
+
+    name: str  # "rbm.0", "rbm.1", ... and "output", as in checkpoints
+    parameters: Parameters
+    weights: Weights
+    visible_ids: IntArray | None  # (n_b,) of the visible biases; None of the output layer, which has none
+    hidden_ids: IntArray  # (n_c,) units, or classes
+
+
 class OutputLayer:
     """The softmax layer: this shard's block of weights and ``c`` (n_classes_owned,); classes are in id order."""
 
@@ -186,10 +197,12 @@ class DeepBeliefNetwork:
             for (a, b), wires in zip(_pairs(self.spec.layers), wired, strict=False)
         ]
 
-    def parts(self) -> dict[str, Parameters]:
-        """This shard's parameters by name: ``rbm.0``, ``rbm.1``, ... and ``output``."""
-        named = {f"rbm.{rbm.index}": rbm.parameters for rbm in self.rbms}
-        return {**named, "output": self.output.parameters} if self.output else named
+    def parts(self) -> list[Part]:
+        """This shard's parameters, from the first RBM up to the output layer where there is one."""
+        parts = [Part(rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids) for rbm in self.rbms]
+        if self.output is not None:
+            parts.append(Part("output", self.output.parameters, self.output.weights, None, self.output.class_ids))
+        return parts
 
     def settle(self) -> None:
         """Leave the same parameters on all replicas, which may be apart during a stage.  Collective over the grid."""
@@ -200,7 +213,7 @@ class DeepBeliefNetwork:
         """Make all blocks of weights and velocities agree, after they were set from outside.  Collective."""
         for rbm in self.rbms:
             rbm.refresh()
-            velocity = self.state.updates.get(f"rbm.{rbm.index}")
+            velocity = self.state.updates.get(rbm.name)
             if velocity is not None and velocity.rows is not None:
                 rbm.weights.refresh(velocity)
 
@@ -213,8 +226,8 @@ class DeepBeliefNetwork:
         for rbm in self.rbms:
             if isinstance(rbm.weights, SparseWeights):
                 for named in (state.updates, state.outer, state.squares, state.best):
-                    if f"rbm.{rbm.index}" in named:
-                        rbm.weights.refresh(named[f"rbm.{rbm.index}"])
+                    if rbm.name in named:
+                        rbm.weights.refresh(named[rbm.name])
 
     # -- activations -------------------------------------------------------------------------------------------------
 

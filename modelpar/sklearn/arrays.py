@@ -86,9 +86,9 @@ def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
     """The adjoint of :func:`collect`: each rank takes what it owns.  Tensors that are not in ``arrays`` stay."""
     chains = arrays.get("chains")
     mine = None if chains is None else np.zeros((len(network.rbms[0].hidden_ids), chains.shape[1]), network.dtype)
-    for name, parameters in network.parts().items():
-        if f"velocity.{name}.W" in arrays:
-            network.state.updates[name] = parameters.like()
+    for part in network.parts():
+        if f"velocity.{part.name}.W" in arrays:
+            network.state.updates[part.name] = part.parameters.like()
     for block in tensors(network, mine):
         if block.name in arrays:
             block.block[...] = arrays[block.name][block.place]

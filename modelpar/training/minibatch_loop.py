@@ -75,11 +75,14 @@ class Course:
     def unfinished(self) -> bool:
         return self.position.epoch < self.epochs
 
-    def stretches(self, sync: Sync, every: int = 0) -> Iterator[Iterator[Minibatch]]:
+    def stretches(self, sync: Sync, rate: float, every: int = 0) -> Iterator[Iterator[Minibatch]]:
         """What is left of the current epoch, from one moment at which all replicas stand together to the next.
 
         A stretch is this replica's minibatches, in turn: call ``count`` for each when its update is done, and
-        ``meet`` when a stretch is through.   every: a moment also after so many steps of the stage, 0 for none
+        ``meet`` when a stretch is through.
+
+        rate    learning rate of these steps
+        every   a moment also after so many steps of the stage, 0 for none
         """
         position = self.position
         # a replica may come to the end of an epoch without a minibatch of its own
@@ -92,10 +95,10 @@ class Course:
             if every:
                 length = min(length, every - self.n_done % every)
             self._first, self._stop = position.step, min(position.step + length, self.batches.n_steps)
-            yield self._minibatches(sync)
+            yield self._minibatches(sync, rate)
 
-    def _minibatches(self, sync: Sync) -> Iterator[Minibatch]:
-        for share in sync.shares(self._first, self._stop, self.n_done):
+    def _minibatches(self, sync: Sync, rate: float) -> Iterator[Minibatch]:
+        for share in sync.shares(self._first, self._stop, self.n_done, rate):
             yield self._minibatch(share)
 
     def _minibatch(self, share: Share) -> Minibatch:

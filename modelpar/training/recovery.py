@@ -77,7 +77,7 @@ def copy_of(network: DeepBeliefNetwork) -> Moment:
     kept = replace(state, position=replace(state.position, sums=dict(state.position.sums)), chains=chains, **named)
     means = [rbm.mean_activation.copy() for rbm in network.rbms]
     scaling = network.input_offset, network.input_scale, network.binarise
-    return Moment(_copies(network.parts()), means, kept, scaling)
+    return Moment(_copies({part.name: part.parameters for part in network.parts()}), means, kept, scaling)
 
 
 def _copies(named: dict[str, Parameters]) -> dict[str, Parameters]:
@@ -190,11 +190,11 @@ def _network(
     moment: Moment, spec: NetworkSpec, grid: Grid, layout: NetworkLayout, staleness: Counter[int] | None
 ) -> DeepBeliefNetwork:
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
-    for name, parameters in network.parts().items():
-        kept = moment.parts[name]
-        parameters.flat[:] = kept.flat
-        if parameters.rows is not None and kept.rows is not None:
-            parameters.rows[:] = kept.rows
+    for part in network.parts():
+        kept = moment.parts[part.name]
+        part.parameters.flat[:] = kept.flat
+        if part.parameters.rows is not None and kept.rows is not None:
+            part.parameters.rows[:] = kept.rows
     for rbm, mean in zip(network.rbms, moment.means, strict=True):
         rbm.mean_activation[:] = mean
     network.input_offset, network.input_scale, network.binarise = moment.scaling

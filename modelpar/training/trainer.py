@@ -18,12 +18,12 @@ from modelpar.data import Dataset, Minibatches, check_range
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import ModelparError, SpecError, TrainingError
-from modelpar.model.backprop import FineTuner
+from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState
 from modelpar.model.rbm import RBM
 from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
-from modelpar.sync import Stage, Sync, check_bound, strategy
+from modelpar.sync import Sync, Work, check_bound, strategy
 from modelpar.training import monitor
 from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
 from modelpar.training.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
@@ -37,6 +37,7 @@ from modelpar.training.feeds import (
     visible_feed,
 )
 from modelpar.training.minibatch_loop import Course
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import step_size
 from modelpar.weights.parameters import Parameters
 
@@ -96,24 +97,24 @@ def _train_rbm(
                     sums=("shard_squared_error",))  # fmt: skip
     if course.unfinished and course.n_done == 0:
         _set_visible_biases(network, rbm, real_feed)
-    name = f"rbm.{rbm.index}"
-    if name not in state.updates:
-        state.updates[name] = rbm.parameters.like()
-    velocity = state.updates[name]
+    if rbm.name not in state.updates:
+        state.updates[rbm.name] = rbm.parameters.like()
+    velocity = state.updates[rbm.name]
     _set_up_chains(network, rbm, training)
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
     recorder = Recorder(network, rbm) if network.record_digests else None
-    with _together(network, how, {name: rbm.parameters}, course.n_done) as sync:
+    with _together(network, how, {rbm.name: rbm.parameters}, course.n_done) as sync:
+        optimizer = Optimizer(sync)
         while course.unfinished:
             size = step_size(training, base_rate, position.epoch)
-            for stretch in course.stretches(sync):
+            for stretch in course.stretches(sync, size.rate):
                 for batch in stretch:
                     step = rbm.contrastive_divergence(
                         batch.v, batch.first_draw, training, state.chains, n_all_samples=batch.n_all,
                         v0_spread=batch.v_spread, in_step=sync.in_step,
                     )  # fmt: skip
-                    sync.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
+                    optimizer.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
                     # PCD never reconstructs its data, so it has no error to add up: the probe's stands in
                     course.count(batch, shard_squared_error=0.0 if training.persistent else step.error)
                 record = course.meet()
@@ -138,7 +139,7 @@ def _together(network: DeepBeliefNetwork, how: SyncSpec, parts: dict[str, Parame
     """The strategy of one stage, which is the network's while the stage lasts."""
     state = network.state
     sync = network.sync = strategy(how, network.grid, network.traffic, network.staleness)
-    sync.begin(Stage(parts, state.updates, state.outer, state.squares, network.refresh, done))
+    sync.begin(Work(parts, state.updates, state.outer, state.squares, network.refresh, done))
     try:
         yield sync
     except (ModelparError, GeneratorExit):
@@ -206,8 +207,8 @@ def fine_tune(
         state.best.clear()
     yield from _descend(network, dataset, spec, sync)
     if state.best and not state.position.reached:
-        for name, parameters in network.parts().items():
-            parameters.flat[:] = state.best[name].flat
+        for part in network.parts():
+            part.parameters.flat[:] = state.best[part.name].flat
     network.refresh()
     network.state = TrainingState(Position("done"))
 
@@ -216,17 +217,22 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
     """The epochs of fine-tuning, until they are over, or the accuracy is reached, or no longer grows."""
     grid, state, position = network.grid, network.state, network.state.position
     labels = check_labels(dataset, dataset.train, network.spec.classes)
-    tuner = FineTuner(network, spec, state.updates)
+    backprop, parts = BackPropagation(network, spec), network.parts()
+    for part in parts:
+        if part.name not in state.updates:
+            state.updates[part.name] = part.parameters.like(rows=False)
     feed = real_values(network, dataset, dataset.train)
     course = Course(network, feed, epochs=spec.epochs, batch_size=spec.batch_size,
                     stage="finetune", shuffle=FINE_TUNING, sums=("cross_entropy", "n_correct"))  # fmt: skip
-    with _together(network, how, network.parts(), course.n_done) as sync:
+    with _together(network, how, {part.name: part.parameters for part in parts}, course.n_done) as sync:
+        optimizer = Optimizer(sync)
         # looked at before an epoch, not after: a network that was saved at the last record must not go on either
         while course.unfinished and not position.reached and not _impatient(state, spec):
             size = step_size(spec, spec.learning_rate, position.epoch)
-            for stretch in course.stretches(sync, spec.evaluate_every):
+            for stretch in course.stretches(sync, size.rate, spec.evaluate_every):
                 for batch in stretch:
-                    score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
+                    score, gradients = backprop.run(batch.v, labels[batch.samples], batch.first_draw, batch.n_all)
+                    optimizer.descend(gradients, parts, state.updates, size, batch.n_mine, spec.max_norm)
                     course.count(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
                 record = course.meet()
                 if network.record_digests:
@@ -253,7 +259,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                 raise TrainingError(
                     f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate"
                 )
-            monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
+            monitor.check_weights("fine-tuning", [part.parameters.W for part in parts], grid.comm)
             if spec.patience:
                 _remember_best(network, measures["validation_accuracy"])
             position.reached = _reached(spec, measures)
@@ -274,10 +280,10 @@ def _remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
     state.epochs_since_best += 1
     if accuracy > state.best_accuracy:
         state.best_accuracy, state.epochs_since_best = accuracy, 0
-        for name, parameters in network.parts().items():
-            if name not in state.best:
-                state.best[name] = parameters.like(rows=False)
-            state.best[name].flat[:] = parameters.flat
+        for part in network.parts():
+            if part.name not in state.best:
+                state.best[part.name] = part.parameters.like(rows=False)
+            state.best[part.name].flat[:] = part.parameters.flat
 
 
 def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:

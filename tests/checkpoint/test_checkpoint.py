@@ -74,7 +74,7 @@ def fill_state(network: DeepBeliefNetwork) -> None:
         state.position.sums["shard_squared_error"] = 0.1
     if network.grid.replica == 0:
         state.position.sums["samples"] = 17.0
-    parts = network.parts()
+    parts = {part.name: part.parameters for part in network.parts()}
     state.updates = {name: parts[name].like() for name in ("rbm.1", "output")}
     state.best = {name: parts[name].like() for name in parts}
     state.best_accuracy, state.epochs_since_best = 0.1 + 0.2, 3
@@ -196,7 +196,7 @@ CASES = {
 
 def flats(network):
     """Copies of all that this rank holds of the trained network."""
-    return [parameters.flat.copy() for parameters in network.parts().values()]
+    return [part.parameters.flat.copy() for part in network.parts()]
 
 
 def run_and_save(case, network, stops, folder):

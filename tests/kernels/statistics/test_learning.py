@@ -11,6 +11,7 @@ from modelpar.kernels.states import pack
 from modelpar.kernels.statistics import probability_counts
 from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
 from modelpar.sync import AllreduceSync
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.statistics import Phase, Statistics
@@ -284,7 +285,7 @@ def test_counts_of_replicas_are_summed_in_the_smallest_type_that_holds_them(plan
     assert Counts.largest(planes, n_samples) == n_samples * level
     comm = Alike(n_samples)
     parameters, velocity = Parameters((3, 2), 3, 2, np.float64), Parameters((3, 2), 3, 2, np.float64)
-    AllreduceSync(comm, Traffic()).learn(parameters, velocity, statistics, StepSize(1.0, 0.0, 0.0), 1)
+    Optimizer(AllreduceSync(comm, Traffic())).learn(parameters, velocity, statistics, StepSize(1.0, 0.0, 0.0), 1)
     assert comm.types[0] == kind
     np.testing.assert_allclose(parameters.W, sign, rtol=1e-12)
     np.testing.assert_allclose(parameters.b, sign, rtol=1e-12)
@@ -305,8 +306,8 @@ def test_replicas_that_share_a_minibatch_learn_what_one_learns_from_it(dtype, ki
         parameters, velocity = Parameters((9, 7), 9, 7, dtype), Parameters((9, 7), 9, 7, dtype)
         parameters.flat[:] = np.random.default_rng(1).normal(size=parameters.flat.size)
         velocity.flat[:] = np.random.default_rng(2).normal(size=parameters.flat.size)
-        sync, size = AllreduceSync(Alike(replicas), Traffic()), StepSize(0.05, 0.9, 0.01)
-        sync.learn(parameters, velocity, statistics_of(*packed, 60), size, 20 * copies)
+        optimizer, size = Optimizer(AllreduceSync(Alike(replicas), Traffic())), StepSize(0.05, 0.9, 0.01)
+        optimizer.learn(parameters, velocity, statistics_of(*packed, 60), size, 20 * copies)
         made.append((parameters.flat, velocity.flat))
     assert np.array_equal(made[0][0], made[1][0])
     assert np.array_equal(made[0][1], made[1][1])
