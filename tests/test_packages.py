@@ -16,7 +16,7 @@ PACKAGES = (
     "errors", "values", "records", "streams", "patterns", "spec",
     "collective", "ownership",
     "kernels.llvm", "kernels", "kernels.sampling", "kernels.products", "kernels.statistics", "kernels.listed",
-    "draws", "comm", "data", "weights", "sync", "model", "checkpoint", "training",
+    "draws", "comm", "data", "weights", "sync", "model", "training.state", "checkpoint", "training",
     "bench", "sklearn", "cli",
 )  # fmt: skip
 ROOF = ("modelpar", "modelpar.__main__")  # they may import all

@@ -24,13 +24,14 @@ from modelpar.data import DataFeed, Dataset, Minibatches, check_range
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
 from modelpar.model.network import DeepBeliefNetwork, memory_bytes
 from modelpar.ownership.layout import NetworkLayout
-from modelpar.records import Record
+from modelpar.records import Record, recorded_layer
 from modelpar.spec import NetworkSpec, option_name
 from modelpar.training import monitor
 from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
 from modelpar.training.exactness import check_exact, check_exact_tuning
 from modelpar.training.minibatch_loop import check_position
-from modelpar.training.recovery import Carried, Moments, rebuild
+from modelpar.training.recovery import Snapshots, SurvivorState, rebuild
+from modelpar.training.state import TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse
 
@@ -111,7 +112,8 @@ class Session:
         self.directory, self.place, self.progress = directory, place, progress
         self.status, self.names = watchdog.status, watchdog.names
         self.network: DeepBeliefNetwork
-        self.moments: Moments | None = None  # where the run can go on without a rank
+        self.training: TrainingRun
+        self.snapshots: Snapshots | None = None  # where the run can go on without a rank
         self.last_good = "no checkpoint was written yet"
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
         self.samples = 0  # of this process
@@ -125,10 +127,10 @@ class Session:
             "done": 0,
         }
 
-    def run(self, *, resume: bool, overwrite: bool, carried: Carried | None = None, told: str = "") -> None:
+    def run(self, *, resume: bool, overwrite: bool, survivor: SurvivorState | None = None, told: str = "") -> None:
         """All stages that are left, then the summary.  Collective.
 
-        carried   what the ranks have brought from a grid that lost a rank, which is ``told`` of
+        survivor   what the ranks have brought from a grid that lost a rank, which is ``told`` of
         """
         self._announce()
         if told:
@@ -136,15 +138,14 @@ class Session:
         with self.status.phase("compiling", steady=True):
             compile_seconds = self._warm_up()
         with self.status.phase("making the network"):
-            network = rebuild(carried, self.spec, self.grid, self.layout) if carried is not None else None
+            network = rebuild(survivor, self.spec, self.grid, self.layout) if survivor is not None else None
             if network is None:
                 network = self._resumed() if resume else self._fresh()
-        self.network = network
-        network.traffic.status = self.status
+        self.network, self.training = network, TrainingRun.of(network)
         if self.grid.tolerant:
-            self.moments = Moments(network)
-            network.keep = self.moments.keep
-        position = self.network.state.position
+            self.snapshots = Snapshots(network)
+            self.training.keep = self.snapshots.keep
+        position = self.training.position
         if position.stage == "done" or (position.stage == "finetune" and not self.fine_tunes):
             self.progress.say(
                 f"this run has finished: see {self.directory.path / SUMMARY}; start another to train differently"
@@ -155,8 +156,8 @@ class Session:
         self._write_config()
         self.directory.write_text(RANKS, "".join(f"{name}\n" for name in self.names))
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
-        self.network.record_digests = self.settings.training.digests or self.spec.exact
-        if self.network.record_digests:
+        self.training.record_digests = self.settings.training.digests or self.spec.exact
+        if self.training.record_digests:
             self.directory.open_digests(position, self._steps[position.stage])
         if self.directory.n_damaged:
             self.progress.say(f"warning: {self.directory.n_damaged} damaged line(s) of metrics.jsonl were left out")
@@ -235,7 +236,7 @@ class Session:
 
     def _check_position(self) -> None:
         """Raise SpecError, on every rank, where these options do not go on with what the checkpoint has begun."""
-        position, settings = self.network.state.position, self.settings
+        position, settings = self.training.position, self.settings
         if position.stage == "pretrain" and settings.training.epochs:
             check_position(position, "pretrain", len(self.dataset.train), settings.training.batch_size)
         elif position.stage == "finetune":
@@ -253,8 +254,8 @@ class Session:
         """The times of what was done before, from the records: checkpoints do not hold them."""
         for line in self.history:
             self.stages[line["stage"], line["layer"]] = line["seconds"]
-        position = self.network.state.position
-        layer = position.layer if position.stage == "pretrain" else -1
+        position = self.training.position
+        layer = recorded_layer(position.stage, position.layer)
         position.seconds = self.stages.get((position.stage, layer), 0.0)
         self.seconds_before = sum(self.stages.values())
 
@@ -300,7 +301,7 @@ class Session:
 
     def _updates_done(self) -> int:
         """Updates since the run began, before the next record."""
-        position = self.network.state.position
+        position = self.training.position
         n_steps = self._steps[position.stage]
         done = position.epoch * n_steps + position.step
         per_rbm = self.settings.training.epochs * self._steps["pretrain"]

@@ -12,6 +12,7 @@ from typing import Any
 from modelpar import __version__
 from modelpar.cli.progress import size_text
 from modelpar.model.network import DeepBeliefNetwork
+from modelpar.training.state import TrainingRun
 
 ABOUT = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")  # of a record; the rest are measures
 
@@ -82,7 +83,7 @@ def staleness_of(network: DeepBeliefNetwork) -> dict[str, int]:
     All shards of a replica push together, so those of one shard are counted.
     """
     total: Counter[int] = Counter()
-    for counts in network.grid.replica_comm.allgather(network.staleness):
+    for counts in network.grid.replica_comm.allgather(TrainingRun.of(network).staleness):
         total.update(counts)
     return {str(staleness): total[staleness] for staleness in sorted(network.grid.comm.bcast(total))}
 

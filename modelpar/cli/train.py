@@ -13,7 +13,6 @@ from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.session import Session, check_data, check_memory, network_spec
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
-from modelpar.comm.status import Status
 from modelpar.comm.watchdog import Watchdog, names_of_ranks
 from modelpar.data import open_dataset
 from modelpar.errors import ModelparError
@@ -63,7 +62,7 @@ class Attempt:
             names = names_of_ranks(crew.comm, self.grid.seat)
             with (
                 named_when_killed(crew.comm, names) as leave,
-                Watchdog(crew.comm, Status(), timeout, names=names, say=print, leave=leave) as watchdog,
+                Watchdog(crew.comm, self.grid.status, timeout, names=names, say=print, leave=leave) as watchdog,
             ):
                 self._work(self.grid, watchdog)
 
@@ -105,4 +104,4 @@ class Attempt:
         check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress:
             self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, watchdog)
-            self.session.run(resume=resume, overwrite=self.overwrite, carried=self.crew.carried, told=self.crew.told)
+            self.session.run(resume=resume, overwrite=self.overwrite, survivor=self.crew.survivor, told=self.crew.told)

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from mpi4py import MPI
 
+from modelpar.comm.status import Status
 from modelpar.errors import GridError, ModelparError
 
 TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
@@ -41,6 +42,7 @@ class Grid:
         n_ranks = comm.size - servers
         self.n_shards, self.n_replicas = grid_shape(n_ranks, model_shards, replicas, servers)
         check_servers(comm.size, servers, self.n_shards)
+        self.status = Status()  # where this rank stands
         self.n_servers, self.is_server = servers, comm.rank >= n_ranks
         if self.is_server:
             server = comm.rank - n_ranks

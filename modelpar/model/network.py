@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,10 @@ from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.model.rbm import RBM, Chains, owned_block
+from modelpar.model.rbm import RBM, owned_block
 from modelpar.ownership.build_connections import connect, expected
 from modelpar.ownership.layout import NetworkLayout, Room, UnitLayout, choose_holds
 from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.sync import Sync
 from modelpar.values.forms import plain_array
 from modelpar.weights.dense import LAYOUTS, Weights
 from modelpar.weights.parameters import Parameters
@@ -35,39 +34,11 @@ Array = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass
-class Position:
-    """Where training stands; the same on every rank, but for ``seconds`` and ``sums``.  A step is one minibatch."""
+class Run(Protocol):
+    """What is known of a network's training: see :class:`modelpar.training.state.TrainingRun`."""
 
-    stage: str = "pretrain"  # then "finetune", then "done"
-    layer: int = 0  # the RBM that is trained, or will be next
-    epoch: int = 0  # of this stage and layer, from 0
-    step: int = 0  # next minibatch of this epoch
-    seconds: float = 0.0  # spent training in this stage and layer
-    sums: dict[str, float] = field(default_factory=dict)  # running measures of this epoch
-    reached: bool = False  # the accuracy at which fine-tuning was to stop
-    batch_size: int = 0  # of this stage, and the samples of an epoch; 0 before the first step
-    n_samples: int = 0
-
-
-@dataclass
-class TrainingState:
-    """What training needs besides the parameters in order to go on as if it had not stopped."""
-
-    position: Position = field(default_factory=Position)
-    updates: dict[str, Parameters] = field(default_factory=dict)  # velocity of each trained part, "rbm.0", "output"
-    chains: Chains | None = None  # of PCD: this replica's columns
-    outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
-    squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)
-    best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
-    best_accuracy: float = -1.0
-    epochs_since_best: int = 0
-
-    def forget_stage(self) -> None:
-        """Nothing of what one stage of training needs is of use to the next."""
-        for named in (self.updates, self.outer, self.squares):
-            named.clear()
-        self.chains = None
+    def anew(self) -> Run:
+        """That of a network made from this one."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +85,8 @@ class DeepBeliefNetwork:
     ) -> None:
         self.spec, self.grid = spec, grid
         self.layout = complete_layout(spec, grid, layout)
-        self.traffic = Traffic()
-        self.state = TrainingState()
-        self.sync: Sync | None = None  # how replicas stay together in the stage that is being trained
-        self.keep: Callable[[], None] = lambda: None  # called where all replicas are alike, before a step
-        self.staleness: Counter[int] = Counter()  # pushes of this replica to a parameter server, by their staleness
-        self.record_digests = spec.exact  # whether training is to make digests of its updates
-        self.binarise = "none"  # how the training data were binarised; kept for later use of the network
+        self.traffic = Traffic(grid.status)
+        self.run: Run | None = None  # where its training stands; None of a network that was never trained or loaded
         dtype = np.dtype(spec.dtype)
         shard = grid.shard
         self.rbms: list[RBM] = []
@@ -204,30 +170,10 @@ class DeepBeliefNetwork:
             parts.append(Part("output", self.output.parameters, self.output.weights, None, self.output.class_ids))
         return parts
 
-    def settle(self) -> None:
-        """Leave the same parameters on all replicas, which may be apart during a stage.  Collective over the grid."""
-        if self.sync is not None:
-            self.sync.settle()
-
     def refresh(self) -> None:
-        """Make all blocks of weights and velocities agree, after they were set from outside.  Collective."""
+        """Make all blocks of weights agree, after they were set from outside.  Collective."""
         for rbm in self.rbms:
             rbm.refresh()
-            velocity = self.state.updates.get(rbm.name)
-            if velocity is not None and velocity.rows is not None:
-                rbm.weights.refresh(velocity)
-
-    def refresh_state(self) -> None:
-        """Make the copies of weights agree in what training keeps of them, after that was set from outside.
-
-        Collective.
-        """
-        state = self.state
-        for rbm in self.rbms:
-            if isinstance(rbm.weights, SparseWeights):
-                for named in (state.updates, state.outer, state.squares, state.best):
-                    if rbm.name in named:
-                        rbm.weights.refresh(named[rbm.name])
 
     # -- activations -------------------------------------------------------------------------------------------------
 

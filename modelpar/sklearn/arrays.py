@@ -17,6 +17,7 @@ from modelpar.errors import DataError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
 from modelpar.training.feeds import shares, visible_feed
+from modelpar.training.state import TrainingRun
 from modelpar.values.forms import plain_array, plain_rows
 
 Array = npt.NDArray[Any]
@@ -84,17 +85,17 @@ def collect(network: DeepBeliefNetwork) -> dict[str, Array]:
 
 def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
     """The adjoint of :func:`collect`: each rank takes what it owns.  Tensors that are not in ``arrays`` stay."""
-    chains = arrays.get("chains")
+    chains, run = arrays.get("chains"), TrainingRun.of(network)
     mine = None if chains is None else np.zeros((len(network.rbms[0].hidden_ids), chains.shape[1]), network.dtype)
     for part in network.parts():
         if f"velocity.{part.name}.W" in arrays:
-            network.state.updates[part.name] = part.parameters.like()
+            run.velocity[part.name] = part.parameters.like()
     for block in tensors(network, mine):
         if block.name in arrays:
             block.block[...] = arrays[block.name][block.place]
-    network.refresh()
+    run.refresh(network)
     if mine is not None:
-        network.state.chains = Chains.share_of(mine, network.grid.replica, network.grid.n_replicas)
+        run.chains = Chains.share_of(mine, network.grid.replica, network.grid.n_replicas)
 
 
 def each_sample(

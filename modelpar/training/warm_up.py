@@ -16,7 +16,7 @@ from modelpar.data import open_dataset
 from modelpar.errors import ModelparError, raise_together
 from modelpar.kernels import warm_up
 from modelpar.kernels.products import dispatch
-from modelpar.model.network import DeepBeliefNetwork, TrainingState
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.trainer import fine_tune, pretrain
 
@@ -65,7 +65,7 @@ def _train(dtype: str, connections: str) -> None:
         network = DeepBeliefNetwork(spec, grid)
         for statistics in ("3", "float"):
             training = TrainingSpec(epochs=1, batch_size=4, statistics=statistics)
-            network.state = TrainingState()
+            network.run = None
             for _ in pretrain(network, dataset, training):
                 pass
         for _ in fine_tune(network, dataset, FineTuneSpec(epochs=1, dropout=0.5, max_norm=1.0)):

@@ -20,7 +20,7 @@ from modelpar.spec import FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
 from modelpar.sync import Sync, Work, strategy
 from modelpar.sync.server_loop import dismiss, serve
 from modelpar.sync.windows import SharedArrays
-from modelpar.training.minibatch_loop import Course
+from modelpar.training.minibatch_loop import MinibatchLoop
 from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.training.trainer import fine_tune, pretrain
@@ -371,13 +371,13 @@ def test_all_stop_together_whatever_the_skew(comm, agree, monkeypatch, shape, na
     """One replica is much slower; all come to the same record, and to the same model."""
     data = small.dataset(13, held_out=True)
     network = networks.sharded(comm, NetworkSpec(layers=(13, 9), classes=3, seed=5), shape, "random")
-    count = Course.count
+    count = MinibatchLoop.count
 
-    def slowly(course, batch, **sums):
+    def slowly(loop, batch, **sums):
         time.sleep(0.02 if network.grid.replica == 0 else 0)
-        count(course, batch, **sums)
+        count(loop, batch, **sums)
 
-    monkeypatch.setattr(Course, "count", slowly)
+    monkeypatch.setattr(MinibatchLoop, "count", slowly)
     tuning = FineTuneSpec(epochs=6, batch_size=12, learning_rate=0.0 if "patience" in how else 0.05, dropout=0.0, **how)
     places = [(r.kind, r.epoch, r.step) for r in fine_tune(network, data, tuning, STRATEGIES[name])]
     agree(len(set(comm.allgather(tuple(places)))) == 1, "the same records on all ranks")
@@ -404,9 +404,9 @@ def test_a_checkpoint_goes_on_at_any_grid_under_any_strategy(comm, agree, name, 
     for other, shape in zip(["allreduce", "local", "server", name], [*SHAPES, SHAPES[0], SHAPES[-1]], strict=False):
         again = load(path, networks.grid_of(comm.size, shape))
         if name in ("outer", "adagrad"):
-            kept = again.state.outer if name == "outer" else again.state.squares
+            kept = again.run.outer if name == "outer" else again.run.squares
             agree(set(kept) == {"rbm.0", "output"}, f"{name} keeps its state")
-        before = again.state.position.step + again.state.position.epoch * 4
+        before = again.run.position.step + again.run.position.epoch * 4
         records = list(fine_tune(again, data, TUNING, STRATEGIES[other]))
         agree(records[-1].kind == "epoch" and records[-1].epoch == 3 and before >= 2, f"{other} goes on")
 
