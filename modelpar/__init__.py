@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelpar.checkpoint import load, save
+    from modelpar.cli.info import info
+    from modelpar.comm.cores import set_threads
     from modelpar.comm.grid import Grid
     from modelpar.data import open_dataset
-    from modelpar.errors import ModelparError
+    from modelpar.errors import ModelparError, ModelparWarning
     from modelpar.model.network import DeepBeliefNetwork
     from modelpar.ownership.layout import NetworkLayout
     from modelpar.ownership.placement import place
@@ -33,6 +35,7 @@ _HOMES = {
     "NetworkLayout": "ownership.layout",
     "DeepBeliefNetwork": "model.network",
     "ModelparError": "errors",
+    "ModelparWarning": "errors",
     "open_dataset": "data",
     "pretrain": "training.trainer",
     "fine_tune": "training.trainer",
@@ -40,11 +43,14 @@ _HOMES = {
     "save": "checkpoint",
     "load": "checkpoint",
     "place": "ownership.placement",
+    "set_threads": "comm.cores",
+    "info": "cli.info",
 }
 
 __all__ = [
-    "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "NetworkLayout", "NetworkSpec",
-    "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "load", "open_dataset", "place", "pretrain", "save",
+    "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "ModelparWarning", "NetworkLayout",
+    "NetworkSpec", "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "info", "load", "open_dataset", "place",
+    "pretrain", "save", "set_threads",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ output word ``sample % 4``.  A draw depends on these values alone, so there is n
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ def permutation(seed: int, epoch: int, n: int) -> IntArray:
 
     Raises ValueError where epoch or n do not fit in 32 bits.
     """
+    seed, epoch, n = operator.index(seed), operator.index(epoch), operator.index(n)  # NumPy's do not reach 64 bits
     if not 0 <= epoch < 1 << 32 or not 0 <= n < 1 << 32:
         raise ValueError(f"a permutation was asked for epoch {epoch} and {n} items, but both must be 0 to {2**32 - 1}")
     keys = np.empty(n, np.uint64)

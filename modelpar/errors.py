@@ -2,13 +2,17 @@
 
 Everything that a user can get wrong ends in a :class:`ModelparError` whose text is one line: what came, what was
 needed, how to mend it.  The command line prints it once and exits with status 2 on every rank.
+
+What may be meant, but most often is not, is a :class:`ModelparWarning` of the same form: :func:`warn`.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -46,6 +50,39 @@ class TrainingError(ModelparError):
     """Training has broken down: NaN, exploding weights, dead or saturated units."""
 
 
+class DisagreementError(ModelparError, ValueError):
+    """Ranks that must bring the same bring different values, or make different calls."""
+
+
+class Call(NamedTuple):
+    """What a rank tells the others where it begins a collective call (:func:`modelpar.collective.agreement.agree`)."""
+
+    name: str
+    digest: bytes  # of what must be the same on all ranks
+    part: bytes  # of what must be the same on the shards of a replica
+
+
+class ModelparWarning(UserWarning):
+    """What makes a result worth little, though it can be meant; the message is one line."""
+
+
+def warn(comm: MPI.Comm | None, message: str) -> None:
+    """A ModelparWarning about the line outside of modelpar that led here, shown by the first rank of ``comm``.
+
+    All ranks must come with the same message: where a filter makes it an error, it is raised on all of them.
+    Without a communicator this rank speaks for itself.
+    """
+    depth, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        depth, frame = depth + 1, frame.f_back
+    if comm is None or comm.rank == 0:
+        warnings.warn(message, ModelparWarning, stacklevel=depth)
+        return
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *told, **more: None
+        warnings.warn(message, ModelparWarning, stacklevel=depth)
+
+
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     """Raise on every rank of ``comm`` if any rank brings an error.  Collective.
 
@@ -57,7 +94,12 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     if error is not None:
         plain = isinstance(error, ModelparError | ValueError | TypeError) and len(error.args) == 1
         mine = (type(error) if plain else ModelparError, _one_line(error))
-    for told in comm.allgather(mine):
+    for rank, told in enumerate(comm.allgather(mine)):
+        if isinstance(told, Call):
+            raise DisagreementError(
+                f"rank {rank} makes another call, {told.name}, than rank {comm.rank}; every rank must make the same "
+                "calls in the same order"
+            )
         if told is not None:
             kind, message = told
             raise kind(message) from error

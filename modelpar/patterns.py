@@ -10,6 +10,7 @@ from modelpar.errors import SpecError
 
 DENSE = "dense"
 PRUNED = "pruned"
+MASK = "mask:"  # and the name of a file
 FORMS = {
     DENSE: "dense",
     "local": "local:FIELD or local:FIELD/STRIDE",

@@ -10,31 +10,27 @@ import math
 import os
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 from modelpar.errors import SpecError
 from modelpar.patterns import Pattern, parse_grid, patterns
+from modelpar.values import plain
 
 
 def option(default: Any, help: str, *, choices: tuple[str, ...] = (), at_least: float | None = None,
            above: float | None = None, at_most: float | None = None, below: float | None = None,
-           flag: str | None = None) -> Any:  # fmt: skip
+           flag: str | None = None, path: str | None = None, numeric: bool = False) -> Any:  # fmt: skip
     """A dataclass field with its help text, and the values that it accepts.
 
     ``flag`` is its name on the command line, where that is not the class's prefix and the field's name.
+    ``path`` tells that it names a file or folder: ``place``; ``data``, which may be the name of a data set too; or
+    ``masks``, of which some words are mask:FILE.
+    ``numeric`` tells of a text that may be a number, which is then accepted as such.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     bounds = {name: bound for name, bound in bounds.items() if bound is not None}
-    return field(default=default, metadata={"help": help, "choices": choices, "bounds": bounds, "flag": flag})
-
-
-_BOUNDS = {
-    "at_least": ("at least", lambda value, bound: value >= bound),
-    "above": ("above", lambda value, bound: value > bound),
-    "at_most": ("at most", lambda value, bound: value <= bound),
-    "below": ("below", lambda value, bound: value < bound),
-}
+    metadata = {"help": help, "choices": choices, "bounds": bounds, "flag": flag, "path": path, "numeric": numeric}
+    return field(default=default, metadata=metadata)
 
 
 def option_name(field_name: str) -> str:
@@ -42,20 +38,8 @@ def option_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def _check_type(name: str, value: Any, type_name: str) -> None:
-    """Raise SpecError where a number is no number, or no whole one; NumPy's count as Python's."""
-    if value is None or isinstance(value, bool) != (type_name == "bool"):
-        fits = value is None and type_name.endswith("None")
-    else:
-        wanted: Any = {"int": Integral, "float": Real, "float | None": Real}.get(type_name, object)
-        fits = isinstance(value, wanted) and (wanted is not Real or math.isfinite(value))
-    if not fits:
-        kind = {"int": "a whole number", "bool": "true or false", "str": "a text"}.get(type_name, "a finite number")
-        raise SpecError(f"{name} is {value!r}, but must be {kind}")
-
-
 class Spec:
-    """Base of the frozen option classes: checks choices and bounds of every field."""
+    """Base of the frozen option classes: every field is checked, and kept as a plain Python value."""
 
     prefix = ""  # prepended to a field's name on the command line, where two classes share a name
 
@@ -66,18 +50,42 @@ class Spec:
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            name = self.flag(f)
-            choices = f.metadata.get("choices")
-            if choices and value not in choices:
-                raise SpecError(f"{name} is {value!r}, but must be one of {', '.join(choices)}")
-            _check_type(name, value, str(f.type))
-            for kind, bound in f.metadata.get("bounds", {}).items():
-                words, holds = _BOUNDS[kind]
-                if value is None:
-                    continue
-                if not isinstance(value, (int, float)) or math.isnan(value) or not holds(value, bound):
-                    raise SpecError(f"{name} is {value}, but must be {words} {bound:g}")
+            object.__setattr__(self, f.name, _plain_value(f, self.flag(f), getattr(self, f.name)))
+
+
+def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
+    """The value of a field as its type says.  Raises SpecError where it is none, or is not among what is valid."""
+    kind, bounds, choices = str(f.type), f.metadata.get("bounds", {}), f.metadata.get("choices")
+    if value is None and kind.endswith(" | None"):
+        return None
+    kind = kind.removesuffix(" | None")
+    if kind == "int":
+        return plain.whole_number(name, value, **bounds)
+    if kind == "float":
+        return plain.real_number(name, value, **bounds)
+    if kind == "bool":
+        return plain.truth(name, value)
+    if kind == "tuple[int, ...]":
+        return _sizes(name, value)
+    given = value
+    if f.metadata.get("numeric") and plain.real(value) is not None:  # a threshold, or bits, given as what they are
+        value = plain.shown(value)
+    elif not choices or isinstance(value, os.PathLike):
+        value = plain.text(name, value)
+    if choices and not (isinstance(value, str) and value in choices):
+        raise SpecError(f"{name} is {plain.shown(given)}, but must be one of {', '.join(choices)}")
+    return str(value)
+
+
+def _sizes(name: str, value: Any) -> tuple[int, ...]:
+    """Sizes of layers from any sequence of whole numbers."""
+    found = plain.elements(value)
+    if found is None:
+        raise SpecError(f"{name} is {plain.shown(value)}, but must be whole numbers, one for each layer")
+    for units in found:
+        if (plain.whole(units) or 0) < 1:
+            raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but every layer needs at least one")
+    return tuple(plain.whole_number(name, units) for units in found)
 
 
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
@@ -92,7 +100,7 @@ class NetworkSpec(Spec):
     visible: str = option("bernoulli", "kind of visible units; gaussian ones have unit variance and standardised data",
                           choices=("bernoulli", "gaussian"))  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
-    connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas")  # fmt: skip
+    connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas", path="masks")  # fmt: skip
     visible_grid: str = option("", "where visible units lie, for local connections: rows x columns, or maps x rows x columns; a square where nothing is given")  # fmt: skip
     halo: str = option(
         "auto",
@@ -110,14 +118,15 @@ class NetworkSpec(Spec):
     def __post_init__(self) -> None:
         if isinstance(self.connections, os.PathLike):  # a mask
             object.__setattr__(self, "connections", f"mask:{os.fsdecode(self.connections)}")
+        sides = plain.elements(self.visible_grid)
+        if sides is not None:
+            sizes = [str(plain.whole_number("--visible-grid", side)) for side in sides]
+            object.__setattr__(self, "visible_grid", "x".join(sizes))
         super().__post_init__()
         if len(self.layers) < 2:
             raise SpecError(
                 f"--layers names {len(self.layers)} layer(s), but at least a visible and a hidden one are needed, as in 784-500"
             )
-        for units in self.layers:
-            if not isinstance(units, Integral) or units < 1:
-                raise SpecError(f"--layers has a layer of {units} units, but every layer needs at least one")
         if self.classes == 1:
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
         self.patterns  # noqa: B018 - raises where connections is not understood
@@ -152,6 +161,7 @@ class TrainingSpec(Spec):
         "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
         choices=(*"12345678", "float"),
+        numeric=True,
     )
     reconstruction: str = option(
         "auto",
@@ -227,6 +237,13 @@ class FineTuneSpec(Spec):
 class SyncSpec(Spec):
     """How replicas stay together."""
 
+    BELONGING: ClassVar[dict[str, tuple[str, ...]]] = {  # strategies and what they alone make use of
+        "local": ("period", "outer_rate", "outer_momentum"),
+        "server": (
+            "fetch_every", "push_every", "warm_start", "max_staleness", "scale_by_staleness", "adagrad", "meet_every",
+        ),
+    }  # fmt: skip
+
     sync: str = option(
         "allreduce",
         "how replicas stay together: allreduce sums their updates at every step, local averages their parameters now and then (Local SGD), server lets each go at its own pace against shared parameters (Downpour)",
@@ -253,7 +270,7 @@ class SyncSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for names, strategy in ((_OF_LOCAL, "local"), (_OF_SERVER, "server")):
+        for strategy, names in self.BELONGING.items():
             for f in fields(self):
                 if f.name in names and getattr(self, f.name) != f.default and self.sync != strategy:
                     raise SpecError(
@@ -270,10 +287,8 @@ class SyncSpec(Spec):
         return -(-fetch // push) + (fetch % push != 0 and push % fetch != 0)
 
 
-_OF_LOCAL = ("period", "outer_rate", "outer_momentum")
-_OF_SERVER = (
-    "fetch_every", "push_every", "warm_start", "max_staleness", "scale_by_staleness", "adagrad", "meet_every",
-)  # fmt: skip
+DATA_SETS = ("digits", "mnist", "fashion-mnist")  # known by name
+DRAWN_SETS = ("bars", "patterns")  # by name and number, as in bars:8
 
 
 @dataclass(frozen=True)
@@ -283,17 +298,23 @@ class DataSpec(Spec):
     data: str = option(
         "digits",
         "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz)",
+        path="data",
     )
-    labels: str | None = option(None, "file with the labels, where the data file has none")
-    test_data: str | None = option(None, "file of the test set, where the data set brings none")
-    test_labels: str | None = option(None, "file with the labels of the test set")
+    labels: str | None = option(None, "file with the labels, where the data file has none", path="place")
+    test_data: str | None = option(None, "file of the test set, where the data set brings none", path="data")
+    test_labels: str | None = option(None, "file with the labels of the test set", path="place")
     test_fraction: float = option(
         0.2, "part of the samples set aside as test set, where the data set brings none", at_least=0, below=1
     )
     validation_fraction: float = option(
         0.0, "part of the training samples set aside for validation", at_least=0, below=1
     )
-    binarise: str = option("none", "visible states from real values: none, stochastic, or a threshold such as 0.5")
+    scale: float | None = option(
+        None, "raw value that means 1.0; 255 for bytes, 1 for all else, unless the data set says otherwise", above=0
+    )  # fmt: skip
+    binarise: str = option(
+        "none", "visible states from real values: none, stochastic, or a threshold such as 0.5", numeric=True
+    )
 
     def __post_init__(self) -> None:
         for name in ("data", "labels", "test_data", "test_labels"):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
 import shlex
 import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.text import Text
 
-from partitioners.compare import Result, check_targets, compare, table, write_json
+from partitioners.compare import Result, compare, table, write_json
 from partitioners.graph import GraphError
 from partitioners.methods import EXTRAS, METHODS, method
 from partitioners.networks import NETWORKS, network
 from partitioners.report import write_report
+from partitioners.terminal import plain_console
+from partitioners.writing import check_targets
 
 DEFAULT_NETWORKS = "local28,smallworld,scalefree,dense"
 DEFAULT_METHODS = "block,strided,random,tiles,strips,spectral,assignment,refined,multilevel,auto"
@@ -25,9 +29,23 @@ def listed(text: str, every: list[str]) -> list[str]:
     return [name for word in text.split(",") for name in (every if word.strip() == "all" else [word.strip()]) if name]
 
 
+class Place(click.ParamType):
+    """A file; ``~`` at its beginning stands for a home."""
+
+    name = "file"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value):
+            self.fail("it is empty, but must name a file", param, ctx)
+        return Path(os.path.expanduser(value)).absolute()
+
+
 @click.group()
 def main() -> None:
     """Ways to divide the units of a layered network among parts."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names need not be text that can be printed
 
 
 @main.command("compare")
@@ -44,14 +62,14 @@ def main() -> None:
     "--batch", type=click.IntRange(1), default=64, show_default=True,
     help="Samples of a minibatch, for the bytes that are predicted.",
 )  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all results there.")
-@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with pictures there.")
+@click.option("--json", "json_file", type=Place(), help="Write all results there.")
+@click.option("--html", "html_file", type=Place(), help="Write a page with pictures there.")
 def compare_command(
     networks: str, methods: str, parts: str, seed: int, batch: int, json_file: Path | None, html_file: Path | None
 ) -> None:
     """Run methods on networks, and judge what they find."""
     here = [name for name in METHODS if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
-    console, results = Console(stderr=True), list[Result]()
+    console, results = plain_console(stderr=True), list[Result]()
     words = [word.strip() for word in parts.split(",")]
     if not all(word.isdecimal() and len(word) < 20 and int(word) > 0 for word in words):
         raise click.BadParameter(f"{parts!r} is no list of numbers from 1 with commas", param_hint="--parts")
@@ -64,13 +82,12 @@ def compare_command(
             method(name)
         found = [network(name) for name in listed(networks, list(NETWORKS))]
         check_targets(json_file, html_file)
-        with console.status("starting") as status:
+        with console.status(Text("starting")) as status:
             for result in compare(found, names, numbers, seed=seed, batch=batch):
                 results.append(result)
-                status.update(f"{result.network}, {result.n_parts} parts: {result.method}")
-        out = Console()
+                status.update(Text(f"{result.network}, {result.n_parts} parts: {result.method}"))
         # a table that is piped away keeps its columns whole
-        Console(width=None if out.is_terminal else 200).print(table(results))
+        plain_console(width=None if plain_console().is_terminal else 200).print(table(results))
         if json_file is not None:
             write_json(json_file, results)
         if html_file is not None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,9 @@ from partitioners.partition import Partition, compact, empty_parts, measure
 from partitioners.refinement import feasible
 from partitioners.step_time import Rates, step_seconds
 from partitioners.traffic import largest_send, messages, predicted_bytes, traffic
+from partitioners.writing import check_targets, write_text
+
+__all__ = ["Result", "check_targets", "compare", "problems", "rows", "table", "write_json", "write_text"]
 
 # What an engine counts when it runs a network with a placement: names and numbers, "bytes" and "step_seconds" by habit.
 Measured = Callable[[Network, Partition], Mapping[str, float]]
@@ -168,33 +169,6 @@ def table(results: Sequence[Result]) -> Table:
     found.caption = Text(told) if told else None  # brackets are no markup
     found.caption_justify = "left"
     return found
-
-
-def check_targets(*paths: str | os.PathLike[str] | None) -> None:
-    """Raise GraphError, before minutes of work, where a file could not be written."""
-    for path in paths:
-        if path is None:
-            continue
-        target = Path(path)
-        if target.is_dir():
-            raise GraphError(f"{target} is a directory; name a file in it")
-        try:
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}."):
-                pass
-        except OSError as error:
-            raise GraphError(f"{target} cannot be written: {error.strerror or error}") from None
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Beside its target and renamed.  Raises GraphError where it cannot be written."""
-    target = Path(path)
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-            partial = Path(folder) / target.name
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(target)
-    except OSError as error:
-        raise GraphError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
 def write_json(path: str | os.PathLike[str], results: Sequence[Result]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from partitioners.arguments import LARGEST, MOST, AnyPath, parts_of, path_of
 from partitioners.graph import MOST_LAYERS, GraphError, IntArray, Links, Sparse, UnitGraph
 from partitioners.partition import Partition, check, of_units, plain
+from partitioners.writing import whole_file
 
 LAYERS = "% layers"
 COMMENT = re.compile(r"%\s*layers((?:\s+\d+)+)\s*", re.ASCII)
@@ -199,12 +200,8 @@ def _sending(nets: Links, first: int, other: int) -> Iterator[tuple[int, list[in
 
 
 def _write(path: AnyPath, lines: Iterable[str]) -> None:
-    target = path_of(path)
-    try:
-        with target.open("w", encoding="ascii", newline="\n") as file:
-            file.writelines(line + "\n" for line in lines)
-    except (OSError, ValueError) as error:
-        raise GraphError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    with whole_file(path_of(path), "w") as file:
+        file.writelines(line + "\n" for line in lines)
 
 
 def _read(path: Path) -> tuple[tuple[int, ...] | None, list[list[int]]]:

@@ -8,13 +8,10 @@ from __future__ import annotations
 import json
 import lzma
 import operator
-import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ import numpy as np
 from partitioners.arguments import AnyPath, path_of
 from partitioners.graph import GraphError
 from partitioners.partition import Partition, plain
+from partitioners.writing import whole_file
 
 # what numpy, zipfile and json say of files that are damaged, or of another kind
 DAMAGED = (
@@ -33,33 +31,17 @@ DAMAGED = (
 def save_placement(path: AnyPath, partition: Partition, made: Mapping[str, Any] | None = None) -> None:
     """Write a partition; ``made`` says how it was found: method, seed, volume and the like.
 
-    Written beside its target and renamed, so that a reader never sees half a file.  Raises GraphError where it cannot
-    be written, and for what is no partition.
+    There whole or not at all, so that a reader never sees half a file.  Raises GraphError where it cannot be written,
+    and for what is no partition.
     """
     target, partition = path_of(path), plain(partition)
     try:
         told = np.array(json.dumps(dict(made or {}), sort_keys=True, default=_plain_value))
     except (TypeError, ValueError) as error:
         raise GraphError(f"what is told of a partition must be what JSON can say: {error}") from None
-    if target.exists() and not target.is_file():
-        raise GraphError(f"{target} cannot be written: it is no ordinary file")
     arrays = {f"layer{i}": owner.astype(np.int32) for i, owner in enumerate(partition.owners)}
-    partial = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            partial = Path(file.name)
-            np.savez_compressed(file, allow_pickle=False, n_parts=np.int64(partition.n_parts), made=told, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)  # temporary files are their owner's alone
-        partial.replace(target)
-    except OSError as error:
-        raise GraphError(f"{target} cannot be written: {error.strerror or error}") from None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+    with whole_file(target) as file:
+        np.savez_compressed(file, allow_pickle=False, n_parts=np.int64(partition.n_parts), made=told, **arrays)
 
 
 def load_placement(path: AnyPath) -> tuple[Partition, dict[str, Any]]:

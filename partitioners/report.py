@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from partitioners.compare import COLUMNS, Result, measured_names, problems, rows, write_text
+from partitioners.compare import COLUMNS, Result, measured_names, problems, rows
 from partitioners.graph import GraphError
 from partitioners.networks import Network
+from partitioners.writing import write_text
 
 STYLE = """body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
 table { border-collapse: collapse; font-size: 85%; } th, td { border: 1px solid #ccc; padding: 0.2em 0.6em; }

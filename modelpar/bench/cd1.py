@@ -15,8 +15,8 @@ from modelpar.bench.contest import contest
 from modelpar.bench.step import CD1, ONES, PIECES, training_spec
 from modelpar.bench.timing import Size, calls_for, in_turn, text_of, time_of
 from modelpar.comm.grid import Grid
-from modelpar.kernels import warm_up
 from modelpar.kernels.products import dispatch
+from modelpar.kernels.warm_up import warm_up
 from modelpar.spec import TrainingSpec
 
 SIZES: tuple[Size, ...] = (

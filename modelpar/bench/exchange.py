@@ -18,8 +18,8 @@ from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.data import Minibatches
-from modelpar.kernels import warm_up
 from modelpar.kernels.states import n_words, pack
+from modelpar.kernels.warm_up import warm_up
 from modelpar.ownership.layout import HOLDS, UnitLayout
 from modelpar.sync.reduction import BUCKET
 

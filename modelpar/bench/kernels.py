@@ -13,12 +13,12 @@ from mpi4py import MPI
 
 from modelpar.bench.timing import Size, Work, in_turn, text_of
 from modelpar.comm.memory import check_fits
-from modelpar.kernels import warm_up
 from modelpar.kernels.products import dense, dispatch
 from modelpar.kernels.products.product import Product, Sampler
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.kernels.statistics.learning import Counts, SoftCounts
 from modelpar.kernels.statistics.update import apply_update
+from modelpar.kernels.warm_up import warm_up
 from modelpar.streams import Purpose, Stream
 from modelpar.weights.dense import Scratch
 

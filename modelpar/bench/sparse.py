@@ -15,7 +15,7 @@ from modelpar.bench.timing import in_turn
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import available_bytes
 from modelpar.errors import SpecError
-from modelpar.kernels import warm_up
+from modelpar.kernels.warm_up import warm_up
 from modelpar.ownership.costs import halo_bytes
 from modelpar.ownership.placement import place
 from modelpar.spec import NetworkSpec, TrainingSpec

@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
+from modelpar.collective.agreement import agree
 from modelpar.comm.grid import Grid
+from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork, Part
 from modelpar.model.rbm import Chains
@@ -25,7 +27,7 @@ from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.values.forms import AnyPath
 from modelpar.weights.parameters import Parameters
 
-__all__ = ["load", "read_spec", "save", "tensors"]
+__all__ = ["load", "read_position", "read_spec", "save", "tensors"]
 
 FORMAT = "1"
 OF_STRATEGIES = ("outer", "squares")  # what a strategy of replicas keeps for each part, as TrainingRun calls it
@@ -36,10 +38,12 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
     """Write parameters, and what training needs to go on, to one file.
 
     The same bytes at every grid for the same values.  The file appears under its name only when it is whole.
-    Collective.  Raises CheckpointError on every rank where it cannot be written.
+    Collective.  Raises CheckpointError on every rank where it cannot be written, DisagreementError where ranks bring
+    different arguments.
     """
     path = os.fsdecode(path)
     run = TrainingRun.of(network)
+    agree(network.grid.comm, "save", network=network, path=path)
     run.settle()
     run.refresh(network)  # what is read again has blocks that agree, and what goes on from here must have them too
     metadata = {
@@ -59,6 +63,8 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
             sort_keys=True,
         ),
     }
+    if run.data is not None:
+        metadata["data"] = run.data.as_text()
     status = network.traffic.status
     with status.phase("saving"):
         files.write(path, network.grid, tensors(network), metadata, status)
@@ -80,9 +86,11 @@ def load(
     halo       as ``NetworkSpec.halo``, which a checkpoint does not tell
     to_train   False leaves out what only training needs: velocities, chains, the best parameters so far
 
-    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind.
+    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind,
+    DisagreementError where ranks bring different arguments.
     """
     path = os.fsdecode(path)
+    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo)
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
@@ -101,6 +109,7 @@ def load(
     if chains is not None:
         run.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
     run.refresh_all(network)
+    run.data = Fingerprint.from_text(header.metadata.get("data"))
     return network
 
 
@@ -128,6 +137,14 @@ def _make_room(
         return None
     n_hidden = len(network.rbms[position.layer].hidden_ids)
     return np.zeros((n_hidden, header.tensors["chains"][1][1]), network.dtype)
+
+
+def read_position(header: Header) -> Position | None:
+    """Where training stood; None where the file does not tell."""
+    try:
+        return Position(**json.loads(header.metadata["training"])["position"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def read_spec(path: AnyPath, header: Header) -> NetworkSpec:

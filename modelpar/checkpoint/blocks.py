@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
-from numba import njit
 
 from modelpar.checkpoint.checksum import bits
 from modelpar.checkpoint.ids import Ids
+from modelpar.machine.compilation import njit
 
 IntArray = npt.NDArray[np.int64]
 MAX_CHUNK = 8 << 20  # bytes
@@ -285,7 +285,8 @@ def move(source, source_rows, source_columns, target, target_rows, target_column
     for i in range(len(source_rows)):
         line, out = source[source_rows[i]], target[target_rows[i]]
         if straight:
-            out[last : last + n] = line[first : first + n]
+            for j in range(n):  # numba's own assignment of slices takes seconds to compile
+                out[last + j] = line[first + j]
         else:
             for j in range(n):
                 out[target_columns[j]] = line[source_columns[j]]

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from modelpar.machine.compilation import njit
 
 MODULUS = 1 << 64
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from modelpar.checkpoint.header import Header, decode, encode, header_length, in
 from modelpar.checkpoint.local_file import LocalFile, together
 from modelpar.comm.status import Status
 from modelpar.errors import CheckpointError
+from modelpar.files.outputs import Output
 from modelpar.values.forms import AnyPath
 
 __all__ = ["Header", "TensorBlock", "read_header", "read_into", "write"]
@@ -47,13 +47,12 @@ def write(
 
     The same bytes at every grid, layout and owner array.  ``blocks`` name the same tensors on every rank; replicas
     hold equal values and share the work.  Written as ``path.partial``, read back, synced, checked and then renamed, so
-    ``path`` is either the old file or the whole new one.  Extra memory: at most 40 MiB a rank.  ``status`` is told of
-    every chunk.
+    ``path`` is either the old file or the whole new one; a symbolic link stays, and what it leads to is written.  Extra
+    memory: at most 40 MiB a rank.  ``status`` is told of every chunk.
 
     Raises CheckpointError, with the same message on every rank, where any rank cannot write; ``path`` is untouched.
     """
-    target = os.fsdecode(path)
-    partial = target + ".partial"
+    output: Output | None = None  # rank 0's
     with together(grid.comm):
         _check(blocks)
         head = encode(_tensors(blocks), metadata, {})
@@ -63,7 +62,9 @@ def write(
     buffers = Buffers(grid.n_shards)
     with together(grid.comm):
         if grid.comm.rank == 0:
-            _create(partial)
+            output = Output(os.fsdecode(path))
+            _create(output)
+    partial: str = grid.comm.bcast(None if output is None else str(output.partial))
     file = LocalFile(partial, MPI.MODE_RDWR)  # without MODE_CREATE: a rank that cannot see rank 0's file has to say so
     try:
         with together(grid.comm, file):
@@ -82,14 +83,13 @@ def write(
                 raise CheckpointError(f"{partial} does not read back as it was written; check the disk")
             file.close()
         with together(grid.comm):
-            if grid.comm.rank == 0:
-                os.replace(partial, target)
-                _sync_directory(target)
+            if output is not None:
+                output.finish()
+                _sync_directory(str(output.place))
     except BaseException:
         file.close()
-        if grid.comm.rank == 0:
-            with suppress(OSError):
-                os.unlink(partial)
+        if output is not None:
+            output.give_up()
         raise
 
 
@@ -227,16 +227,18 @@ def _read_rows(file: LocalFile, block: TensorBlock, shuffle: Shuffle, start: int
     return total
 
 
-def _create(partial: str) -> None:
+def _create(output: Output) -> None:
     """An empty file; what an earlier run left behind makes way."""
-    directory = os.path.dirname(partial) or "."
-    if not os.path.isdir(directory):
+    directory = output.place.parent
+    if not directory.is_dir():
         raise CheckpointError(f"directory {directory} does not exist; make it, or name another")
-    if os.path.isdir(partial.removesuffix(".partial")):
-        raise CheckpointError(f"{partial.removesuffix('.partial')} is a directory; name a file in it")
-    with suppress(FileNotFoundError):
-        os.unlink(partial)
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    if output.place.is_dir():
+        raise CheckpointError(f"{output.path} is a directory; name a file in it")
+    if output.poured:
+        raise CheckpointError(
+            f"{output.path} is no regular file, but all ranks write a checkpoint at places of their own; name a file"
+        )
+    output.open()
 
 
 def _sync_directory(path: str) -> None:

@@ -25,7 +25,7 @@ class LocalFile:
         self.path, self.failure = path, ""
         self.handle: MPI.File | None = None
         with self._kept("cannot be opened (every node must see its directory)"):
-            self.handle = MPI.File.Open(MPI.COMM_SELF, path, mode)
+            self.handle = MPI.File.Open(MPI.COMM_SELF, os.fsencode(path), mode)  # type: ignore[arg-type]
 
     def write(self, offset: int, values: npt.NDArray[Any]) -> None:
         self._transfer("cannot be written", "Write_at", offset, values)

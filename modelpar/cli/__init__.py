@@ -3,20 +3,24 @@
 ``main`` is the console command.  It imports mpi4py and the standard library only; NumPy is loaded when the number of
 threads is known (``threads.prepare``).  Whatever goes wrong ends in one of three ways: a mistake that the user can
 mend is one line, printed once, and status 2 on every rank; an interruption is status 130; anything else is a traceback
-and ``MPI_Abort``, so that no rank is left waiting.
+and ``MPI_Abort``, so that no rank is left waiting.  SIGTERM and SIGHUP end a process at once, and the launcher the job.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from modelpar.errors import ModelparError
+from modelpar.collective.agreement import agree
+from modelpar.errors import ModelparError, ModelparWarning
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -32,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Collective over COMM_WORLD; one rank without mpirun works.
     """
+    hangup = signal.getsignal(signal.SIGHUP)
     try:
         import mpi4py
 
@@ -42,15 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         why = " ".join(str(error).split())
         _print_error(f"MPI cannot be loaded ({why}); install one, for example with pip install 'modelpar[mpich]'")
         sys.exit(MISTAKE)
+    if hangup in (signal.SIG_DFL, signal.SIG_IGN):
+        # UCX, which some MPIs bring, takes a hangup for a wish to debug it, and goes on; nohup's word is kept
+        signal.signal(signal.SIGHUP, hangup)
     comm = MPI.COMM_WORLD.Dup()
     if comm.rank > 0:  # one voice: what rank 0 prints, help and version included, is printed once
         # never closed: it must outlive this function, as sys.stdout does
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     sys.exit(run(comm, sys.argv[1:] if arguments is None else arguments))
 
 
 def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     """Run one command on the ranks of ``comm`` and return its exit status, the same on every rank.  Collective."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the output's encoding has not, as in a name, is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         import click
 
@@ -58,12 +69,14 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     except BaseException:
         _abort(comm)
     try:
-        modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
+        agree(comm, "the command line", arguments=list(arguments))
+        with _warnings_in_one_line(comm):
+            modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
         return _end_together(comm, error.format_message(), MISTAKE)
-    except (ModelparError, OSError, MemoryError) as error:
+    except (ModelparError, ModelparWarning, OSError, MemoryError) as error:  # python -W error raises warnings
         return _end_together(comm, _one_line(error), MISTAKE)
     except (KeyboardInterrupt, click.Abort):
         return _end_together(comm, "interrupted", INTERRUPTED)
@@ -72,6 +85,23 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     except BaseException:
         _abort(comm)
     return 0
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line(comm: MPI.Comm) -> Iterator[None]:
+    """ModelparWarnings as one line on the first rank's stderr, each message once; other warnings as ever."""
+    with warnings.catch_warnings():
+        told, others = set(), warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, ModelparWarning):
+                others(message, category, *where, **more)
+            elif comm.rank == 0 and str(message) not in told:
+                told.add(str(message))
+                _print_error(str(message), "warning")
+
+        warnings.showwarning = show
+        yield
 
 
 def _one_line(error: BaseException) -> str:
@@ -102,9 +132,9 @@ def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
     return status
 
 
-def _print_error(message: str) -> None:
+def _print_error(message: str, kind: str = "error") -> None:
     with contextlib.suppress(OSError):
-        print(f"modelpar: error: {message}", file=sys.stderr, flush=True)
+        print(f"modelpar: {kind}: {message}", file=sys.stderr, flush=True)
 
 
 def _abort(comm: MPI.Comm) -> NoReturn:

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from modelpar.errors import ModelparError
+from modelpar.files.outputs import PARTIAL, Output
 
-PARTIAL = ".partial"
+__all__ = ["PARTIAL", "cannot_write", "naming", "whole_file"]
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; the file becomes ``path`` when the block ends well, and goes when not.
+    """A name to write to; what is there becomes ``path`` when the block ends well (see ``Output``), and goes when not.
 
     Not collective.  Raises ModelparError, which names ``path``, where it cannot be written.
     """
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with naming(path):
-            yield partial
-            os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+    with naming(path):
+        output = Output(path)
+        try:
+            output.open()
+            yield output.partial
+            output.finish()
+        except BaseException:
+            output.give_up()
+            raise
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from modelpar.bench.timing import Size
 from modelpar.cli.atomic_file import whole_file
 from modelpar.cli.config import Settings
 from modelpar.cli.info import blas, cpu_name, instruction_set, mpi_library
+from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.pictures import have_matplotlib
 from modelpar.cli.terminal import make_console
 from modelpar.cli.threads import Placement, limit_loaded
@@ -48,7 +49,7 @@ def cd1(
     names = parse_peers(peers, ranks=comm.size)
     if names and spec.dtype != "float32":
         raise SpecError(f"--peer measures single precision, but --dtype is {spec.dtype}; leave one of them out")
-    _check_picture(comm, picture)
+    _check_picture(comm, settings, picture)
     with _grid(comm, settings) as grid:
         found = updates.run(
             wanted, grid=grid, threads=place.threads, dtype=spec.dtype, repeats=repeats, seconds=seconds,
@@ -67,7 +68,7 @@ def kernels(
 ) -> None:  # fmt: skip
     """``bench kernels``.  Collective.  Raises SpecError and others on every rank."""
     wanted = parse_sizes(sizes)
-    _check_picture(comm, picture)
+    _check_picture(comm, settings, picture)
 
     def set_threads(n: int) -> None:
         limit_loaded(n)
@@ -107,17 +108,21 @@ def exchange(
 
 def sparse(
     comm: MPI.Comm, settings: Settings, place: Placement, *, batch: int, repeats: int, seconds: float,
-    as_json: bool, statistics: str | None, partitioners: str | None, peers: bool,
+    as_json: bool, statistics: str | None, partitioners: str | None, peers: bool | None,
 ) -> None:  # fmt: skip
     """``bench sparse``.  Collective.  Raises SpecError and others on every rank."""
     asked = settings.tables.get("network", {})
     spec = settings.network(**({} if "layers" in asked else SPARSE_NETWORK))
-    [kind] = parse_statistics(statistics)[:1]
+    kind, *more = parse_statistics(statistics)
+    if more:
+        raise SpecError(f"--statistics {statistics} names several, but one is measured here; give one of them")
+    if peers and comm.size > 1:
+        raise SpecError(f"--peers has no effect on {comm.size} ranks: scipy.sparse and SGEMM are measured on one")
     names: list[str | None] = [word.strip() for word in partitioners.split(",")] if partitioners else [None]
     with _grid(comm, settings) as grid:
         found = updates_of_lists.run(
             spec, batch, names, grid=grid, threads=place.threads, repeats=repeats, seconds=seconds, statistics=kind,
-            peers=peers,
+            peers=peers is not False,
         )  # fmt: skip
         shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"
     found["machine"] = {**_machine(place), "grid": shape, "threads": place.threads}
@@ -168,7 +173,7 @@ def _once(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def _check_picture(comm: MPI.Comm, picture: str | None) -> None:
+def _check_picture(comm: MPI.Comm, settings: Settings, picture: str | None) -> None:
     """Raise SpecError, on every rank, where the picture cannot be drawn.  Collective."""
     if picture is None:
         return
@@ -176,8 +181,7 @@ def _check_picture(comm: MPI.Comm, picture: str | None) -> None:
         raise SpecError(f"--picture {picture} has an ending that is not known; use .png")
     if not comm.bcast(have_matplotlib()):
         raise SpecError("--picture needs matplotlib, which is not installed; pip install 'modelpar[plots]'")
-    if not comm.bcast(Path(picture).absolute().parent.is_dir()):
-        raise SpecError(f"--picture {picture} is in a folder that does not exist; make it, or name another")
+    check_outputs(comm, settings, {"--picture": picture})
 
 
 def _draw(comm: MPI.Comm, picture: str | None, figure: str, found: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import click
 
 from modelpar import __version__
 from modelpar.cli import config as configuration
-from modelpar.cli.options import GroupedCommand, given, spec_options
+from modelpar.cli.options import PLACE, GroupedCommand, given, spec_options
+from modelpar.files.paths import absolute
 from modelpar.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of a table")
-OUT = click.option("--out", metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units")
+OUT = click.option(
+    "--out", type=PLACE, metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units"
+)
 
 
 @click.group(
@@ -39,28 +42,36 @@ def modelpar(context: click.Context) -> None:
 @spec_options("network", "training", "finetune", "data", "grid", "sync", "run")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint of --run-dir, at this or another grid")
 @click.option("--overwrite", is_flag=True, help="replace the run that --run-dir holds")
+@click.option("--accept-other-data", is_flag=True,
+              help="with --resume: go on with other data than those that the run was begun with")  # fmt: skip
 @click.option("--max-restarts", type=click.IntRange(0), default=None, metavar="N",
               help="with --resume, for loops: start the run where there is none yet, and refuse to take it up again "
               "more than N times")  # fmt: skip
 @click.pass_obj
 def train(
-    comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, max_restarts: int | None, **values: Any
-) -> None:
+    comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, accept_other_data: bool,
+    max_restarts: int | None, **values: Any,
+) -> None:  # fmt: skip
     """Pre-train a network layer by layer, then fine-tune it where there are labels."""
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other: one keeps the run, the other replaces it")
     if max_restarts is not None and not resume:
         raise click.UsageError("--max-restarts counts how often a run is taken up again; give --resume with it")
+    if accept_other_data and not resume:
+        raise click.UsageError("--accept-other-data is for a run that is taken up again; give --resume with it")
     mine = given(values)
     settings = configuration.gather(comm, mine, config, resume=resume)
     place = _prepare(comm, settings.run.threads)
     from modelpar.cli.train import train as work
 
-    work(comm, settings, place, resume=resume, overwrite=overwrite, max_restarts=max_restarts)
+    work(
+        comm, settings, place, resume=resume, overwrite=overwrite, max_restarts=max_restarts,
+        accept_other_data=accept_other_data,
+    )  # fmt: skip
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
@@ -76,7 +87,7 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
@@ -92,7 +103,9 @@ def sample(
 ) -> None:  # fmt: skip
     """Fantasies of the network by Gibbs sampling from its top RBM (samples.png unless --out says otherwise)."""
     settings = configuration.gather(comm, given(values), config)
-    shape, out = _image_shape(image_shape), _picture_or_array(out or "samples.png")
+    shape, out = _image_shape(image_shape), _picture_or_array(out or absolute("samples.png"))
+    if shape is not None and out.endswith(".npy"):
+        raise click.UsageError(f"--image-shape has no effect on the array {out}; leave it out, or use .png")
     _prepare(comm, settings.run.threads)
     from modelpar.cli.evaluate import sample as work
 
@@ -100,26 +113,27 @@ def sample(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
-@click.option("--count", type=COUNT, default=20, show_default=True, metavar="N", help="samples of the test set")
+@click.option("--count", type=COUNT, default=None, metavar="N",
+              help="samples of the test set  [default: 20, or all where there are fewer]")  # fmt: skip
 @OUT
 @click.pass_obj
 def reconstruct(
-    comm: MPI.Comm, checkpoint: str, config: str | None, count: int, out: str | None, **values: Any
+    comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, out: str | None, **values: Any
 ) -> None:
     """Test samples above what the network makes of them (reconstructions.png unless --out says otherwise)."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
-    out = _picture_or_array(out or "reconstructions.png")
+    out = _picture_or_array(out or absolute("reconstructions.png"))
     _prepare(comm, settings.run.threads)
     from modelpar.cli.evaluate import reconstruct as work
 
-    work(comm, settings, checkpoint, count=count, out=out)
+    work(comm, settings, checkpoint, count=count or 20, at_most=count is None, out=out)
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
-@click.argument("out", metavar="OUT")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("out", type=PLACE, metavar="OUT")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.pass_obj
 def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **values: Any) -> None:
@@ -138,12 +152,13 @@ def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **valu
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("source", metavar="[CONFIG_OR_CHECKPOINT_OR_RUN_DIR]", required=False)
+@click.argument("source", type=PLACE, metavar="[CONFIG_OR_CHECKPOINT_OR_RUN_DIR]", required=False)
 @spec_options("network.layers", "network.connections", "network.visible_grid", "network.seed")
 @click.option("--parts", type=COUNT, required=True, metavar="N", help="model shards to place units on")
 @click.option("--method", default="auto", show_default=True, metavar="NAME",
               help="of partitioners; a name that is not known lists them all")  # fmt: skip
-@click.option("--out", default="placement.npz", show_default=True, metavar="FILE", help="for train --partition")
+@click.option("--out", type=PLACE, default="placement.npz", show_default=True, metavar="FILE",
+              help="for train --partition")  # fmt: skip
 @JSON
 @click.pass_obj
 def partition(
@@ -158,6 +173,16 @@ def partition(
         if config is not None:
             raise click.UsageError(f"{source} and --config {config} are both configurations; give one")
         source, config = None, source
+    if source is not None:
+        of_network = {"--config": config} | {
+            f"--{name.replace('_', '-')}": values[f"network__{name}"]
+            for name in ("layers", "connections", "visible_grid")
+        }
+        for flag, value in of_network.items():
+            if value is not None:
+                raise click.UsageError(
+                    f"{flag} has no effect beside {source}, which has a network; leave one of them out"
+                )
     settings = configuration.gather(comm, given(values), config)
     _prepare(comm, 1)
     from modelpar.cli.partition import partition as work
@@ -173,8 +198,8 @@ def partition(
 @click.option("--parts", default=None, metavar="N,...", help="model shards  [default: 2 to the number of ranks]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="of the partitioners")
 @click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
-@click.option("--json", "json_file", default=None, metavar="FILE", help="write all results there")
-@click.option("--html", "html_file", default=None, metavar="FILE", help="write a page with pictures there")
+@click.option("--json", "json_file", type=PLACE, default=None, metavar="FILE", help="write all results there")
+@click.option("--html", "html_file", type=PLACE, default=None, metavar="FILE", help="write a page with pictures there")
 @click.pass_obj
 def compare(comm: MPI.Comm, **values: Any) -> None:
     """Partitioners on networks: quality, seconds, and the bytes and step times that the engine measures.
@@ -188,8 +213,8 @@ def compare(comm: MPI.Comm, **values: Any) -> None:
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", metavar="CHECKPOINT_OR_RUN_DIR")
-@click.argument("out", metavar="OUT_RUN_DIR")
+@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("out", type=PLACE, metavar="OUT_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--keep", type=float, required=True, metavar="X", help="part of each RBM's weights to keep, the largest")
 @click.option("--overwrite", is_flag=True, help="replace the run that OUT_RUN_DIR holds")
@@ -209,8 +234,8 @@ def prune(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("run_a", metavar="RUN_A")
-@click.argument("run_b", metavar="RUN_B")
+@click.argument("run_a", type=PLACE, metavar="RUN_A")
+@click.argument("run_b", type=PLACE, metavar="RUN_B")
 @JSON
 @click.pass_obj
 def diff(comm: MPI.Comm, run_a: str, run_b: str, as_json: bool) -> None:
@@ -274,11 +299,14 @@ def _measurements(repeats: int, seconds: float, sizes: str) -> Callable[[Any], A
     return decorate
 
 
-PICTURE = click.option("--picture", metavar="FILE.png", default=None, help="draw the rates over SGEMM's too")
+PICTURE = click.option(
+    "--picture", type=PLACE, metavar="FILE.png", default=None, help="draw the rates over SGEMM's too"
+)
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", "network.dtype", "network.layout", without=("grid.servers",))
+@spec_options("run.threads", "grid", "network.dtype", "network.layout",
+              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
 @_measurements(5, 0.5, "five from 100x784x500 to 512x8192x8192")
 @click.option("--statistics", metavar="K|float|all", default=None,
               help="1 to 8 bits, float, or several separated by commas; all for 1,3,float"
@@ -312,7 +340,7 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 @click.option("--partitioners", metavar="NAME,...", default=None, help="who places units, several to compare them")
 @click.option("--statistics", metavar="K|float", default=None, help="1 to 8 bits, or float  [default: "
               f"{TrainingSpec.statistics}]")  # fmt: skip
-@click.option("--peers/--no-peers", default=True, help="on one rank, measure scipy.sparse and SGEMM beside it")
+@click.option("--peers/--no-peers", default=None, help="on one rank, measure scipy.sparse and SGEMM beside it")
 @click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
               help="measurements, of which the median counts")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=0.5, show_default=True, metavar="X",
@@ -325,7 +353,7 @@ def sparse(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", without=("grid.servers",))
+@spec_options("run.threads", "grid", without=("grid.servers", "grid.partitioner", "grid.partition"))
 @_measurements(5, 0.05, "100x784x500,256x784x4096,256x4096x4096")
 @click.pass_obj
 def exchange(comm: MPI.Comm, config: str | None, **values: Any) -> None:

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable
 
 from mpi4py import MPI
-from rich.console import Console
 
 from modelpar.bench.placements import run
-from modelpar.cli.terminal import make_console
+from modelpar.cli.config import Settings
+from modelpar.cli.overwriting import check_outputs
+from modelpar.cli.terminal import make_console, plain_console
 from modelpar.errors import SpecError, together
+from modelpar.kernels.products import dispatch
 from partitioners import GraphError, method
 from partitioners.__main__ import listed
-from partitioners.compare import Result, check_targets, table, write_json
+from partitioners.compare import Result, table, write_json
 from partitioners.networks import NETWORKS, network
 from partitioners.report import write_report
 
@@ -38,14 +40,15 @@ def compare(
         found = [network(name) for name in names]
     except GraphError as error:
         raise SpecError(str(error)) from None
-    _on_rank_0(comm, lambda: check_targets(json_file, html_file))
+    rates = [("the machine's calibration", dispatch.calibration_file())]
+    check_outputs(comm, Settings({}), {"--json": json_file, "--html": html_file}, more=rates)
     results: list[Result] = []
     for result in run(names, wanted, numbers, comm=comm, seed=seed, batch=batch):
         results.append(result)
 
     def told() -> None:
         console = make_console()
-        Console(width=None if console.is_terminal else 240).print(table(results))
+        plain_console(width=None if console.is_terminal else 240).print(table(results))
         if json_file is not None:
             write_json(json_file, results)
         if html_file is not None:

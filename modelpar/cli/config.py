@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from modelpar.cli.options import SPECS, GridSpec, RunSpec, Tables, parse_layers
+from modelpar.cli.options import SPECS, GridSpec, RunSpec, Tables, located, parse_layers
+from modelpar.cli.places import same_file
 from modelpar.errors import SpecError, together
+from modelpar.files.paths import from_printable, printable
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, SyncSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ def read_config(comm: MPI.Comm, path: str | Path) -> Tables:
     with together(comm):
         if comm.rank == 0:
             try:
-                text = Path(path).read_text(encoding="utf-8")
+                text = Path(path).read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
                 raise SpecError(f"the configuration {path} cannot be read: {why}") from None
@@ -54,10 +57,12 @@ def parse_config(text: str, name: str) -> Tables:
         if not isinstance(values, dict):
             raise SpecError(f"{name}: {table} must be a table, [{table}], but is {values!r}")
         hints = {f.name: get_type_hints(SPECS[table])[f.name] for f in fields(SPECS[table])}  # type: ignore[arg-type]
+        kinds = {f.name: f.metadata.get("path") for f in fields(SPECS[table])}  # type: ignore[arg-type]
         for key, value in values.items():
             if key not in hints:
                 raise SpecError(f"{name}: [{table}] has an unknown key {key}{_nearest(key, hints, table)}")
-            checked.setdefault(table, {})[key] = _typed(value, hints[key], f"{name}: [{table}] {key}")
+            found = _typed(value, hints[key], f"{name}: [{table}] {key}")
+            checked.setdefault(table, {})[key] = from_printable(found) if kinds[key] else found
     return checked
 
 
@@ -92,6 +97,21 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     return float(value) if float in accepted else value
 
 
+def from_root(tables: Tables, name: str) -> Tables:
+    """What tables of the file called ``name`` name, by absolute names.  Raises SpecError."""
+    found = merge(tables)
+    for table, values in found.items():
+        for f in fields(SPECS[table]):  # type: ignore[arg-type]
+            kind = f.metadata.get("path")
+            if kind is None or f.name not in values:
+                continue
+            try:
+                values[f.name] = located(values[f.name], kind)
+            except ValueError as error:
+                raise SpecError(f"{name}: [{table}] {f.name}: {error}") from None
+    return found
+
+
 def write_config(specs: Mapping[str, Spec]) -> str:
     """The effective configuration as TOML that ``--config`` accepts; options that are None are left out."""
     import tomli_w
@@ -105,6 +125,8 @@ def write_config(specs: Mapping[str, Spec]) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)  # a name need not be text, but TOML is
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -128,6 +150,15 @@ class Settings:
     """All options of one command, from the command line, files and defaults."""
 
     tables: Tables  # what was given, wherever
+    config: str | None = None  # the file that some of it was read from
+    mine: Tables = field(default_factory=dict)  # of that, what the command line gave
+    file: Tables = field(default_factory=dict)  # what a file gave
+    before: Tables = field(default_factory=dict)  # what the run that is resumed, or judged, was given
+
+    @property
+    def asked(self) -> Tables:
+        """What is given now, by file or command line, and not taken from a run."""
+        return merge(self.file, self.mine)
 
     @property
     def training(self) -> TrainingSpec:
@@ -187,23 +218,28 @@ def gather(
     beside   a checkpoint or run directory whose data are meant where no others are named
     """
     base: Tables = {}
-    file = read_config(comm, config) if config else {}
+    before: Tables = {}
+    file = from_root(read_config(comm, config), config) if config else {}
     if resume:
         wanted = merge(file, mine)
         where = wanted.get("run", {}).get("run_dir")
         if where is None:
             raise SpecError("--resume needs to know the run; give --run-dir")
         base = read_own_config(comm, where)
+        before = copy.deepcopy(base)
         base.pop("grid", None)
         base.get("run", {}).pop("threads", None)
         if "sync" in wanted.get("sync", {}):  # what belongs to another strategy does not come with it
             base.pop("sync", None)
     elif beside is not None:
-        data = read_own_config(comm, beside).get("data", {})
-        if merge(file, mine).get("data", {}).get("data", data.get("data")) != data.get("data"):
-            data = {}  # other data: their files and fractions have nothing to do with those of the run
+        before = read_own_config(comm, beside)
+        data = before.get("data", {})
+        named = merge(file, mine).get("data", {}).get("data")
+        if named is not None and not comm.bcast(same_file(named, data.get("data", "")) if comm.rank == 0 else None):
+            # perhaps other data: their files and fractions have nothing to do with those of the run; their unit has
+            data = {name: value for name, value in data.items() if name == "scale"}
         base = {"data": data}
-    settings = Settings(merge(base, file, mine))
+    settings = Settings(merge(base, file, mine), config, mine, file, before)
     # every option is checked now, on every rank, before anything is loaded
     settings.training, settings.finetune, settings.data, settings.grid, settings.sync, settings.run, settings.network()
     settings.check()
@@ -214,9 +250,14 @@ def read_own_config(comm: MPI.Comm, where: str) -> Tables:
     """The configuration of the run that a path belongs to; nothing where there is none.  Collective."""
     found = None
     if comm.rank == 0:
-        path = Path(where)
-        home = path if path.is_dir() else path.parent
-        home = home.parent if home.name == "checkpoints" else home
-        found = home / "config.toml" if (home / "config.toml").is_file() else None
+        own = home_of(where) / "config.toml"
+        found = own if own.is_file() else None
     found = comm.bcast(found)
     return read_config(comm, found) if found is not None else {}
+
+
+def home_of(where: str | Path) -> Path:
+    """The directory of the run that a checkpoint or run directory belongs to, if it does.  Not collective."""
+    path = Path(where)
+    home = path if path.is_dir() else path.parent
+    return home.parent if home.name == "checkpoints" else home

@@ -156,7 +156,7 @@ def _compare_configurations(pair: tuple[Path, Path], report: Report) -> dict[str
     both = []
     for path in pair:
         try:
-            tables = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
+            tables = tomllib.loads((path / CONFIG).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError):
             report.notes.append(f"{path / CONFIG} cannot be read, so the configurations are not compared")
             return {}

@@ -17,12 +17,14 @@ from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.atomic_file import whole_file
 from modelpar.cli.config import Settings
+from modelpar.cli.overwriting import check_outputs
+from modelpar.cli.own_data import Say, open_to_judge, speak
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
-from modelpar.data import Dataset, Split, open_dataset
+from modelpar.data import Dataset, Split
 from modelpar.errors import DataError, SpecError, together
 from modelpar.kernels.reductions import squared_error
 from modelpar.model import scores
@@ -30,7 +32,7 @@ from modelpar.model.network import DeepBeliefNetwork, memory_bytes
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.ownership.placement import place
 from modelpar.training import evaluation
-from modelpar.training.feeds import real_values, shares
+from modelpar.training.feeds import in_data_units, real_values, shares
 
 Array = npt.NDArray[np.floating]
 
@@ -40,11 +42,14 @@ def evaluate(comm: MPI.Comm, settings: Settings, where: str, split: str, *, as_j
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=False)
         network = open_network(path, grid, settings)
-        dataset, chosen = _open_split(settings, network, split)
+        say = speak(grid.comm)
+        dataset, chosen = _open_split(settings, network, split, with_labels=network.output is not None, say=say)
         measures: dict[str, Any] = {"checkpoint": str(path), "data": dataset.name, "split": split}
         measures["samples"] = len(chosen)
         if network.output is not None and chosen.labels is not None:
             measures |= evaluation.evaluate(network, dataset, chosen)
+        elif network.output is not None:
+            say(f"{dataset.name} has no labels: the accuracy is left out; see --labels, --test-labels")
         measures |= generative_measures(network, dataset, chosen)
     if as_json:
         print(json.dumps(measures), flush=True)
@@ -84,31 +89,40 @@ def sample(
     count: int, steps: int, seed: int, image_shape: tuple[int, int] | None, out: str,
 ) -> None:  # fmt: skip
     """Write fantasies to a file.  Collective."""
+    check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
         # every seed has 2**32 chains of its own
         v = network.fantasies(count, steps, first_draw=seed << 32)
-        made = network.whole_visible(pictures.in_data_units(network, v))
-        write_samples(grid, Path(out), made, None, image_shape or _square(network.spec.layers[0]))
+        made = network.whole_visible(in_data_units(network, v))
+        shape = image_shape or _square(network.spec.layers[0])
+        write_samples(grid, Path(out), made, None, shape, pictures.white_of(network))
     print(f"{count} fantasies after {steps} steps of Gibbs sampling: {out}", flush=True)
 
 
-def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, out: str) -> None:
-    """Write test samples and their reconstructions to a file.  Collective."""
+def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, at_most: bool, out: str) -> None:
+    """Write test samples and their reconstructions to a file.  Collective.
+
+    at_most   whether fewer will do where there are no more; else SpecError on every rank
+    """
+    check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
-        dataset, split = _open_split(settings, network, "test")
+        dataset, split = _open_split(settings, network, "test", with_labels=False, say=speak(grid.comm))
+        if len(split) < count and not at_most:
+            raise SpecError(f"--count is {count}, but the test set of {dataset.name} has {len(split)} samples")
         seen, made = pictures.reconstructions(network, dataset, split, count)
-        write_samples(grid, Path(out), seen, made, dataset.image_shape)
+        white = pictures.white_of(network, dataset.scale)
+        write_samples(grid, Path(out), seen, made, dataset.image_shape, white)
     print(f"{seen.shape[1]} samples and their reconstructions: {out}", flush=True)
 
 
 def write_samples(
-    grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None
+    grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None, white: float | None
 ) -> None:
-    """(n_visible, count) as a picture, or as an array (count, n_visible); of two, one row of tiles above the other, or
-    an array (2, count, n_visible).  Collective.  Raises SpecError on every rank where that cannot be, ModelparError
-    where the file cannot be written."""
+    """(n_visible, count) in the unit of the data, as a picture, or as an array (count, n_visible); of two, one row of
+    tiles above the other, or an array (2, count, n_visible).  ``white`` as in ``save_tiles``.  Collective.  Raises
+    SpecError on every rank where that cannot be, ModelparError where the file cannot be written."""
     values = first.T if second is None else np.stack([first.T, second.T])
     with together(grid.comm):
         if grid.comm.rank == 0 and path.suffix == ".npy":
@@ -121,7 +135,7 @@ def write_samples(
             if not pictures.have_matplotlib():
                 raise SpecError("matplotlib is not installed: pip install 'modelpar[plots]', or use --out with .npy")
             columns = None if second is None else values.shape[1]
-            pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns)
+            pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns, white=white)
 
 
 def _save_array(path: Path, values: Array) -> None:
@@ -155,11 +169,14 @@ def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwor
     return checkpoint.load(path, grid, layout, to_train=False)
 
 
-def _open_split(settings: Settings, network: DeepBeliefNetwork, split: str) -> tuple[Dataset, Split]:
+def _open_split(
+    settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool, say: Say
+) -> tuple[Dataset, Split]:
     """Raises SpecError without data, DataError where they have no such split; both on every rank."""
-    if "data" not in settings.tables.get("data", {}):
-        raise SpecError("no data are named, and no config.toml beside the checkpoint names them; give --data")
-    dataset, n_visible = open_dataset(settings.data, network.grid.comm, seed=network.spec.seed), network.spec.layers[0]
+    dataset, n_visible = (
+        open_to_judge(settings, network, split, with_labels=with_labels, say=say),
+        network.spec.layers[0],
+    )
     if dataset.n_visible != n_visible:
         raise DataError(
             f"{dataset.name} has {dataset.n_visible} values a sample, but the network was trained on {n_visible}; "
@@ -168,7 +185,7 @@ def _open_split(settings: Settings, network: DeepBeliefNetwork, split: str) -> t
     chosen = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if chosen is None or not len(chosen):
         there = ", ".join(name for name in ("train", "validation", "test") if getattr(dataset, name) is not None)
-        raise DataError(f"{dataset.name} has no {split} samples; there are {there}: see --split, --{split}-fraction")
+        raise DataError(f"{dataset.name} has no {split} samples; there are {there}: see --split")
     return dataset, chosen
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,13 +15,15 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.checkpoint import structure
 from modelpar.checkpoint.files import TensorBlock, write
-from modelpar.cli.atomic_file import PARTIAL, cannot_write
+from modelpar.cli.atomic_file import cannot_write
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network
+from modelpar.cli.overwriting import check_outputs
+from modelpar.cli.pictures import white_of
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, SpecError, together
-from modelpar.kernels.products import dense
+from modelpar.files.outputs import Output
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.weights.dense import Dense
 
@@ -33,13 +34,16 @@ CHUNK_BYTES = 16 << 20  # rows that rank 0 holds at a time
 
 def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
     """Write the network of a checkpoint as .npz or as a PyTorch state dict.  Collective."""
+    check_outputs(comm, settings, {"OUT": out}, checkpoint=where, seekable=not out.endswith(".npz"))
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
         network.run = None  # what only training needs
         if out.endswith(".npz"):
             write_npz(Path(out), grid, plain_blocks(network))
         else:
-            write(out, grid, sequential_blocks(network), {"format": "pt"})
+            one = white_of(network)
+            takes = "raw values" if one in (None, 1.0) else f"raw values / {one:g}"
+            write(out, grid, sequential_blocks(network), {"format": "pt", "input": takes})
     print(f"exported: {out}", flush=True)
 
 
@@ -73,8 +77,8 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     """The state dict of ``nn.Sequential(Linear, Sigmoid, Linear, Sigmoid, ..., Linear)``.  Collective.
 
     ``0.weight`` (upper, lower), ``0.bias``, ``2.weight``, ...; the last Linear gives the logits where there is an
-    output layer.  A Bernoulli network takes values in 0 .. 1; for Gaussian units the standardisation is folded
-    into the first layer, which so takes raw values.
+    output layer.  A Bernoulli network takes values in 0 .. 1, of which the file's metadata say how they come from raw
+    ones; for Gaussian units the standardisation is folded into the first layer, which so takes raw values.
     """
     for rbm in network.rbms:
         if not isinstance(rbm.weights, Dense):
@@ -109,18 +113,19 @@ def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Arra
         network.whole_visible(values[:, None])[weights.visible_rows, 0]
         for values in (network.input_offset, network.input_scale)
     )
-    transposed /= scale.astype(transposed.dtype)
-    part = np.empty((len(transposed), 1), transposed.dtype)
-    dense.matmul(transposed, offset.astype(transposed.dtype)[:, None], part)
+    part = np.empty(len(transposed))
+    for i, row in enumerate(transposed):
+        row[:] = row / scale
+        part[i] = row.astype(np.float64) @ offset  # a mean may be large beside the deviation
     # in a column layout each unit's sum is whole on one shard, in a row layout every shard has a part of it
     sums = np.zeros(network.spec.layers[1], np.float64)
-    sums[weights.hidden_columns] = part[:, 0]
+    sums[weights.hidden_columns] = part
     network.grid.shard_comm.Allreduce(MPI.IN_PLACE, sums)
     return np.asarray(c - sums[network.rbms[0].hidden_ids], c.dtype)
 
 
 def write_npz(path: Path, grid: Grid, blocks: list[TensorBlock]) -> None:
-    """An uncompressed .npz, row chunk after row chunk: rank 0 writes, beside the target, and renames at the end.
+    """An uncompressed .npz, row chunk after row chunk: rank 0 writes.
 
     Collective.  Raises CheckpointError on every rank where rank 0 cannot write.
     """
@@ -162,18 +167,17 @@ class _NpzWriter:
 
     def __init__(self, target: Path | None) -> None:
         self.target, self.failure = target, ""
+        self._output: Output | None = None
         self._file: BinaryIO
         self._zip: zipfile.ZipFile | None = None
         self._member: Any = None
         self._try(self._open)
 
-    @property
-    def _partial(self) -> Path:
-        assert self.target is not None  # _try and give_up have looked
-        return self.target.with_name(self.target.name + PARTIAL)
-
     def _open(self) -> None:
-        self._file = open(self._partial, "wb")  # noqa: SIM115
+        assert self.target is not None  # _try has looked
+        self._output = Output(self.target)
+        self._output.open()
+        self._file = open(self._output.partial, "wb")  # noqa: SIM115
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def begin(self, block: TensorBlock) -> None:
@@ -196,9 +200,10 @@ class _NpzWriter:
 
         def work() -> None:
             assert self._zip is not None  # as above
+            assert self._output is not None
             self._zip.close()
             self._file.close()
-            os.replace(self._partial, str(self.target))
+            self._output.finish()
 
         self._try(work)
         if self.failure:
@@ -214,8 +219,8 @@ class _NpzWriter:
                 self._member.close()
             with suppress(OSError):
                 self._file.close()
-        with suppress(OSError):
-            self._partial.unlink(missing_ok=True)
+        if self._output is not None:
+            self._output.give_up()
 
     def _try(self, work: Callable[[], object]) -> None:
         if self.target is None or self.failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ import modelpar
 from modelpar.bench.kernels import calibration
 from modelpar.cli.progress import size_text, summary_table
 from modelpar.cli.terminal import make_console
-from modelpar.cli.threads import VARIABLES, Placement
+from modelpar.comm.cores import VARIABLES, Placement, is_settled, placement, users_choice
 from modelpar.comm.memory import available_bytes
+from modelpar.kernels import threads
 from modelpar.kernels.products import dispatch
+from modelpar.machine import compilation
 
 FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512bf16",
@@ -84,6 +87,18 @@ def collect(comm: MPI.Comm, place: Placement, environment: dict[str, str]) -> di
     }
 
 
+def info(comm: MPI.Comm | None = None) -> dict[str, Any]:
+    """Versions, MPI, BLAS, instruction set, kernels, cores and threads, and what does not fit together: as
+    ``modelpar info --json`` prints them.  Collective over ``comm``; None: this rank alone.
+
+    ``threads_per_rank`` is the number that this rank uses, or that the first :class:`modelpar.Grid` would choose.
+    """
+    place = placement(MPI.COMM_SELF if comm is None else comm, None)
+    chosen = threads.get_threads() if is_settled() else users_choice() or place.threads
+    kept = {name: value for name, value in given_environment().items() if name not in VARIABLES}  # those are respected
+    return collect(MPI.COMM_SELF if comm is None else comm, replace(place, threads=chosen), kept)
+
+
 def mpi_library() -> str:
     """Name and version of the MPI that is loaded."""
     return " ".join(MPI.Get_library_version().strip(" \0\n").splitlines()[0].split())
@@ -124,12 +139,8 @@ def cpu_name() -> str:
 
 def numba_cache() -> str:
     """Where compiled kernels are kept."""
-    chosen = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-    if chosen:
-        return str(chosen)
-    beside = Path(modelpar.__file__).parent / "kernels" / "__pycache__"
-    place = beside if beside.exists() else beside.parent
-    return str(beside) if os.access(place, os.W_OK) else "the user's cache directory, as the package's own is read-only"
+    place = compilation.folder()
+    return "nowhere: each process compiles for itself" if place is None else str(place)
 
 
 def given_environment() -> dict[str, str]:

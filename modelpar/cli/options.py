@@ -5,13 +5,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, get_type_hints
 
 import click
 
-from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, SyncSpec, TrainingSpec, option
+from modelpar.files.paths import absolute, expanded
+from modelpar.patterns import MASK
+from modelpar.spec import (
+    DATA_SETS,
+    DRAWN_SETS,
+    DataSpec,
+    FineTuneSpec,
+    NetworkSpec,
+    Spec,
+    SyncSpec,
+    TrainingSpec,
+    option,
+)
 
 Tables = dict[str, dict[str, Any]]  # table -> field -> value, given ones only
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
@@ -27,7 +41,9 @@ class GridSpec(Spec):
         None, "what decides which shard owns which unit, such as auto; tiles for local connections, else block, unless "
         "given",
     )  # fmt: skip
-    partition: str | None = option(None, "a file of modelpar partition that says which shard owns which unit")
+    partition: str | None = option(
+        None, "a file of modelpar partition that says which shard owns which unit", path="place"
+    )
     servers: int = option(
         0, "ranks that hold the parameters of --sync server and do not train; 0 to spread them over those that do",
         at_least=0,
@@ -38,7 +54,9 @@ class GridSpec(Spec):
 class RunSpec(Spec):
     """What one run of training does besides training."""
 
-    run_dir: str | None = option(None, "directory for all that the run leaves behind; runs/DATA-TIME unless given")
+    run_dir: str | None = option(
+        None, "directory for all that the run leaves behind; runs/DATA-TIME unless given", path="place"
+    )
     threads: int | None = option(None, "threads of each rank; cores of the node / its ranks unless given", at_least=1)
     pretrain_only: bool = option(False, "leave out fine-tuning")
     checkpoint_every: int = option(0, "updates between checkpoints; 0 for one after each RBM and stage", at_least=0)
@@ -106,6 +124,48 @@ def parse_layers(text: str) -> tuple[int, ...]:
         raise ValueError(f"{text!r} is not a list of layer sizes such as 784-500-500") from None
 
 
+class Place(click.ParamType):
+    """A file or folder: ``~`` stands for a home, and the name counts from the root.   kind: as ``located`` takes it"""
+
+    name = "path"
+
+    def __init__(self, kind: str = "place") -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return located(value, self.kind)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+PLACE = Place()
+
+
+def located(text: str, kind: str) -> str:
+    """The absolute name of what an option names.  Raises ValueError where it can name nothing.
+
+    kind   ``place``, a file or folder; ``data``, the same or a data set; ``masks``, words of which some are mask:FILE
+
+    The files of masks stand in checkpoints, whose bytes do not depend on the folder: these stay relative.
+    """
+    if kind == "masks":
+        return _MASK_AT_HOME.sub(lambda found: found[1] + expanded(found[2]), text)
+    return text if kind == "data" and is_name(text) else absolute(text)
+
+
+_MASK_AT_HOME = re.compile(rf"(\b{MASK})(~[^,]*)")
+
+
+def is_name(data: str) -> bool:
+    """Whether ``--data`` is the name of a data set, or may be one that is misspelt."""
+    if data in DATA_SETS:
+        return True
+    if os.sep in data or data.startswith("~") or os.path.exists(data) or not data:
+        return False
+    return data.partition(":")[0] in DRAWN_SETS or "." not in data
+
+
 def spec_options(*tables: str, without: tuple[str, ...] = ()) -> Callable[[Wrapped], Wrapped]:
     """All fields of these tables as options named ``table__field``, and ``--config``.
 
@@ -123,7 +183,7 @@ def spec_options(*tables: str, without: tuple[str, ...] = ()) -> Callable[[Wrapp
         for table, f in reversed(wanted):
             command = _as_option(table, f)(command)
         return click.option(
-            "--config", type=click.Path(), metavar="FILE",
+            "--config", type=PLACE, metavar="FILE",
             help="TOML file with any of these options, in tables "
             + ", ".join(f"[{t}]" for t in dict.fromkeys(t for t, _ in wanted)) + "; the command line wins",
         )(command)  # fmt: skip
@@ -143,7 +203,7 @@ def _as_option(table: str, f: Any) -> Callable[[Wrapped], Wrapped]:
     else:
         shown = "" if default is None else f"  [default: {_shown(default)}]"
         choices = f.metadata.get("choices")
-        kind: Any = click.Choice(choices) if choices else _KINDS[hint]
+        kind: Any = click.Choice(choices) if choices else _PLACES.get(f.metadata.get("path")) or _KINDS[hint]
         metavar = None if choices else _metavar(f.name, hint)
         made = click.option(flag, name, type=kind, default=None, metavar=metavar, help=text + shown, cls=SpecOption)
 
@@ -159,6 +219,9 @@ _KINDS: dict[Any, Any] = {
     int: click.INT, int | None: click.INT, float: click.FLOAT, float | None: click.FLOAT,
     str: click.STRING, str | None: click.STRING, tuple[int, ...]: Layers(),
 }  # fmt: skip
+
+
+_PLACES = {kind: Place(kind) for kind in ("place", "data", "masks")}
 
 
 def _metavar(name: str, hint: Any) -> str:

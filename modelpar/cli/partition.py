@@ -16,6 +16,7 @@ import partitioners
 from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli.config import Settings
+from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console
@@ -33,6 +34,7 @@ def partition(
     source   a checkpoint or run directory; the network of the options where None
     Raises SpecError on every rank where the method cannot do it, ModelparError where the file cannot be written.
     """
+    check_outputs(comm, settings, {"--out": out}, checkpoint=source)
     try:
         run = partitioners.method(method)
     except partitioners.GraphError as error:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
 from modelpar.cli.atomic_file import whole_file
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.data import Dataset, Split
 from modelpar.errors import together
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.training.feeds import visible_feed
+from modelpar.training.feeds import in_data_units, visible_feed
 from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[np.floating]
@@ -50,12 +51,13 @@ def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDir
         if network.grid.comm.rank == 0:
             save_tiles(directory.path / "filters.png", filters.reshape(-1, *shape), signed=True)
             pairs = np.stack([seen.T, made.T]).reshape(2 * seen.shape[1], *shape)
-            save_tiles(directory.path / "reconstructions.png", pairs, columns=seen.shape[1])
+            white = white_of(network, dataset.scale)
+            save_tiles(directory.path / "reconstructions.png", pairs, columns=seen.shape[1], white=white)
 
 
 def reconstructions(network: DeepBeliefNetwork, dataset: Dataset, split: Split, count: int) -> tuple[Array, Array]:
-    """The first samples of a split and what the network makes of them, (n_visible, count) each, raw values scaled
-    as the data set says, on every rank.  Collective."""
+    """The first samples of a split and what the network makes of them, (n_visible, count) each, in the unit of the
+    data, on every rank.  Collective."""
     run = TrainingRun.of(network)
     binarise = "none" if run.binarise == "stochastic" else run.binarise
     feed = visible_feed(network, dataset, split, binarise)
@@ -66,21 +68,24 @@ def reconstructions(network: DeepBeliefNetwork, dataset: Dataset, split: Split, 
     return seen, network.whole_visible(in_data_units(network, network.reconstruct(v), dataset.scale))
 
 
-def in_data_units(network: DeepBeliefNetwork, v: Array, scale: float = 1.0) -> Array:
-    """Owned visible activations as values of the data, where 1.0 is ``scale`` of the raw ones.
+def white_of(network: DeepBeliefNetwork, scale: float | None = None) -> float | None:
+    """The value of the data that a picture shows as white; None for real values, which have no such.  Collective.
 
-    Gaussian units see standardised values, which are put back; Bernoulli ones see them as they are.
+    scale   the raw value that means 1.0, that of the training data where None
     """
-    if network.spec.visible != "gaussian":
-        return v
-    raw = v * network.input_scale[:, None] + network.input_offset[:, None]
-    return np.asarray(raw / scale, network.dtype)
+    if network.spec.visible == "gaussian":
+        return None
+    highest = network.grid.shard_comm.allreduce(float(network.input_scale.max(initial=0.0)), MPI.MAX)
+    return highest if scale is None else scale
 
 
-def save_tiles(path: Path, images: Array, *, columns: int | None = None, signed: bool = False) -> None:
+def save_tiles(
+    path: Path, images: Array, *, columns: int | None = None, signed: bool = False, white: float | None = None
+) -> None:
     """Grey tiles (n, rows, columns) side by side in one PNG.  Not collective.
 
-    ``signed``: each tile has its own scale with 0 in the middle; else all share one.
+    ``signed``: each tile has its own scale with 0 in the middle; else all share one, from 0 to ``white``, or from the
+    smallest to the largest value where that is None.
     Raises ModelparError where the file cannot be written; none is left half-written.
     """
     import matplotlib.image
@@ -92,8 +97,8 @@ def save_tiles(path: Path, images: Array, *, columns: int | None = None, signed:
         largest = np.abs(images).max(axis=(1, 2), keepdims=True)
         grey = 0.5 + 0.5 * images / np.maximum(largest, 1e-12)
     else:
-        low, high = min(0.0, float(images.min(initial=0.0))), max(1.0, float(images.max(initial=1.0)))
-        grey = (images - low) / (high - low)
+        low, high = (0.0, white) if white is not None else (float(images.min()), float(images.max()))
+        grey = (images - low) / ((high - low) or 1.0)
     zoom = max(1, min(8, 1600 // max(columns * (width + 1), rows * (height + 1))))
     canvas = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1))
     for i, tile in enumerate(grey):

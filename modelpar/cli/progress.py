@@ -12,6 +12,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from modelpar.cli.terminal import make_console
 from modelpar.records import Record
@@ -35,8 +36,9 @@ class TrainingProgress:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or make_console()
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[measures]}"), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[measures]}", markup=False), TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(compact=True),
             console=self.console, transient=True, auto_refresh=False, disable=not self.console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=None, measures="", rate="")
@@ -58,6 +60,13 @@ class TrainingProgress:
     def say(self, text: str) -> None:
         """One line, above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def compiling(self, what: str, done: int, n: int) -> None:
+        """What is being compiled before training begins; the bar of the first stage takes its place."""
+        if not self._bar.disable:
+            self._bar.update(
+                self._task, completed=done, total=n, description="compiling", measures=what, refresh=True
+            )  # fmt: skip
 
     def show(self, record: Record) -> None:
         """One record: a look of the bar, and a line if it ends an epoch."""
@@ -103,7 +112,7 @@ def summary_table(summary: Mapping[str, object], title: str) -> Table:
     """What a run came to, for people."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in summary.items():
-        table.add_row(name, str(value))
+        table.add_row(name, Text(str(value)))  # names of files may have brackets, which are no markup
     return table
 
 

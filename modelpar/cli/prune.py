@@ -11,6 +11,8 @@ from modelpar import checkpoint
 from modelpar.cli.config import Settings, merge, read_own_config, write_config
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.options import SPECS
+from modelpar.cli.overwriting import check_run_directory
+from modelpar.cli.places import recorded
 from modelpar.cli.run_directory import RunDirectory, checkpoint_of
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.pruning import pruned
@@ -19,6 +21,7 @@ from modelpar.training.state import Position, TrainingRun
 
 def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: float, overwrite: bool) -> None:
     """Write a run directory with the pruned network, ready to be fine-tuned.  Collective."""
+    check_run_directory(comm, settings, out, option="OUT_RUN_DIR", checkpoint=where)
     with make_grid(comm, settings) as grid:
         directory = RunDirectory(grid.comm, out)
         directory.check(resume=False, overwrite=overwrite)
@@ -35,7 +38,9 @@ def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: flo
             "network": asked.network(), "training": asked.training, "finetune": asked.finetune, "data": asked.data,
             "sync": asked.sync, "run": asked.run,
         }  # fmt: skip
-        directory.write_text("config.toml", write_config({name: specs[name] for name in SPECS if name in specs}))
+        directory.write_text(
+            "config.toml", write_config(recorded({name: specs[name] for name in SPECS if name in specs}))
+        )
         checkpoint.save(smaller, directory.checkpoints / "step-00000000.safetensors")
         checkpoint.save(smaller, directory.model)
         told = _told(network, smaller)

@@ -54,7 +54,7 @@ def restarts(run_dir: Path) -> int:
     path = run_dir / RESTARTS
     if not path.exists():
         return 0
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    text = path.read_text(encoding="utf-8-sig", errors="replace").strip()
     if not text.isdecimal():
         raise SpecError(f"{path} should hold a whole number, but holds {text[:20]!r}; remove it to count from 0")
     return int(text)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.cli.atomic_file import PARTIAL, naming, whole_file
 from modelpar.errors import CheckpointError, SpecError, together
+from modelpar.files.paths import printable
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.connections import Connections
 from modelpar.records import STAGES, Record, recorded_layer
@@ -78,9 +80,11 @@ class RunDirectory:
         """
         with together(self.comm):
             if self.comm.rank == 0:
+                if self.path.exists() and not self.path.is_dir():
+                    raise SpecError(f"--run-dir {self.path} is a file; name a directory, or one that is not there yet")
                 if resume and not self.path.is_dir():
                     raise SpecError(f"--run-dir {self.path} holds no run to resume; leave --resume out to start one")
-                old = self._files()
+                old = self.files()
                 if old and not (resume or overwrite):
                     raise SpecError(
                         f"--run-dir {self.path} holds a run already ({old[0].name}); use --resume to go on with it, "
@@ -103,9 +107,8 @@ class RunDirectory:
     def _try_to_write(self) -> None:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            probe = self.checkpoints / ".probe"
-            probe.write_bytes(b"modelpar")
-            probe.unlink()
+            with tempfile.NamedTemporaryFile(dir=self.checkpoints, prefix=".probe-") as probe:
+                probe.write(b"modelpar")
         except OSError as error:
             why = error.strerror or str(error)
             raise CheckpointError(
@@ -114,11 +117,11 @@ class RunDirectory:
 
     def _clear(self, *, half_written_only: bool) -> None:
         """Remove what an old run of modelpar left, and nothing else."""
-        for path in self._files():
+        for path in self.files():
             if not half_written_only or path.name.endswith(PARTIAL):
                 path.unlink()
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
         """What a run has left, half-written files included; other files are the user's own.  Not collective."""
         own = [self.path / (name + end) for name in NAMES for end in ("", PARTIAL)]
         steps = [path for path in self.checkpoints.glob("step-*") if _STEP.fullmatch(path.name.removesuffix(PARTIAL))]
@@ -129,12 +132,27 @@ class RunDirectory:
         with together(self.comm):
             if self.comm.rank == 0:
                 with whole_file(self.path / name) as partial:
-                    partial.write_text(text, encoding="utf-8")
+                    partial.write_text(printable(text), encoding="utf-8")
 
     def has(self, name: str) -> bool:
         return bool(self.comm.bcast((self.path / name).exists()))
 
     # -- records -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the files that are open for appending."""
+        for file in (self._metrics, self._digests):
+            if file is not None:
+                file.close()
+        self._metrics = self._digests = None
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records that were written so far; nothing is changed.  Raises ModelparError on every rank."""
+        found: list[dict[str, Any]] = []
+        with together(self.comm):
+            if self.comm.rank == 0 and (self.path / METRICS).exists():
+                found, _ = _whole((self.path / METRICS).read_bytes().splitlines())
+        return self.comm.bcast(found)  # type: ignore[no-any-return]
 
     def open_metrics(self, position: Position, n_steps: int) -> list[dict[str, Any]]:
         """Begin ``metrics.jsonl``, or go on where ``position`` stands: later lines are dropped, earlier ones returned.
@@ -148,7 +166,7 @@ class RunDirectory:
         path = self.path / METRICS
         with together(self.comm):
             if self.comm.rank == 0:
-                old = path.read_bytes().splitlines() if path.exists() else []
+                old = path.read_bytes().splitlines() if path.is_file() else []
                 whole, self.n_damaged = _whole(old)
                 kept = [line for line in whole if _is_before(line, position, n_steps)]
                 with whole_file(path) as partial:
@@ -173,7 +191,7 @@ class RunDirectory:
         path = self.path / digests.NAME
         with together(self.comm):
             if self.comm.rank == 0:
-                old = digests.read(path)[0] if path.exists() else []
+                old = digests.read(path)[0] if path.is_file() else []
                 kept = [update for update in old if _is_before({**vars(update), "kind": "step"}, position, n_steps)]
                 with whole_file(path) as partial, open(partial, "wb") as file:
                     for update in kept:
@@ -207,6 +225,13 @@ class RunDirectory:
                     old.unlink(missing_ok=True)
         return path
 
+    def remove_end(self, *, pretrained: bool) -> None:
+        """Remove the model and the summary of a run that goes on, and with ``pretrained`` that checkpoint too."""
+        names = [self.model.name, SUMMARY, *([self.pretrained.name] if pretrained else [])]
+        with together(self.comm):
+            for name in names if self.comm.rank == 0 else ():
+                (self.path / name).unlink(missing_ok=True)
+
     def to_resume(self, updates_of_pretraining: int) -> list[Path]:
         """Where a run may go on, the newest first."""
         found: list[tuple[float, Path]] = []
@@ -217,6 +242,22 @@ class RunDirectory:
             if self.model.exists():
                 found.append((float("inf"), self.model))
         return [path for _, path in sorted(self.comm.bcast(found), reverse=True)]
+
+    @staticmethod
+    def number_of(path: Path) -> int | None:
+        """Updates that the name of a checkpoint tells of, None for those of the ends of stages.  Not collective."""
+        return _updates_of(path) if _STEP.fullmatch(path.name) else None
+
+    def check_begun(self) -> None:
+        """Raise SpecError, on every rank, where a directory that is there has nothing of a run."""
+        with together(self.comm):
+            if self.comm.rank == 0 and self.path.is_dir() and not (
+                (self.path / CONFIG).exists() or any((self.path / name).exists() for name in MODELS) or self._on_disk()
+            ):  # fmt: skip
+                raise SpecError(
+                    f"--run-dir {self.path} holds no run to resume: it has neither {CONFIG} nor a checkpoint; leave "
+                    "--resume out to start one there"
+                )
 
     def connections(self, spec: NetworkSpec) -> tuple[Connections | None, ...] | None:
         """Those of a run that is resumed, from the newest checkpoint that has them; None where none has."""
@@ -259,7 +300,7 @@ def _whole(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line.decode("utf-8"))
+        found = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or found.get("stage") not in STAGES:

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
+from modelpar.cli.idle import check_idle, tell_of_labels, why_not_tuned
+from modelpar.cli.own_data import check_resumed, speak
+from modelpar.cli.places import MASK, recorded, without_files
 from modelpar.cli.progress import TrainingProgress, summary_table
+from modelpar.cli.resuming import check_fewer, go_on, in_order, sort_out, tell_of_fewer
 from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.comm.watchdog import Watchdog
-from modelpar.data import DataFeed, Dataset, Minibatches, check_range
+from modelpar.data import DataFeed, Dataset, Minibatches, check_classes, check_range, check_training
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
+from modelpar.kernels.warm_up import Task
 from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.ownership.build_connections import connect
+from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.records import Record, recorded_layer
 from modelpar.spec import NetworkSpec, option_name
@@ -31,9 +40,9 @@ from modelpar.training.evaluation import accuracy_measures, check_labels, has_la
 from modelpar.training.exactness import check_exact, check_exact_tuning
 from modelpar.training.minibatch_loop import check_position
 from modelpar.training.recovery import Snapshots, SurvivorState, rebuild
-from modelpar.training.state import TrainingRun
+from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
-from modelpar.training.warm_up import rehearse
+from modelpar.training.warm_up import rehearse, tasks_of
 
 CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
 
@@ -54,6 +63,9 @@ def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, gri
             dataset.train, visible, scale=dataset.scale, binarise=dataset.binarise, seed=spec.seed, comm=grid.comm
         )
         check_exact(spec, settings.training, binary=feed.binary)
+    say = speak(grid.comm)
+    check_idle(settings, spec, dataset, say)
+    tell_of_labels(grid.comm, settings, spec, dataset, say)
     if fine_tunes(settings, spec, dataset):
         check_exact_tuning(spec, settings.finetune)
         for split in (dataset.train, dataset.validation, dataset.test):
@@ -66,7 +78,11 @@ def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, gri
             raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
     if spec.visible == "gaussian" and dataset.binarise != "none":
         raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
-    check_range(dataset, layout.layers[0].owned(grid.shard), spec.visible, comm=grid.comm)
+    mine = layout.layers[0].owned(grid.shard)
+    check_range(dataset, mine, spec.visible, comm=grid.comm)
+    check_training(dataset, mine, spec.visible, comm=grid.comm)
+    if fine_tunes(settings, spec, dataset):
+        check_classes(dataset, spec.classes, grid.comm)
 
 
 def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
@@ -97,8 +113,7 @@ def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
 
 def fine_tunes(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> bool:
     """Whether pre-training is followed by fine-tuning."""
-    possible = dataset.train.labels is not None and spec.classes > 0 and settings.finetune.epochs > 0
-    return possible and not settings.run.pretrain_only
+    return not why_not_tuned(settings, spec, dataset)
 
 
 class Session:
@@ -120,6 +135,9 @@ class Session:
         self.seconds_before = 0.0  # of a run that was resumed
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.fine_tunes = fine_tunes(settings, spec, dataset)
+        self._done: dict[tuple[str, int], int] = {}  # updates of each stage and RBM
+        self._ahead = 0  # of the number of the checkpoint that was resumed, of what would be counted
+        self._number: int | None = None  # updates that the name of that checkpoint tells of
         n = len(dataset.train)
         self._steps = {
             "pretrain": Minibatches(n, settings.training.batch_size, spec.seed).n_steps,
@@ -127,10 +145,14 @@ class Session:
             "done": 0,
         }
 
-    def run(self, *, resume: bool, overwrite: bool, survivor: SurvivorState | None = None, told: str = "") -> None:
+    def run(
+        self, *, resume: bool, overwrite: bool, accept_other_data: bool = False,
+        survivor: SurvivorState | None = None, told: str = "",
+    ) -> None:  # fmt: skip
         """All stages that are left, then the summary.  Collective.
 
-        survivor   what the ranks have brought from a grid that lost a rank, which is ``told`` of
+        accept_other_data   go on with other data than the run was begun with
+        survivor            what the ranks have brought from a grid that lost a rank, which is ``told`` of
         """
         self._announce()
         if told:
@@ -145,13 +167,25 @@ class Session:
         if self.grid.tolerant:
             self.snapshots = Snapshots(network)
             self.training.keep = self.snapshots.keep
-        position = self.training.position
-        if position.stage == "done" or (position.stage == "finetune" and not self.fine_tunes):
+        taken_up = resume and not told  # by the user, whose options may be other ones
+        if taken_up:
+            where = str(self.directory.path)
+            check_resumed(network, self.dataset, where, accept=accept_other_data, say=self.progress.say)
+        if self._has_finished() and not (taken_up and self._goes_on()):
+            if taken_up:
+                check_fewer(self.settings)
+                self._sort_out()
             self.progress.say(
-                f"this run has finished: see {self.directory.path / SUMMARY}; start another to train differently"
+                f"this run has finished: see {self.directory.path / SUMMARY}; more epochs go on with it, all else "
+                "needs another run"
             )
             return
         self._check_position()
+        if taken_up:
+            self._sort_out()
+            tell_of_fewer(network, self.settings, self._steps, self.progress.say)
+        self.training.data = self.dataset.fingerprint or self.training.data
+        position = self.training.position
         self.directory.prepare(resume=resume, overwrite=overwrite)  # nothing was changed so far
         self._write_config()
         self.directory.write_text(RANKS, "".join(f"{name}\n" for name in self.names))
@@ -162,6 +196,9 @@ class Session:
         if self.directory.n_damaged:
             self.progress.say(f"warning: {self.directory.n_damaged} damaged line(s) of metrics.jsonl were left out")
         self._restore_clock()
+        if self._number is not None:
+            self._ahead = self._number - self._updates_done()
+        self._no_longer_ended(position)
         try:
             if position.stage == "pretrain" and self.settings.training.epochs:
                 self._consume(pretrain(self.network, self.dataset, self.settings.training, self.settings.sync))
@@ -199,11 +236,17 @@ class Session:
     def _warm_up(self) -> float:
         """Seconds of compiling the kernels, or loading them from a cache, and of opening the data.  Collective."""
         started = time.perf_counter()
-        rehearse(self.spec.dtype, self.grid.node_comm, listed=not all(p.dense for p in self.spec.patterns))
         visible = self.layout.layers[0].owned(self.grid.shard)
-        DataFeed(
+        feed = DataFeed(
             self.dataset.train, visible, binarise=self.dataset.binarise, seed=self.spec.seed, comm=self.grid.comm
-        ).warm_up(self.spec.dtype)
+        )
+        training = self.settings.training
+        todo = tasks_of(
+            self.spec, training, self.settings.finetune if self.fine_tunes else None, binary=feed.binary,
+            n_replicas=self.grid.n_replicas, digests=training.digests or self.spec.exact,
+        )  # fmt: skip
+        todo.append(Task("data", 2.0, lambda: feed.warm_up(self.spec.dtype)))
+        rehearse(todo, self.grid.node_comm, self.progress.compiling)
         return float(self.grid.comm.allreduce(time.perf_counter() - started, MPI.MAX))
 
     def _fresh(self) -> DeepBeliefNetwork:
@@ -211,19 +254,22 @@ class Session:
 
     def _resumed(self) -> DeepBeliefNetwork:
         """The network of the newest checkpoint that is whole, or a new one where there is none."""
-        n_pretraining = self.settings.training.epochs * self._steps["pretrain"] * (len(self.spec.layers) - 1)
+        self._count_done(self.directory.history())
         newest = None
-        for path in self.directory.to_resume(n_pretraining):
+        there = self.directory.to_resume(self._updates_before("finetune", -1))
+        for path in in_order(there, self.directory, self.settings, self._steps):
             try:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
-                if not self._differs(spec):
+                differs = self._differs(spec) or self._other_connections(path, spec)
+                if not differs:
                     network = checkpoint.load(path, self.grid, self.layout, halo=self.spec.halo)
             except CheckpointError as error:
                 newest = newest or error
                 self.progress.say(f"warning: {error}; going back to the checkpoint before")
                 continue
-            if self._differs(spec):
-                raise CheckpointError(f"{path} is of another network: {self._differs(spec)}")
+            if differs:
+                raise CheckpointError(f"{path} is of another network: {differs}")
+            self._number = self.directory.number_of(path)
             self.progress.say(f"going on from {path}")
             self._remember(str(path))
             return network
@@ -231,8 +277,32 @@ class Session:
             raise CheckpointError(
                 f"no checkpoint of {self.directory.path} can be read ({newest}); use --overwrite to start again"
             )
-        self.progress.say("no checkpoint to go on from was found: starting from the beginning")
+        self.progress.say(
+            f"no checkpoint to go on from was found in {self.directory.path}: starting from the beginning"
+        )
         return self._fresh()
+
+    def _has_finished(self) -> bool:
+        stage = self.training.position.stage
+        return stage == "done" or (stage == "finetune" and not self.fine_tunes)
+
+    def _goes_on(self) -> bool:
+        return go_on(
+            self.network, self.dataset, self.settings, self.directory.history(), fine_tunes=self.fine_tunes,
+            say=self.progress.say,
+        )  # fmt: skip
+
+    def _no_longer_ended(self, position: Position) -> None:
+        """A run that goes on behind its end has another one: what told of the old one goes, so that it can be taken up
+        from a checkpoint before the new one.  Collective."""
+        if not self.directory.has(self.directory.model.name):
+            return
+        if self._number is None:
+            self.directory.save_step(self.network, self._updates_done(), self.settings.run.keep)
+        self.directory.remove_end(pretrained=position.stage == "pretrain")
+
+    def _sort_out(self) -> None:
+        sort_out(self.settings, self.network, fine_tunes=self.fine_tunes, say=self.progress.say)
 
     def _check_position(self) -> None:
         """Raise SpecError, on every rank, where these options do not go on with what the checkpoint has begun."""
@@ -246,12 +316,29 @@ class Session:
         """In what a checkpoint's network is not the one that was asked for; empty where it is."""
         for name in ("layers", "connections", "visible_grid", "classes", "visible", "dtype", "exact", "seed"):
             theirs, ours = getattr(found, name), getattr(self.spec, name)
+            if name == "connections" and without_files(theirs) == without_files(ours):
+                continue  # masks are known by what they hold
             if theirs != ours:
                 return f"its {option_name(name)} is {_text(theirs)}, but {_text(ours)} was asked for"
         return ""
 
+    def _other_connections(self, path: Path, found: NetworkSpec) -> str:
+        """Whether a mask that is asked for by name is not the checkpoint's.  Collective."""
+        asked = self.settings.asked.get("network", {}).get("connections")
+        if asked is None or MASK not in asked:
+            return ""
+        stored = checkpoint.structure.read(path, files.read_header(path, self.grid.comm), found, self.grid.comm)
+        wanted = connect(self.spec, self.grid.comm)
+        for i, (a, b) in enumerate(zip(stored or (), wanted, strict=False)):
+            if isinstance(a, Listed) and isinstance(b, Listed) and not (
+                np.array_equal(a.offsets, b.offsets) and np.array_equal(a.visible, b.visible)
+            ):  # fmt: skip
+                return f"RBM {i} has other connections than {asked} names"
+        return ""
+
     def _restore_clock(self) -> None:
         """The times of what was done before, from the records: checkpoints do not hold them."""
+        self._count_done(self.history)
         for line in self.history:
             self.stages[line["stage"], line["layer"]] = line["seconds"]
         position = self.training.position
@@ -265,7 +352,7 @@ class Session:
             "network": self.spec, "training": self.settings.training, "finetune": self.settings.finetune,
             "data": self.settings.data, "grid": self.settings.grid, "sync": self.settings.sync, "run": run,
         }  # fmt: skip
-        self.directory.write_text(CONFIG, write_config(specs))
+        self.directory.write_text(CONFIG, write_config(recorded(specs)))
 
     # -- during ------------------------------------------------------------------------------------------------------
 
@@ -282,7 +369,8 @@ class Session:
             if record.kind == "epoch" or record.measures:
                 self.directory.write_metrics(record)
                 self.history.append(record.as_line())
-            updates = self._updates(record)
+            self._done[record.stage, record.layer] = record.step
+            updates = self._updates_before(record.stage, record.layer) + record.step
             due = updates // every > saved // every if every else self._ends_rbm(record)
             saved = updates
             if due:
@@ -293,19 +381,24 @@ class Session:
         is_last = record.layer == len(self.spec.layers) - 2  # after the last one comes pretrained.safetensors
         return record.kind == "epoch" and record.stage == "pretrain" and record.step == record.steps and not is_last
 
-    def _updates(self, record: Record) -> int:
-        """Updates since the run began."""
-        if record.stage == "pretrain":
-            return record.layer * record.steps + record.step
-        return (len(self.spec.layers) - 1) * self.settings.training.epochs * self._steps["pretrain"] + record.step
+    def _updates_before(self, stage: str, layer: int) -> int:
+        """Updates since the run began, before a stage: those that were made, and where no record tells of them those
+        that were planned.  Epochs and minibatches may have been others before a run was taken up again."""
+        planned = self.settings.training.epochs * self._steps["pretrain"]
+        lower = layer if stage == "pretrain" else len(self.spec.layers) - 1
+        return self._ahead + sum(self._done.get(("pretrain", i), planned) for i in range(lower))
 
     def _updates_done(self) -> int:
         """Updates since the run began, before the next record."""
         position = self.training.position
-        n_steps = self._steps[position.stage]
-        done = position.epoch * n_steps + position.step
-        per_rbm = self.settings.training.epochs * self._steps["pretrain"]
-        return done + per_rbm * (position.layer if position.stage == "pretrain" else len(self.spec.layers) - 1)
+        done = position.epoch * self._steps[position.stage] + position.step
+        if position.stage == "pretrain":
+            self._done["pretrain", position.layer] = done
+        return self._updates_before(position.stage, position.layer) + done
+
+    def _count_done(self, history: Sequence[dict[str, Any]]) -> None:
+        for line in history:
+            self._done[line["stage"], line["layer"]] = line["step"]
 
     def _remember(self, path: str) -> None:
         self.last_good = f"the last good checkpoint is {path}"

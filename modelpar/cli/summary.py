@@ -6,7 +6,7 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelpar import __version__
@@ -52,7 +52,7 @@ def summarise(
     over all ranks, since this process began; ``other_bytes`` those of upkeep and measures (``exchange.Traffic``);
     ``measures`` the last ones of every stage and RBM.
     """
-    grid = network.grid
+    grid, run = network.grid, TrainingRun.of(network)
     return {
         **accuracies,
         "train_seconds": clock.train_seconds,
@@ -68,6 +68,7 @@ def summarise(
         "threads": threads,
         "layers": list(network.spec.layers),
         "classes": network.spec.classes,
+        "data": None if run.data is None else asdict(run.data),
         "parameters": network.n_parameters,
         "measures": {
             f"{line['stage']}.{line['layer']}": {name: value for name, value in line.items() if name not in ABOUT}
@@ -112,7 +113,8 @@ def for_people(summary: Mapping[str, Any]) -> dict[str, object]:
         )
         shown[f"bytes on the {axis} axis"] = told or "none"
     if summary["staleness"]:
-        shown["staleness of pushes"] = histogram(summary["staleness"])
+        utf = (sys.stdout.encoding or "").lower().startswith("utf")
+        shown["staleness of pushes"] = histogram(summary["staleness"], sign="█" if utf else "#")
     shown["peak memory a rank"] = ", ".join(size_text(n) for n in summary["peak_rss_per_rank"])
     shown["parameters"] = f"{summary['parameters']:,}"
     return shown
@@ -122,7 +124,7 @@ BAR = 30  # characters of the longest bar
 ROWS = 12  # of a histogram: larger values are put together in the last
 
 
-def histogram(counts: Mapping[str, int]) -> str:
+def histogram(counts: Mapping[str, int], *, sign: str = "█") -> str:
     """Lines of ``value  share  bar``.   counts: by whole numbers, as JSON has them"""
     by_value = sorted((int(value), n) for value, n in counts.items())
     kept, rest = by_value[: ROWS - 1], by_value[ROWS - 1 :]
@@ -130,4 +132,4 @@ def histogram(counts: Mapping[str, int]) -> str:
     if rest:
         rows.append((f"{rest[0][0]}+", sum(n for _, n in rest)))
     total, most, width = sum(n for _, n in rows), max(n for _, n in rows), max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:>{width}}  {n / total:6.1%}  {'█' * round(BAR * n / most)}" for name, n in rows)
+    return "\n".join(f"{name:>{width}}  {n / total:6.1%}  {sign * round(BAR * n / most)}" for name, n in rows)

@@ -17,15 +17,20 @@ LAUNCHERS = ("mpirun", "mpiexec", "prterun", "orterun", "hydra", "srun")
 LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # a launcher sets one of these for its ranks
 
 
+def plain_console(*, width: int | None = None, force_terminal: bool | None = None) -> Console:
+    """A console for text that is not ours: brackets are no markup, ``:name:`` is no picture."""
+    return Console(markup=False, emoji=False, highlight=False, width=width, force_terminal=force_terminal)
+
+
 def make_console() -> Console:
     """For stdout: with a live bar where a terminal is at its end, plain and wide elsewhere."""
     if sys.stdout is not sys.__stdout__:  # a rank whose output is thrown away, or a program that collects it
-        return Console(highlight=False, width=WIDTH)
+        return plain_console(width=WIDTH)
     if not any(name in os.environ for name in LAUNCHED):
-        console = Console(highlight=False)
-        return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+        console = plain_console()
+        return console if console.is_terminal else plain_console(width=WIDTH)
     width = _width_of_launcher()
-    return Console(highlight=False, width=width or WIDTH, force_terminal=width is not None)
+    return plain_console(width=width or WIDTH, force_terminal=width is not None)
 
 
 def _width_of_launcher() -> int | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from mpi4py import MPI
 
 from modelpar.cli.config import Settings
 from modelpar.cli.fault_tolerance import Crew, ends_by_itself, leave
 from modelpar.cli.kill_reporter import named_when_killed
+from modelpar.cli.overwriting import check_run_directory
+from modelpar.cli.places import check_there
 from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import RunDirectory
@@ -25,16 +29,23 @@ from modelpar.sync.server_loop import dismiss, serve
 
 def train(
     comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool, overwrite: bool,
-    max_restarts: int | None = None,
+    max_restarts: int | None = None, accept_other_data: bool = False,
 ) -> None:  # fmt: skip
     """Train as the settings say, leaving everything in the run directory.  Collective.
 
+    accept_other_data   a run that is resumed may go on with other data than it was begun with
+
     Where MPI can live with a lost rank, the others go on without its replica.
     """
+    if resume and max_restarts is None and settings.run.run_dir is not None:
+        RunDirectory(comm, settings.run.run_dir).check_begun()
+    check_run_directory(comm, settings, settings.run.run_dir)
     with taken_up_again(comm, settings.run.run_dir, max_restarts, resume=resume):
         crew = Crew.of(comm, settings.grid)
         while True:
-            attempt = Attempt(settings, place, crew, resume=resume, overwrite=overwrite)
+            attempt = Attempt(
+                settings, place, crew, resume=resume, overwrite=overwrite, accept_other_data=accept_other_data
+            )
             try:
                 with ends_by_itself(crew):
                     attempt.run()
@@ -49,9 +60,12 @@ def train(
 class Attempt:
     """Training on one grid: all there is, unless a rank is lost."""
 
-    def __init__(self, settings: Settings, place: Placement, crew: Crew, *, resume: bool, overwrite: bool) -> None:
+    def __init__(
+        self, settings: Settings, place: Placement, crew: Crew, *, resume: bool, overwrite: bool,
+        accept_other_data: bool,
+    ) -> None:  # fmt: skip
         self.settings, self.place, self.crew = settings, place, crew
-        self.resume, self.overwrite = resume, overwrite
+        self.resume, self.overwrite, self.accept_other_data = resume, overwrite, accept_other_data
         self.grid: Grid | None = None
         self.session: Session | None = None
 
@@ -92,6 +106,8 @@ class Attempt:
 
     def _train(self, grid: Grid, watchdog: Watchdog) -> None:
         settings = self.settings
+        if self.resume:
+            check_there(grid.comm, settings.before.get("data", {}), settings.asked.get("data", {}))
         with watchdog.status.phase("opening data"):
             dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
@@ -102,6 +118,9 @@ class Attempt:
         directory.check(resume=resume, overwrite=overwrite)
         layout = self._layout(spec, grid, directory if resume else None)
         check_data(settings, spec, layout, grid, dataset)
-        with TrainingProgress() as progress:
+        with TrainingProgress() as progress, closing(directory):
             self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, watchdog)
-            self.session.run(resume=resume, overwrite=self.overwrite, survivor=self.crew.survivor, told=self.crew.told)
+            self.session.run(
+                resume=resume, overwrite=self.overwrite, accept_other_data=self.accept_other_data,
+                survivor=self.crew.survivor, told=self.crew.told,
+            )  # fmt: skip

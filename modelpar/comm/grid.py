@@ -9,11 +9,15 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from mpi4py import MPI
 
+from modelpar.collective.agreement import agree
+from modelpar.comm.cores import settle
 from modelpar.comm.status import Status
 from modelpar.errors import GridError, ModelparError
+from modelpar.values import plain
 
 TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 
@@ -26,18 +30,28 @@ class Grid:
     replica_comm  the ranks that hold the same shard; updates travel here
     column_comm   those of replica_comm, then the servers of this shard
     node_comm     the ranks of the grid on this node
+    cores         this rank's fair share of the node's cores
     far           whether the shards of some model are on several nodes
     replicas_far  whether the replicas are on several nodes
 
+    The first one of a process chooses the threads of its rank, unless they were chosen before (``comm.cores``).
     Making one is collective over the communicator that it is made from, which stays the caller's; so is ``free``.
     Either size may be left out: the other fixes it, and without both there is one model over all ranks.  The last
     ``servers`` ranks are no part of the grid: they are servers, each of one shard, and have only ``column_comm``.
-    Raises GridError, on every rank, where the sizes do not fit the number of ranks.
+    Raises GridError, on every rank, where the sizes do not fit the number of ranks, DisagreementError where they
+    differ between ranks.
     """
 
     def __init__(
         self, comm: MPI.Comm, *, model_shards: int | None = None, replicas: int | None = None, servers: int = 0
     ) -> None:
+        asked = {"model_shards": model_shards, "replicas": replicas, "servers": servers, TOLERANCE: self.tolerant}
+        agree(comm, "Grid", **dict[str, Any](asked))
+        servers = plain.whole_number("--servers", servers, error=GridError, at_least=0)
+        if model_shards is not None:
+            model_shards = plain.whole_number("--model-shards", model_shards, error=GridError)
+        if replicas is not None:
+            replicas = plain.whole_number("--replicas", replicas, error=GridError)
         check_servers(comm.size, servers, model_shards)
         n_ranks = comm.size - servers
         self.n_shards, self.n_replicas = grid_shape(n_ranks, model_shards, replicas, servers)
@@ -48,11 +62,13 @@ class Grid:
             server = comm.rank - n_ranks
             self.shard, self.replica = server % self.n_shards, -1
             self.comm = self.shard_comm = self.replica_comm = self.node_comm = MPI.COMM_NULL
+            self.cores = 1
             comm.Split(MPI.UNDEFINED)
             self.column_comm = comm.Split(self.shard, self.n_replicas + server)
             return
         members = comm.Split(0, comm.rank)
         self.node_comm = members.Split_type(MPI.COMM_TYPE_SHARED)
+        self.cores = settle(self.node_comm)
         # a node is named by its lowest rank, so that names need not be compared
         node_of_rank = members.allgather(self.node_comm.bcast(members.rank))
         place = placement(node_of_rank, self.n_shards)

@@ -170,7 +170,8 @@ def open_npz(archive: Archive) -> Source:
     """Samples, labels and test set in a ``.npz`` file, by the names of its arrays.  Reads headers and labels.
 
     ``x_train, y_train, x_test, y_test``; else ``data``, ``x`` or ``samples``, or the only array of two dimensions or
-    more, with ``labels``, ``y`` or ``target``.  Raises DataError.
+    more, with ``labels``, ``y`` or ``target``; of arrays without names the first, with the second as labels where that
+    has one whole number a sample.  Raises DataError.
     """
     if "x_train" in archive.headers:
         train = archive.source("x_train", archive.key_of(("y_train",)))
@@ -182,6 +183,8 @@ def open_npz(archive: Archive) -> Source:
     data = archive.key_of(DATA_KEYS)
     if data is None:
         wide = [key for key, header in archive.headers.items() if len(header.shape) > 1 and key != labels]
+        if wide == ["arr_0", "arr_1"] and _may_label(archive.headers["arr_1"], archive.headers["arr_0"]):
+            wide = wide[:1]
         if len(wide) != 1:
             held = ", ".join(sorted(archive.headers)) or "none"
             raise DataError(
@@ -189,4 +192,14 @@ def open_npz(archive: Archive) -> Source:
                 "(and labels)"
             )
         data = wide[0]
+    if labels is None and data == "arr_0" and _may_label(archive.headers.get("arr_1"), archive.headers[data]):
+        labels = "arr_1"
     return archive.source(data, labels)
+
+
+def _may_label(found: Header | None, samples: Header) -> bool:
+    """Whether an array without a name, as ``numpy.savez(file, samples, labels)`` writes it, has a class a sample."""
+    if found is None or not samples.shape or not found.shape:
+        return False
+    one_each = found.shape in ((samples.shape[0],), (samples.shape[0], 1))
+    return one_each and found.dtype.kind in "uib"

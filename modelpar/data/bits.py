@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
 

@@ -1,8 +1,9 @@
 """Data that are states and take time to read are kept packed in the user's cache directory, and read from there again.
 
-What is kept is one packed ``.npz`` for each source and threshold, in ``packed`` of the cache directory.  Its name is
-a hash of the source's path, size and time of change, so a changed file is another source.  ``MODELPAR_NO_CACHE=1``
-turns all this off; a folder that cannot be written, a full disk or a damaged file only mean that the source is read.
+What is kept is one packed ``.npz`` for each source, scale and threshold, in ``packed`` of the cache directory.  Its
+name is a hash of the source's path, size and time of change, so a changed file is another source.
+``MODELPAR_NO_CACHE=1`` turns all this off; a folder that cannot be written, a full disk or a damaged file only mean
+that the source is read.
 """
 
 from __future__ import annotations
@@ -17,27 +18,32 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 from mpi4py import MPI
 
 from modelpar.comm.memory import available_bytes
 from modelpar.data.arrays import Archive
 from modelpar.data.dataset import EagerTable, Source
+from modelpar.data.doubts import HALF_OF_BYTES
 from modelpar.data.packed import PackedColumns, keeps_states, packed_rows, values_type, width
 from modelpar.data.packed_files import PackedTable, is_packed, open_packed, save_bits
 from modelpar.data.reading import reading, unpacking
 from modelpar.errors import DataError
+from modelpar.machine.caches import obstacle, user_folder
 
 VARIABLE = "MODELPAR_NO_CACHE"
-VERSION = 1  # of what is kept: a change makes old files void
+VERSION = 2  # of what is kept: a change makes old files void
 LEAST = 1 << 20  # values: fewer are read in milliseconds
 
 _SHARE_OF_MEMORY = 0.25  # of what is left, that the bits of one source may take while they are made
 
 
-def packed_folder() -> Path:
-    """Where this user's packed data lie.  Whatever is in it can be deleted at any time."""
-    return platformdirs.user_cache_path("modelpar") / "packed"
+def packed_folder() -> Path | None:
+    """Where this user's packed data lie; None without a home.  Whatever is in it can be deleted at any time.
+
+    They can be large, and the temporary folder may be memory: nothing is kept there.
+    """
+    folder = user_folder()
+    return None if folder is None else folder / "packed"
 
 
 def from_cache(sources: Sequence[Source], level: float | None, comm: MPI.Comm | None = None) -> list[Source]:
@@ -70,30 +76,26 @@ def _find_or_make(source: Source, level: float | None) -> Path | None:
     if table.n_samples * table.n_units < LEAST or (level is not None and not keeps_states(level)):
         return None
     with suppress(OSError, DataError):
-        path = packed_folder() / f"{_key(table.path, table.name, level)}.npz"
+        folder = packed_folder()
+        if folder is None:
+            return None
+        path = folder / f"{_key(table.path, table.name, source.scale, level)}.npz"
         if _opened(path, source, level, check=True) is not None:
             return path
-        if not _writable(path.parent):
+        if obstacle(folder):
             return None
         packed = _packed(table, source.scale, level)
         if packed is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             save_bits(path, packed, (table.n_samples, table.n_units))
             return path
     return None
 
 
-def _writable(folder: Path) -> bool:
-    """Whether files can be written into a folder, which need not be there so far."""
-    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-    return there.is_dir() and os.access(there, os.W_OK)
-
-
-def _key(path: Path, name: str, level: float | None) -> str:
+def _key(path: Path, name: str, scale: float, level: float | None) -> str:
     """A name for what a source is now.  Raises OSError."""
     state = path.stat()
-    about = [VERSION, path.resolve(), name.removeprefix(str(path)), state.st_size, state.st_mtime_ns, level]
-    return hashlib.sha256("\n".join(map(str, about)).encode()).hexdigest()[:32]
+    about = [VERSION, path.resolve(), name.removeprefix(str(path)), state.st_size, state.st_mtime_ns, scale, level]
+    return hashlib.sha256("\n".join(map(str, about)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _opened(path: Path, source: Source, level: float | None, *, check: bool = False) -> PackedTable | None:
@@ -132,9 +134,10 @@ def _packed(table: EagerTable, scale: float, level: float | None) -> PackedColum
         if part is None:
             return None
         bits[start : start + n] = part
-        if highest <= 1 and scale == 255:  # bytes that are only 0 and 1 are a mistake, which check_range must see
+        if highest <= HALF_OF_BYTES and scale == 255:  # what checks of the values must see
             highest = max(highest, float(columns.survey(rows).high.max()))
         start, dtype = start + n, values_type(columns)
-    if scale == 255 and highest == 1:
+    alike = not bits.any() or bool((bits == np.packbits(np.ones(table.n_units, bool), bitorder="little")).all())
+    if alike or (scale == 255 and highest <= HALF_OF_BYTES):
         return None
     return PackedColumns(bits, table.n_units, high=scale, dtype=dtype)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.fill import affine, fill_bytes, fill_floats
+from modelpar.data.fill import affine, arithmetic_of, fill_bytes, fill_floats
 from modelpar.data.survey import Survey, survey_dense
 
 Array = npt.NDArray[Any]
@@ -39,8 +39,8 @@ class DenseColumns:
         self.adjacent = bool(np.all(np.diff(self.unit_ids) == 1))
 
     def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
-        """See :meth:`Columns.fill`.  Bytes are computed in the type of ``out``, floats in float64."""
-        arithmetic = out.dtype if self.source.dtype == np.uint8 else np.float64
+        """See :meth:`Columns.fill`."""
+        arithmetic = arithmetic_of(self.source.dtype, out, offset)
         offset, scale = affine(self.n_units, len(rows), out, arithmetic, offset, scale)
         if self.source.dtype == np.uint8:
             fill_bytes(self.source, rows, self.unit_ids, self.adjacent, offset, scale, out)

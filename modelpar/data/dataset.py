@@ -25,6 +25,8 @@ from modelpar.values.forms import plain_array
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from modelpar.data.fingerprint import Fingerprint
+
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
@@ -70,6 +72,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def alike(self) -> dict[str, Any]:
+        """What must be the same on every rank: not what was read of it so far."""
+        return {"data": self.table, "rows": self.rows, "labels": self.labels}
+
     def survey(self, unit_ids: IntArray) -> Survey:
         """One pass over the raw values of ``unit_ids``; remembered.  Raises DataError."""
         if not len(self):
@@ -94,6 +100,9 @@ class Dataset:
     test: Split | None
     scale: float  # raw value that means 1.0: 255 for grey values in bytes, 16 for digits, 1 for states and floats
     binarise: str = "none"  # as in DataSpec
+    scale_given: bool = False  # as in DataSpec, and not taken from the type
+    has_options: bool = True  # a DataSpec can be given for it: messages may name its options
+    fingerprint: Fingerprint | None = None  # what the data are known by; None where they came from no file or name
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +128,10 @@ class MappedTable:
         if self.array.dtype == np.bool_:
             self.array = self.array.view(np.uint8)
 
+    def alike(self) -> Array:
+        """What must be the same on every rank."""
+        return self.array
+
     def columns(self, unit_ids: IntArray) -> DenseColumns:
         """A view: nothing is read or copied.  Raises DataError for units that there are not."""
         return DenseColumns(self.array, unit_ids_of(self, unit_ids))
@@ -142,6 +155,10 @@ class EagerTable(ABC):
             self._kept = None  # let go of the old columns before the new ones are read
             self._kept = key, self.read(unit_ids)
         return self._kept[1]
+
+    def alike(self) -> tuple[int, int]:
+        """What must be the same on every rank, as far as it is known without reading the values."""
+        return self.n_samples, self.n_units
 
     @abstractmethod
     def read(self, unit_ids: IntArray) -> Columns:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
 
@@ -173,6 +174,14 @@ def threshold(values: Array, level: float) -> None:
     for u in range(values.shape[0]):
         for s in range(values.shape[1]):
             values[u, s] = 1.0 if values[u, s] > above else 0.0
+
+
+def arithmetic_of(raw: np.dtype[Any], out: Array, offset: Array | None) -> np.dtype[Any]:
+    """The type in which values are scaled: that of ``out`` for bytes, whose quotients it rounds right, else float64.
+
+    A mean that is taken from bytes must keep what float32 would lose beside a small deviation.
+    """
+    return out.dtype if raw == np.uint8 and (offset is None or not np.any(offset)) else np.dtype(np.float64)
 
 
 def affine(

@@ -76,6 +76,10 @@ class OwnColumns:
         self._place = np.full(n_units, -1, np.int64)
         self._place[unit_ids] = np.arange(len(unit_ids))
 
+    def alike(self) -> tuple[int, int]:
+        """What must be the same on every rank: each has values of its own."""
+        return self.n_samples, self.n_units
+
     def columns(self, unit_ids: IntArray) -> Columns:
         """See :meth:`modelpar.data.dataset.Table.columns`.  Raises DataError for units that other ranks have."""
         ids = unit_ids_of(self, unit_ids)

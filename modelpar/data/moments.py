@@ -44,10 +44,10 @@ def check_range(dataset: Dataset, unit_ids: IntArray, visible: str, *, comm: MPI
                 highest = max(highest, _check_split(split, unit_ids, visible, dataset.scale))
     if comm is not None:
         highest = max(comm.allgather(highest))
-    if dataset.scale == 255 and highest == 1:
+    if dataset.scale == 255 and highest == 1 and not dataset.scale_given:
         raise DataError(
             f"{dataset.train.table.name} holds bytes that are only 0 and 1, but bytes are grey values up to 255; "
-            "save states as .astype(bool)"
+            "save states as .astype(bool), or use --scale 1"
         )
 
 
@@ -63,9 +63,10 @@ def _check_split(split: Split, unit_ids: IntArray, visible: str, scale: float) -
         )
     low, high = float(survey.low.min()), float(survey.high.max())
     if visible == "bernoulli" and (low < 0 or high > scale * (1 + _SLACK)):
+        mend = f" (--scale {high:g})" if low >= 0 else ""
         raise DataError(
             f"{name} has values from {low:g} to {high:g}, but Bernoulli visible units need values from 0 to {scale:g}; "
-            "scale the data, or use --visible gaussian"
+            f"scale the data{mend}, or use --visible gaussian"
         )
     return high
 

@@ -1,7 +1,8 @@
 """Data sets known by name whose files the user brings: MNIST and Fashion-MNIST.
 
-Files are looked for in ``$MODELPAR_DATA`` and in the user's cache directory, each time in a folder of the set's name
-first, gzip or plain, and told apart by their checksums, as both sets have the same file names.
+Files are looked for in ``$MODELPAR_DATA``, in the user's cache directory and where Linux distributions put data sets,
+each time in a folder of the set's name first, gzip or plain.  They are told apart by the checksums of their content
+after unpacking, as both sets have the same file names and anybody may pack them again.
 """
 
 from __future__ import annotations
@@ -9,28 +10,32 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
-import platformdirs
-
 from modelpar.data.dataset import Source
-from modelpar.data.idx import open_idx, read_idx
+from modelpar.data.idx import is_gzip, is_idx, open_idx, read_header, read_idx
 from modelpar.data.reading import check_labels, reading
 from modelpar.errors import DataError
+from modelpar.machine.caches import temporary_folder, user_folder
 
 VARIABLE = "MODELPAR_DATA"
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+SYSTEM = (Path("/usr/local/share/datasets"), Path("/usr/share/datasets"))  # Debian's dataset-fashion-mnist is there
 
 
 @dataclass(frozen=True)
 class NamedSet:
-    """The md5 sums of :data:`FILES` and an address to get them from; () where sums are not known."""
+    """An address to get :data:`FILES` from, and their md5 sums: as they come from there, and of their content.
+
+    What comes from there is only a way to know the content sooner.
+    """
 
     address: str
     compressed: tuple[str, ...]
-    plain: tuple[str, ...] = ()
+    plain: tuple[str, ...]
 
 
 SETS = {
@@ -45,23 +50,24 @@ SETS = {
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
         ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
          "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
+        ("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
+         "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
     ),
 }  # fmt: skip
 
 
-def find_named(name: str) -> Path:
-    """The folder with the verified files of a named set.
+def find_named(name: str) -> list[Path]:
+    """The verified files of a named set, in the order of :data:`FILES`.
 
-    A place with files of other checksums is passed over; where no place is left, that is the error.
+    A place with files of another content is passed over; where no place is left, that is the error.
 
-    Raises DataError, which says how to get the files.
+    Raises DataError, which says what was found, or how to get the files.
     """
     wrong: DataError | None = None
     for place in places(name):
-        if all(_either(place, file) for file in FILES):
+        if all(_candidates(place, file) for file in FILES):
             try:
-                verify(name, place)
-                return place
+                return verified(name, place)
             except DataError as error:
                 wrong = wrong or error
     if wrong is not None:
@@ -69,53 +75,55 @@ def find_named(name: str) -> Path:
     set_to = os.environ.get(VARIABLE)
     looked = f"${VARIABLE} ({set_to})" if set_to else f"${VARIABLE} (which is not set)"
     home = cache_folder() / name
+    elsewhere = " or ".join(str(root / name) for root in SYSTEM)
     wanted = ", ".join(f"{file}.gz" for file in FILES)
     raise DataError(
-        f"the files of {name} are neither in {looked} nor in {home}; download {wanted} from {SETS[name].address}/ "
-        f"into {home}, or set {VARIABLE} to the folder that has them"
+        f"the files of {name} are neither in {looked} nor in {home} nor in {elsewhere}; download {wanted} from "
+        f"{SETS[name].address}/ into {home}, or set {VARIABLE} to the folder that has them"
     )
 
 
 def places(name: str) -> list[Path]:
     """Folders that may hold the files, in the order in which they are looked at."""
     roots = [Path(os.environ[VARIABLE]).expanduser()] if os.environ.get(VARIABLE) else []
-    return [place for root in [*roots, cache_folder()] for place in (root / name, root)]
+    return [place for root in [*roots, cache_folder(), *SYSTEM] for place in (root / name, root)]
 
 
 def cache_folder() -> Path:
     """Where this user's data sets lie on this system."""
-    return Path(platformdirs.user_cache_dir("modelpar", appauthor=False))
+    return user_folder() or temporary_folder()
 
 
-def verify(name: str, folder: Path) -> None:
-    """Check the md5 sums of the four files.
+def verified(name: str, folder: Path) -> list[Path]:
+    """The four files of a folder whose content is that of the named set.  Raises DataError, saying what they are."""
+    return [_verified(name, folder, i) for i in range(len(FILES))]
 
-    A gzip file that was packed again has another sum: it passes where its content is right.  A plain file whose sum
-    is not known passes unless it belongs to another set.
 
-    Raises DataError.
-    """
-    own = SETS[name]
-    for i, file in enumerate(FILES):
-        path = _either(folder, file)
-        assert path is not None
-        compressed = path.suffix == ".gz"
-        found = _md5(path)
-        known = own.compressed if compressed else own.plain
-        if known and found == known[i]:
-            continue
-        if compressed and own.plain and _md5(path, unpack=True) == own.plain[i]:
-            continue
-        for other, sums in SETS.items():
-            if other != name and found in (*sums.compressed, *sums.plain):
-                raise DataError(
-                    f"{path} is a file of {other}, not of {name}; put the files of {name} into {cache_folder() / name}"
-                )
-        if known:
+def _verified(name: str, folder: Path, i: int) -> Path:
+    """One of the files, gzip or plain: the first of the right content."""
+    own, wrong = SETS[name], None
+    for path in _candidates(folder, FILES[i]):
+        try:
+            found = _content_sum(path)
+            if found == own.plain[i]:
+                return path
+            for other, known in SETS.items():
+                if other != name and found in known.plain:
+                    raise DataError(
+                        f"{path} is a file of {other}, not of {name}; put the files of {name} into "
+                        f"{cache_folder() / name}"
+                    )
+            header, _ = read_header(path)
+            shape = " x ".join(map(str, header.shape))
             raise DataError(
-                f"{path} is not the file that {name} is known by: its md5 sum is {found}, but should be {known[i]}; "
-                f"get a new copy from {own.address}/"
+                f"{path} is not the file that {name} is known by: unpacked it holds {shape} values whose md5 sum is "
+                f"{found}, but that should be {own.plain[i]}; get a new copy from "
+                f"{own.address}/, or give --data {folder} to use the files as they are"
             )
+        except DataError as error:
+            wrong = wrong or error
+    assert wrong is not None  # find_named has seen that there are candidates
+    raise wrong
 
 
 def open_folder(folder: Path) -> Source:
@@ -123,32 +131,61 @@ def open_folder(folder: Path) -> Source:
 
     Raises DataError.
     """
-    paths = [_either(folder, file) for file in FILES]
-    for path, file in zip(paths, FILES, strict=True):
-        if path is None:
+    return open_files(files_of(folder))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a folder that has the four named as those of MNIST, in the order of :data:`FILES`.
+
+    Raises DataError.
+    """
+    paths = []
+    for file in FILES:
+        found = _candidates(folder, file)
+        if not found:
             raise DataError(
                 f"{folder} has no {file}, plain or .gz; a folder of data needs the four files named as those of MNIST"
             )
-    images, labels, test_images, test_labels = cast(list[Path], paths)
-    test = _with_labels(open_idx(test_images), test_labels)
-    train = _with_labels(open_idx(images), labels)
-    return Source(train.table, train.scale, train.image_shape, train.labels, test)
+        paths.append(found[0])
+    return paths
 
 
-def _with_labels(source: Source, path: Path) -> Source:
-    labels = check_labels(read_idx(path), source.table.n_samples, str(path))
-    return Source(source.table, source.scale, source.image_shape, labels)
+def open_files(paths: Sequence[Path]) -> Source:
+    """As :func:`open_folder`, for files in the order of :data:`FILES`.  Raises DataError."""
+    images, labels, test_images, test_labels = paths
+    return replace(_with_labels(images, labels), test=_with_labels(test_images, test_labels))
 
 
-def _either(folder: Path, file: str) -> Path | None:
-    """The file, compressed or plain."""
-    return next((path for path in (folder / f"{file}.gz", folder / file) if path.is_file()), None)
+def _with_labels(images: Path, path: Path) -> Source:
+    source = open_idx(images)
+    return replace(source, labels=check_labels(read_idx(path), source.table.n_samples, str(path)))
 
 
-def _md5(path: Path, *, unpack: bool = False) -> str:
+def _candidates(folder: Path, file: str) -> list[Path]:
+    """The files that may be meant, compressed ones first; some unpack to a name with a dot, train-images.idx3-ubyte."""
+    names = (file, file.replace("-idx", ".idx"))
+    paths = [folder / f"{name}{ending}" for ending in (".gz", "") for name in names]
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def _content_sum(path: Path) -> str:
+    """The md5 sum of a file's content, unpacked where it is gzip, whatever its name says."""
     with reading(path), open(path, "rb") as file:
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if unpack else file
-        digest = hashlib.md5(usedforsecurity=False)
-        while part := stream.read(1 << 20):
-            digest.update(part)
-        return digest.hexdigest()
+        start = file.read(4)
+        packed = is_gzip(start) or (path.suffix == ".gz" and not is_idx(start))  # the latter is an error, below
+        file.seek(0)
+        found = _md5(file)
+        if not packed:
+            return found
+        for known in SETS.values():
+            if found in known.compressed:
+                return known.plain[known.compressed.index(found)]
+        file.seek(0)
+        return _md5(cast(IO[bytes], gzip.GzipFile(fileobj=file)))
+
+
+def _md5(stream: IO[bytes]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    while part := stream.read(1 << 20):
+        digest.update(part)
+    return digest.hexdigest()

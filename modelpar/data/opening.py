@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.collective.agreement import agree
 from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
 from modelpar.data.cache import from_cache
 from modelpar.data.dataset import Dataset, Source, Split, agreed
 from modelpar.data.digits import open_digits
+from modelpar.data.fingerprint import Fingerprint, contents, values_of
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_idx
 from modelpar.data.memory import array_source, own_source
-from modelpar.data.named import SETS, find_named, open_folder
+from modelpar.data.named import SETS, files_of, find_named, open_files, open_folder
 from modelpar.data.packed_files import is_packed, open_packed
 from modelpar.data.reading import check_labels, check_size, reading
 from modelpar.data.sparse import is_sparse, open_sparse
@@ -26,6 +28,7 @@ from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.draws import permutation
 from modelpar.errors import DataError, SpecError
 from modelpar.spec import DataSpec
+from modelpar.values import plain
 from modelpar.values.forms import AnyPath, is_path
 
 IntArray = npt.NDArray[np.int64]
@@ -36,8 +39,8 @@ _TEST_EPOCH, _VALIDATION_EPOCH = 2**32 - 1, 2**32 - 2
 
 def open_dataset(
     X: Any, y: Any = None, comm: MPI.Comm | None = None, *, test: Any = None, columns: npt.ArrayLike | None = None,
-    test_fraction: float | None = None, validation_fraction: float | None = None, binarise: str | float | None = None,
-    seed: int = 1,
+    test_fraction: float | None = None, validation_fraction: float | None = None, scale: float | None = None,
+    binarise: str | float | None = None, seed: int = 1,
 ) -> Dataset:  # fmt: skip
     """Open a data set by name or path, or make one of arrays in memory.
 
@@ -50,7 +53,7 @@ def open_dataset(
     test      the test set, as X, or a pair (X, y) of samples and labels
     columns   (n_mine,) ids of the units that the columns of X (and of ``test``) are, where each rank hands over only
               its own, such as ``network.visible_ids``; the rows must be the same on every rank
-    test_fraction, validation_fraction, binarise   as in :class:`modelpar.spec.DataSpec`; beside one, they stand in it
+    test_fraction, validation_fraction, scale, binarise   as in :class:`modelpar.spec.DataSpec`; not beside one
 
     Arrays mean what the same arrays mean in a file: bytes are grey values from 0 to 255, other whole numbers must be 0
     or 1.  They are not changed, and must not be while the data set is used, as they are not copied where they need not
@@ -60,17 +63,32 @@ def open_dataset(
     validation set from the training set; splits are the same at every grid.
 
     Collective over ``comm`` where one is given; files of named sets are found and verified by its first rank.
-    Raises DataError (SpecError for options that cannot be), on every rank.
+    Raises DataError (SpecError for options that cannot be), on every rank, DisagreementError where ranks bring
+    different arguments.
     """
     if isinstance(y, MPI.Comm):
         y, comm = None, y if comm is None else comm
+    if comm is not None:
+        agree(comm, "open_dataset", seed=seed)
+    seed = plain.whole_number("seed", seed, at_least=0)
     with agreed(comm):
-        spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, binarise)
-    source = _opened(wanted.samples, "X", columns, comm)
-    other = source.test if wanted.test is None else _opened(wanted.test, "the test set's X", columns, comm)
+        spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, scale, binarise)
+    source, digests = _opened(wanted.samples, "X", columns, comm)
+    other = source.test
+    if wanted.test is not None:
+        other, of_test = _opened(wanted.test, "the test set's X", columns, comm)
+        digests = digests[0], of_test[0]
+    if comm is not None:  # a file that one rank does not have was told of before
+        # of its own columns each rank has others; the rows were compared
+        given = {"y": wanted.labels, "test y": wanted.test_labels}
+        samples = {"X": wanted.samples, "test X": wanted.test} if columns is None else {}
+        agree(comm, "open_dataset", spec=spec, **samples, **given)
+    before = source, other
+    if spec.scale is not None:
+        source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
     with agreed(comm):
-        return _assemble(spec, wanted, source, tests[0] if tests else None, seed)
+        return _assemble(spec, wanted, source, tests[0] if tests else None, seed, before, digests)
 
 
 @dataclass(frozen=True)
@@ -85,11 +103,11 @@ class _Wanted:
 
 def _asked(
     X: Any, y: Any, test: Any, columns: Any, test_fraction: float | None, validation_fraction: float | None,
-    binarise: str | float | None,
+    scale: float | None, binarise: str | float | None,
 ) -> tuple[DataSpec, _Wanted]:  # fmt: skip
     """What the arguments of :func:`open_dataset` say.  Raises SpecError."""
     options = {
-        "test_fraction": test_fraction, "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction, "validation_fraction": validation_fraction, "scale": scale,
         "binarise": None if binarise is None else str(binarise),
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -117,35 +135,62 @@ def _asked(
     )  # fmt: skip
 
 
-def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> Source:
-    """The source of a name, a path or an array.  Collective over ``comm`` where one is given.  Raises DataError."""
+def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[Source, tuple[str, str]]:
+    """The source of a name, a path or an array, and digests of its samples and of those of the test set that it brings.
+
+    Digests are empty where there is nothing that could be known again.  Collective over ``comm`` where one is given.
+    Raises DataError.
+    """
     if not is_path(what):
         if columns is not None:
-            return own_source(what, columns, name, comm)
+            return own_source(what, columns, name, comm), ("", "")
         with agreed(comm):
-            return array_source(what, name)
-    data, folder = os.fsdecode(what), None
+            return array_source(what, name), ("", "")
+    data, files, digests = os.fsdecode(what), None, ("", "")
     with agreed(comm):
         if data in SETS and (comm is None or comm.rank == 0):
-            folder = find_named(data)
+            files = find_named(data)
     if comm is not None:
-        folder = comm.bcast(folder)
+        files = comm.bcast(files)
     with agreed(comm):
-        return open_folder(folder) if folder is not None else _open(data)
+        source = open_files(files) if files is not None else _open(data)
+        if comm is None or comm.rank == 0:
+            digests = _digests(data, files, source.test is not None)
+    return source, digests if comm is None else comm.bcast(digests)
 
 
-def _assemble(spec: DataSpec, wanted: _Wanted, source: Source, other: Source | None, seed: int) -> Dataset:
-    """Labels, splits, and the checks that need all of it.   ``other``: the test set"""
+def _digests(data: str, files: list[Path] | None, has_test: bool) -> tuple[str, str]:
+    """Of the samples, and of those of the test set, where there is one.  Raises DataError."""
+    if data == "digits":  # whatever file has that name
+        return "name:digits", ""
+    path = Path(data).expanduser()
+    if files is None and path.is_dir():
+        files = files_of(path)
+    if files is not None:
+        return values_of(files[0]), values_of(files[2])
+    return values_of(data), values_of(data, test=True) if has_test else ""
+
+
+def _assemble(
+    spec: DataSpec, wanted: _Wanted, source: Source, other: Source | None, seed: int,
+    before: tuple[Source, Source | None], digests: tuple[str, str],
+) -> Dataset:  # fmt: skip
+    """Labels, splits, and the checks that need all of it.
+
+    other             the test set
+    before, digests   both sources as they were before they came from a cache, and digests of their samples
+    """
     n_samples, n_units = source.table.n_samples, source.table.n_units
     labels = _labels(wanted.labels, "y", n_samples, source.labels)
     everything = np.arange(n_samples)
-    train_rows, test = everything, None
+    train_rows, test, known_test = everything, None, None
     if wanted.test is None and wanted.test_labels is not None and source.test is None:
         raise DataError(f"test labels {wanted.test_labels} were given without test data; add the test data")
     if other is not None:
         _check_test(source, other)
         test_labels = _labels(wanted.test_labels, "the test set's y", other.table.n_samples, other.labels)
         test = Split(other.table, np.arange(other.table.n_samples), test_labels)
+        known_test = contents(before[1] or other, digests[1], test_labels)
     else:
         train_rows, aside = _set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
         test = _split(source, aside, labels)
@@ -161,7 +206,16 @@ def _assemble(spec: DataSpec, wanted: _Wanted, source: Source, other: Source | N
     ]
     n_classes = int(max(known)) + 1 if labels is not None else 0
     name = spec.data if _is_name(spec.data) else Path(spec.data).name
-    return Dataset(name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise)
+    fractions = (0.0 if other is not None else spec.test_fraction), spec.validation_fraction
+    mark = Fingerprint(contents(before[0], digests[0], labels), known_test, fractions) if digests[0] else None
+    return Dataset(
+        name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise,
+        scale_given=spec.scale is not None, fingerprint=mark,
+    )  # fmt: skip
+
+
+def _scaled(source: Source, scale: float) -> Source:
+    return replace(source, scale=float(scale))
 
 
 def _labels(given: Any, name: str, n_samples: int, own: IntArray | None) -> IntArray | None:
@@ -209,7 +263,7 @@ def _open(data: str) -> Source:
     if data == "digits":
         return open_digits()
     if data in SETS:
-        return open_folder(find_named(data))
+        return open_files(find_named(data))
     if data.partition(":")[0] in KINDS and not Path(data).exists():
         return open_synthetic(data)
     path = Path(data).expanduser()
@@ -232,7 +286,7 @@ def _open(data: str) -> Source:
 
 def read_labels(path: AnyPath, n_samples: int) -> IntArray:
     """Labels from a file of any known format, int64 (n_samples,).  Raises DataError."""
-    path = Path(os.fsdecode(path))
+    path = Path(os.fsdecode(path)).expanduser()
     start = _first_bytes(path)
     labels: npt.NDArray[Any]
     if start.startswith(NPY_START):
@@ -285,7 +339,8 @@ def _unknown(data: str, path: Path) -> str:
     if looks_like_path:
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         near = [str(path.parent / found) for found in difflib.get_close_matches(path.name, beside)]
-        return f"{data} does not exist" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        looked = "" if path.is_absolute() else f" in {Path.cwd()}"
+        return f"{data} does not exist{looked}" + (f"; did you mean {' or '.join(near)}?" if near else "")
     near = difflib.get_close_matches(data.lower(), names + list(KINDS), cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{data!r} is neither a data set nor a file; {hint}Data sets are {', '.join(names)}"
+    return f"{data!r} is neither a data set nor a file in {Path.cwd()}; {hint}Data sets are {', '.join(names)}"

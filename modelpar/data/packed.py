@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from modelpar.data.bits import choose_values, gather_bits, pack_words, spread_bits
 from modelpar.data.columns import Columns, DenseColumns
-from modelpar.data.fill import affine
-from modelpar.data.survey import Survey, survey_of_integers
+from modelpar.data.fill import affine, arithmetic_of
+from modelpar.data.survey import Survey, survey_of_two
 from modelpar.kernels import threads
 from modelpar.kernels.states import Packed, count_ones
 
@@ -59,7 +59,7 @@ class PackedColumns:
 
     def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
         """See :meth:`modelpar.data.columns.Columns.fill`."""
-        arithmetic = out.dtype if self.dtype == np.uint8 else np.dtype(np.float64)
+        arithmetic = arithmetic_of(self.dtype, out, offset)
         offset, scale = affine(self.n_units, len(rows), out, arithmetic, offset, scale)
         with np.errstate(divide="ignore", invalid="ignore"):
             zeros = ((0 - offset) / scale).astype(out.dtype)
@@ -71,9 +71,7 @@ class PackedColumns:
         counts = np.zeros(self.n_units, np.int64)
         for start in range(0, len(rows), LOOKED_AT):
             counts += count_ones(self.states(rows[start : start + LOOKED_AT]).rows).sum(axis=1, dtype=np.int64)
-        low, high = np.where(counts == len(rows), self.high, 0.0), np.where(counts > 0, self.high, 0.0)
-        found = survey_of_integers(len(rows), counts, counts, low, high)
-        return Survey(found.mean * self.high, found.std * abs(self.high), low, high, found.finite)
+        return survey_of_two(len(rows), counts, self.high)
 
     def are_states(self, offset: Array, scale: Array, level: float | None) -> bool:
         """Whether the bits are what scaling (and the threshold ``level`` on scaled values) makes of the values."""

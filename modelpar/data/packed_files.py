@@ -14,7 +14,6 @@ import os
 import uuid
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from modelpar.data.memory import array_source
 from modelpar.data.packed import PackedColumns, packed_rows, values_type, width
 from modelpar.data.reading import check_labels, reading
 from modelpar.errors import DataError
+from modelpar.files.outputs import PARTIAL, Output
+from modelpar.files.paths import identity
 from modelpar.values.forms import AnyPath
 
 Array = npt.NDArray[Any]
@@ -87,6 +88,12 @@ def write_packed(
     """
     name = os.fsdecode(path)
     if isinstance(data, Split):
+        found = identity(name)
+        if found is not None and found in (
+            identity(data.table.name),
+            identity(getattr(data.table, "path", None) or ""),
+        ):
+            raise DataError(f"{name} is the file that these samples come from; write to another")
         shape: tuple[int, ...] = (len(data), data.table.n_units)
         packed = _two_values(data.table.columns(np.arange(shape[1])), data.rows, data.table.name)
         labels = data.labels if labels is None else labels
@@ -111,20 +118,20 @@ def write_packed(
 
 
 def save_bits(path: Path, packed: PackedColumns, shape: Sequence[int], labels: Array | None = None) -> None:
-    """The file, by way of another name beside it, so that it is there whole or not at all.  Raises OSError."""
+    """The file, whole or not at all, by a way of its own where others make the same.  Raises OSError."""
     arrays: dict[str, Any] = {
         "bits": packed.bits, "shape": np.array(shape, np.int64), "scale": np.array(packed.high, packed.dtype),
     }  # fmt: skip
     if labels is not None:
         arrays["labels"] = labels
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    output = Output(path, f".{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
-        with open(partial, "xb") as file:
+        output.open()
+        with open(output.partial, "wb") as file:
             np.savez(file, **arrays)  # stored, not compressed: the bits can be memory-mapped
-        os.replace(partial, path)
+        output.finish()
     finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        output.give_up()
 
 
 def _two_values(columns: Columns, rows: IntArray, name: str) -> PackedColumns:

@@ -33,7 +33,8 @@ def reading(name: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(f"{name} does not exist") from None
+        looked = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
+        raise DataError(f"{name} does not exist{looked}") from None
     except EOFError:
         raise DataError(f"{name} is truncated: it ends before its data do; get a new copy") from None
     except (BadGzipFile, zipfile.BadZipFile, zlib.error) as error:

@@ -54,7 +54,8 @@ class SparseColumns:
     def survey(self, rows: IntArray) -> Survey:
         """Mean, standard deviation, smallest and largest raw value of each unit over ``rows``."""
         picked = self.matrix[rows]
-        return survey_sparse(picked.indices, picked.data, len(rows), self.n_units)
+        first = picked[[0]].toarray()[0]
+        return survey_sparse(picked.indices, picked.data, len(rows), self.n_units, first)
 
 
 def _fixed(values: Array) -> Array:

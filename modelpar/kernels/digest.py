@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from modelpar.kernels import threads
+from modelpar.machine.compilation import njit
 
 MODULUS = 1 << 64
 GRAIN = 1 << 17  # elements of 32 bits for which one more thread is worth waking: about 50 us of work

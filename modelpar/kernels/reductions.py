@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from modelpar.machine.compilation import njit
 
 # Reassociation lets the sums use vector lanes; NaN and infinity keep their meaning, unlike under full fastmath.
 _REORDER = {"reassoc", "contract", "nsz"}

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from modelpar.kernels.llvm.lookup import compiled, count_bits
+from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]

@@ -6,29 +6,58 @@ used: it compiles several times longer and brings a second threading layer besid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 _n_threads = 1
 _pool: ThreadPoolExecutor | None = None
+_pool_size = 0  # threads that the pool may have, beside the calling one
+_of_this_thread = threading.local()  # ``n``: a limit for what this thread computes, None for none
 
 
 def set_threads(n: int) -> None:
     """Use ``n`` threads from now on; the calling thread is one of them.  Raises ValueError where n < 1."""
-    global _n_threads, _pool
+    global _n_threads
     if n < 1:
         raise ValueError(f"{n} threads were asked for, but at least one is needed")
-    if n == _n_threads:
-        return
-    if _pool is not None:
-        _pool.shutdown(wait=True)
-    _pool = ThreadPoolExecutor(n - 1, thread_name_prefix="modelpar") if n > 1 else None
     _n_threads = n
 
 
 def get_threads() -> int:
-    """Threads that :func:`split` may use."""
-    return _n_threads
+    """Threads that :func:`split` may use when this thread calls it."""
+    return getattr(_of_this_thread, "n", None) or _n_threads
+
+
+@contextmanager
+def limited(n: int) -> Iterator[None]:
+    """A block in which :func:`split` uses ``n`` threads where this thread calls it; other threads see nothing of it."""
+    before = getattr(_of_this_thread, "n", None)
+    _of_this_thread.n = n
+    try:
+        yield
+    finally:
+        _of_this_thread.n = before
+
+
+def _others(n: int) -> ThreadPoolExecutor:
+    """A pool of at least ``n`` threads.  One that is too small is left to those who still use it, and then ends."""
+    global _pool, _pool_size
+    if _pool is None or n > _pool_size:
+        _pool, _pool_size = ThreadPoolExecutor(n, thread_name_prefix="modelpar"), n
+    return _pool
+
+
+def _in_child() -> None:
+    """After a fork the pool's threads are not there; and its siblings want the cores too."""
+    global _n_threads, _pool, _pool_size
+    _n_threads, _pool, _pool_size = 1, None, 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def rows_of(elements: int, row_length: int) -> int:
@@ -45,12 +74,13 @@ def split(n: int, grain: int, work: Callable[[int, int], object], align: int = 1
     """
     if n <= 0:
         return
-    n_panels = min(_n_threads, max(1, n // max(grain, align)))
-    if n_panels == 1 or _pool is None:
+    n_panels = min(get_threads(), max(1, n // max(grain, align)))
+    if n_panels == 1:
         work(0, n)
         return
     bounds = [n * panel // n_panels // align * align for panel in range(n_panels)] + [n]
-    others = [_pool.submit(work, bounds[panel], bounds[panel + 1]) for panel in range(1, n_panels)]
+    pool = _others(n_panels - 1)
+    others = [pool.submit(work, bounds[panel], bounds[panel + 1]) for panel in range(1, n_panels)]
     try:
         work(bounds[0], bounds[1])
     finally:

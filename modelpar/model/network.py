@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.collective.agreement import agree
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import available_bytes
 from modelpar.draws import Purpose
-from modelpar.errors import DataError, LayoutError, SpecError, together
+from modelpar.errors import LayoutError, together
+from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
@@ -24,6 +26,7 @@ from modelpar.model.rbm import RBM, owned_block
 from modelpar.ownership.build_connections import connect, expected
 from modelpar.ownership.layout import NetworkLayout, Room, UnitLayout, choose_holds
 from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.values import plain
 from modelpar.values.forms import plain_array
 from modelpar.weights.dense import LAYOUTS, Weights
 from modelpar.weights.parameters import Parameters
@@ -39,6 +42,9 @@ class Run(Protocol):
 
     def anew(self) -> Run:
         """That of a network made from this one."""
+
+    def alike(self) -> dict[str, object]:
+        """What of it must be the same on every rank."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,16 @@ class DeepBeliefNetwork:
 
     The weights are drawn from N(0, spec.weight_scale^2), the same at every grid, unless ``draw_weights`` is false:
     then all parameters are zero.  Collective.
-    Raises LayoutError where the layout does not fit the network or the grid.
+    Raises LayoutError where the layout does not fit the network or the grid, DisagreementError where spec or layout
+    differ between ranks.
     """
 
     def __init__(
         self, spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None, *, draw_weights: bool = True
     ) -> None:
+        agree(grid.comm, "DeepBeliefNetwork", spec=spec, layout=layout, draw_weights=draw_weights)
+        with together(grid.comm):
+            dispatch.forced()  # a kernel that one rank does not have would be an error in the middle of a step
         self.spec, self.grid = spec, grid
         self.layout = complete_layout(spec, grid, layout)
         self.traffic = Traffic(grid.status)
@@ -134,6 +144,10 @@ class DeepBeliefNetwork:
         held = LAYOUTS["column" if is_output and self.layout.holds[i] == "dual" else self.layout.holds[i]]
         return held(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
 
+    def alike(self) -> dict[str, object]:
+        """What must be the same on every rank: all but the blocks of weights, and clocks and sums."""
+        return {"spec": self.spec, **({} if self.run is None else self.run.alike())}
+
     @property
     def visible_ids(self) -> IntArray:
         """Ids of the visible units that this shard owns."""
@@ -183,7 +197,7 @@ class DeepBeliefNetwork:
         v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
         Raises DataError on every shard where any brings activations of other units than its own.
         """
-        return self._up(self._agreed(v, self.visible_ids, "visible activations"), n_rbms)
+        return self._up(self._agreed("propagate_up", v, self.visible_ids, "visible activations", n_rbms=n_rbms), n_rbms)
 
     def _up(self, v: Activations, n_rbms: int | None = None) -> Array:
         for rbm in self.rbms[:n_rbms]:
@@ -198,7 +212,8 @@ class DeepBeliefNetwork:
 
         The array is used again by the next call.  Collective.  Raises DataError as :meth:`propagate_up` does.
         """
-        return self._down(self._agreed(h, self.rbms[-1].hidden_ids, "hidden activations of the top layer"))
+        name = "hidden activations of the top layer"
+        return self._down(self._agreed("generate_down", h, self.rbms[-1].hidden_ids, name))
 
     def _down(self, h: Activations) -> Array:
         for rbm in reversed(self.rbms):
@@ -213,7 +228,7 @@ class DeepBeliefNetwork:
         """
         if self.output is None:
             raise LayoutError("the network has no output layer; give --classes, or labels, when it is trained")
-        v = self._agreed(v, self.visible_ids, "visible activations")
+        v = self._agreed("logits", v, self.visible_ids, "visible activations")
         if self.spec.exact and not isinstance(v, Packed):
             v = on_grid(v, ACTIVATIONS)
         return self.output.logits(self.output.weights.spread_visible(self._up(v)))
@@ -223,16 +238,15 @@ class DeepBeliefNetwork:
 
         Raises DataError as :meth:`propagate_up` does.
         """
-        return self._down(self._up(self._agreed(v, self.visible_ids, "visible activations"))).copy()
+        v = self._agreed("reconstruct", v, self.visible_ids, "visible activations")
+        return self._down(self._up(v)).copy()
 
-    def _agreed(self, x: Activations, ids: IntArray, name: str) -> Activations:
-        """Activations of the units ``ids``, which this shard owns, as many samples on every shard.  Collective."""
+    def _agreed(self, call: str, x: Activations, ids: IntArray, name: str, **what: Any) -> Activations:
+        """Activations of the units ``ids``, which this shard owns, of as many samples on every shard.  Collective."""
         comm = self.grid.shard_comm
         with together(comm):
             x = owned_block(x, len(ids), self.dtype, name, exact=self.spec.exact)
-        batches = comm.allgather(x.shape[1])
-        if len(set(batches)) > 1:
-            raise DataError(f"{name} are of {min(batches)} samples on one rank, of {max(batches)} on another")
+        agree(comm, call, samples=x.shape[1], **what)
         return x
 
     def fantasies(self, count: int, steps: int, *, first_draw: int = 0) -> Array:
@@ -242,8 +256,10 @@ class DeepBeliefNetwork:
         and Teh 2006, section 5).  ``first_draw`` chooses other fantasies.  Collective over the shards.
         Raises SpecError where there cannot be so many.
         """
-        if count < 0 or steps < 0:
-            raise SpecError(f"{count} fantasies after {steps} steps were asked for, but neither can be negative")
+        agree(self.grid.shard_comm, "fantasies", count=count, steps=steps, first_draw=first_draw)
+        count = plain.whole_number("count", count, at_least=0)
+        steps = plain.whole_number("steps", steps, at_least=0)
+        first_draw = plain.whole_number("first_draw", first_draw, at_least=0)
         top = self.rbms[-1]
         h = pack(np.zeros((len(top.hidden_ids), count)))
         v = top.sample_visible(h, Purpose.FANTASY, 0, first_draw)
@@ -268,6 +284,7 @@ class DeepBeliefNetwork:
         with together(self.grid.shard_comm):
             v = unpack(v, self.dtype) if isinstance(v, Packed) else plain_array(v, "visible activations")
             v = np.asarray(owned_block(v, len(self.visible_ids), v.dtype, "visible activations"))
+        agree(self.grid.shard_comm, "whole_visible", samples=v.shape[1])
         layout = self.layout.layers[0]
         gathered = np.concatenate(self.grid.shard_comm.allgather(np.ascontiguousarray(v)))
         whole = np.empty_like(gathered)
@@ -280,6 +297,7 @@ class DeepBeliefNetwork:
         Raises LayoutError for units that there are not.
         """
         wanted = np.asarray(list(units), np.int64)
+        agree(self.grid.shard_comm, "filters", units=wanted)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.spec.layers[1]):
             raise LayoutError(
                 f"filters of units {wanted.min()} to {wanted.max()} were asked for, but the units of the first hidden "

@@ -10,11 +10,13 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.collective import messages
+from modelpar.collective.agreement import agree
 from modelpar.errors import SpecError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.ownership.connections import Listed
 from modelpar.patterns import PRUNED
+from modelpar.values import plain
 from modelpar.weights.dense import Dense
 from modelpar.weights.sparse import SparseWeights
 
@@ -27,6 +29,8 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     The output layer is kept whole.  Weights of the same size as the smallest that is kept are kept too, but for zeros.
     The state of training is left behind.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
     """
+    agree(network.grid.comm, "pruned", network=network, keep=keep)
+    keep = plain.real_number("--keep", keep)
     if not 0 < keep <= 1:
         raise SpecError(f"--keep is {keep:g}, but must be above 0 and at most 1: a part of the weights")
     comm = network.grid.shard_comm

@@ -3,6 +3,7 @@
 Every function is collective over the ranks of ``shard_comm``, and those that end in a mean or an estimate over
 ``replica_comm`` too, between whose replicas the samples and the chains are shared.  Visible activations are owned
 blocks, (n_visible_owned, samples of this replica).  Sums are made in float64.  The result is the same on all ranks.
+All raise DisagreementError where ranks bring different arguments.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from mpi4py import MPI
 from scipy.special import expit, logsumexp
 
 from modelpar import draws
+from modelpar.collective.agreement import agree, checksum
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import DataError, SpecError, together
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.rbm import owned_block
+from modelpar.values import plain
 
 Array = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -77,6 +80,7 @@ def free_energy(rbm: ShardedRBM, v: Array) -> Doubles:
     Raises DataError on every shard where any brings values of other units than its own.
     """
     v = _owned(rbm, v)
+    agree(rbm.shard_comm, "free_energy", samples=v.shape[1])
     mine = -_softplus(rbm.hidden_input(v)).sum(axis=0) - _visible_term(rbm, v)
     return _sum_over_shards(rbm, mine)
 
@@ -92,6 +96,9 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Array, samples: IntArray, seed: in
     seed      of the choice; the RBM's own unless given
     Raises SpecError where the visible units are Gaussian, DataError where samples or units do not fit.  Collective.
     """
+    of_replica = {"samples": samples, "batch": v.shape[1]}
+    agree(_whole_grid(rbm), "pseudo_log_likelihood", seed=rbm.seed if seed is None else seed, in_replica=of_replica)
+    seed = None if seed is None else plain.whole_number("seed", seed, at_least=0)
     if rbm.gaussian:
         raise SpecError(
             "the pseudo-likelihood needs Bernoulli visible units, but these are Gaussian; use the reconstruction error"
@@ -123,6 +130,10 @@ def log_likelihood(rbm: ShardedRBM, v: Array, log_partition: float) -> float:
 
     NaN without any samples.  Collective.
     """
+    log_partition = float(log_partition)
+    # to six digits: it may have been computed here, and processors of other kinds differ in a last bit
+    of_replica = {"samples": v.shape[1]}
+    agree(_whole_grid(rbm), "log_likelihood", log_partition=f"{log_partition:.6g}", in_replica=of_replica)
     return _mean_over_replicas(rbm, -free_energy(rbm, v) - log_partition)
 
 
@@ -131,6 +142,7 @@ def log_partition_exact(rbm: ShardedRBM) -> float:
 
     Raises SpecError where that side has more than 20 units.  Collective over the shards.
     """
+    agree(rbm.shard_comm, "log_partition_exact")
     n_visible = rbm.shard_comm.allreduce(len(rbm.visible_ids))
     n_hidden = rbm.shard_comm.allreduce(len(rbm.hidden_ids))
     over_hidden = rbm.gaussian or n_hidden <= n_visible
@@ -170,6 +182,12 @@ def log_partition_ais(
                 the data means make a better start (the means themselves for Gaussian units)
     Raises SpecError where there are fewer than 2 chains or 2 temperatures.  Collective over the whole grid.
     """
+    # each shard has the bias of its own units
+    bases = rbm.shard_comm.allgather(None if base_bias is None else checksum(np.atleast_1d(base_bias)))
+    what = {"n_chains": n_chains, "n_betas": n_betas, "seed": rbm.seed if seed is None else seed, "base_bias": bases}
+    agree(_whole_grid(rbm), "log_partition_ais", **what, in_replica={"base_bias": base_bias is None})
+    n_chains, n_betas = plain.whole_number("n_chains", n_chains), plain.whole_number("n_betas", n_betas)
+    seed = None if seed is None else plain.whole_number("seed", seed, at_least=0)
     if n_chains < 2 or n_betas < 2:
         raise SpecError(f"AIS needs at least 2 chains and 2 temperatures, but was given {n_chains} and {n_betas}")
     replica, n_replicas = rbm.replica_comm.rank, rbm.replica_comm.size
@@ -251,6 +269,10 @@ def _draw_visible(rbm: ShardedRBM, x: Array, stream: Stream, first: int) -> Arra
     else:
         draws.sample_bernoulli(expit(x), stream, rbm.visible_ids, first, v)
     return v
+
+
+def _whole_grid(rbm: ShardedRBM) -> tuple[MPI.Comm, MPI.Comm]:
+    return rbm.shard_comm, rbm.replica_comm
 
 
 def _stream(rbm: ShardedRBM, seed: int | None, repeat: int) -> Stream:

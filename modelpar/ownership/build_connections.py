@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 import zlib
 from itertools import pairwise
@@ -174,6 +175,7 @@ def _generated(spec: NetworkSpec, i: int, pattern: Pattern, n_visible: int, n_hi
 def _read_mask(path: str, comm: MPI.Comm) -> Listed:
     """An .npy or .npz file of one array, or a matrix that scipy.sparse.save_npz wrote; rank 0 reads.  Collective."""
     mask: Listed | None = None
+    path = os.path.expanduser(path)
     with together(comm):
         if comm.rank == 0:
             try:

@@ -12,11 +12,13 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 import partitioners
+from modelpar.collective.agreement import agree
 from modelpar.errors import LayoutError, SpecError, together
 from modelpar.ownership.build_connections import connect, places_of
 from modelpar.ownership.connections import Connections, mask_of
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
+from modelpar.values import plain
 from modelpar.values.forms import AnyPath
 from partitioners import Complete, GraphError, Partition, UnitGraph
 from partitioners.placement import load_placement
@@ -37,8 +39,11 @@ def place(
     file          a placement file, in place of a partitioner
     connections   those of every RBM; from the spec where None
 
-    Rank 0 partitions or reads.  Raises SpecError or LayoutError on every rank.
+    Rank 0 partitions or reads.  Raises SpecError or LayoutError on every rank, DisagreementError where they bring
+    different arguments.
     """
+    agree(comm, "place", spec=spec, n_shards=n_shards, partitioner=partitioner, file=file, connections=connections)
+    n_shards = plain.whole_number("n_shards", n_shards, at_least=1)
     if partitioner is not None and file is not None:
         raise SpecError("--partitioner and --partition exclude each other: one places units, the other has placed them")
     wired = tuple(connections) if connections is not None else connect(spec, comm)
@@ -57,7 +62,7 @@ def place(
 
 def _read(file: str, spec: NetworkSpec, n_shards: int) -> Partition:
     try:
-        partition, _ = load_placement(file)
+        partition, _ = load_placement(os.path.expanduser(file))
     except GraphError as error:
         raise SpecError(f"--partition: {error}") from None
     layers = tuple(len(owner) for owner in partition.owners)

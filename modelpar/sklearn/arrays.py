@@ -12,18 +12,23 @@ import scipy.sparse
 from modelpar.checkpoint import tensors
 from modelpar.collective import messages
 from modelpar.data import Dataset, Split
+from modelpar.data.doubts import ENOUGH, check_fills_range
 from modelpar.data.memory import array_source
-from modelpar.errors import DataError
+from modelpar.errors import DataError, SpecError, warn
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
+from modelpar.training.evaluation import check_split
 from modelpar.training.feeds import shares, visible_feed
 from modelpar.training.state import TrainingRun
+from modelpar.values import plain
 from modelpar.values.forms import plain_array, plain_rows
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
+KINDS = ("auto", "bernoulli", "gaussian")
 SLACK = 1e-6  # by how much scaled values may miss [0, 1] through rounding
+FAR = 1.0  # by how much they may miss it after fitting, where samples are new
 
 
 def prepared(X: Any) -> Any:
@@ -44,20 +49,23 @@ def dataset_of(X: Any, labels: IntArray | None = None, n_classes: int = 0, aside
         rows, aside = np.setdiff1d(rows, aside), np.sort(aside)
         validation = Split(table, aside, None if labels is None else labels[aside])
     train = Split(table, rows, None if labels is None else labels[rows])
-    return Dataset("X", table.n_units, n_classes, None, train, validation, None, 1.0)
+    return Dataset("X", table.n_units, n_classes, None, train, validation, None, 1.0, has_options=False)
 
 
 def visible_values(X: Any, visible: str) -> tuple[Any, str]:
     """(X, kind of visible units): ``auto`` is bernoulli where all values lie in [0, 1], else gaussian.
 
-    Values that miss the interval by rounding are put back into it.  Raises DataError where they are out of it but the
-    units are to be bernoulli.
+    Values that miss the interval by rounding are put back into it.  Raises SpecError for another kind, DataError where
+    values are out of the interval but the units are to be bernoulli.
     """
+    if visible not in KINDS:
+        raise SpecError(f"visible is {plain.shown(visible)}, but must be one of {', '.join(KINDS)}")
     if visible == "gaussian":
         return X, visible
     values = X.data if scipy.sparse.issparse(X) else X
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    if low < -SLACK or high > 1 + SLACK:
+    # what is small beside the largest value only: in another unit, all values are small
+    if low < -SLACK * min(1.0, high) or high > 1 + SLACK:
         if visible == "auto":
             return X, "gaussian"
         raise DataError(
@@ -108,6 +116,7 @@ def each_sample(
     compute    (visible activations (n_visible_owned, batch), samples (batch,)) -> (len(unit_ids), batch)
     """
     dataset, grid = dataset_of(X), network.grid
+    _check_scale(network, dataset, X)
     feed = visible_feed(network, dataset, dataset.train, "none")
     whole = np.zeros((feed.n_samples, n_units), dtype)
     for samples in shares(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
@@ -116,3 +125,15 @@ def each_sample(
         whole[np.ix_(samples, unit_ids)] = compute(v, samples).T
     messages.allreduce(grid.comm, whole)
     return whole
+
+
+def _check_scale(network: DeepBeliefNetwork, dataset: Dataset, X: Any) -> None:
+    """Warn where X is on another scale than what the network was fitted on.  Collective."""
+    values, comm = X.data if scipy.sparse.issparse(X) else X, network.grid.comm
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    if network.spec.visible == "gaussian":
+        check_split(network, dataset, dataset.train)
+    elif low < -FAR or high > 1 + FAR:
+        warn(comm, f"X has values from {low:g} to {high:g}, but those that were fitted lay in [0, 1]; scale X as then")
+    elif len(dataset.train) >= ENOUGH:
+        check_fills_range(dataset, low, high, comm)

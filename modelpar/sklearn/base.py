@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,10 +14,20 @@ from mpi4py import MPI
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
+from modelpar.collective.agreement import agree
+from modelpar.comm.cores import limited
 from modelpar.comm.grid import Grid
-from modelpar.errors import DataError, GridError, LayoutError, ModelparError, SpecError, TrainingError, raise_together
+from modelpar.errors import (
+    DataError,
+    GridError,
+    LayoutError,
+    ModelparWarning,
+    SpecError,
+    TrainingError,
+    raise_together,
+)
 from modelpar.records import Record
-from modelpar.spec import NetworkSpec
+from modelpar.values import plain
 
 
 class EngineEstimator(BaseEstimator):
@@ -27,6 +37,7 @@ class EngineEstimator(BaseEstimator):
     communicators are freed after it, so that estimators can be copied, pickled, and made by the thousand.
     """
 
+    _fitted: ClassVar[tuple[str, ...]]  # attributes that make the network
     _names: ClassVar[dict[str, str]] = {}  # of parameters, where the engine's messages name command line options
 
     comm: MPI.Comm | None
@@ -34,6 +45,7 @@ class EngineEstimator(BaseEstimator):
     replicas: int | None
     random_state: Any
     verbose: int | bool
+    n_jobs: int | None
 
     @property
     def _communicator(self) -> MPI.Comm:
@@ -49,7 +61,8 @@ class EngineEstimator(BaseEstimator):
         sizes: dict[str, Any] = {} if alone else {"model_shards": self.model_shards, "replicas": self.replicas}
         grid = Grid(self._communicator, **sizes)
         try:
-            yield grid
+            with limited(self.n_jobs, grid.cores):
+                yield grid
         except BaseException:
             if grid.comm.size == 1:  # other ranks may not be there to free with
                 grid.free()
@@ -69,33 +82,75 @@ class EngineEstimator(BaseEstimator):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The engine's errors as scikit-learn's users expect them: ValueError, and the names of parameters."""
+        """The engine's errors as scikit-learn's users expect them: ValueError, and the names of parameters.
+
+        Warnings name parameters too.
+        """
+        with warnings.catch_warnings():
+            before = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+                ours = issubclass(category, ModelparWarning)
+                before(category(self._in_parameters(message)) if ours else message, category, *where, **more)
+
+            warnings.showwarning = show
+            with self._raised():
+                yield
+
+    @contextmanager
+    def _raised(self) -> Iterator[None]:
         try:
             yield
+        except ModelparWarning as error:  # where a filter makes it an error
+            raise ModelparWarning(self._in_parameters(error)) from error
         except (SpecError, DataError, GridError, LayoutError) as error:
             raise ValueError(self._in_parameters(error)) from error
         except TrainingError as error:
             raise TrainingError(self._in_parameters(error)) from error
 
-    def _in_parameters(self, error: ModelparError) -> str:
+    def _in_parameters(self, error: Exception | str) -> str:
         def name(option: re.Match[str]) -> str:
             return self._names.get(option[1], option[1].replace("-", "_"))
 
         return re.sub(r"--([a-z][a-z-]*)", name, str(error))
 
-    def _draw_seed(self) -> int:
-        """``random_state`` itself where it is a number, else a draw from it; the same on every rank.  Collective."""
-        if isinstance(self.random_state, Integral):
-            seed = int(self.random_state)
-        else:
-            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        return int(self._communicator.bcast(seed))
+    def _begin(self, method: str) -> None:
+        """Raise DisagreementError, a ValueError, unless every rank calls this with the same parameters.  Collective.
 
-    def _check_alike(self, X: Any, spec: NetworkSpec) -> None:
-        """Raise ValueError on every rank unless all bring the same shape of X and the same network.  Collective."""
-        told = self._communicator.allgather((X.shape, spec))
-        if any(other != told[0] for other in told):
-            raise ValueError("X or the parameters differ between the ranks, but every rank must bring the same")
+        ``comm`` is another object on each rank, and ``verbose`` is the first rank's own business.
+        """
+        own = ("comm", "verbose")
+        parameters = {name: value for name, value in self.get_params(deep=False).items() if name not in own}
+        agree(self._communicator, f"{type(self).__name__}.{method}", **parameters)
+
+    def _agree(self, method: str, **what: Any) -> None:
+        """Raise DisagreementError unless every rank brings the same.  Collective."""
+        agree(self._communicator, f"{type(self).__name__}.{method}", **what)
+
+    def _agree_on_fitted(self, grid: Grid) -> None:
+        """Raise DisagreementError unless what was fitted is the same on all ranks of ``grid``.  Collective."""
+        fitted = {name: getattr(self, name, None) for name in ("_network_spec", *self._fitted)}
+        agree(grid.comm, f"{type(self).__name__}.network", **fitted)
+
+    def _draw_seed(self) -> int:
+        """``random_state`` itself where it is a number, else a draw from it; the same on every rank.  Collective.
+
+        Generators must stand alike on all ranks.  Where there is none, the first rank's draw is everybody's.
+        """
+        seed = 0
+        with self._agreed():
+            if plain.is_truth(self.random_state):
+                raise ValueError(f"random_state is {self.random_state}, but must be a number, a generator or None")
+            number = plain.whole(self.random_state)
+            if number is not None:
+                seed = number
+            elif isinstance(self.random_state, np.random.Generator):
+                seed = int(self.random_state.integers(np.iinfo(np.int32).max))
+            else:
+                seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        if isinstance(self.random_state, np.random.Generator | np.random.RandomState):
+            self._agree("fit", random_state=seed)
+        return int(self._communicator.bcast(seed))
 
     def _watched(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records of epochs, each printed once where ``verbose`` is set.  Collective."""
@@ -140,10 +195,17 @@ class EngineEstimator(BaseEstimator):
         return tags
 
 
+def switch(name: str, value: Any) -> bool:
+    """True or False, also from 1 and 0.  Raises SpecError."""
+    return bool(value) if plain.whole(value) in (0, 1) else plain.truth(name, value)
+
+
 def minibatch_of(batch_size: int | str, n_samples: int) -> int:
     """``auto``: 100 samples (Hinton 2010, section 3), fewer of a small data set, so that an epoch has enough steps."""
-    if batch_size == "auto":
+    if isinstance(batch_size, str) and batch_size == "auto":
         return min(100, max(10, n_samples // 50))
-    if not isinstance(batch_size, Integral):
-        raise SpecError(f"batch_size is {batch_size!r}, but must be a whole number or 'auto'")
-    return int(batch_size)
+    number = plain.whole(batch_size)
+    if number is None:
+        raise SpecError(f"batch_size is {plain.shown(batch_size)}, but must be a whole number or 'auto'")
+    plain.check_bounds("batch_size", number, number, {"at_least": 1})
+    return number

@@ -14,13 +14,15 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from modelpar.comm.grid import Grid
+from modelpar.errors import SpecError
 from modelpar.model.backprop import softmax
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
-from modelpar.sklearn.base import EngineEstimator, minibatch_of
+from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
+from modelpar.values import plain
 
 Array = npt.NDArray[Any]
 
@@ -38,6 +40,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
     rbm_learning_rate    of RBMs with Bernoulli visible units
     rbm_gaussian_learning_rate   of the first RBM where its visible units are Gaussian
     rbm_weight_decay     L2 penalty on the weights in pre-training
+    statistics           of pre-training, hidden side: probabilities rounded at random to 1 ... 8 bits, or ``float``
     weight_scale         standard deviation of the initial weights; with 0.01, good for RBMs alone, fine-tuning stands
                          still for many epochs where there are few features
     learning_rate_init   of fine-tuning; it falls linearly to a twentieth
@@ -53,6 +56,8 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
     dtype                of weights and probabilities: float32 or float64
     random_state         a number is the seed itself: the same model at every grid, up to rounding
     verbose              print a line for each epoch
+    n_jobs               threads of each rank; None: what ``modelpar.set_threads`` or the environment say, else a fair
+                         share of the node's cores; -1: that share in any case
     comm                 communicator; every method is then collective, and every rank must bring the same X and y
     model_shards, replicas   the grid over ``comm``; one model over all its ranks where both are None
 
@@ -69,12 +74,13 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
     n_features_in_, feature_names_in_
     """
 
+    _fitted = ("classes_", "coefs_", "intercepts_", "intercepts_visible_", "input_offset_", "input_scale_")
     _names: ClassVar[dict[str, str]] = {
         "layers": "hidden_layer_sizes", "epochs": "rbm_n_iter", "learning-rate": "rbm_learning_rate",
         "gaussian-learning-rate": "rbm_gaussian_learning_rate", "weight-decay": "rbm_weight_decay",
         "finetune-epochs": "max_iter", "finetune-learning-rate": "learning_rate_init",
         "finetune-batch-size": "batch_size", "finetune-weight-decay": "alpha",
-        "finetune-momentum": "momentum", "patience": "n_iter_no_change",
+        "finetune-momentum": "momentum", "patience": "n_iter_no_change", "seed": "random_state",
     }  # fmt: skip
 
     def __init__(
@@ -85,6 +91,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         rbm_learning_rate: float = 0.1,
         rbm_gaussian_learning_rate: float = 0.002,
         rbm_weight_decay: float = 0.0002,
+        statistics: int | str = 4,
         weight_scale: float = 0.1,
         learning_rate_init: float = 0.1,
         max_iter: int = 30,
@@ -100,6 +107,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         dtype: str = "float32",
         random_state: Any = None,
         verbose: int | bool = False,
+        n_jobs: int | None = None,
         comm: MPI.Intracomm | None = None,
         model_shards: int | None = None,
         replicas: int | None = None,
@@ -109,6 +117,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         self.rbm_learning_rate = rbm_learning_rate
         self.rbm_gaussian_learning_rate = rbm_gaussian_learning_rate
         self.rbm_weight_decay = rbm_weight_decay
+        self.statistics = statistics
         self.weight_scale = weight_scale
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
@@ -124,6 +133,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.n_jobs = n_jobs
         self.comm = comm
         self.model_shards = model_shards
         self.replicas = replicas
@@ -131,6 +141,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> DBNClassifier:
         """Pre-train and fine-tune from scratch on X (n_samples, n_features), an array or a sparse matrix, and labels y
         (n_samples,) of any type.  Collective."""
+        self._begin("fit")
         seed = self._draw_seed()
         with self._agreed():
             X, y = validate_data(self, prepared(X), y, accept_sparse="csr", dtype=FLOATS)
@@ -142,12 +153,12 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
             self._network_spec = self._spec(X.shape[1], seed)
             training, tuning = self._training(X.shape[0])
             aside = None
-            if self.early_stopping:
+            if tuning.patience:
                 _, aside = train_test_split(
-                    np.arange(len(labels)), test_size=self.validation_fraction, stratify=labels,
-                    random_state=seed % 2**32,
+                    np.arange(len(labels)), stratify=labels, random_state=seed % 2**32,
+                    test_size=plain.real_number("validation_fraction", self.validation_fraction, above=0, below=1),
                 )  # fmt: skip
-        self._check_alike(X, self._network_spec)
+        self._agree("fit", X=X, y=labels, classes=self.classes_)
         dataset = dataset_of(X, labels, len(self.classes_), aside)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid)
@@ -163,7 +174,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         self.loss_curve_ = [measures["loss"] for measures in epochs]
         self.loss_ = self.loss_curve_[-1] if epochs else float("nan")
         self.validation_scores_, self.best_validation_score_ = None, None
-        if self.early_stopping:
+        if tuning.patience:
             self.validation_scores_ = [measures["validation_accuracy"] for measures in epochs]
             self.best_validation_score_ = max(self.validation_scores_, default=None)
         self.n_iter_, self.n_layers_, self.n_outputs_ = len(epochs), len(parts) + 1, len(self.classes_)
@@ -172,10 +183,11 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities (n_samples, n_classes), classes in the order of ``classes_``.  Collective."""
-        check_is_fitted(self)
+        self._begin("predict_proba")
         with self._agreed():
+            check_is_fitted(self)
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=False)
-        self._check_alike(X, self._network_spec)
+        self._agree("predict_proba", X=X)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
             assert network.output is not None  # fit gives it one
@@ -201,6 +213,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
     def network(self, grid: Grid) -> DeepBeliefNetwork:
         """The fitted network on any grid, to be evaluated or saved there.  Collective over ``grid``."""
         check_is_fitted(self)
+        self._agree_on_fitted(grid)
         network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
         parts = network.parts()
         for part, W, c in zip(parts, self.coefs_, self.intercepts_, strict=True):
@@ -215,7 +228,12 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         return [*(f"rbm.{i}" for i in range(len(self._network_spec.layers) - 1)), "output"]
 
     def _spec(self, n_features: int, seed: int) -> NetworkSpec:
-        sizes = tuple(int(n) for n in np.ravel(self.hidden_layer_sizes))
+        one = plain.whole(self.hidden_layer_sizes)
+        sizes = [one] if one is not None else plain.elements(self.hidden_layer_sizes)
+        if not sizes:
+            raise SpecError(
+                f"hidden_layer_sizes is {plain.shown(self.hidden_layer_sizes)}, but must be a whole number, or several"
+            )
         return NetworkSpec(
             (n_features, *sizes), classes=len(self.classes_), visible=self.visible_, dtype=self.dtype, seed=seed,
             weight_scale=self.weight_scale,
@@ -226,12 +244,16 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         training = TrainingSpec(
             epochs=self.rbm_n_iter, batch_size=batch, learning_rate=self.rbm_learning_rate,
             gaussian_learning_rate=self.rbm_gaussian_learning_rate, weight_decay=self.rbm_weight_decay,
+            statistics=self.statistics,  # type: ignore[arg-type]  # made a text there
         )  # fmt: skip
-        if self.early_stopping and self.n_iter_no_change < 1:
-            raise ValueError(f"n_iter_no_change is {self.n_iter_no_change}, but must be at least 1")
+        patience = 0
+        if switch("early_stopping", self.early_stopping):
+            patience = plain.whole_number("n_iter_no_change", self.n_iter_no_change, at_least=1)
+        momentum = plain.real_number("momentum", self.momentum, at_least=0, below=1)
+        alpha = plain.real_number("alpha", self.alpha, at_least=0)
         tuning = FineTuneSpec(
-            epochs=self.max_iter, batch_size=batch, learning_rate=self.learning_rate_init, momentum=self.momentum,
-            initial_momentum=min(0.5, self.momentum), weight_decay=self.alpha / max(batch, 1), dropout=self.dropout,
-            input_dropout=self.input_dropout, patience=self.n_iter_no_change if self.early_stopping else 0,
+            epochs=self.max_iter, batch_size=batch, learning_rate=self.learning_rate_init, momentum=momentum,
+            initial_momentum=min(0.5, momentum), weight_decay=alpha / batch, dropout=self.dropout,
+            input_dropout=self.input_dropout, patience=patience,
         )  # fmt: skip
         return training, tuning

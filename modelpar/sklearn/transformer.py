@@ -19,10 +19,11 @@ from modelpar.kernels.states import Packed, unpack
 from modelpar.model import scores
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
-from modelpar.sklearn.base import EngineEstimator, minibatch_of
+from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import pretrain
+from modelpar.values import plain
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -44,11 +45,14 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     weight_decay     L2 penalty on the weights
     gibbs_steps      the k of contrastive divergence, CD-k
     persistent       persistent chains instead (PCD, Tieleman 2008)
+    statistics       hidden side: probabilities rounded at random to 1 ... 8 bits (1: sampled states), or ``float``
     visible          ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the transformer itself;
                      ``auto``: bernoulli where all of X lies in [0, 1]
     dtype            of weights and features: float32 or float64
     random_state     a number is the seed itself: the same model at every grid, up to rounding
     verbose          print a line for each epoch
+    n_jobs           threads of each rank; None: what ``modelpar.set_threads`` or the environment say, else a fair
+                     share of the node's cores; -1: that share in any case
     comm             communicator; every method is then collective, and every rank must bring the same X
     model_shards, replicas   the grid over ``comm``; one model over all its ranks where both are None
 
@@ -64,7 +68,11 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     """
 
     _passes: dict[str, Any]  # what partial_fit goes on from: samples seen, velocities, chains
-    _names: ClassVar[dict[str, str]] = {"layers": "n_components", "epochs": "n_iter"}
+    _fitted = ("components_", "intercept_hidden_", "intercept_visible_", "input_offset_", "input_scale_")
+    _names: ClassVar[dict[str, str]] = {
+        "layers": "n_components", "epochs": "n_iter", "gaussian-learning-rate": "learning_rate",
+        "seed": "random_state",
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -77,10 +85,12 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         weight_decay: float = 0.0002,
         gibbs_steps: int = 1,
         persistent: bool = False,
+        statistics: int | str = 4,
         visible: str = "auto",
         dtype: str = "float32",
         random_state: Any = None,
         verbose: int | bool = 0,
+        n_jobs: int | None = None,
         comm: MPI.Intracomm | None = None,
         model_shards: int | None = None,
         replicas: int | None = None,
@@ -93,23 +103,26 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         self.weight_decay = weight_decay
         self.gibbs_steps = gibbs_steps
         self.persistent = persistent
+        self.statistics = statistics
         self.visible = visible
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.n_jobs = n_jobs
         self.comm = comm
         self.model_shards = model_shards
         self.replicas = replicas
 
     def fit(self, X: Any, y: Any = None) -> RBMTransformer:
         """Train from scratch on X (n_samples, n_features), an array or a sparse matrix.  Collective."""
+        self._begin("fit")
         seed = self._draw_seed()
         with self._agreed():
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS)
             X, self.visible_ = visible_values(X, self.visible)
             self._network_spec = self._spec(X.shape[1], seed)
             training = self._training(X.shape[0], epochs=self.n_iter)
-        self._check_alike(X, self._network_spec)
+        self._agree("fit", X=X)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid)
             run, chains = TrainingRun.of(network), None
@@ -118,7 +131,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             run.chains = chains  # the end of the stage has put them away
             self._keep(network)
         self._start_anew()
-        self.n_iter_ = self.n_iter
+        self.n_iter_ = training.epochs
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> RBMTransformer:
@@ -127,6 +140,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         Without a ``fit`` before, the first call decides the kind of visible units and their scaling.
         """
         first = not hasattr(self, "components_")
+        self._begin("partial_fit")
+        self._agree("partial_fit", first=first)
         seed = self._draw_seed() if first else self._network_spec.seed
         with self._agreed():
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=first)
@@ -138,7 +153,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             # this pass is named by the passes over this X that the samples seen so far would have made
             epoch = max(-(-self._passes["samples"] // X.shape[0]), 0 if first else 1)
             training = self._training(X.shape[0], epochs=epoch + 1, momentum_epochs=0)
-        self._check_alike(X, self._network_spec)
+        self._agree("partial_fit", X=X, passes=self._passes)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid) if first else self.network(grid)
             put(network, self._passes["tensors"])
@@ -153,19 +168,24 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
     def transform(self, X: Any) -> Array:
         """P(h = 1 | v = X), (n_samples, n_components).  Collective."""
-        X = self._checked(X)
+        X = self._checked("transform", X)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
             rbm, n = network.rbms[0], len(self.components_)
             return each_sample(network, X, rbm.hidden_ids, n, network.dtype, lambda v, _: rbm.hidden_given_visible(v))
 
     def gibbs(self, v: Any) -> Array:
-        """One step of Gibbs sampling from v (n_samples, n_features): new visible states.  Collective."""
-        v = self._checked(v)
+        """One step of Gibbs sampling from v (n_samples, n_features): new visible states, in the unit of v.
+
+        Those of Gaussian visible units are float64 where v is, as a mean may be large beside a deviation.  Collective.
+        """
+        v = self._checked("gibbs", v)
+        seed = int(self.random_state_.randint(np.iinfo(np.int32).max))
+        self._agree("gibbs", random_state=seed)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
             rbm, n = network.rbms[0], v.shape[1]
-            rbm.seed = int(self.random_state_.randint(np.iinfo(np.int32).max))
+            rbm.seed = seed
 
             def step(block: Array, samples: IntArray) -> Array:
                 first = int(samples[0]) if len(samples) else 0
@@ -174,7 +194,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
                 return unpack(v, network.dtype) if isinstance(v, Packed) else v
 
             states = each_sample(network, v, rbm.visible_ids, n, network.dtype, step)
-        return states * self.input_scale_.astype(states.dtype) + self.input_offset_.astype(states.dtype)
+        if self.visible_ == "bernoulli":
+            return states
+        return np.asarray(states * self.input_scale_ + self.input_offset_, np.result_type(states, v))
 
     def score_samples(self, X: Any) -> Array:
         """(n_samples,) how likely the samples are, in nats.  Collective.
@@ -185,7 +207,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
         Gaussian visible units: minus the free energy, the log-density up to one constant for all samples.
         """
-        X = self._checked(X)
+        X = self._checked("score_samples", X)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
             rbm, mine = network.rbms[0], np.arange(int(grid.shard == 0))
@@ -213,29 +235,34 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         evidence = evidence - scores.free_energy(rbm, trial)  # log-odds of a one given the other units
         return np.asarray(-n * (observed * np.logaddexp(0, -evidence) + (1 - observed) * np.logaddexp(0, evidence)))
 
-    def _checked(self, X: Any) -> Any:
-        check_is_fitted(self)
+    def _checked(self, method: str, X: Any) -> Any:
+        self._begin(method)
         with self._agreed():
+            check_is_fitted(self)
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=False)
-        self._check_alike(X, self._network_spec)
+        self._agree(method, X=X)
         return X
 
     def _spec(self, n_features: int, seed: int) -> NetworkSpec:
-        return NetworkSpec((n_features, self.n_components), visible=self.visible_, dtype=self.dtype, seed=seed)
+        n_hidden = plain.whole_number("n_components", self.n_components, at_least=1)
+        return NetworkSpec((n_features, n_hidden), visible=self.visible_, dtype=self.dtype, seed=seed)
 
     def _training(self, n_samples: int, *, epochs: int, momentum_epochs: int = 5) -> TrainingSpec:
         rates: dict[str, Any] = {} if self.learning_rate is None else {
             "learning_rate": self.learning_rate, "gaussian_learning_rate": self.learning_rate,
         }  # fmt: skip
+        momentum = plain.real_number("momentum", self.momentum, at_least=0, below=1)
         return TrainingSpec(
-            epochs=epochs, batch_size=minibatch_of(self.batch_size, n_samples), momentum=self.momentum,
-            initial_momentum=min(0.5, self.momentum), momentum_epochs=momentum_epochs, weight_decay=self.weight_decay,
-            gibbs_steps=self.gibbs_steps, persistent=bool(self.persistent), **rates,
+            epochs=epochs, batch_size=minibatch_of(self.batch_size, n_samples), momentum=momentum,
+            initial_momentum=min(0.5, momentum), momentum_epochs=momentum_epochs, weight_decay=self.weight_decay,
+            gibbs_steps=self.gibbs_steps, persistent=switch("persistent", self.persistent),
+            statistics=self.statistics, **rates,  # type: ignore[arg-type]  # made a text there
         )  # fmt: skip
 
     def network(self, grid: Grid) -> DeepBeliefNetwork:
         """The fitted network on any grid, to be looked into or saved.  Collective over ``grid``."""
         check_is_fitted(self)
+        self._agree_on_fitted(grid)
         network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
         put(network, {
             "rbm.0.W": self.components_.T, "rbm.0.b": self.intercept_visible_, "rbm.0.c": self.intercept_hidden_,

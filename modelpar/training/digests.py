@@ -49,7 +49,7 @@ class UpdateDigests:
     def from_line(cls, line: bytes) -> UpdateDigests | None:
         """The update of a line; None where it is damaged."""
         try:
-            found = json.loads(line.decode("utf-8"))
+            found = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             return None
         if not isinstance(found, dict) or found.get("stage") not in STAGES[:-1]:

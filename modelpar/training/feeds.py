@@ -50,15 +50,29 @@ def check_width(network: DeepBeliefNetwork, dataset: Dataset, *splits: Split | N
 def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     """Set how raw values become visible activations: to [0, 1], or standardised for Gaussian units.
 
-    A unit that never varies is left unscaled.  Every shard reads its own columns only.  Collective.  Raises DataError
-    where values cannot be read.
+    A unit that never varies is left unscaled; one that does is scaled, however small its values are.  Every shard reads
+    its own columns only.  Collective.  Raises DataError where values cannot be read.
     """
     if network.spec.visible == "gaussian":
         mean, deviation = column_moments(dataset.train, network.visible_ids, comm=network.grid.comm)
-        network.input_offset, network.input_scale = mean, np.where(deviation > 1e-12, deviation, 1.0)
+        network.input_offset, network.input_scale = mean, np.where(deviation > 0, deviation, 1.0)
     else:
         network.input_offset = np.zeros(len(network.visible_ids))
         network.input_scale = np.full(len(network.visible_ids), float(dataset.scale))
+
+
+def in_data_units(network: DeepBeliefNetwork, v: Array, scale: float | None = None) -> Array:
+    """Owned visible activations (n_visible_owned, batch) as values of the data, in the unit in which these came.
+
+    Grey values in bytes go from 0 to 255, states from 0 to 1; what Gaussian units see standardised is put back, in
+    float64, as a mean may be large beside the deviation.
+
+    scale   the raw value that means 1.0 to Bernoulli units, that of the training data where None
+    """
+    if network.spec.visible == "gaussian":
+        return np.asarray(v * network.input_scale[:, None] + network.input_offset[:, None])
+    one = network.input_scale if scale is None else np.full(len(v), scale)
+    return np.asarray(v * one[:, None], v.dtype)
 
 
 def visible_feed(

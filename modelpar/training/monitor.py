@@ -67,21 +67,21 @@ def _sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64]) -> f
     return scores.pseudo_log_likelihood(rbm, v, samples) * n if n else 0.0
 
 
-def check_rbm(index: int, measures: dict[str, float]) -> None:
-    """Raise TrainingError, on every rank alike, where the measures tell of a breakdown."""
+def check_rbm(index: int, measures: dict[str, float], rate: str = "--learning-rate") -> None:
+    """Raise TrainingError, on every rank alike, where the measures tell of a breakdown.   rate: what mends it"""
     name = f"RBM {index}"
     for what in ("reconstruction_error", "probe_error", "largest_weight"):
         if not np.isfinite(measures.get(what, 0.0)):
-            raise TrainingError(f"{name}: {what.replace('_', ' ')} is {measures[what]}; use a smaller --learning-rate")
+            raise TrainingError(f"{name}: {what.replace('_', ' ')} is {measures[what]}; use a smaller {rate}")
     if measures["largest_weight"] > EXPLODED:
         raise TrainingError(
-            f"{name}: weights explode (the largest is {measures['largest_weight']:.3g}); use a smaller --learning-rate"
+            f"{name}: weights explode (the largest is {measures['largest_weight']:.3g}); use a smaller {rate}"
         )
     lost = measures["dead_units"] + measures["saturated_units"]
     if lost > COLLAPSED:
         raise TrainingError(
             f"{name} has collapsed: {measures['dead_units']:.0%} of its hidden units are always off and "
-            f"{measures['saturated_units']:.0%} always on; use a smaller --learning-rate or a larger --weight-decay"
+            f"{measures['saturated_units']:.0%} always on; use a smaller {rate} or a larger --weight-decay"
         )
 
 
@@ -89,14 +89,19 @@ def check_weights(what: str, weights: list[Array], comm: MPI.Comm) -> None:
     """Raise TrainingError on every rank where weights of any rank are not finite or have exploded.  Collective."""
     largest = comm.allreduce(max(map(_largest, weights)), MPI.MAX)
     if not largest < EXPLODED:
-        raise TrainingError(f"{what}: weights explode (the largest is {largest:.3g}); use a smaller learning rate")
+        raise TrainingError(
+            f"{what}: weights explode (the largest is {largest:.3g}); use a smaller --finetune-learning-rate"
+        )
 
 
-def check_finite(what: str, values: list[Array], comm: MPI.Comm) -> None:
-    """Raise TrainingError on every rank if any rank's values hold a NaN or infinity.  Collective."""
+def check_finite(what: str, values: list[Array], comm: MPI.Comm, rate: str = "--learning-rate") -> None:
+    """Raise TrainingError on every rank if any rank's values hold a NaN or infinity.  Collective.
+
+    rate   the option that mends it
+    """
     fine = all(bool(np.isfinite(array).all()) for array in values)
     if not comm.allreduce(fine, MPI.LAND):
-        raise TrainingError(f"{what}: a bias is no longer a finite number; use a smaller --learning-rate")
+        raise TrainingError(f"{what}: a bias is no longer a finite number; use a smaller {rate}")
 
 
 def _largest(W: Array) -> float:

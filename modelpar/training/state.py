@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modelpar.comm.grid import Grid
+from modelpar.data.fingerprint import Fingerprint
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
 from modelpar.records import STAGES
@@ -75,8 +76,9 @@ class TrainingRun:
     best_accuracy: float = -1.0
     epochs_since_best: int = 0
     binarise: str = "none"  # how the training data were binarised; kept for later use of the network
+    data: Fingerprint | None = None  # what the present stage is trained on, or the last one was
     # of this process, and in no checkpoint
-    record_digests: bool = False  # whether training makes digests of its updates
+    record_digests: bool = False  # whether digests are made of updates, as they always are in exact mode
     sync: Sync | None = None  # how replicas stay together in the stage that is being trained
     staleness: Counter[int] = field(default_factory=Counter)  # this replica's pushes to a server, by their staleness
     keep: Callable[[], None] = nothing  # called where all replicas are alike, before a step
@@ -85,13 +87,18 @@ class TrainingRun:
     def of(cls, network: DeepBeliefNetwork) -> TrainingRun:
         """The training of ``network``, begun here where it never was."""
         if network.run is None:
-            network.run = cls(record_digests=network.spec.exact)
+            network.run = cls()
         assert isinstance(network.run, cls)
         return network.run
 
     def anew(self) -> TrainingRun:
         """That of a network made from this one, which was not trained itself."""
-        return TrainingRun(binarise=self.binarise, record_digests=self.record_digests)
+        return TrainingRun(binarise=self.binarise, data=self.data)
+
+    def alike(self) -> dict[str, object]:
+        """What must be the same on every rank."""
+        position = replace(self.position, seconds=0.0, sums={})
+        return {"position": position, "binarise": self.binarise, "record_digests": self.record_digests}
 
     def forget_stage(self) -> None:
         """Nothing of what one stage of training needs is of use to the next."""
@@ -99,11 +106,11 @@ class TrainingRun:
             named.clear()
         self.chains = None
 
-    def end(self) -> None:
-        """Training is over, and needs nothing any more."""
+    def stand_at(self, position: Position) -> None:
+        """Begin anew from ``position``, with nothing of what training needed before."""
         self.forget_stage()
         self.best.clear()
-        self.best_accuracy, self.epochs_since_best, self.position = -1.0, 0, Position("done")
+        self.best_accuracy, self.epochs_since_best, self.position = -1.0, 0, position
 
     def settle(self) -> None:
         """Leave the same parameters on all replicas, which may be apart during a stage.  Collective over the grid."""

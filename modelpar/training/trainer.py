@@ -15,7 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from modelpar.data import Dataset, Minibatches, check_range
+from modelpar.collective.agreement import agree
+from modelpar.data import Dataset, Minibatches, check_classes, check_range, check_training
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import ModelparError, SpecError, TrainingError
@@ -26,7 +27,7 @@ from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
 from modelpar.sync import Sync, Work, check_bound, strategy
 from modelpar.training import monitor
-from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
+from modelpar.training.evaluation import accuracy_measures, check_labels, check_predictions, has_labels
 from modelpar.training.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
 from modelpar.training.feeds import (
     DrawnOnce,
@@ -44,6 +45,7 @@ from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.weights.parameters import Parameters
 
 CHECK_EVERY = 100  # updates between looks for NaN within an epoch
+RATE = "--finetune-learning-rate"
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
 
@@ -57,10 +59,13 @@ def pretrain(
     Yields a ``step`` record after every update (of a parameter server: after those between two meetings) and an
     ``epoch`` record after every epoch, and nothing where the network's pre-training has been finished before.
     Collective: every rank must take every record.
-    Raises DataError where the data do not fit, SpecError where they or the minibatches are not those that the stage
-    was begun with, TrainingError where training breaks down.
+    Warns where the data are such that little can come of it (see ``check_training``).
+    Raises DataError where the data do not fit or are all alike, SpecError where they or the minibatches are not those
+    that the stage was begun with, TrainingError where training breaks down, DisagreementError where ranks bring
+    different arguments.
     """
     run = TrainingRun.of(network)
+    agree(network.grid.comm, "pretrain", network=network, dataset=dataset, training=training, sync=sync)
     position = run.position
     if position.stage != "pretrain":
         return
@@ -106,7 +111,7 @@ def _train_rbm(
     _set_up_chains(network, run, rbm, training)
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
-    recorder = Recorder(network, rbm) if run.record_digests else None
+    recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
     with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done) as sync:
         optimizer = Optimizer(sync)
         while loop.unfinished:
@@ -124,7 +129,7 @@ def _train_rbm(
                 if recorder is not None:  # replicas in step have had one minibatch each
                     record = replace(record, digests=recorder.of(step.states, batch))
                 if loop.crossed(CHECK_EVERY):
-                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm)
+                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm, rate_of(rbm))
                 yield record
             sync.settle()
             run.refresh(network)  # statistics of real values have rounded the blocks of a dual layout apart
@@ -133,8 +138,13 @@ def _train_rbm(
                 measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
             error = totals["squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
-            monitor.check_rbm(rbm.index, measures)
+            monitor.check_rbm(rbm.index, measures, rate_of(rbm))
             yield loop.end_epoch({**measures, "learning_rate": size.rate})
+
+
+def rate_of(rbm: RBM) -> str:
+    """The option that sets the learning rate of an RBM."""
+    return "--gaussian-learning-rate" if rbm.gaussian else "--learning-rate"
 
 
 @contextmanager
@@ -186,9 +196,12 @@ def fine_tune(
     ``epoch`` record after every epoch.  With ``spec.patience`` the parameters of the best validation accuracy are
     put back at the end.  A network that was fine-tuned to the end yields nothing.  Collective: every rank must take
     every record.
-    Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown.
+    Warns of classes without training samples, and where the network ends in one answer for all samples.
+    Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown,
+    DisagreementError where ranks bring different arguments.
     """
     run = TrainingRun.of(network)
+    agree(network.grid.comm, "fine_tune", network=network, dataset=dataset, tuning=spec, sync=sync)
     if network.output is None:
         raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
     if run.position.stage == "done":
@@ -199,6 +212,7 @@ def fine_tune(
     check_sync(network, sync)
     check_width(network, dataset, dataset.validation, dataset.test)
     check_labels(dataset, dataset.train, network.spec.classes)
+    check_classes(dataset, network.spec.classes, network.grid.comm)
     if spec.patience and not has_labels(dataset.validation):
         raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
     if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
@@ -214,7 +228,10 @@ def fine_tune(
         for part in network.parts():
             part.parameters.flat[:] = run.best[part.name].flat
     run.refresh(network)
-    run.end()
+    if spec.epochs:
+        with network.traffic.measuring(), network.traffic.status.phase("scoring"):
+            check_predictions(network, dataset)
+    run.stand_at(Position("done"))
 
 
 def _descend(
@@ -241,10 +258,10 @@ def _descend(
                     optimizer.descend(gradients, parts, run.velocity, size, batch.n_mine, spec.max_norm)
                     loop.count(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
                 record = loop.synchronise()
-                if run.record_digests:
+                if run.record_digests or network.spec.exact:
                     record = replace(record, digests=digests_of_parts(network))
                 if loop.crossed(CHECK_EVERY):
-                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm)
+                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm, RATE)
                 in_between = position.step < loop.batches.n_steps
                 if spec.evaluate_every and in_between and loop.n_done % spec.evaluate_every == 0:
                     sync.settle()
@@ -262,12 +279,10 @@ def _descend(
                         "train_accuracy": totals["n_correct"] / totals["samples"],
                         **accuracies, "learning_rate": size.rate}  # fmt: skip
             if not np.isfinite(measures["loss"]):
-                raise TrainingError(
-                    f"fine-tuning: the loss is {measures['loss']}; use a smaller --finetune-learning-rate"
-                )
+                raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller {RATE}")
             monitor.check_weights("fine-tuning", [part.parameters.W for part in parts], grid.comm)
             if spec.patience:
-                _remember_best(network, run, measures["validation_accuracy"])
+                remember_best(network, run, measures["validation_accuracy"])
             position.reached = _reached(spec, measures)
             yield loop.end_epoch(measures)
 
@@ -281,7 +296,8 @@ def _reached(spec: FineTuneSpec, measures: dict[str, float]) -> bool:
     return spec.until_accuracy is not None and accuracy is not None and accuracy > spec.until_accuracy
 
 
-def _remember_best(network: DeepBeliefNetwork, run: TrainingRun, accuracy: float) -> None:
+def remember_best(network: DeepBeliefNetwork, run: TrainingRun, accuracy: float) -> None:
+    """Keep the present parameters where their validation accuracy is the best so far, else count an epoch in vain."""
     run.epochs_since_best += 1
     if accuracy > run.best_accuracy:
         run.best_accuracy, run.epochs_since_best = accuracy, 0
@@ -296,8 +312,19 @@ def _first_look(network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset) 
     check_width(network, dataset, dataset.validation, dataset.test)
     if network.spec.visible == "gaussian" and dataset.binarise != "none":
         raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
-    check_range(dataset, network.visible_ids, network.spec.visible, comm=network.grid.comm)
-    if run.position == Position():
+    position, comm, found = run.position, network.grid.comm, network.grid.comm.bcast(dataset.fingerprint)
+    fresh = position == Position()
+    check_range(dataset, network.visible_ids, network.spec.visible, comm=comm)
+    check_training(dataset, network.visible_ids, network.spec.visible, comm=comm, again=not fresh)
+    begun = position.epoch > 0 or position.step > 0
+    if begun and run.data is not None and found is not None and (told := found.differs(run.data)):
+        raise SpecError(
+            f"{dataset.name} is not what this stage of training was begun with: {told}; go on with the same data, or "
+            "set network.run.data to None to go on with these"
+        )
+    if found is not None:
+        run.data = found
+    if fresh:
         learn_scaling(network, dataset)
         run.binarise = dataset.binarise
 

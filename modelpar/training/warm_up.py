@@ -1,66 +1,151 @@
-"""A tiny training run that compiles every kernel, or loads it from numba's cache, before the clock starts."""
+"""Kernels compiled, or loaded from the cache, before the clock starts: those that a run is going to call."""
 
 from __future__ import annotations
 
-import tempfile
 import time
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.checkpoint import load, save
+from modelpar.checkpoint.blocks import move
+from modelpar.checkpoint.checksum import checksum_rows
+from modelpar.comm.cores import placement_on
 from modelpar.comm.grid import Grid
 from modelpar.data import open_dataset
-from modelpar.errors import ModelparError, raise_together
-from modelpar.kernels import warm_up
+from modelpar.data.fill import fill_floats
+from modelpar.errors import ModelparError, ModelparWarning, raise_together
+from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import dispatch
+from modelpar.kernels.warm_up import KINDS, Task, shares, tasks
+from modelpar.machine.compilation import folder
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.trainer import fine_tune, pretrain
 
-POLL = 0.02  # seconds between looks whether the first rank of the node has finished
+POLL = 0.02  # seconds between looks whether the other ranks of the node have finished
+
+Tell = Callable[[str, int, int], None]
 
 
-def rehearse(dtype: str, node_comm: MPI.Comm, *, listed: bool = False) -> float:
-    """Compile all kernels for ``dtype`` (float32 or float64) and return the seconds that it took.  Collective.
+def rehearse(todo: Sequence[Task], node_comm: MPI.Comm, tell: Tell = lambda *_: None) -> float:
+    """Do all tasks on every rank and return the seconds that it took.  Collective over the ranks of a node.
 
-    listed   those of connections that are not complete too
+    tell    is called with a task's name, the number of tasks that this rank has done, and that of all
 
-    The first rank of a node compiles while the others sleep, and these then load what it left in the cache: ranks
-    that compile the same at once, or spin in a barrier meanwhile, would share the node's cores with it.
+    Ranks of a node compile different kernels, as many at a time as the node has cores, while the others sleep, and each
+    loads from the cache what others have compiled.  Without a cache every rank compiles all.
     """
     started = time.perf_counter()
-    error = _attempt(dtype, listed) if node_comm.rank == 0 else None
-    arrived = node_comm.Ibarrier()
-    while not arrived.Test():
-        time.sleep(POLL)
-    if node_comm.rank > 0:
-        error = _attempt(dtype, listed)
+    error: Exception | None = None
+    workers = min(node_comm.size, placement_on(node_comm).cores) if folder() is not None or not compiled() else 0
+    done = 0
+    for turn in sorted({task.round for task in todo}) if workers and compiled() else ():
+        this_turn = shares([task for task in todo if task.round == turn], workers)
+        mine = this_turn[node_comm.rank] if node_comm.rank < workers else []
+        for task in mine:
+            tell(task.name, done, len(todo))
+            error = error or _attempt(task.run)
+            done += 1
+        _meet(node_comm)
+    for task in todo:  # from the cache now
+        error = error or _attempt(task.run)
+    error = error or _calibrate(node_comm)
     raise_together(node_comm, error)
     return time.perf_counter() - started
 
 
-def _attempt(dtype: str, listed: bool) -> Exception | None:
-    """The error that the rehearsal ended in, to be raised when no rank waits for this one any more."""
+def _attempt(work: Callable[[], object]) -> Exception | None:
+    """The error that a task ended in, to be raised when no rank waits for this one any more."""
     try:
-        _train(dtype, "dense")
-        if listed:
-            _train(dtype, "random:2,dense")
+        work()
     except (ModelparError, OSError) as error:
         return error
     return None
 
 
-def _train(dtype: str, connections: str) -> None:
-    """Every stage once, on one rank: pre-training by CD, fine-tuning with all that it offers, saving and loading."""
-    warm_up(dtype)
-    dispatch.prepare()
+def _meet(comm: MPI.Comm) -> None:
+    """A barrier in which ranks sleep: others compile on the cores that they would spin on."""
+    arrived = comm.Ibarrier()
+    while not arrived.Test():
+        time.sleep(POLL)
+
+
+def _calibrate(node_comm: MPI.Comm) -> Exception | None:
+    """One rank of the node measures the kernels, where that was not done before; all use what it has found."""
+    error = _attempt(dispatch.prepare) if node_comm.rank == 0 else None
+    _meet(node_comm)
+    dispatch.use(node_comm.bcast(dispatch.calibration()))
+    return error
+
+
+# -- what a run is going to call ---------------------------------------------------------------------------------------
+
+
+def tasks_of(
+    spec: NetworkSpec, training: TrainingSpec, tuning: FineTuneSpec | None, *, binary: bool, n_replicas: int,
+    digests: bool,
+) -> list[Task]:  # fmt: skip
+    """The tasks of one run.
+
+    tuning   None where there is no fine-tuning
+    binary   whether the data are states
+
+    What is uncommon (other types and strategies, exact runs, connections that are lists) gets all kernels there are.
+    """
+    kinds = set(KINDS) - {"panels that draw"}
+    if spec.dtype == "float32" and not spec.exact:
+        drawn = binary or training.reconstruction == "states" or training.persistent
+        whole = drawn and training.planes > 0
+        absent = {
+            "exact": True, "digests": not digests, "sampled": not drawn, "soft": not binary or training.planes > 0,
+            "counts": not whole or n_replicas > 1, "summed counts": not whole or n_replicas == 1,
+            "counts of one phase": binary or not whole,
+            "tuning": tuning is None, "norms": tuning is None or not tuning.max_norm,
+        }  # fmt: skip
+        kinds -= {kind for kind, out in absent.items() if out}
+    listed = not all(pattern.dense for pattern in spec.patterns)
+    found = [*tasks(spec.dtype, kinds), Task("checkpoints", 2.2, lambda: _files(spec.dtype))]
+    if len(spec.layers) > 2 or tuning is not None:  # layers above are fed arrays
+        found.append(Task("arrays as data", 0.6, lambda: _array(spec.dtype)))
+    return [*found, *([Task("listed connections", 15.0, lambda: _train(spec.dtype), round=1)] if listed else [])]
+
+
+def _array(dtype: npt.DTypeLike) -> None:
+    values, one = np.zeros((1, 1), dtype), np.zeros(1, np.int64)
+    fill_floats(values, one, one, np.zeros(1), np.ones(1), values.copy())
+
+
+def _files(dtype: npt.DTypeLike) -> None:
+    """What saving and loading moves: weights, and whole numbers of 64 bits; checksums of bytes too."""
+    one = np.zeros(1, np.int64)
+    for kind in {np.dtype(np.uint64), np.dtype(f"u{np.dtype(dtype).itemsize}")}:
+        values = np.zeros((1, 1), kind)
+        move(values, one, one, values.copy(), one, one)
+        checksum_rows(values, one, one, 1, 0)
+    octets = np.zeros((1, 8), np.uint8)
+    octets.flags.writeable = False  # of a header
+    checksum_rows(octets, one, one, 1, 0)
+
+
+def _train(dtype: str) -> None:
+    """Every stage once, on one rank, with connections that are lists below complete ones."""
+    with warnings.catch_warnings():  # so few samples are no data
+        warnings.simplefilter("ignore", ModelparWarning)
+        _all_stages(dtype)
+
+
+def _all_stages(dtype: str) -> None:
     dataset = open_dataset(DataSpec(data="bars:2"))
-    few = replace(dataset.train, rows=dataset.train.rows[:8], labels=_first(dataset.train.labels))
+    labels = dataset.train.labels
+    few = replace(dataset.train, rows=dataset.train.rows[:8], labels=None if labels is None else labels[:8])
     dataset = replace(dataset, train=few, validation=None, test=few)
-    spec = NetworkSpec(layers=(4, 3, 2), classes=max(dataset.n_classes, 2), dtype=dtype, connections=connections)
+    spec = NetworkSpec(
+        layers=(4, 3, 2), classes=max(dataset.n_classes, 2), dtype=dtype, connections="random:2,dense"
+    )  # fmt: skip
     with Grid(MPI.COMM_SELF) as grid:
         network = DeepBeliefNetwork(spec, grid)
         for statistics in ("3", "float"):
@@ -70,10 +155,3 @@ def _train(dtype: str, connections: str) -> None:
                 pass
         for _ in fine_tune(network, dataset, FineTuneSpec(epochs=1, dropout=0.5, max_norm=1.0)):
             pass
-        with tempfile.TemporaryDirectory() as folder:
-            save(network, Path(folder) / "rehearsal.safetensors")
-            load(Path(folder) / "rehearsal.safetensors", grid)
-
-
-def _first(labels: np.ndarray | None) -> np.ndarray | None:
-    return None if labels is None else labels[:8]

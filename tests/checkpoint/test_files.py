@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -367,6 +368,24 @@ def test_what_a_killed_run_left_is_replaced(folder, comm, make_grid, agree):
     write(path, grid, blocks_of(tensors(), grid, "block", "row"), METADATA)
     agree(path.read_bytes() == reference_file(tensors(), METADATA))
     agree([entry.name for entry in folder.iterdir()] == ["model.safetensors"])
+
+
+def test_links_are_followed_and_any_name_will_do(folder, comm, make_grid, agree):
+    """The file behind the link is written, with its mode; the link, and a name that is no text, stay."""
+    grid, there = make_grid(SIZE), folder / os.fsdecode(b"there\xff")
+    if comm.rank == 0:
+        there.write_bytes(b"old")
+        there.chmod(0o640)
+        (folder / "link").symlink_to(there.name)
+        os.mkfifo(folder / "pipe")
+    comm.barrier()
+    write(folder / "link", grid, blocks_of(tensors(), grid, "block", "row"), METADATA)
+    agree((folder / "link").is_symlink())
+    agree(there.read_bytes() == reference_file(tensors(), METADATA))
+    agree(there.stat().st_mode & 0o777 == 0o640)
+    message = raised(lambda: write(folder / "pipe", grid, blocks_of(tensors(), grid, "block", "row"), METADATA))
+    agree(message is not None and "no regular file" in message and comm.bcast(message) == message, f"{message}")
+    agree(len(list(folder.iterdir())) == 3)
 
 
 @pytest.mark.parametrize("kind", ["held twice", "missing", "not in it", "name", "metadata", "ranks differ"])

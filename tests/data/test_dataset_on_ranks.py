@@ -22,6 +22,7 @@ from modelpar.data import (
 from modelpar.data.packed_files import PackedTable
 from modelpar.errors import ModelparError
 from modelpar.kernels.states import unpack
+from modelpar.machine import caches
 from modelpar.ownership.layout import UnitLayout
 from modelpar.spec import DataSpec
 
@@ -128,7 +129,7 @@ def test_a_named_set_that_is_absent_is_an_error_on_all(comm: Any, agree: Any, fo
 @pytest.fixture
 def own_cache(comm: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory for all ranks, in which small data sets are kept too."""
-    monkeypatch.setattr(cache.platformdirs, "user_cache_path", lambda name: folder / "cache" / name)
+    monkeypatch.setattr(caches.platformdirs, "user_cache_path", lambda name: folder / "cache" / name)
     monkeypatch.setattr(cache, "LEAST", 1)
     monkeypatch.delenv(cache.VARIABLE, raising=False)
     return folder / "cache" / "modelpar" / "packed"

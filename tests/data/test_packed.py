@@ -27,6 +27,7 @@ from modelpar.draws import Purpose, Stream, uniform
 from modelpar.errors import DataError
 from modelpar.kernels import threads
 from modelpar.kernels.states import Packed, unpack
+from modelpar.machine import caches
 from modelpar.spec import DataSpec
 
 Array = np.ndarray[Any, Any]
@@ -43,7 +44,7 @@ GREY[5, 3], GREY[:, 50] = 255, 51
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache directory for each test, switched on."""
     folder = tmp_path / "user's cache"
-    monkeypatch.setattr(cache_module.platformdirs, "user_cache_path", lambda name: folder / name)
+    monkeypatch.setattr(caches.platformdirs, "user_cache_path", lambda name: folder / name)
     monkeypatch.delenv(cache_module.VARIABLE, raising=False)
     return folder / "modelpar" / "packed"
 

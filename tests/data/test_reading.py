@@ -292,6 +292,7 @@ def tiny_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(named.SETS, "mnist", named.NamedSet("https://example.org", sums[0], sums[1]))
     monkeypatch.setenv("MODELPAR_DATA", str(folder.parent))
     monkeypatch.setattr(named, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(named, "SYSTEM", (tmp_path / "system",))
     return folder
 
 
@@ -322,6 +323,34 @@ def test_named_sets_packed_again_pass_and_changed_ones_do_not(tiny_set: Path) ->
     assert "corrupt" in problem("mnist")
 
 
+def test_named_sets_are_known_by_their_content_whatever_the_packing_says(tiny_set: Path) -> None:
+    images, labels = (tiny_set / f"{name}.gz" for name in named.FILES[:2])
+    images.write_bytes(IDX)  # unpacked by a browser, which left the name as it was
+    labels.rename(tiny_set / "train-labels.idx1-ubyte.gz")  # as some unpack it
+    assert len(open_dataset("mnist").train) == 40
+    images.write_bytes(gzip.compress(IDX[:-1] + b"\0"))
+    (tiny_set / named.FILES[0]).write_bytes(IDX)  # the right one beside a wrong one
+    assert len(open_dataset("mnist").train) == 40
+    images.unlink()
+    (tiny_set / named.FILES[0]).write_bytes(IDX[:-1] + b"\0")
+    message = problem("mnist")
+    assert "unpacked it holds 40 x 5 x 5 values whose md5 sum is" in message
+    assert f"--data {tiny_set}" in message
+    assert len(open_dataset(str(tiny_set)).train) == 40
+
+
+def test_named_sets_are_found_where_distributions_put_them(tiny_set: Path, tmp_path: Path) -> None:
+    tiny_set.parent.rename(tmp_path / "system")
+    assert len(open_dataset("mnist").train) == 40
+
+
+@pytest.mark.parametrize("name", named.SETS)
+def test_all_contents_of_named_sets_are_known_and_differ(name: str) -> None:
+    sums = [known for kept in named.SETS.values() for known in (*kept.compressed, *kept.plain)]
+    assert len(named.SETS[name].plain) == len(named.FILES)
+    assert len(set(sums)) == len(sums)
+
+
 def test_one_set_is_not_taken_for_the_other(tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELPAR_DATA", str(tiny_set))
     assert "is a file of mnist, not of fashion-mnist" in problem("fashion-mnist")
@@ -330,7 +359,9 @@ def test_one_set_is_not_taken_for_the_other(tiny_set: Path, monkeypatch: pytest.
 def test_absent_sets_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELPAR_DATA", str(tmp_path))
     monkeypatch.setattr(named, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(named, "SYSTEM", (tmp_path / "system",))
     message = problem("fashion-mnist")
+    assert str(tmp_path / "system" / "fashion-mnist") in message
     assert "download train-images-idx3-ubyte.gz" in message
     assert str(tmp_path) in message
 

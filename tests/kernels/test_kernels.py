@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from modelpar.draws import Purpose, Stream, permutation, sample_bernoulli, sample_gaussian, uniform
-from modelpar.kernels import threads, warm_up
+from modelpar.kernels import threads
 from modelpar.kernels.products import dense
 from modelpar.kernels.sampling import epilogue, philox
 from modelpar.kernels.statistics import update
+from modelpar.kernels.warm_up import warm_up
 
 DTYPES = [np.float32, np.float64]
 STREAM = Stream(seed=2**40 + 17, layer=1, purpose=Purpose.VISIBLE, repeat=2)

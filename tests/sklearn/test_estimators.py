@@ -7,6 +7,8 @@ import importlib
 import pickle
 import sys
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -24,8 +26,12 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from modelpar import Grid
+from modelpar.errors import TrainingError
 from modelpar.model.backprop import softmax
 from modelpar.sklearn import DBNClassifier, RBMTransformer
+
+# networks that are trained for a moment have one answer to all
+pytestmark = pytest.mark.filterwarnings("ignore::modelpar.errors.ModelparWarning")
 
 # check of scikit-learn -> why it may fail
 EXPECTED_FAILURES: dict[tuple[type, str], dict[str, str]] = {
@@ -248,14 +254,119 @@ def test_grid_search(small):
         ({"learning_rate_init": -1}, "learning_rate_init is -1"),
         ({"hidden_layer_sizes": (4, 0)}, "hidden_layer_sizes has a layer of 0 units"),
         ({"batch_size": "many"}, "batch_size is 'many'"),
-        ({"random_state": -1}, "seed is -1"),
+        ({"random_state": -1}, "random_state is -1, but must be at least 0"),
+        ({"random_state": True}, "random_state is True"),
+        ({"hidden_layer_sizes": (4, 2.5)}, "hidden_layer_sizes has a layer of 2.5 units"),
+        ({"hidden_layer_sizes": ()}, r"hidden_layer_sizes is \(\), but must be a whole number, or several"),
+        ({"hidden_layer_sizes": "4"}, "hidden_layer_sizes is '4'"),
+        ({"batch_size": 0}, "batch_size is 0, but must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size is 2.5, but must be a whole number or 'auto'"),
+        ({"max_iter": np.int64(-3)}, "max_iter is -3, but must be at least 0"),
+        ({"max_iter": np.float64(3)}, "max_iter is 3.0, but must be a whole number"),
+        ({"rbm_n_iter": True}, "rbm_n_iter is True, but must be a whole number"),
+        ({"rbm_gaussian_learning_rate": "a"}, "rbm_gaussian_learning_rate is 'a'"),
+        ({"alpha": -1}, "alpha is -1, but must be at least 0"),
+        ({"alpha": "much"}, "alpha is 'much', but must be a finite number"),
+        ({"momentum": None}, "momentum is None, but must be a finite number"),
+        ({"momentum": 1}, "momentum is 1, but must be below 1"),
+        ({"statistics": 9}, "statistics is 9, but must be one of 1, 2"),
+        ({"early_stopping": "no"}, "early_stopping is 'no', but must be true or false"),
+        ({"early_stopping": True, "n_iter_no_change": 0}, "n_iter_no_change is 0, but must be at least 1"),
+        ({"early_stopping": True, "validation_fraction": 2}, "validation_fraction is 2, but must be below 1"),
+        ({"dtype": "float16"}, "dtype is 'float16', but must be one of float32, float64"),
+        ({"model_shards": "two"}, "model_shards is 'two', but must be a whole number"),
         ({"model_shards": 3}, "3 model shards"),
-        ({"visible": "binary"}, "visible is 'binary'"),
+        ({"visible": "binary"}, "visible is 'binary', but must be one of auto, bernoulli, gaussian"),
     ],
 )
 def test_wrong_parameters(small, parameters, told):
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=told) as refused:
         quick(**parameters).fit(*small)
+    assert "--" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"n_components": 0}, "n_components is 0, but must be at least 1"),
+        ({"n_components": 2.5}, "n_components is 2.5, but must be a whole number"),
+        ({"n_iter": -1}, "n_iter is -1, but must be at least 0"),
+        ({"learning_rate": -1}, "learning_rate is -1, but must be at least 0"),
+        ({"momentum": "a"}, "momentum is 'a'"),
+        ({"gibbs_steps": 0}, "gibbs_steps is 0, but must be at least 1"),
+        ({"persistent": "yes"}, "persistent is 'yes', but must be true or false"),
+        ({"statistics": "many"}, "statistics is 'many'"),
+        ({"visible": "x"}, "visible is 'x', but must be one of auto, bernoulli, gaussian"),
+    ],
+)
+def test_wrong_parameters_of_the_transformer(small, parameters, told):
+    for method in ("fit",) if "n_iter" in parameters else ("fit", "partial_fit"):  # which makes one pass
+        with pytest.raises(ValueError, match=told) as refused:
+            getattr(RBMTransformer(**{"random_state": 1, **parameters}), method)(small[0])
+        assert "--" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_breakdown_names_the_rate_that_was_too_high(small):
+    X, y = small
+    with pytest.raises(TrainingError, match=r"use a smaller learning_rate$"):
+        RBMTransformer(10, n_iter=2, learning_rate=1e4, random_state=1).fit(X * 9 - 3)
+    with pytest.raises(TrainingError, match=r"use a smaller rbm_gaussian_learning_rate$"):
+        quick(rbm_gaussian_learning_rate=1e4).fit(X * 9 - 3, y)
+    with pytest.raises(TrainingError, match=r"use a smaller rbm_learning_rate$"):
+        quick(rbm_learning_rate=1e5).fit(X, y)
+    with pytest.raises(TrainingError, match=r"use a smaller learning_rate_init$"):
+        quick(rbm_n_iter=0, learning_rate_init=1e5).fit(X, y)
+
+
+def test_numbers_of_any_kind_make_the_same_model(small):
+    """As lists of NumPy's arrays hand them over; the parameters stay what they were given as."""
+    X, y = small
+    plain = {"hidden_layer_sizes": (9, 7), "rbm_n_iter": 1, "max_iter": 2, "batch_size": 20, "rbm_learning_rate": 0.125,
+             "momentum": 0.5, "alpha": 0.25, "dropout": 0.25, "n_iter_no_change": 3, "validation_fraction": 0.25,
+             "early_stopping": True, "statistics": "3", "random_state": 5}  # fmt: skip
+    given = {"hidden_layer_sizes": np.array([9, 7]), "rbm_n_iter": np.int8(1), "max_iter": np.array(2),
+             "batch_size": np.uint8(20), "rbm_learning_rate": np.float32(0.125), "momentum": Fraction(1, 2),
+             "alpha": np.array(0.25), "dropout": Decimal("0.25"), "n_iter_no_change": np.int64(3),
+             "validation_fraction": np.float16(0.25), "early_stopping": np.True_, "statistics": np.int64(3),
+             "random_state": np.uint16(5)}  # fmt: skip
+    model = clone(DBNClassifier(**given))
+    expected = quick(**plain).fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(model.fit(X, y).predict_proba(X), expected)
+    assert model.get_params()["max_iter"] is model.max_iter
+    assert type(model.max_iter) is np.ndarray
+    rbm = RBMTransformer(np.int64(9), n_iter=np.uint8(2), learning_rate=np.float32(0.125), persistent=np.True_,
+                         gibbs_steps=np.array(1), statistics=1, random_state=np.array(4)).fit(X)  # fmt: skip
+    same = RBMTransformer(9, n_iter=2, learning_rate=0.125, persistent=True, statistics="1", random_state=4).fit(X)
+    np.testing.assert_array_equal(rbm.components_, same.components_)
+    assert type(rbm.n_iter_) is int
+
+
+def test_statistics_change_what_is_learned(small):
+    X, y = small
+    made = [RBMTransformer(9, n_iter=1, statistics=k, random_state=4).fit(X).components_ for k in (1, 4, "float")]
+    assert not np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[1], made[2])
+    np.testing.assert_array_equal(made[1], RBMTransformer(9, n_iter=1, random_state=4).fit(X).components_)
+    models = [quick(statistics=k).fit(X, y).intercepts_visible_[0] for k in (1, "float")]
+    assert not np.array_equal(*models)
+
+
+def test_seeds(small):
+    X, _ = small
+    for make in (lambda: np.random.RandomState(3), lambda: np.random.default_rng(3)):
+        first, second = (RBMTransformer(4, n_iter=1, random_state=make()).fit(X) for _ in range(2))
+        np.testing.assert_array_equal(first.components_, second.components_)
+    with pytest.raises(ValueError, match="seed"):
+        RBMTransformer(4, n_iter=1, random_state="today").fit(X)
+
+
+@pytest.mark.parametrize("values", [np.arange(1, 4), np.array([1, 2], np.uint8), range(1, 3)], ids=repr)
+def test_grid_search_over_numbers_of_numpy(small, values):
+    X, y = small
+    model = quick(hidden_layer_sizes=(5,), rbm_n_iter=0)
+    search = GridSearchCV(model, {"max_iter": values}, cv=2, error_score="raise").fit(X, y)
+    assert search.best_estimator_.n_iter_ in values
 
 
 def test_values_that_do_not_fit_bernoulli_units(small):

@@ -82,3 +82,75 @@ def test_alone_beside_the_others(comm, digits):
     """Without a communicator an estimator is this rank's own business, whatever the others do."""
     if comm.rank == 0:
         assert RBMTransformer(5, n_iter=1, comm=MPI.COMM_SELF).fit_transform(digits[0]).shape == (150, 5)
+
+
+# what differs on the last rank -> what the message names
+DIFFERENT = {
+    "rows": "the values of X",
+    "labels": "the values of y",
+    "names of classes": "classes",
+    "epochs": "max_iter is 1 on ranks? 0",
+    "seed": "random_state is 3 on ranks? 0",
+    "generator": "random_state is",
+    "another method": "fit on ranks? 0",
+    "grid": "model_shards is None on ranks? 0",
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_what_differs_is_refused_on_all_ranks(comm, agree, digits, what):
+    """A split without a seed is the usual way to get there: shapes agree, rows do not."""
+    if comm.size == 1:
+        return
+    X, y = digits
+    odd = comm.rank == comm.size - 1
+    settings = {"hidden_layer_sizes": (5,), "rbm_n_iter": 0, "max_iter": 1, "random_state": 3, "comm": comm}
+    if odd:
+        y = {"labels": y[::-1], "names of classes": np.where(y == 9, 10, y)}.get(what, y)
+        X = X[::-1] if what == "rows" else X
+        settings |= {"epochs": {"max_iter": 2}, "seed": {"random_state": 4}, "grid": {"model_shards": 1}}.get(what, {})
+    if what == "generator":
+        settings["random_state"] = np.random.RandomState(comm.rank)
+    method = DBNClassifier(**settings).fit
+    if what == "another method" and odd:
+        method = RBMTransformer(5, comm=comm).partial_fit
+    with pytest.raises(ValueError, match=DIFFERENT[what]) as refused:
+        method(X, y)
+    agree(comm.bcast(str(refused.value)) == str(refused.value))
+    agree(str(comm.size - 1) in str(refused.value))
+
+
+def test_fitted_models_that_differ(comm, digits):
+    if comm.size == 1:
+        return
+    X, y = digits
+    odd = comm.rank == comm.size - 1
+    settings = {"random_state": 3, "dtype": "float64"}
+    rbm = RBMTransformer(5, n_iter=1, **settings).fit(X).set_params(comm=comm)
+    rbm.components_[2, 3] += odd
+    with pytest.raises(ValueError, match="components_"):
+        rbm.transform(X[:5])
+    rbm.components_[2, 3] -= odd
+    with pytest.raises(ValueError, match="the values of X"):
+        rbm.transform(X[:20] + odd / 10)
+    with pytest.raises(ValueError, match="the values of X"):
+        rbm.score_samples(X[:20] + odd / 10)
+    rbm.random_state_ = np.random.RandomState(7 + odd)
+    with pytest.raises(ValueError, match="random_state is"):
+        rbm.gibbs(X[:20])
+    begun = RBMTransformer(5, persistent=True, **settings).partial_fit(X[: 100 - 10 * odd])
+    begun.set_params(comm=comm)
+    with pytest.raises(ValueError, match=r"passes\.samples is 100 on ranks? 0"):
+        begun.partial_fit(X)
+    model = DBNClassifier((5,), rbm_n_iter=0, max_iter=1, **settings).fit(X, y).set_params(comm=comm)
+    model.coefs_[1][0, 0] += odd
+    with pytest.raises(ValueError, match=r"coefs_\[1\]"):
+        model.predict(X[:5])
+
+
+def test_a_rank_that_was_not_fitted(comm, digits):
+    rbm = RBMTransformer(5, n_iter=1, random_state=1)
+    if comm.rank < comm.size - 1:
+        rbm.fit(digits[0])
+    with pytest.raises(ValueError, match="not fitted"):
+        rbm.set_params(comm=comm).transform(digits[0])

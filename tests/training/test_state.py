@@ -88,19 +88,19 @@ def test_a_copy_stays_as_it_was():
     assert copy.sync is None
 
 
-def test_an_end_leaves_nothing_but_what_later_use_needs():
+def test_what_begins_anew_keeps_nothing_but_what_later_use_needs():
     run = TrainingRun(Position("finetune", epoch=3), named(1.0), outer=named(1.0), squares=named(1.0), best=named(1.0),
                       best_accuracy=0.9, epochs_since_best=2, binarise="0.5", record_digests=True)  # fmt: skip
-    run.end()
+    run.stand_at(Position("done"))
     assert run == TrainingRun(Position("done"), binarise="0.5", record_digests=True)
 
 
 def test_a_network_is_its_parameters_until_it_is_trained(grid):
-    network = DeepBeliefNetwork(NetworkSpec((13, 9), exact=True), grid)
+    network = DeepBeliefNetwork(NetworkSpec((13, 9)), grid)
     assert network.run is None
     run = TrainingRun.of(network)
     assert run is TrainingRun.of(network) is network.run
-    assert run == TrainingRun(record_digests=True)
+    assert run == TrainingRun()
 
 
 def test_what_is_pruned_is_a_network_of_its_own_that_takes_the_same_data(grid):

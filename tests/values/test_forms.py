@@ -458,7 +458,7 @@ def test_other_things_that_networks_do_not_have(network: DeepBeliefNetwork, tmp_
     rbm = network.rbms[0]
     with pytest.raises(LayoutError, match="0 to 4"):
         network.filters([5])
-    with pytest.raises(SpecError, match="negative"):
+    with pytest.raises(SpecError, match="at least 0"):
         network.fantasies(-1, 2)
     with pytest.raises(DataError, match="samples"):
         scores.pseudo_log_likelihood(rbm, np.ones((UNITS, 3)), np.arange(2))

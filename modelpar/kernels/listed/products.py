@@ -15,12 +15,12 @@ Without compilation ``modelpar.weights.sparse`` does the same by scipy.sparse.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from modelpar.kernels.llvm.listed import TILE, sums_1x1, sums_1x2, sums_1x4, sums_2x1, sums_2x2, sums_4x1
 from modelpar.kernels.llvm.lookup import count_bits
 from modelpar.kernels.products.subset_sums import aligned_int32
 from modelpar.kernels.sampling.philox import gaussian_rows
+from modelpar.machine.compilation import njit
 
 WORD = 64
 

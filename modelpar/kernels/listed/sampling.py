@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from modelpar.kernels.listed.products import sum_blocks
 from modelpar.kernels.products.draw import draw_panel, probabilities
 from modelpar.kernels.products.subset_sums import PANEL, aligned_int32, pad
+from modelpar.machine.compilation import njit
 
 
 @njit(cache=True, nogil=True)

@@ -26,13 +26,13 @@ from typing import Any
 
 import llvmlite.binding  # type: ignore[import-untyped]
 import numpy as np
-import platformdirs
 
 from modelpar.errors import SpecError
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.lookup import FEATURES, HAS_LOOKUP, compiled
 from modelpar.kernels.products import dense, draw, subset_sums
 from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.machine.caches import first_writable, kept_folders
 
 VARIABLE = "MODELPAR_KERNELS"
 WAYS = {"registers": subset_sums.REGISTERS, "tables": subset_sums.TABLES, "lists": subset_sums.LISTS}
@@ -125,10 +125,11 @@ def rate(way: str, *, up: bool) -> Rate:
 
 
 def calibration_file() -> Path:
-    """Where this machine's calibration is kept."""
+    """Where this machine's calibration is kept: the first place that has it, else the first choice for one."""
     about = [processor(), ",".join(sorted(FEATURES)), str(threads.get_threads()), str(VERSION)]
-    key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
-    return platformdirs.user_cache_path("modelpar") / "kernels" / f"{key}.json"
+    name = f"{hashlib.sha256(chr(10).join(about).encode()).hexdigest()[:16]}.json"
+    files = [folder / "kernels" / name for folder in kept_folders()]
+    return next((file for file in files if os.path.isfile(file)), files[0])
 
 
 def processor() -> str:
@@ -150,7 +151,7 @@ def use(found: Calibration | None) -> None:
 def load() -> bool:
     """Use the calibration that is kept for this machine and number of threads; False where there is none."""
     try:
-        fields = json.loads(calibration_file().read_text(encoding="utf-8"))
+        fields = json.loads(calibration_file().read_text(encoding="utf-8-sig"))
         rates = {name: Rate(**values) for name, values in fields["rates"].items()}
         wanted = {f"{way}.{direction}" for way in available() for direction in ("up", "down")}
         if wanted <= set(rates) and all(r.weight >= 0 and r.sample > 0 for r in rates.values()):
@@ -169,10 +170,12 @@ def calibrate() -> Calibration:
             rates[f"{way}.{'up' if up else 'down'}"] = _measure(way, up=up)
     found = Calibration(rates, threads.get_threads(), processor())
     use(found)
-    path = calibration_file()
+    place, _ = first_writable("kernels")
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # which goes even where the file cannot be kept
+        if place is None:
+            return found
+        path = place / calibration_file().name
+        with tempfile.TemporaryDirectory(dir=place) as folder:  # which goes even where the file cannot be kept
             file = Path(folder) / path.name
             file.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
             os.replace(file, path)

@@ -7,7 +7,6 @@ One draw u in [0, 1) of a unit and sample gives its state ``u < p``, and its k-b
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from modelpar.kernels.llvm.lookup import LANES
 from modelpar.kernels.llvm.sampling import (
@@ -22,6 +21,7 @@ from modelpar.kernels.llvm.sampling import (
 )  # fmt: skip
 from modelpar.kernels.products.subset_sums import BLOCK, PANEL, aligned_int32, pad, sum_panel
 from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, row_words
+from modelpar.machine.compilation import njit
 
 ERROR_STEPS = 1 << 20  # squared errors are summed as whole multiples of 1 / ERROR_STEPS: exact in any order
 
@@ -85,7 +85,7 @@ def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, pla
         for start in range(0, n, CHUNK):
             some, at = min(CHUNK, n - start), start >> 3
             if drawing and explicit:
-                row_words(first, samples, start, some, units[u], tag, key0, key1, words, MARGIN)
+                row_words(first, samples, start, some, units[u], tag, key0, key1, words, np.int64(MARGIN))
             elif drawing:  # the same words; written out here, as a call for each row would cost as much as its words
                 skip = (first + start) % 4
                 block, unit = np.uint64((first + start) // 4), np.uint64(units[u])
@@ -100,6 +100,18 @@ def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, pla
 
 
 @njit(cache=True, nogil=True)
+def copy_rows(source, target):  # type: ignore[no-untyped-def]
+    """target (rows, columns) = source[: rows, : columns]
+
+    numba's own assignment of slices takes seconds to compile, for the sake of the message of its error.
+    """
+    for u in range(target.shape[0]):
+        row, out = source[u], target[u]
+        for s in range(len(out)):
+            out[s] = row[s]
+
+
+@njit(cache=True, nogil=True)
 def incoming_sums(way, W, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
     """out (units, batch) int32: rows ``start .. stop - 1`` are filled"""
     sums = aligned_int32(PANEL * pad(batch)).reshape(PANEL, pad(batch))
@@ -108,8 +120,7 @@ def incoming_sums(way, W, up, n_in, scale, codes, offsets, active, batch, start,
         n_units = min(PANEL, stop - first)
         sums[:] = 0
         sum_panel(way, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums)
-        for u in range(n_units):
-            out[first + u] = sums[u, :batch]
+        copy_rows(sums, out[first : first + n_units])
 
 
 @njit(cache=True, nogil=True)
@@ -134,7 +145,7 @@ def sample_units(  # type: ignore[no-untyped-def]
         probabilities(sums, step, bias[low:high], p[: high - low])
         p[: high - low, batch:] = 0
         if len(means):
-            means[low:high] = p[: high - low, :batch]
+            copy_rows(p, means[low:high])
         error += draw_panel(
             p[: high - low], batch, first, samples, units[low:high], tag, key0, key1, levels,
             states[low:high] if len(states) else states, planes[low:high] if len(planes) else planes,
@@ -155,12 +166,11 @@ def sample_sums(  # type: ignore[no-untyped-def]
     error = np.int64(0)
     for low in range(start, stop, PANEL):
         high = min(low + PANEL, stop)
-        for u in range(low, high):
-            panel[u - low, :batch] = sums[u]
+        copy_rows(sums[low:high], panel[: high - low, :batch])
         probabilities(panel, step, bias[low:high], p[: high - low])
         p[: high - low, batch:] = 0
         if len(means):
-            means[low:high] = p[: high - low, :batch]
+            copy_rows(p, means[low:high])
         error += draw_panel(
             p[: high - low], batch, first, samples, units[low:high], tag, key0, key1, levels,
             states[low:high] if len(states) else states, planes[low:high] if len(planes) else planes,
@@ -178,9 +188,9 @@ def sample_means(  # type: ignore[no-untyped-def]
     row = np.zeros((1, pad(batch)), np.float32)
     error = np.int64(0)
     for u in range(start, stop):
-        row[0, :batch] = p[u]
+        copy_rows(p[u : u + 1], row[:, :batch])
         if len(means):
-            means[u] = p[u]
+            copy_rows(p[u : u + 1], means[u : u + 1])
         error += draw_panel(
             row, batch, first, samples, units[u : u + 1], tag, key0, key1, levels,
             states[u : u + 1] if len(states) else states, planes[u : u + 1] if len(planes) else planes,

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from modelpar.kernels import threads
 from modelpar.kernels.products import dense
+from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
 

@@ -15,7 +15,6 @@ units, and on 510 weights of each at a time, which are brought into the second-l
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from modelpar.kernels.llvm.lookup import (
     BITS,
@@ -33,6 +32,7 @@ from modelpar.kernels.llvm.lookup import (
     lowest_bit,
     or_where,
 )  # fmt: skip
+from modelpar.machine.compilation import njit
 
 FINE_BITS = 20  # of a weight's fraction, in layers of up to 4096 units: sums wrap at 2048
 PANEL = ROW  # outgoing units at a time

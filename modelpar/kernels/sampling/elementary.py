@@ -7,9 +7,6 @@ goes with them is an IEEE operation already: ``math.sqrt`` is the same everywher
 
 Errors against the exact values, measured with 50 digits: at most 0.8 units in the last place for the logarithm, 1.7 for
 cosine and sine.
-
-:mod:`modelpar.kernels.sampling.philox` compiles these functions in: after a change here, change that file too (or clear
-``__pycache__``), because numba's cache watches only the file of the outer function.
 """
 
 from __future__ import annotations
@@ -17,7 +14,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from modelpar.machine.compilation import njit
 
 # log: bits of a float64, and the coefficients of log in fdlibm (Sun Microsystems 1993), a minimax polynomial
 _MANTISSA = np.int64(52)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from numba.extending import overload
 
 from modelpar.kernels import threads
@@ -41,6 +40,7 @@ from modelpar.kernels.llvm.exponential import (
 )  # fmt: skip
 from modelpar.kernels.sampling import philox
 from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, compare, row_words
+from modelpar.machine.compilation import njit
 
 if TYPE_CHECKING:
     from modelpar.streams import Stream

@@ -9,8 +9,7 @@ no widening and the loop over counters vectorises; numba would widen uint32 at e
 raw words of whole counters to a scratch row with margins, so a batch may begin and end anywhere.
 
 Other modules (``kernels.sampling.epilogue``, ``kernels.products.draw``, ``data.drawn``) compile these functions in, and
-this one ``kernels.sampling.elementary``: after a change here or there clear ``__pycache__``, because numba's cache
-watches only the file of the outer function.
+this one ``kernels.sampling.elementary``.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from modelpar.kernels.sampling.elementary import cos_sin_of_turn, log
+from modelpar.machine.compilation import njit
 
 IntArray = npt.NDArray[np.int64]
 
@@ -124,7 +123,7 @@ def uniform_rows(first, samples, units, tag, key0, key1, out):  # type: ignore[n
     for i in range(out.shape[0]):
         for start in range(0, n_samples, CHUNK):
             n = min(CHUNK, n_samples - start)
-            row_words(first, samples, start, n, units[i], tag, key0, key1, words, MARGIN)
+            row_words(first, samples, start, n, units[i], tag, key0, key1, words, np.int64(MARGIN))
             drawn = words[MARGIN : MARGIN + n]
             row = out[i, start : start + n]
             for j in range(n):
@@ -139,7 +138,7 @@ def bernoulli_rows(p, first, samples, units, tag, key0, key1, out):  # type: ign
     for i in range(out.shape[0]):
         for start in range(0, n_samples, CHUNK):
             n = min(CHUNK, n_samples - start)
-            row_words(first, samples, start, n, units[i], tag, key0, key1, words, MARGIN)
+            row_words(first, samples, start, n, units[i], tag, key0, key1, words, np.int64(MARGIN))
             compare(p[i, start : start + n], words[MARGIN : MARGIN + n], out[i, start : start + n])
 
 

@@ -10,10 +10,10 @@ planes, threads and replicas.  What is done with them is element by element, in 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
 from modelpar.kernels.llvm.lookup import LANES
+from modelpar.machine.compilation import njit
 
 COLUMNS = 512  # of C at a time: a run of memory long enough to be fetched ahead, bits that stay in the caches
 

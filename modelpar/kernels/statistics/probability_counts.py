@@ -8,12 +8,12 @@ multiple of ``1 / scale``.  It is the product of ``kernels.products.subset_sums`
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from modelpar.kernels.llvm.counts import transpose_16
 from modelpar.kernels.llvm.lookup import HAS_LOOKUP, LANES
 from modelpar.kernels.products.subset_sums import BLOCK, CHUNK, PANEL, REGISTERS, TABLES, aligned_int32, pad, sum_panel
 from modelpar.kernels.statistics.counts import update_row
+from modelpar.machine.compilation import njit
 
 WAY = REGISTERS if HAS_LOOKUP else TABLES
 
@@ -49,10 +49,11 @@ def codes_of_samples(words, batch):  # type: ignore[no-untyped-def]
 def count_panel(codes0, p0, codes1, p1, n_visible, first, n_units, scale, weights, sums):  # type: ignore[no-untyped-def]
     """sums (PANEL, pad(n_visible)) int32 = columns ``first .. first + n_units - 1`` of C, transposed"""
     nowhere, none = np.zeros((1, 1), np.int64), np.zeros(0, np.int32)
+    way, up = np.int64(WAY), n_units < 0  # no constants: numba would compile the sums for these once more
     sums[:] = 0
     batch0, batch1 = p0.shape[1], p1.shape[1]
-    sum_panel(WAY, p0, False, batch0, first, n_units, scale, codes0, nowhere, none, n_visible, weights, sums)
-    sum_panel(WAY, p1, False, batch1, first, n_units, -scale, codes1, nowhere, none, n_visible, weights, sums)
+    sum_panel(way, p0, up, batch0, first, n_units, scale, codes0, nowhere, none, n_visible, weights, sums)
+    sum_panel(way, p1, up, batch1, first, n_units, -scale, codes1, nowhere, none, n_visible, weights, sums)
 
 
 @njit(cache=True, nogil=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy.typing as npt
-from numba import njit
 
 from modelpar.kernels import threads
+from modelpar.machine.compilation import njit
 
 GRAIN = 1 << 16  # parameters for which one more thread is worth waking
 

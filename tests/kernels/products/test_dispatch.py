@@ -13,6 +13,7 @@ from modelpar.kernels.llvm.lookup import HAS_LOOKUP, compiled
 from modelpar.kernels.products import dispatch, subset_sums
 from modelpar.kernels.products.dispatch import VARIABLE, Calibration, Rate, available, choose
 from modelpar.kernels.states import pack
+from modelpar.machine import caches
 
 needs_compilation = pytest.mark.skipif(not compiled(), reason="without compilation there is one kernel")
 
@@ -45,7 +46,8 @@ def _as_it_was(monkeypatch):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache directory of the user."""
-    monkeypatch.setattr(dispatch.platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(caches.platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setenv("TMPDIR", "/proc")  # nor is anything kept elsewhere
     return tmp_path / "cache"
 
 

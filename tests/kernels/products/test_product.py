@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from modelpar.draws import uniform
-from modelpar.kernels import states, threads, warm_up
+from modelpar.kernels import states, threads
 from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import draw, subset_sums
 from modelpar.kernels.products.dispatch import VARIABLE, available
@@ -23,6 +23,7 @@ from modelpar.kernels.sampling import epilogue
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.kernels.statistics import counts, probability_counts
 from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
+from modelpar.kernels.warm_up import warm_up
 from modelpar.streams import Purpose, Stream
 from tests.kernels.test_kernels import small_results as small_kernel_results
 

@@ -1,0 +1,178 @@
+"""Options that can do nothing in a run: refused where the command line gives them, told of where a file does.
+
+An option is idle where the run does not do what it asks for.  One that asks for what happens anyway, such as
+``--pretrain-only`` without labels or ``--patience 0``, is not; nor are defaults.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpi4py import MPI
+
+from modelpar.cli.config import Settings
+from modelpar.cli.options import SPECS
+from modelpar.cli.places import is_name
+from modelpar.data import Dataset
+from modelpar.data.arrays import Archive
+from modelpar.errors import DataError, SpecError
+from modelpar.spec import NetworkSpec, SyncSpec
+from modelpar.training.evaluation import has_labels
+
+Say = Callable[[str], None]
+OFF = (0, 0.0, False, None, "", "auto", "none")  # values that ask for nothing
+
+
+class Idle(NamedTuple):
+    """A field that can do nothing.   at_hand: another number of epochs would do, so that it is told, not refused"""
+
+    table: str
+    name: str
+    why: str
+    at_hand: bool = False
+
+
+def check_idle(settings: Settings, spec: NetworkSpec, dataset: Dataset, say: Say) -> None:
+    """Raise SpecError, on every rank alike, for an option of the command line that can do nothing in this run, and
+    tell in one line of those that a file has other than their defaults."""
+    told: dict[str, None] = {}
+    if spec.exact and settings.mine.get("training", {}).get("digests") is False:
+        raise SpecError("--no-digests has no effect: --exact records digests; leave it out")
+    for table, name, why, at_hand in found(settings, spec, dataset):
+        f = next(f for f in fields(SPECS[table]) if f.name == name)  # type: ignore[arg-type]
+        shown = shown_option(table, name, settings.tables.get(table, {}).get(name))
+        if settings.mine.get(table, {}).get(name, None) not in OFF and not at_hand:
+            raise SpecError(f"{shown} has no effect: {why}; leave it out")
+        if settings.asked.get(table, {}).get(name, f.default) not in (*OFF, f.default):
+            told[f"{shown} ({why})"] = None
+    if told:
+        say(f"without effect here: {'; '.join(told)}")
+
+
+def shown_option(table: str, name: str, value: Any) -> str:
+    """``--epochs 3``, ``--no-pictures``"""
+    flag = next(SPECS[table].flag(f) for f in fields(SPECS[table]) if f.name == name)  # type: ignore[arg-type]
+    if isinstance(value, bool):
+        return flag if value else f"--no-{flag.removeprefix('--')}"
+    return f"{flag} {'-'.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def found(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> Iterator[Idle]:
+    """All that can do nothing, whether it was given or not."""
+    yield from _of_network(spec)
+    yield from _of_data(settings, dataset)
+    yield from _of_strategy(settings.sync)
+    yield from _of_pretraining(settings, spec)
+    why = why_not_tuned(settings, spec, dataset)
+    if why:
+        yield from _all_but("finetune", ("epochs",) if settings.finetune.epochs == 0 else (), why)
+        return
+    yield from _of_rates(settings, "finetune")
+    if not (has_labels(dataset.validation) or has_labels(dataset.test)):
+        yield Idle("finetune", "evaluate_every", "there is no test or validation set with labels")
+
+
+def why_not_tuned(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> str:
+    """Why pre-training is not followed by fine-tuning; empty where it is."""
+    if settings.run.pretrain_only:
+        return "--pretrain-only leaves out fine-tuning"
+    if settings.finetune.epochs == 0:
+        return "there is no fine-tuning (--finetune-epochs 0)"
+    if spec.classes == 0 and dataset.train.labels is not None:
+        return "--classes 0 leaves out fine-tuning"
+    return "" if dataset.train.labels is not None else f"{dataset.name} has no labels, so there is no fine-tuning"
+
+
+def tell_of_labels(comm: MPI.Comm, settings: Settings, spec: NetworkSpec, dataset: Dataset, say: Say) -> None:
+    """One line on what is left out for want of labels.  Collective."""
+    wanted = settings.finetune.epochs and not settings.run.pretrain_only
+    if not wanted or settings.mine.get("network", {}).get("classes") == 0:
+        return
+    if dataset.train.labels is None:
+        others = comm.bcast(_arrays(settings.data.data) if comm.rank == 0 else "")
+        say(f"{dataset.name} has no labels, so there is no fine-tuning and no accuracy{others}; see --labels")
+    elif spec.classes and dataset.test is not None and not has_labels(dataset.test):
+        say("the test set has no labels, so there is no test accuracy; see --test-labels")
+
+
+def _arrays(data: str) -> str:
+    """Which arrays an archive has that might be meant as labels."""
+    path = Path(data).expanduser()
+    try:
+        if is_name(data) or not zipfile.is_zipfile(path):
+            return ""
+        names = sorted(Archive(path).headers)
+    except (OSError, DataError):
+        return ""
+    return f" (of its arrays {', '.join(names)} none is called labels)" if len(names) > 1 else ""
+
+
+def _all_but(table: str, kept: Iterable[str], why: str) -> Iterator[Idle]:
+    for f in fields(SPECS[table]):  # type: ignore[arg-type]
+        if f.name not in kept:
+            yield Idle(table, f.name, why)
+
+
+def _of_network(spec: NetworkSpec) -> Iterator[Idle]:
+    if all(pattern.dense for pattern in spec.patterns):
+        yield Idle("network", "halo", "all connections are complete, and only listed ones have a halo")
+    if all(pattern.kind != "local" for pattern in spec.patterns):
+        yield Idle("network", "visible_grid", "no connections are local")
+    if not any(pattern.dense for pattern in spec.patterns) and not spec.classes:
+        yield Idle("network", "layout", "no connections are complete, and only these are split by columns or rows")
+
+
+def _of_data(settings: Settings, dataset: Dataset) -> Iterator[Idle]:
+    if dataset.fingerprint is not None and dataset.fingerprint.test is not None:
+        yield Idle("data", "test_fraction", "there is a test set already, and no samples are set aside for one")
+    if settings.tables.get("network", {}).get("classes") == 0:
+        for name in ("labels", "test_labels"):
+            yield Idle("data", name, "--classes 0 leaves out what labels are for")
+
+
+def _of_strategy(sync: SyncSpec) -> Iterator[Idle]:
+    for strategy, names in SyncSpec.BELONGING.items():
+        if sync.sync != strategy:
+            for name in names:
+                yield Idle("sync", name, f"it belongs to --sync {strategy}, but --sync is {sync.sync}")
+
+
+def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
+    training = settings.training
+    if training.epochs == 0:
+        yield from _all_but("training", ("epochs", "digests"), "there is no pre-training (--epochs 0)")
+        return
+    yield from _of_rates(settings, "training")
+    single = len(spec.layers) == 2
+    if spec.visible != "gaussian":
+        yield Idle("training", "gaussian_learning_rate", f"--visible is {spec.visible}; the rate is --learning-rate")
+    elif single:
+        yield Idle("training", "learning_rate", "the only RBM has Gaussian units; its rate is --gaussian-learning-rate")
+    if not training.sparsity_cost:
+        yield Idle("training", "sparsity_target", "there is no sparsity penalty without --sparsity-cost")
+    if single:
+        for name in ("pass_up", "cache"):
+            yield Idle("training", name, "there is one RBM, which hands nothing to another")
+
+
+def _of_rates(settings: Settings, table: str) -> Iterator[Idle]:
+    spec = settings.training if table == "training" else settings.finetune
+    prefix = "--" + SPECS[table].prefix.replace("_", "-")
+    if spec.schedule == "constant" and spec.final_rate != 1:
+        yield Idle(table, "final_rate", f"the rate is constant without {prefix}schedule")
+    if spec.epochs == 1 and spec.schedule != "constant":
+        for name in ("schedule", "final_rate"):
+            yield Idle(table, name, "the rate falls from one epoch to the next, and there is one", at_hand=True)
+    if settings.sync.adagrad:
+        for name in ("momentum", "initial_momentum", "momentum_epochs"):
+            yield Idle(table, name, "--adagrad takes the place of momentum")
+    elif spec.momentum != spec.initial_momentum:
+        if spec.momentum_epochs >= spec.epochs:
+            why = f"it begins after {prefix}momentum-epochs {spec.momentum_epochs}, but there are {spec.epochs} epochs"
+            yield Idle(table, "momentum", why, at_hand=True)
+        if spec.momentum_epochs == 0:
+            yield Idle(table, "initial_momentum", f"no epoch has it without {prefix}momentum-epochs")

@@ -1,0 +1,163 @@
+"""The data that a network was trained on: known again wherever they lie, and never tested on by mistake."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from mpi4py import MPI
+
+from modelpar.cli.config import Settings
+from modelpar.cli.places import check_there
+from modelpar.data import Dataset, open_dataset
+from modelpar.data.fingerprint import Fingerprint
+from modelpar.errors import DataError, SpecError
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.spec import DataSpec, option_name
+from modelpar.training.state import TrainingRun
+
+Say = Callable[[str], None]
+FRACTIONS = ("test_fraction", "validation_fraction")
+
+
+def speak(comm: MPI.Comm) -> Say:
+    """Prints a line to standard error, once."""
+
+    def say(text: str) -> None:
+        if comm.rank == 0:
+            print(f"modelpar: {text}", file=sys.stderr, flush=True)
+
+    return say
+
+
+# -- a run that is resumed ---------------------------------------------------------------------------------------------
+
+
+def check_resumed(network: DeepBeliefNetwork, dataset: Dataset, where: str, *, accept: bool, say: Say) -> None:
+    """Raise DataError, on every rank, where a run would go on with other data than it was begun with.
+
+    where    the run, for people
+    accept   go on with them, and say so
+    """
+    found, run = dataset.fingerprint, TrainingRun.of(network)
+    if run.data is None or found is None:
+        return
+    told = found.differs(run.data)
+    if told and not accept:
+        raise DataError(
+            f"{dataset.name} is not what the run in {where} was trained on: {told}; give it its own data, or "
+            "--accept-other-data to go on with these"
+        )
+    if told:
+        say(f"going on with other data than before: {told}")
+    run.data = found
+
+
+# -- a network that is judged ------------------------------------------------------------------------------------------
+
+
+def open_to_judge(
+    settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool, say: Say
+) -> Dataset:
+    """The data to judge a network on, split as they were in its training where they are the same.  Collective.
+
+    with_labels   whether labels are of use
+
+    Raises SpecError where no data are named, or for options that would have no effect or test on training samples,
+    DataError where data cannot be opened, or the run's own have changed; all on every rank.
+    """
+    comm, asked, run = network.grid.comm, settings.asked.get("data", {}), settings.before.get("data", {})
+    if "data" not in settings.tables.get("data", {}):
+        raise SpecError("no data are named, and no config.toml beside the checkpoint names them; give --data")
+    _check_options(settings, network, split, with_labels=with_labels)
+    given = dict(settings.tables["data"])  # with the run's own, unless another file is named
+    if "test_data" in asked and "test_labels" not in asked:
+        given.pop("test_labels", None)
+    needed = {name: run[name] for name in run if with_labels or "labels" not in name}
+    if "data" not in asked:
+        check_there(comm, needed, asked)
+    seed = network.spec.seed
+    trained = TrainingRun.of(network)
+    if trained.data is None:  # an older checkpoint: the path is all that there is to go by
+        return open_dataset(_spec(given, network, with_labels), comm, seed=seed)
+    probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise)
+    found = open_dataset(probe, comm, seed=seed).fingerprint
+    assert found is not None  # of every file and name
+    told = found.train.differs(trained.data.train)
+    if told and "data" not in asked:
+        raise DataError(
+            f"{given['data']} has changed since the network was trained on it ({told}); bring the old file back, or "
+            "name this one by --data to have it as a test set"
+        )
+    if told:
+        return _other(asked, network, split, told, with_labels=with_labels, say=say)
+    given = {**run, **given}
+    if "test_data" in asked and "test_labels" not in asked:
+        given.pop("test_labels", None)
+    check_there(comm, needed, asked)
+    _check_fractions(asked, trained.data)
+    given |= dict(zip(FRACTIONS, trained.data.fractions, strict=True))
+    dataset = open_dataset(_spec(given, network, with_labels), comm, seed=seed)
+    assert dataset.fingerprint is not None
+    told = dataset.fingerprint.differs(trained.data)
+    if told and "test_data" not in asked and dataset.fingerprint.train.labels:
+        say(f"{dataset.name} is not what it was in training: {told}")
+    return dataset
+
+
+def _other(
+    asked: dict[str, Any], network: DeepBeliefNetwork, split: str, told: str, *, with_labels: bool, say: Say
+) -> Dataset:
+    """Data that the network has not seen."""
+    whole = "test_fraction" not in asked
+    given = {**asked, "test_fraction": 0.0} if whole else dict(asked)
+    if whole and split == "test" and given.get("validation_fraction"):
+        raise SpecError("--validation-fraction has no effect on --split test; leave it out")
+    dataset = open_dataset(_spec(given, network, with_labels), network.grid.comm, seed=network.spec.seed)
+    if dataset.n_visible != network.spec.layers[0]:
+        return dataset  # which is told of by who asked for it
+    name = dataset.name
+    if not whole and dataset.fingerprint is not None and dataset.fingerprint.test is not None:
+        raise SpecError(f"--test-fraction has no effect: {name} has a test set of its own; leave it out")
+    if whole and dataset.test is None:
+        say(f"{name} is not the data that the network was trained on: all {len(dataset.train)} samples are tested on")
+        return replace(dataset, test=dataset.train)
+    own = dataset.fingerprint is not None and dataset.fingerprint.test is not None
+    how = "its own test set" if own else f"--test-fraction {given['test_fraction']:g} of it"
+    say(f"{name} is not the data that the network was trained on: {how} is tested on")
+    return dataset
+
+
+def _spec(given: dict[str, Any], network: DeepBeliefNetwork, with_labels: bool) -> DataSpec:
+    """Binarised as the training data were; what is drawn in training is not drawn here."""
+    chosen = {name: value for name, value in given.items() if with_labels or "labels" not in name}
+    return DataSpec(**{**chosen, "binarise": TrainingRun.of(network).binarise})
+
+
+def _check_options(settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool) -> None:
+    asked, binarise = settings.mine.get("data", {}), TrainingRun.of(network).binarise
+    if asked.get("binarise", binarise) != binarise:
+        raise SpecError(
+            f"--binarise {asked['binarise']} has no effect: the network was trained with --binarise {binarise} "
+            "and its data are made so; leave it out"
+        )
+    for name in ("labels", "test_labels"):
+        if name in asked and not with_labels:
+            why = "nothing is classified here" if network.output is not None else "the network has no output layer"
+            raise SpecError(f"{option_name(name)} has no effect: {why}; leave it out")
+    if "test_data" in asked and split != "test":
+        raise SpecError(f"--test-data has no effect on --split {split}; leave one of them out")
+
+
+def _check_fractions(asked: dict[str, Any], data: Fingerprint) -> None:
+    for name, fraction in zip(FRACTIONS, data.fractions, strict=True):
+        if asked.get(name, fraction) != fraction:
+            kept = f"was trained on these data with {option_name(name)} {fraction:g}"
+            if name == "test_fraction" and data.test is not None:
+                kept = "has a test set of its own"
+            raise SpecError(
+                f"{option_name(name)} {asked[name]:g} would mix training and test samples: the network {kept}; leave "
+                "it out"
+            )

@@ -1,0 +1,245 @@
+"""What must be alike on all ranks is compared before work starts: a difference would be a hang, or a wrong answer.
+
+Every rank brings the name of the call that it makes and one digest of all that must be alike; only where these differ
+do the ranks exchange what they were made of, in order to say what differs, and between which of them.  Nothing is
+exchanged or digested on a single rank.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from modelpar.errors import Call, DisagreementError
+from modelpar.values import plain
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+MENTIONED = 4  # ranks, and differences, that a message names
+PIECE = 1 << 22  # bytes of an array that are made contiguous at a time
+SAMPLE = 1 << 20  # bytes of a mapped file that are looked at: reading it all would take longer than the call
+SHORT = 16  # numbers of a list that a message shows
+
+
+class Leaf(NamedTuple):
+    """One thing that must be alike: as a message tells it, and its digest where that does not say all."""
+
+    name: str
+    told: str
+    digest: int = 0
+
+
+def agree(
+    comm: MPI.Comm | Sequence[MPI.Comm], call: str, /, *, in_replica: Mapping[str, Any] | None = None, **what: Any
+) -> None:
+    """Compare ``call`` and what it is given over the ranks of ``comm``.  Collective.
+
+    comm   a communicator, or the two of a grid whose product is all its ranks: that of the shards, that of the replicas
+    call   its name, as a message tells it
+    what   names and values: numbers, texts, arrays, sparse matrices, specs, and lists, mappings and dataclasses of
+           these.  Numbers and arrays of the same value are alike whatever they came in.  An object with a method
+           ``alike()`` stands for what that returns; of any other, the kind is compared.
+    in_replica   the same, of what must be alike on the shards of a replica only
+
+    Raises DisagreementError, a ValueError, on all ranks with the same message, where ranks make different calls, or
+    bring different values.
+    """
+    comms = tuple(comm) if isinstance(comm, Sequence) else (comm,)
+    if all(axis.size == 1 for axis in comms):
+        return
+    leaves, part = list(_leaves(what)), list(_leaves(in_replica or {}))
+    told = _told(comms, Call(call, _digest(leaves), _digest(part)))
+    names = [their.name if isinstance(their, Call) else "something else" for their in told]
+    if len(set(names)) > 1:
+        raise DisagreementError(
+            f"the ranks make different calls: {_by_rank(names)}; every rank must make the same calls in the same order"
+        )
+    head = f"{call}: arguments differ between the ranks: "
+    if len({their.digest for their in told}) > 1:
+        raise DisagreementError(head + _difference(_told(comms, leaves)))
+    n = comms[0].size  # shards of a replica, whose ranks follow each other
+    for first in range(0, len(told), n):
+        if len({their.part for their in told[first : first + n]}) > 1:
+            raise DisagreementError(head + _difference(_told(comms, part)[first : first + n], first))
+
+
+def _digest(leaves: list[Leaf]) -> bytes:
+    return hashlib.sha256(repr(leaves).encode("utf-8", "surrogatepass")).digest()
+
+
+def _told(comms: tuple[MPI.Comm, ...], mine: Any) -> list[Any]:
+    """What every rank brings, in the order of the shards of one replica after the other.  Collective."""
+    found: list[Any] = comms[0].allgather(mine)
+    for axis in comms[1:]:
+        found = [told for part in axis.allgather(found) for told in part]
+    return found
+
+
+# -- what to compare ---------------------------------------------------------------------------------------------------
+
+
+def _leaves(what: Mapping[str, Any]) -> Iterator[Leaf]:
+    seen: dict[int, Any] = {}  # arrays that several names share are digested once; kept, so that no id comes back
+    for name, value in what.items():
+        yield from _of(name, value, seen)
+
+
+def _of(name: str, value: Any, seen: dict[int, Any]) -> Iterator[Leaf]:
+    number = plain.real(value)
+    if value is None or plain.is_truth(value) or number is not None:
+        if number is not None and number.is_integer() and plain.whole(value) is None:
+            value = int(number)  # 1.0 is 1
+        yield Leaf(name, plain.shown(value))
+    elif isinstance(value, enum.Enum):
+        yield Leaf(name, value.name)
+    elif isinstance(value, str | bytes | os.PathLike):
+        path = os.fspath(value)
+        yield Leaf(
+            name,
+            plain.shown(path),
+            zlib.crc32(path.encode("utf-8", "surrogatepass") if isinstance(path, str) else path),
+        )
+    elif hasattr(value, "alike"):
+        yield from _of(name, value.alike(), seen)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for f in fields(value):
+            if f.init:
+                yield from _of(f"{name}.{f.name}", getattr(value, f.name), seen)
+    elif isinstance(value, Mapping):
+        for key in value:
+            yield from _of(f"{name}.{key}" if name else str(key), value[key], seen)
+    elif hasattr(value, "tocsr") or hasattr(value, "__array__"):
+        yield _array_leaf(name, value, seen)
+    elif isinstance(value, list | tuple | range):
+        yield from _of_sequence(name, value, seen)
+    else:
+        yield Leaf(name, f"of type {type(value).__name__}")
+
+
+def _of_sequence(name: str, values: Sequence[Any], seen: dict[int, Any]) -> Iterator[Leaf]:
+    if all(plain.real(value) is not None for value in values):
+        if len(values) > SHORT:
+            import numpy as np
+
+            yield _array_leaf(name, np.asarray(values), seen)
+        else:
+            yield Leaf(name, f"({', '.join(leaf.told for value in values for leaf in _of('', value, seen))})")
+    else:
+        for i, value in enumerate(values):
+            yield from _of(f"{name}[{i}]", value, seen)
+
+
+def _array_leaf(name: str, value: Any, seen: dict[int, Any]) -> Leaf:
+    import numpy as np
+
+    if id(value) in seen:
+        return Leaf(name, *seen[id(value)][1:])
+    if hasattr(value, "tocsr"):
+        matrix = value.tocsr()
+        if not matrix.has_canonical_format:
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
+        told = f"a sparse matrix of {_kind(matrix.dtype)} {_size(matrix.shape)}"
+        digest = checksum(matrix.data)
+        for indices in (matrix.indices, matrix.indptr):
+            digest = checksum(indices, digest, np.dtype(np.int64))
+    else:
+        array = np.asarray(value)
+        if array.ndim == 1 and len(array) <= SHORT and array.dtype.kind in "iuf":
+            told, digest = next(_of_sequence(name, array.tolist(), seen)).told, 0
+        elif array.dtype.kind in "biufc":
+            told, digest = f"{_kind(array.dtype)} {_size(array.shape)}", checksum(_sample(array))
+        else:  # texts and objects, whose bytes are those of no value
+            told = f"{'texts' if array.dtype.kind == 'U' else 'objects'} {_size(array.shape)}"
+            digest = zlib.crc32(repr(array.tolist()).encode("utf-8", "surrogatepass"))
+    seen[id(value)] = value, told, digest
+    return Leaf(name, told, digest)
+
+
+def _kind(dtype: Any) -> str:
+    return dtype.newbyteorder("=").name  # type: ignore[no-any-return]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) if shape else "alone"
+
+
+def _sample(array: Any) -> Any:
+    """The array itself; of one in a mapped file some rows, spread over it, the first and the last among them."""
+    import numpy as np
+
+    if not is_mapped(array) or array.nbytes <= SAMPLE:
+        return array
+    n = max(2, SAMPLE // max(1, array.nbytes // len(array)))
+    return array[np.unique(np.linspace(0, len(array) - 1, min(n, len(array))).astype(np.int64))]
+
+
+def is_mapped(array: Any) -> bool:
+    """Whether an array is, or is a view of, a memory-mapped file."""
+    memmap = sys.modules["numpy"].memmap
+    while array is not None and not isinstance(array, memmap):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
+def checksum(array: Any, start: int = 0, dtype: Any = None) -> int:
+    """A checksum of the values in C order, whatever the order and the byte order in memory.
+
+    start   that of what comes before; dtype: type of the values that counts, their own where None
+    """
+    import numpy as np
+
+    dtype = dtype or array.dtype.newbyteorder("=")
+    if array.ndim == 0:
+        array = array.reshape(1)
+    rows = max(1, PIECE // max(1, array.nbytes // max(1, len(array))))
+    for first in range(0, len(array), rows):
+        piece = np.ascontiguousarray(array[first : first + rows], dtype)
+        start = zlib.crc32(piece.reshape(-1).view(np.uint8).data, start)
+    return start
+
+
+# -- what to say -------------------------------------------------------------------------------------------------------
+
+
+def _difference(told: list[list[Leaf]], start: int = 0) -> str:
+    """The first thing that differs, with its values, and the names of others.   start: the first of these ranks"""
+    found = [{leaf.name: leaf for leaf in leaves} for leaves in told]
+    names = list(dict.fromkeys(leaf.name for leaves in told for leaf in leaves))
+    differing = [name for name in names if any(theirs.get(name) != found[0].get(name) for theirs in found)]
+    first = [theirs.get(differing[0]) for theirs in found]
+    texts = ["missing" if leaf is None else leaf.told for leaf in first]
+    if len(set(texts)) > 1:
+        what = f"{differing[0]} is {_by_rank(texts, start)}"
+    else:
+        others = [start + rank for rank, leaf in enumerate(first) if leaf != first[0]]
+        what = f"the values of {differing[0]} ({texts[0]}) on rank {start} are not those on {_ranks(others)}"
+    more = differing[1 : 1 + MENTIONED]
+    also = f" ({', '.join(more)}{' and others differ' if len(differing) > 1 + MENTIONED else ' too'})" if more else ""
+    return f"{what}{also}; every rank must bring the same"
+
+
+def _by_rank(texts: list[str], start: int = 0) -> str:
+    """``a on rank 0, but b on ranks 1 and 2``"""
+    ranks: dict[str, list[int]] = {}
+    for rank, text in enumerate(texts, start):
+        ranks.setdefault(text, []).append(rank)
+    parts = [f"{text} on {_ranks(which)}" for text, which in ranks.items()]
+    if len(parts) > MENTIONED:
+        parts = [*parts[:MENTIONED], "others elsewhere"]
+    return ", but ".join([parts[0], ", ".join(parts[1:])])
+
+
+def _ranks(ranks: list[int]) -> str:
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    named = [str(rank) for rank in ranks[:MENTIONED]]
+    last = f"{len(ranks) - MENTIONED} more" if len(ranks) > MENTIONED else named.pop()
+    return f"ranks {', '.join(named)} and {last}"

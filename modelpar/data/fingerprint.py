@@ -1,0 +1,183 @@
+"""What tells one data set from another, whatever path it is opened by: shapes, types, and checksums of what is in it.
+
+Values are known by a CRC-32 of all that a file holds where that is cheap: a zip archive tells those of its arrays, a
+gzip file ends in its own, and files of up to 64 MiB are read.  Of larger files pieces are read that are spread over
+them, 4 MiB together.  So a ``.npy`` file, the same array in a ``.npz`` and the same IDX file packed or not have one
+fingerprint; large files that are packed in one place and not in another are taken to differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.data.arrays import LABEL_KEYS, ZIP_START
+from modelpar.data.dataset import Source, Table, plain_dtype
+from modelpar.data.idx import is_gzip, read_header
+from modelpar.data.reading import reading, unpacking
+from modelpar.errors import DataError
+
+WHOLE = 1 << 26  # bytes up to which a file is read from beginning to end: a twentieth of a second
+PIECE, PIECES = 1 << 14, 256  # bytes of a piece of a larger one, and how many there are
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one table holds."""
+
+    shape: tuple[int, int]  # samples, units
+    type: str  # in which values are kept; empty where that is not known before they are read
+    values: str  # a digest
+    labels: str  # a digest; empty without labels
+
+    def differs(self, other: Contents) -> str:
+        """In what the values are not those of ``other``, for people; empty where nothing was found."""
+        if self.shape != other.shape:
+            (n, units), (n_other, units_other) = self.shape, other.shape
+            return f"{n} samples of {units} values, not {n_other} of {units_other}"
+        if self.type and other.type and self.type != other.type:
+            return f"values of type {self.type}, not {other.type}"
+        return "" if self.values == other.values else "other values in the same shape"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a data set is known by; an immutable value that knows neither paths nor ranks."""
+
+    train: Contents  # what training samples are taken from
+    test: Contents | None  # a test set of its own
+    fractions: tuple[float, float]  # of samples set aside for test and validation
+
+    def differs(self, other: Fingerprint) -> str:
+        """In what the data are not ``other``, for people; empty where they are."""
+        if told := self.train.differs(other.train):
+            return f"it has {told}"
+        if self.train.labels != other.train.labels:
+            return _of_labels("", self.train, other.train)
+        if (self.test is None) != (other.test is None):
+            return "a test set was added" if self.test is not None else "the test set is missing"
+        if self.test is not None and other.test is not None:
+            if told := self.test.differs(other.test):
+                return f"the test set has {told}"
+            if self.test.labels != other.test.labels:
+                return _of_labels("test set's ", self.test, other.test)
+        return ""
+
+    def as_text(self) -> str:
+        """JSON, the same for the same data."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_text(cls, text: str | None) -> Fingerprint | None:
+        """From ``as_text``; None where there is none, or none that this version understands."""
+        try:
+            found = json.loads(text or "")
+            train, test = (None if part is None else _contents(part) for part in (found["train"], found["test"]))
+            first, second = map(float, found["fractions"])
+            return None if train is None else cls(train, test, (first, second))
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            return None
+
+
+def _contents(found: dict[str, Any]) -> Contents:
+    n, units = map(int, found["shape"])
+    return Contents((n, units), str(found["type"]), str(found["values"]), str(found["labels"]))
+
+
+def _of_labels(whose: str, mine: Contents, other: Contents) -> str:
+    if not mine.labels or not other.labels:
+        return f"the {whose}labels are {'missing' if other.labels else 'new'}"
+    return f"the {whose}labels are others"
+
+
+def contents(source: Source, values: str, labels: npt.NDArray[np.int64] | None) -> Contents:
+    """Of a source as its file gives it, before anything of it was cached.   values: as ``values_of`` has found them"""
+    table = source.table
+    told = b"" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
+    digest = "" if labels is None else hashlib.blake2b(told, digest_size=8).hexdigest()
+    return Contents((table.n_samples, table.n_units), _type_of(table), values, digest)
+
+
+def _type_of(table: Table) -> str:
+    kept = getattr(table, "array", table)
+    archive = getattr(table, "archive", None)
+    dtype = getattr(kept, "dtype", None) if archive is None else archive.headers["data"].dtype
+    return "" if dtype is None else plain_dtype(np.dtype(dtype)).name
+
+
+def values_of(data: str | os.PathLike[str], *, test: bool = False) -> str:
+    """A digest of the samples in a file; a name stands for itself.  Reads at most ``WHOLE`` bytes.
+
+    test   of the test set that the file brings
+    Raises DataError where the file cannot be read.
+    """
+    path = Path(data).expanduser()
+    if not path.is_file():
+        return f"name:{data}"
+    with reading(path), open(path, "rb") as file:
+        start = file.read(4)
+    if start == ZIP_START:
+        return _of_archive(path, test)
+    return _of_gzip(path) if is_gzip(start) else _of_plain(path)
+
+
+def _of_archive(path: Path, test: bool) -> str:
+    """The archive's own checksums of the arrays that are no labels, which stand at its end."""
+    with reading(path), unpacking(path), zipfile.ZipFile(path) as archive:
+        sums = {member.filename.removesuffix(".npy").lower(): member.CRC for member in archive.infolist()}
+    if "x_train" in sums:
+        return f"crc32:{sums.get('x_test' if test else 'x_train', 0):08x}"
+    named = set(LABEL_KEYS) & set(sums)
+    if sums.keys() >= {"arr_0", "arr_1"}:  # numpy.savez(file, samples, labels)
+        named.add("arr_1")
+    kept = {name: crc for name, crc in sums.items() if name not in named}
+    if len(kept) == 1:
+        return f"crc32:{next(iter(kept.values())):08x}"
+    return f"arrays:{_hashed(json.dumps(sorted(kept.items())).encode())}"
+
+
+def _of_gzip(path: Path) -> str:
+    """The checksum at the end, which is that of all where the file has one part; else of its packed bytes."""
+    needed = _unpacked_size(path)
+    with reading(path), open(path, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        crc, size = (int.from_bytes(file.read(4), "little") for _ in range(2))
+    return f"crc32:{crc:08x}" if needed is not None and size == needed % 2**32 else f"gzip:{_of_plain(path)}"
+
+
+def _unpacked_size(path: Path) -> int | None:
+    """That an IDX file tells of; None where it tells nothing."""
+    try:
+        header, _ = read_header(path)
+    except DataError:
+        return None
+    return header.n_bytes + math.prod(header.shape) * header.dtype.itemsize
+
+
+def _of_plain(path: Path) -> str:
+    with reading(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= WHOLE:
+            crc = 0
+            while part := file.read(1 << 20):
+                crc = zlib.crc32(part, crc)
+            return f"crc32:{crc:08x}"
+        found = hashlib.blake2b(str(size).encode(), digest_size=8)
+        for at in np.linspace(0, size - PIECE, PIECES).astype(np.int64).tolist():
+            file.seek(at)
+            found.update(file.read(PIECE))
+    return f"sample:{found.hexdigest()}"
+
+
+def _hashed(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,0 +1,1 @@
+"""Names of files and how they are written: paths, and one door for all outputs."""

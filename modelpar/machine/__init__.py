@@ -1,0 +1,1 @@
+"""The machine: cores and threads, and where compiled kernels are kept."""

@@ -1,0 +1,202 @@
+"""A run knows its own data: by any path, in any folder, and when something else lies in their place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from modelpar.cli import places, run
+from modelpar.data.named import SETS
+from modelpar.data.synthetic import KINDS
+from modelpar.spec import DataSpec
+
+RANDOM = np.random.default_rng(7)
+LABELS = RANDOM.integers(0, 3, 120)
+STATES = (RANDOM.random((120, 12)) < 0.15 + 0.6 * (np.arange(12) // 4 == LABELS[:, None])).astype(np.float32)
+FEW = ["--threads", "1", "--no-pictures"]
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def modelpar(capfd: pytest.CaptureFixture[str]) -> Command:
+    """``modelpar(words)`` -> (status, standard output, standard error), in this process."""
+
+    def started(*words: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = run(MPI.COMM_SELF, [str(word) for word in words])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return started
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modelpar: Command) -> Path:
+    """A folder with a run ``r`` of x.npy and y.npy, in which 12 samples were set aside."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", STATES)
+    np.save("y.npy", LABELS)
+    np.save("other.npy", STATES[::-1])
+    words = ["--layers", "12-6", "--epochs", "1", "--finetune-epochs", "1", "--test-fraction", "0.1", "--run-dir", "r"]
+    status, _, err = modelpar("train", "--data", "x.npy", "--labels", "y.npy", *words, *FEW)
+    assert status == 0, err
+    return tmp_path
+
+
+def judged(modelpar: Command, *words: str | Path) -> tuple[dict[str, Any], str]:
+    status, out, err = modelpar("evaluate", *words, "--threads", "1", "--json")
+    assert status == 0, err
+    return json.loads(out.splitlines()[-1]), err
+
+
+def told(modelpar: Command, *words: str | Path) -> str:
+    """The one line of a command that is refused."""
+    status, _, err = modelpar(*words)
+    assert status == 2, err
+    (line,) = [line for line in err.splitlines() if "error:" in line]
+    return line
+
+
+def test_names_of_data_sets_are_those_of_the_reader() -> None:
+    assert set(places.NAMES) == {"digits", *SETS}
+    assert set(places.KINDS) == set(KINDS)
+
+
+def test_recorded_paths_are_absolute(home: Path) -> None:
+    found = tomllib.loads((home / "r" / "config.toml").read_text())["data"]
+    assert (found["data"], found["labels"]) == (str(home / "x.npy"), str(home / "y.npy"))
+    every = places.recorded({"data": DataSpec(data="bars:4", test_data="~/t.npy", test_labels="a/../l.npy")})["data"]
+    assert every == DataSpec("bars:4", None, os.path.expanduser("~/t.npy"), str(home / "l.npy"))
+
+
+def test_masks_and_placements_are_recorded_by_absolute_paths(home: Path) -> None:
+    from modelpar.cli.options import GridSpec
+    from modelpar.spec import NetworkSpec
+
+    network = NetworkSpec((4, 3, 2), connections="mask:m.npz, dense")
+    found = places.recorded({"network": network, "grid": GridSpec(partition="p.npz")})
+    assert found["network"].connections == f"mask:{home / 'm.npz'}, dense"  # type: ignore[attr-defined]
+    assert found["grid"] == GridSpec(partition=str(home / "p.npz"))
+
+
+@pytest.mark.parametrize(
+    "spelling", ["./x.npy", "sub/../x.npy", "link.npy", "sub/hard.npy", "sub/copy.npy", "zipped.npz"]
+)
+def test_the_same_data_by_another_path_are_the_runs_own(spelling: str, home: Path, modelpar: Command) -> None:
+    (home / "sub").mkdir()
+    (home / "link.npy").symlink_to("x.npy")
+    os.link(home / "x.npy", home / "sub" / "hard.npy")
+    shutil.copy(home / "x.npy", home / "sub" / "copy.npy")
+    np.savez(home / "zipped.npz", STATES)
+    plain, _ = judged(modelpar, "r")
+    found, err = judged(modelpar, "r", "--data", spelling)
+    assert found["samples"] == 12
+    assert found["accuracy"] == plain["accuracy"]
+    assert not err
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_it(
+    home: Path, modelpar: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "sub").mkdir()
+    shutil.copy("other.npy", home / "sub" / "x.npy")
+    plain, _ = judged(modelpar, "r")
+    monkeypatch.chdir(home / "sub")
+    assert judged(modelpar, "../r")[0]["accuracy"] == plain["accuracy"]
+    found, err = judged(modelpar, "../r", "--data", "x.npy")
+    assert found["samples"] == 120
+    assert "accuracy" not in found
+    assert "x.npy is not the data that the network was trained on: all 120 samples are tested on" in err
+    line = told(modelpar, "train", "--resume", "--run-dir", "../r", "--data", "x.npy", *FEW)
+    assert "other values in the same shape" in line
+    assert "--accept-other-data" in line
+
+
+def test_other_data_are_a_test_set(home: Path, modelpar: Command) -> None:
+    found, err = judged(modelpar, "r", "--data", "other.npy", "--labels", "y.npy")
+    assert found["samples"] == 120
+    assert "accuracy" in found
+    assert err.count("\n") == 1
+    found, err = judged(modelpar, "r", "--data", "other.npy", "--labels", "y.npy", "--test-fraction", "0.25")
+    assert found["samples"] == 30
+    assert "--test-fraction 0.25 of it is tested on" in err
+
+
+def test_nothing_tests_on_training_samples(home: Path, modelpar: Command) -> None:
+    for words in (["--test-fraction", "0.5"], ["--data", "./x.npy", "--test-fraction", "0.05"],
+                  ["--validation-fraction", "0.2", "--split", "validation"]):  # fmt: skip
+        assert "would mix training and test samples" in told(modelpar, "evaluate", "r", *words, *FEW[:2])
+    # away from its run, the checkpoint knows itself
+    shutil.copy(home / "r" / "model.safetensors", home / "alone.safetensors")
+    found, _ = judged(modelpar, "alone.safetensors", "--data", "x.npy", "--labels", "y.npy")
+    assert found["samples"] == 12
+    assert found["accuracy"] == judged(modelpar, "r")[0]["accuracy"]
+
+
+def test_a_file_that_was_replaced(home: Path, modelpar: Command) -> None:
+    shutil.copy("other.npy", "x.npy")
+    assert "x.npy has changed since the network was trained on it" in told(modelpar, "evaluate", "r", *FEW[:2])
+    assert "not what the run in r was trained on" in told(modelpar, "train", "--resume", "--run-dir", "r", *FEW)
+    assert judged(modelpar, "r", "--data", "x.npy")[0]["samples"] == 120
+
+
+def test_labels_that_were_replaced(home: Path, modelpar: Command) -> None:
+    np.save("y.npy", (LABELS + 1) % 3)
+    assert "the labels are others" in told(modelpar, "train", "--resume", "--run-dir", "r", *FEW)
+    assert "the labels are others" in judged(modelpar, "r")[1]
+
+
+def test_a_run_whose_data_lie_elsewhere_now(home: Path, modelpar: Command) -> None:
+    plain, _ = judged(modelpar, "r")
+    (home / "new").mkdir()
+    for name in ("r", "x.npy", "y.npy"):
+        shutil.move(home / name, home / "new" / name)
+    line = told(modelpar, "evaluate", "new/r", *FEW[:2])
+    assert f"--data {home / 'x.npy'}, which does not exist; say where it is now by --data" in line
+    assert "--data" in told(modelpar, "train", "--resume", "--run-dir", "new/r", *FEW)
+    assert "--labels" in told(modelpar, "evaluate", "new/r", "--data", "new/x.npy", *FEW[:2])
+    words = ["--data", "new/x.npy", "--labels", "new/y.npy"]
+    assert judged(modelpar, "new/r", *words)[0]["accuracy"] == plain["accuracy"]
+    status, out, err = modelpar("train", "--resume", "--run-dir", "new/r", *words, "--finetune-epochs", "2", *FEW)
+    assert (status, err) == (0, "")
+    assert "epoch   2" in out
+    found = tomllib.loads((home / "new" / "r" / "config.toml").read_text())
+    assert found["data"]["data"] == str(home / "new" / "x.npy")
+    assert found["finetune"]["epochs"] == 2
+
+
+def test_other_data_may_be_asked_for(home: Path, modelpar: Command) -> None:
+    words = ["--resume", "--run-dir", "r", "--data", "other.npy", "--finetune-epochs", "2", "--accept-other-data", *FEW]
+    status, out, err = modelpar("train", *words)
+    assert (status, err) == (0, "")
+    assert "going on with other data than before: it has other values" in out
+    assert judged(modelpar, "r", "--data", "other.npy")[0]["samples"] == 12  # its own from now on
+    assert "give --resume with it" in told(modelpar, "train", "--accept-other-data")
+
+
+def test_where_a_relative_path_was_looked_for(home: Path, modelpar: Command) -> None:
+    for words in (["--data", "nowhere/x.npy"], ["--data", "x.npy", "--labels", "nowhere/y.npy"]):
+        assert str(home) in told(modelpar, "train", *words, *FEW)
+
+
+def test_an_older_checkpoint_tells_nothing_and_goes_by_the_path(home: Path, modelpar: Command) -> None:
+    from modelpar.checkpoint import load, save
+    from modelpar.comm.grid import Grid
+
+    with Grid(MPI.COMM_SELF) as grid:
+        network = load(home / "r" / "model.safetensors", grid)
+        network.run.data = None
+        save(network, home / "r" / "model.safetensors")
+    assert judged(modelpar, "r")[0]["samples"] == 12
+    assert judged(modelpar, "r", "--data", "./x.npy")[0]["samples"] == 12
+    assert modelpar("train", "--resume", "--run-dir", "r", *FEW)[0] == 0

@@ -1,0 +1,138 @@
+"""What is compiled before a run begins: what it is going to call and little else, split over the ranks of a node."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numba
+import pytest
+from mpi4py import MPI
+
+from modelpar.errors import ModelparError
+from modelpar.kernels.warm_up import KINDS, Task, shares, tasks
+from modelpar.machine import compilation
+from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.training.warm_up import rehearse, tasks_of
+
+ROOT = Path(__file__).parents[2]
+COUNTED = """
+import gc, sys
+from mpi4py import MPI
+import modelpar.cli as cli
+
+def kernels():
+    from numba.core.dispatcher import Dispatcher
+    made = [x for x in gc.get_objects() if isinstance(x, Dispatcher) and x.py_func.__module__.startswith("modelpar")]
+    return {(x.py_func.__module__, x.py_func.__name__, str(s)) for x in made for s in x.signatures}
+
+def hooked(rehearse):
+    def work(*arguments):
+        seconds = rehearse(*arguments)
+        after.append(kernels())
+        return seconds
+    return work
+
+after, left = [], []
+for arguments in (a.split() for a in sys.argv[1:]):
+    prepare = sys.modules.get("modelpar.cli.session")
+    if prepare is None:
+        import modelpar.cli.threads as threads
+        threads.prepare(MPI.COMM_WORLD, 1)
+        import modelpar.cli.session as session
+        session.rehearse = hooked(session.rehearse)
+    assert cli.run(MPI.COMM_WORLD.Dup(), arguments) == 0
+    left += sorted(kernels() - after[-1])
+if MPI.COMM_WORLD.rank == 0:
+    print("compiled in training:", left, "of", len(after[0]) > 10, flush=True)
+"""
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+def test_training_compiles_nothing(on_ranks, tmp_path: Path) -> None:
+    few = f"train --epochs 1 --finetune-epochs 1 --no-pictures --run-dir {tmp_path}/"
+    runs = few + "grey --layers 64-9-8", few + "states --layers 16-9 --data bars:4 --replicas 2"
+    done = on_ranks(2, [sys.executable, "-c", COUNTED, *runs], limit=600, cwd=ROOT).check()
+    assert "compiled in training: [] of True" in done.output
+
+
+NETWORK = NetworkSpec(layers=(8, 4), classes=2)
+
+
+def names(**changes: object) -> set[str]:
+    given: dict[str, object] = {
+        "binary": False,
+        "n_replicas": 1,
+        "digests": False,
+        "tuning": None,
+        "training": TrainingSpec(),
+    }
+    given |= changes
+    spec = given.pop("spec", NETWORK)
+    return {task.name for task in tasks_of(spec, given.pop("training"), given.pop("tuning"), **given)}  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+def test_a_run_compiles_what_it_calls() -> None:
+    grey = names()
+    assert not {"statistics", "states of products", "gradients", "norms", "digests"} & grey
+    assert names(binary=True) - grey == {"statistics", "states of sums", "states of products"}
+    assert names(binary=True, n_replicas=2) - names(binary=True) == {"statistics of replicas"}
+    assert "statistics of probabilities" in names(binary=True, training=TrainingSpec(statistics="float"))
+    assert "states of products" in names(training=TrainingSpec(persistent=True))
+    assert names(tuning=FineTuneSpec(max_norm=1.0)) - grey == {"gradients", "norms", "arrays as data"}
+    assert names(digests=True) - grey == {"digests"}
+    everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
+    assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True))
+
+
+def test_shares_end_together() -> None:
+    todo = [Task(str(cost), cost, lambda: None) for cost in (1.0, 8.0, 2.0, 3.0, 2.0)]
+    first, second = shares(todo, 2)
+    assert sorted([*first, *second], key=lambda task: task.name) == sorted(todo, key=lambda task: task.name)
+    assert sum(task.cost for task in first) == sum(task.cost for task in second) == 8.0
+    assert shares(todo[:1], 3) == [todo[:1], [], []]
+
+
+def test_an_error_of_a_task_is_raised_when_all_have_met() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    todo = [Task("bad", 2.0, fail), Task("good", 1.0, lambda: done.append("good")), Task("late", 1.0, lambda: None, 1)]
+    with pytest.raises(ModelparError, match="No space left"):
+        rehearse(todo, MPI.COMM_SELF)
+
+
+def test_what_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelpar.kernels.products.dispatch.prepare", lambda: None)
+    told: list[tuple[str, int, int]] = []
+    rehearse(
+        [Task("a", 2.0, lambda: None), Task("b", 1.0, lambda: None)], MPI.COMM_SELF, lambda *what: told.append(what)
+    )
+    assert told in ([("a", 0, 2), ("b", 1, 2)], [])
+    assert told or numba.config.DISABLE_JIT
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+def test_one_process_compiles_and_the_others_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compilation, "folder", lambda: tmp_path)
+
+    def thrice(x):  # type: ignore[no-untyped-def]
+        return 3 * x
+
+    first, second = (compilation.njit(cache=True)(thrice) for _ in range(2))
+    signature = (numba.int64,)
+    assert first._cache.load_overload(signature, first.targetctx) is None  # it has the lock, and is to compile now
+    threading.Timer(0.5, lambda: (first._cache._free_lock(), done.append(time.monotonic()))).start()
+    done: list[float] = []
+    assert second(2) == 6
+    assert done, "it did not wait"
+    assert second._cache._lock is None
+    monkeypatch.setattr(compilation, "PATIENCE", 0.1)
+    third, fourth = (compilation.njit(cache=True)(thrice) for _ in range(2))
+    assert third._cache.load_overload((numba.float64,), third.targetctx) is None
+    assert fourth(2.0) == 6.0, "one that hangs does not stop the others"
