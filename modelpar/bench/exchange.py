@@ -21,7 +21,7 @@ from modelpar.data import Minibatches
 from modelpar.kernels.states import n_words, pack
 from modelpar.kernels.warm_up import warm_up
 from modelpar.ownership.layout import MATRIX_LAYOUTS, UnitLayout
-from modelpar.sync.allreduce import BUCKET
+from modelpar.sync.reduction import BUCKET
 
 SIZES: tuple[Size, ...] = ((100, 784, 500), (256, 784, 4096), (256, 4096, 4096))
 STATISTICS = ("1", "3", "float")

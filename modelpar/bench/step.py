@@ -25,6 +25,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.memory import memory_bytes
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.weights.statistics import Phase, Statistics
 
@@ -62,7 +63,7 @@ class CD1:
         self.network = DeepBeliefNetwork(spec, grid, owners)
         self.rbm = self.network.rbms[0]
         self.layout = self.network.layout.matrix_layouts[0]
-        self.sync = AllreduceSync(grid.replica_comm, self.network.traffic)
+        self.optimizer = Optimizer(AllreduceSync(grid.replica_comm, self.network.traffic))
         self.velocity = self.rbm.parameters.like()
         mine = Minibatches.share(self.n_samples, grid.replica, grid.n_replicas)
         self.n_mine, self.first_draw = mine.stop - mine.start, mine.start
@@ -82,7 +83,7 @@ class CD1:
         step = self.rbm.contrastive_divergence(
             self.v0, self.first_draw, training, n_all_samples=self.n_samples, v0_spread=self.v0_spread
         )
-        self.sync.learn(self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine)
+        self.optimizer.learn(self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine)
         self.first_draw += self.n_samples
 
     def in_pieces(self, training: TrainingSpec) -> dict[str, float]:
@@ -117,7 +118,7 @@ class CD1:
             phases = data, Phase(v1, v1_sent.wait(), s1, s1_sent.wait())
             whole = training.planes > 0 or self.rbm.W.dtype == np.float32
             statistics = Statistics(weights, *phases, self.n_samples, whole=whole)
-            self.sync.learn(parameters, self.velocity, statistics, _size(training), self.n_mine)
+            self.optimizer.learn(parameters, self.velocity, statistics, _size(training), self.n_mine)
         self.first_draw += self.n_samples
         return spent
 

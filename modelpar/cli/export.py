@@ -36,9 +36,7 @@ def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
     check_outputs(comm, settings, {"OUT": out}, checkpoint=where, seekable=not out.endswith(".npz"))
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
-        network.state.updates.clear()  # what only training needs
-        network.state.best.clear()
-        network.state.chains = None
+        network.run = None  # what only training needs
         if out.endswith(".npz"):
             write_npz(Path(out), grid, plain_blocks(network))
         else:

@@ -17,7 +17,6 @@ from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.session import Session, check_data, check_memory, network_spec
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
-from modelpar.comm.status import Status
 from modelpar.comm.watchdog import Watchdog, names_of_ranks
 from modelpar.data import open_dataset
 from modelpar.errors import ModelparError
@@ -77,7 +76,7 @@ class Attempt:
             names = names_of_ranks(crew.comm, self.grid.seat)
             with (
                 named_when_killed(crew.comm, names) as leave,
-                Watchdog(crew.comm, Status(), timeout, names=names, say=print, leave=leave) as watchdog,
+                Watchdog(crew.comm, self.grid.status, timeout, names=names, say=print, leave=leave) as watchdog,
             ):
                 self._work(self.grid, watchdog)
 
@@ -123,5 +122,5 @@ class Attempt:
             self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, watchdog)
             self.session.run(
                 resume=resume, overwrite=self.overwrite, accept_other_data=self.accept_other_data,
-                carried=self.crew.carried, told=self.crew.told,
+                survivor=self.crew.survivor, told=self.crew.told,
             )  # fmt: skip

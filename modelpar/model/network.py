@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from modelpar.collective.agreement import agree
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.transfer import Transfer
-from modelpar.data.fingerprint import Fingerprint
 from modelpar.draws import Purpose
 from modelpar.errors import LayoutError, together
 from modelpar.kernels.products import dispatch
@@ -24,12 +22,11 @@ from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.model.rbm import RBM, Chains, owned_block
+from modelpar.model.rbm import RBM, owned_block
 from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.plan.memory import samples_at_once
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.sync import Sync
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
 from modelpar.weights.dense import LAYOUTS
@@ -42,39 +39,25 @@ Array = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass
-class Position:
-    """Where training stands; the same on every rank, but for ``seconds`` and ``sums``.  A step is one minibatch."""
+class Run(Protocol):
+    """What is known of a network's training: see :class:`modelpar.training.state.TrainingRun`."""
 
-    stage: str = "pretrain"  # then "finetune", then "done"
-    layer: int = 0  # the RBM that is trained, or will be next
-    epoch: int = 0  # of this stage and layer, from 0
-    step: int = 0  # next minibatch of this epoch
-    seconds: float = 0.0  # spent training in this stage and layer
-    sums: dict[str, float] = field(default_factory=dict)  # running measures of this epoch
-    reached: bool = False  # the accuracy at which fine-tuning was to stop
-    batch_size: int = 0  # of this stage, and the samples of an epoch; 0 before the first step
-    n_samples: int = 0
+    def anew(self) -> Run:
+        """That of a network made from this one."""
+
+    def alike(self) -> dict[str, object]:
+        """What of it must be the same on every rank."""
 
 
-@dataclass
-class TrainingState:
-    """What training needs besides the parameters in order to go on as if it had not stopped."""
+@dataclass(frozen=True)
+class Part:
+    """This shard's parameters of one RBM or of the output layer, and the units that they belong to."""
 
-    position: Position = field(default_factory=Position)
-    updates: dict[str, Parameters] = field(default_factory=dict)  # velocity of each trained part, "rbm.0", "output"
-    chains: Chains | None = None  # of PCD: this replica's columns
-    outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
-    squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)
-    best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
-    best_accuracy: float = -1.0
-    epochs_since_best: int = 0
-
-    def forget_stage(self) -> None:
-        """Nothing of what one stage of training needs is of use to the next."""
-        for named in (self.updates, self.outer, self.squares):
-            named.clear()
-        self.chains = None
+    name: str  # "rbm.0", "rbm.1", ... and "output", as in checkpoints
+    parameters: Parameters
+    weights: Weights
+    visible_ids: IntArray | None  # (n_b,) of the visible biases; None of the output layer, which has none
+    hidden_ids: IntArray  # (n_c,) units, or classes
 
 
 class OutputLayer:
@@ -114,14 +97,8 @@ class DeepBeliefNetwork:
             dispatch.forced()  # a kernel that one rank does not have would be an error in the middle of a step
         self.spec, self.grid = spec, grid
         self.layout = resolve(spec, grid, layout)
-        self.traffic = Traffic()
-        self.state = TrainingState()
-        self.sync: Sync | None = None  # how replicas stay together in the stage that is being trained
-        self.keep: Callable[[], None] = lambda: None  # called where all replicas are alike, before a step
-        self.staleness: Counter[int] = Counter()  # pushes of this replica to a parameter server, by their staleness
-        self.record_digests = spec.exact  # whether training is to make digests of its updates
-        self.binarise = "none"  # how the training data were binarised; kept for later use of the network
-        self.data: Fingerprint | None = None  # what the present stage is trained on, or the last one was
+        self.traffic = Traffic(grid.status)
+        self.run: Run | None = None  # where its training stands; None of a network that was never trained or loaded
         dtype = np.dtype(spec.dtype)
         shard = grid.shard
         self.rbms: list[RBM] = []
@@ -169,13 +146,7 @@ class DeepBeliefNetwork:
 
     def alike(self) -> dict[str, object]:
         """What must be the same on every rank: all but the blocks of weights, and clocks and sums."""
-        position = replace(self.state.position, seconds=0.0, sums={})
-        return {
-            "spec": self.spec,
-            "position": position,
-            "binarise": self.binarise,
-            "record_digests": self.record_digests,
-        }
+        return {"spec": self.spec, **({} if self.run is None else self.run.alike())}
 
     @property
     def visible_ids(self) -> IntArray:
@@ -206,35 +177,17 @@ class DeepBeliefNetwork:
             for (a, b), wires in zip(_pairs(self.spec.layers), wired, strict=False)
         ]
 
-    def parts(self) -> dict[str, Parameters]:
-        """This shard's parameters by name: ``rbm.0``, ``rbm.1``, ... and ``output``."""
-        named = {f"rbm.{rbm.index}": rbm.parameters for rbm in self.rbms}
-        return {**named, "output": self.output.parameters} if self.output else named
-
-    def settle(self) -> None:
-        """Leave the same parameters on all replicas, which may be apart during a stage.  Collective over the grid."""
-        if self.sync is not None:
-            self.sync.settle()
+    def parts(self) -> list[Part]:
+        """This shard's parameters, from the first RBM up to the output layer where there is one."""
+        parts = [Part(rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids) for rbm in self.rbms]
+        if self.output is not None:
+            parts.append(Part("output", self.output.parameters, self.output.weights, None, self.output.class_ids))
+        return parts
 
     def refresh(self) -> None:
-        """Make all blocks of weights and velocities agree, after they were set from outside.  Collective."""
+        """Make all blocks of weights agree, after they were set from outside.  Collective."""
         for rbm in self.rbms:
             rbm.refresh()
-            velocity = self.state.updates.get(f"rbm.{rbm.index}")
-            if velocity is not None and velocity.rows is not None:
-                rbm.weights.refresh(velocity)
-
-    def refresh_state(self) -> None:
-        """Make the copies of weights agree in what training keeps of them, after that was set from outside.
-
-        Collective.
-        """
-        state = self.state
-        for rbm in self.rbms:
-            if rbm.weights.has_copies:
-                for named in (state.updates, state.outer, state.squares, state.best):
-                    if f"rbm.{rbm.index}" in named:
-                        rbm.weights.refresh(named[f"rbm.{rbm.index}"])
 
     # -- activations -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from mpi4py import MPI
 from modelpar.collective import messages
 from modelpar.collective.agreement import agree
 from modelpar.errors import SpecError
-from modelpar.model.network import DeepBeliefNetwork, TrainingState
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.connections import Listed
 from modelpar.patterns import PRUNED
 from modelpar.plan.resolve import resolve
@@ -25,7 +25,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     """A network of the same units with a part ``keep`` of each RBM's weights, the largest by absolute value.
 
     The output layer is kept whole.  Weights of the same size as the smallest that is kept are kept too, but for zeros.
-    Training state is left behind.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
+    The state of training is left behind.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
     """
     agree(network.grid.comm, "pruned", network=network, keep=keep)
     keep = plain.real_number("--keep", keep)
@@ -54,7 +54,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     if smaller.output is not None and network.output is not None:
         smaller.output.parameters.flat[:] = network.output.parameters.flat
     smaller.input_offset, smaller.input_scale = network.input_offset, network.input_scale
-    smaller.binarise, smaller.state, smaller.data = network.binarise, TrainingState(), network.data
+    smaller.run = None if network.run is None else network.run.anew()
     return smaller
 
 

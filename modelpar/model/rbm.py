@@ -132,6 +132,11 @@ class RBM:
         self.mean_activation: Array = np.zeros(len(hidden_ids), dtype)  # running mean that the sparsity penalty steers
 
     @property
+    def name(self) -> str:
+        """As a part of a network."""
+        return f"rbm.{self.index}"
+
+    @property
     def W(self) -> Array:
         return self.parameters.W
 
@@ -227,7 +232,7 @@ class RBM:
         self, v0: Activations, first_draw: int, spec: TrainingSpec, chains: Chains | None = None, *,
         n_all_samples: int, v0_spread: Activations | None = None, in_step: bool = True,
     ) -> Step:  # fmt: skip
-        """The statistics of one minibatch: <v h> of the data and of the model, which ``Sync.learn`` learns from.
+        """The statistics of one minibatch: <v h> of the data and of the model, which an optimizer learns from.
 
         Algorithm 1: CD-k (Hinton 2002), or PCD (Tieleman 2008) where ``chains`` are given, whose states it advances.
 

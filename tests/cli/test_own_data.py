@@ -195,7 +195,7 @@ def test_an_older_checkpoint_tells_nothing_and_goes_by_the_path(home: Path, mode
 
     with Grid(MPI.COMM_SELF) as grid:
         network = load(home / "r" / "model.safetensors", grid)
-        network.data = None
+        network.run.data = None
         save(network, home / "r" / "model.safetensors")
     assert judged(modelpar, "r")[0]["samples"] == 12
     assert judged(modelpar, "r", "--data", "./x.npy")[0]["samples"] == 12

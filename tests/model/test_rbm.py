@@ -15,6 +15,7 @@ from modelpar.kernels.statistics.learning import Counts
 from modelpar.ownership.layout import MATRIX_LAYOUTS
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.weights.statistics import Statistics
 from tests import networks
@@ -37,7 +38,7 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
     grey   of multiples of 1/16 from 0 to 1, as numbers, in place of states
     """
     rbm, grid = network.rbms[0], network.grid
-    sync = AllreduceSync(grid.replica_comm, network.traffic)
+    optimizer = Optimizer(AllreduceSync(grid.replica_comm, network.traffic))
     update = rbm.parameters.like()
     mine = Minibatches.share(batch, grid.replica, grid.n_replicas)
     chains = rbm.start_chains(mine.start, mine.stop - mine.start) if spec.persistent else None
@@ -53,7 +54,7 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
             pack(own) if packed and not grey else own, n + mine.start, spec, chains, n_all_samples=batch
         )
         size = StepSize(spec.learning_rate, 0.5, spec.weight_decay)
-        sync.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start)
+        optimizer.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start)
         expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)
         errors.append((grid.comm.allreduce(found.error) / v0.size, expected))
     return errors
