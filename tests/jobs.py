@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,10 +41,26 @@ OPEN_MPI = {
 INHERITED = ("PMI_", "PMIX_", "OMPI_COMM_", "OMPI_UNIVERSE_", "HYDI_", "HYDRA_", "MPI_LOCAL")
 
 
+# Whether this process is a rank of a job itself.
+IN_JOB = TAG in os.environ or any(name.startswith(("PMI_RANK", "OMPI_COMM_WORLD_RANK")) for name in os.environ)
+
+TESTS = Path(__file__).parent
+
+
 def files_on_ranks() -> list[str]:
-    """The files of tests that run on every rank of a job, as they say themselves."""
-    files = sorted(Path(__file__).parent.rglob("test_*.py"))
-    return [str(file) for file in files if "\npytestmark = pytest.mark.ranks\n" in file.read_text(encoding="utf-8")]
+    """The files of tests that run on every rank of a job, as they say themselves; from the folder above the tests."""
+    return _files_with("ranks")
+
+
+def files_with_jobs() -> list[str]:
+    """The files of tests that start jobs, likewise."""
+    return _files_with("jobs")
+
+
+def _files_with(mark: str) -> list[str]:
+    line = re.compile(rf"^pytestmark = [^=]*\bpytest\.mark\.{mark}\b", re.MULTILINE)
+    files = sorted(TESTS.rglob("test_*.py"))
+    return [file.relative_to(TESTS.parent).as_posix() for file in files if line.search(file.read_text("utf-8"))]
 
 
 @dataclass(frozen=True)
@@ -81,8 +98,13 @@ def launcher() -> tuple[str, ...]:
     return (found, "--allow-run-as-root", "--oversubscribe") if open_mpi else (found,)
 
 
-def run(command: Sequence[str | Path], *, limit: float, cwd: Path | None = None, **env: str) -> Outcome:
-    """Run ``command`` for at most ``limit`` seconds; then, whatever happened, end all that it started."""
+def run(
+    command: Sequence[str | Path], *, limit: float, cwd: Path | None = None, progress: Path | None = None, **env: str
+) -> Outcome:
+    """Run ``command`` for at most ``limit`` seconds; then, whatever happened, end all that it started.
+
+    With ``progress``, a file that the job writes to, the limit begins again whenever that file has grown.
+    """
     tag = uuid.uuid4().hex
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -96,21 +118,35 @@ def run(command: Sequence[str | Path], *, limit: float, cwd: Path | None = None,
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=limit)
-        return Outcome(process.returncode, output, tag)
-    except subprocess.TimeoutExpired:
-        end_all(process, tag)
-        output, _ = process.communicate(timeout=30)
-        return Outcome(None, output, tag)
+        noted = -1
+        while True:
+            before, noted = noted, _size(progress)
+            if noted == before:  # nothing moved for as long as the limit
+                end_all(process, tag)
+                output, _ = process.communicate(timeout=30)
+                return Outcome(None, output, tag)
+            with suppress(subprocess.TimeoutExpired):
+                output, _ = process.communicate(timeout=limit)
+                return Outcome(process.returncode, output, tag)
     finally:
         end_all(process, tag)
 
 
+def _size(file: Path | None) -> int:
+    return file.stat().st_size if file is not None and file.exists() else 0
+
+
 def run_on_ranks(
-    n: int, command: Sequence[str | Path], *, limit: float, cwd: Path | None = None, **env: str
+    n: int,
+    command: Sequence[str | Path],
+    *,
+    limit: float,
+    cwd: Path | None = None,
+    progress: Path | None = None,
+    **env: str,
 ) -> Outcome:
-    """Run ``command`` on ``n`` ranks for at most ``limit`` seconds."""
-    return run([*launcher(), "-n", str(n), *command], limit=limit, cwd=cwd, **env)
+    """Run ``command`` on ``n`` ranks for at most ``limit`` seconds, as ``run`` does."""
+    return run([*launcher(), "-n", str(n), *command], limit=limit, cwd=cwd, progress=progress, **env)
 
 
 def end_all(process: subprocess.Popen[str], tag: str) -> None:
