@@ -80,7 +80,7 @@ compiles = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is
 def test_the_users_cache_is_the_first_choice(chosen, tmp_path: Path) -> None:
     place = tmp_path / ".cache" / "modelpar" / "compiled" / compilation.key()
     assert chosen(HOME=str(tmp_path)) == (place, "")
-    assert chosen(XDG_CACHE_HOME=str(tmp_path / ".cache"), HOME="/nonexistent") == (place, "")
+    assert chosen(XDG_CACHE_HOME=str(tmp_path / ".cache"), HOME="/proc/nonexistent") == (place, "")
 
 
 def test_a_chosen_folder_gets_a_subfolder(chosen, tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_a_chosen_folder_gets_a_subfolder(chosen, tmp_path: Path) -> None:
 
 
 HOMES = {  # what the environment says of the user's cache, where nothing can be written by anybody, not even root
-    "no such home": {"HOME": "/nonexistent"},
+    "no such home": {"HOME": "/proc/nonexistent"},
     "a home in proc": {"HOME": "/proc"},
     "a cache in proc": {"XDG_CACHE_HOME": "/proc/1/fd/cache"},
     "a cache below a file": {"XDG_CACHE_HOME": "/etc/passwd/cache"},
-    "a relative cache": {"XDG_CACHE_HOME": "cache", "HOME": "/nonexistent"},
+    "a relative cache": {"XDG_CACHE_HOME": "cache", "HOME": "/proc/nonexistent"},
 }
 
 
@@ -110,18 +110,26 @@ def test_else_it_is_the_temporary_folder(chosen, home: dict[str, str], tmp_path:
     assert told.startswith("modelpar: compiled kernels cannot be kept in ")
     assert told.endswith(f"they are kept in {own / 'compiled'}\n")
     assert [path.name for path in tmp_path.iterdir()] == [own.name], "nothing else in the working directory"
-    assert not Path("/nonexistent").exists()
 
 
-@pytest.mark.parametrize("temporary", ["/proc", "/etc/passwd", "/nonexistent/tmp"])
+def test_no_home_is_made(chosen, tmp_path: Path) -> None:
+    absent, temporary = tmp_path / "absent", tmp_path / "temporary"
+    temporary.mkdir()
+    place, told = chosen(HOME=str(absent), TMPDIR=str(temporary))
+    assert place == temporary / f"modelpar-{os.getuid()}" / "compiled" / compilation.key()
+    assert f"({absent} does not exist)" in told
+    assert not absent.exists()
+
+
+@pytest.mark.parametrize("temporary", ["/proc", "/etc/passwd", "/proc/nonexistent/tmp"])
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_else_there_is_none_which_one_rank_tells(chosen, temporary: str, rank: str, monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
-    place, told = chosen(HOME="/nonexistent", TMPDIR=temporary, PMI_RANK=rank)
+    place, told = chosen(HOME="/proc/nonexistent", TMPDIR=temporary, PMI_RANK=rank)
     assert place is None
     assert told.count("\n") == (rank == "0")
     if told:
-        assert "cannot be kept in /nonexistent/.cache/modelpar/compiled (" in told
+        assert "cannot be kept in /proc/nonexistent/.cache/modelpar/compiled (" in told
         assert temporary in told
         assert "NUMBA_CACHE_DIR" in told
 
@@ -163,7 +171,7 @@ def test_a_temporary_folder_of_others_is_not_trusted(tmp_path: Path, monkeypatch
 
 
 def test_without_any_place_kernels_are_compiled_all_the_same(tmp_path: Path) -> None:
-    (value, place), told = run(cwd=tmp_path, HOME="/nonexistent", TMPDIR="/proc")
+    (value, place), told = run(cwd=tmp_path, HOME="/proc/nonexistent", TMPDIR="/proc")
     assert (value, place) == ("6.0", "None")
     assert told.count("\n") == (not numba.config.DISABLE_JIT)
     assert not list(tmp_path.iterdir())

@@ -85,7 +85,7 @@ def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, pla
         for start in range(0, n, CHUNK):
             some, at = min(CHUNK, n - start), start >> 3
             if drawing and explicit:
-                row_words(first, samples, start, some, units[u], tag, key0, key1, words, np.int64(MARGIN))
+                row_words(first, samples, start, some, units[u], tag, key0, key1, words, MARGIN)
             elif drawing:  # the same words; written out here, as a call for each row would cost as much as its words
                 skip = (first + start) % 4
                 block, unit = np.uint64((first + start) // 4), np.uint64(units[u])

@@ -123,7 +123,7 @@ def uniform_rows(first, samples, units, tag, key0, key1, out):  # type: ignore[n
     for i in range(out.shape[0]):
         for start in range(0, n_samples, CHUNK):
             n = min(CHUNK, n_samples - start)
-            row_words(first, samples, start, n, units[i], tag, key0, key1, words, np.int64(MARGIN))
+            row_words(first, samples, start, n, units[i], tag, key0, key1, words, MARGIN)
             drawn = words[MARGIN : MARGIN + n]
             row = out[i, start : start + n]
             for j in range(n):
@@ -138,7 +138,7 @@ def bernoulli_rows(p, first, samples, units, tag, key0, key1, out):  # type: ign
     for i in range(out.shape[0]):
         for start in range(0, n_samples, CHUNK):
             n = min(CHUNK, n_samples - start)
-            row_words(first, samples, start, n, units[i], tag, key0, key1, words, np.int64(MARGIN))
+            row_words(first, samples, start, n, units[i], tag, key0, key1, words, MARGIN)
             compare(p[i, start : start + n], words[MARGIN : MARGIN + n], out[i, start : start + n])
 
 
