@@ -1,7 +1,7 @@
 """Whether a wheel and a source distribution hold what they must:   python .ci/distributions.py FILE.whl FILE.tar.gz
 
-Everything that git knows below a folder is there, so that nothing new is forgotten; in the wheel the two packages, in the
-source distribution the tests, the documentation and the examples too.
+Everything that git knows below a folder must be there, so that nothing new is forgotten: in the wheel the two packages,
+in the source distribution the tests, the documentation and the examples too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 WHEEL = ("modelpar/", "partitioners/")
 SOURCE = (*WHEEL, "tests/", "docs/", "examples/", "CHANGELOG.md", "README.md", "LICENSE", "pyproject.toml")
-# Of what use are the folders without these?  A list of files that is empty would hold as well.
+# Whatever git says.
 CERTAIN = ("modelpar/py.typed", "partitioners/py.typed", "modelpar/data/embedded/")
 
 
