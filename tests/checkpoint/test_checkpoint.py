@@ -241,6 +241,7 @@ def test_k_steps_and_the_rest_are_all_steps_bit_for_bit(agree, grids, folder, sh
         agree(all(map(np.array_equal, flats(network), parameters)), f"other parameters after {stop}")
 
 
+@pytest.mark.slow
 def test_a_run_that_had_lost_patience_does_not_go_on(agree, grids, folder):
     """The checkpoint is of the very record after which the run stopped."""
     grid = grids[WHOLE[-1]]
