@@ -37,6 +37,10 @@ OPEN_MPI = {
     "OMPI_MCA_hwloc_base_binding_policy": "none",
 }
 
+# More ranks than cores: one that waits for a message sleeps, rather than keep the core from the rank that is to send it.
+# Yielding alone is not enough for that on Linux.  Open MPI knows by itself when it has more ranks than cores.
+MPICH = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "50", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
+
 # What a launcher hands to its ranks: a job started inside a rank, or inside a singleton, must not see it.
 INHERITED = ("PMI_", "PMIX_", "OMPI_COMM_", "OMPI_UNIVERSE_", "HYDI_", "HYDRA_", "MPI_LOCAL")
 
@@ -83,7 +87,16 @@ def environment(**extra: str) -> dict[str, str]:
     """Of a job: this interpreter's commands first, one thread a rank, any MPI content, no trace of an outer job."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**kept, **ONE_THREAD, **OPEN_MPI, "MODELPAR_NO_CACHE": "1", "PATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    return {
+        **kept,
+        **ONE_THREAD,
+        **OPEN_MPI,
+        **MPICH,
+        "MODELPAR_NO_CACHE": "1",
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+        **extra,
+    }
 
 
 @cache
