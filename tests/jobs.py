@@ -37,7 +37,7 @@ OPEN_MPI = {
     "OMPI_MCA_hwloc_base_binding_policy": "none",
 }
 
-# More ranks than cores: one that waits for a message sleeps, rather than keep the core from the rank that is to send it.
+# More ranks than cores: one that waits for a message sleeps, rather than keep the core from its sender.
 # Yielding alone is not enough for that on Linux.  Open MPI knows by itself when it has more ranks than cores.
 MPICH = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "50", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 
