@@ -224,6 +224,7 @@ def same_measures(mine, theirs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("shape", WHOLE, ids="{0[0]} shards x {0[1]} replicas".format)
 def test_k_steps_and_the_rest_are_all_steps_bit_for_bit(agree, grids, folder, shape, name):
@@ -239,6 +240,7 @@ def test_k_steps_and_the_rest_are_all_steps_bit_for_bit(agree, grids, folder, sh
         agree(all(map(np.array_equal, flats(network), parameters)), f"other parameters after {stop}")
 
 
+@pytest.mark.slow
 def test_a_run_that_had_lost_patience_does_not_go_on(agree, grids, folder):
     """The checkpoint is of the very record after which the run stopped."""
     grid = grids[WHOLE[-1]]
@@ -255,6 +257,7 @@ def test_a_run_that_had_lost_patience_does_not_go_on(agree, grids, folder):
     agree(all(map(np.array_equal, flats(resumed), flats(network))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_going_on_at_another_grid_stays_close(agree, comm, grids, folder, name):
     """In float64, where no draw is near enough to a probability to fall otherwise."""

@@ -72,6 +72,7 @@ def test_names_of_data_sets_are_those_of_the_reader() -> None:
     assert set(places.KINDS) == set(KINDS)
 
 
+@pytest.mark.slow
 def test_recorded_paths_are_absolute(home: Path) -> None:
     found = tomllib.loads((home / "r" / "config.toml").read_text())["data"]
     assert (found["data"], found["labels"]) == (str(home / "x.npy"), str(home / "y.npy"))

@@ -222,6 +222,7 @@ def test_the_verbs_in_pieces(comm, agree, monkeypatch, limit, dtype):
         agree(mine_.dtype == other.dtype and np.array_equal(mine_, other), "told")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", HELD)
 @shapes
 def test_training_in_pieces_is_the_same_training(comm, agree, monkeypatch, shape, held, tmp_path):

@@ -21,6 +21,7 @@ LAYERS = (4096, 8192)
 WHOLE = 2 * 4 * LAYERS[0] * LAYERS[1]  # bytes of weights and momentum in float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["column", "row"])
 def test_a_shard_takes_its_share(comm, agree, tmp_path, held):
     """The buffers for 40 samples of both layers come on top of the share, and the checkpoint's 32 MiB at most."""

@@ -393,6 +393,7 @@ def assert_same_results(got, expected):
         assert np.array_equal(got[name], values, equal_nan=values.dtype.kind == "f"), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_interpreted_code_gives_the_same_bits(dtype, tmp_path):
     expression = f"test_product.small_results(np.{np.dtype(dtype).name}) | {{'compiled': np.array(lookup.compiled())}}"
@@ -401,6 +402,7 @@ def test_interpreted_code_gives_the_same_bits(dtype, tmp_path):
     assert_same_results(got, small_results(dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not compiled(), reason="nothing is compiled here")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nothing_compiles_after_warm_up(dtype, tmp_path):
