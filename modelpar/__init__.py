@@ -1,6 +1,6 @@
 """modelpar: restricted Boltzmann machines and deep belief networks, split over the ranks of MPI.
 
-The names below are the whole of what a script needs; each is loaded when it is first used, so that the command line
+The names below are all that a script needs; each is loaded when it is first used, so that the command line
 can choose the number of threads before NumPy is loaded.
 """
 

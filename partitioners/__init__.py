@@ -1,7 +1,7 @@
 """Ways to divide the units of a layered network among parts, and the measures to compare them by.
 
 Every method is ``method(graph, n_parts, *, seed) -> Partition`` and balances each layer by weight.  This package knows
-nothing of training: a :class:`Partition` is one integer array per layer.
+nothing about training: a :class:`Partition` is one integer array per layer.
 """
 
 from __future__ import annotations

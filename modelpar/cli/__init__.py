@@ -1,4 +1,4 @@
-"""The command line: the only place with COMM_WORLD, files and the terminal.
+"""The command line: it hands COMM_WORLD to the engine, keeps run directories, and writes to the terminal.
 
 ``main`` is the console command.  It imports mpi4py and the standard library only; NumPy is loaded when the number of
 threads is known (``threads.prepare``).  Whatever goes wrong ends in one of three ways: a mistake that the user can

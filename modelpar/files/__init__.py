@@ -1,1 +1,1 @@
-"""Names of files and how they are written: paths, and one door for all outputs."""
+"""Names of files, and the one way in which outputs are written."""

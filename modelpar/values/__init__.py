@@ -1,1 +1,1 @@
-"""What users hand over, in one plain form: numbers and arrays of any kind."""
+"""Numbers and arrays of any kind, as users hand them over, in one plain form."""
