@@ -47,11 +47,11 @@ def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDir
         return say("no pictures of filters and reconstructions: a sample of these data is no picture")
     filters = network.filters(range(min(N_FILTERS, network.spec.layers[1])))
     seen, made = reconstructions(network, dataset, dataset.test or dataset.train, N_SAMPLES)
+    white = white_of(network, dataset.scale)  # collective: before the part of rank 0
     with together(network.grid.comm):
         if network.grid.comm.rank == 0:
             save_tiles(directory.path / "filters.png", filters.reshape(-1, *shape), signed=True)
             pairs = np.stack([seen.T, made.T]).reshape(2 * seen.shape[1], *shape)
-            white = white_of(network, dataset.scale)
             save_tiles(directory.path / "reconstructions.png", pairs, columns=seen.shape[1], white=white)
 
 
