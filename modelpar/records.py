@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+STAGES = ("pretrain", "finetune", "done")  # of training, in their order
+NO_LAYER = -1  # what records, digests and summaries have as the layer of a stage that trains all of them
+
+
+def recorded_layer(stage: str, layer: int) -> int:
+    """The layer that a record of a stage names, of the RBM that is trained there."""
+    return layer if stage == "pretrain" else NO_LAYER
+
 
 @dataclass(frozen=True)
 class Record:
@@ -17,7 +25,7 @@ class Record:
 
     kind: str  # "epoch", "step"
     stage: str  # "pretrain", "finetune"
-    layer: int  # index of the RBM in pre-training, -1 in fine-tuning
+    layer: int  # index of the RBM in pre-training, NO_LAYER in fine-tuning
     epoch: int  # counted from 1: the epoch that this record belongs to
     step: int  # updates done in this stage and layer
     steps: int  # updates that this stage and layer will have in all, unless it stops early

@@ -18,7 +18,6 @@ class Purpose(IntEnum):
     PASS_UP = 6
     SCORE = 7
     FANTASY = 8
-    STATISTICS = 9
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ METHODS: dict[str, Callable[..., Partition]] = {
     "mtkahypar": mtkahypar,
 }
 
-NEEDS_COORDINATES = ("tiles", "strips")  # of the units
 EXTRAS = {
     "metis": "pymetis",
     "kahip": "kahip",

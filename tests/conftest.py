@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
 import platformdirs
 import pytest
 from hypothesis import settings
 
 from modelpar.kernels.products import dispatch
+from modelpar.machine import compilation
 from tests import jobs
 
 # Files that bear the mark ``ranks`` run inside MPI jobs that tests/test_on_ranks.py starts, with what in_job.py adds.
-IN_JOB = jobs.TAG in os.environ or any(name.startswith(("PMI_RANK", "OMPI_COMM_WORLD_RANK")) for name in os.environ)
-collect_ignore = [] if IN_JOB else jobs.files_on_ranks()
-pytest_plugins = ["tests.in_job"] if IN_JOB else []
+collect_ignore = [] if jobs.IN_JOB else [str(jobs.TESTS.parent / name) for name in jobs.files_on_ranks()]
+pytest_plugins = ["tests.extent", "tests.in_job" if jobs.IN_JOB else "tests.workers"]
 
 # The same examples at every run, on every rank; a loaded machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
-# Tests leave nothing in the user's cache; those of the cache have one of their own.
+# Tests leave no data in the user's cache; those of the cache have one of their own.
 os.environ["MODELPAR_NO_CACHE"] = "1"
+
+# One folder of compiled kernels for workers, jobs and whatever else is started: the user's, or else one of the session.
+if compilation.folder() is None:
+    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="modelpar-kernels-")
+    atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
+    compilation.folder.cache_clear()
 
 MNIST = (
     "train-images-idx3-ubyte",

@@ -1,7 +1,8 @@
 """A plugin for pytest inside an MPI job: every rank runs the same tests, rank 0 reports, no rank is left waiting.
 
 A test that fails on one rank only would leave the others in their next collective call for ever; so the rank prints
-its failure and aborts all.
+its failure and aborts all.  Where MODELPAR_TEST_PROGRESS names a file, ranks note there which test rank 0 begins, which
+one failed, and the end: whoever started the job sees where it failed, and that it has not stopped moving.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections.abc import Callable
 import pytest
 from _pytest.terminal import TerminalReporter
 from mpi4py import MPI
+
+PROGRESS = "MODELPAR_TEST_PROGRESS"
+BEGUN, FAILED, FINISHED = "begun ", "failed ", "finished"  # lines of that file; the first two name a test
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +50,24 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(TerminalReporter(config, open(os.devnull, "w")), "terminalreporter")  # noqa: SIM115
 
 
+def pytest_runtest_logstart(nodeid: str) -> None:
+    if MPI.COMM_WORLD.rank == 0:
+        note(BEGUN + nodeid)
+
+
+def pytest_sessionfinish() -> None:
+    if MPI.COMM_WORLD.rank == 0:
+        note(FINISHED)
+
+
+def note(line: str) -> None:
+    """A line for whoever started the job."""
+    path = os.environ.get(PROGRESS)
+    if path:
+        with open(path, "a") as file:
+            print(line, file=file)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
         abort(report)
@@ -67,5 +89,6 @@ def abort(report: pytest.TestReport | pytest.CollectReport) -> None:
     head = f"\nrank {world.rank} of {world.size} failed in {report.nodeid}"
     parts = [head, report.longreprtext, *(f"{name}\n{text}" for name, text in report.sections)]
     print("\n".join(parts), file=sys.__stderr__, flush=True)
+    note(FAILED + report.nodeid)
     time.sleep(0.3)  # ranks that fail together get their word in, and the launcher forwards what was printed
     world.Abort(1)

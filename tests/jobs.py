@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,14 +37,34 @@ OPEN_MPI = {
     "OMPI_MCA_hwloc_base_binding_policy": "none",
 }
 
+# More ranks than cores: one that waits for a message sleeps, rather than keep the core from its sender.
+# Yielding alone is not enough for that on Linux.  Open MPI knows by itself when it has more ranks than cores.
+MPICH = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "50", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
+
 # What a launcher hands to its ranks: a job started inside a rank, or inside a singleton, must not see it.
 INHERITED = ("PMI_", "PMIX_", "OMPI_COMM_", "OMPI_UNIVERSE_", "HYDI_", "HYDRA_", "MPI_LOCAL")
 
 
+# Whether this process is a rank of a job itself.
+IN_JOB = TAG in os.environ or any(name.startswith(("PMI_RANK", "OMPI_COMM_WORLD_RANK")) for name in os.environ)
+
+TESTS = Path(__file__).parent
+
+
 def files_on_ranks() -> list[str]:
-    """The files of tests that run on every rank of a job, as they say themselves."""
-    files = sorted(Path(__file__).parent.rglob("test_*.py"))
-    return [str(file) for file in files if "\npytestmark = pytest.mark.ranks\n" in file.read_text(encoding="utf-8")]
+    """The files of tests that run on every rank of a job, as they say themselves; from the folder above the tests."""
+    return _files_with("ranks")
+
+
+def files_with_jobs() -> list[str]:
+    """The files of tests that start jobs, likewise."""
+    return _files_with("jobs")
+
+
+def _files_with(mark: str) -> list[str]:
+    line = re.compile(rf"^pytestmark = [^=]*\bpytest\.mark\.{mark}\b", re.MULTILINE)
+    files = sorted(TESTS.rglob("test_*.py"))
+    return [file.relative_to(TESTS.parent).as_posix() for file in files if line.search(file.read_text("utf-8"))]
 
 
 @dataclass(frozen=True)
@@ -66,7 +87,16 @@ def environment(**extra: str) -> dict[str, str]:
     """Of a job: this interpreter's commands first, one thread a rank, any MPI content, no trace of an outer job."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**kept, **ONE_THREAD, **OPEN_MPI, "MODELPAR_NO_CACHE": "1", "PATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    return {
+        **kept,
+        **ONE_THREAD,
+        **OPEN_MPI,
+        **MPICH,
+        "MODELPAR_NO_CACHE": "1",
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+        **extra,
+    }
 
 
 @cache
@@ -81,8 +111,13 @@ def launcher() -> tuple[str, ...]:
     return (found, "--allow-run-as-root", "--oversubscribe") if open_mpi else (found,)
 
 
-def run(command: Sequence[str | Path], *, limit: float, cwd: Path | None = None, **env: str) -> Outcome:
-    """Run ``command`` for at most ``limit`` seconds; then, whatever happened, end all that it started."""
+def run(
+    command: Sequence[str | Path], *, limit: float, cwd: Path | None = None, progress: Path | None = None, **env: str
+) -> Outcome:
+    """Run ``command`` for at most ``limit`` seconds; then, whatever happened, end all that it started.
+
+    With ``progress``, a file that the job writes to, the limit begins again whenever that file has grown.
+    """
     tag = uuid.uuid4().hex
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -96,21 +131,35 @@ def run(command: Sequence[str | Path], *, limit: float, cwd: Path | None = None,
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=limit)
-        return Outcome(process.returncode, output, tag)
-    except subprocess.TimeoutExpired:
-        end_all(process, tag)
-        output, _ = process.communicate(timeout=30)
-        return Outcome(None, output, tag)
+        noted = -1
+        while True:
+            before, noted = noted, _size(progress)
+            if noted == before:  # nothing moved for as long as the limit
+                end_all(process, tag)
+                output, _ = process.communicate(timeout=30)
+                return Outcome(None, output, tag)
+            with suppress(subprocess.TimeoutExpired):
+                output, _ = process.communicate(timeout=limit)
+                return Outcome(process.returncode, output, tag)
     finally:
         end_all(process, tag)
 
 
+def _size(file: Path | None) -> int:
+    return file.stat().st_size if file is not None and file.exists() else 0
+
+
 def run_on_ranks(
-    n: int, command: Sequence[str | Path], *, limit: float, cwd: Path | None = None, **env: str
+    n: int,
+    command: Sequence[str | Path],
+    *,
+    limit: float,
+    cwd: Path | None = None,
+    progress: Path | None = None,
+    **env: str,
 ) -> Outcome:
-    """Run ``command`` on ``n`` ranks for at most ``limit`` seconds."""
-    return run([*launcher(), "-n", str(n), *command], limit=limit, cwd=cwd, **env)
+    """Run ``command`` on ``n`` ranks for at most ``limit`` seconds, as ``run`` does."""
+    return run([*launcher(), "-n", str(n), *command], limit=limit, cwd=cwd, progress=progress, **env)
 
 
 def end_all(process: subprocess.Popen[str], tag: str) -> None:

@@ -12,7 +12,6 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership import connections
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
-from modelpar.weights.sparse import SparseWeights
 from tests import reference
 
 OWNERS = ("blocks", "strided", "random", "empty")
@@ -59,7 +58,7 @@ def dyadic(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def held(rbm, whole: np.ndarray) -> np.ndarray:
     """What the shard holds of a whole matrix (n_visible, n_hidden), as its W has it."""
-    if isinstance(rbm.weights, SparseWeights):
+    if rbm.weights.matrix_ids is None:
         return whole[rbm.weights.ends]
     return whole[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
 
@@ -91,27 +90,30 @@ def twin(network: DeepBeliefNetwork) -> list[reference.RBM]:
 
 def same_block(rbm, twin: reference.RBM) -> bool:
     """Whether the shard's parameters are bit for bit the reference's."""
-    W = held(rbm, twin.W)
+    W, rows_too = held(rbm, twin.W), same_rows(rbm, twin)
     return bool(
         np.array_equal(rbm.W, W)
-        and same_rows(rbm, twin)
+        and rows_too
         and np.array_equal(rbm.b, twin.b[rbm.visible_ids])
         and np.array_equal(rbm.c, twin.c[rbm.hidden_ids])
     )
 
 
 def same_rows(rbm, twin: reference.RBM) -> bool:
-    """Whether the second block of a dual layout is the reference's, bit for bit."""
+    """Whether the second block of a dual layout is the reference's, bit for bit.  Collective."""
     rows = rbm.parameters.rows
-    return rows is None or np.array_equal(rows, twin.W[np.ix_(rbm.visible_ids, rbm.weights.hidden_order)])
+    return rows is None or np.array_equal(rows, rows_of(rbm, twin.W))
+
+
+def rows_of(rbm, whole: np.ndarray) -> np.ndarray:
+    """The rows of a whole matrix that a dual layout has: of the owned visible units, shard after shard's columns."""
+    return whole[np.ix_(rbm.visible_ids, np.concatenate(rbm.shard_comm.allgather(rbm.hidden_ids)))]
 
 
 def close_block(rbm, twin: reference.RBM, tolerance: float) -> bool:
     W = held(rbm, twin.W)
     rows = rbm.parameters.rows
-    if rows is not None and not np.allclose(
-        rows, twin.W[np.ix_(rbm.visible_ids, rbm.weights.hidden_order)], rtol=0, atol=tolerance
-    ):
+    if rows is not None and not np.allclose(rows, rows_of(rbm, twin.W), rtol=0, atol=tolerance):
         return False
     pairs = ((rbm.W, W), (rbm.b, twin.b[rbm.visible_ids]), (rbm.c, twin.c[rbm.hidden_ids]))
     return all(np.allclose(mine, other, rtol=0, atol=tolerance) for mine, other in pairs)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import jobs, pages
+from tests import extent, jobs, pages
+
+pytestmark = pytest.mark.jobs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -22,7 +24,7 @@ def run_page(page: Path, cwd: Path, limit: float = LIMIT) -> jobs.Outcome:
     return jobs.run([sys.executable, ROOT / "tests" / "pages.py", page], limit=limit, cwd=cwd, PYTHONPATH=path)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", extent.quick(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
 def test_page(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path).check()
 

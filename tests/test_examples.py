@@ -13,6 +13,8 @@ import pytest
 
 from tests import jobs
 
+pytestmark = pytest.mark.jobs
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROOT = str(EXAMPLES.parent)
 LIMIT = 240  # seconds for one run, compilation of the kernels included
@@ -27,6 +29,7 @@ def run(name: str, n: int, *options: str) -> str:
     return jobs.run_on_ranks(n, command, limit=LIMIT, PYTHONPATH=ROOT).check().output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 3, 4])
 def test_train_dbn(n: int) -> None:
     output = run("train_dbn.py", n)
@@ -36,6 +39,7 @@ def test_train_dbn(n: int) -> None:
     assert output.count("RBM 1 epoch 10") == 1  # one rank speaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 2, 3])
 def test_local_network(n: int) -> None:
     output = run("local_network.py", n)
@@ -48,6 +52,7 @@ def test_local_network(n: int) -> None:
     assert (int(travelled[1]) > 0) == (n > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 2, 3])
 def test_resume_at_another_grid(n: int) -> None:
     output = run("resume_at_another_grid.py", n)
@@ -57,6 +62,7 @@ def test_resume_at_another_grid(n: int) -> None:
     assert f"{max(n, 1)} replicas x 1 model shards" in output
 
 
+@pytest.mark.slow
 def test_sklearn_pipeline() -> None:
     pytest.importorskip("sklearn")
     found = re.findall(r": (?:.*accuracy )?(\d\.\d+)$", run("sklearn_pipeline.py", 0), re.MULTILINE)
@@ -64,6 +70,7 @@ def test_sklearn_pipeline() -> None:
     assert all(float(accuracy) > bound for accuracy, bound in zip(found, (0.95, 0.8, 0.9), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 def test_wide_layer(n: int, tmp_path: Path) -> None:
     output = run("wide_layer.py", n, *SMALL_WIDE, "--folder", str(tmp_path))
@@ -73,6 +80,7 @@ def test_wide_layer(n: int, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_study(tmp_path: Path) -> None:
     """All of it on the digits, but for the times, which need two hosts: those come from a machine that is made up."""
     small = ("--results", str(tmp_path), "--data", "digits", "--seeds", "1", "--partitions", "1", "2", "32", "--rates",
@@ -97,6 +105,7 @@ def test_study(tmp_path: Path) -> None:
     assert len(pictures) == 7
 
 
+@pytest.mark.slow
 def test_partitioning_against_others(tmp_path: Path) -> None:
     output = run("partitioning/against_others.py", 0, "--networks", "fields3,sparse", "--parts", "2",
                  "--json", str(tmp_path / "results.json"))  # fmt: skip

@@ -1,4 +1,6 @@
-"""Every file with the mark ``ranks`` on 1, 2, 3 and 4 ranks: one MPI job for each file and number of ranks.
+"""Every file with the mark ``ranks`` on 1, 2, 3 and 4 ranks: one MPI job for each number of ranks, which runs them all.
+
+A file that fails ends its job; the files after it run in another one.
 
 By hand, where a debugger or the bare output is wanted: mpiexec -n 3 python -m pytest tests/comm/test_exchange.py
 """
@@ -6,27 +8,87 @@ By hand, where a debugger or the bare output is wanted: mpiexec -n 3 python -m p
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests import jobs
+from tests import extent, in_job, jobs
 
 HERE = Path(__file__).parent
-FILES = [Path(name) for name in jobs.files_on_ranks()]
-LIMIT = 240  # seconds for one job, compilation of the kernels included
+ROOT = HERE.parent
+FILES = jobs.files_on_ranks()
+LIMIT = 240  # seconds for one test, compilation of the kernels included
+
+pytestmark = pytest.mark.jobs
 
 
-def inner_pytest(file: Path, patience: float = 0.8 * LIMIT) -> list[str | Path]:
+def inner_pytest(*files: str | Path, patience: float = 0.8 * LIMIT, how_much: str = extent.ALL) -> list[str | Path]:
     """The command of one rank, which prints where it hangs when a test takes more than ``patience`` seconds."""
     hang = f"faulthandler_timeout={patience:g}"
-    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-q", "-o", hang, file]
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-q", "-o", hang, how_much, *files]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4], ids="ranks={}".format)
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HERE)))
-def test_on_ranks(file: Path, n: int) -> None:
-    jobs.run_on_ranks(n, inner_pytest(file), limit=LIMIT, cwd=HERE.parent).check()
+def outcomes(
+    n: int, files: Sequence[str], folder: Path, *options: str | Path, cwd: Path = ROOT, how_much: str = extent.ALL
+) -> dict[str, jobs.Outcome]:
+    """How each file ended on ``n`` ranks: one job, and where a file fails in it another one for those that are left.
+
+    files    relative to ``cwd``, as the names of their tests begin
+    folder   for the jobs' notes of their progress
+    """
+    found: dict[str, jobs.Outcome] = {}
+    left = list(files)
+    while left:
+        progress = folder / f"ranks-{n}-of-{len(left)}-files"
+        progress.touch()
+        outcome = jobs.run_on_ranks(
+            n, [*inner_pytest(*left, how_much=how_much), *options], limit=LIMIT, cwd=cwd, progress=progress,
+            PYTHONPATH=str(ROOT), **{in_job.PROGRESS: str(progress)},
+        )  # fmt: skip
+        through, failed = read(progress, left)
+        if outcome.returncode == 0 and in_job.FINISHED in progress.read_text().splitlines():
+            through, failed = left, None
+        found |= {file: jobs.Outcome(0, outcome.output, outcome.tag) for file in through}
+        if failed is not None:
+            found[failed] = outcome
+        left = [file for file in left if file not in found]
+    return found
+
+
+def read(progress: Path, files: Sequence[str]) -> tuple[Sequence[str], str]:
+    """(files that a job that has failed had finished on all ranks, the file in which it failed)"""
+    begun, failed = [], []
+    for line in progress.read_text().splitlines():
+        for prefix, into in ((in_job.BEGUN, begun), (in_job.FAILED, failed)):
+            if line.startswith(prefix):
+                into.append(files.index(line.removeprefix(prefix).partition("::")[0]))
+    wrong = failed[0] if failed else max(begun, default=0)
+    return files[: min(wrong, max(begun, default=0))], files[wrong]
+
+
+@pytest.fixture(scope="module")
+def outcome_on_ranks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, int], jobs.Outcome]:
+    """``outcome_on_ranks(file, n)``: how it ended in the job of all files that are to run on ``n`` ranks."""
+    known: dict[int, dict[str, jobs.Outcome]] = {}
+    wanted = [item.callspec.params for item in request.session.items if item.name.startswith("test_on_ranks[")]
+
+    def outcome(file: str, n: int) -> jobs.Outcome:
+        if n not in known:
+            files = [params["file"] for params in wanted if params["n"] == n]
+            how_much = request.config.getoption("extent")
+            known[n] = outcomes(n, files, tmp_path_factory.mktemp("progress"), how_much=how_much)
+        return known[n][file]
+
+    return outcome
+
+
+@pytest.mark.parametrize("n", extent.quick([3, 1, 2, 4], n=2), ids="ranks={}".format)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.removeprefix("tests/"))
+def test_on_ranks(file: str, n: int, outcome_on_ranks: Callable[[str, int], jobs.Outcome]) -> None:
+    outcome_on_ranks(file, n).check()
 
 
 # ---- the machinery itself: a failure or a hang of one rank fails the outer test and leaves nothing running
@@ -52,13 +114,48 @@ import a_module_that_is_not_there
 """
 
 
+GOOD = """
+def test_good(comm):
+    comm.barrier()
+"""
+
+
+def settings(folder: Path) -> list[str | Path]:
+    """Options of a pytest for files in ``folder``, which run as the files on ranks do."""
+    (folder / "conftest.py").write_text('pytest_plugins = ["tests.extent", "tests.in_job"]\n')
+    return ["-c", ROOT / "pyproject.toml", "--rootdir", folder]
+
+
 def outcome_of(code: str, tmp_path: Path, n: int, limit: float = 90) -> jobs.Outcome:
-    """Of a test file with this code, run as the files on ranks are."""
-    (tmp_path / "conftest.py").write_text((HERE / "in_job.py").read_text())
+    """Of a test file with this code."""
     (tmp_path / "test_it.py").write_text(code)
-    settings = ["-c", HERE.parent / "pyproject.toml", "--rootdir", tmp_path]
-    command = [*inner_pytest(tmp_path / "test_it.py", patience=2), *settings]
-    return jobs.run_on_ranks(n, command, limit=limit, cwd=HERE.parent)
+    command = [*inner_pytest(tmp_path / "test_it.py", patience=2), *settings(tmp_path)]
+    return jobs.run_on_ranks(n, command, limit=limit, cwd=ROOT)
+
+
+def test_a_file_that_fails_hides_no_other(tmp_path: Path) -> None:
+    codes = {"test_a.py": GOOD, "test_b.py": FAILS_ON_THE_LAST, "test_c.py": BROKEN, "test_d.py": GOOD}
+    for name, code in codes.items():
+        (tmp_path / name).write_text(code)
+    found = outcomes(2, list(codes), tmp_path, *settings(tmp_path), cwd=tmp_path)
+    assert [name for name in codes if found[name].returncode == 0] == ["test_a.py", "test_d.py"]
+    assert "rank 1 of 2 failed in test_b.py::test_alone" in found["test_b.py"].output
+    assert "a_module_that_is_not_there" in found["test_c.py"].output
+
+
+@pytest.mark.parametrize(
+    ("lines", "through", "failed"),
+    [
+        (["begun a::1", "begun b::1", "begun b::2"], "a", "b"),  # it hung, or a process ended without a word
+        (["begun a::1", "begun b::1", "begun c::1", "failed b::1"], "a", "b"),  # of a rank that was behind
+        (["begun a::1", "failed b::1"], "", "b"),  # of a rank that was ahead
+        (["failed c"], "", "c"),  # it cannot be imported
+        ([], "", "a"),
+    ],
+)
+def test_what_a_failed_job_tells(lines: list[str], through: str, failed: str, tmp_path: Path) -> None:
+    (tmp_path / "progress").write_text("".join(f"{line}\n" for line in lines))
+    assert read(tmp_path / "progress", list("abc")) == (list(through), failed)
 
 
 @pytest.mark.parametrize(

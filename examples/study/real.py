@@ -53,7 +53,7 @@ def to_goal(options: argparse.Namespace, grid: Grid) -> dict[str, object]:
             curve.append((record.step * options.batch * grid.n_replicas, record.measures["test_accuracy"]))
         seconds, last = record.seconds, record
     assert isinstance(last, Record)
-    return {"iterations": last.step, "seconds": seconds, "curve": curve, "staleness": dict(network.staleness)}
+    return {"iterations": last.step, "seconds": seconds, "curve": curve, "staleness": dict(network.run.staleness)}
 
 
 def step_times(options: argparse.Namespace, grid: Grid) -> dict[str, object]:

@@ -18,10 +18,11 @@ from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpec, evaluat
 from modelpar.comm.exchange import Traffic
 from modelpar.data import Dataset
 from modelpar.data.minibatches import Minibatches
-from modelpar.model.backprop import FineTuner
+from modelpar.model.backprop import BackPropagation
 from modelpar.spec import FineTuneSpec
-from modelpar.sync.local import OwnSteps
+from modelpar.sync import AllreduceSync
 from modelpar.training.feeds import real_values
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 
 HIDDEN = 500
@@ -53,16 +54,19 @@ class Runner:
         self.start = self._taken()
         self.feed = real_values(self.network, dataset, dataset.train)
         self.labels = dataset.train.labels
-        self.tuner = FineTuner(self.network, FineTuneSpec(dropout=0.0), {})
+        self.backprop = BackPropagation(self.network, FineTuneSpec(dropout=0.0))
+        self.optimizer = Optimizer(AllreduceSync(self.grid.replica_comm, Traffic()))
+        self.velocity = {part.name: part.parameters.like(rows=False) for part in self.network.parts()}
 
     def _taken(self) -> np.ndarray:
-        return np.concatenate([part.flat for part in self.network.parts().values()])
+        return np.concatenate([part.parameters.flat for part in self.network.parts()])
 
     def _put(self, values: np.ndarray) -> None:
         at = 0
-        for part in self.network.parts().values():
-            part.flat[:] = values[at : at + part.flat.size]
-            at += part.flat.size
+        for part in self.network.parts():
+            flat = part.parameters.flat
+            flat[:] = values[at : at + flat.size]
+            at += flat.size
 
     def accuracy(self, values: np.ndarray) -> float:
         """Of the test set, with these parameters."""
@@ -72,12 +76,13 @@ class Runner:
     def _stepped(self, values: np.ndarray, samples: np.ndarray, rate: float) -> np.ndarray:
         """Parameters after one plain step of gradient descent from ``values`` on the mean over ``samples``."""
         self._put(values)
-        for update in self.tuner.updates.values():
-            update.flat[:] = 0
+        for velocity in self.velocity.values():
+            velocity.flat[:] = 0
         v = np.empty((self.feed.n_units, len(samples)), np.float32)
         self.feed.fill(samples, 0, v)
         size = StepSize(rate, 0.0, 0.0)
-        self.tuner.step(v, self.labels[samples], 0, len(samples), size, OwnSteps(Traffic()))
+        _, gradients = self.backprop.run(v, self.labels[samples], 0, len(samples))
+        self.optimizer.descend(gradients, self.network.parts(), self.velocity, size, len(samples))
         return self._taken()
 
     def iterations(self, setting: Setting) -> Iterator[np.ndarray]:

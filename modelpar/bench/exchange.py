@@ -20,8 +20,8 @@ from modelpar.comm.memory import check_fits
 from modelpar.data import Minibatches
 from modelpar.kernels.states import n_words, pack
 from modelpar.kernels.warm_up import warm_up
-from modelpar.ownership.layout import HOLDS, UnitLayout
-from modelpar.sync.allreduce import BUCKET
+from modelpar.ownership.layout import MATRIX_LAYOUTS, UnitLayout
+from modelpar.sync.reduction import BUCKET
 
 SIZES: tuple[Size, ...] = ((100, 784, 500), (256, 784, 4096), (256, 4096, 4096))
 STATISTICS = ("1", "3", "float")
@@ -49,7 +49,7 @@ def run(sizes: Sequence[Size] | None = None, *, grid: Grid, repeats: int = 5, se
     steps: list[dict[str, Any]] = []
     for size in sizes or SIZES:
         rows += _verbs(size, grid, repeats, seconds)
-        for layout in HOLDS:
+        for layout in MATRIX_LAYOUTS:
             for statistics in STATISTICS:
                 steps.append(_step(size, layout, statistics, grid))
     shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"

@@ -19,8 +19,8 @@ from modelpar.ownership.connections import Connections, Listed
 from modelpar.ownership.costs import halo_bytes
 from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.patterns import PRUNED
+from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.weights.sparse import SparseWeights
 from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block, method
 from partitioners.arguments import seed_of, whole
 from partitioners.compare import Result, compare
@@ -91,7 +91,7 @@ def measure(graph: UnitGraph, partition: Partition, comm: MPI.Comm, batch: int) 
             wires: Connections | None = Listed.from_mask(link.mask) if isinstance(link, Sparse) else None
             spec = NetworkSpec((lower, upper), connections="dense" if wires is None else PRUNED)
             owners = tuple(UnitLayout.from_owners(owner, comm.size) for owner in partition.owners[i : i + 2])
-            layout = NetworkLayout(owners, ("dual",)).connected([wires])
+            layout = resolve(spec, grid, NetworkLayout(owners, ("dual",)), connections=[wires])
             bench = CD1((batch, lower, upper), grid, spec=spec, owners=layout)
             for name, value in _measured(bench, training, comm).items():
                 found[name] += value
@@ -107,12 +107,7 @@ def _measured(bench: CD1, training: TrainingSpec, comm: MPI.Comm) -> dict[str, f
     bench.update(training)
     stepped = _received(bench, comm)
     seconds = median(in_turn({"": lambda: bench.update(training)}, repeats=REPEATS, seconds=SECONDS, comm=comm)[""])
-    sizes = (
-        weights.halo_units
-        if isinstance(weights, SparseWeights)
-        else tuple(layer.n_units - int(layer.counts[comm.rank]) for layer in bench.network.layout.layers)
-    )
-    up, down = (comm.allreduce(n) for n in sizes)
+    up, down = (comm.allreduce(n) for n in weights.halo_units)
     return {
         "bytes": float(after - before), "step_bytes": float(stepped - after), "step_seconds": seconds,
         "step_predicted": float(halo_bytes(up, down, bench.n_mine, planes=training.planes)),

@@ -19,7 +19,6 @@ from modelpar.kernels.warm_up import warm_up
 from modelpar.ownership.costs import halo_bytes
 from modelpar.ownership.placement import place
 from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.weights.sparse import SparseWeights
 
 SHARE = 0.4  # of the free memory that the dense matrix may take
 PRODUCTS = 6.0  # operations of the products up, down and up again, for each connection and sample
@@ -61,7 +60,6 @@ def _row(bench: CD1, batch: int, repeats: int, seconds: float, statistics: str, 
     before = _halo(bench)
     bench.update(training)
     weights = bench.rbm.weights
-    assert isinstance(weights, SparseWeights)
     up, down = (comm.allreduce(size) // network.grid.n_replicas for size in weights.halo_units)
     pieces = dict.fromkeys(PIECES, 0.0)
     for _ in range(repeats):
@@ -93,17 +91,15 @@ def _halo(bench: CD1) -> int:
 def _held(bench: CD1) -> int:
     """Bytes of this rank's weights, velocities and lists."""
     weights = bench.rbm.weights
-    assert isinstance(weights, SparseWeights)
     return weights.list_bytes + 2 * bench.rbm.W.nbytes
 
 
 def _peers(bench: CD1) -> dict[str, Callable[[], object]]:
     """The same products by scipy.sparse, one thread as it has no more, and one of them by SGEMM with all threads."""
     weights = bench.rbm.weights
-    assert isinstance(weights, SparseWeights)
-    visible, hidden = weights.ends
+    visible, hidden, W = weights.entries(bench.rbm.W)
     n_visible, n_hidden = bench.network.spec.layers
-    matrix = sparse.csr_array((bench.rbm.W, (visible, hidden)), shape=(n_visible, n_hidden))
+    matrix = sparse.csr_array((W, (visible, hidden)), shape=(n_visible, n_hidden))
     transposed = sparse.csr_array(matrix.T)
     rng = np.random.default_rng(0)
     v = (rng.random((n_visible, bench.n_mine)) < ONES).astype(np.float32)

@@ -14,15 +14,18 @@ from modelpar import draws
 from modelpar.bench.timing import Size, text_of
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
+from modelpar.comm.transfer import Transfer
 from modelpar.data import Minibatches
 from modelpar.draws import Purpose, Stream
 from modelpar.kernels.products import dispatch
-from modelpar.kernels.products.product import Activations, Sampled, Sampler
+from modelpar.kernels.products.product import Sampled, Sampler
 from modelpar.kernels.states import Packed, pack
-from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.plan.memory import memory_bytes
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.weights.statistics import Phase, Statistics
 
@@ -59,13 +62,13 @@ class CD1:
         check_fits(needed, f"a benchmark of {text_of(size)}", grid.comm, grid.node_comm)
         self.network = DeepBeliefNetwork(spec, grid, owners)
         self.rbm = self.network.rbms[0]
-        self.layout = self.network.layout.holds[0]
-        self.sync = AllreduceSync(grid.replica_comm, self.network.traffic)
+        self.layout = self.network.layout.matrix_layouts[0]
+        self.optimizer = Optimizer(AllreduceSync(grid.replica_comm, self.network.traffic))
         self.velocity = self.rbm.parameters.like()
         mine = Minibatches.share(self.n_samples, grid.replica, grid.n_replicas)
         self.n_mine, self.first_draw = mine.stop - mine.start, mine.start
         self.v0 = self._states(self.rbm.visible_ids)
-        all_of_them = self.rbm.weights.needs_all_visible
+        all_of_them = self.rbm.weights.spreads_visible
         self.v0_spread = self._states(self.rbm.weights.visible_spread) if all_of_them else self.v0
 
     def _states(self, unit_ids: npt.NDArray[np.int64]) -> Packed:
@@ -80,7 +83,7 @@ class CD1:
         step = self.rbm.contrastive_divergence(
             self.v0, self.first_draw, training, n_all_samples=self.n_samples, v0_spread=self.v0_spread
         )
-        self.sync.learn(self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine)
+        self.optimizer.learn(self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine)
         self.first_draw += self.n_samples
 
     def in_pieces(self, training: TrainingSpec) -> dict[str, float]:
@@ -93,28 +96,29 @@ class CD1:
         """
         weights, parameters, spent = self.rbm.weights, self.rbm.parameters, dict.fromkeys(PIECES, 0.0)
         with _clock(spent, "up"):
-            hidden = weights.sample_up(parameters, self.v0_spread, self._hidden(training, 0, states=True))
+            hidden = weights.sample_up(parameters, Transfer(self.v0_spread), self._hidden(training, 0, states=True))
         s0 = _statistic(hidden)
         assert hidden.states is not None
         with _clock(spent, "exchange"):
-            h0_spread = weights.spread_hidden(hidden.states)
-            s0_spread = h0_spread if s0 is hidden.states else _kept(weights.spread_hidden(s0), s0)
+            h0_sent = weights.spread_hidden(hidden.states)
+            s0_sent = h0_sent if s0 is hidden.states else weights.spread_hidden(s0).kept(s0)
         with _clock(spent, "down"):
-            drawn = weights.sample_down(parameters, h0_spread, self._visible())
+            drawn = weights.sample_down(parameters, h0_sent, self._visible())
         v1 = drawn.states
         assert v1 is not None
         with _clock(spent, "exchange"):
-            v1_spread = weights.spread_visible(v1)
+            v1_sent = weights.spread_visible(v1)
         with _clock(spent, "up again"):
-            again = weights.sample_up(parameters, v1_spread, self._hidden(training, 1, states=False))
+            again = weights.sample_up(parameters, v1_sent, self._hidden(training, 1, states=False))
         s1 = _statistic(again)
         with _clock(spent, "exchange"):
-            s1_spread = weights.spread_hidden(s1)
+            s1_sent = weights.spread_hidden(s1)
         with _clock(spent, "update"):
-            phases = Phase(self.v0, self.v0_spread, s0, s0_spread), Phase(v1, v1_spread, s1, s1_spread)
+            data = Phase(self.v0, self.v0_spread, s0, s0_sent.wait())
+            phases = data, Phase(v1, v1_sent.wait(), s1, s1_sent.wait())
             whole = training.planes > 0 or self.rbm.W.dtype == np.float32
             statistics = Statistics(weights, *phases, self.n_samples, whole=whole)
-            self.sync.learn(parameters, self.velocity, statistics, _size(training), self.n_mine)
+            self.optimizer.learn(parameters, self.velocity, statistics, _size(training), self.n_mine)
         self.first_draw += self.n_samples
         return spent
 
@@ -147,11 +151,6 @@ def _size(training: TrainingSpec) -> StepSize:
 
 def _statistic(hidden: Sampled) -> Any:
     return hidden.statistic if hidden.statistic is not None else hidden.means
-
-
-def _kept(spread: Activations, owned: Activations) -> Activations:
-    """A gathered array of real values is used again by the next gather."""
-    return spread if isinstance(spread, Packed) or spread is owned else spread.copy()
 
 
 @contextmanager

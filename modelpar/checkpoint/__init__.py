@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,20 @@ from modelpar.collective.agreement import agree
 from modelpar.comm.grid import Grid
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import CheckpointError, SpecError
-from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.network import DeepBeliefNetwork, Part
 from modelpar.model.rbm import Chains
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
+from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.values.forms import AnyPath
 from modelpar.weights.parameters import Parameters
 
 __all__ = ["load", "read_position", "read_spec", "save", "tensors"]
 
 FORMAT = "1"
-OF_STRATEGIES = ("outer", "squares")  # what a strategy of replicas keeps for each part, as TrainingState calls it
+OF_STRATEGIES = ("outer", "squares")  # what a strategy of replicas keeps for each part, as TrainingRun calls it
+OVER_SHARDS = "shard_"  # before the name of a running sum of which each shard has its own part
 
 
 def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
@@ -39,29 +43,29 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
     different arguments.
     """
     path = os.fsdecode(path)
+    run = TrainingRun.of(network)
     agree(network.grid.comm, "save", network=network, path=path)
-    network.settle()
-    network.refresh()  # what is read again has blocks that agree, and what goes on from here must have them too
-    state = network.state
+    run.settle()
+    run.refresh(network)  # what is read again has blocks that agree, and what goes on from here must have them too
     metadata = {
         "modelpar": FORMAT,
         "network": json.dumps(_definition(network.spec), sort_keys=True),
         "training": json.dumps(
             {
                 # the clock is left out: the same training must give the same bytes
-                "position": {**dataclasses.asdict(state.position), "seconds": 0.0, "sums": _total_sums(network)},
-                "updates": sorted(state.updates),
-                "best": sorted(state.best),
-                **{name: sorted(getattr(state, name)) for name in OF_STRATEGIES if getattr(state, name)},
-                "best_accuracy": state.best_accuracy,
-                "epochs_since_best": state.epochs_since_best,
-                "binarise": network.binarise,
+                "position": {**vars(run.position), "seconds": 0.0, "sums": _total_sums(run.position, network.grid)},
+                "updates": sorted(run.velocity),
+                "best": sorted(run.best),
+                **{name: sorted(getattr(run, name)) for name in OF_STRATEGIES if getattr(run, name)},
+                "best_accuracy": run.best_accuracy,
+                "epochs_since_best": run.epochs_since_best,
+                "binarise": run.binarise,
             },
             sort_keys=True,
         ),
     }
-    if network.data is not None:
-        metadata["data"] = network.data.as_text()
+    if run.data is not None:
+        metadata["data"] = run.data.as_text()
     status = network.traffic.status
     with status.phase("saving"):
         files.write(path, network.grid, tensors(network), metadata, status)
@@ -91,43 +95,43 @@ def load(
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
-    if stored is not None:
-        owned = layout or NetworkLayout.blocks(spec.layers, grid.n_shards, spec.layout)
-        layout = owned.connected(stored)
+    layout = resolve(spec, grid, layout, connections=stored or [None] * len(spec.patterns))
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
+    run = TrainingRun.of(network)
     try:
-        chains = _make_room(network, header, to_train)
+        chains = _make_room(network, run, header, to_train)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say where training stood ({error}); was it written by modelpar?"
         ) from None
     files.read_into(path, grid, header, tensors(network, chains), subset=not to_train)
     if chains is not None:
-        network.state.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
-    network.refresh()
-    network.refresh_state()
-    network.data = Fingerprint.from_text(header.metadata.get("data"))
+        run.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
+    run.refresh_all(network)
+    run.data = Fingerprint.from_text(header.metadata.get("data"))
     return network
 
 
-def _make_room(network: DeepBeliefNetwork, header: Header, to_train: bool) -> npt.NDArray[np.floating] | None:
+def _make_room(
+    network: DeepBeliefNetwork, run: TrainingRun, header: Header, to_train: bool
+) -> npt.NDArray[np.floating] | None:
     """Take up where training stood, with zeros for all tensors of its state; returns those for the chains, if any.
 
     Raises one of Python's lookup and value errors where the file tells of something else than ``save`` writes.
     """
     training = json.loads(header.metadata["training"])
     position = Position(**training["position"])
-    parts, state = network.parts(), network.state
-    state.position = dataclasses.replace(position, sums=_own_sums(position.sums, network.grid))
-    network.binarise = training["binarise"]
+    position.sums = _own_sums(training["position"]["sums"], network.grid)
+    run.position, run.binarise = position, training["binarise"]
+    parts = {part.name: part.parameters for part in network.parts()}
     if not to_train:
         return None
     in_pretraining = position.stage == "pretrain"  # by gradients a second block is not trained
-    state.updates = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
-    state.best = {name: parts[name].like(rows=False) for name in training["best"]}
+    run.velocity = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
+    run.best = {name: parts[name].like(rows=False) for name in training["best"]}
     for kept in OF_STRATEGIES:
-        setattr(state, kept, {name: parts[name].like(rows=False) for name in training.get(kept, ())})
-    state.best_accuracy, state.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
+        setattr(run, kept, {name: parts[name].like(rows=False) for name in training.get(kept, ())})
+    run.best_accuracy, run.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
     if "chains" not in header.tensors:
         return None
     n_hidden = len(network.rbms[position.layer].hidden_ids)
@@ -161,55 +165,51 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
 
     chains   (n_hidden_owned, all chains) to be filled; where None, those of the training state are collected.
     """
-    state, sizes = network.state, network.spec.layers
+    run, sizes = TrainingRun.of(network), network.spec.layers
     blocks: list[TensorBlock] = []
-    of_strategies = [(f"{name}.", getattr(state, name)) for name in OF_STRATEGIES]
-    kept = [("", network.parts()), ("velocity.", state.updates), ("best.", state.best), *of_strategies]
-    for prefix, named in kept:
+    of_strategies = [(f"{name}.", getattr(run, name)) for name in OF_STRATEGIES]
+    parts = {part.name: part for part in network.parts()}
+    trained = {name: part.parameters for name, part in parts.items()}
+    shapes = dict(zip(parts, pairwise((*sizes, network.spec.classes)), strict=False))
+    for prefix, named in [("", trained), ("velocity.", run.velocity), ("best.", run.best), *of_strategies]:
         for name, parameters in named.items():
-            blocks += _parameter_blocks(network, prefix + name, name, parameters)
+            blocks += _parameter_blocks(prefix + name, parts[name], parameters, shapes[name])
     visible = network.visible_ids
     blocks.append(TensorBlock("input.offset", (sizes[0],), network.input_offset, visible, None))
     blocks.append(TensorBlock("input.scale", (sizes[0],), network.input_scale, visible, None))
     for rbm in network.rbms:
         shape = (sizes[rbm.index + 1],)
-        blocks.append(TensorBlock(f"rbm.{rbm.index}.mean_activation", shape, rbm.mean_activation, rbm.hidden_ids, None))
+        blocks.append(TensorBlock(f"{rbm.name}.mean_activation", shape, rbm.mean_activation, rbm.hidden_ids, None))
         blocks += structure.blocks(rbm)
-    if chains is None and state.chains is not None:
-        chains = state.chains.collect(network.grid.replica_comm, network.dtype)
+    if chains is None and run.chains is not None:
+        chains = run.chains.collect(network.grid.replica_comm, network.dtype)
     if chains is not None:
-        rbm = network.rbms[state.position.layer]
+        rbm = network.rbms[run.position.layer]
         columns = np.arange(chains.shape[1])
         blocks.append(TensorBlock("chains", (sizes[rbm.index + 1], len(columns)), chains, rbm.hidden_ids, columns))
     return blocks
 
 
-def _parameter_blocks(network: DeepBeliefNetwork, full: str, name: str, parameters: Parameters) -> list[TensorBlock]:
-    if name == "output":
-        assert network.output is not None  # parts() names it only then
-        weights, b_ids, c_ids = network.output.weights, None, network.output.class_ids
-        shape = (network.spec.layers[-1], network.spec.classes)
-    else:
-        rbm = network.rbms[int(name.removeprefix("rbm."))]
-        weights, b_ids, c_ids = rbm.weights, rbm.visible_ids, rbm.hidden_ids
-        shape = (network.spec.layers[rbm.index], network.spec.layers[rbm.index + 1])
-    blocks = [structure.block(f"{full}.W", shape, weights, parameters.W)]
-    if b_ids is not None:
-        blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, b_ids, None))
-    blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, c_ids, None))
+def _parameter_blocks(full: str, part: Part, parameters: Parameters, shape: tuple[int, int]) -> list[TensorBlock]:
+    """``parameters`` like those of a part, under a name of their own."""
+    blocks = [structure.block(f"{full}.W", part.weights.piece(parameters.W))]
+    if part.visible_ids is not None:
+        blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, part.visible_ids, None))
+    blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, part.hidden_ids, None))
     return blocks
 
 
-def _total_sums(network: DeepBeliefNetwork) -> dict[str, float]:
-    """The running sums of the epoch, over the replicas, and over the shards where each adds its own part."""
-    grid, sums = network.grid, network.state.position.sums
-    everywhere = {name: grid.comm.allreduce(sums[name]) for name in sorted(sums)}
-    alike = {name: grid.replica_comm.allreduce(sums[name]) for name in sorted(sums)}
-    # one rank has the word: processors of other kinds may differ in a last bit
-    return grid.comm.bcast({name: everywhere[name] if name.startswith("shard_") else alike[name] for name in sums})
+def _total_sums(position: Position, grid: Grid) -> dict[str, float]:
+    """The running sums of the epoch, as a file names them.  Collective."""
+    totals = position.total_sums(grid)
+    return {(OVER_SHARDS if position.sums[name].over_shards else "") + name: totals[name] for name in totals}
 
 
-def _own_sums(totals: dict[str, float], grid: Grid) -> dict[str, float]:
-    """What this rank goes on with, such that the sums over the ranks are the totals."""
-    mine = {True: grid.comm.rank == 0, False: grid.replica == 0}
-    return {name: total if mine[name.startswith("shard_")] else 0.0 for name, total in totals.items()}
+def _own_sums(totals: dict[str, float], grid: Grid) -> dict[str, Sum]:
+    """What this rank goes on with, such that the sums over the ranks are the totals of a file."""
+    sums = {}
+    for full, total in totals.items():
+        over_shards = full.startswith(OVER_SHARDS)
+        is_mine = grid.comm.rank == 0 if over_shards else grid.replica == 0
+        sums[full.removeprefix(OVER_SHARDS)] = Sum(total if is_mine else 0.0, over_shards)
+    return sums

@@ -24,39 +24,24 @@ from modelpar.collective import messages
 from modelpar.errors import CheckpointError, together
 from modelpar.model.rbm import RBM
 from modelpar.ownership.build_connections import connect_described
-from modelpar.ownership.connections import Connections, Listed, Local
+from modelpar.ownership.connections import Connections, Listed
 from modelpar.spec import NetworkSpec
-from modelpar.weights.dense import Dense, Weights
-from modelpar.weights.sparse import SparseWeights
+from modelpar.values.offsets import offsets_of
+from modelpar.weights.protocol import Piece
 
 Array = npt.NDArray[Any]
 
 
-def block(name: str, shape: tuple[int, int], weights: Weights, W: Array) -> TensorBlock:
-    """This shard's block of the weights of an RBM of this shape."""
-    if isinstance(weights, SparseWeights) and isinstance(weights.connections, Local):
-        width = weights.connections.widest
-        whole, mine = (weights.connections.n_hidden, width), W[: weights.n_own].reshape(-1, width)
-        return TensorBlock(name, whole, mine, weights.hidden_ids, np.arange(width))
-    if isinstance(weights, SparseWeights):
-        n = weights.connections.n_connections
-        return TensorBlock(name, (n,), W[: weights.n_own], Ids.of_runs(*weights.numbers))
-    assert isinstance(weights, Dense)
-    return TensorBlock(name, shape, W, weights.visible_rows, weights.hidden_columns)
+def block(name: str, piece: Piece) -> TensorBlock:
+    """A tensor of weights, or of lists of connections, and this shard's piece of it."""
+    rows = Ids.of_runs(*piece.rows) if isinstance(piece.rows, tuple) else piece.rows
+    return TensorBlock(name, piece.shape, piece.values, rows, piece.columns)
 
 
 def blocks(rbm: RBM, *, described: bool = False) -> list[TensorBlock]:
     """This shard's share of the lists of connections; ``described``: also of those that the spec describes."""
-    weights = rbm.weights
-    if not isinstance(weights, SparseWeights) or not (described or isinstance(weights.connections, Listed)):
-        return []
-    offsets, below = weights.connections.below(rbm.hidden_ids)
-    n_hidden, n = weights.connections.n_hidden, weights.connections.n_connections
-    degrees = np.diff(offsets).astype(np.int32)
-    return [
-        TensorBlock(f"rbm.{rbm.index}.degrees", (n_hidden,), degrees, rbm.hidden_ids),
-        TensorBlock(f"rbm.{rbm.index}.visible", (n,), np.asarray(below, np.int32), Ids.of_runs(*weights.numbers)),
-    ]
+    lists = rbm.weights.lists(described=described)
+    return [block(f"rbm.{rbm.index}.{name}", piece) for name, piece in lists.items()]
 
 
 def read(path: str | Path, header: Header, spec: NetworkSpec, comm: MPI.Comm) -> tuple[Connections | None, ...] | None:
@@ -74,7 +59,7 @@ def read(path: str | Path, header: Header, spec: NetworkSpec, comm: MPI.Comm) ->
     listed = messages.told(comm, listed)
     found = list(connect_described(spec))
     for i, degrees, visible in zip(which, listed[::2], listed[1::2], strict=True):
-        offsets = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64)
+        offsets = offsets_of(degrees)
         found[i] = Listed(offsets, visible, spec.layers[i])
     return tuple(found)
 

@@ -28,9 +28,10 @@ from modelpar.data import Dataset, Split
 from modelpar.errors import DataError, SpecError, together
 from modelpar.kernels.reductions import squared_error
 from modelpar.model import scores
-from modelpar.model.network import DeepBeliefNetwork, memory_bytes
-from modelpar.ownership.layout import NetworkLayout
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.placement import place
+from modelpar.plan.memory import memory_bytes
+from modelpar.plan.resolve import resolve
 from modelpar.training import evaluation
 from modelpar.training.feeds import in_data_units, real_values, shares
 
@@ -155,18 +156,17 @@ def make_grid(comm: MPI.Comm, settings: Settings) -> Grid:
 
 def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwork:
     """The network of a checkpoint, after a look whether it fits into memory.  Collective."""
-    spec = checkpoint.read_spec(path, files.read_header(path, grid.comm))
-    sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
-    asked = settings.tables.get("network", {}).get("layout")
-    layout = NetworkLayout.blocks(sizes, grid.n_shards, asked or spec.layout)
+    header = files.read_header(path, grid.comm)
+    spec, asked = checkpoint.read_spec(path, header), settings.grid
+    spec = replace(spec, layout=settings.tables.get("network", {}).get("layout") or spec.layout)
     check_fits(memory_bytes(spec, grid.n_shards, 1), f"the network of {path}", grid.comm, grid.node_comm)
-    wired = checkpoint.structure.read(path, files.read_header(path, grid.comm), spec, grid.comm)
-    if wired is not None or settings.grid.partition or settings.grid.partitioner:
-        layout = place(
-            replace(spec, layout=asked or spec.layout), grid.n_shards, grid.comm, partitioner=settings.grid.partitioner,
-            file=settings.grid.partition, connections=wired or [None] * (len(spec.layers) - 1),
+    wired, owners = checkpoint.structure.read(path, header, spec, grid.comm), None
+    if wired is not None or asked.partition or asked.partitioner:
+        owners = place(
+            spec, grid.n_shards, grid.comm, partitioner=asked.partitioner, file=asked.partition,
+            connections=wired or [None] * (len(spec.layers) - 1),
         )  # fmt: skip
-    return checkpoint.load(path, grid, layout, to_train=False)
+    return checkpoint.load(path, grid, resolve(spec, grid, owners), to_train=False)
 
 
 def _open_split(

@@ -25,7 +25,6 @@ from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.outputs import Output
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.weights.dense import Dense
 
 Array = npt.NDArray[Any]
 
@@ -37,9 +36,7 @@ def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
     check_outputs(comm, settings, {"OUT": out}, checkpoint=where, seekable=not out.endswith(".npz"))
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
-        network.state.updates.clear()  # what only training needs
-        network.state.best.clear()
-        network.state.chains = None
+        network.run = None  # what only training needs
         if out.endswith(".npz"):
             write_npz(Path(out), grid, plain_blocks(network))
         else:
@@ -83,7 +80,7 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     ones; for Gaussian units the standardisation is folded into the first layer, which so takes raw values.
     """
     for rbm in network.rbms:
-        if not isinstance(rbm.weights, Dense):
+        if rbm.weights.matrix_ids is None:
             raise SpecError(
                 f"RBM {rbm.index} has connections that are not complete, which PyTorch cannot hold so; export to .npz"
             )
@@ -94,14 +91,13 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
         layers.append((output.weights, output.parameters.W, output.parameters.c, output.class_ids))
     sizes = (*network.spec.layers, network.spec.classes)
     for i, (weights, W, c, ids) in enumerate(layers):
-        assert isinstance(weights, Dense)
+        assert weights.matrix_ids is not None  # looked at above
+        rows, columns = weights.matrix_ids
         transposed = np.ascontiguousarray(W.T)
         if i == 0 and network.spec.visible == "gaussian":
             c = _fold_standardisation(network, transposed, c)
         lower, upper = sizes[i], sizes[i + 1]
-        blocks.append(
-            TensorBlock(f"{2 * i}.weight", (upper, lower), transposed, weights.hidden_columns, weights.visible_rows)
-        )
+        blocks.append(TensorBlock(f"{2 * i}.weight", (upper, lower), transposed, columns, rows))
         blocks.append(TensorBlock(f"{2 * i}.bias", (upper,), c, ids))
     return blocks
 
@@ -110,10 +106,10 @@ def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Arra
     """W^T ((x - offset) / scale) + c = (W / scale)^T x + c - W^T (offset / scale): the first factor in place, the new c
     is returned.  Collective."""
     weights = network.rbms[0].weights
-    assert isinstance(weights, Dense)
+    assert weights.matrix_ids is not None  # sequential_blocks has looked
+    rows, columns = weights.matrix_ids
     offset, scale = (
-        network.whole_visible(values[:, None])[weights.visible_rows, 0]
-        for values in (network.input_offset, network.input_scale)
+        network.whole_visible(values[:, None])[rows, 0] for values in (network.input_offset, network.input_scale)
     )
     part = np.empty(len(transposed))
     for i, row in enumerate(transposed):
@@ -121,7 +117,7 @@ def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Arra
         part[i] = row.astype(np.float64) @ offset  # a mean may be large beside the deviation
     # in a column layout each unit's sum is whole on one shard, in a row layout every shard has a part of it
     sums = np.zeros(network.spec.layers[1], np.float64)
-    sums[weights.hidden_columns] = part
+    sums[columns] = part
     network.grid.shard_comm.Allreduce(MPI.IN_PLACE, sums)
     return np.asarray(c - sums[network.rbms[0].hidden_ids], c.dtype)
 

@@ -16,7 +16,7 @@ from mpi4py import MPI
 from modelpar.cli.options import GridSpec
 from modelpar.comm.grid import Grid, grid_shape
 from modelpar.errors import ModelparError
-from modelpar.training.recovery import Carried, carry, regroup
+from modelpar.training.recovery import SurvivorState, regroup, survivor_state
 
 if TYPE_CHECKING:
     from modelpar.cli.train import Attempt
@@ -31,7 +31,7 @@ class Crew:
 
     comm      all of them, replica by replica, then servers
     world     the group in which ranks are named
-    carried   what this rank has of the network, where one was trained before
+    survivor  what this rank has of the network, where one was trained before
     run_dir   the directory that training has begun in
     told      what happened, for people
     """
@@ -41,7 +41,7 @@ class Crew:
     model_shards: int | None
     replicas: int | None
     servers: int
-    carried: Carried | None = None
+    survivor: SurvivorState | None = None
     run_dir: Path | None = None
     told: str = ""
 
@@ -82,9 +82,9 @@ class Crew:
         if not Grid.tolerant or not self._has_lost(error):
             raise error
         grid, session = attempt.grid, attempt.session
-        carried = None
-        if session is not None and session.moments is not None:
-            carried = carry(session.network, session.moments)
+        survivor = None
+        if session is not None and session.snapshots is not None:
+            survivor = survivor_state(session.network, session.snapshots)
         if grid is not None:
             grid.abandon()
         n_shards, _ = grid_shape(self.comm.size - self.servers, self.model_shards, self.replicas, self.servers)
@@ -93,16 +93,16 @@ class Crew:
         if left.comm == MPI.COMM_NULL:
             leave(0)
         # a rank that was not so far goes back with the others to where all of them were
-        together = left.comm.allgather((carried is not None, session.directory.path if session else None))
+        together = left.comm.allgather((survivor is not None, session.directory.path if session else None))
         run_dir = next((path for _, path in together if path is not None), None)
         if not all(has for has, _ in together[: left.comm.size - left.servers]):
-            carried = None
+            survivor = None
         if left.comm.rank == 0:  # the one that speaks may be new
             sys.stdout = sys.__stdout__
         idle = f", and rank {_listed(left.idle)}, of the same replica, stops" if left.idle else ""
         told = f"rank {_listed(left.lost)} was lost{idle}; going on with {left.replicas} replica(s)"
         return Crew(
-            left.comm, self.world, n_shards, left.replicas, left.servers, carried, run_dir or self.run_dir, told
+            left.comm, self.world, n_shards, left.replicas, left.servers, survivor, run_dir or self.run_dir, told
         )
 
 

@@ -16,6 +16,7 @@ from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import DataError, SpecError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, option_name
+from modelpar.training.state import TrainingRun
 
 Say = Callable[[str], None]
 FRACTIONS = ("test_fraction", "validation_fraction")
@@ -40,10 +41,10 @@ def check_resumed(network: DeepBeliefNetwork, dataset: Dataset, where: str, *, a
     where    the run, for people
     accept   go on with them, and say so
     """
-    found = dataset.fingerprint
-    if network.data is None or found is None:
+    found, run = dataset.fingerprint, TrainingRun.of(network)
+    if run.data is None or found is None:
         return
-    told = found.differs(network.data)
+    told = found.differs(run.data)
     if told and not accept:
         raise DataError(
             f"{dataset.name} is not what the run in {where} was trained on: {told}; give it its own data, or "
@@ -51,7 +52,7 @@ def check_resumed(network: DeepBeliefNetwork, dataset: Dataset, where: str, *, a
         )
     if told:
         say(f"going on with other data than before: {told}")
-    network.data = found
+    run.data = found
 
 
 # -- a network that is judged ------------------------------------------------------------------------------------------
@@ -78,12 +79,13 @@ def open_to_judge(
     if "data" not in asked:
         check_there(comm, needed, asked)
     seed = network.spec.seed
-    if network.data is None:  # an older checkpoint: the path is all that there is to go by
+    trained = TrainingRun.of(network)
+    if trained.data is None:  # an older checkpoint: the path is all that there is to go by
         return open_dataset(_spec(given, network, with_labels), comm, seed=seed)
-    probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=network.binarise)
+    probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise)
     found = open_dataset(probe, comm, seed=seed).fingerprint
     assert found is not None  # of every file and name
-    told = found.train.differs(network.data.train)
+    told = found.train.differs(trained.data.train)
     if told and "data" not in asked:
         raise DataError(
             f"{given['data']} has changed since the network was trained on it ({told}); bring the old file back, or "
@@ -95,11 +97,11 @@ def open_to_judge(
     if "test_data" in asked and "test_labels" not in asked:
         given.pop("test_labels", None)
     check_there(comm, needed, asked)
-    _check_fractions(asked, network.data)
-    given |= dict(zip(FRACTIONS, network.data.fractions, strict=True))
+    _check_fractions(asked, trained.data)
+    given |= dict(zip(FRACTIONS, trained.data.fractions, strict=True))
     dataset = open_dataset(_spec(given, network, with_labels), comm, seed=seed)
     assert dataset.fingerprint is not None
-    told = dataset.fingerprint.differs(network.data)
+    told = dataset.fingerprint.differs(trained.data)
     if told and "test_data" not in asked and dataset.fingerprint.train.labels:
         say(f"{dataset.name} is not what it was in training: {told}")
     return dataset
@@ -131,14 +133,14 @@ def _other(
 def _spec(given: dict[str, Any], network: DeepBeliefNetwork, with_labels: bool) -> DataSpec:
     """Binarised as the training data were; what is drawn in training is not drawn here."""
     chosen = {name: value for name, value in given.items() if with_labels or "labels" not in name}
-    return DataSpec(**{**chosen, "binarise": network.binarise})
+    return DataSpec(**{**chosen, "binarise": TrainingRun.of(network).binarise})
 
 
 def _check_options(settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool) -> None:
-    asked = settings.mine.get("data", {})
-    if asked.get("binarise", network.binarise) != network.binarise:
+    asked, binarise = settings.mine.get("data", {}), TrainingRun.of(network).binarise
+    if asked.get("binarise", binarise) != binarise:
         raise SpecError(
-            f"--binarise {asked['binarise']} has no effect: the network was trained with --binarise {network.binarise} "
+            f"--binarise {asked['binarise']} has no effect: the network was trained with --binarise {binarise} "
             "and its data are made so; leave it out"
         )
     for name in ("labels", "test_labels"):

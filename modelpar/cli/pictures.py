@@ -20,6 +20,7 @@ from modelpar.data import Dataset, Split
 from modelpar.errors import together
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.feeds import in_data_units, visible_feed
+from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[np.floating]
 Say = Callable[[str], None]
@@ -57,7 +58,8 @@ def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDir
 def reconstructions(network: DeepBeliefNetwork, dataset: Dataset, split: Split, count: int) -> tuple[Array, Array]:
     """The first samples of a split and what the network makes of them, (n_visible, count) each, in the unit of the
     data, on every rank.  Collective."""
-    binarise = "none" if network.binarise == "stochastic" else network.binarise
+    run = TrainingRun.of(network)
+    binarise = "none" if run.binarise == "stochastic" else run.binarise
     feed = visible_feed(network, dataset, split, binarise)
     samples = np.arange(min(count, len(split)))
     v = np.empty((feed.n_units, len(samples)), network.dtype)

@@ -14,8 +14,9 @@ from modelpar.cli.options import SPECS
 from modelpar.cli.overwriting import check_run_directory
 from modelpar.cli.places import recorded
 from modelpar.cli.run_directory import RunDirectory, checkpoint_of
-from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.pruning import pruned
+from modelpar.training.state import Position, TrainingRun
 
 
 def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: float, overwrite: bool) -> None:
@@ -26,7 +27,7 @@ def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: flo
         directory.check(resume=False, overwrite=overwrite)
         network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
         smaller = pruned(network, keep)
-        smaller.state.position = Position("finetune" if smaller.output is not None else "done")
+        TrainingRun.of(smaller).position = Position("finetune" if smaller.output is not None else "done")
         # read before what it may lie in is removed
         tables = merge(read_own_config(comm, where), {"network": vars(replace(smaller.spec))})
         directory.prepare(resume=False, overwrite=overwrite)

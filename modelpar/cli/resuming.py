@@ -16,8 +16,10 @@ from modelpar.cli.options import SPECS
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.data import Dataset
 from modelpar.errors import CheckpointError, SpecError
-from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.records import NO_LAYER
 from modelpar.training.evaluation import accuracy_measures
+from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import remember_best
 
 Say = Callable[[str], None]
@@ -67,7 +69,7 @@ def sort_out(settings: Settings, network: DeepBeliefNetwork, *, fine_tunes: bool
     acting: list[str] = []
     idle: list[str] = []
     for change in changes(settings):
-        why = _cannot(change, network.state.position.stage, fine_tunes)
+        why = _cannot(change, TrainingRun.of(network).position.stage, fine_tunes)
         if not why:
             acting.append(str(change))
         elif change.name in settings.mine.get(change.table, {}):
@@ -118,9 +120,9 @@ def go_on(
     """
     if not settings.before:
         return False
-    before, top = Settings(settings.before), len(network.rbms) - 1
-    was_tuned = network.state.position.stage == "done" and network.output is not None
-    tuned = _last_epoch(history, "finetune", -1, before.finetune.epochs)
+    before, top, run = Settings(settings.before), len(network.rbms) - 1, TrainingRun.of(network)
+    was_tuned = run.position.stage == "done" and network.output is not None
+    tuned = _last_epoch(history, "finetune", NO_LAYER, before.finetune.epochs)
     trained = _last_epoch(history, "pretrain", top, before.training.epochs)
     if was_tuned and settings.training.epochs > before.training.epochs:
         raise SpecError(
@@ -129,13 +131,13 @@ def go_on(
             "another run"
         )
     if was_tuned and fine_tunes and settings.finetune.epochs > max(tuned, before.finetune.epochs):
-        network.state = TrainingState(Position("finetune", epoch=tuned))
+        run.stand_at(Position("finetune", epoch=tuned))
         say(f"the run had finished: fine-tuning goes on after {tuned} epochs, its momentum from 0")
         if settings.finetune.patience:
-            remember_best(network, accuracy_measures(network, dataset).get("validation_accuracy", 0.0))
+            remember_best(network, run, accuracy_measures(network, dataset).get("validation_accuracy", 0.0))
         return True
     if not was_tuned and settings.training.epochs > max(trained, before.training.epochs):
-        network.state = TrainingState(Position("pretrain", layer=top, epoch=trained))
+        run.stand_at(Position("pretrain", layer=top, epoch=trained))
         below = f"; the RBM{'s' if top > 1 else ''} below it stay{'' if top > 1 else 's'} as they are" if top else ""
         say(f"the run had finished: RBM {top} goes on after {trained} epochs, its momentum from 0{below}")
         return True
@@ -144,7 +146,7 @@ def go_on(
 
 def tell_of_fewer(network: DeepBeliefNetwork, settings: Settings, n_steps: Mapping[str, int], say: Say) -> None:
     """One line where a run stands beyond the epochs that are asked for.   n_steps: of an epoch of each stage"""
-    position = network.state.position
+    position = TrainingRun.of(network).position
     had, left = divmod(position.epoch * n_steps[position.stage] + position.step, max(n_steps[position.stage], 1))
     what, epochs, flag = (
         ("fine-tuning", settings.finetune.epochs, "--finetune-epochs") if position.stage == "finetune" else

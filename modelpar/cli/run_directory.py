@@ -31,18 +31,18 @@ from modelpar import checkpoint
 from modelpar.cli.atomic_file import PARTIAL, naming, whole_file
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.paths import printable
-from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.connections import Connections
-from modelpar.records import Record
+from modelpar.records import STAGES, Record, recorded_layer
 from modelpar.spec import NetworkSpec
 from modelpar.training import digests
+from modelpar.training.state import Position
 
 _STEP = re.compile(r"step-(\d+)\.safetensors")
 CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "ranks.txt", "restarts"
 PICTURES = ("filters.png", "reconstructions.png", "curves.png")
 MODELS = ("model.safetensors", "pretrained.safetensors")
 NAMES = (*MODELS, CONFIG, METRICS, digests.NAME, SUMMARY, RANKS, RESTARTS, *PICTURES)
-_STAGES = {"pretrain": 0, "finetune": 1, "done": 2}
 
 
 class RunDirectory:
@@ -303,7 +303,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
         found = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or found.get("stage") not in list(_STAGES):
+    if not isinstance(found, dict) or found.get("stage") not in STAGES:
         return None
     whole = all(type(found.get(name)) is int for name in ("layer", "epoch", "step"))
     numbers = all(type(value) in (int, float) for name, value in found.items() if name not in ("kind", "stage"))
@@ -312,8 +312,10 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 def _is_before(line: dict[str, Any], position: Position, n_steps: int) -> bool:
     """Whether a record was made before training came to ``position``."""
-    stage, here = _STAGES[line["stage"]], _STAGES[position.stage]
-    mine, there = (stage, max(line["layer"], 0)), (here, position.layer if position.stage == "pretrain" else 0)
+    mine, there = (
+        (STAGES.index(stage), recorded_layer(stage, layer))
+        for stage, layer in ((line["stage"], line["layer"]), (position.stage, position.layer))
+    )
     if mine != there:
         return mine < there
     if line["kind"] == "epoch":

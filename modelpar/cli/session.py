@@ -26,20 +26,23 @@ from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.comm.watchdog import Watchdog
-from modelpar.data import DataFeed, Dataset, Minibatches, check_classes, check_range, check_training
+from modelpar.data import DataFeed, Dataset, Minibatches
 from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
 from modelpar.kernels.warm_up import Task
-from modelpar.model.network import DeepBeliefNetwork, Position, memory_bytes
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout
-from modelpar.records import Record
+from modelpar.plan.memory import memory_bytes
+from modelpar.records import Record, recorded_layer
 from modelpar.spec import NetworkSpec, option_name
 from modelpar.training import monitor
-from modelpar.training.evaluation import accuracy_measures, check_labels, has_labels
-from modelpar.training.exactness import check_exact, check_exact_tuning
+from modelpar.training.evaluation import accuracy_measures
+from modelpar.training.exactness import check_exact
 from modelpar.training.minibatch_loop import check_position
-from modelpar.training.recovery import Carried, Moments, rebuild
+from modelpar.training.preconditions import check_tuning, check_values
+from modelpar.training.recovery import Snapshots, SurvivorState, rebuild
+from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse, tasks_of
 
@@ -66,22 +69,8 @@ def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, gri
     check_idle(settings, spec, dataset, say)
     tell_of_labels(grid.comm, settings, spec, dataset, say)
     if fine_tunes(settings, spec, dataset):
-        check_exact_tuning(spec, settings.finetune)
-        for split in (dataset.train, dataset.validation, dataset.test):
-            if split is not None and (split is dataset.train or has_labels(split)):
-                check_labels(dataset, split, spec.classes)
-        if settings.finetune.patience and not has_labels(dataset.validation):
-            raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
-        judged = has_labels(dataset.validation) or has_labels(dataset.test)
-        if settings.finetune.until_accuracy is not None and not judged:
-            raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
-    if spec.visible == "gaussian" and dataset.binarise != "none":
-        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
-    mine = layout.layers[0].owned(grid.shard)
-    check_range(dataset, mine, spec.visible, comm=grid.comm)
-    check_training(dataset, mine, spec.visible, comm=grid.comm)
-    if fine_tunes(settings, spec, dataset):
-        check_classes(dataset, spec.classes, grid.comm)
+        check_tuning(spec, settings.finetune, dataset, grid.comm)
+    check_values(spec, dataset, layout.layers[0].owned(grid.shard), grid.comm)
 
 
 def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
@@ -126,7 +115,8 @@ class Session:
         self.directory, self.place, self.progress = directory, place, progress
         self.status, self.names = watchdog.status, watchdog.names
         self.network: DeepBeliefNetwork
-        self.moments: Moments | None = None  # where the run can go on without a rank
+        self.training: TrainingRun
+        self.snapshots: Snapshots | None = None  # where the run can go on without a rank
         self.last_good = "no checkpoint was written yet"
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
         self.samples = 0  # of this process
@@ -144,13 +134,13 @@ class Session:
         }
 
     def run(
-        self, *, resume: bool, overwrite: bool, accept_other_data: bool = False, carried: Carried | None = None,
-        told: str = "",
+        self, *, resume: bool, overwrite: bool, accept_other_data: bool = False,
+        survivor: SurvivorState | None = None, told: str = "",
     ) -> None:  # fmt: skip
         """All stages that are left, then the summary.  Collective.
 
         accept_other_data   go on with other data than the run was begun with
-        carried             what the ranks have brought from a grid that lost a rank, which is ``told`` of
+        survivor            what the ranks have brought from a grid that lost a rank, which is ``told`` of
         """
         self._announce()
         if told:
@@ -158,14 +148,13 @@ class Session:
         with self.status.phase("compiling", steady=True):
             compile_seconds = self._warm_up()
         with self.status.phase("making the network"):
-            network = rebuild(carried, self.spec, self.grid, self.layout) if carried is not None else None
+            network = rebuild(survivor, self.spec, self.grid, self.layout) if survivor is not None else None
             if network is None:
                 network = self._resumed() if resume else self._fresh()
-        self.network = network
-        network.traffic.status = self.status
+        self.network, self.training = network, TrainingRun.of(network)
         if self.grid.tolerant:
-            self.moments = Moments(network)
-            network.keep = self.moments.keep
+            self.snapshots = Snapshots(network)
+            self.training.keep = self.snapshots.keep
         taken_up = resume and not told  # by the user, whose options may be other ones
         if taken_up:
             where = str(self.directory.path)
@@ -183,14 +172,14 @@ class Session:
         if taken_up:
             self._sort_out()
             tell_of_fewer(network, self.settings, self._steps, self.progress.say)
-        network.data = self.dataset.fingerprint or network.data
-        position = self.network.state.position
+        self.training.data = self.dataset.fingerprint or self.training.data
+        position = self.training.position
         self.directory.prepare(resume=resume, overwrite=overwrite)  # nothing was changed so far
         self._write_config()
         self.directory.write_text(RANKS, "".join(f"{name}\n" for name in self.names))
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
-        self.network.record_digests = self.settings.training.digests or self.spec.exact
-        if self.network.record_digests:
+        self.training.record_digests = self.settings.training.digests or self.spec.exact
+        if self.training.record_digests:
             self.directory.open_digests(position, self._steps[position.stage])
         if self.directory.n_damaged:
             self.progress.say(f"warning: {self.directory.n_damaged} damaged line(s) of metrics.jsonl were left out")
@@ -282,7 +271,7 @@ class Session:
         return self._fresh()
 
     def _has_finished(self) -> bool:
-        stage = self.network.state.position.stage
+        stage = self.training.position.stage
         return stage == "done" or (stage == "finetune" and not self.fine_tunes)
 
     def _goes_on(self) -> bool:
@@ -305,7 +294,7 @@ class Session:
 
     def _check_position(self) -> None:
         """Raise SpecError, on every rank, where these options do not go on with what the checkpoint has begun."""
-        position, settings = self.network.state.position, self.settings
+        position, settings = self.training.position, self.settings
         if position.stage == "pretrain" and settings.training.epochs:
             check_position(position, "pretrain", len(self.dataset.train), settings.training.batch_size)
         elif position.stage == "finetune":
@@ -340,8 +329,8 @@ class Session:
         self._count_done(self.history)
         for line in self.history:
             self.stages[line["stage"], line["layer"]] = line["seconds"]
-        position = self.network.state.position
-        layer = position.layer if position.stage == "pretrain" else -1
+        position = self.training.position
+        layer = recorded_layer(position.stage, position.layer)
         position.seconds = self.stages.get((position.stage, layer), 0.0)
         self.seconds_before = sum(self.stages.values())
 
@@ -389,7 +378,7 @@ class Session:
 
     def _updates_done(self) -> int:
         """Updates since the run began, before the next record."""
-        position = self.network.state.position
+        position = self.training.position
         done = position.epoch * self._steps[position.stage] + position.step
         if position.stage == "pretrain":
             self._done["pretrain", position.layer] = done
@@ -405,9 +394,9 @@ class Session:
     def _check_finite(self) -> None:
         """No broken network is ever saved.  Collective.  Raises TrainingError on every rank."""
         pieces = [
-            parameters.flat[start : start + CHECKED_AT_ONCE]
-            for parameters in self.network.parts().values()
-            for start in range(0, parameters.flat.size, CHECKED_AT_ONCE)
+            part.parameters.flat[start : start + CHECKED_AT_ONCE]
+            for part in self.network.parts()
+            for start in range(0, part.parameters.flat.size, CHECKED_AT_ONCE)
         ]
         monitor.check_finite("the network", pieces, self.grid.comm)
 

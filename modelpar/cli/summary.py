@@ -12,6 +12,7 @@ from typing import Any
 from modelpar import __version__
 from modelpar.cli.progress import size_text
 from modelpar.model.network import DeepBeliefNetwork
+from modelpar.training.state import TrainingRun
 
 ABOUT = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")  # of a record; the rest are measures
 
@@ -51,7 +52,7 @@ def summarise(
     over all ranks, since this process began; ``other_bytes`` those of upkeep and measures (``exchange.Traffic``);
     ``measures`` the last ones of every stage and RBM.
     """
-    grid = network.grid
+    grid, run = network.grid, TrainingRun.of(network)
     return {
         **accuracies,
         "train_seconds": clock.train_seconds,
@@ -67,7 +68,7 @@ def summarise(
         "threads": threads,
         "layers": list(network.spec.layers),
         "classes": network.spec.classes,
-        "data": None if network.data is None else asdict(network.data),
+        "data": None if run.data is None else asdict(run.data),
         "parameters": network.n_parameters,
         "measures": {
             f"{line['stage']}.{line['layer']}": {name: value for name, value in line.items() if name not in ABOUT}
@@ -83,7 +84,7 @@ def staleness_of(network: DeepBeliefNetwork) -> dict[str, int]:
     All shards of a replica push together, so those of one shard are counted.
     """
     total: Counter[int] = Counter()
-    for counts in network.grid.replica_comm.allgather(network.staleness):
+    for counts in network.grid.replica_comm.allgather(TrainingRun.of(network).staleness):
         total.update(counts)
     return {str(staleness): total[staleness] for staleness in sorted(network.grid.comm.bcast(total))}
 

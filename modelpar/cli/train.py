@@ -17,13 +17,12 @@ from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.session import Session, check_data, check_memory, network_spec
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
-from modelpar.comm.status import Status
 from modelpar.comm.watchdog import Watchdog, names_of_ranks
 from modelpar.data import open_dataset
 from modelpar.errors import ModelparError
-from modelpar.model.network import complete_layout
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.ownership.placement import place
+from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
 from modelpar.sync.server_loop import dismiss, serve
 
@@ -77,7 +76,7 @@ class Attempt:
             names = names_of_ranks(crew.comm, self.grid.seat)
             with (
                 named_when_killed(crew.comm, names) as leave,
-                Watchdog(crew.comm, Status(), timeout, names=names, say=print, leave=leave) as watchdog,
+                Watchdog(crew.comm, self.grid.status, timeout, names=names, say=print, leave=leave) as watchdog,
             ):
                 self._work(self.grid, watchdog)
 
@@ -95,15 +94,15 @@ class Attempt:
         dismiss(grid)
 
     def _layout(self, spec: NetworkSpec, grid: Grid, resumed: RunDirectory | None) -> NetworkLayout:
-        asked, placed = self.settings.grid, None
+        asked, owners = self.settings.grid, None
         listed = not all(pattern.dense for pattern in spec.patterns)
         if asked.partitioner or asked.partition or listed:
             # a mask's file may be gone, and pruned connections are nowhere else
             wired = resumed.connections(spec) if resumed is not None and listed else None
-            placed = place(
+            owners = place(
                 spec, grid.n_shards, grid.comm, partitioner=asked.partitioner, file=asked.partition, connections=wired
             )
-        return complete_layout(spec, grid, placed)
+        return resolve(spec, grid, owners)
 
     def _train(self, grid: Grid, watchdog: Watchdog) -> None:
         settings = self.settings
@@ -123,5 +122,5 @@ class Attempt:
             self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, watchdog)
             self.session.run(
                 resume=resume, overwrite=self.overwrite, accept_other_data=self.accept_other_data,
-                carried=self.crew.carried, told=self.crew.told,
+                survivor=self.crew.survivor, told=self.crew.told,
             )  # fmt: skip

@@ -48,12 +48,13 @@ class Traffic:
     where a network, a grid or a window is made; what files, pictures, pruning and the recovery from a lost rank move.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, status: Status | None = None) -> None:
+        """``status``   of this rank; one of its own where None"""
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.upkeep: Counter[tuple[str, str, str]] = Counter()
         self.measures: Counter[tuple[str, str, str]] = Counter()
         self._measuring = False
-        self.status = Status()
+        self.status = status or Status()
 
     def add(self, axis: str, verb: str, values: Array, n_bytes: int) -> None:
         """``values``: what travelled, or a part of it, which tells the kind."""

@@ -15,6 +15,7 @@ from mpi4py import MPI
 
 from modelpar.collective.agreement import agree
 from modelpar.comm.cores import settle
+from modelpar.comm.status import Status
 from modelpar.errors import GridError, ModelparError
 from modelpar.values import plain
 
@@ -55,6 +56,7 @@ class Grid:
         n_ranks = comm.size - servers
         self.n_shards, self.n_replicas = grid_shape(n_ranks, model_shards, replicas, servers)
         check_servers(comm.size, servers, self.n_shards)
+        self.status = Status()  # where this rank stands
         self.n_servers, self.is_server = servers, comm.rank >= n_ranks
         if self.is_server:
             server = comm.rank - n_ranks

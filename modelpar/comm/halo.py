@@ -6,7 +6,6 @@ exchange is made; after that each message is the rows of one neighbour.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,20 +14,14 @@ from mpi4py import MPI
 
 from modelpar.collective import messages
 from modelpar.comm.exchange import Traffic
+from modelpar.comm.transfer import Transfer
+from modelpar.kernels.products.product import Activations
+from modelpar.kernels.states import Packed
 from modelpar.ownership.layout import UnitLayout
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 TAG = 16  # of the messages between neighbours
-
-
-@dataclass
-class Pending:
-    """Rows that are on their way: ``whole`` is complete when they have arrived."""
-
-    whole: Array
-    requests: list[MPI.Request]
-    sent: list[Array]  # which MPI still reads
 
 
 class Halo:
@@ -61,26 +54,22 @@ class Halo:
     def n_halo(self) -> int:
         return len(self.units) - self.n_owned
 
-    def begin(self, owned: Array) -> Pending:
-        """Send the owned rows (n_owned, width) that others need, and make room for theirs behind the own ones."""
-        whole = np.empty((self.n_units, owned.shape[1]), owned.dtype)
-        whole[: self.n_owned] = owned
-        pending = Pending(whole, [], [])
+    def begin(self, owned: Activations) -> Transfer:
+        """Send the owned units' activations (n_owned, batch) that others need; theirs arrive after the own ones."""
+        rows = owned.rows if isinstance(owned, Packed) else owned
+        whole = np.empty((self.n_units, rows.shape[1]), rows.dtype)
+        whole[: self.n_owned] = rows
+        sent = [rows[which] for _, which in self._send]
+        # nothing is left that could fail between the first request and the last
+        requests: list[MPI.Request] = []
         at = self.n_owned
         for shard, n in self._receive:
-            pending.requests += messages.begin(self.comm.Irecv, whole[at : at + n], shard, TAG)
+            requests += messages.begin(self.comm.Irecv, whole[at : at + n], shard, TAG)
             at += n
-        for shard, rows in self._send:
-            pending.sent.append(owned[rows])
-            pending.requests += messages.begin(self.comm.Isend, pending.sent[-1], shard, TAG)
+        for (shard, _), values in zip(self._send, sent, strict=True):
+            requests += messages.begin(self.comm.Isend, values, shard, TAG)
         self.traffic.add("shard", "halo", whole, self.n_halo * whole.shape[1] * whole.itemsize)
-        return pending
-
-    def end(self, pending: Pending) -> None:
-        """Wait until all rows are there."""
-        if not pending.requests:
-            return
-        with self.traffic.status.waiting("halo"):
-            MPI.Request.Waitall(pending.requests)
-        pending.requests.clear()
-        pending.sent.clear()
+        spread: Activations = whole
+        if isinstance(owned, Packed):
+            spread = Packed(whole.reshape(self.n_units, owned.planes, owned.words.shape[2]), owned.batch)
+        return Transfer(spread, requests, sent, self.traffic.status)

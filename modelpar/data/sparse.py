@@ -23,6 +23,7 @@ from modelpar.data.reading import chunks, reading
 from modelpar.data.survey import Survey, survey_sparse
 from modelpar.errors import DataError
 from modelpar.values.forms import Rows, plain_rows, summed_rows
+from modelpar.values.offsets import offsets_of
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -121,7 +122,7 @@ class CsrTable(EagerTable):
             start += len(index)
         # duplicates add up in the type that came, as in every other form: two whole numbers may be a third, or none
         dtype = self.archive.headers["data"].dtype
-        starts, shape = np.concatenate([[0], np.cumsum(kept)]), (self.n_samples, len(unit_ids))
+        starts, shape = offsets_of(kept), (self.n_samples, len(unit_ids))
         entries = _joined(columns, np.dtype(np.int32)), _joined(values, dtype)
         return sparse_columns(summed_rows(starts, *entries, shape, self.name), self.name)
 

@@ -1,4 +1,4 @@
-"""Fine-tuning by back-propagation over the same shards as pre-training: Algorithm 3.
+"""Back-propagation over the same shards as pre-training: Algorithm 3, whose gradients an optimizer applies.
 
 A column layout needs its input gathered and reduces the gradient of it; a row layout reduces its output and gathers
 the gradient of that.  So nothing moves in the layer between a column layout and a row layout above it.
@@ -6,6 +6,7 @@ the gradient of that.  So nothing moves in the layer between a column layout and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +19,12 @@ from modelpar.errors import SpecError
 from modelpar.kernels.backprop import keep_or_drop, sigmoid_gradient
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, ERRORS, on_grid
 from modelpar.kernels.products.product import Activations
-from modelpar.kernels.reductions import row_sums
 from modelpar.kernels.sampling.epilogue import bias_sigmoid
 from modelpar.kernels.states import Packed
-from modelpar.model.network import DeepBeliefNetwork, OutputLayer
-from modelpar.model.rbm import RBM
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import FineTuneSpec
-from modelpar.sync import Sync
-from modelpar.training.schedule import StepSize
 from modelpar.weights.dense import Scratch
-from modelpar.weights.parameters import Parameters
-from modelpar.weights.statistics import ExactGradient
+from modelpar.weights.statistics import ExactGradient, Gradient
 
 Array = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
@@ -42,31 +38,29 @@ class BatchScore:
     n_correct: int
 
 
-class FineTuner:
-    """Takes steps of stochastic gradient descent on the cross-entropy of a network with an output layer.
+class BackPropagation:
+    """The gradients of the cross-entropy of a network with an output layer.
 
-    updates   the velocities by part, made where missing.   Raises SpecError where the network has no output layer.
+    spec   what of it is dropped at random.   Raises SpecError where the network has no output layer.
     """
 
-    def __init__(self, network: DeepBeliefNetwork, spec: FineTuneSpec, updates: dict[str, Parameters]) -> None:
+    def __init__(self, network: DeepBeliefNetwork, spec: FineTuneSpec) -> None:
         if network.output is None:
             raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
         self.network, self.spec, self.output = network, spec, network.output
-        self.updates = updates
-        self._layers: list[RBM | OutputLayer] = [*network.rbms, network.output]
-        self._weights = [layer.weights.for_gradients() for layer in self._layers]
-        for name, parameters in network.parts().items():
-            if name not in updates:
-                updates[name] = parameters.like(rows=False)
+        self._parts = network.parts()
+        self._weights = [part.weights.for_gradients() for part in self._parts]
         self._delta, self._uniform, self._input = Scratch(), Scratch(), Scratch()
 
-    def step(
-        self, v: Activations, labels: IntArray, first_draw: int, n_all_samples: int, size: StepSize, sync: Sync
-    ) -> BatchScore:
-        """One update from this replica's part of a minibatch.  Collective.
+    def run(
+        self, v: Activations, labels: IntArray, first_draw: int, n_all_samples: int
+    ) -> tuple[BatchScore, Iterator[tuple[str, Gradient | ExactGradient]]]:
+        """The score of this replica's part of a minibatch, and its gradients by part, from the output down.
 
         v (n_visible_owned, batch); labels (batch,); first_draw: global sample counter of the first sample;
-        n_all_samples: samples of the minibatch over all replicas.
+        n_all_samples: samples of the minibatch over all replicas.  A gradient that is not exact is to be used before
+        the next one is asked for; parameters may change after the last one.  Collective over the shards, and so is
+        taking the gradients.
         """
         assert not isinstance(v, Packed)  # fine-tuning sees real values
         if self.network.spec.exact:
@@ -76,17 +70,7 @@ class FineTuner:
         softmax(probabilities)
         score = score_batch(probabilities, labels, exact=self.network.spec.exact)
         delta = self._output_delta(probabilities, labels)
-        if self.network.spec.exact:
-            self._descend_exactly(delta, activations, spreads, n_all_samples, len(labels), size, sync)
-            return score
-        gain = -size.rate / sync.divisor(len(labels), n_all_samples)
-        carry = size.momentum * sync.momentum_share
-        self._backward(delta, activations, spreads, gain, carry, sync)
-        for name, parameters in self.network.parts().items():
-            sync.step(parameters, self.updates[name], size)
-        if self.spec.max_norm:
-            self._limit_norms()
-        return score
+        return score, self._backward(delta, activations, spreads, n_all_samples)
 
     def _forward(self, v: Array, first_draw: int) -> tuple[list[Array], list[Any]]:
         """(each layer's owned activations after dropout, the same as the weights above them need them)"""
@@ -125,52 +109,19 @@ class FineTuner:
         return delta
 
     def _backward(
-        self, delta: Array, activations: list[Array], spreads: list[Any], gain: float, carry: float, sync: Sync
-    ) -> None:
-        """Add each layer's gradient to its update, from the output down."""
-        layers = self._layers
-        names = list(self.network.parts())
-        kept = 1.0 / (1.0 - self.spec.dropout)
-        for i in reversed(range(len(layers))):
-            weights, parameters = self._weights[i], layers[i].parameters
-            update = self.updates[names[i]]
+        self, delta: Array, activations: list[Array], spreads: list[Any], n_all_samples: int
+    ) -> Iterator[tuple[str, Gradient | ExactGradient]]:
+        """Each layer's gradient, from the output down; in exact mode the same at every grid."""
+        kept, exact = 1.0 / (1.0 - self.spec.dropout), self.network.spec.exact
+        for i in reversed(range(len(self._parts))):
+            part, weights = self._parts[i], self._weights[i]
+            delta = on_grid(delta, ERRORS) if exact else delta
             spread: Any = weights.spread_hidden(delta)
-            weights.add_products(update.W, spreads[i], spread, gain, carry)
-            sums = np.empty_like(update.c)
-            row_sums(delta, sums)
-            update.c *= update.c.dtype.type(carry)
-            update.c += update.c.dtype.type(gain) * sums
-            sync.ready(update)
+            gradient = Gradient(weights, spreads[i].wait(), spread.wait(), delta, n_all_samples)
+            yield part.name, gradient.exactly(part.parameters) if exact else gradient
             if i > 0:
-                delta = weights.down(parameters, spread)
+                delta = weights.down(part.parameters, spread)
                 sigmoid_gradient(delta, activations[i], kept)
-
-    def _descend_exactly(
-        self, delta: Array, activations: list[Array], spreads: list[Any], n_all_samples: int, n_samples: int,
-        size: StepSize, sync: Sync,
-    ) -> None:  # fmt: skip
-        """As ``_backward`` and the step after it, with all sums of products exact: the same at every grid.
-
-        Every layer's error is taken back through the old weights before any weight is changed.
-        """
-        found: list[ExactGradient] = []
-        for i in reversed(range(len(self._layers))):
-            weights, parameters = self._weights[i], self._layers[i].parameters
-            delta = on_grid(delta, ERRORS)
-            spread: Any = weights.spread_hidden(delta)
-            W = np.empty(parameters.W.shape)
-            weights.add_products(W, spreads[i], spread, 1.0, 0.0)
-            found.append(ExactGradient(W, len(parameters.b), delta.sum(axis=1), n_all_samples))
-            if i > 0:
-                delta = weights.down(parameters, spread)
-                sigmoid_gradient(delta, activations[i], 1.0 / (1.0 - self.spec.dropout))
-        for (name, parameters), gradient in zip(self.network.parts().items(), reversed(found), strict=True):
-            sync.learn(parameters, self.updates[name], gradient, size, n_samples)
-
-    def _limit_norms(self) -> None:
-        """Scale back each unit's incoming weights where they are longer than max_norm (Srivastava et al. 2014)."""
-        for layer in self._layers:
-            layer.weights.limit_norms(layer.parameters, self.spec.max_norm)
 
 
 def softmax(x: Array) -> None:

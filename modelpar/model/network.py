@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +14,7 @@ from mpi4py import MPI
 from modelpar.collective.agreement import agree
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
-from modelpar.comm.memory import available_bytes
-from modelpar.data.fingerprint import Fingerprint
+from modelpar.comm.transfer import Transfer
 from modelpar.draws import Purpose
 from modelpar.errors import LayoutError, together
 from modelpar.kernels.products import dispatch
@@ -24,15 +22,16 @@ from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.model.rbm import RBM, Chains, owned_block
-from modelpar.ownership.build_connections import connect, expected
-from modelpar.ownership.layout import NetworkLayout, Room, UnitLayout, choose_holds
+from modelpar.model.rbm import RBM, owned_block
+from modelpar.ownership.layout import NetworkLayout, UnitLayout
+from modelpar.plan.memory import samples_at_once
+from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
-from modelpar.sync import Sync
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
-from modelpar.weights.dense import LAYOUTS, Weights
+from modelpar.weights.dense import LAYOUTS
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.protocol import Weights
 from modelpar.weights.shard_lists import recomputing_pays
 from modelpar.weights.sparse import SparseWeights
 
@@ -40,39 +39,25 @@ Array = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass
-class Position:
-    """Where training stands; the same on every rank, but for ``seconds`` and ``sums``.  A step is one minibatch."""
+class Run(Protocol):
+    """What is known of a network's training: see :class:`modelpar.training.state.TrainingRun`."""
 
-    stage: str = "pretrain"  # then "finetune", then "done"
-    layer: int = 0  # the RBM that is trained, or will be next
-    epoch: int = 0  # of this stage and layer, from 0
-    step: int = 0  # next minibatch of this epoch
-    seconds: float = 0.0  # spent training in this stage and layer
-    sums: dict[str, float] = field(default_factory=dict)  # running measures of this epoch
-    reached: bool = False  # the accuracy at which fine-tuning was to stop
-    batch_size: int = 0  # of this stage, and the samples of an epoch; 0 before the first step
-    n_samples: int = 0
+    def anew(self) -> Run:
+        """That of a network made from this one."""
+
+    def alike(self) -> dict[str, object]:
+        """What of it must be the same on every rank."""
 
 
-@dataclass
-class TrainingState:
-    """What training needs besides the parameters in order to go on as if it had not stopped."""
+@dataclass(frozen=True)
+class Part:
+    """This shard's parameters of one RBM or of the output layer, and the units that they belong to."""
 
-    position: Position = field(default_factory=Position)
-    updates: dict[str, Parameters] = field(default_factory=dict)  # velocity of each trained part, "rbm.0", "output"
-    chains: Chains | None = None  # of PCD: this replica's columns
-    outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
-    squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)
-    best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
-    best_accuracy: float = -1.0
-    epochs_since_best: int = 0
-
-    def forget_stage(self) -> None:
-        """Nothing of what one stage of training needs is of use to the next."""
-        for named in (self.updates, self.outer, self.squares):
-            named.clear()
-        self.chains = None
+    name: str  # "rbm.0", "rbm.1", ... and "output", as in checkpoints
+    parameters: Parameters
+    weights: Weights
+    visible_ids: IntArray | None  # (n_b,) of the visible biases; None of the output layer, which has none
+    hidden_ids: IntArray  # (n_c,) units, or classes
 
 
 class OutputLayer:
@@ -85,7 +70,7 @@ class OutputLayer:
         self.class_ids = layout.owned(shard)
         self.parameters = weights.parameters(dtype, 0, len(self.class_ids))
 
-    def logits(self, hidden: Activations) -> Array:
+    def logits(self, hidden: Transfer) -> Array:
         """(n_classes, batch) of all classes on every shard.   hidden: as the block needs it.  Collective."""
         owned = self.weights.up(self.parameters, hidden)
         add_bias(owned, self.parameters.c.astype(owned.dtype, copy=False))
@@ -96,7 +81,7 @@ class DeepBeliefNetwork:
     """A stack of RBMs, each split over the model shards of ``grid``.
 
     spec     layers, units, seed
-    layout   who owns which unit, and how each matrix is held; contiguous blocks where None
+    layout   who owns which unit, and how each matrix is held; contiguous blocks where None.  ``resolve`` completes it
 
     The weights are drawn from N(0, spec.weight_scale^2), the same at every grid, unless ``draw_weights`` is false:
     then all parameters are zero.  Collective.
@@ -111,15 +96,9 @@ class DeepBeliefNetwork:
         with together(grid.comm):
             dispatch.forced()  # a kernel that one rank does not have would be an error in the middle of a step
         self.spec, self.grid = spec, grid
-        self.layout = complete_layout(spec, grid, layout)
-        self.traffic = Traffic()
-        self.state = TrainingState()
-        self.sync: Sync | None = None  # how replicas stay together in the stage that is being trained
-        self.keep: Callable[[], None] = lambda: None  # called where all replicas are alike, before a step
-        self.staleness: Counter[int] = Counter()  # pushes of this replica to a parameter server, by their staleness
-        self.record_digests = spec.exact  # whether training is to make digests of its updates
-        self.binarise = "none"  # how the training data were binarised; kept for later use of the network
-        self.data: Fingerprint | None = None  # what the present stage is trained on, or the last one was
+        self.layout = resolve(spec, grid, layout)
+        self.traffic = Traffic(grid.status)
+        self.run: Run | None = None  # where its training stands; None of a network that was never trained or loaded
         dtype = np.dtype(spec.dtype)
         shard = grid.shard
         self.rbms: list[RBM] = []
@@ -154,8 +133,6 @@ class DeepBeliefNetwork:
 
     def _weights(self, i: int) -> Weights:
         visible, hidden = self.layout.layers[i : i + 2]
-        # the output layer is trained by gradients only, for which a dual layout is a column layout
-        is_output = i == len(self.spec.layers) - 1
         connections = self.layout.connections[i] if self.layout.connections else None
         if connections is not None:
             comm, recompute = self.grid.shard_comm, self.spec.halo == "recompute"
@@ -164,18 +141,12 @@ class DeepBeliefNetwork:
             return SparseWeights(
                 connections, visible, hidden, comm, self.traffic, exact=self.spec.exact, recompute=recompute
             )
-        held = LAYOUTS["column" if is_output and self.layout.holds[i] == "dual" else self.layout.holds[i]]
-        return held(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
+        kind = LAYOUTS[self.layout.matrix_layouts[i]]
+        return kind.over(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
 
     def alike(self) -> dict[str, object]:
         """What must be the same on every rank: all but the blocks of weights, and clocks and sums."""
-        position = replace(self.state.position, seconds=0.0, sums={})
-        return {
-            "spec": self.spec,
-            "position": position,
-            "binarise": self.binarise,
-            "record_digests": self.record_digests,
-        }
+        return {"spec": self.spec, **({} if self.run is None else self.run.alike())}
 
     @property
     def visible_ids(self) -> IntArray:
@@ -206,35 +177,17 @@ class DeepBeliefNetwork:
             for (a, b), wires in zip(_pairs(self.spec.layers), wired, strict=False)
         ]
 
-    def parts(self) -> dict[str, Parameters]:
-        """This shard's parameters by name: ``rbm.0``, ``rbm.1``, ... and ``output``."""
-        named = {f"rbm.{rbm.index}": rbm.parameters for rbm in self.rbms}
-        return {**named, "output": self.output.parameters} if self.output else named
-
-    def settle(self) -> None:
-        """Leave the same parameters on all replicas, which may be apart during a stage.  Collective over the grid."""
-        if self.sync is not None:
-            self.sync.settle()
+    def parts(self) -> list[Part]:
+        """This shard's parameters, from the first RBM up to the output layer where there is one."""
+        parts = [Part(rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids) for rbm in self.rbms]
+        if self.output is not None:
+            parts.append(Part("output", self.output.parameters, self.output.weights, None, self.output.class_ids))
+        return parts
 
     def refresh(self) -> None:
-        """Make all blocks of weights and velocities agree, after they were set from outside.  Collective."""
+        """Make all blocks of weights agree, after they were set from outside.  Collective."""
         for rbm in self.rbms:
             rbm.refresh()
-            velocity = self.state.updates.get(f"rbm.{rbm.index}")
-            if velocity is not None and velocity.rows is not None:
-                rbm.weights.refresh(velocity)
-
-    def refresh_state(self) -> None:
-        """Make the copies of weights agree in what training keeps of them, after that was set from outside.
-
-        Collective.
-        """
-        state = self.state
-        for rbm in self.rbms:
-            if isinstance(rbm.weights, SparseWeights):
-                for named in (state.updates, state.outer, state.squares, state.best):
-                    if f"rbm.{rbm.index}" in named:
-                        rbm.weights.refresh(named[f"rbm.{rbm.index}"])
 
     # -- activations -------------------------------------------------------------------------------------------------
 
@@ -361,75 +314,5 @@ class DeepBeliefNetwork:
         return found
 
 
-def complete_layout(spec: NetworkSpec, grid: Grid, layout: NetworkLayout | None = None) -> NetworkLayout:
-    """``layout`` with the output layer added where it is missing, or blocks where it is None; checked.  Collective."""
-    n_shards = grid.n_shards
-    sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
-    if layout is None:
-        layout = NetworkLayout.blocks(sizes, n_shards, spec.layout, room_of(spec, grid))
-    if spec.classes and len(layout.layers) == len(spec.layers):
-        layout = NetworkLayout(
-            (*layout.layers, UnitLayout.blocks(spec.classes, n_shards)),
-            (*layout.holds, "column" if spec.classes >= spec.layers[-1] else "row"),
-            layout.connections,
-        )
-    found = tuple(layer.n_units for layer in layout.layers)
-    if found != sizes:
-        raise LayoutError(f"the layout is for layers of {_dashed(found)} units, but the network has {_dashed(sizes)}")
-    for layer in layout.layers:
-        if layer.n_shards != n_shards:
-            raise LayoutError(f"the layout is for {layer.n_shards} shards, but the grid has {n_shards} model shards")
-    if spec.classes and not np.array_equal(layout.layers[-1].ordering, np.arange(spec.classes)):
-        raise LayoutError("the output layer must be split into contiguous blocks of classes")
-    wired = layout.connections[: len(spec.patterns)] if layout.connections else connect(spec, grid.comm)
-    return layout.connected(wired)
-
-
-BYTES_OF_LISTS = (
-    12  # for each connection that is listed: its hidden unit, its place and (shared by maps) its visible unit
-)
-SHARE_OF_DUAL = 0.25  # of a node's free memory that the blocks of dual layouts may take before ``auto`` avoids them
-
-
-def room_of(spec: NetworkSpec, grid: Grid) -> Room:
-    """What the automatic choice of layouts looks at, the same on every rank.  Collective."""
-    needed = memory_bytes(replace(spec, layout="dual"), grid.n_shards, 1) * grid.node_comm.size
-    fits = needed < SHARE_OF_DUAL * grid.node_comm.bcast(available_bytes())
-    return Room(grid.n_shards, grid.far, grid.comm.allreduce(fits, MPI.LAND))
-
-
-def samples_at_once(spec: NetworkSpec) -> int:
-    """So many that the activations of the widest layer take at most 32 MiB in float32, between 1 and 1024."""
-    return max(1, min(1024, (8 << 20) // max(spec.layers)))
-
-
-def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int, *, keep_best: bool = False) -> int:
-    """What the largest shard will hold at the height of training, estimated before anything is allocated.
-
-    Weights of all layers, the velocities of the layers trained at once, the best weights so far with early stopping
-    (``keep_best``), and the activations of a minibatch, or of what is propagated at once.
-    """
-    sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
-    itemsize = np.dtype(spec.dtype).itemsize
-    columns = [lower * -(-upper // n_shards) for lower, upper in _pairs(sizes)]
-    rows = [-(-lower // n_shards) * upper for lower, upper in _pairs(sizes)]
-    blocks = [
-        {"column": by_columns, "row": by_rows, "dual": by_columns + by_rows}[held]
-        for by_columns, by_rows, held in zip(columns, rows, choose_holds(sizes, spec.layout), strict=True)
-    ]
-    listed = 0
-    for i, n in enumerate(expected(spec)):
-        if n is not None:
-            blocks[i] = -(-n // n_shards)
-            listed += blocks[i]
-    velocities = sum(blocks) if spec.classes else max(blocks)
-    activations = 4 * max(sizes) * max(batch_size, samples_at_once(spec))
-    return (sum(blocks) * (2 if keep_best else 1) + velocities + activations) * itemsize + listed * BYTES_OF_LISTS
-
-
 def _pairs(sizes: tuple[int, ...]) -> list[tuple[int, int]]:
     return list(pairwise(sizes))
-
-
-def _dashed(sizes: tuple[int, ...]) -> str:
-    return "-".join(map(str, sizes))

@@ -12,13 +12,11 @@ from mpi4py import MPI
 from modelpar.collective import messages
 from modelpar.collective.agreement import agree
 from modelpar.errors import SpecError
-from modelpar.model.network import DeepBeliefNetwork, TrainingState
-from modelpar.model.rbm import RBM
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.connections import Listed
 from modelpar.patterns import PRUNED
+from modelpar.plan.resolve import resolve
 from modelpar.values import plain
-from modelpar.weights.dense import Dense
-from modelpar.weights.sparse import SparseWeights
 
 Array = npt.NDArray[Any]
 
@@ -27,7 +25,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     """A network of the same units with a part ``keep`` of each RBM's weights, the largest by absolute value.
 
     The output layer is kept whole.  Weights of the same size as the smallest that is kept are kept too, but for zeros.
-    Training state is left behind.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
+    The state of training is left behind.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
     """
     agree(network.grid.comm, "pruned", network=network, keep=keep)
     keep = plain.real_number("--keep", keep)
@@ -36,7 +34,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     comm = network.grid.shard_comm
     wires, values = [], []
     for rbm in network.rbms:
-        visible, hidden, own = _entries(rbm)
+        visible, hidden, own = rbm.weights.entries(rbm.W)
         size = np.abs(own)
         threshold = _smallest_kept(size, max(1, round(keep * comm.allreduce(len(own)))), comm)
         chosen = (size >= threshold) & (own != 0)
@@ -45,32 +43,19 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
         values.append(_at_owners(keys, own[chosen], network.layout.layers[rbm.index + 1].owner[hidden[chosen]], comm))
         wires.append(_listed(messages.concatenated(comm, keys), n_visible, n_hidden))
     spec = replace(network.spec, connections=PRUNED, visible_grid="")
-    smaller = DeepBeliefNetwork(spec, network.grid, network.layout.connected(wires), draw_weights=False)
+    layout = resolve(spec, network.grid, network.layout, connections=wires)
+    smaller = DeepBeliefNetwork(spec, network.grid, layout, draw_weights=False)
     for old, new, own in zip(network.rbms, smaller.rbms, values, strict=True):
-        assert isinstance(new.weights, SparseWeights)
-        new.W[: new.weights.n_own] = own
+        _, _, kept = new.weights.entries(new.W)
+        kept[:] = own
         new.b[:], new.c[:] = old.b, old.c
         new.mean_activation[:] = old.mean_activation
         new.refresh()
     if smaller.output is not None and network.output is not None:
         smaller.output.parameters.flat[:] = network.output.parameters.flat
     smaller.input_offset, smaller.input_scale = network.input_offset, network.input_scale
-    smaller.binarise, smaller.state, smaller.data = network.binarise, TrainingState(), network.data
+    smaller.run = None if network.run is None else network.run.anew()
     return smaller
-
-
-def _entries(rbm: RBM) -> tuple[Array, Array, Array]:
-    """(visible ids, hidden ids, weights) of what this shard alone holds of an RBM, one by one."""
-    weights = rbm.weights
-    if isinstance(weights, SparseWeights):
-        visible, hidden = weights.ends
-        own = slice(weights.n_own)
-        return visible[own], hidden[own], rbm.W[own]
-    assert isinstance(weights, Dense)
-    shape = rbm.W.shape
-    visible = np.broadcast_to(weights.visible_rows[:, None], shape).reshape(-1)
-    hidden = np.broadcast_to(weights.hidden_columns[None, :], shape).reshape(-1)
-    return visible, hidden, rbm.W.reshape(-1)
 
 
 def _listed(keys: Array, n_visible: int, n_hidden: int) -> Listed:

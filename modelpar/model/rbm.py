@@ -6,6 +6,7 @@ the model; s0 and s1 are the hidden side of the statistics.  All are owned activ
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from mpi4py import MPI
 
 from modelpar import draws
 from modelpar.comm.exchange import Traffic
+from modelpar.comm.transfer import Transfer
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import DataError
@@ -24,7 +26,7 @@ from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.spec import TrainingSpec
 from modelpar.values.forms import plain_array
-from modelpar.weights.dense import Weights
+from modelpar.weights.protocol import Weights
 from modelpar.weights.statistics import Phase, Statistics
 
 Array = npt.NDArray[Any]
@@ -72,11 +74,6 @@ def _statistic(hidden: Sampled) -> Activations:
     statistic = hidden.statistic if hidden.statistic is not None else hidden.means
     assert statistic is not None
     return statistic
-
-
-def _kept(spread: Activations, owned: Activations) -> Activations:
-    """Spread real values that outlive the next exchange."""
-    return spread if isinstance(spread, Packed) or spread is owned else spread.copy()
 
 
 def _floats(x: Activations, dtype: npt.DTypeLike) -> Array:
@@ -133,6 +130,11 @@ class RBM:
         self.shard_comm, self.replica_comm, self.traffic = shard_comm, replica_comm, traffic
         self.parameters = weights.parameters(dtype, len(visible_ids), len(hidden_ids))
         self.mean_activation: Array = np.zeros(len(hidden_ids), dtype)  # running mean that the sparsity penalty steers
+
+    @property
+    def name(self) -> str:
+        """As a part of a network."""
+        return f"rbm.{self.index}"
 
     @property
     def W(self) -> Array:
@@ -209,18 +211,20 @@ class RBM:
         return drawn.states
 
     def _draw_hidden(
-        self, visible: Activations, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
+        self, visible: Transfer, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
     ) -> Sampled:
-        stream = Stream(self.seed, self.index, purpose, repeat)
-        sampler = Sampler(self.c, self.hidden_ids, stream, samples, **wanted)
-        return self.weights.sample_up(self.parameters, visible, sampler)
+        with visible:
+            stream = Stream(self.seed, self.index, purpose, repeat)
+            sampler = Sampler(self.c, self.hidden_ids, stream, samples, **wanted)
+            return self.weights.sample_up(self.parameters, visible, sampler)
 
     def _draw_visible(
-        self, hidden: Activations, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
+        self, hidden: Transfer, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
     ) -> Sampled:
-        stream = Stream(self.seed, self.index, purpose, repeat)
-        sampler = Sampler(self.b, self.visible_ids, stream, samples, **wanted)
-        return self.weights.sample_down(self.parameters, hidden, sampler)
+        with hidden:
+            stream = Stream(self.seed, self.index, purpose, repeat)
+            sampler = Sampler(self.b, self.visible_ids, stream, samples, **wanted)
+            return self.weights.sample_down(self.parameters, hidden, sampler)
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
@@ -228,7 +232,7 @@ class RBM:
         self, v0: Activations, first_draw: int, spec: TrainingSpec, chains: Chains | None = None, *,
         n_all_samples: int, v0_spread: Activations | None = None, in_step: bool = True,
     ) -> Step:  # fmt: skip
-        """The statistics of one minibatch: <v h> of the data and of the model, which ``Sync.learn`` learns from.
+        """The statistics of one minibatch: <v h> of the data and of the model, which an optimizer learns from.
 
         Algorithm 1: CD-k (Hinton 2002), or PCD (Tieleman 2008) where ``chains`` are given, whose states it advances.
 
@@ -241,42 +245,44 @@ class RBM:
         Collective over the shards; with a sparsity penalty over the replicas too, where they are in step.
         """
         v0 = self._visible(v0)
-        if v0_spread is None:
-            v0_spread = _kept(self.weights.spread_visible(v0), v0)
-        hidden = self._hidden_side(v0_spread, Purpose.HIDDEN, 0, first_draw, spec, states=True)
+        v0_sent = self.weights.spread_visible(v0).kept(v0) if v0_spread is None else Transfer(v0_spread)
+        hidden = self._hidden_side(v0_sent, Purpose.HIDDEN, 0, first_draw, spec, states=True)
         assert hidden.states is not None  # they were asked for
         s0 = _statistic(hidden)
         if spec.sparsity_cost:
             shift = self._sparsity_shift(hidden.means, spec, n_all_samples if in_step else v0.shape[1], in_step)
             s0 = _floats(s0, shift.dtype) + shift
-        # the states are spread where the chain goes on from them, or where they are the statistic
-        h0_spread = self.weights.spread_hidden(hidden.states) if chains is None or s0 is hidden.states else None
-        s0_spread: Activations | None = h0_spread if s0 is hidden.states else None
-        if s0_spread is None:
-            s0_spread = _kept(self.weights.spread_hidden(s0), s0)
-        if chains is None:
-            assert h0_spread is not None
-            error, model, h1 = self._reconstruct(v0, h0_spread, first_draw, spec)
-        else:
-            error, (model, h1) = float("nan"), self._advance(chains, v0.shape[1], first_draw, spec)
+        with ExitStack() as under_way:
+            # the states are spread where the chain goes on from them, or where they are the statistic
+            h0_sent, s0_sent = None, None
+            if chains is None or s0 is hidden.states:
+                h0_sent = under_way.enter_context(self.weights.spread_hidden(hidden.states))
+            s0_sent = h0_sent if s0 is hidden.states else None
+            if s0_sent is None:
+                s0_sent = under_way.enter_context(self.weights.spread_hidden(s0).kept(s0))
+            if chains is None:
+                assert h0_sent is not None
+                error, model, h1 = self._reconstruct(v0, h0_sent, first_draw, spec)
+            else:
+                error, (model, h1) = float("nan"), self._advance(chains, v0.shape[1], first_draw, spec)
         whole = (
             isinstance(v0, Packed) and isinstance(model.v, Packed) and not spec.sparsity_cost
             and (spec.planes > 0 or self.W.dtype == np.float32)
         )  # fmt: skip
         found = {"v0": v0, "h0": hidden.states, "v1": model.v, "h1": h1}
         packed = {name: x for name, x in found.items() if isinstance(x, Packed)}
-        data = Phase(v0, v0_spread, s0, s0_spread)
+        data = Phase(v0, v0_sent.wait(), s0, s0_sent.wait())
         return Step(Statistics(self.weights, data, model, n_all_samples, whole=whole), error, packed)
 
     def _hidden_side(
-        self, visible: Activations, purpose: Purpose, repeat: int, first_draw: int, spec: TrainingSpec, *, states: bool
+        self, visible: Transfer, purpose: Purpose, repeat: int, first_draw: int, spec: TrainingSpec, *, states: bool
     ) -> Sampled:
         """What the statistics want of the hidden units, and their states where the chain goes on from them."""
         means = spec.planes == 0 or spec.sparsity_cost > 0
         return self._draw_hidden(visible, purpose, repeat, first_draw, means=means, states=states, planes=spec.planes)
 
     def _reconstruct(
-        self, v0: Activations, h_spread: Activations, first_draw: int, spec: TrainingSpec
+        self, v0: Activations, h_sent: Transfer, first_draw: int, spec: TrainingSpec
     ) -> tuple[float, Phase, Packed | None]:
         """The chain of CD-k from the data's hidden states, as the weights need them.
 
@@ -286,31 +292,31 @@ class RBM:
         # grey values stand for probabilities, and what they are compared with had better be probabilities too
         sampled = spec.reconstruction == "states" or (spec.reconstruction == "auto" and isinstance(v0, Packed))
         for k in range(1, spec.gibbs_steps + 1):
-            v, error_here = self._visible_side(v0 if k == 1 else None, h_spread, k, first_draw, sampled)
+            v, error_here = self._visible_side(v0 if k == 1 else None, h_sent, k, first_draw, sampled)
             error += error_here
-            v_spread = self.weights.spread_visible(v)
+            v_sent = self.weights.spread_visible(v)
             last = k == spec.gibbs_steps
-            hidden = self._hidden_side(v_spread, Purpose.HIDDEN, k, first_draw, spec, states=not last)
+            hidden = self._hidden_side(v_sent, Purpose.HIDDEN, k, first_draw, spec, states=not last)
             if not last:
                 assert hidden.states is not None
-                h_spread = self.weights.spread_hidden(hidden.states)
+                h_sent = self.weights.spread_hidden(hidden.states)
         s1 = _statistic(hidden)
-        return error, Phase(v, v_spread, s1, self.weights.spread_hidden(s1)), hidden.statistic
+        return error, Phase(v, v_sent.wait(), s1, self.weights.spread_hidden(s1).wait()), hidden.statistic
 
     def _visible_side(
-        self, v0: Activations | None, h_spread: Activations, k: int, first_draw: int, sampled: bool
+        self, v0: Activations | None, h_sent: Transfer, k: int, first_draw: int, sampled: bool
     ) -> tuple[Activations, float]:
         """(visible side of the k-th step of the chain, squared error of its mean against v0, 0 without)"""
         if sampled and not self.gaussian:
             target = v0 if isinstance(v0, Packed) else None
             drawn = self._draw_visible(
-                h_spread, Purpose.VISIBLE, k - 1, first_draw, target=target, means=v0 is not None and target is None
+                h_sent, Purpose.VISIBLE, k - 1, first_draw, target=target, means=v0 is not None and target is None
             )
             assert drawn.states is not None
             if v0 is None or isinstance(v0, Packed):
                 return drawn.states, drawn.error
             return drawn.states, squared_error(v0, drawn.means)
-        mean = self.weights.down(self.parameters, h_spread)
+        mean = self.weights.down(self.parameters, h_sent)
         (add_bias if self.gaussian else bias_sigmoid)(mean, self.b)
         error = 0.0 if v0 is None else squared_error(_floats(v0, mean.dtype), mean)
         if not sampled:
@@ -330,13 +336,13 @@ class RBM:
         h = chains.h if n == chains.h.batch else chains.h.take(0, n)
         for k in range(1, spec.gibbs_steps + 1):
             v: Activations = self.sample_visible(h, Purpose.CHAIN, 2 * k - 1, first_draw)
-            v_spread = self.weights.spread_visible(v)
-            hidden = self._hidden_side(v_spread, Purpose.CHAIN, 2 * k, first_draw, spec, states=True)
+            v_sent = self.weights.spread_visible(v)
+            hidden = self._hidden_side(v_sent, Purpose.CHAIN, 2 * k, first_draw, spec, states=True)
             assert hidden.states is not None
             h = hidden.states
         chains.keep(h)
         s1 = _statistic(hidden)
-        return Phase(v, v_spread, s1, self.weights.spread_hidden(s1)), h
+        return Phase(v, v_sent.wait(), s1, self.weights.spread_hidden(s1).wait()), h
 
     def start_chains(self, first: int, n_chains: int) -> Chains:
         """Chains ``first .. first + n_chains - 1`` of the minibatch, drawn from the hidden biases."""

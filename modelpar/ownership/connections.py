@@ -17,6 +17,7 @@ from scipy import sparse
 
 from modelpar.errors import SpecError
 from modelpar.values.forms import Rows, plain_array, plain_rows
+from modelpar.values.offsets import offsets_of
 
 IntArray = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.integer[Any]]
@@ -26,8 +27,11 @@ class Connections(Protocol):
     """The connections of one RBM, or of the units of it that one asks for.
 
     widest, widest_down   the most connections that a hidden, a visible unit has
+    described             whether a network's spec describes them: all hidden units have as many, and no list is needed
     """
 
+    @property
+    def described(self) -> bool: ...
     @property
     def n_visible(self) -> int: ...
     @property
@@ -73,6 +77,8 @@ class Listed:
         rows = mask_rows(mask, name)
         return cls(rows.starts, rows.columns.astype(np.int32), rows.shape[1])
 
+    described = False
+
     @property
     def n_hidden(self) -> int:
         return len(self.offsets) - 1
@@ -103,7 +109,7 @@ class Listed:
 
     def below(self, hidden: IntArray) -> tuple[IntArray, Ids]:
         counts = self.offsets[hidden + 1] - self.offsets[hidden]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = offsets_of(counts)
         return offsets, self.visible[runs(self.offsets[hidden], counts)]
 
     def above(self, visible: IntArray) -> tuple[IntArray, Ids, IntArray]:
@@ -116,7 +122,7 @@ class Listed:
         hidden = np.searchsorted(self.offsets, numbers, side="right") - 1
         # the caller's order of visible units
         starts, ends = np.searchsorted(below, visible), np.searchsorted(below, visible, side="right")
-        offsets = np.concatenate([[0], np.cumsum(ends - starts)]).astype(np.int64)
+        offsets = offsets_of(ends - starts)
         at = runs(starts, ends - starts)
         return offsets, hidden[at], numbers[at]
 
@@ -141,6 +147,8 @@ class Local:
                 f"--connections: fields of {self.field}x{self.field}, every {self.stride} units, do not fit into a "
                 f"grid of {self.rows}x{self.columns} units"
             )
+
+    described = True
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -210,7 +218,7 @@ class Local:
         within = (m[:, None] * self.field + i)[:, :, None] * self.field + j[:, None, :]
         numbers = hidden * self.widest + within[:, None]
         sees = np.broadcast_to(sees, hidden.shape)
-        offsets = np.concatenate([[0], np.cumsum(sees.reshape(len(visible), -1).sum(axis=1))]).astype(np.int64)
+        offsets = offsets_of(sees.reshape(len(visible), -1).sum(axis=1))
         return offsets, hidden[sees].astype(np.int32), numbers[sees]
 
 
@@ -229,7 +237,7 @@ def mask_rows(mask: Any, name: str) -> Rows:
         rows = plain_rows(mask.T, name, SpecError)
     else:
         hidden, visible = np.nonzero(mask.T)
-        starts = np.concatenate([[0], np.cumsum(np.bincount(hidden, minlength=mask.shape[1]))])
+        starts = offsets_of(np.bincount(hidden, minlength=mask.shape[1]))
         rows = Rows(starts, visible.astype(np.int32), mask.T[hidden, visible], (mask.shape[1], mask.shape[0]))
     if np.isnan(rows.values.astype(np.float64)).any():
         raise SpecError(f"{name} holds NaN, but a mask has truth values or numbers")

@@ -25,7 +25,7 @@ class Step:
     batch: int = 256
     planes: int = 4  # of the statistics
 
-    def received(self, held: str) -> dict[str, float]:
+    def received(self, layout: str) -> dict[str, float]:
         """Bytes that one rank receives in a step, by kind, as :class:`modelpar.comm.exchange.Traffic` counts them.
 
         v0 is read from the data; with one plane the hidden states are the statistics.  Shards are taken for even.
@@ -38,13 +38,13 @@ class Step:
             "column": {"bits": v_bits, "integers": v_sums},
             "row": {"bits": h_bits, "integers": 2 * h_sums},
             "dual": {"bits": v_bits + h_bits, "integers": 0.0},
-        }[held]
+        }[layout]
 
-    def seconds(self, held: str, bandwidth: float) -> float:
+    def seconds(self, layout: str, bandwidth: float) -> float:
         """Time of what differs between layouts; products take the same in all."""
-        blocks = 2 if held == "dual" else 1
+        blocks = 2 if layout == "dual" else 1
         weight = UPDATE + COUNT * 2 * self.planes * self.batch
-        return sum(self.received(held).values()) / bandwidth + blocks * weight * self.n_visible * self.n_hidden / (
+        return sum(self.received(layout).values()) / bandwidth + blocks * weight * self.n_visible * self.n_hidden / (
             self.n_shards
         )
 

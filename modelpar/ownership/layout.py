@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +13,14 @@ from modelpar.errors import LayoutError
 from modelpar.ownership.connections import Connections
 from modelpar.ownership.costs import dual_pays
 from modelpar.values.forms import plain_array
+from modelpar.values.offsets import offsets_of
 
 IntArray = npt.NDArray[np.int64]
 
-HOLDS = (
-    "column",
-    "row",
-    "dual",
-)  # of a matrix a shard holds its hidden units' columns, its visible units' rows, or both
-
-
-SPARSE = "sparse"  # how the weights of connections are held that are not complete; nothing is to choose there
+# of a matrix a shard holds its hidden units' columns, its visible units' rows, or both
+MATRIX_LAYOUTS = ("column", "row", "dual")
+AUTO = "auto"  # one of these, to be chosen where the grid is known
+SPARSE = "sparse"  # of connections that are not complete; nothing is to choose there
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +47,7 @@ class UnitLayout:
             raise LayoutError(f"a unit is owned by shard {wrong}, but the shards are 0 to {n_shards - 1}")
         owner = owner.astype(np.int64)
         counts = np.bincount(owner, minlength=n_shards)
-        return cls(np.argsort(owner, kind="stable").astype(np.int64), np.concatenate([[0], np.cumsum(counts)]))
+        return cls(np.argsort(owner, kind="stable").astype(np.int64), offsets_of(counts))
 
     @classmethod
     def blocks(cls, n_units: int, n_shards: int) -> UnitLayout:
@@ -92,81 +88,75 @@ class UnitLayout:
 
 @dataclass(frozen=True)
 class NetworkLayout:
-    """The owners of every layer of a network, input to output, and how each RBM's weights are held."""
+    """The owners of every layer of a network, input to output, and the layout of each RBM's weights.
+
+    matrix_layouts   for each pair of neighbouring layers one of MATRIX_LAYOUTS, SPARSE, or AUTO, which
+                     ``plan.resolve`` replaces; so does the network that it is given to
+    connections      of every RBM, None where they are complete; empty where nothing is said of them
+    """
 
     layers: tuple[UnitLayout, ...]
-    holds: tuple[str, ...]  # one of HOLDS, or SPARSE, for each pair of neighbouring layers
-    connections: tuple[Connections | None, ...] = ()  # of those that are SPARSE; None for the others
+    matrix_layouts: tuple[str, ...]
+    connections: tuple[Connections | None, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.holds) != len(self.layers) - 1 or not set(self.holds) <= {*HOLDS, SPARSE}:
+        fine = set(self.matrix_layouts) <= {*MATRIX_LAYOUTS, AUTO, SPARSE}
+        if len(self.matrix_layouts) != len(self.layers) - 1 or not fine:
             raise LayoutError(
-                f"the matrices between {len(self.layers)} layers are held as {self.holds}, but each needs one of "
-                f"{', '.join(HOLDS)}"
+                f"the matrices between {len(self.layers)} layers are held as {self.matrix_layouts}, but each needs one "
+                f"of {', '.join(MATRIX_LAYOUTS)}"
             )
 
-    def connected(self, connections: Sequence[Connections | None]) -> NetworkLayout:
-        """The same owners, with the connections of every RBM, None where they are complete.
-
-        Raises LayoutError where there are fewer matrices.
-        """
-        if len(connections) > len(self.holds):
-            raise LayoutError(f"the layout is for {len(self.layers)} layers, but there are {len(connections)} RBMs")
-        if all(wires is None for wires in connections):
-            return NetworkLayout(self.layers, tuple("column" if held == SPARSE else held for held in self.holds))
-        wired = (*connections, *[None] * (len(self.holds) - len(connections)))
-        holds = tuple(
-            SPARSE if wires is not None else held if held != SPARSE else "column"
-            for wires, held in zip(wired, self.holds, strict=True)
-        )
-        return NetworkLayout(self.layers, holds, wired)
-
     @classmethod
-    def from_owners(cls, owners: Sequence[npt.ArrayLike], n_shards: int, layout: str = "auto") -> NetworkLayout:
-        """One owner array per layer; ``layout`` is ``auto``, one of HOLDS, or a comma-separated list."""
+    def from_owners(cls, owners: Sequence[npt.ArrayLike], n_shards: int, layout: str = AUTO) -> NetworkLayout:
+        """One owner array per layer; ``layout`` as :func:`layout_words` takes it.  Raises LayoutError."""
         layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in owners)
-        return cls(layers, choose_holds([layer.n_units for layer in layers], layout))
+        return cls(layers, layout_words(layout, len(layers) - 1))
 
     @classmethod
-    def blocks(
-        cls, sizes: tuple[int, ...], n_shards: int, layout: str = "auto", room: Room | None = None
-    ) -> NetworkLayout:
-        """Contiguous blocks in every layer."""
-        return cls(tuple(UnitLayout.blocks(n, n_shards) for n in sizes), choose_holds(sizes, layout, room))
+    def blocks(cls, sizes: Sequence[int], n_shards: int, layout: str = AUTO) -> NetworkLayout:
+        """Contiguous blocks in every layer; ``layout`` as :func:`layout_words` takes it.  Raises LayoutError."""
+        return cls(tuple(UnitLayout.blocks(n, n_shards) for n in sizes), layout_words(layout, len(sizes) - 1))
+
+
+def layout_words(layout: str, n_matrices: int) -> tuple[str, ...]:
+    """The layout that was asked for of each matrix: ``auto``, one of MATRIX_LAYOUTS, or a comma-separated list of them.
+
+    Raises LayoutError where a word is not known, or where there are neither one nor ``n_matrices`` of them.
+    """
+    words = [word.strip() for word in layout.split(",")]
+    if len(words) == 1:
+        words *= n_matrices
+    if len(words) != n_matrices:
+        raise LayoutError(
+            f"{len(words)} layouts were given ({layout}), but the network has {n_matrices} weight matrices"
+        )
+    for word in words:
+        if word not in (AUTO, *MATRIX_LAYOUTS):
+            *most, last = MATRIX_LAYOUTS
+            raise LayoutError(f"layout {word!r} is not known; use auto, {', '.join(most)} or {last}")
+    return tuple(words)
 
 
 @dataclass(frozen=True)
-class Room:
-    """Where the shards of a model are, and whether a second block of weights has room: what ``auto`` looks at."""
+class AutoContext:
+    """What the choice of ``auto`` looks at: where a model's shards are, and whether a second block of weights fits.
+
+    Without a context of its own nothing is far away, and nothing dual.
+    """
 
     n_shards: int = 1
     far: bool = False  # on several nodes
-    dual: bool = False  # room for the blocks of a dual layout
+    dual_fits: bool = False  # into memory
 
+    def choose(self, lower: int, upper: int) -> str:
+        """The layout of the matrix between layers of so many units.
 
-def choose_holds(sizes: list[int] | tuple[int, ...], layout: str, room: Room | None = None) -> tuple[str, ...]:
-    """How each pair of neighbouring layers holds its weights.
-
-    ``auto`` splits the larger side and so moves the smaller: a column layout splits the upper layer and moves the
-    lower one's activations, a row layout the other way round.  Where there is ``room`` for it, and it is predicted to
-    be faster (``costs``), it is dual.
-    """
-    pairs = list(pairwise(sizes))
-    wanted = [word.strip() for word in layout.split(",")]
-    if len(wanted) == 1:
-        wanted *= len(pairs)
-    if len(wanted) != len(pairs):
-        raise LayoutError(
-            f"{len(wanted)} layouts were given ({layout}), but the network has {len(pairs)} weight matrices"
-        )
-    for word in wanted:
-        if word not in ("auto", *HOLDS):
-            raise LayoutError(f"layout {word!r} is not known; use auto, {', '.join(HOLDS[:-1])} or {HOLDS[-1]}")
-    return tuple(word if word != "auto" else _automatic(*pair, room) for word, pair in zip(wanted, pairs, strict=True))
-
-
-def _automatic(lower: int, upper: int, room: Room | None) -> str:
-    plain = "column" if upper >= lower else "row"
-    if room is None or not (room.dual and room.far):  # within a node sums move faster than a second block is learned
-        return plain
-    return "dual" if dual_pays(lower, upper, room.n_shards, plain) else plain
+        The larger side is split, so that the smaller moves: a column layout splits the upper layer and moves the lower
+        one's activations, a row layout the other way round.  Between nodes it is dual where that fits and is predicted
+        to be faster (``costs``).
+        """
+        plain = "column" if upper >= lower else "row"
+        if not (self.far and self.dual_fits):  # within a node sums move faster than a second block is learned
+            return plain
+        return "dual" if dual_pays(lower, upper, self.n_shards, plain) else plain

@@ -16,7 +16,7 @@ from modelpar.collective.agreement import agree
 from modelpar.errors import LayoutError, SpecError, together
 from modelpar.ownership.build_connections import connect, places_of
 from modelpar.ownership.connections import Connections, mask_of
-from modelpar.ownership.layout import NetworkLayout
+from modelpar.ownership.layout import NetworkLayout, UnitLayout, layout_words
 from modelpar.spec import NetworkSpec
 from modelpar.values import plain
 from modelpar.values.forms import AnyPath
@@ -32,7 +32,10 @@ def place(
     spec: NetworkSpec, n_shards: int, comm: MPI.Comm, *, partitioner: str | None = None, file: AnyPath | None = None,
     connections: Sequence[Connections | None] | None = None,
 ) -> NetworkLayout:  # fmt: skip
-    """The layout of a network's layers without an output layer, the same on every rank.  Collective.
+    """The owners of a network's layers without the output layer, and its connections; the same on every rank.
+
+    How each matrix is held is as ``spec.layout`` says; ``auto`` is left to the network, or to ``plan.resolve``, which
+    know the grid.  Collective.
 
     partitioner   a name that ``partitioners.method`` knows; where None, tiles of the plane for local connections and
                   blocks for all others
@@ -57,7 +60,15 @@ def place(
             )
     found = comm.bcast(found)
     assert found is not None
-    return NetworkLayout.from_owners(found.owners, n_shards, spec.layout).connected(wired)
+    layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in found.owners)
+    return NetworkLayout(layers, _words(spec), wired)
+
+
+def _words(spec: NetworkSpec) -> tuple[str, ...]:
+    """What ``spec.layout`` says of the matrices between the layers; it may say something of the output layer's too."""
+    n = len(spec.layers) - 1
+    with_output = spec.classes and spec.layout.count(",") == n
+    return layout_words(spec.layout, n + 1)[:n] if with_output else layout_words(spec.layout, n)
 
 
 def _read(file: str, spec: NetworkSpec, n_shards: int) -> Partition:

@@ -19,6 +19,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
 from modelpar.training.evaluation import check_split
 from modelpar.training.feeds import shares, visible_feed
+from modelpar.training.state import TrainingRun
 from modelpar.values import plain
 from modelpar.values.forms import plain_array, plain_rows
 
@@ -92,17 +93,17 @@ def collect(network: DeepBeliefNetwork) -> dict[str, Array]:
 
 def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
     """The adjoint of :func:`collect`: each rank takes what it owns.  Tensors that are not in ``arrays`` stay."""
-    chains = arrays.get("chains")
+    chains, run = arrays.get("chains"), TrainingRun.of(network)
     mine = None if chains is None else np.zeros((len(network.rbms[0].hidden_ids), chains.shape[1]), network.dtype)
-    for name, parameters in network.parts().items():
-        if f"velocity.{name}.W" in arrays:
-            network.state.updates[name] = parameters.like()
+    for part in network.parts():
+        if f"velocity.{part.name}.W" in arrays:
+            run.velocity[part.name] = part.parameters.like()
     for block in tensors(network, mine):
         if block.name in arrays:
             block.block[...] = arrays[block.name][block.place]
-    network.refresh()
+    run.refresh(network)
     if mine is not None:
-        network.state.chains = Chains.share_of(mine, network.grid.replica, network.grid.n_replicas)
+        run.chains = Chains.share_of(mine, network.grid.replica, network.grid.n_replicas)
 
 
 def each_sample(

@@ -16,10 +16,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from modelpar.comm.grid import Grid
 from modelpar.errors import SpecError
 from modelpar.model.backprop import softmax
-from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.values import plain
 
@@ -214,11 +215,12 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         self._agree_on_fitted(grid)
         network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
-        for part, W, c in zip(self._parts, self.coefs_, self.intercepts_, strict=True):
-            put(network, {f"{part}.W": W, f"{part}.c": c})
-        put(network, {f"{part}.b": b for part, b in zip(self._parts, self.intercepts_visible_, strict=False)})
+        parts = network.parts()
+        for part, W, c in zip(parts, self.coefs_, self.intercepts_, strict=True):
+            put(network, {f"{part.name}.W": W, f"{part.name}.c": c})
+        put(network, {f"{part.name}.b": b for part, b in zip(parts, self.intercepts_visible_, strict=False)})
         put(network, {"input.offset": self.input_offset_, "input.scale": self.input_scale_})
-        network.state.position = Position("done")
+        TrainingRun.of(network).position = Position("done")
         return network
 
     @property

@@ -17,10 +17,11 @@ from modelpar.comm.grid import Grid
 from modelpar.draws import Purpose
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model import scores
-from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
 from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import pretrain
 from modelpar.values import plain
 
@@ -124,10 +125,10 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         self._agree("fit", X=X)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid)
-            chains = None
+            run, chains = TrainingRun.of(network), None
             for _ in self._watched(pretrain(network, dataset_of(X), training)):
-                chains = network.state.chains
-            network.state.chains = chains  # the end of the stage has put them away
+                chains = run.chains
+            run.chains = chains  # the end of the stage has put them away
             self._keep(network)
         self._start_anew()
         self.n_iter_ = training.epochs
@@ -156,7 +157,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid) if first else self.network(grid)
             put(network, self._passes["tensors"])
-            network.state.position = Position("pretrain", 0, epoch)
+            TrainingRun.of(network).position = Position("pretrain", 0, epoch)
             for _ in self._watched(pretrain(network, dataset_of(X), training)):
                 break  # before the end of the stage, with which velocities and chains go
             whole = self._keep(network)
@@ -267,7 +268,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             "rbm.0.W": self.components_.T, "rbm.0.b": self.intercept_visible_, "rbm.0.c": self.intercept_hidden_,
             "input.offset": self.input_offset_, "input.scale": self.input_scale_,
         })  # fmt: skip
-        network.state.position = Position("done")
+        TrainingRun.of(network).position = Position("done")
         return network
 
     def _keep(self, network: DeepBeliefNetwork) -> dict[str, Array]:

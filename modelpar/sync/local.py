@@ -11,23 +11,10 @@ from mpi4py import MPI
 
 from modelpar.comm.exchange import Traffic
 from modelpar.spec import SyncSpec
-from modelpar.sync.allreduce import BUCKET, AllreduceSync
-from modelpar.sync.stage import Salvage, Share, Stage
-from modelpar.training.schedule import StepSize
-from modelpar.weights.parameters import Parameters
-from modelpar.weights.statistics import ExactGradient, Statistics
+from modelpar.sync.reduction import BUCKET, Reduction
+from modelpar.sync.work import Salvage, Share, Work
 
 Array = npt.NDArray[Any]
-
-
-class OwnSteps(AllreduceSync):
-    """Steps from this replica's samples alone, as one replica among none takes them."""
-
-    def __init__(self, traffic: Traffic) -> None:
-        super().__init__(MPI.COMM_SELF, traffic)
-
-    def divisor(self, n_samples: int, n_all_samples: int) -> int:
-        return max(n_samples, 1)
 
 
 class LocalSGD:
@@ -41,12 +28,11 @@ class LocalSGD:
     """
 
     in_step = True
-    momentum_share = 1.0
 
     def __init__(self, replica_comm: MPI.Comm, traffic: Traffic, spec: SyncSpec) -> None:
         self.comm, self.traffic, self.spec = replica_comm, traffic, spec
-        self._own = OwnSteps(traffic)
-        self._stage: Stage
+        self.reduction = Reduction(MPI.COMM_SELF, traffic, own_mean=True)
+        self._work: Work
         self._since = 0  # steps since the last average
         self._start: dict[str, Array] = {}  # parameters after the last average, where an outer step needs them
 
@@ -58,51 +44,36 @@ class LocalSGD:
     def alike(self) -> bool:
         return self._since == 0
 
-    def divisor(self, n_samples: int, n_all_samples: int) -> int:
-        return self._own.divisor(n_samples, n_all_samples)
-
-    def begin(self, stage: Stage) -> None:
-        AllreduceSync(self.comm, self.traffic).begin(stage)
-        self._stage, self._since = stage, 0
+    def begin(self, work: Work) -> None:
+        work.make_alike(self.comm, self.traffic)
+        self._work, self._since = work, 0
         if self._has_outer_step:
-            for name, parameters in stage.parts.items():
+            for name, parameters in work.parts.items():
                 self._start[name] = parameters.flat.copy()
-                if name not in stage.outer:
-                    stage.outer[name] = parameters.like(rows=False)
+                if name not in work.outer:
+                    work.outer[name] = parameters.like(rows=False)
 
     def steps_together(self, done: int) -> int:
         return 1
 
-    def shares(self, first: int, stop: int, done: int) -> Iterator[Share]:
+    def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
         for step in range(first, stop):
             yield Share(step, self.comm.rank, self.comm.size)
             self._since += 1
             if (done + step - first + 1) % self.spec.period == 0:
                 self.settle()
 
-    def learn(
-        self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
-        n_samples: int,
-    ) -> None:  # fmt: skip
-        self._own.learn(parameters, velocity, statistics, size, n_samples)
-
-    def ready(self, update: Parameters) -> None:
-        """Nothing travels."""
-
-    def step(self, parameters: Parameters, update: Parameters, size: StepSize) -> None:
-        self._own.step(parameters, update, size)
-
     def settle(self) -> None:
         """Average now, and begin a new period; nothing to do right after an average."""
         if self._since == 0:
             return
         self._since = 0
-        for name, parameters in self._stage.parts.items():
+        for name, parameters in self._work.parts.items():
             self._average(parameters.flat)
-            self._average(self._stage.updates[name].flat)
+            self._average(self._work.velocity[name].flat)
             if self._has_outer_step:
                 self._outer_step(name, parameters.flat)
-        self._stage.refresh()
+        self._work.refresh()
 
     def _average(self, values: Array) -> None:
         size = self.comm.size
@@ -115,7 +86,7 @@ class LocalSGD:
             values /= values.dtype.type(size)
 
     def _outer_step(self, name: str, mean: Array) -> None:
-        start, velocity = self._start[name], self._stage.outer[name].flat
+        start, velocity = self._start[name], self._work.outer[name].flat
         momentum, rate = (mean.dtype.type(x) for x in (self.spec.outer_momentum, self.spec.outer_rate))
         change = mean - start
         velocity *= momentum

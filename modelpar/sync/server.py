@@ -5,7 +5,7 @@ of its steps and pushes what its own steps changed every so many.  The parameter
 in windows spread over server ranks or over the replicas themselves, so nobody holds more of the model than a shard.
 
 Work is handed out by tickets: a ticket is one replica's part of a minibatch, and who is faster takes more of them.  So
-replicas come to the end of a stretch of steps within one ticket of each other, whatever their speeds.
+replicas come to the end of a segment of steps within one ticket of each other, whatever their speeds.
 
 Between meetings each replica's velocity is its own share of the whole one: a step divides its gradients by the samples
 of the whole minibatch, as with an all-reduce, and the shares of R replicas add up to one step.  The same learning rate
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,26 +25,17 @@ from mpi4py import MPI
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
 from modelpar.spec import SyncSpec
-from modelpar.sync.allreduce import BUCKET, AllreduceSync
 from modelpar.sync.progress import Progress, spans_nodes
+from modelpar.sync.reduction import BUCKET, Reduction
 from modelpar.sync.server_loop import close_arrays, open_arrays
-from modelpar.sync.stage import Salvage, Share, Stage
 from modelpar.sync.windows import SharedArrays
+from modelpar.sync.work import Salvage, Share, Work
 from modelpar.sync.work_queue import Tickets, check_bound
-from modelpar.training.schedule import StepSize
 from modelpar.weights.parameters import Parameters
-from modelpar.weights.statistics import ExactGradient, Statistics
 
 Array = npt.NDArray[Any]
 
 TINY = 1e-8  # below the square root of Adagrad (Duchi, Hazan and Singer 2011)
-
-
-class _OwnSteps(AllreduceSync):
-    """A replica's own steps, of which those of all replicas add up to one."""
-
-    def __init__(self, traffic: Traffic) -> None:
-        super().__init__(MPI.COMM_SELF, traffic)
 
 
 class ParameterServer:
@@ -57,15 +47,16 @@ class ParameterServer:
 
     def __init__(self, grid: Grid, traffic: Traffic, spec: SyncSpec, staleness: Counter[int]) -> None:
         self.grid, self.traffic, self.spec, self.staleness = grid, traffic, spec, staleness
-        self._together = AllreduceSync(grid.replica_comm, traffic)
-        self._own = _OwnSteps(traffic)
+        self._together = Reduction(grid.replica_comm, traffic)
+        # Adagrad's gradients are pushed as they are found
+        self._own = Reduction(MPI.COMM_SELF, traffic, n_shares=grid.n_replicas, momentum=not spec.adagrad)
         self._apart = False  # whether the replicas go at their own pace now
-        self._stage: Stage
+        self._work: Work
         self._arrays: SharedArrays | None = None
         self._progress: Progress | None = None
         self._tickets: Tickets
-        self._length = 0  # steps of this stretch
-        self._rate = 0.0  # learning rate of the last step
+        self._length = 0  # steps of this segment
+        self._rate = 0.0  # learning rate of this segment
 
     # -- what the loop asks ------------------------------------------------------------------------------------------
 
@@ -78,48 +69,21 @@ class ParameterServer:
         return not self._apart
 
     @property
-    def momentum_share(self) -> float:
-        if not self._apart:
-            return self._together.momentum_share
-        return 0.0 if self.spec.adagrad else 1.0
+    def reduction(self) -> Reduction:
+        return self._own if self._apart else self._together
 
-    def divisor(self, n_samples: int, n_all_samples: int) -> int:
-        return n_all_samples
-
-    def learn(
-        self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
-        n_samples: int,
-    ) -> None:  # fmt: skip
-        if not self._apart:
-            self._together.learn(parameters, velocity, statistics, size, n_samples)
-            return
-        self._rate = size.rate
-        own = replace(size, decay=size.decay / self.grid.n_replicas, momentum=size.momentum * self.momentum_share)
-        self._own.learn(parameters, velocity, statistics, own, n_samples)
-
-    def ready(self, update: Parameters) -> None:
-        if not self._apart:
-            self._together.ready(update)
-
-    def step(self, parameters: Parameters, update: Parameters, size: StepSize) -> None:
-        if not self._apart:
-            self._together.step(parameters, update, size)
-            return
-        self._rate = size.rate
-        self._own.step(parameters, update, replace(size, decay=size.decay / self.grid.n_replicas))
-
-    def begin(self, stage: Stage) -> None:
+    def begin(self, work: Work) -> None:
         check_bound(self.spec, self.grid.n_replicas)
-        self._together.begin(stage)
-        self._stage, self._apart = stage, False
+        work.make_alike(self.grid.replica_comm, self.traffic)
+        self._work, self._apart = work, False
         self._slices: dict[str, slice] = {}
         n = 0
-        for name, parameters in stage.parts.items():
+        for name, parameters in work.parts.items():
             self._slices[name] = slice(n, n + parameters.flat.size)
             n += parameters.flat.size
-            if self.spec.adagrad and name not in stage.squares:
-                stage.squares[name] = parameters.like(rows=False)
-        dtype = next(iter(stage.parts.values())).flat.dtype
+            if self.spec.adagrad and name not in work.squares:
+                work.squares[name] = parameters.like(rows=False)
+        dtype = next(iter(work.parts.values())).flat.dtype
         self._base, self._change = np.zeros(n, dtype), np.zeros(n, dtype)  # as fetched; what is pushed
         n_counters = Tickets.n_counters(self.grid.n_replicas)
         self._arrays = open_arrays(self.grid, n, dtype, 2 if self.spec.adagrad else 1, n_counters)
@@ -133,14 +97,14 @@ class ParameterServer:
         every = self.spec.meet_every
         return every - done % every if every else 1 << 62
 
-    def shares(self, first: int, stop: int, done: int) -> Iterator[Share]:
-        if done < self.spec.warm_start:
-            yield from self._together.shares(first, stop, done)
-            return
-        self._length = stop - first
-        self._part()
+    def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
         n_parts = self.grid.n_replicas
-        steps = 0  # of this replica in this stretch
+        if done < self.spec.warm_start:
+            yield from (Share(step, self.grid.replica, n_parts) for step in range(first, stop))
+            return
+        self._length, self._rate = stop - first, rate
+        self._part()
+        steps = 0  # of this replica in this segment
         while (ticket := self._ticket()) < self._length * n_parts:
             if steps and steps % self.spec.fetch_every == 0:
                 self._fetch()
@@ -153,7 +117,7 @@ class ParameterServer:
         if self._tickets.pending:
             self._push()
         self._tickets.finish()
-        self._meet()
+        self._synchronise()
 
     def _ticket(self) -> int:
         with self.traffic.status.waiting("next ticket"):
@@ -165,23 +129,23 @@ class ParameterServer:
         """Give the servers what all replicas have, and every replica its share of the velocities."""
         assert self._arrays is not None
         if self.grid.replica == 0:
-            self._gathered(self._base, self._stage.parts)
+            self._gathered(self._base, self._work.parts)
             self._arrays.write(0, self._base)
             self._count("push", self._base)
             if self.spec.adagrad:
-                self._gathered(self._change, self._stage.squares)
+                self._gathered(self._change, self._work.squares)
                 self._arrays.write(1, self._change)
                 self._count("push", self._change)
         self._tickets.reset()
-        for update in self._stage.updates.values():
-            for values in (update.flat, update.rows):
+        for velocity in self._work.velocity.values():
+            for values in (velocity.flat, velocity.rows):
                 if values is not None:
                     values /= values.dtype.type(self.grid.n_replicas)
         self._wait_for_all()
         self._apart = True
         self._fetch(keep_own=False)
 
-    def _meet(self) -> None:
+    def _synchronise(self) -> None:
         """Wait for all pushes, take what they came to, and add the shares of the velocities up again."""
         self._wait_for_all()
         self._apart = False
@@ -190,13 +154,13 @@ class ParameterServer:
             assert self._arrays is not None
             self._arrays.read(1, self._change)
             self._count("fetch", self._change)
-            self._scattered(self._change, self._stage.squares)
-        for update in self._stage.updates.values():
-            for start in range(0, update.flat.size, BUCKET):
-                piece = update.flat[start : start + BUCKET]
+            self._scattered(self._change, self._work.squares)
+        for velocity in self._work.velocity.values():
+            for start in range(0, velocity.flat.size, BUCKET):
+                piece = velocity.flat[start : start + BUCKET]
                 self.grid.replica_comm.Allreduce(MPI.IN_PLACE, piece)
                 self.traffic.add_allreduce("replica", piece, self.grid.n_replicas)
-        self._stage.refresh()
+        self._work.refresh()
         self._wait_for_all()  # before anybody writes again
 
     def _wait_for_all(self) -> None:
@@ -214,27 +178,27 @@ class ParameterServer:
 
     def _refresh(self) -> None:
         """Make copies of weights agree, which is no change of this replica's to push."""
-        if all(parameters.W.ndim > 1 for parameters in self._stage.parts.values()):  # a matrix is held once
-            self._stage.refresh()
+        if all(parameters.W.ndim > 1 for parameters in self._work.parts.values()):  # a matrix is held once
+            self._work.refresh()
             return
         before, after = np.empty_like(self._base), np.empty_like(self._base)
-        self._gathered(before, self._stage.parts)
-        self._stage.refresh()
-        self._gathered(after, self._stage.parts)
+        self._gathered(before, self._work.parts)
+        self._work.refresh()
+        self._gathered(after, self._work.parts)
         self._base += after - before
 
     def _read(self, *, keep_own: bool) -> None:
         assert self._arrays is not None
         self._tickets.note_fetch()
         if keep_own and self._tickets.pending:
-            self._gathered(self._change, self._stage.parts)
+            self._gathered(self._change, self._work.parts)
             self._change -= self._base
             self._arrays.read(0, self._base)
             self._change += self._base
-            self._scattered(self._change, self._stage.parts)
+            self._scattered(self._change, self._work.parts)
         else:
             self._arrays.read(0, self._base)
-            self._scattered(self._base, self._stage.parts)
+            self._scattered(self._base, self._work.parts)
 
     def _push(self) -> None:
         """Add to the servers' parameters what this replica's steps have changed since its last push."""
@@ -242,7 +206,7 @@ class ParameterServer:
         with self.traffic.status.waiting("turn to push"):
             staleness = self._tickets.claim_push()
         self.staleness[staleness] += 1
-        self._gathered(self._change, self._stage.parts)
+        self._gathered(self._change, self._work.parts)
         self._change -= self._base
         if self.spec.adagrad:
             self._adapt(self._change)
@@ -253,7 +217,7 @@ class ParameterServer:
         self._count("push", self._change)
         self._base += self._change
         if self.spec.adagrad or self.spec.scale_by_staleness:  # go on from what was pushed, not from what was meant
-            self._scattered(self._base, self._stage.parts)
+            self._scattered(self._base, self._work.parts)
             self._refresh()
 
     def _adapt(self, change: Array) -> None:

@@ -71,7 +71,7 @@ class Tickets:
         return self._fetched.version
 
     def reset(self) -> None:
-        """Begin a stretch with the first ticket; the first replica's speaker does.  A barrier must follow."""
+        """Begin a segment with the first ticket; the first replica's speaker does.  A barrier must follow."""
         if self._me == 0 and self._speaks:
             self._arrays.set_counters(TICKET, [0])
             version = self._arrays.counter(VERSION)
@@ -160,7 +160,7 @@ class Tickets:
         return True
 
     def finish(self) -> None:
-        """This replica pushes no more in this stretch."""
+        """This replica pushes no more in this segment."""
         if self._speaks:
             self._arrays.set_counters(BASE + self._me, [FINISHED])
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modelpar.records import STAGES
+
 NAME = "digests.jsonl"  # in a run directory
-STAGES = ("pretrain", "finetune")
 _HEX = re.compile("[0-9a-f]{16}")
 
 
@@ -51,7 +52,7 @@ class UpdateDigests:
             found = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             return None
-        if not isinstance(found, dict) or found.get("stage") not in STAGES:
+        if not isinstance(found, dict) or found.get("stage") not in STAGES[:-1]:
             return None
         layer, epoch, step, digests = (found.get(name) for name in ("layer", "epoch", "step", "digests"))
         if type(layer) is not int or type(epoch) is not int or type(step) is not int or not isinstance(digests, dict):

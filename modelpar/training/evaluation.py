@@ -14,6 +14,7 @@ from modelpar.errors import DataError, SpecError, warn
 from modelpar.model.backprop import score_batch, softmax
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.feeds import check_width, real_values, shares
+from modelpar.training.state import TrainingRun
 
 IntArray = npt.NDArray[np.int64]
 
@@ -49,7 +50,7 @@ def check_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> N
         constant = (network.input_scale == 1) & (split.survey(mine).std == 0)
         std = np.where(constant, 0.0, network.input_scale).astype(np.float64)
         check_same_scale(split, mine, network.input_offset.astype(np.float64), std, "given", comm)
-    elif network.binarise in ("none", "stochastic"):
+    elif TrainingRun.of(network).binarise in ("none", "stochastic"):
         survey = split.survey(mine) if len(mine) else None
         ends = (np.inf, -np.inf) if survey is None else (float(survey.low.min()), float(survey.high.max()))
         told = comm.allgather(ends)

@@ -8,7 +8,7 @@ from mpi4py import MPI
 from modelpar.errors import SpecError
 from modelpar.kernels.digest import digest, digest_states
 from modelpar.kernels.states import Packed
-from modelpar.model.network import DeepBeliefNetwork, OutputLayer
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.minibatch_loop import Minibatch
@@ -50,12 +50,9 @@ def check_exact_tuning(spec: NetworkSpec, tuning: FineTuneSpec) -> None:
 def digests_of_parts(network: DeepBeliefNetwork) -> dict[str, int]:
     """Digests of all parameters, ``rbm.0.W`` to ``output.c``, the same on every rank.  Collective over the grid."""
     mine: dict[str, int] = {}
-    for name, parameters in network.parts().items():
-        layer = network.output if name == "output" else network.rbms[int(name.removeprefix("rbm."))]
-        assert layer is not None  # parts() names it only then
-        mine[f"{name}.W"] = layer.weights.digest(parameters.W)
-        c_ids = layer.class_ids if isinstance(layer, OutputLayer) else layer.hidden_ids
-        mine[f"{name}.c"] = digest(parameters.c, c_ids, None)
+    for part in network.parts():
+        mine[f"{part.name}.W"] = part.weights.digest(part.parameters.W)
+        mine[f"{part.name}.c"] = digest(part.parameters.c, part.hidden_ids, None)
     first_replica = network.grid.replica == 0  # all replicas have the same parameters
     sums = np.array(list(mine.values()) if first_replica else [0] * len(mine), np.uint64)
     network.grid.comm.Allreduce(MPI.IN_PLACE, sums)  # unsigned: modulo 2^64

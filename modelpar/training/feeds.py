@@ -25,6 +25,7 @@ from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
+from modelpar.training.state import TrainingRun
 from modelpar.weights.dense import Scratch
 
 Array = npt.NDArray[Any]
@@ -97,7 +98,8 @@ def real_values(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> F
 
     Collective.  Raises DataError where the data do not fit the network.
     """
-    return visible_feed(network, dataset, split, "none" if network.binarise == "stochastic" else network.binarise)
+    binarise = TrainingRun.of(network).binarise
+    return visible_feed(network, dataset, split, "none" if binarise == "stochastic" else binarise)
 
 
 class DrawnOnce:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,10 @@ from modelpar.data.feed import Feed
 from modelpar.errors import SpecError
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed
-from modelpar.model.network import DeepBeliefNetwork, Position
-from modelpar.records import Record
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.records import Record, recorded_layer
 from modelpar.sync import Share, Sync
+from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.weights.dense import Scratch
 
 IntArray = npt.NDArray[np.int64]
@@ -38,33 +39,33 @@ class Minibatch:
         return len(self.samples)
 
 
-class Course:
+class MinibatchLoop:
     """One stage: ``epochs`` passes over ``feed``, shuffled by (seed, ``shuffle``, epoch) alike at every grid.
 
     packed   states come packed where the feed has them
-    sums     names of what ``count`` adds up over an epoch
+    sums     what ``count`` adds up over an epoch, by name: as it is at the beginning
     spread   a feed of the units that the weights need, in their order, of which the owned ones are taken
 
-    The position in the network's training state is the only thing that it changes.  The clock runs from the beginning
+    The position of ``run`` is the only thing that it changes.  The clock runs from the beginning
     of a minibatch to its end, so scores, and what the caller does with a record, are not training time.
     """
 
     def __init__(
-        self, network: DeepBeliefNetwork, feed: Feed, *, epochs: int, batch_size: int, stage: str, shuffle: int,
-        packed: bool = False, spread: Feed | None = None, sums: tuple[str, ...] = (),
+        self, network: DeepBeliefNetwork, run: TrainingRun, feed: Feed, *, epochs: int, batch_size: int, stage: str,
+        shuffle: int, packed: bool = False, spread: Feed | None = None, sums: Mapping[str, Sum] | None = None,
     ) -> None:  # fmt: skip
         self._packed, self._spread = packed and feed.binary, spread
-        self.network, self.feed, self.epochs, self.stage = network, feed, epochs, stage
+        self.network, self.run, self.feed, self.epochs, self.stage = network, run, feed, epochs, stage
         self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
         self._batch_size, self._shuffle = batch_size, shuffle << 24
-        self._names = (*sums, "samples")
+        self._sums = {**(sums or {}), "samples": Sum(0.0)}
         self._v = Scratch()
         check_position(self.position, stage, feed.n_samples, batch_size)
         self.position.n_samples, self.position.batch_size = feed.n_samples, batch_size
 
     @property
     def position(self) -> Position:
-        return self.network.state.position
+        return self.run.position
 
     @property
     def n_done(self) -> int:
@@ -75,32 +76,35 @@ class Course:
     def unfinished(self) -> bool:
         return self.position.epoch < self.epochs
 
-    def stretches(self, sync: Sync, every: int = 0) -> Iterator[Iterator[Minibatch]]:
+    def segments(self, sync: Sync, rate: float, every: int = 0) -> Iterator[Iterator[Minibatch]]:
         """What is left of the current epoch, from one moment at which all replicas stand together to the next.
 
-        A stretch is this replica's minibatches, in turn: call ``count`` for each when its update is done, and
-        ``meet`` when a stretch is through.   every: a moment also after so many steps of the stage, 0 for none
+        A segment is this replica's minibatches, in turn: call ``count`` for each when its update is done, and
+        ``synchronise`` when a segment is through.
+
+        rate    learning rate of these steps
+        every   a moment also after so many steps of the stage, 0 for none
         """
         position = self.position
         # a replica may come to the end of an epoch without a minibatch of its own
-        position.sums = {**dict.fromkeys(self._names, 0.0), **position.sums}
+        position.sums = {**self._sums, **position.sums}
         while position.step < self.batches.n_steps:
             if sync.alike:
-                self.network.keep()
+                self.run.keep()
             self._started = time.perf_counter()
             length = sync.steps_together(self.n_done)
             if every:
                 length = min(length, every - self.n_done % every)
             self._first, self._stop = position.step, min(position.step + length, self.batches.n_steps)
-            yield self._minibatches(sync)
+            yield self._minibatches(sync, rate)
 
-    def _minibatches(self, sync: Sync) -> Iterator[Minibatch]:
-        for share in sync.shares(self._first, self._stop, self.n_done):
+    def _minibatches(self, sync: Sync, rate: float) -> Iterator[Minibatch]:
+        for share in sync.shares(self._first, self._stop, self.n_done, rate):
             yield self._minibatch(share)
 
     def _minibatch(self, share: Share) -> Minibatch:
         position = self.position
-        layer = position.layer if self.stage == "pretrain" else -1
+        layer = recorded_layer(self.stage, position.layer)
         self.network.traffic.status.begin_step(self.stage, layer, position.epoch + 1, share.step + 1)
         indices = self.batches.indices(self._shuffle + position.epoch, share.step)
         # a short minibatch is cut where a whole one is: persistent chains belong to places in the minibatch
@@ -125,10 +129,10 @@ class Course:
         """The update of ``batch`` is done: add to the epoch's sums."""
         position = self.position
         for name, value in {**sums, "samples": batch.n_mine}.items():
-            position.sums[name] += value
+            position.sums[name] = position.sums[name]._replace(value=position.sums[name].value + value)
 
-    def meet(self) -> Record:
-        """The stretch is through, on all replicas: move the position on."""
+    def synchronise(self) -> Record:
+        """The segment is through, on all replicas: move the position on."""
         position = self.position
         samples = min(self._stop * self._batch_size, self.feed.n_samples) - self._first * self._batch_size
         position.step = self._stop
@@ -136,7 +140,7 @@ class Course:
         return replace(self._record("step", position.epoch + 1, samples, {}), n_updates=self._stop - self._first)
 
     def crossed(self, every: int) -> bool:
-        """Whether the last stretch reached or passed a multiple of ``every`` steps of the stage."""
+        """Whether the last segment reached or passed a multiple of ``every`` steps of the stage."""
         return self.n_done // every > (self.n_done - (self._stop - self._first)) // every
 
     def end_epoch(self, measures: dict[str, float]) -> Record:
@@ -146,19 +150,9 @@ class Course:
         return self._record("epoch", position.epoch, self.feed.n_samples, measures)
 
     def _record(self, kind: str, epoch: int, samples: int, measures: dict[str, float]) -> Record:
-        layer = self.position.layer if self.stage == "pretrain" else -1
+        layer = recorded_layer(self.stage, self.position.layer)
         steps = self.batches.n_steps * self.epochs
         return Record(kind, self.stage, layer, epoch, self.n_done, steps, samples, self.position.seconds, measures)
-
-    def totals(self) -> dict[str, float]:
-        """The epoch's sums over the replicas, and over shards too where a name begins with ``shard_``.  Collective."""
-        grid, sums = self.network.grid, self.position.sums
-        names = sorted(sums)
-        everywhere = grid.comm.allreduce(np.array([sums[name] for name in names]))
-        alike = grid.replica_comm.allreduce(np.array([sums[name] for name in names]))
-        totals = {name: float((everywhere if name.startswith("shard_") else alike)[i]) for i, name in enumerate(names)}
-        # shards on processors of other kinds may differ in a last bit of what they have alike: one has the word
-        return grid.comm.bcast(totals)
 
 
 def check_position(position: Position, stage: str, n_samples: int, batch_size: int) -> None:

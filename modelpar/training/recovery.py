@@ -4,7 +4,7 @@ Needs User Level Failure Mitigation (Bland et al. 2013, as in Open MPI 5): an op
 of ending the job, a communicator can be revoked so that nobody waits on it, and shrunk to those that are left.
 
 A lost rank takes its replica out, for nobody else has its shard of it.  Where replicas take steps together, the others
-go back to the last moment that all of them have kept, at most ``EVERY`` steps, and take these steps again with the
+go back to the last snapshot that all of them have, at most ``EVERY`` steps, and take these steps again with the
 samples shared anew between them: nothing is lost, and as draws belong to samples, the run does what it would have done.
 Where replicas are at their own pace, they go on from what the servers hold; what a lost server held is taken from the
 replica that fetched it last.
@@ -12,9 +12,7 @@ replica that fetched it last.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from mpi4py import MPI
@@ -22,93 +20,74 @@ from mpi4py import MPI
 from modelpar.collective import messages
 from modelpar.comm.grid import Grid
 from modelpar.errors import ModelparError
-from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState
-from modelpar.model.rbm import Chains
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
 from modelpar.sync import Salvage
+from modelpar.training.state import TrainingRun, copies
 from modelpar.weights.parameters import Parameters
 
-EVERY = 10  # steps between two moments that are kept: a copy takes about as long as a step
-STAGES = ("pretrain", "finetune", "done")
+EVERY = 10  # steps between two snapshots: a copy takes about as long as a step
 
-Place = tuple[int, int, int, int]  # stage, layer, epoch, step: later moments are greater
-
-
-def place_of(position: Position) -> Place:
-    return STAGES.index(position.stage), position.layer, position.epoch, position.step
+Place = tuple[int, int, int, int]  # as ``Position.place``
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """A rank's part of a network and its training, at a step at which all replicas were alike."""
 
     parts: dict[str, Parameters]
     means: list[np.ndarray]  # mean activations of the RBMs
-    state: TrainingState
-    scaling: tuple[np.ndarray, np.ndarray, str]  # offset and scale of the input, and how it is binarised
+    run: TrainingRun
+    scaling: tuple[np.ndarray, np.ndarray]  # offset and scale of the input
+
+    @classmethod
+    def of(cls, network: DeepBeliefNetwork) -> Snapshot:
+        parts = copies({part.name: part.parameters for part in network.parts()})
+        means = [rbm.mean_activation.copy() for rbm in network.rbms]
+        return cls(parts, means, TrainingRun.of(network).copy(), (network.input_offset, network.input_scale))
 
 
-class Moments:
-    """The last two moments of a network, kept in memory: two copies of what this rank trains.
+class Snapshots:
+    """The last two snapshots of a network, kept in memory: two copies of what this rank trains.
 
-    Ranks may be a step apart when one is lost, so the last moment of one may not be that of another; the one before is.
+    Ranks may be a step apart when one is lost, so the last one of a rank may not be that of another; the one before is.
     """
 
     def __init__(self, network: DeepBeliefNetwork) -> None:
         self.network = network
-        self.kept: dict[Place, Moment] = {}
+        self.kept: dict[Place, Snapshot] = {}
 
     def keep(self) -> None:
-        """Copy this moment, unless the last one is hardly older.  Not collective, and the same on all ranks."""
-        here = place_of(self.network.state.position)
+        """Take one now, unless the last one is hardly older.  Not collective, and the same on all ranks."""
+        here = TrainingRun.of(self.network).position.place
         last = max(self.kept, default=None)
         if last is not None and here[:3] == last[:3] and here[3] - last[3] < EVERY:
             return
-        self.kept[here] = copy_of(self.network)
+        self.kept[here] = Snapshot.of(self.network)
         for old in sorted(self.kept)[:-2]:
             del self.kept[old]
 
 
-def copy_of(network: DeepBeliefNetwork) -> Moment:
-    state = network.state
-    named: dict[str, Any] = {name: _copies(getattr(state, name)) for name in ("updates", "best", "outer", "squares")}
-    chains = None if state.chains is None else Chains(state.chains.h)  # replaced by new ones, never changed in place
-    kept = replace(state, position=replace(state.position, sums=dict(state.position.sums)), chains=chains, **named)
-    means = [rbm.mean_activation.copy() for rbm in network.rbms]
-    scaling = network.input_offset, network.input_scale, network.binarise
-    return Moment(_copies(network.parts()), means, kept, scaling)
-
-
-def _copies(named: dict[str, Parameters]) -> dict[str, Parameters]:
-    copies = {}
-    for name, parameters in named.items():
-        copy = copies[name] = parameters.like()
-        copy.flat[:] = parameters.flat
-        if copy.rows is not None and parameters.rows is not None:
-            copy.rows[:] = parameters.rows
-    return copies
-
-
 @dataclass(frozen=True)
-class Carried:
+class SurvivorState:
     """What a surviving rank brings to the next grid.
 
-    moments   by place; salvage and ``now``: where it was at its own pace
+    snapshots   by place; salvage and ``now``: where it was at its own pace
     """
 
     shard: int
-    moments: dict[Place, Moment]
+    snapshots: dict[Place, Snapshot]
     salvage: Salvage | None = None
-    now: Moment | None = None
-    staleness: Counter[int] | None = None
+    now: Snapshot | None = None
 
 
-def carry(network: DeepBeliefNetwork, moments: Moments) -> Carried:
+def survivor_state(network: DeepBeliefNetwork, snapshots: Snapshots) -> SurvivorState:
     """What this rank has, looked at when another was lost.  Not collective."""
-    salvage = None if network.sync is None else network.sync.salvage()
-    now = copy_of(network) if salvage is not None else None
-    return Carried(network.grid.shard, moments.kept, salvage, now, network.staleness)
+    sync = TrainingRun.of(network).sync
+    salvage = None if sync is None else sync.salvage()
+    now = Snapshot.of(network) if salvage is not None else None
+    return SurvivorState(network.grid.shard, snapshots.kept, salvage, now)
 
 
 # -- who is left -------------------------------------------------------------------------------------------------------
@@ -171,42 +150,32 @@ def regroup(members: MPI.Comm, grid: Grid | None, n_shards: int, world: MPI.Grou
 # -- the network that goes on ------------------------------------------------------------------------------------------
 
 
-def rebuild(carried: Carried, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork | None:
-    """The network on the next grid, ready to be trained on; None where the ranks have no moment in common.
+def rebuild(state: SurvivorState, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork | None:
+    """The network on the next grid, ready to be trained on; None where the ranks have no snapshot in common.
 
     Collective over the grid.
     """
-    salvaged = carried.salvage is not None and carried.now is not None
+    salvaged = state.salvage is not None and state.now is not None
     if grid.comm.allreduce(salvaged, MPI.LAND):
-        return _from_salvage(carried, spec, grid, layout)
-    common = set.intersection(*(set(places) for places in grid.comm.allgather(list(carried.moments))))
-    if not common:
-        return None
-    moment = carried.moments[max(common)]
-    return _network(moment, spec, grid, layout, carried.staleness)
+        return _from_salvage(state, spec, grid, layout)
+    common = set.intersection(*(set(places) for places in grid.comm.allgather(list(state.snapshots))))
+    return _network(state.snapshots[max(common)], spec, grid, layout) if common else None
 
 
-def _network(
-    moment: Moment, spec: NetworkSpec, grid: Grid, layout: NetworkLayout, staleness: Counter[int] | None
-) -> DeepBeliefNetwork:
+def _network(snapshot: Snapshot, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork:
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
-    for name, parameters in network.parts().items():
-        kept = moment.parts[name]
-        parameters.flat[:] = kept.flat
-        if parameters.rows is not None and kept.rows is not None:
-            parameters.rows[:] = kept.rows
-    for rbm, mean in zip(network.rbms, moment.means, strict=True):
+    for part in network.parts():
+        part.parameters.copy_from(snapshot.parts[part.name])
+    for rbm, mean in zip(network.rbms, snapshot.means, strict=True):
         rbm.mean_activation[:] = mean
-    network.input_offset, network.input_scale, network.binarise = moment.scaling
-    network.state = moment.state
-    network.staleness = staleness if staleness is not None else Counter()
-    if network.state.chains is not None:  # places in the minibatch are shared anew: all begin new ones
-        network.state.chains = None
+    network.input_offset, network.input_scale = snapshot.scaling
+    network.run = snapshot.run
+    snapshot.run.chains = None  # places in the minibatch are shared anew: all begin new ones
     return network
 
 
-def _from_salvage(carried: Carried, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork:
-    salvage, now = carried.salvage, carried.now
+def _from_salvage(state: SurvivorState, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork:
+    salvage, now = state.salvage, state.now
     assert salvage is not None
     assert now is not None
     comm = grid.replica_comm
@@ -222,10 +191,9 @@ def _from_salvage(carried: Carried, spec: NetworkSpec, grid: Grid, layout: Netwo
         at += n
     for name, where in salvage.slices.items():
         now.parts[name].flat[:] = base[where]
-    for update in now.state.updates.values():
-        messages.allreduce(comm, update.flat)  # shares of a replica's own pace add up to one velocity
-    position = now.state.position
-    position.step += grid.comm.allreduce(salvage.steps, MPI.MAX)
-    network = _network(now, spec, grid, layout, carried.staleness)
-    network.refresh()
+    for velocity in now.run.velocity.values():
+        messages.allreduce(comm, velocity.flat)  # shares of a replica's own pace add up to one velocity
+    now.run.position.step += grid.comm.allreduce(salvage.steps, MPI.MAX)
+    network = _network(now, spec, grid, layout)
+    now.run.refresh(network)
     return network

@@ -11,23 +11,24 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from modelpar.collective.agreement import agree
-from modelpar.data import Dataset, Minibatches, check_classes, check_range, check_training
+from modelpar.data import Dataset, Minibatches
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import ModelparError, SpecError, TrainingError
-from modelpar.model.backprop import FineTuner
-from modelpar.model.network import DeepBeliefNetwork, Position, TrainingState
+from modelpar.model.backprop import BackPropagation
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
-from modelpar.sync import Stage, Sync, check_bound, strategy
+from modelpar.sync import Sync, Work, check_bound, strategy
 from modelpar.training import monitor
-from modelpar.training.evaluation import accuracy_measures, check_labels, check_predictions, has_labels
-from modelpar.training.exactness import Recorder, check_exact, check_exact_tuning, digests_of_parts
+from modelpar.training.evaluation import accuracy_measures, check_labels, check_predictions
+from modelpar.training.exactness import Recorder, check_exact, digests_of_parts
 from modelpar.training.feeds import (
     DrawnOnce,
     check_width,
@@ -37,8 +38,11 @@ from modelpar.training.feeds import (
     real_values,
     visible_feed,
 )
-from modelpar.training.minibatch_loop import Course
+from modelpar.training.minibatch_loop import MinibatchLoop
+from modelpar.training.optimizer import Optimizer
+from modelpar.training.preconditions import check_tuning, check_values
 from modelpar.training.schedule import step_size
+from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.weights.parameters import Parameters
 
 CHECK_EVERY = 100  # updates between looks for NaN within an epoch
@@ -61,27 +65,28 @@ def pretrain(
     that the stage was begun with, TrainingError where training breaks down, DisagreementError where ranks bring
     different arguments.
     """
+    run = TrainingRun.of(network)
     agree(network.grid.comm, "pretrain", network=network, dataset=dataset, training=training, sync=sync)
-    position = network.state.position
+    position = run.position
     if position.stage != "pretrain":
         return
-    network.record_digests = network.record_digests or training.digests
+    run.record_digests = run.record_digests or training.digests
     sync = sync or SyncSpec()
     check_sync(network, sync, training)
-    _first_look(network, dataset)
-    visible = visible_feed(network, dataset, dataset.train, network.binarise)
+    _first_look(network, run, dataset)
+    visible = visible_feed(network, dataset, dataset.train, run.binarise)
     feed: Feed = visible
     below: Feed = real_values(network, dataset, dataset.train)
     check_exact(network.spec, training, binary=visible.binary)
     spread: Feed | None = None
     everywhere = not isinstance(dataset.train.table, OwnColumns)
-    if network.rbms[0].weights.needs_all_visible and visible.binary and position.layer == 0 and everywhere:
+    if network.rbms[0].weights.spreads_visible and visible.binary and position.layer == 0 and everywhere:
         # states of units that others own are read from the data, not received
-        spread = visible_feed(network, dataset, dataset.train, network.binarise, spread=True)
+        spread = visible_feed(network, dataset, dataset.train, run.binarise, spread=True)
     for rbm in network.rbms:
         if rbm.index == position.layer:
-            yield from _train_rbm(network, rbm, feed, below, spread, training, sync)
-            _next_layer(network)
+            yield from _train_rbm(network, run, rbm, feed, below, spread, training, sync)
+            _next_layer(network, run)
         if position.stage != "pretrain":
             return
         if network.spec.exact and rbm.index == 0:
@@ -91,51 +96,51 @@ def pretrain(
 
 
 def _train_rbm(
-    network: DeepBeliefNetwork, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None, training: TrainingSpec,
-    how: SyncSpec,
+    network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None,
+    training: TrainingSpec, how: SyncSpec,
 ) -> Iterator[Record]:  # fmt: skip
-    """``feed`` is what the RBM is trained on, ``real_feed`` the same before any draw, ``spread`` as in Course."""
-    grid, state, position = network.grid, network.state, network.state.position
-    course = Course(network, feed, epochs=training.epochs, batch_size=training.batch_size,
-                    stage="pretrain", shuffle=rbm.index, packed=True, spread=spread,
-                    sums=("shard_squared_error",))  # fmt: skip
-    if course.unfinished and course.n_done == 0:
+    """``feed`` is what the RBM is trained on, ``real_feed`` the same before draws, ``spread`` as in MinibatchLoop."""
+    grid, position = network.grid, run.position
+    loop = MinibatchLoop(network, run, feed, epochs=training.epochs, batch_size=training.batch_size,
+                         stage="pretrain", shuffle=rbm.index, packed=True, spread=spread,
+                         sums={"squared_error": Sum(0.0, over_shards=True)})  # fmt: skip
+    if loop.unfinished and loop.n_done == 0:
         _set_visible_biases(network, rbm, real_feed)
-    name = f"rbm.{rbm.index}"
-    if name not in state.updates:
-        state.updates[name] = rbm.parameters.like()
-    velocity = state.updates[name]
-    _set_up_chains(network, rbm, training)
+    if rbm.name not in run.velocity:
+        run.velocity[rbm.name] = rbm.parameters.like()
+    velocity = run.velocity[rbm.name]
+    _set_up_chains(network, run, rbm, training)
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
-    recorder = Recorder(network, rbm) if network.record_digests else None
-    with _together(network, how, {name: rbm.parameters}, course.n_done) as sync:
-        while course.unfinished:
+    recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
+    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done) as sync:
+        optimizer = Optimizer(sync)
+        while loop.unfinished:
             size = step_size(training, base_rate, position.epoch)
-            for stretch in course.stretches(sync):
-                for batch in stretch:
+            for segment in loop.segments(sync, size.rate):
+                for batch in segment:
                     step = rbm.contrastive_divergence(
-                        batch.v, batch.first_draw, training, state.chains, n_all_samples=batch.n_all,
+                        batch.v, batch.first_draw, training, run.chains, n_all_samples=batch.n_all,
                         v0_spread=batch.v_spread, in_step=sync.in_step,
                     )  # fmt: skip
-                    sync.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
+                    optimizer.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
                     # PCD never reconstructs its data, so it has no error to add up: the probe's stands in
-                    course.count(batch, shard_squared_error=0.0 if training.persistent else step.error)
-                record = course.meet()
+                    loop.count(batch, squared_error=0.0 if training.persistent else step.error)
+                record = loop.synchronise()
                 if recorder is not None:  # replicas in step have had one minibatch each
                     record = replace(record, digests=recorder.of(step.states, batch))
-                if course.crossed(CHECK_EVERY):
+                if loop.crossed(CHECK_EVERY):
                     monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm, rate_of(rbm))
                 yield record
             sync.settle()
-            network.refresh()  # statistics of real values have rounded the blocks of a dual layout apart
-            totals = course.totals()
+            run.refresh(network)  # statistics of real values have rounded the blocks of a dual layout apart
+            totals = position.total_sums(grid)
             with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                 measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
-            error = totals["shard_squared_error"] / (totals["samples"] * n_visible)
+            error = totals["squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
             monitor.check_rbm(rbm.index, measures, rate_of(rbm))
-            yield course.end_epoch({**measures, "learning_rate": size.rate})
+            yield loop.end_epoch({**measures, "learning_rate": size.rate})
 
 
 def rate_of(rbm: RBM) -> str:
@@ -144,21 +149,22 @@ def rate_of(rbm: RBM) -> str:
 
 
 @contextmanager
-def _together(network: DeepBeliefNetwork, how: SyncSpec, parts: dict[str, Parameters], done: int) -> Iterator[Sync]:
-    """The strategy of one stage, which is the network's while the stage lasts."""
-    state = network.state
-    sync = network.sync = strategy(how, network.grid, network.traffic, network.staleness)
-    sync.begin(Stage(parts, state.updates, state.outer, state.squares, network.refresh, done))
+def _together(
+    network: DeepBeliefNetwork, run: TrainingRun, how: SyncSpec, parts: dict[str, Parameters], done: int
+) -> Iterator[Sync]:
+    """The strategy of one stage, which is the run's while the stage lasts."""
+    sync = run.sync = strategy(how, network.grid, network.traffic, run.staleness)
+    sync.begin(Work(parts, run.velocity, run.outer, run.squares, partial(run.refresh, network), done))
     try:
         yield sync
     except (ModelparError, GeneratorExit):
-        _end(network, sync)  # all ranks are here; after another exception they may not be
+        _end(run, sync)  # all ranks are here; after another exception they may not be
         raise
-    _end(network, sync)
+    _end(run, sync)
 
 
-def _end(network: DeepBeliefNetwork, sync: Sync) -> None:
-    network.sync = None
+def _end(run: TrainingRun, sync: Sync) -> None:
+    run.sync = None
     sync.end()
 
 
@@ -166,7 +172,7 @@ def check_sync(network: DeepBeliefNetwork, sync: SyncSpec, training: TrainingSpe
     """Raise SpecError, on every rank alike, where a strategy cannot do what else was asked for."""
     if sync.sync == "allreduce":
         return
-    if network.spec.exact or network.record_digests:
+    if network.spec.exact or TrainingRun.of(network).record_digests:
         what = "--exact" if network.spec.exact else "--digests"
         raise SpecError(
             f"{what} needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
@@ -195,63 +201,64 @@ def fine_tune(
     Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown,
     DisagreementError where ranks bring different arguments.
     """
+    run = TrainingRun.of(network)
     agree(network.grid.comm, "fine_tune", network=network, dataset=dataset, tuning=spec, sync=sync)
-    state = network.state
     if network.output is None:
         raise SpecError("fine-tuning needs an output layer; give --classes, or data with labels")
-    if state.position.stage == "done":
+    if run.position.stage == "done":
         return
     # nothing is changed before all that was asked for is known to be possible
-    check_exact_tuning(network.spec, spec)
     sync = sync or SyncSpec()
     check_sync(network, sync)
     check_width(network, dataset, dataset.validation, dataset.test)
-    check_labels(dataset, dataset.train, network.spec.classes)
-    check_classes(dataset, network.spec.classes, network.grid.comm)
-    if spec.patience and not has_labels(dataset.validation):
-        raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
-    if spec.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
-        raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
-    _first_look(network, dataset)
-    if state.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
-        state.forget_stage()
-        state.position = Position("finetune")
+    check_tuning(network.spec, spec, dataset, network.grid.comm)
+    _first_look(network, run, dataset)
+    if run.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
+        run.forget_stage()
+        run.position = Position("finetune")
     if not spec.patience:  # of an earlier call that had it
-        state.best.clear()
-    yield from _descend(network, dataset, spec, sync)
-    if state.best and not state.position.reached:
-        for name, parameters in network.parts().items():
-            parameters.flat[:] = state.best[name].flat
-    network.refresh()
+        run.best.clear()
+    yield from _descend(network, run, dataset, spec, sync)
+    if run.best and not run.position.reached:
+        for part in network.parts():
+            part.parameters.flat[:] = run.best[part.name].flat
+    run.refresh(network)
     if spec.epochs:
         with network.traffic.measuring(), network.traffic.status.phase("scoring"):
             check_predictions(network, dataset)
-    network.state = TrainingState(Position("done"))
+    run.stand_at(Position("done"))
 
 
-def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, how: SyncSpec) -> Iterator[Record]:
+def _descend(
+    network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset, spec: FineTuneSpec, how: SyncSpec
+) -> Iterator[Record]:
     """The epochs of fine-tuning, until they are over, or the accuracy is reached, or no longer grows."""
-    grid, state, position = network.grid, network.state, network.state.position
+    grid, position = network.grid, run.position
     labels = check_labels(dataset, dataset.train, network.spec.classes)
-    tuner = FineTuner(network, spec, state.updates)
+    backprop, parts = BackPropagation(network, spec), network.parts()
+    for part in parts:
+        if part.name not in run.velocity:
+            run.velocity[part.name] = part.parameters.like(rows=False)
     feed = real_values(network, dataset, dataset.train)
-    course = Course(network, feed, epochs=spec.epochs, batch_size=spec.batch_size,
-                    stage="finetune", shuffle=FINE_TUNING, sums=("cross_entropy", "n_correct"))  # fmt: skip
-    with _together(network, how, network.parts(), course.n_done) as sync:
+    loop = MinibatchLoop(network, run, feed, epochs=spec.epochs, batch_size=spec.batch_size, stage="finetune",
+                         shuffle=FINE_TUNING, sums={"cross_entropy": Sum(0.0), "n_correct": Sum(0.0)})  # fmt: skip
+    with _together(network, run, how, {part.name: part.parameters for part in parts}, loop.n_done) as sync:
+        optimizer = Optimizer(sync)
         # looked at before an epoch, not after: a network that was saved at the last record must not go on either
-        while course.unfinished and not position.reached and not _impatient(state, spec):
+        while loop.unfinished and not position.reached and not _impatient(run, spec):
             size = step_size(spec, spec.learning_rate, position.epoch)
-            for stretch in course.stretches(sync, spec.evaluate_every):
-                for batch in stretch:
-                    score = tuner.step(batch.v, labels[batch.samples], batch.first_draw, batch.n_all, size, sync)
-                    course.count(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
-                record = course.meet()
-                if network.record_digests:
+            for segment in loop.segments(sync, size.rate, spec.evaluate_every):
+                for batch in segment:
+                    score, gradients = backprop.run(batch.v, labels[batch.samples], batch.first_draw, batch.n_all)
+                    optimizer.descend(gradients, parts, run.velocity, size, batch.n_mine, spec.max_norm)
+                    loop.count(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
+                record = loop.synchronise()
+                if run.record_digests or network.spec.exact:
                     record = replace(record, digests=digests_of_parts(network))
-                if course.crossed(CHECK_EVERY):
+                if loop.crossed(CHECK_EVERY):
                     monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm, RATE)
-                in_between = position.step < course.batches.n_steps
-                if spec.evaluate_every and in_between and course.n_done % spec.evaluate_every == 0:
+                in_between = position.step < loop.batches.n_steps
+                if spec.evaluate_every and in_between and loop.n_done % spec.evaluate_every == 0:
                     sync.settle()
                     with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                         record.measures.update(accuracy_measures(network, dataset))
@@ -260,7 +267,7 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                 if position.reached:
                     return
             sync.settle()
-            totals = course.totals()
+            totals = position.total_sums(grid)
             with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                 accuracies = accuracy_measures(network, dataset)
             measures = {"loss": totals["cross_entropy"] / totals["samples"],
@@ -268,15 +275,15 @@ def _descend(network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, h
                         **accuracies, "learning_rate": size.rate}  # fmt: skip
             if not np.isfinite(measures["loss"]):
                 raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller {RATE}")
-            monitor.check_weights("fine-tuning", [part.W for part in network.parts().values()], grid.comm)
+            monitor.check_weights("fine-tuning", [part.parameters.W for part in parts], grid.comm)
             if spec.patience:
-                remember_best(network, measures["validation_accuracy"])
+                remember_best(network, run, measures["validation_accuracy"])
             position.reached = _reached(spec, measures)
-            yield course.end_epoch(measures)
+            yield loop.end_epoch(measures)
 
 
-def _impatient(state: TrainingState, spec: FineTuneSpec) -> bool:
-    return spec.patience > 0 and state.epochs_since_best >= spec.patience
+def _impatient(run: TrainingRun, spec: FineTuneSpec) -> bool:
+    return spec.patience > 0 and run.epochs_since_best >= spec.patience
 
 
 def _reached(spec: FineTuneSpec, measures: dict[str, float]) -> bool:
@@ -284,59 +291,55 @@ def _reached(spec: FineTuneSpec, measures: dict[str, float]) -> bool:
     return spec.until_accuracy is not None and accuracy is not None and accuracy > spec.until_accuracy
 
 
-def remember_best(network: DeepBeliefNetwork, accuracy: float) -> None:
+def remember_best(network: DeepBeliefNetwork, run: TrainingRun, accuracy: float) -> None:
     """Keep the present parameters where their validation accuracy is the best so far, else count an epoch in vain."""
-    state = network.state
-    state.epochs_since_best += 1
-    if accuracy > state.best_accuracy:
-        state.best_accuracy, state.epochs_since_best = accuracy, 0
-        for name, parameters in network.parts().items():
-            if name not in state.best:
-                state.best[name] = parameters.like(rows=False)
-            state.best[name].flat[:] = parameters.flat
+    run.epochs_since_best += 1
+    if accuracy > run.best_accuracy:
+        run.best_accuracy, run.epochs_since_best = accuracy, 0
+        for part in network.parts():
+            if part.name not in run.best:
+                run.best[part.name] = part.parameters.like(rows=False)
+            run.best[part.name].flat[:] = part.parameters.flat
 
 
-def _first_look(network: DeepBeliefNetwork, dataset: Dataset) -> None:
+def _first_look(network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset) -> None:
     """Check width and values of the data; a network that was never trained also learns how to scale and binarise."""
     check_width(network, dataset, dataset.validation, dataset.test)
-    if network.spec.visible == "gaussian" and dataset.binarise != "none":
-        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
-    fresh, comm = network.state.position == Position(), network.grid.comm
-    check_range(dataset, network.visible_ids, network.spec.visible, comm=comm)
-    check_training(dataset, network.visible_ids, network.spec.visible, comm=comm, again=not fresh)
-    position, found = network.state.position, comm.bcast(dataset.fingerprint)
+    position, comm, found = run.position, network.grid.comm, network.grid.comm.bcast(dataset.fingerprint)
+    fresh = position == Position()
+    check_values(network.spec, dataset, network.visible_ids, comm, again=not fresh)
     begun = position.epoch > 0 or position.step > 0
-    if begun and network.data is not None and found is not None and (told := found.differs(network.data)):
+    if begun and run.data is not None and found is not None and (told := found.differs(run.data)):
         raise SpecError(
             f"{dataset.name} is not what this stage of training was begun with: {told}; go on with the same data, or "
-            "set network.data to None to go on with these"
+            "set network.run.data to None to go on with these"
         )
     if found is not None:
-        network.data = found
+        run.data = found
     if fresh:
         learn_scaling(network, dataset)
-        network.binarise = dataset.binarise
+        run.binarise = dataset.binarise
 
 
-def _next_layer(network: DeepBeliefNetwork) -> None:
-    state, layer = network.state, network.state.position.layer + 1
-    state.forget_stage()
+def _next_layer(network: DeepBeliefNetwork, run: TrainingRun) -> None:
+    layer = run.position.layer + 1
+    run.forget_stage()
     if layer == len(network.rbms):
         fresh = Position("finetune" if network.output else "done")
     else:
         fresh = Position("pretrain", layer)
-    vars(state.position).update(vars(fresh))
+    vars(run.position).update(vars(fresh))
 
 
-def _set_up_chains(network: DeepBeliefNetwork, rbm: RBM, training: TrainingSpec) -> None:
+def _set_up_chains(network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM, training: TrainingSpec) -> None:
     """One persistent chain for each place in the minibatch with PCD, none without; those that fit are kept."""
-    grid, state = network.grid, network.state
-    n_chains = grid.replica_comm.allreduce(0 if state.chains is None else state.chains.h.batch)
+    grid = network.grid
+    n_chains = grid.replica_comm.allreduce(0 if run.chains is None else run.chains.h.batch)
     if not training.persistent:
-        state.chains = None
+        run.chains = None
     elif n_chains != training.batch_size:
         mine = Minibatches.share(training.batch_size, grid.replica, grid.n_replicas)
-        state.chains = rbm.start_chains(mine.start, mine.stop - mine.start)
+        run.chains = rbm.start_chains(mine.start, mine.stop - mine.start)
 
 
 def _set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:

@@ -22,7 +22,7 @@ from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.warm_up import KINDS, Task, shares, tasks
 from modelpar.machine.compilation import folder
-from modelpar.model.network import DeepBeliefNetwork, TrainingState
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.trainer import fine_tune, pretrain
 
@@ -150,7 +150,7 @@ def _all_stages(dtype: str) -> None:
         network = DeepBeliefNetwork(spec, grid)
         for statistics in ("3", "float"):
             training = TrainingSpec(epochs=1, batch_size=4, statistics=statistics)
-            network.state = TrainingState()
+            network.run = None
             for _ in pretrain(network, dataset, training):
                 pass
         for _ in fine_tune(network, dataset, FineTuneSpec(epochs=1, dropout=0.5, max_norm=1.0)):

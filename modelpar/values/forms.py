@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from modelpar.errors import DataError
+from modelpar.values.offsets import offsets_of
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -88,7 +89,7 @@ def plain_rows(matrix: Any, name: str, error: type[Exception] = DataError) -> Ro
         if len(ids) != len(values) or (len(ids) and (ids.min() < 0 or ids.max() >= n)):
             raise error(f"{name} is corrupt: it has an entry outside of {n_rows} x {n_columns} values; save it again")
     order = np.argsort(rows, kind="stable")  # duplicates stay in their order, in which they are added
-    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_rows))])
+    starts = offsets_of(np.bincount(rows, minlength=n_rows))
     return summed_rows(starts, columns[order], values[order], (n_rows, n_columns), name, error)
 
 
@@ -114,7 +115,7 @@ def summed_rows(
         rows, columns = rows[first], columns[first]
     kept = values != 0
     rows, columns, values = rows[kept], columns[kept], values[kept]
-    return Rows(np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=shape[0]))]), columns, values, shape)
+    return Rows(offsets_of(np.bincount(rows, minlength=shape[0])), columns, values, shape)
 
 
 def _added(values: Array, place: IntArray, n: int, name: str, error: type[Exception]) -> Array:

@@ -1,13 +1,8 @@
-"""The weights between two layers, held over shards: what a layout means for the products of an RBM.
-
-Every layout answers the same questions, so that the mathematics of RBMs and of back-propagation never asks which one
-it has.  An activation is *owned* (this shard's units) or *spread* (the units that this shard's blocks of weights
-need); which of the two a side of a block needs is all that layouts differ in.
-"""
+"""Weights of complete connections, a matrix held over shards: what a layout means for the products of an RBM."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +11,7 @@ from mpi4py import MPI
 from modelpar import draws
 from modelpar.collective import messages
 from modelpar.comm.exchange import Exchange, Traffic
+from modelpar.comm.transfer import Transfer
 from modelpar.kernels.backprop import column_squares, scale_columns
 from modelpar.kernels.digest import digest
 from modelpar.kernels.products import dense
@@ -25,95 +21,52 @@ from modelpar.kernels.statistics.learning import Counts, SoftCounts
 from modelpar.ownership.layout import UnitLayout
 from modelpar.streams import Stream
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.protocol import Piece
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 
-class Weights(Protocol):
-    """A shard's blocks of one weight matrix, and the products in which they take part.
-
-    spread_visible, spread_hidden   owned activations (n_owned, batch) -> as the blocks need them
-    up, down              spread activations -> summed input of the owned units on the other side, as floats
-    sample_up, sample_down          the same, and what a sampler of the owned units on the other side makes of it
-    sides                 owned and spread activations of both sides -> those that belong to each block
-    All but the last are collective over the shards in at least one layout: call them on all.
-    A returned array, unless it is packed, is used again by the next call of the same method.
-    """
-
-    needs_all_visible: bool  # whether spread visible activations are of more units than the owned ones
-
-    @property
-    def visible_spread(self) -> IntArray:
-        """Ids of the units that spread visible activations are of, in their order."""
-
-    @property
-    def owned_in_spread(self) -> slice:
-        """Where the owned units are among them."""
-
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters: ...
-    def spread_visible(self, owned: Activations) -> Activations: ...
-    def spread_hidden(self, owned: Activations) -> Activations: ...
-    def up(self, parameters: Parameters, visible: Activations) -> Array: ...
-    def down(self, parameters: Parameters, hidden: Activations) -> Array: ...
-    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled: ...
-    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled: ...
-    def sides(
-        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
-    ) -> list[tuple[Activations, Activations]]: ...
-
-    def counts(self, data: Any, model: Any) -> Counts:
-        """Of one block, from (visible, hidden) activations of both phases as ``sides`` gives them."""
-
-    def soft_counts(self, data: Any, model: Any, n_samples: int) -> SoftCounts:
-        """The same of probabilities; n_samples of the whole minibatch, over all replicas."""
-
-    def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
-        """V = carry * V + gain * visible hidden^T, wherever there is a weight; V is like one block."""
-
-    def for_gradients(self) -> Weights:
-        """How back-propagation holds the same matrix: one block, whose gradients are real values."""
-
-    def refresh(self, parameters: Parameters) -> None:
-        """Make the blocks agree after ``parameters.W`` was changed by anything but statistics.  Collective."""
-
-    def limit_norms(self, parameters: Parameters, limit: float) -> None:
-        """Scale back each hidden unit's incoming weights where they are longer than ``limit``.  Collective."""
-
-    def draw(self, parameters: Parameters, stream: Stream) -> None:
-        """W = standard normal draws, keyed by both units, the same at every grid."""
-
-    def digest(self, W: Array) -> int:
-        """Of this shard's share of the matrix; 64 bits, adds up over the shards."""
-
-    def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
-        """(visible ids, weights) of what this shard holds of one hidden unit, None where it is nothing."""
-
-
 class Dense:
     """Weights of complete connections: W is a matrix.  What its layouts share."""
 
-    needs_all_visible = False
+    spreads_visible = spreads_hidden = False
+    has_copies = recompute = False
+    list_bytes = 0
     visible_rows: IntArray  # (W.shape[0],) unit ids of the rows of parameters.W
     hidden_columns: IntArray  # (W.shape[1],) unit ids of its columns
 
-    def __init__(
-        self, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *, exact: bool = False
-    ) -> None:
-        self._visible, self._hidden, self._shard, self._exact = visible, hidden, comm.rank, exact
-        self._visible_exchange = Exchange(comm, visible, traffic)
-        self._hidden_exchange = Exchange(comm, hidden, traffic)
+    def __init__(self, visible: Exchange, hidden: Exchange, *, exact: bool = False) -> None:
+        """visible, hidden   what moves the activations of the two layers, and knows who owns them"""
+        self._visible, self._hidden, self._shard, self._exact = visible.layout, hidden.layout, visible.comm.rank, exact
+        self._visible_exchange, self._hidden_exchange = visible, hidden
         self._up, self._down = Scratch(), Scratch()
-        self.visible_rows, self.hidden_columns = visible.ordering, hidden.ordering
+        self.visible_rows, self.hidden_columns = self._visible.ordering, self._hidden.ordering
+
+    @classmethod
+    def over(
+        cls, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *, exact: bool = False
+    ) -> Self:
+        """Weights between layers with these owners, one rank of ``comm`` a shard."""
+        return cls(Exchange(comm, visible, traffic), Exchange(comm, hidden, traffic), exact=exact)
+
+    @property
+    def matrix_ids(self) -> tuple[IntArray, IntArray]:
+        return self.visible_rows, self.hidden_columns
+
+    @property
+    def halo_units(self) -> tuple[int, int]:
+        visible, hidden = (layout.n_units - int(layout.counts[self._shard]) for layout in (self._visible, self._hidden))
+        return visible * self.spreads_visible, hidden * self.spreads_hidden
 
     def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
         return Parameters((len(self.visible_rows), len(self.hidden_columns)), n_b, n_c, dtype)
 
-    def spread_visible(self, owned: Activations) -> Activations:
-        return owned
+    def spread_visible(self, owned: Activations) -> Transfer:
+        return Transfer(owned)
 
-    def spread_hidden(self, owned: Activations) -> Activations:
-        return owned
+    def spread_hidden(self, owned: Activations) -> Transfer:
+        return Transfer(owned)
 
     def sides(
         self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
@@ -132,7 +85,7 @@ class Dense:
 
     @property
     def owned_in_spread(self) -> slice:
-        start, stop = self._visible.offsets[self._shard : self._shard + 2] if self.needs_all_visible else (0, None)
+        start, stop = self._visible.offsets[self._shard : self._shard + 2] if self.spreads_visible else (0, None)
         return slice(start, stop)
 
     def counts(self, data: Any, model: Any) -> Counts:
@@ -158,6 +111,17 @@ class Dense:
         found = np.flatnonzero(self.hidden_columns == unit)
         return (self.visible_rows, W[:, found[0]]) if len(found) else None
 
+    def entries(self, W: Array) -> tuple[IntArray, IntArray, Array]:
+        visible = np.broadcast_to(self.visible_rows[:, None], W.shape).reshape(-1)
+        hidden = np.broadcast_to(self.hidden_columns[None, :], W.shape).reshape(-1)
+        return visible, hidden, W.reshape(-1)
+
+    def piece(self, W: Array) -> Piece:
+        return Piece((self._visible.n_units, self._hidden.n_units), W, self.visible_rows, self.hidden_columns)
+
+    def lists(self, *, described: bool = False) -> dict[str, Piece]:
+        return {}
+
     def limit_norms(self, parameters: Parameters, limit: float) -> None:
         W = parameters.W
         squares = np.empty(W.shape[1], W.dtype)
@@ -170,11 +134,11 @@ class Dense:
     def _sum_incoming(self, sums: Array) -> None:
         """Add up over the shards, in place, what each holds of a sum over the visible units.  sums (W.shape[1],)"""
 
-    def _upward(self, W: Array, visible: Activations, *, partial: bool = False) -> Product:
-        return Product(W, visible, True, self._visible.n_units, self._exact or partial)
+    def _upward(self, W: Array, visible: Transfer, *, partial: bool = False) -> Product:
+        return Product(W, visible.wait(), True, self._visible.n_units, self._exact or partial)
 
-    def _downward(self, W: Array, hidden: Activations, *, partial: bool = False) -> Product:
-        return Product(W, hidden, False, self._hidden.n_units, self._exact or partial)
+    def _downward(self, W: Array, hidden: Transfer, *, partial: bool = False) -> Product:
+        return Product(W, hidden.wait(), False, self._hidden.n_units, self._exact or partial)
 
 
 class ColumnWeights(Dense):
@@ -183,29 +147,29 @@ class ColumnWeights(Dense):
     Visible activations are gathered, their summed inputs reduced; hidden ones stay where they are.
     """
 
-    needs_all_visible = True
+    spreads_visible = True
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, visible: Exchange, hidden: Exchange, *, exact: bool = False) -> None:
+        super().__init__(visible, hidden, exact=exact)
         self.hidden_columns = self._hidden.owned(self._shard)
 
-    def spread_visible(self, owned: Activations) -> Activations:
+    def spread_visible(self, owned: Activations) -> Transfer:
         return _gathered(self._visible_exchange, owned)
 
-    def up(self, parameters: Parameters, visible: Activations) -> Array:
+    def up(self, parameters: Parameters, visible: Transfer) -> Array:
         sums = self._upward(parameters.W, visible).sums(self._up.room)
         return plain_sums(sums, self._visible.n_units)
 
-    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+    def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         return plain_sums(self._reduced(parameters, hidden), self._hidden.n_units)
 
-    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+    def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_product(self._upward(parameters.W, visible), self._up.room)
 
-    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+    def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_sums(self._reduced(parameters, hidden), self._hidden.n_units)
 
-    def _reduced(self, parameters: Parameters, hidden: Activations) -> Array:
+    def _reduced(self, parameters: Parameters, hidden: Transfer) -> Array:
         partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.room)
         return self._visible_exchange.reduce(partial)
 
@@ -219,27 +183,29 @@ class RowWeights(Dense):
     Hidden activations are gathered, their summed inputs reduced; visible ones stay where they are.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    spreads_hidden = True
+
+    def __init__(self, visible: Exchange, hidden: Exchange, *, exact: bool = False) -> None:
+        super().__init__(visible, hidden, exact=exact)
         self.visible_rows = self._visible.owned(self._shard)
 
-    def spread_hidden(self, owned: Activations) -> Activations:
+    def spread_hidden(self, owned: Activations) -> Transfer:
         return _gathered(self._hidden_exchange, owned)
 
-    def up(self, parameters: Parameters, visible: Activations) -> Array:
+    def up(self, parameters: Parameters, visible: Transfer) -> Array:
         return plain_sums(self._reduced(parameters, visible), self._visible.n_units)
 
-    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+    def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         sums = self._downward(parameters.W, hidden).sums(self._down.room)
         return plain_sums(sums, self._hidden.n_units)
 
-    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
+    def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_sums(self._reduced(parameters, visible), self._visible.n_units)
 
-    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+    def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_product(self._downward(parameters.W, hidden), self._down.room)
 
-    def _reduced(self, parameters: Parameters, visible: Activations) -> Array:
+    def _reduced(self, parameters: Parameters, visible: Transfer) -> Array:
         return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.room))
 
     def _sum_incoming(self, sums: Array) -> None:
@@ -254,25 +220,22 @@ class DualWeights(ColumnWeights):
     are whole numbers.
     """
 
-    @property
-    def hidden_order(self) -> IntArray:
-        """(n_hidden,) unit ids of the columns of ``rows``."""
-        return self._hidden.ordering
+    spreads_hidden = True
 
     def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
         columns = (len(self.visible_rows), len(self.hidden_columns))
         rows = (int(self._visible.counts[self._shard]), self._hidden.n_units)
         return Parameters(columns, n_b, n_c, dtype, rows)
 
-    def spread_hidden(self, owned: Activations) -> Activations:
+    def spread_hidden(self, owned: Activations) -> Transfer:
         return _gathered(self._hidden_exchange, owned)
 
-    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+    def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         assert parameters.rows is not None
         sums = self._downward(parameters.rows, hidden).sums(self._down.room)
         return plain_sums(sums, self._hidden.n_units)
 
-    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+    def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         assert parameters.rows is not None
         return sampler.of_product(self._downward(parameters.rows, hidden), self._down.room)
 
@@ -282,7 +245,8 @@ class DualWeights(ColumnWeights):
         return [(visible[1], hidden[0]), (visible[0], hidden[1])]
 
     def for_gradients(self) -> ColumnWeights:
-        return _ColumnsOf(self)
+        """The columns alone, as a column layout has them, through the same exchanges."""
+        return ColumnWeights(self._visible_exchange, self._hidden_exchange, exact=self._exact)
 
     def refresh(self, parameters: Parameters) -> None:
         """Every shard sends each other the rows that it wants of its columns."""
@@ -301,20 +265,13 @@ class DualWeights(ColumnWeights):
         )
 
 
-class _ColumnsOf(ColumnWeights):
-    """The columns of a dual layout, for real-valued gradients: as a column layout, through the same exchanges."""
-
-    def __init__(self, dual: DualWeights) -> None:
-        vars(self).update(vars(dual))
-
-
 LAYOUTS: dict[str, type[ColumnWeights | RowWeights]] = {
     "column": ColumnWeights, "row": RowWeights, "dual": DualWeights,
 }  # fmt: skip
 
 
-def _gathered(exchange: Exchange, owned: Activations) -> Activations:
-    return exchange.gather_packed(owned) if isinstance(owned, Packed) else exchange.gather(owned)
+def _gathered(exchange: Exchange, owned: Activations) -> Transfer:
+    return Transfer(exchange.gather_packed(owned) if isinstance(owned, Packed) else exchange.gather(owned))
 
 
 class Scratch:

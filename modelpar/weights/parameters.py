@@ -33,6 +33,17 @@ class Parameters:
         shape = None if self.rows is None or not rows else (self.rows.shape[0], self.rows.shape[1])
         return Parameters(self.W.shape, len(self.b), len(self.c), self.flat.dtype, shape)
 
+    def copy_from(self, other: Parameters) -> None:
+        """Take the values of parameters of the same shapes, of the second block where both have one."""
+        self.flat[:] = other.flat
+        if self.rows is not None and other.rows is not None:
+            self.rows[:] = other.rows
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether a weight may be held more than once: in two blocks, or, of listed connections, on two shards."""
+        return self.rows is not None or self.W.ndim == 1
+
     @property
     def blocks(self) -> list[Array]:
         """The blocks of weights: W, and rows where there are any."""

@@ -10,6 +10,7 @@ from modelpar.kernels.listed.blocks import Blocks
 from modelpar.ownership.connections import Connections, runs
 from modelpar.ownership.costs import recompute_pays
 from modelpar.ownership.layout import UnitLayout
+from modelpar.values.offsets import offsets_of
 
 IntArray = npt.NDArray[np.int64]
 
@@ -45,7 +46,7 @@ class Shared:
         self._offsets, self._below = connections.below(self.hidden_ids[self._leaders])
         widths = np.diff(self._offsets)[self._kind] if len(self._leaders) else np.zeros(0, np.int64)
         # where in W the weights of each owned hidden unit begin
-        self.starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+        self.starts = offsets_of(widths)
         self._look_above()
 
     def _look_above(self) -> None:
@@ -54,7 +55,7 @@ class Shared:
         mine = np.full(self.hidden.n_units, -1, np.int64)
         mine[self.hidden_ids] = np.arange(len(self.hidden_ids))
         degrees, _ = self.connections.degrees()
-        self._fan_first = np.concatenate([[0], np.cumsum(degrees[self.visible_ids])]).astype(np.int64)
+        self._fan_first = offsets_of(degrees[self.visible_ids])
         n = int(self._fan_first[-1])
         self._fan_hidden = np.empty(n, np.int32)
         self._fan_places = np.empty(n, np.int32 if 2 * (self.starts[-1] + n) < 1 << 31 else np.int64)
@@ -105,7 +106,7 @@ class Shared:
         go to each shard)"""
         owners, places = [], []
         owner_below = self.visible.owner[self._below]
-        before = np.concatenate([[0], np.cumsum(owner_below != self.shard)])
+        before = offsets_of(owner_below != self.shard)
         crosses = before[self._offsets[1:]] > before[self._offsets[:-1]]  # of each kind, some go to another shard
         for j in np.flatnonzero(crosses[self._kind]) if len(self._kind) else ():
             k = self._kind[j]
@@ -148,13 +149,13 @@ class Shared:
         edges = np.flatnonzero(np.diff(above)) + 1
         begins = np.concatenate([[0], edges]).astype(np.int64) if len(above) else np.zeros(0, np.int64)
         ends = np.concatenate([begins[1:], [len(above)]]).astype(np.int64) if len(above) else begins
-        first = np.concatenate([[0], np.cumsum(np.concatenate([widths[order], ends - begins]))])
+        first = offsets_of(np.concatenate([widths[order], ends - begins]))
         sizes = np.concatenate([np.bincount(self._kind, minlength=len(order))[order], np.ones(len(begins), np.int64)])
         to_hidden = positions(hidden_units, self.hidden.n_units)
         blocks = Blocks(
             first.astype(np.int64),
             np.concatenate([inputs[runs(self._offsets[order], widths[order])], to_visible[below]]).astype(np.int32),
-            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            offsets_of(sizes),
             np.concatenate([members, to_hidden[above[begins]]]).astype(np.int32),
             np.concatenate([self.starts[members], self.starts[-1] + begins]).astype(np.int64),
         )
@@ -169,7 +170,7 @@ class Shared:
         away = np.flatnonzero(inputs >= len(self.hidden_ids))
         outer[np.searchsorted(self._fan_first, away, side="right") - 1] = True
         order = np.argsort(outer, kind="stable")
-        first = np.concatenate([[0], np.cumsum(widths[order])]).astype(np.int64)
+        first = offsets_of(widths[order])
         moved = [np.empty_like(inputs), np.empty_like(self._fan_places)]
         at_once = max(1, AT_ONCE // max(1, self.connections.widest_down))
         for start in range(0, len(order), at_once):

@@ -9,7 +9,7 @@ dual layout of a matrix most of which is not there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from mpi4py import MPI
 
 from modelpar.collective import messages
 from modelpar.comm.exchange import Traffic
-from modelpar.comm.halo import Halo, Pending
+from modelpar.comm.halo import Halo
+from modelpar.comm.transfer import Transfer
 from modelpar.kernels.digest import digest_listed
 from modelpar.kernels.listed import products as loops
 from modelpar.kernels.listed.blocks import BlockCounts, Blocks, BlockSoftCounts
@@ -29,12 +30,21 @@ from modelpar.ownership.connections import Connections, runs
 from modelpar.ownership.layout import UnitLayout
 from modelpar.streams import Stream
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.protocol import Piece
 from modelpar.weights.shard_lists import Shared
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
-AFLOAT = 3  # packed activations of a shard that may travel at the same time
+
+@dataclass(frozen=True, eq=False)
+class OwnPart(Packed):
+    """States of the owned hidden units that were drawn together with those of the halo, which need not travel."""
+
+    spread: Packed
+
+    def __reduce__(self) -> tuple[type[Packed], tuple[Any, int]]:
+        return Packed, (self.words, self.batch)  # elsewhere only the owned ones are of use
 
 
 class SparseWeights:
@@ -48,7 +58,7 @@ class SparseWeights:
                 it, and more visible states travel.
     """
 
-    needs_all_visible = True
+    spreads_visible, has_copies, matrix_ids = True, True, None
 
     def __init__(
         self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *,
@@ -66,16 +76,8 @@ class SparseWeights:
         self._borrowed = np.bincount(hidden.owner[shared.foreign[1]], minlength=comm.size)
         self._up, self._n_own_blocks, self._up_inner = shared.up(self._visible_halo.units, self._hidden_halo.units)
         self._down, self._down_inner = shared.down(self._hidden_halo.units)
-        # by the identity of the words, which are kept with them, so that no other array is taken for them
-        self._travelling: dict[int, tuple[Array, Halo, Pending]] = {}
-        self._drawn_here: dict[int, tuple[Array, Packed]] = {}
 
     # -- what an RBM asks of its weights -----------------------------------------------------------------------------
-
-    @property
-    def hidden_ids(self) -> IntArray:
-        """Ids of the owned hidden units."""
-        return self._hidden_ids
 
     @property
     def visible_spread(self) -> IntArray:
@@ -89,52 +91,39 @@ class SparseWeights:
     def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
         return Parameters((self.n_weights,), n_b, n_c, dtype)
 
-    def spread_visible(self, owned: Activations) -> Activations:
+    def spread_visible(self, owned: Activations) -> Transfer:
         return self._spread(self._visible_halo, owned)
 
-    def spread_hidden(self, owned: Activations) -> Activations:
-        if isinstance(owned, Packed) and id(owned.words) in self._drawn_here:
-            return self._drawn_here[id(owned.words)][1]
+    def spread_hidden(self, owned: Activations) -> Transfer:
+        if isinstance(owned, OwnPart):
+            return Transfer(owned.spread)
         return self._spread(self._hidden_halo, owned)
 
-    def _spread(self, halo: Halo, owned: Activations) -> Activations:
+    def _spread(self, halo: Halo, owned: Activations) -> Transfer:
         """Packed values are handed on while they travel: units that need none of the halo are computed meanwhile."""
+        transfer = halo.begin(owned)
         if not isinstance(owned, Packed):
-            pending = halo.begin(owned)
-            halo.end(pending)
-            return pending.whole
-        pending = halo.begin(owned.rows)
-        spread = Packed(pending.whole.reshape(halo.n_units, owned.planes, owned.words.shape[2]), owned.batch)
-        if pending.requests:
-            self._travelling[id(spread.words)] = spread.words, halo, pending
-        while len(self._travelling) > AFLOAT:
-            _, halo, pending = self._travelling.pop(next(iter(self._travelling)))
-            halo.end(pending)
-        return spread
+            transfer.wait()
+        return transfer
 
-    def _arrive(self, *spread: Activations) -> None:
-        for activations in spread:
-            if isinstance(activations, Packed) and id(activations.words) in self._travelling:
-                _, halo, pending = self._travelling.pop(id(activations.words))
-                halo.end(pending)
-
-    def up(self, parameters: Parameters, visible: Activations) -> Array:
+    def up(self, parameters: Parameters, visible: Transfer) -> Array:
         return self._sums(self._up, slice(self._n_own_blocks), self._up_inner, parameters.W, visible, self._sizes[0])
 
-    def down(self, parameters: Parameters, hidden: Activations) -> Array:
+    def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         return self._sums(self._down, slice(None), self._down_inner, parameters.W, hidden, self._sizes[1])
 
-    def sample_up(self, parameters: Parameters, visible: Activations, sampler: Sampler) -> Sampled:
-        if self.recompute and isinstance(visible, Packed) and parameters.W.dtype == np.float32 and compiled():
+    def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
+        packed = isinstance(visible.activations, Packed)
+        if self.recompute and packed and parameters.W.dtype == np.float32 and compiled():
             return self._sample_all(parameters.W, visible, sampler)
         part = slice(self._n_own_blocks)
         return self._sampled(self._up, part, self._up_inner, parameters.W, visible, sampler, self._sizes[0])
 
-    def _sample_all(self, W: Array, visible: Packed, sampler: Sampler) -> Sampled:
+    def _sample_all(self, W: Array, visible: Transfer, sampler: Sampler) -> Sampled:
         """Draw the owned hidden units and those of the halo, whose biases are received; hand out the owned ones."""
-        biases = self._hidden_halo.begin(np.ascontiguousarray(sampler.bias[:, None]))
-        self._hidden_halo.end(biases)
-        wider = replace(sampler, bias=biases.whole[:, 0], unit_ids=self._hidden_halo.units)
+        with visible:
+            biases: Any = self._hidden_halo.begin(np.ascontiguousarray(sampler.bias[:, None])).wait()
+        wider = replace(sampler, bias=biases[:, 0], unit_ids=self._hidden_halo.units)
         size = self._hidden_halo.n_units, self._sizes[0][1]
         found = self._sampled(self._up, slice(self._up.n_blocks), self._up_inner, W, visible, wider, size)
         states = None if found.states is None else self._own_part(found.states)
@@ -144,31 +133,29 @@ class SparseWeights:
         means = None if found.means is None else found.means[: len(self._hidden_ids)]
         return Sampled(means, states, statistic, found.error)
 
-    def _own_part(self, drawn: Packed) -> Packed:
-        own = Packed(drawn.words[: len(self._hidden_ids)], drawn.batch)
-        self._drawn_here[id(own.words)] = own.words, drawn
-        while len(self._drawn_here) > AFLOAT:
-            self._drawn_here.pop(next(iter(self._drawn_here)))
-        return own
+    def _own_part(self, drawn: Packed) -> OwnPart:
+        return OwnPart(drawn.words[: len(self._hidden_ids)], drawn.batch, drawn)
 
-    def sample_down(self, parameters: Parameters, hidden: Activations, sampler: Sampler) -> Sampled:
+    def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         part = slice(self._down.n_blocks)
         return self._sampled(self._down, part, self._down_inner, parameters.W, hidden, sampler, self._sizes[1])
 
     def _sampled(
-        self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, sampler: Sampler,
+        self, blocks: Blocks, part: slice, inner: int, W: Array, spread: Transfer, sampler: Sampler,
         size: tuple[int, int],
     ) -> Sampled:  # fmt: skip
         n_units, n_inputs = size
+        x = spread.activations
         if not isinstance(x, Packed) or W.dtype != np.float32 or not compiled():
-            return sampler.of_sums(self._whole_sums(blocks, part, inner, W, x, n_units, n_inputs), n_inputs)
+            return sampler.of_sums(self._whole_sums(blocks, part, inner, W, spread, n_units, n_inputs), n_inputs)
 
         def split(run: Callable[[int, int], None]) -> None:
-            blocks.split(run, slice(inner))
-            self._arrive(x)
+            with spread:
+                blocks.split(run, slice(inner))
             blocks.split(run, slice(inner, part.stop))
 
-        return sampler.drawn(n_units, x.batch, blocks.sampler_of(W, x, n_inputs, sampler.bias), split)
+        with spread:
+            return sampler.drawn(n_units, x.batch, blocks.sampler_of(W, x, n_inputs, sampler.bias), split)
 
     @property
     def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -176,20 +163,21 @@ class SparseWeights:
         wide = self.connections.widest, self.connections.widest_down
         return (len(self._hidden_ids), wide[0]), (len(self._visible_ids), wide[1])
 
-    def _sums(self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, size: tuple[int, int]) -> Array:
+    def _sums(self, blocks: Blocks, part: slice, inner: int, W: Array, x: Transfer, size: tuple[int, int]) -> Array:
         return plain_sums(self._whole_sums(blocks, part, inner, W, x, *size), size[1])
 
     def _whole_sums(
-        self, blocks: Blocks, part: slice, inner: int, W: Array, x: Activations, n_units: int, n_inputs: int
+        self, blocks: Blocks, part: slice, inner: int, W: Array, spread: Transfer, n_units: int, n_inputs: int
     ) -> Array:
-        """Summed input (n_units, batch): int32 steps where x is packed and weights are float32, else floats."""
+        """Summed input (n_units, batch): int32 steps where they are packed and weights are float32, else floats."""
+        x = spread.activations
         if isinstance(x, Packed) and W.dtype == np.float32:
-            sums = np.empty((n_units, x.batch), np.int32)
-            blocks.sum_states(W, x, n_inputs, sums, slice(inner))
-            self._arrive(x)
+            with spread:
+                sums = np.empty((n_units, x.batch), np.int32)
+                blocks.sum_states(W, x, n_inputs, sums, slice(inner))
             blocks.sum_states(W, x, n_inputs, sums, slice(inner, part.stop))
             return sums
-        self._arrive(x)
+        x = spread.wait()
         values = unpack(x, W.dtype) if isinstance(x, Packed) else x
         sums = np.empty((n_units, values.shape[1]), values.dtype)
         blocks.multiply(W, values, sums, part)
@@ -198,9 +186,6 @@ class SparseWeights:
     def sides(
         self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
     ) -> list[tuple[Activations, Activations]]:
-        for _, halo, pending in self._travelling.values():  # all that this step has begun, asked for or not
-            halo.end(pending)
-        self._travelling.clear()
         return [(visible[1], hidden[1])]
 
     def counts(self, data: Any, model: Any) -> BlockCounts:
@@ -236,7 +221,8 @@ class SparseWeights:
         W, blocks = parameters.W, self._up
         lengths = np.zeros((len(self._hidden_ids), 1), W.dtype)
         loops.norms(W, self._starts, lengths[:, 0])
-        spread = self.spread_hidden(np.asarray(np.minimum(1, limit / np.maximum(lengths, 1e-30)), W.dtype))
+        factors = np.asarray(np.minimum(1, limit / np.maximum(lengths, 1e-30)), W.dtype)
+        spread = self.spread_hidden(factors).wait()
         assert not isinstance(spread, Packed)
         loops.scale_members(blocks.first, blocks.members, blocks.outs, blocks.at, spread[:, 0], W)
 
@@ -277,6 +263,29 @@ class SparseWeights:
         return visible, hidden
 
     @property
-    def numbers(self) -> tuple[IntArray, IntArray]:
+    def _numbers(self) -> tuple[IntArray, IntArray]:
         """(n_owned hidden,) where in the whole matrix the connections of each begin, and how many there are"""
         return self.connections.offsets_of(self._hidden_ids), self.connections.degrees()[1][self._hidden_ids]
+
+    def entries(self, W: Array) -> tuple[IntArray, IntArray, Array]:
+        visible, hidden = self.ends
+        return visible[: self.n_own], hidden[: self.n_own], W[: self.n_own]
+
+    def piece(self, W: Array) -> Piece:
+        """Of receptive fields (hidden units, units of a field), of all others (connections,)."""
+        wires, own = self.connections, W[: self.n_own]
+        if wires.described:
+            return Piece((wires.n_hidden, wires.widest), own.reshape(-1, wires.widest), self._hidden_ids,
+                         np.arange(wires.widest))  # fmt: skip
+        return Piece((wires.n_connections,), own, self._numbers)
+
+    def lists(self, *, described: bool = False) -> dict[str, Piece]:
+        wires = self.connections
+        if wires.described and not described:
+            return {}
+        offsets, below = wires.below(self._hidden_ids)
+        degrees = np.diff(offsets).astype(np.int32)
+        return {
+            "degrees": Piece((wires.n_hidden,), degrees, self._hidden_ids),
+            "visible": Piece((wires.n_connections,), np.asarray(below, np.int32), self._numbers),
+        }

@@ -17,8 +17,8 @@ from modelpar.kernels.reductions import row_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
 from modelpar.kernels.statistics.probability_counts import add_steps
-from modelpar.weights.dense import Weights
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.protocol import StepWeights
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +45,7 @@ class Statistics:
                   numbers.  The same on all replicas.
     """
 
-    def __init__(self, weights: Weights, data: Phase, model: Phase, n_samples: int, *, whole: bool) -> None:
+    def __init__(self, weights: StepWeights, data: Phase, model: Phase, n_samples: int, *, whole: bool) -> None:
         self.data, self.model, self.n_samples, self.whole = data, model, n_samples, whole
         self._weights = weights
         pairs = [weights.sides((phase.v, phase.v_spread), (phase.s, phase.s_spread)) for phase in (data, model)]
@@ -116,10 +116,38 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """The gradient of one layer's parameters, summed over this replica's samples: products that are not made yet.
+
+    The arrays are used again by the next layer.
+    """
+
+    weights: StepWeights
+    visible: Array  # the layer's input, as the block needs it
+    hidden: Array  # the error of its summed input, as the block needs it
+    delta: Array  # the same of the owned units
+    n_samples: int  # of the whole minibatch
+
+    def add_to(self, velocity: Parameters, carry: float, gain: float) -> None:
+        """velocity = carry * velocity - gain * gradient, without visible biases, which back-propagation leaves be."""
+        self.weights.add_products(velocity.W, self.visible, self.hidden, -gain, carry)
+        sums = np.empty_like(velocity.c)
+        row_sums(self.delta, sums)
+        velocity.c *= velocity.c.dtype.type(carry)
+        velocity.c += velocity.c.dtype.type(-gain) * sums
+
+    def exactly(self, parameters: Parameters) -> ExactGradient:
+        """The products, made now and without rounding."""
+        W = np.empty(parameters.W.shape)
+        self.weights.add_products(W, self.visible, self.hidden, 1.0, 0.0)
+        return ExactGradient(W, len(parameters.b), self.delta.sum(axis=1), self.n_samples)
+
+
+@dataclass(frozen=True)
 class ExactGradient:
     """The gradient of one layer's parameters, summed over this replica's samples in float64 without rounding.
 
-    For ``Sync.learn`` it is what statistics in whole numbers are: it adds up exactly over replicas.
+    For an optimizer it is what statistics in whole numbers are: it adds up exactly over replicas.
     """
 
     W: Array  # like the block of weights

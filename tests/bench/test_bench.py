@@ -70,6 +70,7 @@ def test_every_work_is_done_at_least_once() -> None:
 # -- updates -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["1", "3", "float"])
 @pytest.mark.parametrize("layout", ["column", "row", "dual"])
 def test_a_step_in_pieces_learns_the_same(grid: Grid, layout: str, statistics: str) -> None:
@@ -84,6 +85,7 @@ def test_a_step_in_pieces_learns_the_same(grid: Grid, layout: str, statistics: s
     np.testing.assert_array_equal(cut.velocity.flat, whole.velocity.flat)
 
 
+@pytest.mark.slow
 def test_rows_of_updates(grid: Grid) -> None:
     found = cd1.run([SIZE, (8, 9, 10)], grid=grid, statistics=("1", "float"), layout="dual", profile=True, **QUICK)
     assert set(found) == {"machine", "rows"}
@@ -109,6 +111,7 @@ def test_rows_of_updates(grid: Grid) -> None:
     assert "Peers" not in told
 
 
+@pytest.mark.slow
 def test_double_precision_has_the_blas_only(grid: Grid) -> None:
     row = cd1.run([SIZE], grid=grid, dtype="float64", profile=True, **QUICK)["rows"][0]
     assert row["profile"]["kernels"] == {"up": "blas", "down": "blas"}

@@ -17,10 +17,11 @@ from safetensors.numpy import load_file, save_file
 from modelpar.checkpoint import files, load, save, tensors
 from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, LayoutError, ModelparError
-from modelpar.model.network import DeepBeliefNetwork, Position
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from tests import networks, small
 
@@ -68,17 +69,15 @@ def layout_of(spec: NetworkSpec, n_shards: int, owners: str, layout: str) -> Net
 
 def fill_state(network: DeepBeliefNetwork) -> None:
     """A state in the middle of pre-training in which every tensor of a checkpoint has other values."""
-    state = network.state
-    state.position = Position("pretrain", 1, 2, 1, 3.5, {"shard_squared_error": 0.0, "samples": 0.0})
-    if network.grid.comm.rank == 0:
-        state.position.sums["shard_squared_error"] = 0.1
-    if network.grid.replica == 0:
-        state.position.sums["samples"] = 17.0
-    parts = network.parts()
-    state.updates = {name: parts[name].like() for name in ("rbm.1", "output")}
+    state = TrainingRun.of(network)
+    error = Sum(0.1 if network.grid.comm.rank == 0 else 0.0, over_shards=True)
+    samples = Sum(17.0 if network.grid.replica == 0 else 0.0)
+    state.position = Position("pretrain", 1, 2, 1, 3.5, {"squared_error": error, "samples": samples})
+    parts = {part.name: part.parameters for part in network.parts()}
+    state.velocity = {name: parts[name].like() for name in ("rbm.1", "output")}
     state.best = {name: parts[name].like() for name in parts}
     state.best_accuracy, state.epochs_since_best = 0.1 + 0.2, 3
-    network.binarise = "stochastic"
+    state.binarise = "stochastic"
     chains = np.empty((len(network.rbms[1].hidden_ids), N_CHAINS), network.dtype)
     for i, block in enumerate(tensors(network, chains)):
         whole = whole_tensor(i, block.shape)
@@ -124,7 +123,7 @@ def test_written_at_every_grid_and_opened_at_every_other(agree, grids, folder, h
         if (grid := grids[shape]) is not None:
             layout = layout_of(SPEC, shape[0], networks.OWNERS[(i + 1) % 4], held)
             network = load(folder / f"from-{(i + 3) % len(SHAPES)}", grid, layout)
-            fine = holds_all(network, arrays) and network.spec == SPEC and network.binarise == "stochastic"
+            fine = holds_all(network, arrays) and network.spec == SPEC and network.run.binarise == "stochastic"
             save(network, folder / f"again-{i}")
         wait()
         agree(fine, f"values differ at {shape}")
@@ -138,14 +137,14 @@ def test_the_state_comes_back(agree, grids, folder, comm):
         save(network, folder / "it")
     wait()
     shape = WHOLE[-1]
-    state = load(folder / "it", grids[shape]).state
+    state = load(folder / "it", grids[shape]).run
     position = state.position
     agree((position.stage, position.layer, position.epoch, position.step) == ("pretrain", 1, 2, 1))
     agree(state.best_accuracy == 0.1 + 0.2 and state.epochs_since_best == 3)
-    agree(sorted(state.updates) == ["output", "rbm.1"] and sorted(state.best) == ["output", "rbm.0", "rbm.1"])
+    agree(sorted(state.velocity) == ["output", "rbm.1"] and sorted(state.best) == ["output", "rbm.0", "rbm.1"])
     grid = grids[shape]
-    agree(grid.comm.allreduce(position.sums["shard_squared_error"]) == 0.1)
-    agree(grid.replica_comm.allreduce(position.sums["samples"]) == 17)
+    agree(grid.comm.allreduce(position.sums["squared_error"].value) == 0.1)
+    agree(grid.replica_comm.allreduce(position.sums["samples"].value) == 17)
 
 
 # -- training that goes on -------------------------------------------------------------------------------------------
@@ -196,7 +195,7 @@ CASES = {
 
 def flats(network):
     """Copies of all that this rank holds of the trained network."""
-    return [parameters.flat.copy() for parameters in network.parts().values()]
+    return [part.parameters.flat.copy() for part in network.parts()]
 
 
 def run_and_save(case, network, stops, folder):
@@ -225,6 +224,7 @@ def same_measures(mine, theirs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("shape", WHOLE, ids="{0[0]} shards x {0[1]} replicas".format)
 def test_k_steps_and_the_rest_are_all_steps_bit_for_bit(agree, grids, folder, shape, name):
@@ -240,6 +240,7 @@ def test_k_steps_and_the_rest_are_all_steps_bit_for_bit(agree, grids, folder, sh
         agree(all(map(np.array_equal, flats(network), parameters)), f"other parameters after {stop}")
 
 
+@pytest.mark.slow
 def test_a_run_that_had_lost_patience_does_not_go_on(agree, grids, folder):
     """The checkpoint is of the very record after which the run stopped."""
     grid = grids[WHOLE[-1]]
@@ -256,6 +257,7 @@ def test_a_run_that_had_lost_patience_does_not_go_on(agree, grids, folder):
     agree(all(map(np.array_equal, flats(resumed), flats(network))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_going_on_at_another_grid_stays_close(agree, comm, grids, folder, name):
     """In float64, where no draw is near enough to a probability to fall otherwise."""

@@ -208,6 +208,7 @@ def test_tiles_of_rows_and_columns(folder, comm, make_grid, agree):
     agree(same(found, [tile]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="millions of elements, one by one")
 def test_many_chunks_of_real_size(folder, comm, make_grid, agree):
     """Several exchanges with the usual buffers, and rows longer than a chunk."""

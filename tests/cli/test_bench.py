@@ -14,6 +14,8 @@ from modelpar.cli import bench, run
 from modelpar.errors import SpecError
 from tests import jobs
 
+pytestmark = pytest.mark.jobs
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0  # seconds of one job, compilation of the kernels included
 QUICK = ["--threads", "1", "--repeats", "1", "--seconds", "0.001", "--sizes", "70x33x21"]
@@ -80,6 +82,7 @@ def test_mistakes_are_one_line_and_status_2(words: list[str], told: str, capfd: 
     assert out == ""
 
 
+@pytest.mark.slow
 def test_a_mistake_on_two_ranks_is_told_once() -> None:
     outcome = start(2, "cd1", "--threads", "1", "--statistics", "half")
     assert outcome.returncode == 2, outcome.output
@@ -99,6 +102,7 @@ def test_no_picture_without_matplotlib(
 # -- what is printed ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 def test_updates_as_json(n: int, tmp_path: Path) -> None:
     words = [*QUICK, "--statistics", "1,float", "--layout", "dual", "--profile", "--json"]
@@ -111,6 +115,7 @@ def test_updates_as_json(n: int, tmp_path: Path) -> None:
     assert all("exchange" in row["profile"]["pieces"] for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_updates_beside_a_peer_on_two_ranks(tmp_path: Path) -> None:
     words = [*QUICK, "--statistics", "1", "--peer", "numpy", "--json"]
     peers = only_object(start(2, "cd1", *words, XDG_CACHE_HOME=str(tmp_path)))["rows"][0]["peers"]
@@ -121,6 +126,7 @@ def test_updates_beside_a_peer_on_two_ranks(tmp_path: Path) -> None:
         assert peers["peers"]["numpy"]["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_kernels_as_json_with_a_calibration(tmp_path: Path) -> None:
     found = only_object(start(2, "kernels", *QUICK, "--calibrate", "--json", XDG_CACHE_HOME=str(tmp_path)))
     assert set(found) == {"machine", "rows"}
@@ -131,6 +137,7 @@ def test_kernels_as_json_with_a_calibration(tmp_path: Path) -> None:
     assert {row["direction"] for row in found["rows"]} == {"up", "down", "statistics"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "grid"), [(1, []), (2, []), (4, ["--model-shards", "2"])])
 def test_exchange_as_json(n: int, grid: list[str]) -> None:
     """The engine counts the bytes that the closed form says."""

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests import jobs
+from tests import extent, jobs
+
+pytestmark = pytest.mark.jobs
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0  # seconds of one job, compilation of the kernels included
@@ -90,6 +92,7 @@ def test_the_summary_keeps_the_promised_names(trained: Path) -> None:
     assert sum(summary["bytes"]["replica"]["allreduce"].values()) > 0
 
 
+@pytest.mark.slow
 def test_the_saved_configuration_makes_the_same_model_at_another_grid(trained: Path, tmp_path: Path) -> None:
     """The configuration holds everything: in exact mode the bytes are the same."""
     exact = ["--exact", "--pass-up", "states", "--binarise", "stochastic", "--pretrain-only", "--no-pictures"]
@@ -122,11 +125,13 @@ def test_an_interrupted_run_goes_on_at_another_grid(trained: Path, tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so(trained: Path) -> None:
     told = start(1, "train", "--resume", "--run-dir", trained).check().output
     assert "has finished" in told
 
 
+@pytest.mark.slow
 def test_a_resumed_run_must_be_of_the_same_network(trained: Path) -> None:
     told = refused(start(1, "train", "--resume", "--run-dir", trained, "--layers", "64-21-12"))
     assert "--layers is 64-20-12, but 64-21-12 was asked for" in told
@@ -140,6 +145,7 @@ def test_evaluate_agrees_with_the_run(trained: Path) -> None:
     assert {"cross_entropy", "reconstruction_error", "pseudo_likelihood"} <= set(found)
 
 
+@pytest.mark.slow
 def test_samples_and_reconstructions(trained: Path, tmp_path: Path) -> None:
     start(2, "sample", trained, "--count", "7", "--steps", "3", "--out", tmp_path / "two.npy").check()
     start(1, "sample", trained, "--count", "7", "--steps", "3", "--out", tmp_path / "one.npy").check()
@@ -153,6 +159,7 @@ def test_samples_and_reconstructions(trained: Path, tmp_path: Path) -> None:
     assert 0 < np.mean((pairs[0] - pairs[1]) ** 2) / 16**2 < 0.2
 
 
+@pytest.mark.slow
 def test_exports_compute_what_the_network_computes(trained: Path, tmp_path: Path) -> None:
     start(3, "export", trained, tmp_path / "plain.npz").check()
     start(3, "export", trained, tmp_path / "torch.safetensors").check()
@@ -168,6 +175,7 @@ def test_exports_compute_what_the_network_computes(trained: Path, tmp_path: Path
     assert set(torch) == {f"{2 * i}.{part}" for i in range(3) for part in ("weight", "bias")}
 
 
+@pytest.mark.slow
 def test_gaussian_standardisation_is_folded_into_the_export(tmp_path: Path) -> None:
     values = np.random.default_rng(5).normal([3.0, -8.0, 0.5, 40.0, 0.0], [2.0, 0.1, 9.0, 1.0, 3.0], (60, 5))
     np.save(tmp_path / "values.npy", values.astype(np.float32))
@@ -188,28 +196,32 @@ def test_gaussian_standardisation_is_folded_into_the_export(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("n", "words", "told"),
-    [
-        (3, ["--model-shards", "2"], "2 model shards do not divide the 3 ranks"),
-        (2, ["--model-shards", "2", "--replicas", "2"], "need 4 ranks, but 2 were started; use mpirun -n 4"),
-        (2, ["--layers", "784-20"], "digits has 64 values a sample; use --layers 64-20"),
-        (2, ["--data", "digitss"], "did you mean digits?"),
-        (2, ["--classes", "5"], "use --classes 10"),
-        (2, ["--patience", "3"], "give --validation-fraction"),
-        (2, ["--layers", "64-400000000"], "GiB are free"),
-        (2, ["--epochs", "three"], "'three' is not a valid integer"),
-        (2, ["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
-    ],
+    extent.quick(
+        [
+            (3, ["--model-shards", "2"], "2 model shards do not divide the 3 ranks"),
+            (2, ["--model-shards", "2", "--replicas", "2"], "need 4 ranks, but 2 were started; use mpirun -n 4"),
+            (2, ["--layers", "784-20"], "digits has 64 values a sample; use --layers 64-20"),
+            (2, ["--data", "digitss"], "did you mean digits?"),
+            (2, ["--classes", "5"], "use --classes 10"),
+            (2, ["--patience", "3"], "give --validation-fraction"),
+            (2, ["--layers", "64-400000000"], "GiB are free"),
+            (2, ["--epochs", "three"], "'three' is not a valid integer"),
+            (2, ["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+        ]
+    ),
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_mistakes_are_told_once(n: int, words: list[str], told: str, tmp_path: Path) -> None:
     assert told in refused(start(n, "train", "--threads", "1", *words, "--run-dir", tmp_path / "run", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     assert "cannot be written" in refused(start(2, "train", *TINY, "--run-dir", tmp_path / "file" / "run"))
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten(trained: Path) -> None:
     assert "use --resume to go on with it" in refused(start(2, "train", *TINY, "--run-dir", trained))
 
@@ -218,6 +230,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -244,6 +257,7 @@ def test_what_is_refused_changes_nothing(words: list[str], told: str, trained: P
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_all_damaged(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
@@ -254,12 +268,14 @@ def test_a_run_whose_checkpoints_are_all_damaged(trained: Path, tmp_path: Path) 
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_labels_of_one_class(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", data=np.random.default_rng(0).random((50, 9)), labels=np.zeros(50, np.int64))
     words = ["--data", tmp_path / "one.npz", "--layers", "9-4", "--run-dir", tmp_path / "run"]
     assert "--classes 0" in refused(start(2, "train", *words))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint(trained: Path, tmp_path: Path) -> None:
     damaged = bytearray((trained / "model.safetensors").read_bytes())
     damaged[-50] ^= 0xFF
@@ -269,12 +285,14 @@ def test_a_damaged_checkpoint(trained: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_data_of_another_width(trained: Path) -> None:
     told = refused(start(2, "evaluate", trained, "--data", "bars:4"))
     assert "16 values a sample" in told
     assert "--layers" not in told
 
 
+@pytest.mark.slow
 def test_a_breakdown_names_the_last_good_checkpoint(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
@@ -285,6 +303,7 @@ def test_a_breakdown_names_the_last_good_checkpoint(trained: Path, tmp_path: Pat
     assert "step-00000020.safetensors" in told
 
 
+@pytest.mark.slow
 def test_a_mistake_of_one_rank_alone_ends_all() -> None:
     """An error that the others do not share would leave them waiting: the job is aborted after a few seconds."""
     code = (
@@ -300,6 +319,7 @@ def test_a_mistake_of_one_rank_alone_ends_all() -> None:
     assert "rank 1 of 3: only here" in outcome.output
 
 
+@pytest.mark.slow
 def test_a_bug_on_one_rank_ends_all() -> None:
     code = (
         "from mpi4py import MPI\nimport modelpar.cli as cli\nfrom modelpar.cli.commands import modelpar\n"
@@ -313,6 +333,7 @@ def test_a_bug_on_one_rank_ends_all() -> None:
     assert "ZeroDivisionError: a bug" in outcome.output
 
 
+@pytest.mark.slow
 def test_bench_prints_its_rows() -> None:
     words = ["--sizes", "16x30x20,8x20x30", "--threads", "1", "--repeats", "1", "--seconds", "0.01", "--json"]
     told = start(2, "bench", "cd1", *words).check().output
@@ -326,6 +347,7 @@ def test_bench_prints_its_rows() -> None:
         assert row["over_sgemm"] == pytest.approx(row["gflops"] / row["sgemm_gflops"])
 
 
+@pytest.mark.slow
 def test_everything_works_without_compilation(tmp_path: Path) -> None:
     """And what it saves is what compiled kernels make, on other ranks: --exact."""
     few = ["--exact", "--layers", "64-7", "--epochs", "1", "--batch-size", "700", "--finetune-epochs", "1",

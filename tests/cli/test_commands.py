@@ -22,8 +22,8 @@ from modelpar.cli.progress import size_text
 from modelpar.cli.run_directory import RunDirectory, _is_before
 from modelpar.cli.threads import Placement, placement
 from modelpar.errors import DataError, ModelparError, SpecError
-from modelpar.model.network import Position
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.training.state import Position
 from tests import jobs
 
 # The names that scripts rely on.

@@ -18,6 +18,8 @@ from modelpar.comm.grid import Grid
 from modelpar.training.digests import UpdateDigests, append
 from tests import jobs
 
+pytestmark = pytest.mark.jobs
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 120.0  # seconds of one job
 CONFIG = """
@@ -98,6 +100,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 def test_runs_that_are_alike(n: int, make_run: Callable[..., Path]) -> None:
     """The grid is no difference."""
@@ -123,6 +126,7 @@ def test_the_first_difference(n: int, make_run: Callable[..., Path]) -> None:
     assert parting["also"] == ["W"]
 
 
+@pytest.mark.slow
 def test_configurations_that_explain_it(make_run: Callable[..., Path]) -> None:
     a, b = make_run("a", course()), make_run("b", course(changed={(0, 1): {"W": 1}}), rate=0.05, replicas=2)
     text = told(diff(1, a, b), 1)
@@ -132,6 +136,7 @@ def test_configurations_that_explain_it(make_run: Callable[..., Path]) -> None:
     assert "b/config.toml cannot be read, so the configurations are not compared" in told(diff(1, a, b), 1)
 
 
+@pytest.mark.slow
 def test_runs_of_different_lengths(make_run: Callable[..., Path]) -> None:
     a, b = make_run("a", course()), make_run("b", course()[:8])
     text = told(diff(1, a, b), 1)
@@ -140,6 +145,7 @@ def test_runs_of_different_lengths(make_run: Callable[..., Path]) -> None:
     assert f"before step 5 of RBM 0 (epoch 2): {c} goes on with step 1 of RBM 1" in told(diff(1, a, c), 1)
 
 
+@pytest.mark.slow
 def test_runs_without_digests(make_run: Callable[..., Path]) -> None:
     a, b = make_run("a", course()), make_run("b")
     text = told(diff(1, a, b), 0)
@@ -147,6 +153,7 @@ def test_runs_without_digests(make_run: Callable[..., Path]) -> None:
     assert "identical: " in text
 
 
+@pytest.mark.slow
 def test_damaged_lines(make_run: Callable[..., Path]) -> None:
     a, b = make_run("a", course()), make_run("b", course())
     lines = (b / "digests.jsonl").read_bytes().splitlines(keepends=True)
@@ -158,6 +165,7 @@ def test_damaged_lines(make_run: Callable[..., Path]) -> None:
     assert "1 update(s) were recorded by one run alone" in text
 
 
+@pytest.mark.slow
 def test_the_size_of_the_difference(make_run: Callable[..., Path]) -> None:
     weights = tensors()["rbm.0.W"].copy()
     weights[3, 1] += 0.25
@@ -175,6 +183,7 @@ def test_the_size_of_the_difference(make_run: Callable[..., Path]) -> None:
     assert model["tensors"]["rbm.1.W"] == {"elements": 20, "differing": 0, "largest": 0.0, "note": ""}
 
 
+@pytest.mark.slow
 def test_many_checkpoints_have_a_row_each(make_run: Callable[..., Path]) -> None:
     names = [f"checkpoints/step-{step:08d}.safetensors" for step in range(1, 12)]
     changed = {"rbm.0.W": tensors()["rbm.0.W"] + 1, "rbm.0.b": tensors()["rbm.0.b"] + 2}
@@ -187,6 +196,7 @@ def test_many_checkpoints_have_a_row_each(make_run: Callable[..., Path]) -> None
     assert "and 2 more: see --json" in text
 
 
+@pytest.mark.slow
 def test_checkpoint_files(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     run = make_run("a", course())
     wider = {"rbm.1.W": np.zeros((5, 7)), "extra": np.zeros(2), "rbm.0.b": np.r_[np.inf, tensors()["rbm.0.b"][1:]]}
@@ -203,6 +213,7 @@ def test_checkpoint_files(tmp_path: Path, make_run: Callable[..., Path]) -> None
     assert "rbm.1.W" in told(diff(1, run, tmp_path / "model.safetensors"), 1)
 
 
+@pytest.mark.slow
 def test_other_metadata_are_a_difference(tmp_path: Path) -> None:
     save(tmp_path / "a.safetensors", tensors(), training="{}")
     save(tmp_path / "b.safetensors", tensors(), training='{"best": 1}')
@@ -215,6 +226,7 @@ def refused(outcome: jobs.Outcome) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_once(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     run = make_run("a", course())
     assert "nowhere does not exist; name a run directory" in refused(diff(2, run, tmp_path / "nowhere"))

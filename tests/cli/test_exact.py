@@ -12,6 +12,8 @@ import pytest
 from tests import jobs
 from tests.test_on_ranks import inner_pytest
 
+pytestmark = [pytest.mark.jobs, pytest.mark.slow]
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0  # seconds of one job, compilation of the kernels included
 TINY = ["--exact", "--layers", "64-20-12", "--epochs", "2", "--batch-size", "100", "--checkpoint-every", "20",

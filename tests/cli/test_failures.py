@@ -17,6 +17,8 @@ import pytest
 
 from tests import jobs
 
+pytestmark = [pytest.mark.jobs, pytest.mark.slow]
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0  # seconds of one job, compilation of the kernels included
 KILLED = 10.0  # seconds in which a job must end when a rank was killed

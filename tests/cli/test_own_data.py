@@ -72,6 +72,7 @@ def test_names_of_data_sets_are_those_of_the_reader() -> None:
     assert set(places.KINDS) == set(KINDS)
 
 
+@pytest.mark.slow
 def test_recorded_paths_are_absolute(home: Path) -> None:
     found = tomllib.loads((home / "r" / "config.toml").read_text())["data"]
     assert (found["data"], found["labels"]) == (str(home / "x.npy"), str(home / "y.npy"))
@@ -195,7 +196,7 @@ def test_an_older_checkpoint_tells_nothing_and_goes_by_the_path(home: Path, mode
 
     with Grid(MPI.COMM_SELF) as grid:
         network = load(home / "r" / "model.safetensors", grid)
-        network.data = None
+        network.run.data = None
         save(network, home / "r" / "model.safetensors")
     assert judged(modelpar, "r")[0]["samples"] == 12
     assert judged(modelpar, "r", "--data", "./x.npy")[0]["samples"] == 12

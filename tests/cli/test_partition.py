@@ -12,6 +12,8 @@ from scipy import sparse
 
 from tests import jobs
 
+pytestmark = pytest.mark.jobs
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0
 NETWORK = ["--layers", "64-72-20", "--connections", "local:3,random:6"]
@@ -25,6 +27,7 @@ def start(n: int, *words: str | Path, cwd: Path | None = None) -> jobs.Outcome:
     return jobs.run_on_ranks(n, command, limit=LIMIT, cwd=cwd, PYTHONPATH=str(ROOT))
 
 
+@pytest.mark.slow
 def test_partition_then_train_then_open_elsewhere(tmp_path: Path) -> None:
     file, run = tmp_path / "placement.npz", tmp_path / "run"
     told = start(1, "partition", *NETWORK, "--parts", "2", "--method", "tiles", "--out", file, "--json").check().output
@@ -44,6 +47,7 @@ def test_partition_then_train_then_open_elsewhere(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_partition_of_a_configuration_and_of_a_run(tmp_path: Path) -> None:
     config = tmp_path / "network.toml"
     config.write_text('[network]\nlayers = [64, 36]\nconnections = "local:3"\n')
@@ -58,6 +62,7 @@ def _trained(run: Path, *more: str) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_prune_then_go_on(tmp_path: Path) -> None:
     whole, small = tmp_path / "whole", tmp_path / "small"
     start(1, "train", "--layers", "64-40", *FEW, "--run-dir", whole).check()
@@ -82,6 +87,7 @@ def test_prune_then_go_on(tmp_path: Path) -> None:
     assert "export to .npz" in refused.output
 
 
+@pytest.mark.slow
 def test_exact_mode_leaves_the_same_file_at_every_grid_and_partition(tmp_path: Path) -> None:
     words = ["train", *NETWORK, *FEW, "--exact"]
     grids = {
@@ -118,6 +124,7 @@ def test_compare_joins_what_is_predicted_and_what_is_measured(tmp_path: Path) ->
     assert "<svg" in (tmp_path / "it.html").read_text() or "data:image" in (tmp_path / "it.html").read_text()
 
 
+@pytest.mark.slow
 def test_bench_sparse() -> None:
     small = ["--layers", "144-200", "--connections", "local:3", "--batch", "70", "--repeats", "2", "--seconds", "0.01"]
     [row] = json.loads(start(1, "bench", "sparse", *small, "--json").check().output.strip().splitlines()[-1])["rows"]
@@ -132,6 +139,7 @@ def test_bench_sparse() -> None:
     assert rows[0]["bytes"] < rows[1]["bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,10 @@ from modelpar import checkpoint
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.halo import Halo
+from modelpar.comm.transfer import Transfer
+from modelpar.draws import Purpose
+from modelpar.kernels.listed.blocks import Blocks
+from modelpar.kernels.states import Packed, pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.costs import halo_bytes
@@ -138,12 +143,87 @@ def test_a_halo_brings_each_unit_that_is_needed_and_no_other(comm, agree, kind):
     agree(np.array_equal(np.sort(halo.units), needed))
     agree(np.array_equal(halo.units[: halo.n_owned], layout.owned(comm.rank)))
     whole = np.random.default_rng(5).random((23, 6))
-    pending = halo.begin(np.ascontiguousarray(whole[layout.owned(comm.rank)]))
-    halo.end(pending)
-    agree(np.array_equal(pending.whole, whole[halo.units]))
+    transfer = halo.begin(np.ascontiguousarray(whole[layout.owned(comm.rank)]))
+    agree(np.array_equal(transfer.wait(), whole[halo.units]) and not transfer.pending)
     received = comm.allreduce(halo.n_halo)
     n_bytes = halo.traffic.total(comm)["shard"].get("halo", {}).get("floats", 0)
     agree(n_bytes == received * 6 * 8)
+
+
+# -- what is under way ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(monkeypatch) -> list[Transfer]:
+    """All transfers that halos begin."""
+    found: list[Transfer] = []
+    begin = Halo.begin
+    monkeypatch.setattr(Halo, "begin", lambda halo, owned: found.append(begin(halo, owned)) or found[-1])
+    return found
+
+
+def bits(n_units: int, seed: int) -> Packed:
+    return pack((np.random.default_rng(seed).random((n_units, 70)) < 0.5).astype(np.float32))
+
+
+@pytest.mark.parametrize("changes", [{"statistics": "1"}, {"statistics": "3", "gibbs_steps": 2}, {"persistent": True}])
+@pytest.mark.parametrize("halo", ["receive", "recompute"])
+@pytest.mark.parametrize("breaks", [None, "_reconstruct", "_visible_side", "_advance", "sample_down"])
+@shapes
+def test_all_is_complete_after_a_step_that_breaks_off(comm, agree, shape, breaks, halo, changes, begun, monkeypatch):
+    spec = NetworkSpec((20, 15), connections="random:4", halo=halo)
+    network = networks.sharded(comm, spec, shape, "random")
+    rbm, training = network.rbms[0], replace(traffic.STATES, **changes)
+    v0 = bits(len(rbm.visible_ids), 3 + network.grid.shard)
+    chains = rbm.start_chains(0, 70) if training.persistent else None
+
+    def stop(*_, **__):
+        raise RuntimeError("stop")
+
+    def step():
+        return rbm.contrastive_divergence(v0, 0, training, replace(chains) if chains else None, n_all_samples=70)
+
+    wanted = step()
+    agree(bool(begun) and not any(transfer.pending for transfer in begun))
+    if breaks:
+        begun.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(rbm.weights if breaks == "sample_down" else rbm, breaks, stop)
+            with suppress(RuntimeError):
+                step()
+        agree(bool(begun) and not any(transfer.pending for transfer in begun))
+    again = step()  # finds no message of the one before
+    agree(np.array_equal(wanted.statistics.sums()[1], again.statistics.sums()[1]))
+    agree(all(np.array_equal(wanted.states[name].words, again.states[name].words) for name in wanted.states))
+
+
+@shapes
+def test_all_is_complete_after_a_draw_that_cannot_be(comm, agree, shape, begun):
+    rbm = networks.sharded(comm, NetworkSpec((20, 15), connections="random:4"), shape, "random").rbms[0]
+    v, h = bits(len(rbm.visible_ids), 1), bits(len(rbm.hidden_ids), 2)
+    for sample, states in ((rbm.sample_hidden, v), (rbm.sample_visible, h)):
+        begun.clear()
+        with pytest.raises(ValueError, match="repeat"):
+            sample(states, Purpose.HIDDEN, 1 << 16, 0)
+        agree(len(begun) == 1 and not begun[0].pending)
+        sample(states, Purpose.HIDDEN, 1, 0)
+
+
+@shapes
+def test_units_that_need_none_of_the_halo_do_not_wait_for_it(comm, agree, shape, begun, monkeypatch):
+    """Some parts of a sum are made while states are on their way, and the rest when they are there."""
+    rbm = networks.sharded(comm, NetworkSpec((36, 32), connections="local:3"), shape, "blocks").rbms[0]
+    pending: list[bool] = []
+    sum_states = Blocks.sum_states
+
+    def watched(blocks, *arguments):
+        pending.append(bool(begun[-1].pending))
+        sum_states(blocks, *arguments)
+
+    monkeypatch.setattr(Blocks, "sum_states", watched)
+    rbm.hidden_input(bits(len(rbm.visible_ids), 1))
+    agree(len(pending) == 2 and not pending[1])
+    agree(shape[0] == 1 or comm.allreduce(int(pending[0])) > 0)
 
 
 # -- exact mode --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 
 from modelpar.checkpoint import load, save
 from modelpar.comm.grid import Grid
-from modelpar.model.network import DeepBeliefNetwork, memory_bytes
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.plan.memory import memory_bytes
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.trainer import pretrain
 from tests import small
@@ -20,6 +21,7 @@ LAYERS = (4096, 8192)
 WHOLE = 2 * 4 * LAYERS[0] * LAYERS[1]  # bytes of weights and momentum in float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["column", "row"])
 def test_a_shard_takes_its_share(comm, agree, tmp_path, held):
     """The buffers for 40 samples of both layers come on top of the share, and the checkpoint's 32 MiB at most."""

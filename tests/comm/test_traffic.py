@@ -12,7 +12,7 @@ from mpi4py import MPI
 from modelpar.data import Dataset, Split
 from modelpar.data.dataset import MappedTable
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.ownership.layout import HOLDS
+from modelpar.ownership.layout import MATRIX_LAYOUTS
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.trainer import pretrain
 from tests import networks
@@ -134,7 +134,7 @@ def steps_of(spec: TrainingSpec) -> list[int]:
     [
         (name, held, networks.OWNERS[(i + j) % len(networks.OWNERS)])
         for i, name in enumerate(TRAININGS)
-        for j, held in enumerate(HOLDS)
+        for j, held in enumerate(MATRIX_LAYOUTS)
     ],
 )
 @shapes
@@ -149,7 +149,7 @@ def test_bytes_of_the_first_rbm(comm, agree, shape, name, held, owners):
     agree(found == wanted, f"{found} instead of {wanted}")
 
 
-@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("held", MATRIX_LAYOUTS)
 @shapes
 def test_bytes_of_an_upper_rbm(comm, agree, shape, held):
     """Its data are owned activations, so all of it moves; what hands them up is counted before."""
@@ -164,7 +164,9 @@ def test_bytes_of_an_upper_rbm(comm, agree, shape, held):
         for axis, counts in after.items()
     }
     top = networks.sharded(comm, NetworkSpec((13, 7), layout=held), shape, "random")  # for its sizes
-    top.layout = replace(network.layout, layers=network.layout.layers[1:], holds=network.layout.holds[1:])
+    top.layout = replace(
+        network.layout, layers=network.layout.layers[1:], matrix_layouts=network.layout.matrix_layouts[1:]
+    )
     wanted = expected(top, held, STATES, steps_of(STATES)[1:], read=False)
     agree(found == wanted, f"{found} instead of {wanted}")
 

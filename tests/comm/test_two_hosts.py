@@ -19,6 +19,8 @@ import pytest
 
 from tests import jobs
 
+pytestmark = [pytest.mark.jobs, pytest.mark.slow]
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two_hosts.py"
 LIMIT = 60  # seconds for the job, which takes about 3
 PAYLOAD = 1 << 23  # bytes that every rank contributes to an exchange

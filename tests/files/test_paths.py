@@ -134,6 +134,7 @@ def test_names_stand_in_configurations(name: bytes) -> None:
     ] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0",
                                                                          "PYTHONCOERCECLOCALE": "0"}])  # fmt: skip
 def test_any_name_is_printed_in_any_encoding(environment: dict[str, str], tmp_path: Path) -> None:

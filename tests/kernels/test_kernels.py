@@ -160,12 +160,10 @@ def test_nan_stays_nan_and_infects_nothing(dtype, n):
     for sign in (1, -1):
         p = np.copysign(x, sign)
         states = np.full_like(p, 7)
-        with_states = p.copy()
         epilogue.bias_sigmoid(p, bias)
-        epilogue.bias_sigmoid_sample(with_states, bias, STREAM, np.arange(3), 0, states)
-        for y in (p, with_states):
-            assert np.array_equal(np.isnan(y), np.isnan(x))
-            assert np.all(y[~np.isnan(x)] == 0.5)
+        sample_bernoulli(p, STREAM, np.arange(3), 0, states)
+        assert np.array_equal(np.isnan(p), np.isnan(x))
+        assert np.all(p[~np.isnan(x)] == 0.5)
         assert states[1, n // 2] == 0
         assert set(states.ravel()) <= {0.0, 1.0}
     bias[2] = np.nan
@@ -196,19 +194,16 @@ def test_sigmoid_is_the_same_bits_in_every_position(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (200, 37), (300, 1100)], ids=str)
 @pytest.mark.parametrize("samples", ["first", "ids"])
-def test_fused_pass_equals_its_parts(dtype, shape, samples, n_threads):
+def test_sigmoids_and_draws_below_them(dtype, shape, samples, n_threads):
     rng = np.random.default_rng(2)
     x, bias = rng.normal(0, 2, shape).astype(dtype), rng.normal(0, 1, shape[0]).astype(dtype)
     units = rng.permutation(1000)[: shape[0]]
     where = 13 if samples == "first" else rng.integers(0, 2**40, shape[1])
-    p, fused, states, expected, u = (np.full_like(x, np.nan) for _ in range(5))
-    p[:], fused[:] = x, x
+    p, states, u = (np.full_like(x, np.nan) for _ in range(3))
+    p[:] = x
     epilogue.bias_sigmoid(p, bias)
-    epilogue.bias_sigmoid_sample(fused, bias, STREAM, units, where, states)
-    sample_bernoulli(p, STREAM, units, where, expected)
+    sample_bernoulli(p, STREAM, units, where, states)
     uniform(STREAM, units, where, u)
-    assert np.array_equal(fused, p)
-    assert np.array_equal(states, expected)
     assert np.array_equal(states, u < p)
     np.testing.assert_allclose(p, precise_sigmoid(x + bias[:, None]).astype(dtype), rtol=1e-6)
 
@@ -229,11 +224,6 @@ def test_wrong_arrays_are_refused():
             epilogue.bias_sigmoid(x, bias)
     with pytest.raises(ValueError, match="C-contiguous"):
         epilogue.add_bias(np.zeros((4, 3), np.float32).T, x[:, 0].copy())
-    with pytest.raises(ValueError, match="but activations are"):
-        epilogue.bias_sigmoid_sample(x, np.zeros(3, np.float32), STREAM, np.arange(3), 0, np.zeros((3, 5), np.float32))
-    states = np.zeros((4, 3), np.float32).T
-    with pytest.raises(ValueError, match="states of shape"):
-        epilogue.bias_sigmoid_sample(x, np.zeros(3, np.float32), STREAM, np.arange(3), 0, states)
     with pytest.raises(ValueError, match="but both must be"):
         update.apply_update(np.zeros(3), np.zeros(4), 0.0)
 
@@ -292,7 +282,8 @@ def small_results(dtype):
     results = {"order": permutation(3, 1, 50)}
     for name, samples in (("first", 4 * 2**32 - 9), ("ids", ids)):
         p, states, u, g = x.copy(), np.empty_like(x), np.empty_like(x), np.empty_like(x)
-        epilogue.bias_sigmoid_sample(p, bias, STREAM, units, samples, states)
+        epilogue.bias_sigmoid(p, bias)
+        sample_bernoulli(p, STREAM, units, samples, states)
         uniform(STREAM, units, samples, u)
         sample_gaussian(x, STREAM, units, samples, g)
         results |= {f"p {name}": p, f"states {name}": states, f"uniform {name}": u, f"gaussian {name}": g}

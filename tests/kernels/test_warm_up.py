@@ -17,6 +17,8 @@ from modelpar.machine import compilation
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.warm_up import rehearse, tasks_of
 
+pytestmark = pytest.mark.jobs
+
 ROOT = Path(__file__).parents[2]
 COUNTED = """
 import gc, sys
@@ -50,6 +52,7 @@ if MPI.COMM_WORLD.rank == 0:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
 def test_training_compiles_nothing(on_ranks, tmp_path: Path) -> None:
     few = f"train --epochs 1 --finetune-epochs 1 --no-pictures --run-dir {tmp_path}/"

@@ -16,7 +16,7 @@ from scipy.stats import chi2
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose
 from modelpar.kernels.states import pack, unpack
-from modelpar.ownership.layout import HOLDS
+from modelpar.ownership.layout import MATRIX_LAYOUTS
 from modelpar.spec import NetworkSpec, TrainingSpec
 from tests import networks, reference
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ranks
 
 SHAPES = networks.grids(MPI.COMM_WORLD)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} replicas".format)
-held = pytest.mark.parametrize("held", HOLDS)
+held = pytest.mark.parametrize("held", MATRIX_LAYOUTS)
 # (visible, hidden) units; enough chains that 5 standard errors are at most 0.05 for a product of two states
 SIZES, N, K = (6, 5), 3000, 30
 FIVE_SIGMA = 5.0

@@ -12,9 +12,10 @@ from modelpar.data.minibatches import Minibatches
 from modelpar.kernels.listed.blocks import BlockCounts
 from modelpar.kernels.states import pack
 from modelpar.kernels.statistics.learning import Counts
-from modelpar.ownership.layout import HOLDS
+from modelpar.ownership.layout import MATRIX_LAYOUTS
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.weights.statistics import Statistics
 from tests import networks
@@ -37,7 +38,7 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
     grey   of multiples of 1/16 from 0 to 1, as numbers, in place of states
     """
     rbm, grid = network.rbms[0], network.grid
-    sync = AllreduceSync(grid.replica_comm, network.traffic)
+    optimizer = Optimizer(AllreduceSync(grid.replica_comm, network.traffic))
     update = rbm.parameters.like()
     mine = Minibatches.share(batch, grid.replica, grid.n_replicas)
     chains = rbm.start_chains(mine.start, mine.stop - mine.start) if spec.persistent else None
@@ -53,13 +54,13 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
             pack(own) if packed and not grey else own, n + mine.start, spec, chains, n_all_samples=batch
         )
         size = StepSize(spec.learning_rate, 0.5, spec.weight_decay)
-        sync.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start)
+        optimizer.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start)
         expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)
         errors.append((grid.comm.allreduce(found.error) / v0.size, expected))
     return errors
 
 
-@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("held", MATRIX_LAYOUTS)
 @pytest.mark.parametrize("owners", networks.OWNERS)
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "numbers"])
 @pytest.mark.parametrize("shape", SHAPES, ids="shards x replicas = {0[0]}x{0[1]}".format)
@@ -70,7 +71,7 @@ def test_steps_equal_the_reference_bit_for_bit(comm, agree, shape, packed, owner
     agree(networks.same_block(network.rbms[0], twin))
 
 
-@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("held", MATRIX_LAYOUTS)
 @pytest.mark.parametrize(
     "changes",
     [{"gibbs_steps": 3}, {"persistent": True}, {"persistent": True, "gibbs_steps": 2}],
@@ -116,7 +117,7 @@ GREY = {
 }
 
 
-@pytest.mark.parametrize("held", [*HOLDS, "random:4"])
+@pytest.mark.parametrize("held", [*MATRIX_LAYOUTS, "random:4"])
 @pytest.mark.parametrize("name", GREY)
 @pytest.mark.parametrize("batch", [BATCH, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -125,7 +126,7 @@ def test_grey_data_with_states_of_the_model(comm, agree, shape, batch, name, hel
 
     Of one bit and dyadic rates all of it is exact.
     """
-    how = {"connections": held} if held not in HOLDS else {"layout": held}
+    how = {"connections": held} if held not in MATRIX_LAYOUTS else {"layout": held}
     network = networks.sharded(comm, NetworkSpec((13, 7), dtype="float32", **how), shape, "random")
     [twin] = networks.twin(network)
     floats, counts = counting(monkeypatch)
@@ -140,7 +141,7 @@ def test_grey_data_with_states_of_the_model(comm, agree, shape, batch, name, hel
     agree(networks.close_block(network.rbms[0], twin, 2e-5))
 
 
-@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("held", MATRIX_LAYOUTS)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -167,7 +168,7 @@ def test_real_statistics_equal_the_reference_to_rounding(comm, agree, shape, pac
     agree(np.allclose([e for e, _ in errors], [e for _, e in errors], rtol=1e-9, atol=1e-6 * packed, equal_nan=True))
 
 
-@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("held", MATRIX_LAYOUTS)
 @pytest.mark.parametrize("bits", ["2", "3", "8"])
 @pytest.mark.parametrize("changes", [{}, {"persistent": True}, {"gibbs_steps": 2, "reconstruction": "probabilities"}])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -179,7 +180,7 @@ def test_statistics_of_few_bits_equal_the_reference_to_rounding(comm, agree, sha
     agree(networks.close_block(network.rbms[0], twin, 1e-12))
 
 
-@pytest.mark.parametrize("held", HOLDS)
+@pytest.mark.parametrize("held", MATRIX_LAYOUTS)
 @pytest.mark.parametrize("statistics", ["3", "float"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_single_precision_stays_near_the_reference(comm, agree, shape, statistics, held):

@@ -17,6 +17,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from tests import reference
 
@@ -271,7 +272,7 @@ def test_training_raises_the_exact_likelihood(agree, case, n_shards, persistent)
     data[4] = data[5]
     mine = it.share(40)
     o = TrainingSpec(persistent=persistent, weight_decay=0.0)
-    sync = AllreduceSync(it.grid.replica_comm, Traffic())
+    optimizer = Optimizer(AllreduceSync(it.grid.replica_comm, Traffic()))
     it.whole.start_chains(40)
     chains = it.rbm.start_chains(int(mine[0]), len(mine)) if persistent else None
     velocity = it.rbm.parameters.like()
@@ -284,7 +285,7 @@ def test_training_raises_the_exact_likelihood(agree, case, n_shards, persistent)
         first = 40 * step + int(mine[0])
         states = pack(it.mine(data[:, mine]) > 0)  # as the engine keeps binary data, which `auto` goes by
         found = it.rbm.contrastive_divergence(states, first, o, chains, n_all_samples=40)
-        sync.learn(it.rbm.parameters, velocity, found.statistics, StepSize(0.2, 0.5, 0.0), len(mine))
+        optimizer.learn(it.rbm.parameters, velocity, found.statistics, StepSize(0.2, 0.5, 0.0), len(mine))
         it.whole.update(data, 40 * step, o, 0.2, 0.5)
     W = it.whole.W[np.ix_(it.rbm.weights.visible_rows, it.rbm.weights.hidden_columns)]
     agree(np.allclose(it.rbm.W, W, atol=1e-10))

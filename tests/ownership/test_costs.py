@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelpar.ownership.costs import COUNT, UPDATE, Step, dual_pays
-from modelpar.ownership.layout import Room, choose_holds
+from modelpar.ownership.layout import AutoContext
 
 
 def test_bytes_received_by_one_of_two_ranks() -> None:
@@ -38,14 +38,13 @@ def test_dual_pays_where_sums_outweigh_a_second_block() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "holds"),
+    ("context", "chosen"),
     [
-        (None, ("row", "column")),
-        (Room(2, far=False, dual=True), ("row", "column")),
-        (Room(2, far=True, dual=False), ("row", "column")),
-        (Room(2, far=True, dual=True), ("dual", "column")),
+        (AutoContext(), ["row", "column"]),
+        (AutoContext(2, far=False, dual_fits=True), ["row", "column"]),
+        (AutoContext(2, far=True, dual_fits=False), ["row", "column"]),
+        (AutoContext(2, far=True, dual_fits=True), ["dual", "column"]),
     ],
 )
-def test_auto_is_dual_only_far_apart_with_room_and_where_it_pays(room: Room | None, holds: tuple[str, ...]) -> None:
-    assert choose_holds((784, 500, 8000), "auto", room) == holds
-    assert choose_holds((784, 500, 8000), "row,dual", room) == ("row", "dual")
+def test_auto_is_dual_only_far_apart_where_it_fits_and_pays(context: AutoContext, chosen: list[str]) -> None:
+    assert [context.choose(784, 500), context.choose(500, 8000)] == chosen

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelpar.errors import LayoutError
-from modelpar.ownership.layout import NetworkLayout, UnitLayout, choose_holds
+from modelpar.ownership.layout import AutoContext, NetworkLayout, UnitLayout, layout_words
 
 
 @st.composite
@@ -62,16 +62,20 @@ def test_owners_that_cannot_be(owner, told):
 
 
 @pytest.mark.parametrize(
-    ("layout", "holds"),
+    ("layout", "words"),
     [
-        ("auto", ("column", "row", "column")),  # the larger side is split; a tie goes to columns
+        ("auto", ("auto", "auto", "auto")),
         ("row", ("row", "row", "row")),
-        ("column, row,auto", ("column", "row", "column")),
+        ("column, row,auto", ("column", "row", "auto")),
     ],
 )
-def test_how_matrices_are_held(layout, holds):
-    assert choose_holds((4, 9, 5, 5), layout) == holds
-    assert NetworkLayout.blocks((4, 9, 5, 5), 2, layout).holds == holds
+def test_layouts_that_are_asked_for(layout, words):
+    assert layout_words(layout, 3) == words
+    assert NetworkLayout.blocks((4, 9, 5, 5), 2, layout).matrix_layouts == words
+
+
+def test_the_larger_side_is_split_and_a_tie_goes_to_columns():
+    assert [AutoContext().choose(*pair) for pair in ((4, 9), (9, 5), (5, 5))] == ["column", "row", "column"]
 
 
 @pytest.mark.parametrize(
@@ -79,10 +83,10 @@ def test_how_matrices_are_held(layout, holds):
 )
 def test_layouts_that_are_not_known(layout, told):
     with pytest.raises(LayoutError, match=told):
-        choose_holds((4, 9, 5, 5), layout)
+        layout_words(layout, 3)
 
 
 def test_owners_of_a_network():
     layout = NetworkLayout.from_owners([[0, 1], [1, 1, 0]], 2, "row")
     assert [its.owner.tolist() for its in layout.layers] == [[0, 1], [1, 1, 0]]
-    assert layout.holds == ("row",)
+    assert layout.matrix_layouts == ("row",)

@@ -42,6 +42,7 @@ EXPECTED_FAILURES: dict[tuple[type, str], dict[str, str]] = {
 }
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [RBMTransformer(), DBNClassifier(), DBNClassifier(dtype="float64")],
     expected_failed_checks=lambda estimator: EXPECTED_FAILURES.get((type(estimator), estimator.dtype), {}),

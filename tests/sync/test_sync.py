@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -15,12 +15,13 @@ from modelpar.checkpoint import load, save
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
 from modelpar.errors import GridError, ModelparError, SpecError
-from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.network import DeepBeliefNetwork, Part
 from modelpar.spec import FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
-from modelpar.sync import Stage, strategy
+from modelpar.sync import Sync, Work, strategy
 from modelpar.sync.server_loop import dismiss, serve
 from modelpar.sync.windows import SharedArrays
-from modelpar.training.minibatch_loop import Course
+from modelpar.training.minibatch_loop import MinibatchLoop
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.weights.parameters import Parameters
@@ -34,13 +35,32 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} re
 PLAIN = StepSize(rate=1.0, momentum=0.0, decay=0.0)
 
 
-def stage_of(*values: np.ndarray) -> Stage:
-    """A stage of parts, each a matrix with two biases of one."""
+def work_on(*values: np.ndarray) -> Work:
+    """Parts, each a matrix with two biases of one unit."""
     parts = {}
     for i, matrix in enumerate(values):
         part = parts[f"rbm.{i}"] = Parameters(matrix.shape, 1, 1, matrix.dtype)
         part.W[:] = matrix
-    return Stage(parts, {name: part.like() for name, part in parts.items()}, {}, {}, lambda: None)
+    return Work(parts, {name: part.like() for name, part in parts.items()}, {}, {}, lambda: None)
+
+
+@dataclass
+class Ascent:
+    """A gradient as back-propagation hands it over, uphill, of one sample."""
+
+    values: np.ndarray | float
+    n_samples = 1
+
+    def add_to(self, velocity: Parameters, carry: float, gain: float) -> None:
+        velocity.flat *= carry
+        velocity.flat += gain * self.values
+
+
+def step(sync: Sync, work: Work, values: np.ndarray | float, size: StepSize) -> None:
+    """One step of the first part from a gradient of this replica."""
+    name, parameters = next(iter(work.parts.items()))
+    part = Part(name, parameters, None, None, None)
+    Optimizer(sync).descend([(name, Ascent(values))], [part], work.velocity, size, 1)
 
 
 def all_replicas() -> Grid:
@@ -100,19 +120,19 @@ PACES = [(1, 1), (3, 1), (1, 3), (2, 3), (3, 2), (4, 2)]  # steps between fetche
 
 def constant_updates(grid: Grid, spec: SyncSpec, steps: int, staleness: Counter[int], pause: float = 0.0) -> int:
     """Each step of each replica adds 1/64 to all; returns the steps of this replica, and checks the sum."""
-    stage = stage_of(np.zeros((5, 3), np.float32), np.ones((2, 2), np.float32))
+    work = work_on(np.zeros((5, 3), np.float32), np.ones((2, 2), np.float32))
     server = strategy(spec, grid, Traffic(), staleness)
-    server.begin(stage)
+    server.begin(work)
     mine = 0
-    for share in server.shares(0, steps, 0):
+    for share in server.shares(0, steps, 0, 1.0):
         assert 0 <= share.step < steps
-        for part in stage.parts.values():
+        for part in work.parts.values():
             part.flat += np.float32(1 / 64)
         mine += 1
         if pause and grid.replica == 0:
             time.sleep(pause)
     n_all = steps * grid.n_replicas
-    right = [np.all(i + n_all / 64 == part.W) for i, part in enumerate(stage.parts.values())]
+    right = [np.all(i + n_all / 64 == part.W) for i, part in enumerate(work.parts.values())]
     server.end()
     assert all(grid.comm.allgather(all(right))), "an update was lost, or counted twice"
     return mine
@@ -196,47 +216,42 @@ def test_a_bound_on_staleness_that_cannot_be(comm):
 def test_adagrad_is_that_of_one_process(comm, agree):
     """Replicas push the same gradient: after n pushes its squares add up to n g^2, whoever pushed."""
     grid, rate = all_replicas(), 0.125
-    stage = stage_of(np.zeros((2, 3), np.float64))
+    work = work_on(np.zeros((2, 3), np.float64))
     gradient = np.arange(1.0, 9.0) / 4
     server = strategy(SyncSpec(sync="server", adagrad=True), grid, Traffic(), Counter())
-    server.begin(stage)
-    agree(server.momentum_share in (0.0, 1.0))
-    for _ in server.shares(0, 12, 0):
-        update = stage.updates["rbm.0"]
-        update.flat[:] = rate * gradient
-        server.step(stage.parts["rbm.0"], update, StepSize(rate, 0.0, 0.0))
+    server.begin(work)
+    for _ in server.shares(0, 12, 0, rate):
+        step(server, work, gradient, StepSize(rate, 0.9, 0.0))  # the momentum is Adagrad's to leave out
     n = 12 * comm.size
     expected = sum(rate * gradient / (np.sqrt(k * gradient**2) + 1e-8) for k in range(1, n + 1))
-    agree(np.allclose(stage.parts["rbm.0"].flat, expected, rtol=1e-9), "parameters")
-    agree(np.allclose(stage.squares["rbm.0"].flat, n * gradient**2, rtol=1e-9), "squares")
+    agree(np.allclose(work.parts["rbm.0"].flat, expected, rtol=1e-9), "parameters")
+    agree(np.allclose(work.squares["rbm.0"].flat, n * gradient**2, rtol=1e-9), "squares")
     server.end()
 
 
 def test_updates_divided_by_staleness(comm, agree):
     grid, staleness = all_replicas(), Counter()
-    stage = stage_of(np.zeros((3, 3), np.float64))
+    work = work_on(np.zeros((3, 3), np.float64))
     server = strategy(SyncSpec(sync="server", scale_by_staleness=True), grid, Traffic(), staleness)
-    server.begin(stage)
-    for _ in server.shares(0, 40, 0):
-        stage.parts["rbm.0"].flat += 1.0
+    server.begin(work)
+    for _ in server.shares(0, 40, 0, 1.0):
+        work.parts["rbm.0"].flat += 1.0
     server.end()
     mine = sum(n / (1 + s) for s, n in staleness.items())
-    agree(np.allclose(stage.parts["rbm.0"].flat, sum(comm.allgather(mine)), rtol=1e-9))
+    agree(np.allclose(work.parts["rbm.0"].flat, sum(comm.allgather(mine)), rtol=1e-9))
 
 
 def test_warm_start_takes_steps_together(comm, agree):
     grid, staleness = all_replicas(), Counter()
     server = strategy(SyncSpec(sync="server", warm_start=5), grid, Traffic(), staleness)
-    stage = stage_of(np.zeros((1, 2), np.float32))
-    server.begin(stage)
+    work = work_on(np.zeros((1, 2), np.float32))
+    server.begin(work)
     agree([server.steps_together(done) for done in (0, 4)] == [1, 1] and server.steps_together(5) > 1)
     for done in range(5):
-        for share in server.shares(done, done + 1, done):
+        for share in server.shares(done, done + 1, done, PLAIN.rate):
             agree(server.in_step and share == (done, comm.rank, comm.size))
-            update = stage.updates["rbm.0"]
-            update.flat[:] = 1.0
-            server.step(stage.parts["rbm.0"], update, PLAIN)
-    agree(np.all(stage.parts["rbm.0"].flat == 5 * comm.size) and not staleness)
+            step(server, work, 1.0, PLAIN)
+    agree(np.all(work.parts["rbm.0"].flat == 5 * comm.size) and not staleness)
     server.end()
 
 
@@ -252,11 +267,11 @@ def test_local_steps_and_averages(comm, agree, period, outer):
     grid, size = all_replicas(), StepSize(rate=0.5, momentum=0.5, decay=0.25)
     rng = np.random.default_rng(3)
     start, gradients = rng.standard_normal((4, 3)), rng.standard_normal((8, comm.size, 4, 3))
-    stage = stage_of(start)
+    work = work_on(start)
     spec = SyncSpec(sync="local", period=period, outer_rate=outer[0], outer_momentum=outer[1])
     local = strategy(spec, grid, Traffic(), Counter())
-    local.begin(stage)
-    part, update = stage.parts["rbm.0"], stage.updates["rbm.0"]
+    local.begin(work)
+    part, velocity = work.parts["rbm.0"], work.velocity["rbm.0"]
     W, V = (np.repeat(x[None], comm.size, axis=0) for x in (start, np.zeros_like(start)))
     last, outer_velocity = start.copy(), np.zeros_like(start)
 
@@ -267,18 +282,16 @@ def test_local_steps_and_averages(comm, agree, period, outer):
         last = last + outer[0] * (change + outer[1] * outer_velocity)
         W, V = (np.repeat(x[None], comm.size, axis=0) for x in (last, V.mean(axis=0)))
 
-    for step, gradient in enumerate(gradients):
-        for share in local.shares(step, step + 1, step):
-            agree(share == (step, comm.rank, comm.size))
-            update.W *= size.momentum * local.momentum_share
-            update.W += size.rate * gradient[comm.rank]
-            local.step(part, update, size)
+    for done, gradient in enumerate(gradients):
+        for share in local.shares(done, done + 1, done, size.rate):
+            agree(share == (done, comm.rank, comm.size))
+            step(local, work, np.concatenate([gradient[comm.rank].ravel(), np.zeros(2)]), size)
         V = 0.5 * V + 0.5 * gradient - 0.125 * W
         W = W + V
-        if (step + 1) % period == 0:
+        if (done + 1) % period == 0:
             average()
-        agree(np.allclose(part.W, W[comm.rank], rtol=0, atol=1e-12), f"weights after step {step}")
-        agree(np.allclose(update.W, V[comm.rank], rtol=0, atol=1e-12), f"velocities after step {step}")
+        agree(np.allclose(part.W, W[comm.rank], rtol=0, atol=1e-12), f"weights after step {done}")
+        agree(np.allclose(velocity.W, V[comm.rank], rtol=0, atol=1e-12), f"velocities after step {done}")
     if 8 % period:
         average()
         local.settle()
@@ -334,9 +347,10 @@ def test_a_whole_run_ends_with_one_model(comm, agree, shape, name, layout):
     records = [*pretrain(network, data, TRAINING, sync), *fine_tune(network, data, tuning, sync)]
     agree([r.epoch for r in records if r.kind == "epoch"] == [1, 2, 1, 2, *range(1, 11)], "all epochs")
     agree(sum(r.samples for r in records if r.kind == "step") == 14 * small.N_TRAIN, "all samples, once an epoch")
-    for part in network.parts().values():
-        whole = network.grid.replica_comm.allgather(part.flat)
-        agree(all(np.array_equal(one, whole[0]) for one in whole) and np.isfinite(part.flat).all(), "one model")
+    for part in network.parts():
+        flat = part.parameters.flat
+        whole = network.grid.replica_comm.allgather(flat)
+        agree(all(np.array_equal(one, whole[0]) for one in whole) and np.isfinite(flat).all(), "one model")
     for rbm in network.rbms:
         rows = rbm.parameters.rows
         if rows is not None:  # fine-tuning trains the columns, and the rows are made anew of them
@@ -357,13 +371,13 @@ def test_all_stop_together_whatever_the_skew(comm, agree, monkeypatch, shape, na
     """One replica is much slower; all come to the same record, and to the same model."""
     data = small.dataset(13, held_out=True)
     network = networks.sharded(comm, NetworkSpec(layers=(13, 9), classes=3, seed=5), shape, "random")
-    count = Course.count
+    count = MinibatchLoop.count
 
-    def slowly(course, batch, **sums):
+    def slowly(loop, batch, **sums):
         time.sleep(0.02 if network.grid.replica == 0 else 0)
-        count(course, batch, **sums)
+        count(loop, batch, **sums)
 
-    monkeypatch.setattr(Course, "count", slowly)
+    monkeypatch.setattr(MinibatchLoop, "count", slowly)
     tuning = FineTuneSpec(epochs=6, batch_size=12, learning_rate=0.0 if "patience" in how else 0.05, dropout=0.0, **how)
     places = [(r.kind, r.epoch, r.step) for r in fine_tune(network, data, tuning, STRATEGIES[name])]
     agree(len(set(comm.allgather(tuple(places)))) == 1, "the same records on all ranks")
@@ -390,9 +404,9 @@ def test_a_checkpoint_goes_on_at_any_grid_under_any_strategy(comm, agree, name, 
     for other, shape in zip(["allreduce", "local", "server", name], [*SHAPES, SHAPES[0], SHAPES[-1]], strict=False):
         again = load(path, networks.grid_of(comm.size, shape))
         if name in ("outer", "adagrad"):
-            kept = again.state.outer if name == "outer" else again.state.squares
+            kept = again.run.outer if name == "outer" else again.run.squares
             agree(set(kept) == {"rbm.0", "output"}, f"{name} keeps its state")
-        before = again.state.position.step + again.state.position.epoch * 4
+        before = again.run.position.step + again.run.position.epoch * 4
         records = list(fine_tune(again, data, TUNING, STRATEGIES[other]))
         agree(records[-1].kind == "epoch" and records[-1].epoch == 3 and before >= 2, f"{other} goes on")
 
@@ -419,8 +433,8 @@ def test_server_ranks(comm, agree, servers):
         if grid.comm.size == 1:  # a replica that has the servers for itself trains as one without them
             plain = DeepBeliefNetwork(spec, Grid(MPI.COMM_SELF))
             small.train(plain, data, TRAINING, TUNING)
-            for name, part in plain.parts().items():
-                assert np.allclose(network.parts()[name].flat, part.flat, rtol=0, atol=1e-5)
+            for mine, its in zip(network.parts(), plain.parts(), strict=True):
+                assert np.allclose(mine.parameters.flat, its.parameters.flat, rtol=0, atol=1e-5)
         dismiss(grid, ModelparError("enough"))
     agree(True)
     grid.free()

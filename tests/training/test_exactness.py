@@ -28,9 +28,9 @@ from modelpar.kernels.products import dispatch
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import FineTuneSpec, NetworkSpec
-from modelpar.sync import AllreduceSync
 from modelpar.training import monitor
 from modelpar.training.feeds import mean_of, real_values
+from modelpar.training.optimizer import Optimizer
 from modelpar.training.trainer import fine_tune, pretrain
 from tests import exact, networks, small
 
@@ -224,7 +224,7 @@ def tuned(grid, folder, layout, owners) -> exact.Outcome:
     network = DeepBeliefNetwork(spec, grid, NetworkLayout.from_owners(its_owners, grid.n_shards, layout))
     files, digests = {}, []
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(AllreduceSync, "learn", listened_to(network, digests))
+        context.setattr(Optimizer, "learn", listened_to(network, digests))
         for record in fine_tune(network, exact.EVERYWHERE.dataset, TUNING):
             if record.kind == "step":
                 digests.append([record.layer, record.step, record.digests])
@@ -238,14 +238,14 @@ def tuned(grid, folder, layout, owners) -> exact.Outcome:
 def listened_to(network, digests):
     """``learn`` that leaves digests of the gradients, in float64: rounded to weights, errors of 1e-16 rarely show."""
     layers = {id(layer.parameters): layer for layer in (*network.rbms, network.output)}
-    learn, grid = AllreduceSync.learn, network.grid
+    learn, grid = Optimizer.learn, network.grid
 
-    def listening(sync, parameters, velocity, gradient, size, n_samples):
+    def listening(optimizer, parameters, velocity, gradient, size, n_samples):
         weights = layers[id(parameters)].weights
         whole = grid.replica_comm.allreduce(gradient.W)
         mine = digest(whole, weights.visible_rows, weights.hidden_columns)
         digests.append(["gradient", whole.dtype.name, sum(grid.shard_comm.allgather(mine)) % MODULUS])
-        learn(sync, parameters, velocity, gradient, size, n_samples)
+        learn(optimizer, parameters, velocity, gradient, size, n_samples)
 
     return listening
 
@@ -280,13 +280,13 @@ def test_fine_tuning_in_every_layout(comm, agree, folder, tmp_path, shape, owner
 def test_what_cannot_be_exact_is_refused_on_all_ranks(comm, agree, network_changes, training_changes, kind, told):
     spec = NetworkSpec((13, 9, 6), exact=True, **network_changes)
     network = DeepBeliefNetwork(spec, networks.grid_of(comm.size, SHAPES[-1]))
-    before = [parameters.flat.copy() for parameters in network.parts().values()]
+    before = [part.parameters.flat.copy() for part in network.parts()]
     training = exact.Training("", "", {"batch_size": 16, **training_changes}).spec
     with pytest.raises(SpecError, match="--exact cannot be kept") as caught:
         next(pretrain(network, small.dataset(13, kind=kind), training))
     agree(told in str(caught.value), str(caught.value))
     agree(comm.bcast(str(caught.value)) == str(caught.value))
-    after = [parameters.flat for parameters in network.parts().values()]
+    after = [part.parameters.flat for part in network.parts()]
     agree(all(np.array_equal(*pair) for pair in zip(before, after, strict=True)), "something was changed")
 
 

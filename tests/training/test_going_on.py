@@ -10,8 +10,8 @@ from mpi4py import MPI
 
 from modelpar.comm.grid import Grid
 from modelpar.errors import DataError, GridError, ModelparError, SpecError, raise_together
-from modelpar.model.network import Position
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.training.state import Position
 from modelpar.training.trainer import fine_tune, pretrain
 from tests import networks, small
 
@@ -33,7 +33,7 @@ def test_pcd_with_other_minibatches_starts_as_many_chains(comm, agree, shape, ba
     other = replace(PCD, epochs=2, batch_size=batch_size)
     for record in pretrain(network, data, other):
         if record.kind == "step":
-            n_chains = network.grid.replica_comm.allreduce(network.state.chains.h.shape[1])
+            n_chains = network.grid.replica_comm.allreduce(network.run.chains.h.shape[1])
             agree(n_chains == batch_size, f"{n_chains} chains")
 
 
@@ -69,9 +69,9 @@ def test_a_refused_fine_tuning_leaves_pretraining_as_it_was(comm, agree, shape):
     data = small.dataset(13)
     with pytest.raises(SpecError, match="--validation-fraction"):
         list(fine_tune(network, data, FineTuneSpec(patience=2)))
-    agree(network.state.position.stage == "pretrain")
+    agree(network.run.position.stage == "pretrain")
     agree(len(list(pretrain(network, data, TrainingSpec(epochs=1, batch_size=8)))) > 0)
-    agree(network.state.position == Position("finetune"))
+    agree(network.run.position == Position("finetune"))
 
 
 def test_all_ranks_raise_the_same(comm, agree):

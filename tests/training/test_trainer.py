@@ -236,7 +236,7 @@ def test_patience_puts_back_the_best_parameters(comm, agree, shape, owners):
     for i, rbm in enumerate(network.rbms):
         mine = weights[i][np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
         agree(np.allclose(rbm.W, mine, rtol=0, atol=1e-11))
-    agree(network.state.position.stage == "done" and not network.state.best)
+    agree(network.run.position.stage == "done" and not network.run.best)
 
 
 @shapes
@@ -248,7 +248,7 @@ def test_training_stops_once_the_accuracy_is_reached(comm, agree, shape):
     records = small.train(network, data, replace(REAL, epochs=0), tuning)
     measured = [r.measures["test_accuracy"] for r in records if "test_accuracy" in r.measures]
     agree(measured[-1] > 0.5 and all(accuracy <= 0.5 for accuracy in measured[:-1]), str(measured))
-    agree(network.state.position.stage == "done" and "test_accuracy" in records[-1].measures)
+    agree(network.run.position.stage == "done" and "test_accuracy" in records[-1].measures)
     agree(comm.bcast(measured) == measured, "ranks measured differently")
 
 

@@ -248,7 +248,7 @@ def test_a_server_holds_what_the_replicas_have(comm, agree, shape, periods):
     for record in pretrain(network, data, training, SyncSpec("server", **periods)):
         if record.kind == "epoch":
             parameters = network.rbms[record.layer].parameters.flat
-            agree(np.allclose(network.sync._base, parameters, rtol=0, atol=1e-3))
+            agree(np.allclose(network.run.sync._base, parameters, rtol=0, atol=1e-3))
 
 
 @shapes

@@ -19,7 +19,7 @@ from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import dense, dispatch, draw, fixed_point, subset_sums
 from modelpar.kernels.products.subset_sums import PANEL
 from modelpar.kernels.sampling import philox
-from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
+from modelpar.kernels.sampling.epilogue import bias_sigmoid
 from modelpar.kernels.states import Packed, pack, unpack
 
 if TYPE_CHECKING:
@@ -252,10 +252,3 @@ def plain_sums(sums: Array, n_inputs: int) -> Array:
     if sums.dtype != np.int32:
         return sums
     return sums.astype(np.float32) * (np.float32(1.0) / subset_sums.fine(n_inputs))
-
-
-def means_of(sums: Array, bias: Array, n_inputs: int, *, gaussian: bool = False) -> Array:
-    """Means (units, batch) of the units that belong to sums: sigmoid(sums + bias), or sums + bias where Gaussian."""
-    x = plain_sums(sums, n_inputs)
-    (add_bias if gaussian else bias_sigmoid)(x, bias)
-    return x

@@ -12,7 +12,7 @@ sigmoid(-inf) = 0, sigmoid(inf) = 1, sigmoid(0) = 0.5 exactly, NaN stays NaN.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,12 +38,8 @@ from modelpar.kernels.llvm.exponential import (
     SHIFT_32,
     SHIFT_64,
 )  # fmt: skip
-from modelpar.kernels.sampling import philox
-from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, compare, row_words
+from modelpar.kernels.sampling.philox import CHUNK
 from modelpar.machine.compilation import njit
-
-if TYPE_CHECKING:
-    from modelpar.streams import Stream
 
 FloatArray = npt.NDArray[Any]
 
@@ -135,66 +131,12 @@ def sigmoid_panel(x, bias):  # type: ignore[no-untyped-def]
         sigmoid_span(flat[i * n_samples : end * n_samples])
 
 
-@njit(cache=True, nogil=True)
-def sigmoid_sample_panel(x, bias, first, samples, units, tag, key0, key1, states):  # type: ignore[no-untyped-def]
-    """x (units, batch) = sigmoid(x + bias[:, None]); states = draws below x; a few rows at a time, as above."""
-    words = np.empty(SCRATCH, np.uint32)
-    n_units, n_samples = x.shape
-    group = max(1, CHUNK // max(1, n_samples))
-    flat = x.reshape(-1)
-    flat_states = states.reshape(-1)
-    for i in range(0, n_units, group):
-        end = min(i + group, n_units)
-        bias_panel(x[i:end], bias[i:end])
-        for start in range(0, n_samples, CHUNK):  # more than once only where a group is one row
-            n = min(CHUNK, n_samples - start)
-            for r in range(i, end):
-                row_words(first, samples, start, n, units[r], tag, key0, key1, words, MARGIN + (r - i) * n)
-            begin = i * n_samples + start
-            n_all = (end - i) * n
-            span = flat[begin : begin + n_all]
-            sigmoid_span(span)
-            compare(span, words[MARGIN : MARGIN + n_all], flat_states[begin : begin + n_all])
-
-
 def bias_sigmoid(x: FloatArray, bias: FloatArray) -> None:
     """``x = sigmoid(x + bias[:, None])`` in place: x (units, batch), bias (units,) of the same type."""
     _check(x, bias)
 
     def work(start: int, stop: int) -> None:
         sigmoid_panel(x[start:stop], bias[start:stop])
-
-    threads.split(x.shape[0], threads.rows_of(GRAIN, x.shape[1]), work)
-
-
-def bias_sigmoid_sample(
-    x: FloatArray,
-    bias: FloatArray,
-    stream: Stream,
-    unit_ids: npt.NDArray[np.int64],
-    samples: int | npt.NDArray[np.int64],
-    states: FloatArray,
-) -> None:
-    """``x = sigmoid(x + bias[:, None])`` in place, and ``states = draw < x`` in the same pass.
-
-    The draws are those of :func:`modelpar.draws.sample_bernoulli` for the same stream, units and samples.
-
-    x, states: (units, batch) of one type; bias: (units,); unit_ids: (units,) int64; samples: the first of consecutive
-    sample ids, or (batch,) int64 ids.
-    """
-    _check(x, bias)
-    if states.shape != x.shape or states.dtype != x.dtype:
-        raise ValueError(f"states are {states.dtype} {states.shape}, but activations are {x.dtype} {x.shape}")
-    if not states.flags.c_contiguous:
-        raise ValueError(f"states of shape {x.shape} have strides {states.strides}, but must be C-contiguous")
-    first, ids = philox.kernel_samples(samples, x.shape[1])
-    units = philox.kernel_units(unit_ids, x.shape[0])
-    words = stream.words
-
-    def work(start: int, stop: int) -> None:
-        sigmoid_sample_panel(
-            x[start:stop], bias[start:stop], first, ids, units[start:stop], *words, states[start:stop]
-        )  # fmt: skip
 
     threads.split(x.shape[0], threads.rows_of(GRAIN, x.shape[1]), work)
 

@@ -17,7 +17,7 @@ from modelpar.kernels import states, threads
 from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import draw, subset_sums
 from modelpar.kernels.products.dispatch import VARIABLE, available
-from modelpar.kernels.products.product import Product, Sampler, means_of, plain_sums
+from modelpar.kernels.products.product import Product, Sampler, plain_sums
 from modelpar.kernels.products.subset_sums import fine
 from modelpar.kernels.sampling import epilogue
 from modelpar.kernels.states import Packed, pack, unpack
@@ -163,14 +163,6 @@ def test_sums_as_floats():
         assert np.array_equal(plain_sums(sums, n_inputs), (sums * step).astype(np.float32))
     floats = np.zeros((2, 3), np.float64)
     assert plain_sums(floats, 10) is floats
-
-
-def test_means_of_sums():
-    rng = np.random.default_rng(1)
-    sums, bias = rng.integers(-(2**22), 2**22, (5, 30)).astype(np.int32), rng.normal(size=5).astype(np.float32)
-    assert np.array_equal(means_of(sums, bias, 4097), expected_means(sums, bias, 4097))
-    gaussian = means_of(sums, bias, 4097, gaussian=True)
-    assert np.array_equal(gaussian, plain_sums(sums, 4097) + bias[:, None])
 
 
 # samplers
@@ -401,6 +393,7 @@ def assert_same_results(got, expected):
         assert np.array_equal(got[name], values, equal_nan=values.dtype.kind == "f"), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_interpreted_code_gives_the_same_bits(dtype, tmp_path):
     expression = f"test_product.small_results(np.{np.dtype(dtype).name}) | {{'compiled': np.array(lookup.compiled())}}"
@@ -409,6 +402,7 @@ def test_interpreted_code_gives_the_same_bits(dtype, tmp_path):
     assert_same_results(got, small_results(dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not compiled(), reason="nothing is compiled here")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nothing_compiles_after_warm_up(dtype, tmp_path):

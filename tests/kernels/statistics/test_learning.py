@@ -5,15 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelpar.comm.exchange import Traffic
 from modelpar.kernels import threads
 from modelpar.kernels.states import pack
 from modelpar.kernels.statistics import probability_counts
 from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
-from modelpar.sync import AllreduceSync
-from modelpar.training.schedule import StepSize
-from modelpar.weights.parameters import Parameters
-from modelpar.weights.statistics import Phase, Statistics
 
 DTYPES = [np.float32, np.float64]
 SIZES = [(1, 1), (4, 16), (5, 15), (9, 17), (3, 513), (53, 70)]  # rows, columns
@@ -240,73 +235,3 @@ def test_updates_from_whole_numbers(size, kind, dtype, n_threads):
     update_from(C, W, V, **SCALARS)
     assert np.array_equal(W, expected[0])
     assert np.array_equal(V, expected[1])
-
-
-class Alike:
-    """A communicator of replicas that all hold the same: a sum over them wraps in its type, as MPI's does."""
-
-    def __init__(self, size):
-        self.rank, self.size, self.types = 0, size, []
-
-    def Allreduce(self, _in_place, values):
-        self.types.append(values.dtype)
-        with np.errstate(over="ignore"):
-            values[:] = (values.astype(np.int64) * self.size).astype(values.dtype)
-
-
-class OneBlock:
-    counts, soft_counts = Counts, SoftCounts
-
-    def sides(self, visible, hidden):
-        return [(visible[1], hidden[1])]
-
-
-def statistics_of(v0, s0, v1, s1, n_samples):
-    phases = [Phase(v, v, s, s) for v, s in ((v0, s0), (v1, s1))]
-    return Statistics(OneBlock(), *phases, n_samples, whole=True)
-
-
-@pytest.mark.parametrize(
-    ("planes", "n_samples", "kind"),
-    [
-        (1, 2, np.int8), (1, 127, np.int8), (1, 128, np.int16), (1, 32767, np.int16), (1, 32768, np.int32),
-        (2, 42, np.int8), (2, 43, np.int16), (2, 10922, np.int16), (2, 10923, np.int32),
-        (3, 18, np.int8), (3, 19, np.int16), (3, 4681, np.int16), (3, 4682, np.int32),
-        (6, 2, np.int8), (6, 3, np.int16), (7, 2, np.int16), (8, 2, np.int16), (8, 128, np.int16), (8, 129, np.int32),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("sign", [1, -1])
-def test_counts_of_replicas_are_summed_in_the_smallest_type_that_holds_them(planes, n_samples, kind, sign):
-    """As many replicas as samples, whose one sample is counted as much as it can be."""
-    level = (1 << planes) - 1
-    on, off, full = pack(np.ones((3, 1))), pack(np.zeros((3, 1))), pack(np.full((2, 1), level), planes)
-    statistics = statistics_of(*((on, full, off, full) if sign > 0 else (off, full, on, full)), n_samples)
-    assert Counts.largest(planes, n_samples) == n_samples * level
-    comm = Alike(n_samples)
-    parameters, velocity = Parameters((3, 2), 3, 2, np.float64), Parameters((3, 2), 3, 2, np.float64)
-    AllreduceSync(comm, Traffic()).learn(parameters, velocity, statistics, StepSize(1.0, 0.0, 0.0), 1)
-    assert comm.types[0] == kind
-    np.testing.assert_allclose(parameters.W, sign, rtol=1e-12)
-    np.testing.assert_allclose(parameters.b, sign, rtol=1e-12)
-    assert not parameters.c.any()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_replicas_that_share_a_minibatch_learn_what_one_learns_from_it(dtype, kind):
-    """Three replicas with the same 20 samples, and one with all 60: the same bits."""
-    rng = np.random.default_rng(0)
-    v0, v1 = (rng.random((9, 20)) < 0.4 for _ in range(2))
-    s0, s1 = rng.integers(0, 8, (2, 7, 20)) if kind == "hard" else rng.random((2, 7, 20)).astype(np.float32)
-    made = []
-    for replicas, copies in ((3, 1), (1, 3)):
-        parts = [np.tile(x, copies) for x in (v0, s0, v1, s1)]
-        packed = [pack(x, 1 if i % 2 == 0 else 3) if i % 2 == 0 or kind == "hard" else x for i, x in enumerate(parts)]
-        parameters, velocity = Parameters((9, 7), 9, 7, dtype), Parameters((9, 7), 9, 7, dtype)
-        parameters.flat[:] = np.random.default_rng(1).normal(size=parameters.flat.size)
-        velocity.flat[:] = np.random.default_rng(2).normal(size=parameters.flat.size)
-        sync, size = AllreduceSync(Alike(replicas), Traffic()), StepSize(0.05, 0.9, 0.01)
-        sync.learn(parameters, velocity, statistics_of(*packed, 60), size, 20 * copies)
-        made.append((parameters.flat, velocity.flat))
-    assert np.array_equal(made[0][0], made[1][0])
-    assert np.array_equal(made[0][1], made[1][1])

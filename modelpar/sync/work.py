@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
+from mpi4py import MPI
 
+from modelpar.collective import messages
+from modelpar.comm.exchange import Traffic
 from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
@@ -22,11 +25,11 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stage:
+class Work:
     """What is trained, and stays the same object to the end of the stage.
 
     parts      this shard's parameters by name
-    updates    the velocity of each part
+    velocity   that of each part
     outer      the outer momentum of each part, made where a strategy has one
     squares    the sums of squared gradients of each part, made where a strategy has them
     refresh    makes all blocks of weights agree after ``parts`` were changed; collective over the shards
@@ -34,7 +37,7 @@ class Stage:
     """
 
     parts: dict[str, Parameters]
-    updates: dict[str, Parameters]
+    velocity: dict[str, Parameters]
     outer: dict[str, Parameters]
     squares: dict[str, Parameters]
     refresh: Callable[[], None]
@@ -43,6 +46,16 @@ class Stage:
     @property
     def fresh(self) -> bool:
         return self.done == 0
+
+    def make_alike(self, replica_comm: MPI.Comm, traffic: Traffic) -> None:
+        """Give all replicas the first one's parameters where the stage begins: processors of other kinds may differ in
+        a last bit.  Collective over the replicas."""
+        for parameters in self.parts.values() if self.fresh else ():
+            for values in (parameters.flat, parameters.rows):
+                if values is not None:
+                    with traffic.status.waiting("broadcast"):
+                        messages.bcast(replica_comm, values)
+                    traffic.add("replica", "broadcast", values, values.nbytes if replica_comm.rank else 0)
 
 
 @dataclass(frozen=True)

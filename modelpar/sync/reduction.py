@@ -1,0 +1,85 @@
+"""What replicas add up in a step, and which fraction of a step each of them takes: all that an optimizer is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.collective import messages
+from modelpar.comm.exchange import Traffic
+
+Array = npt.NDArray[Any]
+
+BUCKET = 1 << 22  # elements of one all-reduce: bounds what MPI allocates inside, and the sum is applied while in cache
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Sums over the replicas of ``comm``, which take a step together: of one's own where each takes its own steps.
+
+    own_mean   a step is the mean over this replica's samples; else over those of the whole minibatch
+    n_shares   replicas whose steps add up to one, so that each applies this fraction of the decay
+    momentum   whether a step goes on with the velocity of the one before
+    overlap    sums travel while the next ones are made, where there are other replicas
+    """
+
+    comm: MPI.Comm
+    traffic: Traffic
+    own_mean: bool = False
+    n_shares: int = 1
+    momentum: bool = True
+    overlap: bool = False
+
+    @property
+    def size(self) -> int:
+        """Replicas whose values are added up; 1 where nobody waits for a sum."""
+        return int(self.comm.size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether what all replicas have alike enters a sum here: once, for no division then has to undo copies."""
+        return bool(self.comm.rank == 0)
+
+    @property
+    def overlaps(self) -> bool:
+        return self.overlap and self.size > 1
+
+    def n_samples(self, mine: int, of_all: int) -> int:
+        """Samples that a step is the mean over, of ``mine`` of a minibatch of ``of_all``."""
+        return max(mine, 1) if self.own_mean else of_all
+
+    def sum(self, values: Array) -> None:
+        """Add up in place.  Collective over ``comm``."""
+        with self.traffic.status.waiting("allreduce"):
+            messages.allreduce(self.comm, values)
+        self.traffic.add_allreduce("replica", values, self.size)
+
+    def begin(self, values: Array) -> PendingSum:
+        """Add up in place, done when ``wait`` of the result returns; until then ``values`` are not to be touched.
+
+        values   one-dimensional, ``BUCKET`` elements at most.  Collective over ``comm``, and so is ``wait``: in the
+                 same order on all ranks.
+        """
+        request = self.comm.Iallreduce(MPI.IN_PLACE, values) if self.overlaps else None
+        return PendingSum(self, values, request)
+
+
+@dataclass(frozen=True)
+class PendingSum:
+    """A sum that travels, or, where nothing overlaps, that is made when it is waited for."""
+
+    reduction: Reduction
+    values: Array
+    request: MPI.Request | None
+
+    def wait(self) -> None:
+        """Return when the sum is there."""
+        if self.request is None:
+            self.reduction.sum(self.values)
+            return
+        with self.reduction.traffic.status.waiting("allreduce"):
+            self.request.Wait()
+        self.reduction.traffic.add_allreduce("replica", self.values, self.reduction.size)

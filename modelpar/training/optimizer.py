@@ -1,0 +1,195 @@
+"""Gradient descent with momentum: statistics or gradients go in, parameters and their velocities change.
+
+    velocity = momentum * velocity + rate * (mean - decay * W);  parameters += velocity
+
+with the decay on weights only.  What is summed over replicas, and by how many samples a sum is divided, is told by a
+:class:`modelpar.sync.Reduction`.
+
+Statistics in whole numbers are summed as such, in the smallest type that holds every possible sum, and each replica
+then takes the same step from them.  Of real values the sum is the velocity itself: the old one is the same on all
+replicas, so only the first one puts it in, and no division, which would round, is needed to undo copies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.kernels.statistics.learning import Counts, update_from
+from modelpar.kernels.statistics.update import apply_update
+from modelpar.model.network import Part
+from modelpar.sync import PendingSum, Reduction, Sync
+from modelpar.sync.reduction import BUCKET
+from modelpar.training.schedule import StepSize
+from modelpar.weights.parameters import Parameters
+from modelpar.weights.statistics import ExactGradient, Gradient, Statistics
+
+Array = npt.NDArray[Any]
+
+PIECES = 8  # of a block's counts that travel one by one: few enough that each is worth a message
+
+
+class Scalars(NamedTuple):
+    """velocity = carry * velocity + gain * sum - shrink * W"""
+
+    carry: float
+    gain: float
+    shrink: float
+
+
+class Optimizer:
+    """Takes the steps of one stage, in which ``sync`` keeps the replicas together.
+
+    Its methods are collective over the replicas where these are in step, and, of gradients, over the shards.
+    """
+
+    def __init__(self, sync: Sync) -> None:
+        self._sync = sync
+        self._counts: Array = np.empty(0, np.int32)
+
+    def learn(
+        self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
+        n_samples: int,
+    ) -> None:  # fmt: skip
+        """One step of one part, from this replica's statistics of ``n_samples``."""
+        reduction = self._sync.reduction
+        scalars = _scalars(size, reduction, n_samples, statistics.n_samples)
+        if statistics.whole:
+            self._learn_whole(parameters, velocity, statistics, scalars)
+            return
+        assert isinstance(statistics, Statistics)
+        carry, gain, shrink = scalars.carry if reduction.is_first else 0.0, scalars.gain, scalars.shrink
+        counts = statistics.add_data_to(velocity, carry, gain) if statistics.mixed else []
+        if counts and reduction.size == 1:  # no other replica waits for a velocity of real values
+            for count, W, V in zip(counts, parameters.blocks, velocity.blocks, strict=True):
+                count.learn(W, V, 1.0, gain * count.unit, shrink)
+            parameters.b += velocity.b
+            parameters.c += velocity.c
+            return
+        for count, V in zip(counts, velocity.blocks, strict=False):
+            count.add_to(V, gain * count.unit)
+        if not counts:
+            statistics.add_to(velocity, carry, gain)
+        self._apply(parameters, velocity, shrink, _begun(velocity, reduction))
+
+    def descend(
+        self, gradients: Iterable[tuple[str, Gradient | ExactGradient]], parts: Sequence[Part],
+        velocity: Mapping[str, Parameters], size: StepSize, n_samples: int, max_norm: float = 0.0,
+    ) -> None:  # fmt: skip
+        """One step of all parts, from this replica's gradients over ``n_samples``.
+
+        gradients   by name, in the order in which they are found: a sum may travel while the next one is made, and no
+                    parameter changes before the last one is there
+        max_norm    longer incoming weights of a unit are scaled back to it (Srivastava et al. 2014); 0 for no limit
+        """
+        exact: dict[str, ExactGradient] = {}
+        travelling: dict[str, tuple[float, list[PendingSum]]] = {}
+        reduction = self._sync.reduction
+        for name, gradient in gradients:
+            if isinstance(gradient, ExactGradient):
+                exact[name] = gradient
+                continue
+            carry, gain, shrink = _scalars(size, reduction, n_samples, gradient.n_samples)
+            gradient.add_to(velocity[name], carry if reduction.is_first else 0.0, gain)
+            travelling[name] = shrink, _begun(velocity[name], reduction)
+        for part in parts:
+            if part.name in exact:
+                self.learn(part.parameters, velocity[part.name], exact[part.name], size, n_samples)
+            else:
+                self._apply(part.parameters, velocity[part.name], *travelling[part.name])
+        if max_norm:
+            for part in parts:
+                part.weights.limit_norms(part.parameters, max_norm)
+
+    def _learn_whole(
+        self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, scalars: Scalars
+    ) -> None:
+        reduction, (carry, gain, shrink) = self._sync.reduction, scalars
+        blocks = statistics.blocks()
+        for block, W, V in zip(blocks, parameters.blocks, velocity.blocks, strict=False):  # gradients are of one block
+            of_block = Scalars(carry, gain * block.unit, shrink)
+            if reduction.size == 1:
+                block.learn(W, V, *of_block)  # counted and learned in one pass
+            elif reduction.overlaps and isinstance(block, Counts):
+                self._learn_in_pieces(block, statistics, W, V, of_block)
+            else:
+                update_from(self._summed(block, statistics), W, V, *of_block)
+        units = 1.0, blocks[0].unit
+        for bias, old, sums, unit in zip(
+            (parameters.b, parameters.c), (velocity.b, velocity.c), statistics.sums(), units, strict=True
+        ):
+            reduction.sum(sums)
+            old *= old.dtype.type(carry)
+            old += old.dtype.type(gain * unit) * sums.astype(old.dtype)
+            bias += old
+
+    def _learn_in_pieces(
+        self, block: Counts, statistics: Statistics | ExactGradient, W: Array, V: Array, scalars: Scalars
+    ) -> None:
+        """As ``update_from`` of ``_summed``, but some rows travel while the next ones are counted."""
+        counts = self._room(block, statistics)
+        rows = max(1, min(-(-len(counts) // PIECES), BUCKET * len(counts) // max(1, counts.size)))
+        before: tuple[slice, PendingSum] | None = None
+
+        def learn(piece: tuple[slice, PendingSum] | None) -> None:
+            if piece is not None:
+                piece[1].wait()
+                update_from(counts[piece[0]], W[piece[0]], V[piece[0]], *scalars)
+
+        for start, stop in block.fill_in_pieces(counts, rows):
+            travelling = self._sync.reduction.begin(counts[start:stop].reshape(-1))
+            learn(before)
+            before = slice(start, stop), travelling
+        learn(before)
+
+    def _summed(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
+        """Counts of a block of weights (rows, columns), over all replicas."""
+        counts = self._room(block, statistics)
+        block.fill(counts)
+        for piece in _pieces(counts.reshape(-1)):
+            self._sync.reduction.sum(piece)
+        return counts
+
+    def _room(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
+        """(rows, columns) of the smallest type that holds a block's sums over all replicas."""
+        dtype: np.dtype[Any] = np.dtype(np.int32)
+        if isinstance(block, Counts):
+            largest = block.largest(statistics.planes, statistics.n_samples)
+            dtype = next(np.dtype(t) for t in (np.int8, np.int16, np.int32) if largest <= np.iinfo(t).max)
+        elif isinstance(block, ExactGradient):
+            dtype = block.W.dtype
+        n = math.prod(block.shape)
+        if self._counts.size < n or self._counts.dtype != dtype:
+            self._counts = np.empty(n, dtype)
+        return self._counts[:n].reshape(block.shape)
+
+    def _apply(self, parameters: Parameters, velocity: Parameters, shrink: float, sums: list[PendingSum]) -> None:
+        """velocity -= shrink * W; parameters += velocity, each piece when its sum is there."""
+        at = 0
+        for values, change, travelling in zip(_pieces(parameters.flat), _pieces(velocity.flat), sums, strict=True):
+            travelling.wait()
+            weights = min(max(parameters.n_weights - at, 0), values.size)  # only weights decay
+            apply_update(values[:weights], change[:weights], shrink)
+            apply_update(values[weights:], change[weights:], 0.0)
+            at += values.size
+        if parameters.rows is not None and velocity.rows is not None:  # the second block of a dual layout
+            self._sync.reduction.sum(velocity.rows)
+            apply_update(parameters.rows.reshape(-1), velocity.rows.reshape(-1), shrink)
+
+
+def _scalars(size: StepSize, reduction: Reduction, n_samples: int, n_all_samples: int) -> Scalars:
+    gain = size.rate / reduction.n_samples(n_samples, n_all_samples)
+    return Scalars(size.momentum if reduction.momentum else 0.0, gain, size.rate * (size.decay / reduction.n_shares))
+
+
+def _pieces(values: Array) -> list[Array]:
+    return [values[start : start + BUCKET] for start in range(0, values.size, BUCKET)]
+
+
+def _begun(velocity: Parameters, reduction: Reduction) -> list[PendingSum]:
+    """Sums of the pieces of a velocity that this replica has added its share to."""
+    return [reduction.begin(piece) for piece in _pieces(velocity.flat)]

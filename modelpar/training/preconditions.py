@@ -1,0 +1,43 @@
+"""What data must be like for what was asked for: looked at by the command line before an old run goes, and by training
+before anything is changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar.data import Dataset, check_classes, check_range, check_training
+from modelpar.errors import SpecError
+from modelpar.spec import FineTuneSpec, NetworkSpec
+from modelpar.training.evaluation import check_labels, has_labels
+from modelpar.training.exactness import check_exact_tuning
+
+
+def check_values(
+    spec: NetworkSpec, dataset: Dataset, visible_ids: npt.NDArray[np.int64], comm: MPI.Comm, *, again: bool = False
+) -> None:
+    """Whether the values fit the visible units, of which this rank owns ``visible_ids``, and can be learned from.
+
+    again   as ``check_training`` has it.   Collective.  Raises SpecError or DataError on every rank.
+    """
+    if spec.visible == "gaussian" and dataset.binarise != "none":
+        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
+    check_range(dataset, visible_ids, spec.visible, comm=comm)
+    check_training(dataset, visible_ids, spec.visible, comm=comm, again=again)
+
+
+def check_tuning(spec: NetworkSpec, tuning: FineTuneSpec, dataset: Dataset, comm: MPI.Comm) -> None:
+    """Whether there are the labels that fine-tuning needs, and that its end is told by, and they fit the output layer.
+
+    Collective.  Raises SpecError or DataError on every rank.
+    """
+    check_exact_tuning(spec, tuning)
+    for split in (dataset.train, dataset.validation, dataset.test):
+        if split is not None and (split is dataset.train or has_labels(split)):
+            check_labels(dataset, split, spec.classes)
+    if tuning.patience and not has_labels(dataset.validation):
+        raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
+    if tuning.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):
+        raise SpecError("--until-accuracy needs a test or validation set with labels; give --test-fraction")
+    check_classes(dataset, spec.classes, comm)

@@ -1,0 +1,153 @@
+"""Where the training of a network stands, and all that it needs besides the network's own parameters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from modelpar.comm.grid import Grid
+from modelpar.data.fingerprint import Fingerprint
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import Chains
+from modelpar.records import STAGES
+from modelpar.sync import Sync
+from modelpar.weights.parameters import Parameters
+
+
+class Sum(NamedTuple):
+    """A running sum over the samples of an epoch, as far as this rank has seen them."""
+
+    value: float
+    over_shards: bool = False  # whether each shard has its own part of it; else all shards have the same
+
+
+@dataclass
+class Position:
+    """Where training stands; the same on every rank, but for ``seconds`` and ``sums``.  A step is one minibatch."""
+
+    stage: str = "pretrain"  # of STAGES
+    layer: int = 0  # the RBM that is trained, or will be next
+    epoch: int = 0  # of this stage and layer, from 0
+    step: int = 0  # next minibatch of this epoch
+    seconds: float = 0.0  # spent training in this stage and layer
+    sums: dict[str, Sum] = field(default_factory=dict)  # running measures of this epoch
+    reached: bool = False  # the accuracy at which fine-tuning was to stop
+    batch_size: int = 0  # of this stage, and the samples of an epoch; 0 before the first step
+    n_samples: int = 0
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """Stage, layer, epoch, step: later positions are greater."""
+        return STAGES.index(self.stage), self.layer, self.epoch, self.step
+
+    def total_sums(self, grid: Grid) -> dict[str, float]:
+        """The epoch's sums over the replicas, and over the shards where each has its own part.  Collective."""
+        names = sorted(self.sums)
+        mine = np.array([self.sums[name].value for name in names])
+        of_all, of_replicas = grid.comm.allreduce(mine), grid.replica_comm.allreduce(mine)
+        totals = {
+            name: float((of_all if self.sums[name].over_shards else of_replicas)[i]) for i, name in enumerate(names)
+        }
+        # shards on processors of other kinds may differ in a last bit of what they have alike: rank 0 decides
+        return grid.comm.bcast(totals)
+
+
+def nothing() -> None:
+    """What is done where nothing is to be kept."""
+
+
+@dataclass
+class TrainingRun:
+    """The training of one network: what a checkpoint has of it, and how this process takes part.
+
+    The parameters are the network's; all else that training changes is here.
+    """
+
+    position: Position = field(default_factory=Position)
+    velocity: dict[str, Parameters] = field(default_factory=dict)  # of each trained part, by its name
+    chains: Chains | None = None  # of PCD: this replica's columns
+    outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
+    squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)
+    best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
+    best_accuracy: float = -1.0
+    epochs_since_best: int = 0
+    binarise: str = "none"  # how the training data were binarised; kept for later use of the network
+    data: Fingerprint | None = None  # what the present stage is trained on, or the last one was
+    # of this process, and in no checkpoint
+    record_digests: bool = False  # whether digests are made of updates, as they always are in exact mode
+    sync: Sync | None = None  # how replicas stay together in the stage that is being trained
+    staleness: Counter[int] = field(default_factory=Counter)  # this replica's pushes to a server, by their staleness
+    keep: Callable[[], None] = nothing  # called where all replicas are alike, before a step
+
+    @classmethod
+    def of(cls, network: DeepBeliefNetwork) -> TrainingRun:
+        """The training of ``network``, begun here where it never was."""
+        if network.run is None:
+            network.run = cls()
+        assert isinstance(network.run, cls)
+        return network.run
+
+    def anew(self) -> TrainingRun:
+        """That of a network made from this one, which was not trained itself."""
+        return TrainingRun(binarise=self.binarise, data=self.data)
+
+    def alike(self) -> dict[str, object]:
+        """What must be the same on every rank."""
+        position = replace(self.position, seconds=0.0, sums={})
+        return {"position": position, "binarise": self.binarise, "record_digests": self.record_digests}
+
+    def forget_stage(self) -> None:
+        """Nothing of what one stage of training needs is of use to the next."""
+        for named in (self.velocity, self.outer, self.squares):
+            named.clear()
+        self.chains = None
+
+    def stand_at(self, position: Position) -> None:
+        """Begin anew from ``position``, with nothing of what training needed before."""
+        self.forget_stage()
+        self.best.clear()
+        self.best_accuracy, self.epochs_since_best, self.position = -1.0, 0, position
+
+    def settle(self) -> None:
+        """Leave the same parameters on all replicas, which may be apart during a stage.  Collective over the grid."""
+        if self.sync is not None:
+            self.sync.settle()
+
+    def refresh(self, network: DeepBeliefNetwork) -> None:
+        """Make all blocks of weights and velocities agree, after either was changed by anything but statistics.
+
+        Collective over the shards.
+        """
+        network.refresh()
+        for part in network.parts():
+            velocity = self.velocity.get(part.name)
+            if velocity is not None and velocity.rows is not None:
+                part.weights.refresh(velocity)
+
+    def refresh_all(self, network: DeepBeliefNetwork) -> None:
+        """The same of all that was read into this state, the copies that shards have of listed weights included."""
+        network.refresh()
+        for part in network.parts():
+            for named in (self.velocity, self.outer, self.squares, self.best):
+                if part.name in named and named[part.name].has_copies:
+                    part.weights.refresh(named[part.name])
+
+    def copy(self) -> TrainingRun:
+        """As it stands: what goes on from it does not change it.  Without the strategy, which is of this moment."""
+        named: dict[str, Any] = {name: copies(getattr(self, name)) for name in ("velocity", "best", "outer", "squares")}
+        position = replace(self.position, sums=dict(self.position.sums))
+        chains = None if self.chains is None else Chains(self.chains.h)  # replaced by new ones, not changed in place
+        return replace(self, position=position, chains=chains, sync=None, keep=nothing, **named)
+
+
+def copies(named: dict[str, Parameters]) -> dict[str, Parameters]:
+    """Parameters of the same names and values."""
+    found = {}
+    for name, parameters in named.items():
+        found[name] = parameters.like()
+        found[name].copy_from(parameters)
+    return found

@@ -1,0 +1,138 @@
+"""What weights answer for, however they are held: what a step asks of them, and what files, pruning and measures ask.
+
+The mathematics of RBMs and of back-propagation never asks which kind it has.  An activation is *owned* (this shard's
+units) or *spread* (the units that this shard's blocks of weights need); which of the two a side of a block needs is all
+that layouts differ in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.comm.transfer import Transfer
+from modelpar.kernels.products.product import Activations, Sampled, Sampler
+from modelpar.kernels.statistics.learning import Counts, SoftCounts
+from modelpar.streams import Stream
+from modelpar.weights.parameters import Parameters
+
+Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
+
+
+class StepWeights(Protocol):
+    """A shard's blocks of one weight matrix, and the products in which they take part.
+
+    spread_visible, spread_hidden   owned activations (n_owned, batch) -> as the blocks need them, maybe still under way
+    up, down              spread activations -> summed input of the owned units on the other side, as floats; what is
+                          still under way is complete when they return, or raise
+    sample_up, sample_down          the same, and what a sampler of the owned units on the other side makes of it
+    sides                 owned and spread activations of both sides -> those that belong to each block
+    All but the last are collective over the shards in at least one layout: call them on all.
+    A returned array, unless it is packed, is used again by the next call of the same method.
+    """
+
+    spreads_visible: bool  # whether spread visible activations are of more units than the owned ones
+
+    @property
+    def visible_spread(self) -> IntArray:
+        """Ids of the units that spread visible activations are of, in their order."""
+
+    @property
+    def owned_in_spread(self) -> slice:
+        """Where the owned units are among them."""
+
+    def spread_visible(self, owned: Activations) -> Transfer: ...
+    def spread_hidden(self, owned: Activations) -> Transfer: ...
+    def up(self, parameters: Parameters, visible: Transfer) -> Array: ...
+    def down(self, parameters: Parameters, hidden: Transfer) -> Array: ...
+    def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled: ...
+    def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled: ...
+    def sides(
+        self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
+    ) -> list[tuple[Activations, Activations]]: ...
+
+    def counts(self, data: Any, model: Any) -> Counts:
+        """Of one block, from (visible, hidden) activations of both phases as ``sides`` gives them."""
+
+    def soft_counts(self, data: Any, model: Any, n_samples: int) -> SoftCounts:
+        """The same of probabilities; n_samples of the whole minibatch, over all replicas."""
+
+    def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
+        """V = carry * V + gain * visible hidden^T, wherever there is a weight; V is like one block."""
+
+    def for_gradients(self) -> Weights:
+        """How back-propagation holds the same matrix: one block, whose gradients are real values."""
+
+    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+        """Scale back each hidden unit's incoming weights where they are longer than ``limit``.  Collective."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one shard alone holds of a tensor; the pieces of all shards tile it.
+
+    shape     of the whole tensor, one or two dimensions
+    values    (len(rows),) or (len(rows), len(columns)); shares memory with the parameters where these are given
+    rows      which rows of the tensor they are: ids, or (first ids, lengths) of runs of consecutive ids
+    columns   ids of its columns, None of a vector
+    """
+
+    shape: tuple[int, ...]
+    values: Array
+    rows: IntArray | tuple[IntArray, IntArray]
+    columns: IntArray | None = None
+
+
+class StoredWeights(Protocol):
+    """The same matrix as an object of its own: made, drawn, written, pruned and measured.
+
+    matrix_ids   (visible ids of the rows, hidden ids of the columns) of ``parameters.W``, None where it is not a matrix
+    has_copies   whether ``parameters.W`` ends with copies of weights that other shards own
+    recompute    whether hidden states of other shards are drawn here, in place of being received
+    halo_units   how many visible and hidden units of other shards spread activations are of, besides the owned ones
+    list_bytes   memory of the lists of connections
+    """
+
+    has_copies: bool
+    recompute: bool
+
+    @property
+    def matrix_ids(self) -> tuple[IntArray, IntArray] | None: ...
+    @property
+    def halo_units(self) -> tuple[int, int]: ...
+    @property
+    def list_bytes(self) -> int: ...
+
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters: ...
+
+    def draw(self, parameters: Parameters, stream: Stream) -> None:
+        """W = standard normal draws, keyed by both units, the same at every grid."""
+
+    def refresh(self, parameters: Parameters) -> None:
+        """Make the blocks agree after ``parameters.W`` was changed by anything but statistics.  Collective."""
+
+    def digest(self, W: Array) -> int:
+        """Of this shard's share of the matrix; 64 bits, adds up over the shards."""
+
+    def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
+        """(visible ids, weights) of what this shard holds of one hidden unit, None where it is nothing."""
+
+    def entries(self, W: Array) -> tuple[IntArray, IntArray, Array]:
+        """(visible ids, hidden ids, weights) of what this shard alone holds, one by one; the last is a view of W."""
+
+    def piece(self, W: Array) -> Piece:
+        """The same as a file has it."""
+
+    def lists(self, *, described: bool = False) -> dict[str, Piece]:
+        """What tells the connections in a file, by name; none where they are complete.
+
+        described   also where the network's spec describes them
+        """
+
+
+class Weights(StepWeights, StoredWeights, Protocol):
+    """Weights between two layers, held over shards."""

@@ -1,0 +1,83 @@
+"""How much runs, on how many cores, and what is said of the rest: a pytest in a pytest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests import extent, jobs
+
+pytest_plugins = ["pytester"]
+
+CODE = """
+import pytest
+
+@pytest.mark.parametrize("a", [0, 1])
+@pytest.mark.parametrize("b", [[0], [1]], ids=["c", "d"])
+@pytest.mark.parametrize("c", [False, True])
+def test_three(a, b, c): pass
+
+@pytest.mark.parametrize("a", range(5))
+@pytest.mark.parametrize("b", range(5))
+def test_two(a, b): pass
+
+@pytest.mark.slow
+def test_slow(): pass
+"""
+QUICK, EVERYTHING = 4 + 25, 8 + 25 + 1
+
+
+@pytest.fixture
+def counted(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """``counted(options...)`` -> (passed, left out as the last line says) of CODE in folder/test_it.py"""
+    monkeypatch.setenv("PYTHONPATH", str(jobs.TESTS.parent))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    pytester.makeini("[pytest]\nmarkers =\n    slow\n    jobs\ntestpaths = folder")
+    folder = pytester.mkdir("folder")
+    (folder / "test_it.py").write_text(CODE)
+
+    def run(*options: str) -> tuple[int, int]:
+        done = pytester.runpytest_subprocess("-p", "tests.extent", "-p", "tests.workers", *options, timeout=120)
+        told = re.findall(r"The quick suite: (\d+) more cases were left out.*pytest --all", done.stdout.str())
+        assert done.ret == 0
+        return done.parseoutcomes()["passed"], int(told[0]) if told else 0
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "is_quick"),
+    extent.quick(
+        [
+            ([], True),  # on all cores: what is left out is counted by workers
+            (["folder/test_it.py"], False),
+            (["-n", "0"], True),
+            (["-n", "0", "folder"], True),
+            (["-n", "0", "--all"], False),
+            (["--quick", "folder/test_it.py"], True),
+        ],
+        n=2,
+    ),
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_runs(options: list[str], is_quick: bool, counted) -> None:
+    assert counted(*options) == ((QUICK, EVERYTHING - QUICK) if is_quick else (EVERYTHING, 0))
+
+
+@pytest.mark.slow
+def test_named_tests_run_whatever_their_marks(counted) -> None:
+    assert counted("folder/test_it.py::test_slow") == (1, 0)
+
+
+def test_files_that_start_jobs_say_so() -> None:
+    """So that no two jobs run side by side."""
+    marked = set(jobs.files_with_jobs())
+    assert marked
+    start = re.compile(r"^(?!def ).*\b(jobs\.run_on_ranks|kills\.one)\(|def test_\w+\([^)]*\bon_ranks\b", re.MULTILINE)
+    for file in jobs.TESTS.rglob("test_*.py"):
+        name, text = file.relative_to(jobs.TESTS.parent).as_posix(), file.read_text("utf-8")
+        if start.search(text) and file != Path(__file__):
+            assert name in marked, f"{name} starts MPI jobs: it needs pytestmark = pytest.mark.jobs"
+    assert not marked & set(jobs.files_on_ranks())

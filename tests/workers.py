@@ -1,0 +1,76 @@
+"""A plugin for pytest: the tests on all cores, by pytest-xdist, but MPI jobs one after another.
+
+The tests of a file run in one worker, for the sake of what they prepare.  Files with the mark ``jobs`` share a worker
+and come first: two jobs at once on few cores take longer than one after the other, and run into their time limits.
+
+One process does it where files or tests are named on the command line, with ``-n 0``, under a debugger, inside MPI
+jobs, and without pytest-xdist.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from zlib import crc32
+
+import pytest
+from threadpoolctl import threadpool_limits
+
+from tests import extent, jobs
+
+MOST = 8  # workers, each of which compiles and imports for itself
+CORES_OF_A_JOB = 4
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    option = config.option
+    if not config.pluginmanager.hasplugin("xdist") or is_worker(config):
+        return
+    if option.numprocesses is None and option.dist == "no" and not option.tx and not wants_one_process(config):
+        option.numprocesses = min(cores(), MOST)
+    if option.numprocesses in (0, 1):
+        option.numprocesses = 0
+    elif option.numprocesses and option.dist == "no":
+        option.dist, option.loadscopereorder = "loadscope", False
+
+
+def is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def wants_one_process(config: pytest.Config) -> bool:
+    option = config.option
+    return jobs.IN_JOB or option.usepdb or option.collectonly or bool(sys.gettrace()) or extent.names_files(config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers share the cores: the threads of a BLAS that wait for one another on one core take many times as long."""
+    if is_worker(config):
+        threadpool_limits(max(1, cores() // config.workerinput["workercount"]), user_api="blas")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("jobs") is None)  # stable: the order of files stays
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    if config.option.dist != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    with_jobs, at_once = set(jobs.files_with_jobs()), max(1, cores() // CORES_OF_A_JOB)
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return f"jobs {crc32(file.encode()) % at_once}" if file in with_jobs else file
+
+    return Scheduling(config, log)
