@@ -132,6 +132,34 @@ def test_other_data_are_a_test_set(home: Path, modelpar: Command) -> None:
     assert "--test-fraction 0.25 of it is tested on" in err
 
 
+def test_a_path_that_leads_up_from_a_link(home: Path, modelpar: Command) -> None:
+    """``link/../x.npy`` is beside what the link leads to, and not beside the link."""
+    (home / "far" / "inner").mkdir(parents=True)
+    (home / "link").symlink_to("far/inner")
+    np.save(home / "far" / "x.npy", STATES[::-1])
+    words = ["--layers", "12-6", "--epochs", "1", "--run-dir", "up", *FEW]
+    assert modelpar("train", "--data", "link/../x.npy", *words)[0] == 0
+    recorded = tomllib.loads((home / "up" / "config.toml").read_text())["data"]["data"]
+    assert os.path.samefile(recorded, home / "far" / "x.npy")
+    assert not judged(modelpar, "up")[1]
+
+
+def test_labels_of_other_samples_than_those_that_are_judged(home: Path, modelpar: Command) -> None:
+    apart = ["evaluate", "r", "--test-data", "other.npy"]
+    assert "--labels has no effect" in told(modelpar, *apart, "--labels", "y.npy")
+    np.savez("both.npz", x_train=STATES, y_train=LABELS, x_test=STATES[:9], y_test=LABELS[:9])
+    assert "--labels has no effect" in told(modelpar, "evaluate", "r", "--data", "both.npz", "--labels", "y.npy")
+    np.save("few.npy", LABELS[:9])
+    words = ["evaluate", "r", "--data", "both.npz", "--test-labels", "few.npy"]
+    assert "--test-labels has no effect on --split train" in told(modelpar, *words, "--split", "train")
+    assert judged(modelpar, *words[1:])[0]["samples"] == 9
+    found, err = judged(
+        modelpar, "r", "--data", "other.npy", "--validation-fraction", "0.1", "--split", "validation"
+    )  # fmt: skip
+    assert found["samples"] == 12
+    assert "its validation set of 12 samples" in err
+
+
 def test_nothing_tests_on_training_samples(home: Path, modelpar: Command) -> None:
     for words in (["--test-fraction", "0.5"], ["--data", "./x.npy", "--test-fraction", "0.05"],
                   ["--validation-fraction", "0.2", "--split", "validation"]):  # fmt: skip
