@@ -67,6 +67,11 @@ def told(modelpar: Command, *words: str | Path) -> str:
     return line
 
 
+def of_data(err: str) -> list[str]:
+    """All lines but that two epochs are few, which is so."""
+    return [line for line in err.splitlines() if "it has not learned to tell them apart" not in line]
+
+
 def test_names_of_data_sets_are_those_of_the_reader() -> None:
     assert set(places.NAMES) == {"digits", *SETS}
     assert set(places.KINDS) == set(KINDS)
@@ -174,7 +179,9 @@ def test_nothing_tests_on_training_samples(home: Path, modelpar: Command) -> Non
 def test_a_file_that_was_replaced(home: Path, modelpar: Command) -> None:
     shutil.copy("other.npy", "x.npy")
     assert "x.npy has changed since the network was trained on it" in told(modelpar, "evaluate", "r", *FEW[:2])
-    assert "not what the run in r was trained on" in told(modelpar, "train", "--resume", "--run-dir", "r", *FEW)
+    assert f"not what the run in {home / 'r'} was trained on" in told(
+        modelpar, "train", "--resume", "--run-dir", "r", *FEW
+    )
     assert judged(modelpar, "r", "--data", "x.npy")[0]["samples"] == 120
 
 
@@ -196,7 +203,7 @@ def test_a_run_whose_data_lie_elsewhere_now(home: Path, modelpar: Command) -> No
     words = ["--data", "new/x.npy", "--labels", "new/y.npy"]
     assert judged(modelpar, "new/r", *words)[0]["accuracy"] == plain["accuracy"]
     status, out, err = modelpar("train", "--resume", "--run-dir", "new/r", *words, "--finetune-epochs", "2", *FEW)
-    assert (status, err) == (0, "")
+    assert (status, of_data(err)) == (0, [])
     assert "epoch   2" in out
     found = tomllib.loads((home / "new" / "r" / "config.toml").read_text())
     assert found["data"]["data"] == str(home / "new" / "x.npy")
@@ -206,7 +213,7 @@ def test_a_run_whose_data_lie_elsewhere_now(home: Path, modelpar: Command) -> No
 def test_other_data_may_be_asked_for(home: Path, modelpar: Command) -> None:
     words = ["--resume", "--run-dir", "r", "--data", "other.npy", "--finetune-epochs", "2", "--accept-other-data", *FEW]
     status, out, err = modelpar("train", *words)
-    assert (status, err) == (0, "")
+    assert (status, of_data(err)) == (0, [])
     assert "going on with other data than before: it has other values" in out
     assert judged(modelpar, "r", "--data", "other.npy")[0]["samples"] == 12  # its own from now on
     assert "give --resume with it" in told(modelpar, "train", "--accept-other-data")
