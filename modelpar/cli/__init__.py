@@ -111,7 +111,7 @@ def _one_line(error: BaseException) -> str:
         return f"{name}{error.strerror}"
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); use more ranks, fewer units or a smaller --batch-size"
-    return str(error)  # what ends its lines is escaped where it is printed: the names in it stay what they are
+    return " ".join(line.strip() for line in str(error).splitlines())  # blanks in names stay
 
 
 def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
