@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from partitioners.compilation import njit
 from partitioners.graph import IntArray
 from partitioners.nets import Nets, Owner, for_each, owned_by
 
@@ -51,7 +51,7 @@ def improved(
     return best
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _random(state):  # type: ignore[no-untyped-def]
     """xorshift64* (Vigna 2016): deterministic for a seed, on every machine."""
     x = state[0]
@@ -62,13 +62,13 @@ def _random(state):  # type: ignore[no-untyped-def]
     return x * np.uint64(0x2545F4914F6CDD1D)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _below(state, n):  # type: ignore[no-untyped-def]
     """A whole number below n, which is less than 2**32: by a product, which is faster than a remainder."""
     return np.int64(((_random(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _gain(unit, source, target, starts, nets, costs, counts):  # type: ignore[no-untyped-def]
     """States that travel less when ``unit`` moves from ``source`` to ``target``."""
     gain = 0
@@ -81,14 +81,14 @@ def _gain(unit, source, target, starts, nets, costs, counts):  # type: ignore[no
     return gain
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _move(unit, source, target, starts, nets, counts):  # type: ignore[no-untyped-def]
     for i in range(starts[unit], starts[unit + 1]):
         counts[nets[i], source] -= 1
         counts[nets[i], target] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count(starts, nets, owner, counts):  # type: ignore[no-untyped-def]
     """Add to ``counts``, (n_nets, n_parts), how many units of each net every part owns."""
     for unit in range(len(owner)):
@@ -96,7 +96,7 @@ def count(starts, nets, owner, counts):  # type: ignore[no-untyped-def]
             counts[nets[i], owner[unit]] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _weighed(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def]
     """What moves gain, for all of them: a unit leaves ``alone`` and misses ``all - present[part]``.
 
@@ -116,7 +116,7 @@ def _weighed(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def
     return alone, present
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _move_weighed(  # type: ignore[no-untyped-def]
     unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present
 ):
@@ -157,7 +157,7 @@ def _move_weighed(  # type: ignore[no-untyped-def]
     return used
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _shared(unit, other, source, target, starts, nets, costs, counts):  # type: ignore[no-untyped-def]
     """What the sum of two gains counts too much when the units change places: nets of both, in which nothing changes.
 
@@ -179,7 +179,7 @@ def _shared(unit, other, source, target, starts, nets, costs, counts):  # type: 
     return shared
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _anneal(  # type: ignore[no-untyped-def]
     starts, nets, offsets, pins, costs, layer, weights, allowed, owner, counts, lookups, hot, near_by, seed, best
 ):

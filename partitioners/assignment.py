@@ -8,11 +8,11 @@ it may own units, so a chunk of units is assigned to places at once, at the leas
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from scipy.optimize import linear_sum_assignment
 
 from partitioners.block import block_owners
 from partitioners.coarsening import contracted, packed
+from partitioners.compilation import njit
 from partitioners.graph import IntArray, UnitGraph
 from partitioners.nets import Nets, Owner, by_layers, cost, limits, nets_of
 from partitioners.partition import Partition, partitioner
@@ -68,14 +68,14 @@ def _assign(nets: Nets, owner: Owner, units: IntArray, n_parts: int) -> None:
         _count_some(nets.starts, nets.nets, chunk, owner, counts)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count_some(starts, nets, units, owner, counts):  # type: ignore[no-untyped-def]
     for unit in units:
         for i in range(starts[unit], starts[unit + 1]):
             counts[nets[i], owner[unit]] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _prices(starts, nets, costs, units, counts):  # type: ignore[no-untyped-def]
     """(units, n_parts) states that travel more when a unit goes to a part, given who has owners so far."""
     prices = np.zeros((len(units), counts.shape[1]), np.int64)

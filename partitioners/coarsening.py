@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from partitioners.compilation import njit
 from partitioners.graph import Complete, IntArray, UnitGraph, sums_of
 from partitioners.nets import Nets, lightest_first, limits, transposed
 
@@ -111,7 +111,7 @@ def _names(n: int, seed: int) -> npt.NDArray[np.uint64]:
     return found
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _add_names(offsets, neighbours, lower_names, upper_names, lower_sums, upper_sums):  # type: ignore[no-untyped-def]
     for lower in range(len(offsets) - 1):
         for i in range(offsets[lower], offsets[lower + 1]):
@@ -119,7 +119,7 @@ def _add_names(offsets, neighbours, lower_names, upper_names, lower_sums, upper_
             upper_sums[neighbours[i]] += lower_names[lower]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _mates(starts, nets, offsets, units, costs, layer, weights, order, largest):  # type: ignore[no-untyped-def]
     n_units = len(starts) - 1
     mate = np.arange(n_units)
@@ -159,7 +159,7 @@ def _mates(starts, nets, offsets, units, costs, layer, weights, order, largest):
     return mate
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _united(starts, nets, member_offsets, members, n_nets):  # type: ignore[no-untyped-def]
     """CSR from groups to the nets of their units, each once."""
     n_groups = len(member_offsets) - 1
@@ -179,7 +179,7 @@ def _united(starts, nets, member_offsets, members, n_nets):  # type: ignore[no-u
     return firsts, found[:filled].copy()
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _contents(starts, nets, n_nets, names):  # type: ignore[no-untyped-def]
     """(n_nets,) sums of the names of the groups that a net reaches, and how many these are."""
     sums, sizes = np.zeros(n_nets, np.uint64), np.zeros(n_nets, np.int64)

@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from partitioners.arguments import LARGEST, parts_of, wholes
+from partitioners.compilation import njit
 from partitioners.graph import Complete, GraphError, IntArray, UnitGraph
 from partitioners.partition import Partition
 
@@ -79,7 +79,7 @@ def nets_of(graph: UnitGraph) -> Nets:
     return Nets(starts, found, np.ones(n_nets, np.int64), layer, np.asarray(graph.weights, np.int64))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _enter(offsets, neighbours, first, other, names, filled, found):  # type: ignore[no-untyped-def]
     """Enter the net of each sending unit with the unit itself and with its neighbours."""
     for unit in range(len(offsets) - 1):
@@ -93,7 +93,7 @@ def _enter(offsets, neighbours, first, other, names, filled, found):  # type: ig
             filled[pin] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def transposed(starts, items, n_items):  # type: ignore[no-untyped-def]
     """CSR from rows to items -> (offsets (n_items + 1,), rows of each item, ascending)."""
     offsets = np.zeros(n_items + 1, np.int64)
@@ -124,7 +124,7 @@ def cost(nets: Nets, owner: Owner, n_parts: int) -> int:
     return int(_cost(offsets, units, nets.costs, owner, n_parts))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _cost(offsets, units, costs, owner, n_parts):  # type: ignore[no-untyped-def]
     seen = np.full(n_parts, -1, np.int64)
     total = 0

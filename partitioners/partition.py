@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from partitioners.arguments import parts_of, seed_of, shown, wholes
+from partitioners.compilation import njit
 from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
 
 
@@ -166,7 +166,7 @@ def units_sent(nets: Links, senders: IntArray, receivers: IntArray, n_parts: int
     return np.asarray(_count_sent(nets.offsets, nets.neighbours, senders, receivers, n_parts))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count_sent(offsets, neighbours, senders, receivers, n_parts):  # type: ignore[no-untyped-def]
     sent = np.zeros((n_parts, n_parts), np.int64)
     last = np.full(n_parts, -1, np.int64)  # unit that was last counted for a part

@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
-from numba import njit
 
 from partitioners.annealing import _gain, _move, count
+from partitioners.compilation import njit
 from partitioners.graph import IntArray
 from partitioners.nets import Nets, Owner, for_each, loads, owned_by
 
@@ -40,7 +40,7 @@ def _lightest_first(units: IntArray, weights: IntArray, most: IntArray, owner: O
         heapq.heapreplace(parts, (room + int(weights[unit]), part))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _repair(starts, nets, costs, layer, weights, allowed, owner, n_parts):  # type: ignore[no-untyped-def]
     counts = np.zeros((len(costs), n_parts), np.int32)
     count(starts, nets, owner, counts)
@@ -63,7 +63,7 @@ def _repair(starts, nets, costs, layer, weights, allowed, owner, n_parts):  # ty
                 break
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _empty(mine, source, loads, most, starts, nets, costs, counts, weights, owner, n_parts):  # type: ignore[no-untyped-def]
     """Move units of one overloaded part where they cost least, until it is within the limit or nothing fits."""
     gains = np.empty(len(mine), np.int64)
@@ -87,7 +87,7 @@ def _empty(mine, source, loads, most, starts, nets, costs, counts, weights, owne
     return moved
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _best(unit, source, loads, most, starts, nets, costs, counts, weights, n_parts):  # type: ignore[no-untyped-def]
     """(states saved, part) of the best move to a part with room; part -1 where there is none."""
     best, where = np.int64(-(1 << 60)), -1
@@ -99,7 +99,7 @@ def _best(unit, source, loads, most, starts, nets, costs, counts, weights, n_par
     return best, where
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _exchange(units, source, loads, most, starts, nets, counts, weights, owner):  # type: ignore[no-untyped-def]
     """Swap a heavier unit of an overloaded part for a lighter one of the lightest part, by what fits best."""
     lightest = np.argmax(most - loads)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelpar.collective.agreement import agree
 from modelpar.errors import ModelparError, ModelparWarning
+from modelpar.files.paths import in_one_line
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -110,7 +111,7 @@ def _one_line(error: BaseException) -> str:
         return f"{name}{error.strerror}"
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); use more ranks, fewer units or a smaller --batch-size"
-    return " ".join(str(error).split())
+    return " ".join(line.strip() for line in str(error).splitlines())  # blanks in names stay
 
 
 def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
@@ -134,7 +135,7 @@ def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
 
 def _print_error(message: str, kind: str = "error") -> None:
     with contextlib.suppress(OSError):
-        print(f"modelpar: {kind}: {message}", file=sys.stderr, flush=True)
+        print(f"modelpar: {kind}: {in_one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _abort(comm: MPI.Comm) -> NoReturn:

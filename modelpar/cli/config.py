@@ -150,10 +150,10 @@ class Settings:
     """All options of one command, from the command line, files and defaults."""
 
     tables: Tables  # what was given, wherever
-    config: str | None = None  # the file that some of it was read from
     mine: Tables = field(default_factory=dict)  # of that, what the command line gave
     file: Tables = field(default_factory=dict)  # what a file gave
     before: Tables = field(default_factory=dict)  # what the run that is resumed, or judged, was given
+    config: str | None = None  # the file that some of it was read from
 
     @property
     def asked(self) -> Tables:
@@ -239,7 +239,7 @@ def gather(
             # perhaps other data: their files and fractions have nothing to do with those of the run; their unit has
             data = {name: value for name, value in data.items() if name == "scale"}
         base = {"data": data}
-    settings = Settings(merge(base, file, mine), config, mine, file, before)
+    settings = Settings(merge(base, file, mine), mine, file, before, config)
     # every option is checked now, on every rank, before anything is loaded
     settings.training, settings.finetune, settings.data, settings.grid, settings.sync, settings.run, settings.network()
     settings.check()

@@ -18,7 +18,7 @@ from modelpar.cli import pictures
 from modelpar.cli.atomic_file import whole_file
 from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs
-from modelpar.cli.own_data import Say, open_to_judge, speak
+from modelpar.cli.own_data import Say, check_labels_act, open_to_judge, speak
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console
@@ -96,7 +96,13 @@ def sample(
         # every seed has 2**32 chains of its own
         v = network.fantasies(count, steps, first_draw=seed << 32)
         made = network.whole_visible(in_data_units(network, v))
-        shape = image_shape or _square(network.spec.layers[0])
+        n_visible = network.spec.layers[0]
+        if image_shape is not None and math.prod(image_shape) != n_visible:
+            rows, columns = image_shape
+            raise SpecError(
+                f"--image-shape {rows}x{columns} is of {rows * columns} values, but a sample has {n_visible}"
+            )
+        shape = image_shape or _square(n_visible)
         write_samples(grid, Path(out), made, None, shape, pictures.white_of(network))
     print(f"{count} fantasies after {steps} steps of Gibbs sampling: {out}", flush=True)
 
@@ -177,6 +183,7 @@ def _open_split(
         open_to_judge(settings, network, split, with_labels=with_labels, say=say),
         network.spec.layers[0],
     )
+    check_labels_act(settings, dataset, split)
     if dataset.n_visible != n_visible:
         raise DataError(
             f"{dataset.name} has {dataset.n_visible} values a sample, but the network was trained on {n_visible}; "

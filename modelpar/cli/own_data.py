@@ -14,6 +14,7 @@ from modelpar.cli.places import check_there
 from modelpar.data import Dataset, open_dataset
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import DataError, SpecError
+from modelpar.files.paths import in_one_line
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, option_name
 from modelpar.training.state import TrainingRun
@@ -27,7 +28,7 @@ def speak(comm: MPI.Comm) -> Say:
 
     def say(text: str) -> None:
         if comm.rank == 0:
-            print(f"modelpar: {text}", file=sys.stderr, flush=True)
+            print(f"modelpar: {in_one_line(text)}", file=sys.stderr, flush=True)
 
     return say
 
@@ -122,7 +123,10 @@ def _other(
     if not whole and dataset.fingerprint is not None and dataset.fingerprint.test is not None:
         raise SpecError(f"--test-fraction has no effect: {name} has a test set of its own; leave it out")
     if whole and dataset.test is None:
-        say(f"{name} is not the data that the network was trained on: all {len(dataset.train)} samples are tested on")
+        n, which = len(dataset.train), "all"
+        if split == "validation" and dataset.validation is not None:
+            n, which = len(dataset.validation), "its validation set of"
+        say(f"{name} is not the data that the network was trained on: {which} {n} samples are tested on")
         return replace(dataset, test=dataset.train)
     own = dataset.fingerprint is not None and dataset.fingerprint.test is not None
     how = "its own test set" if own else f"--test-fraction {given['test_fraction']:g} of it"
@@ -149,6 +153,16 @@ def _check_options(settings: Settings, network: DeepBeliefNetwork, split: str, *
             raise SpecError(f"{option_name(name)} has no effect: {why}; leave it out")
     if "test_data" in asked and split != "test":
         raise SpecError(f"--test-data has no effect on --split {split}; leave one of them out")
+
+
+def check_labels_act(settings: Settings, dataset: Dataset, split: str) -> None:
+    """Raise SpecError, on every rank alike, for labels of the command line that are of other samples than ``split``."""
+    asked = settings.mine.get("data", {})
+    own = dataset.fingerprint is not None and dataset.fingerprint.test is not None
+    if "labels" in asked and split == "test" and own:
+        raise SpecError("--labels has no effect: the test set is one of its own, with --test-labels; leave it out")
+    if "test_labels" in asked and split != "test":
+        raise SpecError(f"--test-labels has no effect on --split {split}; leave one of them out")
 
 
 def _check_fractions(asked: dict[str, Any], data: Fingerprint) -> None:

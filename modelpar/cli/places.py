@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelpar.errors import SpecError, together
+from modelpar.files.paths import absolute as from_root
 from modelpar.spec import Spec, option_name
 
 if TYPE_CHECKING:
@@ -28,8 +29,13 @@ def is_name(data: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """The same file from anywhere; links stay, as what they point to may be exchanged on purpose."""
-    return os.path.abspath(os.path.expanduser(path))
+    """The same file from anywhere; links stay, as what they point to may be exchanged on purpose.
+
+    ``..`` goes where that names the same file: behind a link to a folder it leads elsewhere.
+    """
+    whole = from_root(path)
+    plain = os.path.normpath(whole)
+    return plain if os.path.realpath(plain) == os.path.realpath(whole) else whole
 
 
 def same_file(first: str, second: str) -> bool:
@@ -38,7 +44,10 @@ def same_file(first: str, second: str) -> bool:
         return True
     if is_name(first) or is_name(second):
         return False
-    first, second = absolute(first), absolute(second)
+    try:
+        first, second = absolute(first), absolute(second)
+    except ValueError:  # what names no file, such as nothing
+        return False
     try:
         return os.path.samefile(first, second)
     except OSError:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelpar.cli.terminal import make_console
+from modelpar.files.paths import in_one_line
 from modelpar.records import Record
 
 REFRESH = 0.1  # seconds between looks of the bar
@@ -59,7 +60,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """One line, above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(in_one_line(text), markup=False, soft_wrap=True)
 
     def compiling(self, what: str, done: int, n: int) -> None:
         """What is being compiled before training begins; the bar of the first stage takes its place."""
@@ -112,7 +113,7 @@ def summary_table(summary: Mapping[str, object], title: str) -> Table:
     """What a run came to, for people."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in summary.items():
-        table.add_row(name, Text(str(value)))  # names of files may have brackets, which are no markup
+        table.add_row(name, Text(in_one_line(str(value))))  # names of files may have brackets, which are no markup
     return table
 
 

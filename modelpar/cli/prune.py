@@ -24,7 +24,7 @@ def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: flo
     check_run_directory(comm, settings, out, option="OUT_RUN_DIR", checkpoint=where)
     with make_grid(comm, settings) as grid:
         directory = RunDirectory(grid.comm, out)
-        directory.check(resume=False, overwrite=overwrite)
+        directory.check(resume=False, overwrite=overwrite, option="OUT_RUN_DIR")
         network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
         smaller = pruned(network, keep)
         TrainingRun.of(smaller).position = Position("finetune" if smaller.output is not None else "done")

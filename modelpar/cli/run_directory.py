@@ -73,22 +73,25 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def check(self, *, resume: bool, overwrite: bool) -> None:
+    def check(self, *, resume: bool, overwrite: bool, option: str = "--run-dir") -> None:
         """Raise SpecError, on every rank, where there is no run to resume, or one that would be lost.
+
+        option   what has named the directory; only that of a run can be resumed
 
         Nothing is changed.
         """
         with together(self.comm):
             if self.comm.rank == 0:
                 if self.path.exists() and not self.path.is_dir():
-                    raise SpecError(f"--run-dir {self.path} is a file; name a directory, or one that is not there yet")
+                    raise SpecError(f"{option} {self.path} is a file; name a directory, or one that is not there yet")
                 if resume and not self.path.is_dir():
                     raise SpecError(f"--run-dir {self.path} holds no run to resume; leave --resume out to start one")
                 old = self.files()
                 if old and not (resume or overwrite):
+                    go_on = "--resume to go on with it, " if option == "--run-dir" else ""
                     raise SpecError(
-                        f"--run-dir {self.path} holds a run already ({old[0].name}); use --resume to go on with it, "
-                        "--overwrite to replace it, or another directory"
+                        f"{option} {self.path} holds a run already ({old[0].name}); use {go_on}--overwrite to replace "
+                        "it, or another directory"
                     )
 
     def prepare(self, *, resume: bool, overwrite: bool) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ODD = re.compile(r"\\x([89a-f][0-9a-f])")  # a byte that is no text, as ``printable`` shows it
 
 
@@ -39,6 +40,11 @@ def printable(text: str) -> str:
 def from_printable(text: str) -> str:
     """The name that ``printable`` has changed into ``text``, as Python has it in this locale."""
     return os.fsdecode(_ODD.sub(lambda odd: chr(0xDC00 + int(odd[1], 16)), text).encode("utf-8", "surrogateescape"))
+
+
+def in_one_line(text: str) -> str:
+    r"""With ``\n`` for the end of a line, and escapes for all that a terminal would not show: names may have them."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:

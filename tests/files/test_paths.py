@@ -159,6 +159,22 @@ def test_errors_with_any_name_are_one_line(capfd: pytest.CaptureFixture[str]) ->
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a  b", "a\x1b[2Jb", "a\rb", "a\u2028b"])
+def test_a_name_stays_what_it_is_in_one_line(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+    missing = str(tmp_path / name)
+    for words in (["evaluate", missing], ["evaluate", "x", "--data", missing + ".npy"], ["export", "x", missing]):
+        assert run(MPI.COMM_SELF, words) == 2
+        (line,) = capfd.readouterr().err.split("\n")[:-1]
+        assert shown in line or words[0] == "evaluate"  # an error of the system may have a blank for the end of a line
+    np.save(tmp_path / f"{name}.npy", np.eye(4, dtype=bool))
+    words = ["train", "--data", missing + ".npy", "--layers", "4-2", "--epochs", "0", "--run-dir", missing]
+    assert run(MPI.COMM_SELF, [*words, "--threads", "1", "--no-pictures"]) == 0
+    told = capfd.readouterr()
+    assert [line.startswith("modelpar: ") for line in told.err.split("\n")[:-1]].count(False) == 0
+    assert f"run directory: {tmp_path}/{shown}\n" in told.out
+
+
 def test_large_data_of_any_name_are_kept_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELPAR_NO_CACHE", "0")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

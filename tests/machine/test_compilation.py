@@ -23,7 +23,7 @@ REDUCED = """
 import numpy as np
 from modelpar.kernels import reductions
 print(float(reductions.squared_error(np.ones((2, 3)), np.zeros((2, 3)))))
-from modelpar import compilation
+from modelpar.machine import compilation
 print(compilation.folder())
 """
 

@@ -1,0 +1,57 @@
+"""Searches are compiled wherever they are installed, and kept where nobody else can write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numba
+import pytest
+from numba.core import caching
+
+from partitioners import compilation
+
+
+def twice(x: int) -> int:
+    return 2 * x
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither beside the sources nor in the user's cache directory is room; partitioners alone are used."""
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [caching.UserProvidedCacheLocator])
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delitem(sys.modules, "modelpar", raising=False)
+    for name in compilation.RANKS:
+        monkeypatch.delenv(name, raising=False)
+    compilation._spare_folder.cache_clear()
+    yield
+    compilation._spare_folder.cache_clear()
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+@pytest.mark.parametrize("kind", ["spare", "missing", "file", "open to others", "other rank"])
+def test_searches_run_without_a_place_for_them(
+    kind: str, nowhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "none" if kind == "missing" else tmp_path
+    monkeypatch.setenv("TMPDIR", str(folder))
+    place = folder / f"partitioners-{compilation.os.getuid()}"
+    if kind == "file":
+        place.touch()
+    elif kind == "open to others":
+        place.mkdir()
+        place.chmod(0o777)
+    elif kind == "other rank":
+        monkeypatch.setenv("PMI_RANK", "1")
+    made = [compilation.njit(nogil=True)(twice) for _ in range(2)]
+    assert [one(21) for one in made] == [42, 42]
+    assert numba.config.CACHE_DIR == ""
+    kept = kind in ("spare", "other rank")
+    assert bool(list(place.rglob("*.nbi")) if place.is_dir() else []) == kept
+    told = capfd.readouterr().err
+    assert told.count("\n") == (0 if kind == "other rank" else 1)
+    if kind != "other rank":
+        assert (str(place) in told) == kept
+        assert ("NUMBA_CACHE_DIR" in told) != kept
