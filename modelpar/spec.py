@@ -85,9 +85,12 @@ def _sizes(name: str, value: Any) -> tuple[int, ...]:
     for units in found:
         if (plain.whole(units) or 0) < 1:
             raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but every layer needs at least one")
+        if (plain.whole(units) or 0) > MOST_UNITS:
+            raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but at most {MOST_UNITS} are possible")
     return tuple(plain.whole_number(name, units) for units in found)
 
 
+MOST_UNITS = 1 << 31  # of a layer: what data may have
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
 
@@ -322,9 +325,9 @@ class DataSpec(Spec):
             if isinstance(value, (bytes, os.PathLike)):
                 object.__setattr__(self, name, os.fsdecode(value))
             elif value is not None and not isinstance(value, str):
-                kind = type(value).__name__
                 raise SpecError(
-                    f"--{name.replace('_', '-')} is of type {kind}, but must be a path; give arrays to open_dataset"
+                    f"--{name.replace('_', '-')} is {plain.shown(value)}, but must be a text or a path; arrays are for "
+                    "open_dataset"
                 )
         super().__post_init__()
         self.threshold  # noqa: B018 - raises where binarise is not understood

@@ -97,6 +97,7 @@ def test_no_two_options_share_a_name_on_the_command_line():
         (NetworkSpec, {"layers": (5, True)}, "a layer of True units"),
         (NetworkSpec, {"layers": (5, np.nan)}, "a layer of nan units"),
         (NetworkSpec, {"layers": (5, None)}, "a layer of None units"),
+        (NetworkSpec, {"layers": (5, 10**12)}, "at most 2147483648 are possible"),
         (NetworkSpec, {"layout": ["column"]}, "--layout is ['column'], but must be a text"),
         (FineTuneSpec, {"until_accuracy": "high"}, "--until-accuracy is 'high', but must be a finite number"),
         (SyncSpec, {"max_staleness": 1.5}, "--max-staleness is 1.5, but must be a whole number"),

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelpar.errors import Call, DisagreementError
+from modelpar.errors import Call, DisagreementError, SpecError
 from modelpar.values import plain
 
 if TYPE_CHECKING:
@@ -49,10 +49,15 @@ def agree(
     in_replica   the same, of what must be alike on the shards of a replica only
 
     Raises DisagreementError, a ValueError, on all ranks with the same message, where ranks make different calls, or
-    bring different values.
+    bring different values; SpecError for what is no communicator.
     """
     comms = tuple(comm) if isinstance(comm, Sequence) else (comm,)
-    if all(axis.size == 1 for axis in comms):
+    try:
+        alone = all(axis.size == 1 for axis in comms)
+    except Exception:  # MPI's own for COMM_NULL, AttributeError for other things
+        came = "COMM_NULL" if hasattr(comm, "allgather") else plain.shown(comm)
+        raise SpecError(f"comm is {came}, but must be a communicator of mpi4py to which this rank belongs") from None
+    if alone:
         return
     leaves, part = list(_leaves(what)), list(_leaves(in_replica or {}))
     told = _told(comms, Call(call, _digest(leaves), _digest(part)))

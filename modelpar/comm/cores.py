@@ -31,6 +31,8 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _settled = False
 
+MOST_THREADS = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -45,12 +47,14 @@ class Placement:
 def set_threads(n: int) -> None:
     """Use ``n`` threads on this rank from now on, in the kernels and in the BLAS.  Not collective.
 
-    Raises ValueError where n is less than 1, TypeError where it is not an integer.
+    Raises ValueError where n is less than 1 or beyond what libraries count, TypeError where it is not an integer.
     """
     global _settled
     from modelpar.kernels import threads
 
     n = operator.index(n)
+    if n > MOST_THREADS:
+        raise ValueError(f"{n} threads were asked for, but at most {MOST_THREADS} are possible")
     threads.set_threads(n)
     for library in _blas():
         library.set_num_threads(n)

@@ -24,7 +24,7 @@ from modelpar.data.dataset import (
     unit_ids_of,
 )
 from modelpar.data.sparse import SparseTable
-from modelpar.errors import DataError
+from modelpar.errors import DataError, DisagreementError
 from modelpar.values.forms import plain_array, plain_rows
 
 Array = npt.NDArray[Any]
@@ -98,7 +98,8 @@ def own_source(X: Any, columns: npt.ArrayLike, name: str, comm: MPI.Comm | None)
     columns   (n_mine,) the unit that each column is, in any order; none or all of them is fine
 
     Collective over ``comm`` where one is given.  Raises DataError, on every rank, where a column is missing everywhere,
-    or where ranks have other numbers of samples, or values that mean another thing.
+    or where ranks have other numbers of samples, or values that mean another thing; DisagreementError where several
+    have a column of a unit, but not the same.
     """
     with agreed(comm):
         source = _source(X, name, at_least=0)
@@ -129,10 +130,10 @@ def own_source(X: Any, columns: npt.ArrayLike, name: str, comm: MPI.Comm | None)
                 f"{name} means 1.0 by {scales[0]:g} on some ranks, but by {max(set(scales) - {scales[0]}):g} on "
                 "others; hand over all columns as the same type"
             )
-    there = np.zeros(n_units, np.uint8)
+    there = np.zeros(n_units, np.int32)
     there[ids] = 1
     if comm is not None:
-        comm.Allreduce(MPI.IN_PLACE, there, MPI.MAX)
+        comm.Allreduce(MPI.IN_PLACE, there)
     with agreed(comm):
         if not there.all():
             raise DataError(
@@ -141,5 +142,40 @@ def own_source(X: Any, columns: npt.ArrayLike, name: str, comm: MPI.Comm | None)
             )
         if not n_units:
             raise DataError(f"{name} is empty: no rank has handed over a column")
+    if comm is not None and (there > 1).any():  # as those of replicas
+        _compare(X, ids, n_units, name, comm)
     table = OwnColumns(source.table, ids, n_units)
     return replace(source, table=table, scale=scales[0], image_shape=image_shape_of((table.n_samples, n_units)))
+
+
+def _compare(X: Any, ids: IntArray, n_units: int, name: str, comm: MPI.Comm) -> None:
+    """Raise DisagreementError, on every rank, where ranks have other values of a unit, or in another order of rows."""
+    mine = _digests(X, len(ids))
+    low, high = np.full(n_units, np.iinfo(np.uint64).max, np.uint64), np.zeros(n_units, np.uint64)
+    low[ids] = high[ids] = mine
+    comm.Allreduce(MPI.IN_PLACE, low, MPI.MIN)
+    comm.Allreduce(MPI.IN_PLACE, high, MPI.MAX)
+    apart = np.flatnonzero(low < high)
+    if len(apart):
+        told = comm.allgather([int(digest) for digest in mine[ids == apart[0]]])
+        which = [next(rank for rank, found in enumerate(told) if end[apart[0]] in found) for end in (low, high)]
+        raise DisagreementError(
+            f"the column of unit {apart[0]} of {name} on rank {min(which)} is not that on rank {max(which)} "
+            f"({len(apart)} columns differ); ranks that hand over the same units must bring the same values in the "
+            "same order of rows"
+        )
+
+
+def _digests(X: Any, n_columns: int) -> npt.NDArray[np.uint64]:
+    """(n_columns,) each of the values of a column, row by row."""
+    values: Any = plain_rows(X, "X").matrix if sparse.issparse(X) else plain_array(X, "X")
+    total, n = np.zeros(n_columns, np.uint64), max(1, (1 << 18) // max(1, n_columns))
+    for start in range(0, values.shape[0], n):
+        some = values[start : start + n]
+        piece = some.toarray() if sparse.issparse(some) else some
+        bits = (piece.reshape(len(piece), -1).astype(np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
+        bits ^= bits >> np.uint64(29)
+        factors = (np.arange(start, start + len(piece), dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        factors = (factors ^ (factors >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9) | np.uint64(1)
+        total += (bits * factors[:, None]).sum(axis=0, dtype=np.uint64)
+    return total

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
+from scipy.sparse import issparse
 
 from modelpar.collective.agreement import agree
 from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
@@ -70,19 +71,23 @@ def open_dataset(
         y, comm = None, y if comm is None else comm
     if comm is not None:
         agree(comm, "open_dataset", seed=seed)
-    seed = plain.whole_number("seed", seed, at_least=0)
+    seed = plain.whole_number("seed", seed, at_least=0, below=2**63)
     with agreed(comm):
         spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, scale, binarise)
-    source, digests = _opened(wanted.samples, "X", columns, comm)
+    if comm is not None:  # before anything is opened, which is other calls for a path than for an array
+        forms: dict[str, Any] = {name: _form(value) for name, value in vars(wanted).items()}
+        agree(comm, "open_dataset", spec=spec, columns=_form(columns), **forms)
+    source, digests = _opened(wanted.X, "X", columns, comm)
     other = source.test
     if wanted.test is not None:
         other, of_test = _opened(wanted.test, "the test set's X", columns, comm)
         digests = digests[0], of_test[0]
     if comm is not None:  # a file that one rank does not have was told of before
-        # of its own columns each rank has others; the rows were compared
-        given = {"y": wanted.labels, "test y": wanted.test_labels}
-        samples = {"X": wanted.samples, "test X": wanted.test} if columns is None else {}
-        agree(comm, "open_dataset", spec=spec, **samples, **given)
+        # of its own columns each rank has others; those that several have were compared
+        given = {"y": wanted.y, "test y": wanted.test_y}
+        if columns is None:
+            given = {"X": wanted.X, "test X": wanted.test, **given}
+        agree(comm, "open_dataset", **{name: _values(value) for name, value in given.items()})
     before = source, other
     if spec.scale is not None:
         source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
@@ -95,10 +100,22 @@ def open_dataset(
 class _Wanted:
     """What is to be opened: paths or arrays."""
 
-    samples: Any
-    labels: Any
+    X: Any
+    y: Any
     test: Any
-    test_labels: Any
+    test_y: Any
+
+
+def _form(what: Any) -> str | None:
+    """A path itself; of anything else, that it is there."""
+    if is_path(what):
+        return os.fsdecode(what)
+    return None if what is None else "an array"
+
+
+def _values(what: Any) -> Any:
+    """An array or sparse matrix as it is compared: whatever it came as; nothing of a path."""
+    return None if what is None or is_path(what) else what if issparse(what) else np.asarray(what)
 
 
 def _asked(
@@ -108,7 +125,7 @@ def _asked(
     """What the arguments of :func:`open_dataset` say.  Raises SpecError."""
     options = {
         "test_fraction": test_fraction, "validation_fraction": validation_fraction, "scale": scale,
-        "binarise": None if binarise is None else str(binarise),
+        "binarise": binarise,
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if isinstance(X, DataSpec):
@@ -154,9 +171,26 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[
         files = comm.bcast(files)
     with agreed(comm):
         source = open_files(files) if files is not None else _open(data)
-        if comm is None or comm.rank == 0:
+        place = _place(data)
+    apart = comm is not None and len(set(comm.allgather(place))) > 1
+    with agreed(comm):
+        if comm is None or comm.rank == 0 or apart:
             digests = _digests(data, files, source.test is not None)
-    return source, digests if comm is None else comm.bcast(digests)
+    if comm is None:
+        return source, digests
+    if apart:  # other files by one name: those of other nodes, or of folders that ranks started in
+        content: dict[str, Any] = {f"the content of {data}": digests}
+        agree(comm, "open_dataset", **content)
+    return source, comm.bcast(digests)
+
+
+def _place(data: str) -> tuple[str, int, int]:
+    """Of a file, what is the same on all ranks that see the same one."""
+    path = Path(data).expanduser().absolute()
+    if not path.is_file():
+        return "", 0, 0
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns
 
 
 def _digests(data: str, files: list[Path] | None, has_test: bool) -> tuple[str, str]:
@@ -181,14 +215,15 @@ def _assemble(
     before, digests   both sources as they were before they came from a cache, and digests of their samples
     """
     n_samples, n_units = source.table.n_samples, source.table.n_units
-    labels = _labels(wanted.labels, "y", n_samples, source.labels)
+    labels = _labels(wanted.y, "y", n_samples, source.labels)
     everything = np.arange(n_samples)
     train_rows, test, known_test = everything, None, None
-    if wanted.test is None and wanted.test_labels is not None and source.test is None:
-        raise DataError(f"test labels {wanted.test_labels} were given without test data; add the test data")
+    if wanted.test is None and wanted.test_y is not None and source.test is None:
+        told = f" {os.fsdecode(wanted.test_y)}" if is_path(wanted.test_y) else ""
+        raise DataError(f"test labels{told} were given without test data; add the test data")
     if other is not None:
         _check_test(source, other)
-        test_labels = _labels(wanted.test_labels, "the test set's y", other.table.n_samples, other.labels)
+        test_labels = _labels(wanted.test_y, "the test set's y", other.table.n_samples, other.labels)
         test = Split(other.table, np.arange(other.table.n_samples), test_labels)
         known_test = contents(before[1] or other, digests[1], test_labels)
     else:

@@ -151,10 +151,10 @@ def check_labels(labels: Any, n_samples: int, name: str) -> IntArray:
         raise DataError(f"{name} has {len(labels)} labels, but there are {n_samples} samples")
     if len(labels) and labels.min() < 0:
         raise DataError(
-            f"the labels in {name} have a negative class {int(labels.min())}, but classes are counted from 0"
+            f"the labels in {name} have a negative class {labels.min():.6g}, but classes are counted from 0"
         )
     if len(labels) and labels.max() >= 1 << 16:
         raise DataError(
-            f"the labels in {name} have a class {int(labels.max())}, but classes are counted from 0 to at most 65535"
+            f"the labels in {name} have a class {labels.max():.6g}, but classes are counted from 0 to at most 65535"
         )
     return labels.astype(np.int64)

@@ -195,9 +195,13 @@ class DeepBeliefNetwork:
         """Hidden probabilities above the first ``n_rbms`` RBMs (all where None) of the owned units.
 
         v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
-        Raises DataError on every shard where any brings activations of other units than its own.
+        Raises DataError on every shard where any brings activations of other units than its own, SpecError where there
+        are not so many RBMs.
         """
-        return self._up(self._agreed("propagate_up", v, self.visible_ids, "visible activations", n_rbms=n_rbms), n_rbms)
+        v = self._agreed("propagate_up", v, self.visible_ids, "visible activations", n_rbms=n_rbms)
+        if n_rbms is not None:
+            n_rbms = plain.whole_number("n_rbms", n_rbms, at_least=0, at_most=len(self.rbms))
+        return self._up(v, n_rbms)
 
     def _up(self, v: Activations, n_rbms: int | None = None) -> Array:
         for rbm in self.rbms[:n_rbms]:
@@ -296,13 +300,18 @@ class DeepBeliefNetwork:
 
         Raises LayoutError for units that there are not.
         """
-        wanted = np.asarray(list(units), np.int64)
+        with together(self.grid.shard_comm):
+            wanted = plain_array(units if hasattr(units, "__array__") else list(units), "units", LayoutError)
+            if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "ui"):
+                raise LayoutError(
+                    f"units came as {wanted.dtype} of shape {wanted.shape}; give whole numbers in one dimension"
+                )
+            if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.spec.layers[1]):
+                raise LayoutError(
+                    f"filters of units {wanted.min()} to {wanted.max()} were asked for, but the units of the first "
+                    f"hidden layer are 0 to {self.spec.layers[1] - 1}"
+                )
         agree(self.grid.shard_comm, "filters", units=wanted)
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.spec.layers[1]):
-            raise LayoutError(
-                f"filters of units {wanted.min()} to {wanted.max()} were asked for, but the units of the first hidden "
-                f"layer are 0 to {self.spec.layers[1] - 1}"
-            )
         W = self.rbms[0].W
         found = np.zeros((len(wanted), self.spec.layers[0]), W.dtype)
         for i, unit in enumerate(wanted):

@@ -9,6 +9,8 @@ All raise DisagreementError where ranks bring different arguments.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +27,7 @@ from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.rbm import owned_block
 from modelpar.values import plain
+from modelpar.values.forms import plain_array
 
 Array = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -96,6 +99,11 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Array, samples: IntArray, seed: in
     seed      of the choice; the RBM's own unless given
     Raises SpecError where the visible units are Gaussian, DataError where samples or units do not fit.  Collective.
     """
+    with _together(rbm):
+        v = _values(rbm, v)
+        samples = plain_array(samples, "ids of samples")
+        if samples.shape != (v.shape[1],) or (len(samples) and samples.dtype.kind not in "ui"):
+            raise DataError(f"ids of samples came as {samples.dtype} of shape {samples.shape}, but v has {v.shape[1]}")
     of_replica = {"samples": samples, "batch": v.shape[1]}
     agree(_whole_grid(rbm), "pseudo_log_likelihood", seed=rbm.seed if seed is None else seed, in_replica=of_replica)
     seed = None if seed is None else plain.whole_number("seed", seed, at_least=0)
@@ -103,11 +111,6 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Array, samples: IntArray, seed: in
         raise SpecError(
             "the pseudo-likelihood needs Bernoulli visible units, but these are Gaussian; use the reconstruction error"
         )
-    v = _owned(rbm, v)
-    with together(rbm.shard_comm):
-        samples = np.asarray(samples)
-        if samples.shape != (v.shape[1],) or (len(samples) and samples.dtype.kind not in "ui"):
-            raise DataError(f"ids of samples came as {samples.dtype} of shape {samples.shape}, but v has {v.shape[1]}")
     n_visible = rbm.shard_comm.allreduce(len(rbm.visible_ids))
     u = np.empty((1, len(samples)), v.dtype)
     draws.uniform(_stream(rbm, seed, _SITES), np.zeros(1, np.int64), np.asarray(samples, np.int64), u)
@@ -128,9 +131,11 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Array, samples: IntArray, seed: in
 def log_likelihood(rbm: ShardedRBM, v: Array, log_partition: float) -> float:
     """Mean over all replicas' samples of log p(v) = -F(v) - log Z, in nats; a log-density for Gaussian units.
 
-    NaN without any samples.  Collective.
+    NaN without any samples.  Collective.  Raises DataError where units do not fit, SpecError for no finite log Z.
     """
-    log_partition = float(log_partition)
+    with _together(rbm):
+        v = _values(rbm, v)
+        log_partition = plain.real_number("log_partition", log_partition)
     # to six digits: it may have been computed here, and processors of other kinds differ in a last bit
     of_replica = {"samples": v.shape[1]}
     agree(_whole_grid(rbm), "log_likelihood", log_partition=f"{log_partition:.6g}", in_replica=of_replica)
@@ -182,8 +187,17 @@ def log_partition_ais(
                 the data means make a better start (the means themselves for Gaussian units)
     Raises SpecError where there are fewer than 2 chains or 2 temperatures.  Collective over the whole grid.
     """
+    base = rbm.b
+    with _together(rbm):
+        if base_bias is not None:
+            base = plain_array(base_bias, "base biases")
+            if base.shape != rbm.b.shape or base.dtype.kind not in "buif":
+                raise DataError(
+                    f"base biases came as {base.dtype} of shape {base.shape}, but this rank owns {len(rbm.b)} visible "
+                    "units"
+                )
     # each shard has the bias of its own units
-    bases = rbm.shard_comm.allgather(None if base_bias is None else checksum(np.atleast_1d(base_bias)))
+    bases = rbm.shard_comm.allgather(None if base_bias is None else checksum(base))
     what = {"n_chains": n_chains, "n_betas": n_betas, "seed": rbm.seed if seed is None else seed, "base_bias": bases}
     agree(_whole_grid(rbm), "log_partition_ais", **what, in_replica={"base_bias": base_bias is None})
     n_chains, n_betas = plain.whole_number("n_chains", n_chains), plain.whole_number("n_betas", n_betas)
@@ -192,10 +206,7 @@ def log_partition_ais(
         raise SpecError(f"AIS needs at least 2 chains and 2 temperatures, but was given {n_chains} and {n_betas}")
     replica, n_replicas = rbm.replica_comm.rank, rbm.replica_comm.size
     first, last = n_chains * replica // n_replicas, n_chains * (replica + 1) // n_replicas
-    base = np.asarray(rbm.b if base_bias is None else base_bias).astype(rbm.W.dtype)
-    with together(rbm.shard_comm):
-        if base.shape != rbm.b.shape:
-            raise DataError(f"base biases came as {base.shape}, but this rank owns {len(rbm.b)} visible units")
+    base = base.astype(rbm.W.dtype)
     betas = np.linspace(0.0, 1.0, n_betas)
     v = np.repeat(base[:, None], last - first, axis=1)
     v = _draw_visible(rbm, v, _stream(rbm, seed, _START), first)
@@ -218,8 +229,20 @@ def log_partition_ais(
 def _owned(rbm: ShardedRBM, v: Activations) -> Array:
     """Values (n_visible_owned, batch) of the type of the weights.  Collective over the shards.  Raises DataError."""
     with together(rbm.shard_comm):
-        v = owned_block(v, len(rbm.visible_ids), rbm.W.dtype, "visible activations")
+        return _values(rbm, v)
+
+
+def _values(rbm: ShardedRBM, v: Activations) -> Array:
+    """The same on this rank alone."""
+    v = owned_block(v, len(rbm.visible_ids), rbm.W.dtype, "visible activations")
     return unpack(v, rbm.W.dtype) if isinstance(v, Packed) else v
+
+
+@contextmanager
+def _together(rbm: ShardedRBM) -> Iterator[None]:
+    """Failures of the block are raised on every rank of the grid.  Collective."""
+    with together(rbm.replica_comm), together(rbm.shard_comm):
+        yield
 
 
 def _estimate(log_weights: Doubles, log_partition_of_base: float) -> LogPartition:

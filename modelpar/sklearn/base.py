@@ -121,7 +121,8 @@ class EngineEstimator(BaseEstimator):
         """
         own = ("comm", "verbose")
         parameters = {name: value for name, value in self.get_params(deep=False).items() if name not in own}
-        agree(self._communicator, f"{type(self).__name__}.{method}", **parameters)
+        with self._errors():
+            agree(self._communicator, f"{type(self).__name__}.{method}", **parameters)
 
     def _agree(self, method: str, **what: Any) -> None:
         """Raise DisagreementError unless every rank brings the same.  Collective."""

@@ -104,7 +104,9 @@ def test_set_threads_wins_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (grid_threads(), blas_threads(), modelpar.info()["threads_per_rank"]) == (2, {2}, 2)
 
 
-@pytest.mark.parametrize(("n", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)])
+@pytest.mark.parametrize(
+    ("n", "error"), [(0, ValueError), (-1, ValueError), (10**30, ValueError), (1.5, TypeError), ("2", TypeError)]
+)
 def test_set_threads_refuses_what_is_no_number_of_threads(n: object, error: type[Exception]) -> None:
     with pytest.raises(error):
         modelpar.set_threads(n)  # type: ignore[arg-type]

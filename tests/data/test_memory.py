@@ -3,6 +3,7 @@ rank brings all columns or only its own."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def trained(grid: Grid, data: Any, network: DeepBeliefNetwork, path: Path) -> tu
     for _ in fine_tune(network, data, FineTuneSpec(epochs=1)):
         pass
     measures = evaluate(network, data, data.test)
+    network.data = None  # what a file is known by, which arrays are not
     save(network, path)
     return path.read_bytes(), measures
 
@@ -96,6 +98,53 @@ def test_own_test_sets_and_what_others_have(comm: Any, agree: Any) -> None:
     first = mine if comm.size == 1 else np.arange(UNITS) if comm.rank == 0 else np.arange(0)
     agree(open_dataset(x[:, first].astype(np.float64), Y, comm, columns=first).n_visible == UNITS)
     grid.free()
+
+
+def test_ranks_that_bring_the_same_argument_in_another_form(comm: Any, agree: Any, folder: Path) -> None:
+    x, last = KINDS["levels"], comm.rank == comm.size - 1
+    if comm.rank == 0:
+        np.save(folder / "x.npy", x)
+        for i, values in enumerate((x, x[::-1])):
+            (folder / str(i)).mkdir(exist_ok=True)
+            np.savez_compressed(folder / str(i) / "x.npz", data=values)
+    comm.Barrier()
+    path = folder / "x.npy"
+    agree(open_dataset(bytes(path) if last else path, Y, comm).n_visible == UNITS)
+    agree(open_dataset(x.tolist() if last else x.astype(float), Y, comm).n_visible == UNITS)
+    calls: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"X": path}, {"X": x}), ({"X": "digits"}, {"X": x}), ({"X": x, "y": Y}, {"X": x}),
+        ({"X": x, "test": path}, {"X": x}), ({"X": x, "test": (x, Y)}, {"X": x, "test": x}),
+        ({"X": x, "columns": np.arange(UNITS)}, {"X": x}),
+    ]  # fmt: skip
+    for one, other in calls if comm.size > 1 else []:
+        for mine in ((one, other)[last], (other, one)[last]):
+            with pytest.raises(DisagreementError):
+                open_dataset(comm=comm, **mine)
+    # a name that is another file to another rank, whose values are not read before training
+    before = Path.cwd()
+    os.chdir(folder / str(int(last and comm.size > 1)))
+    try:
+        if comm.size > 1:
+            with pytest.raises(DisagreementError, match=r"the content of x\.npz"):
+                open_dataset("x.npz", Y, comm)
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_that_several_ranks_hand_over_are_the_same(comm: Any, agree: Any, kind: str) -> None:
+    x, last = KINDS[kind], comm.rank == comm.size - 1
+    every, changed = np.arange(UNITS), x.copy()
+    changed[7, 3] = x.min() if x[7, 3] > x.min() else x.max()
+    forms = [np.asfortranarray(x), sparse.coo_array(x), x[:, ::-1]]
+    mine = forms[comm.rank % 3]
+    ids = every[::-1] if comm.rank % 3 == 2 else every
+    agree(open_dataset(mine, Y, comm, columns=ids).n_visible == UNITS)
+    for other in (changed, x[::-1], np.roll(x, 1, axis=0), sparse.csr_matrix(changed)) if comm.size > 1 else ():
+        with pytest.raises(DisagreementError, match="is not that on rank"):
+            open_dataset(other if last else x, Y, comm, columns=every)
+        with pytest.raises(DisagreementError, match="is not that on rank"):
+            open_dataset(x, Y, comm, columns=every, test=other if last else x)
 
 
 def test_what_is_wrong_on_one_rank_is_raised_on_all(comm: Any) -> None:

@@ -277,6 +277,8 @@ def test_grid_search(small):
         ({"dtype": "float16"}, "dtype is 'float16', but must be one of float32, float64"),
         ({"model_shards": "two"}, "model_shards is 'two', but must be a whole number"),
         ({"model_shards": 3}, "3 model shards"),
+        ({"comm": 3}, "comm is 3, but must be a communicator"),
+        ({"comm": MPI.COMM_NULL}, "comm is COMM_NULL, but must be a communicator"),
         ({"visible": "binary"}, "visible is 'binary', but must be one of auto, bernoulli, gaussian"),
     ],
 )

@@ -233,6 +233,7 @@ def test_a_test_set_and_a_model_are_the_same_as_from_files(tmp_path: Path, dtype
         assert data.test is not None
         assert len(data.test) == 20
         assert evaluate(network, data, data.test) == evaluate(network, sets[0], sets[0].test)
+        network.data = None  # what files are known by, which arrays are not
         save(network, tmp_path / f"{i}.safetensors")
     assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(3)}) == 1
 
@@ -458,6 +459,25 @@ def test_other_things_that_networks_do_not_have(network: DeepBeliefNetwork, tmp_
     rbm = network.rbms[0]
     with pytest.raises(LayoutError, match="0 to 4"):
         network.filters([5])
+    for units in ([0.5], ["a"], np.ones((1, 2), int), np.ones(5, bool), [[1], [2, 3]]):
+        with pytest.raises(LayoutError):
+            network.filters(units)  # type: ignore[arg-type]
+    assert np.array_equal(network.filters(np.array([3, 0], np.uint8)), network.filters([3, 0]))
+    for n_rbms in (-1, 3, 0.5, "1"):
+        with pytest.raises(SpecError, match="n_rbms"):
+            network.propagate_up(np.ones((UNITS, 3)), n_rbms)  # type: ignore[arg-type]
+    for log_z in ("x", None, np.nan):
+        with pytest.raises(SpecError, match="log_partition"):
+            scores.log_likelihood(rbm, np.ones((UNITS, 3)), log_z)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="base biases"):
+        scores.log_partition_ais(rbm, 3, 3, base_bias=np.full(UNITS, "x"))
+    for seed in (2**63, -1, 1.0):
+        with pytest.raises(SpecError, match="seed"):
+            open_dataset(LEVELS, seed=seed)  # type: ignore[arg-type]
+    for comm in (3, MPI.COMM_NULL):
+        for call in (lambda comm=comm: Grid(comm), lambda comm=comm: open_dataset(LEVELS, comm=comm)):
+            with pytest.raises(SpecError, match="communicator"):
+                call()
     with pytest.raises(SpecError, match="at least 0"):
         network.fantasies(-1, 2)
     with pytest.raises(DataError, match="samples"):
