@@ -98,7 +98,7 @@ def test_a_split_of_other_rows_has_its_own_statistics(comm, agree):
     data = small.dataset(13)
     ids = np.arange(13)
     whole = data.train.survey(ids).mean
-    few = replace(data.train, rows=data.train.rows[:3]).survey(ids).mean
+    few = replace(data.train, rows=data.train.rows[:3], labels=None).survey(ids).mean
     values = np.empty((13, 3))
     data.train.table.columns(ids).fill(data.train.rows[:3], values)
     agree(np.allclose(few, values.mean(axis=1)) and not np.allclose(few, whole))
