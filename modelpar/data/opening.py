@@ -76,7 +76,7 @@ def open_dataset(
         spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, scale, binarise)
     if comm is not None:  # before anything is opened, which is other calls for a path than for an array
         forms: dict[str, Any] = {name: _form(value) for name, value in vars(wanted).items()}
-        agree(comm, "open_dataset", spec=spec, columns=_form(columns), **forms)
+        agree(comm, "open_dataset", columns=_form(columns), **forms)
     source, digests = _opened(wanted.X, "X", columns, comm)
     other = source.test
     if wanted.test is not None:
@@ -87,7 +87,7 @@ def open_dataset(
         given = {"y": wanted.y, "test y": wanted.test_y}
         if columns is None:
             given = {"X": wanted.X, "test X": wanted.test, **given}
-        agree(comm, "open_dataset", **{name: _values(value) for name, value in given.items()})
+        agree(comm, "open_dataset", spec=spec, **{name: _values(value) for name, value in given.items()})
     before = source, other
     if spec.scale is not None:
         source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)

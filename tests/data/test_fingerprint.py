@@ -147,8 +147,8 @@ def test_it_stands_in_the_checkpoint_and_holds_a_stage_to_its_data(tmp_path: Pat
             break
         save(network, tmp_path / "begun")
         again = load(tmp_path / "begun", grid)
-        assert again.data == mine.fingerprint
+        assert again.run.data == mine.fingerprint
         with pytest.raises(SpecError, match="other values in the same shape"):
             next(pretrain(again, other, TrainingSpec(epochs=2, batch_size=10)))
-        again.data = None
+        again.run.data = None
         assert next(pretrain(again, other, TrainingSpec(epochs=2, batch_size=10))).step == 2

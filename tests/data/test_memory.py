@@ -52,7 +52,8 @@ def trained(grid: Grid, data: Any, network: DeepBeliefNetwork, path: Path) -> tu
     for _ in fine_tune(network, data, FineTuneSpec(epochs=1)):
         pass
     measures = evaluate(network, data, data.test)
-    network.data = None  # what a file is known by, which arrays are not
+    assert network.run is not None
+    network.run.data = None  # what a file is known by, which arrays are not
     save(network, path)
     return path.read_bytes(), measures
 

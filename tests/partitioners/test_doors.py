@@ -617,12 +617,12 @@ def test_paths_of_every_kind(tmp_path):
         one_line(lambda path=path: graph_files.read_hmetis(path), "no path")
         one_line(lambda path=path: load_placement(path), "no path")
         one_line(lambda path=path: save_placement(path, partition), "no path")
-    for path in (tmp_path, tmp_path / "no" / "folder"):
-        one_line(lambda path=path: graph_files.write_hmetis(path, graph), "cannot be written")
-        one_line(lambda path=path: graph_files.write_parts(path, partition), "cannot be written")
+    for path, why in ((tmp_path, "is a directory"), (tmp_path / "no" / "folder", "cannot be written")):
+        one_line(lambda path=path: graph_files.write_hmetis(path, graph), why)
+        one_line(lambda path=path: graph_files.write_parts(path, partition), why)
         one_line(lambda path=path: graph_files.read_metis(path), "cannot be read")
         one_line(lambda path=path: load_placement(path))
-        one_line(lambda path=path: save_placement(path, partition), "cannot be written")
+        one_line(lambda path=path: save_placement(path, partition), why)
 
 
 def test_placements_keep_numbers_of_any_kind(tmp_path):

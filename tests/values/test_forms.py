@@ -233,7 +233,8 @@ def test_a_test_set_and_a_model_are_the_same_as_from_files(tmp_path: Path, dtype
         assert data.test is not None
         assert len(data.test) == 20
         assert evaluate(network, data, data.test) == evaluate(network, sets[0], sets[0].test)
-        network.data = None  # what files are known by, which arrays are not
+        assert network.run is not None
+        network.run.data = None  # what files are known by, which arrays are not
         save(network, tmp_path / f"{i}.safetensors")
     assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(3)}) == 1
 
