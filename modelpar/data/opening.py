@@ -87,7 +87,9 @@ def open_dataset(
         given = {"y": wanted.y, "test y": wanted.test_y}
         if columns is None:
             given = {"X": wanted.X, "test X": wanted.test, **given}
-        agree(comm, "open_dataset", spec=spec, **{name: _values(value) for name, value in given.items()})
+        names: dict[str, Any] = {f"{name}'s path": os.fsdecode(value) for name, value in vars(wanted).items() if is_path(value)}
+        values: dict[str, Any] = {name: _values(value) for name, value in given.items()}
+        agree(comm, "open_dataset", spec=spec, **names, **values)
     before = source, other
     if spec.scale is not None:
         source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
@@ -107,10 +109,8 @@ class _Wanted:
 
 
 def _form(what: Any) -> str | None:
-    """A path itself; of anything else, that it is there."""
-    if is_path(what):
-        return os.fsdecode(what)
-    return None if what is None else "an array"
+    """Whether it is a path, anything else, or not there."""
+    return None if what is None else "a path" if is_path(what) else "an array"
 
 
 def _values(what: Any) -> Any:
@@ -172,7 +172,8 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[
     with agreed(comm):
         source = open_files(files) if files is not None else _open(data)
         place = _place(data)
-    apart = comm is not None and len(set(comm.allgather(place))) > 1
+    told = [] if comm is None else comm.allgather((data, place))
+    apart = len(set(told)) > 1 and len({name for name, _ in told}) == 1  # other names are told of by the caller
     with agreed(comm):
         if comm is None or comm.rank == 0 or apart:
             digests = _digests(data, files, source.test is not None)
