@@ -87,7 +87,10 @@ def open_dataset(
         given = {"y": wanted.y, "test y": wanted.test_y}
         if columns is None:
             given = {"X": wanted.X, "test X": wanted.test, **given}
-        names: dict[str, Any] = {f"{name}'s path": os.fsdecode(value) for name, value in vars(wanted).items() if is_path(value)}
+        names: dict[str, Any] = {}
+        for name, value in vars(wanted).items():
+            if is_path(value):
+                names[f"{name}'s path"] = os.fsdecode(value)
         values: dict[str, Any] = {name: _values(value) for name, value in given.items()}
         agree(comm, "open_dataset", spec=spec, **names, **values)
     before = source, other
