@@ -68,9 +68,9 @@ def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, gri
     say = speak(grid.comm)
     check_idle(settings, spec, dataset, say)
     tell_of_labels(grid.comm, settings, spec, dataset, say)
+    check_values(spec, dataset, layout.layers[0].owned(grid.shard), grid.comm)
     if fine_tunes(settings, spec, dataset):
         check_tuning(spec, settings.finetune, dataset, grid.comm)
-    check_values(spec, dataset, layout.layers[0].owned(grid.shard), grid.comm)
 
 
 def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
