@@ -65,7 +65,10 @@ def pictures(n_visible: int, n_samples: int) -> Dataset:
     """The first ``n_samples`` of the made patterns, of ``n_visible`` pixels; a rank makes only its own part."""
     rows = max(side for side in range(1, math.isqrt(n_visible) + 1) if n_visible % side == 0)
     dataset = open_dataset(f"patterns:{rows}x{n_visible // rows}")
-    return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, rows=dataset.train.rows[:n_samples]))
+    train = dataset.train
+    assert train.labels is not None
+    few = dataclasses.replace(train, rows=train.rows[:n_samples], labels=train.labels[:n_samples])
+    return dataclasses.replace(dataset, train=few)
 
 
 def train(network: DeepBeliefNetwork, dataset: Dataset, rate: float, until: str) -> None:

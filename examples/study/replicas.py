@@ -19,8 +19,8 @@ from modelpar.comm.exchange import Traffic
 from modelpar.data import Dataset
 from modelpar.data.minibatches import Minibatches
 from modelpar.model.backprop import BackPropagation
-from modelpar.spec import FineTuneSpec
-from modelpar.sync import AllreduceSync
+from modelpar.spec import FineTuneSpec, SyncSpec
+from modelpar.sync import LocalSGD
 from modelpar.training.feeds import real_values
 from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
@@ -55,7 +55,8 @@ class Runner:
         self.feed = real_values(self.network, dataset, dataset.train)
         self.labels = dataset.train.labels
         self.backprop = BackPropagation(self.network, FineTuneSpec(dropout=0.0))
-        self.optimizer = Optimizer(AllreduceSync(self.grid.replica_comm, Traffic()))
+        steps_alone = LocalSGD(self.grid.replica_comm, Traffic(), SyncSpec(sync="local"))
+        self.optimizer = Optimizer(steps_alone)
         self.velocity = {part.name: part.parameters.like(rows=False) for part in self.network.parts()}
 
     def _taken(self) -> np.ndarray:
