@@ -1,11 +1,9 @@
-"""A plugin for pytest: how much of the tests runs, the quick suite or all of it, and a line at the end that says so.
+"""A plugin for pytest: how much of the tests runs, and a line at the end that says what was left out.
 
-The quick suite leaves out
-
-- what bears the mark ``slow``;
-- of a test with three or more parameters, the combinations that add no new pair of their values (``pairs.covering``).
-
-Files and tests that are named on the command line run whole, unless ``--quick`` is given too.
+``--quick``      what takes minutes: without the mark ``slow``, and thinned as ``--all`` is; where nothing is named
+``--all``        every test; of one with three or more parameters not the combinations that add no new pair of their
+                 values (``pairs.covering``)
+``--products``   every combination too; where files or tests are named
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ import pytest
 
 from tests import pairs
 
-ALL, QUICK = "--all", "--quick"
-MINUTES = 30  # that all tests take on two cores, roughly
+QUICK, ALL, PRODUCTS = "--quick", "--all", "--products"
+MINUTES = {ALL: 20, PRODUCTS: 30}  # on two cores, roughly
 
 _LEFT_OUT = pytest.StashKey[int]()
 
@@ -36,8 +34,9 @@ def quick(cases: Iterable[Any], n: int = 1) -> list[Any]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("modelpar")
     for option, told in (
-        (ALL, "all tests with all their parameters [where files or tests are named]"),
-        (QUICK, "without those that take long [where none is named]"),
+        (QUICK, "without the tests that take long [where none is named]"),
+        (ALL, "all tests, with all pairs of values of their parameters"),
+        (PRODUCTS, "all tests, with all combinations of values [where files or tests are named]"),
     ):
         group.addoption(option, dest="extent", action="store_const", const=option, help=told)
 
@@ -45,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Decide once, for the workers of pytest-xdist too, which get the options as they are then."""
     if config.option.extent is None:
-        config.option.extent = ALL if names_files(config) else QUICK
+        config.option.extent = PRODUCTS if names_files(config) else QUICK
 
 
 def names_files(config: pytest.Config) -> bool:
@@ -54,16 +53,12 @@ def names_files(config: pytest.Config) -> bool:
     return given and not any(Path(argument.partition("::")[0]).is_dir() for argument in config.args)
 
 
-def is_everything(config: pytest.Config) -> bool:
-    return config.option.extent == ALL
-
-
 @pytest.hookimpl(tryfirst=True)  # before -k and -m: pairs are those of all cases
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if is_everything(config):
+    if config.option.extent == PRODUCTS:
         return
-    unneeded = beyond_pairs(items)
-    left_out = [item for item in items if item in unneeded or item.get_closest_marker("slow")]
+    unneeded, without_slow = beyond_pairs(items), config.option.extent == QUICK
+    left_out = [item for item in items if item in unneeded or without_slow and item.get_closest_marker("slow")]
     gone = set(left_out)
     items[:] = [item for item in items if item not in gone]
     config.stash[_LEFT_OUT] = len(left_out)
@@ -102,8 +97,15 @@ def pytest_testnodedown(node, error: object) -> None:  # type: ignore[no-untyped
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     left_out = config.stash.get(_LEFT_OUT, 0)
-    if left_out:
+    if not left_out:
+        return
+    if config.option.extent == QUICK:
         terminalreporter.write_line(
             f"The quick suite: {left_out} more cases were left out, long ones and products of parameters. "
-            f"All of them, in about {MINUTES} minutes on two cores:  pytest {ALL}"
+            f"All tests, in about {MINUTES[ALL]} minutes on two cores:  pytest {ALL}"
+        )
+    else:
+        terminalreporter.write_line(
+            f"{left_out} more combinations of parameters were left out, whose pairs all ran. "
+            f"All of them, in about {MINUTES[PRODUCTS]} minutes on two cores:  pytest {PRODUCTS}"
         )

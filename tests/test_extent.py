@@ -26,7 +26,7 @@ def test_two(a, b): pass
 @pytest.mark.slow
 def test_slow(): pass
 """
-QUICK, EVERYTHING = 4 + 25, 8 + 25 + 1
+N = {extent.QUICK: 4 + 25, extent.ALL: 4 + 25 + 1, extent.PRODUCTS: 8 + 25 + 1}
 
 
 @pytest.fixture
@@ -40,30 +40,32 @@ def counted(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
 
     def run(*options: str) -> tuple[int, int]:
         done = pytester.runpytest_subprocess("-p", "tests.extent", "-p", "tests.workers", *options, timeout=120)
-        told = re.findall(r"The quick suite: (\d+) more cases were left out.*pytest --all", done.stdout.str())
+        left_out = re.findall(r"(\d+) more (?:cases|combinations).* were left out", done.stdout.str())
         assert done.ret == 0
-        return done.parseoutcomes()["passed"], int(told[0]) if told else 0
+        return done.parseoutcomes()["passed"], int(left_out[0]) if left_out else 0
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("options", "is_quick"),
+    ("options", "extent_of_it"),
     extent.quick(
         [
-            ([], True),  # on all cores: what is left out is counted by workers
-            (["folder/test_it.py"], False),
-            (["-n", "0"], True),
-            (["-n", "0", "folder"], True),
-            (["-n", "0", "--all"], False),
-            (["--quick", "folder/test_it.py"], True),
+            ([], extent.QUICK),  # on all cores: what is left out is counted by workers
+            (["folder/test_it.py"], extent.PRODUCTS),
+            (["-n", "0"], extent.QUICK),
+            (["-n", "0", "folder"], extent.QUICK),
+            (["-n", "0", "--all"], extent.ALL),
+            (["-n", "0", "--products"], extent.PRODUCTS),
+            (["--quick", "folder/test_it.py"], extent.QUICK),
+            (["--all", "folder/test_it.py"], extent.ALL),
         ],
         n=2,
     ),
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_runs(options: list[str], is_quick: bool, counted) -> None:
-    assert counted(*options) == ((QUICK, EVERYTHING - QUICK) if is_quick else (EVERYTHING, 0))
+def test_what_runs(options: list[str], extent_of_it: str, counted) -> None:
+    assert counted(*options) == (N[extent_of_it], N[extent.PRODUCTS] - N[extent_of_it])
 
 
 @pytest.mark.slow

@@ -23,14 +23,14 @@ LIMIT = 240  # seconds for one test, compilation of the kernels included
 pytestmark = pytest.mark.jobs
 
 
-def inner_pytest(*files: str | Path, patience: float = 0.8 * LIMIT, how_much: str = extent.ALL) -> list[str | Path]:
+def inner_pytest(*files: str | Path, patience: float = 0.8 * LIMIT, how_much: str = extent.PRODUCTS) -> list[str | Path]:
     """The command of one rank, which prints where it hangs when a test takes more than ``patience`` seconds."""
     hang = f"faulthandler_timeout={patience:g}"
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-q", "-o", hang, how_much, *files]
 
 
 def outcomes(
-    n: int, files: Sequence[str], folder: Path, *options: str | Path, cwd: Path = ROOT, how_much: str = extent.ALL
+    n: int, files: Sequence[str], folder: Path, *options: str | Path, cwd: Path = ROOT, how_much: str = extent.PRODUCTS
 ) -> dict[str, jobs.Outcome]:
     """How each file ended on ``n`` ranks: one job, and where a file fails in it another one for those that are left.
 

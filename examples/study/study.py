@@ -124,7 +124,7 @@ def curves(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Accuracy over samples of each strategy and grid, at the same global minibatch and rate."""
     found = []
     for strategy in STRATEGIES:
-        for replicas, shards in GRIDS:
+        for replicas, shards in options.grids:
             words = ["goal", "--data", options.data, "--sync", strategy, "--rate", "0.2", "--shards", str(shards),
                      "--batch", str(96 // replicas), "--epochs", str(options.epochs), "--every", "125"]  # fmt: skip
             row = on_ranks(replicas * shards, words)
@@ -138,10 +138,9 @@ def goal(options: argparse.Namespace) -> list[dict[str, Any]]:
     found = []
     for n in (1, 2):
         for strategy in STRATEGIES:
-            rows = [
-                on_ranks(n, goal_words(strategy, 0.2 * n if strategy != "local" else 0.4, options)) for _ in range(3)
-            ]
-            row = sorted(rows, key=lambda row: row["seconds"])[1]
+            words = goal_words(strategy, 0.2 * n if strategy != "local" else 0.4, options)
+            rows = [on_ranks(n, words) for _ in range(options.repeats)]
+            row = sorted(rows, key=lambda row: row["seconds"])[len(rows) // 2]
             found.append({name: row[name] for name in ("sync", "ranks", "iterations", "seconds", "wall")})
             print(found[-1], flush=True)
     return found
@@ -175,6 +174,11 @@ def times(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def as_grid(text: str) -> tuple[int, int]:
+    replicas, shards = map(int, text.split("x"))
+    return replicas, shards
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["iterations", "check", "curves", "goal", "times", "report"])
@@ -192,6 +196,7 @@ def main() -> int:
     parser.add_argument("--partitions", type=int, nargs="+", default=PARTITIONS)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--ranks", type=int, nargs="+", default=(2, 4))
+    parser.add_argument("--grids", type=as_grid, nargs="+", default=GRIDS, help="of the curves: REPLICASxSHARDS")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--scratch", type=Path, default=Path("/tmp"), help="a folder that every rank sees")
