@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.extent == PRODUCTS:
         return
     unneeded, without_slow = beyond_pairs(items), config.option.extent == QUICK
-    left_out = [item for item in items if item in unneeded or without_slow and item.get_closest_marker("slow")]
+    left_out = [item for item in items if item in unneeded or (without_slow and item.get_closest_marker("slow"))]
     gone = set(left_out)
     items[:] = [item for item in items if item not in gone]
     config.stash[_LEFT_OUT] = len(left_out)

@@ -23,7 +23,9 @@ LIMIT = 240  # seconds for one test, compilation of the kernels included
 pytestmark = pytest.mark.jobs
 
 
-def inner_pytest(*files: str | Path, patience: float = 0.8 * LIMIT, how_much: str = extent.PRODUCTS) -> list[str | Path]:
+def inner_pytest(
+    *files: str | Path, patience: float = 0.8 * LIMIT, how_much: str = extent.PRODUCTS
+) -> list[str | Path]:
     """The command of one rank, which prints where it hangs when a test takes more than ``patience`` seconds."""
     hang = f"faulthandler_timeout={patience:g}"
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-q", "-o", hang, how_much, *files]
