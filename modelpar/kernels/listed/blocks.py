@@ -17,6 +17,8 @@ from modelpar.kernels.listed import products
 from modelpar.kernels.listed.sampling import sample_blocks
 from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import fixed_point, subset_sums
+from modelpar.kernels.products.draw import PanelWork, Wanted
+from modelpar.kernels.sampling.philox import Draw
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics.learning import Counts, Pair, SoftCounts, update_from
 from modelpar.kernels.statistics.update import update_listed
@@ -82,13 +84,13 @@ class Blocks:
             lambda a, b: products.sum_blocks(a, b, *self.lists, self.places, widest, W, scale, words, -1, out), part
         )
 
-    def sampler_of(self, W: Array, states: Packed, n_inputs: int, bias: Array) -> Callable[[int, int, Any, Any], int]:
-        """What ``Sampler.drawn`` is to run over ranges of blocks: sums of the inputs that are on, and what follows."""
+    def sampler_of(self, W: Array, states: Packed, n_inputs: int, bias: Array) -> PanelWork:
+        """The loop of ``Sampler.drawn`` over blocks: sums of the inputs that are on, and what follows them."""
         scale, words, widest = subset_sums.fine(n_inputs), states.rows, self.widest
         lists, batch = (*self.lists, self.places, widest, W, scale, words), states.batch
 
-        def work(start: int, stop: int, drawing: tuple[Any, ...], outputs: tuple[Any, ...]) -> int:
-            return int(sample_blocks(start, stop, *lists, batch, bias, *drawing, *outputs))
+        def work(start: int, stop: int, draw: Draw, wanted: Wanted) -> int:
+            return int(sample_blocks(start, stop, *lists, batch, bias, draw, wanted))
 
         return work
 

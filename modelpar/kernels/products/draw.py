@@ -1,10 +1,13 @@
 """From sums of weights to packed states while the panel is in cache: bias, sigmoid, draw, packing.
 
 One draw u in [0, 1) of a unit and sample gives its state ``u < p``, and its k-bit statistic ``ceil(p L - u)`` with
-``L = 2^k - 1``: whole numbers 0 .. L whose mean is ``p L``, of which that of one bit is the state itself.
+``L = 2^k - 1``: integers 0 .. L whose mean is ``p L``, of which that of one bit is the state itself.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,23 +23,39 @@ from modelpar.kernels.llvm.sampling import (
     store_16,
 )  # fmt: skip
 from modelpar.kernels.products.subset_sums import BLOCK, PANEL, aligned_int32, pad, sum_panel
-from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, row_words
+from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, Draw, row_words
 from modelpar.machine.compilation import njit
 
 ERROR_STEPS = 1 << 20  # squared errors are summed as whole multiples of 1 / ERROR_STEPS: exact in any order
 
 
-@njit(cache=True, nogil=True)
-def probabilities(sums, scale, bias, p):  # type: ignore[no-untyped-def]
-    """p (units, n) = sigmoid(scale * sums + bias[:, None]), float32
+class Wanted(NamedTuple):
+    """The arrays that a compiled loop is to fill for the units of a layer, and the targets of their errors.
 
-    sums: int32; n is a multiple of 16, and both lie at multiples of 64 bytes
+    Each of them may have no rows, and is then left out.
+    """
+
+    means: Any  # (units, batch) float32: probabilities
+    states: Any  # (units, words) uint64: drawn states
+    planes: Any  # (units, k, words) uint64: the k-bit statistic
+    targets: Any  # (units, words) uint64: states that the probabilities are compared with
+
+
+# (start, stop, draw, wanted) -> summed squared error, in 1 / ERROR_STEPS: a compiled loop over some of the units
+PanelWork = Callable[[int, int, Draw, Wanted], int]
+
+
+@njit(cache=True, nogil=True)
+def probabilities(sums, scale, bias, rows, p):  # type: ignore[no-untyped-def]
+    """p (panel, n) = sigmoid(scale * sums + bias[rows][:, None]), float32
+
+    sums: int32; n is a multiple of 16, and both lie at multiples of 64 bytes; bias (units,), rows (panel,)
     """
     n = p.shape[1]
-    for u in range(p.shape[0]):
+    for u in range(len(rows)):
         source, target = sums.ctypes.data + 4 * n * u, p.ctypes.data + 4 * n * u
         for s in range(0, 4 * n, 4 * LANES):
-            sigmoid_of_sums_16(source + s, scale, bias[u], target + s)
+            sigmoid_of_sums_16(source + s, scale, bias[rows[u]], target + s)
 
 
 @njit(cache=True, nogil=True)
@@ -63,32 +82,53 @@ def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target,
 
 
 @njit(cache=True, nogil=True)
-def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, planes, targets):  # type: ignore[no-untyped-def]
-    """Draw for the rows of p (units, at least pad(n)), whose values behind n are 0; returns the sum of squared errors.
+def prepare_panel(p, batch, rows, means, states, planes):  # type: ignore[no-untyped-def]
+    """What is after the batch becomes 0, in p and in the last words, of which draws may fill a part; and means = p."""
+    for u in range(len(rows)):
+        row, line = rows[u], p[u]
+        for s in range(batch, len(line)):
+            line[s] = 0
+        if len(means):
+            out = means[row]
+            for s in range(batch):
+                out[s] = line[s]
+        if len(states) and batch:
+            states[row, states.shape[1] - 1] = 0
+        if len(planes) and batch:
+            for k in range(planes.shape[1]):
+                planes[row, k, planes.shape[2] - 1] = 0
 
-    states, targets (units, n_words), planes (units, k, n_words): each may have no rows, and is then left out.
+
+@njit(cache=True, nogil=True)
+def draw_panel(p, batch, rows, draw, wanted):  # type: ignore[no-untyped-def]
+    """All that follows the probabilities of a panel of units; returns the sum of their squared errors.
+
+    p      (panel, pad(batch)) float32; what is after the batch is set to 0
+    rows   (panel,) int32: positions of these units in the arrays of ``draw`` (``kernels.sampling.philox.Draw``) and
+           ``wanted`` (:class:`Wanted`)
     """
+    first, samples, units, tag, keys, levels = draw
+    means, states, planes, targets = wanted
+    key0, key1 = keys
     words = np.empty(SCRATCH, np.uint32)
     values = np.empty(LANES, np.int32)
     words_at = words.ctypes.data + 4 * MARGIN
     drawing, explicit = len(states) > 0 or len(planes) > 0, len(samples) > 0
     error = np.int64(0)
-    if len(states):
-        states[:] = 0
-    if len(planes):
-        planes[:] = 0
-    for u in range(len(units)):
+    prepare_panel(p, batch, rows, means, states, planes)
+    for u in range(len(rows)):
+        row = np.int64(rows[u])
         p_at = p.ctypes.data + u * p.strides[0]
-        state = states.ctypes.data + u * states.strides[0] if len(states) else 0
-        plane = planes.ctypes.data + u * planes.strides[0] if len(planes) else 0
-        target = targets.ctypes.data + u * targets.strides[0] if len(targets) else 0
-        for start in range(0, n, CHUNK):
-            some, at = min(CHUNK, n - start), start >> 3
+        state = states.ctypes.data + row * states.strides[0] if len(states) else 0
+        plane = planes.ctypes.data + row * planes.strides[0] if len(planes) else 0
+        target = targets.ctypes.data + row * targets.strides[0] if len(targets) else 0
+        for start in range(0, batch, CHUNK):
+            some, at = min(CHUNK, batch - start), start >> 3
             if drawing and explicit:
-                row_words(first, samples, start, some, units[u], tag, key0, key1, words, MARGIN)
+                row_words(first, samples, start, some, units[row], tag, key0, key1, words, MARGIN)
             elif drawing:  # the same words; written out here, as a call for each row would cost as much as its words
                 skip = (first + start) % 4
-                block, unit = np.uint64((first + start) // 4), np.uint64(units[u])
+                block, unit = np.uint64((first + start) // 4), np.uint64(units[row])
                 for s in range(0, skip + some, 32):
                     here = words_at + 4 * (s - skip)
                     philox_32(block + np.uint64(s // 4), unit, np.uint64(tag), np.uint64(key0), np.uint64(key1), here)
@@ -97,6 +137,15 @@ def draw_panel(p, n, first, samples, units, tag, key0, key1, levels, states, pla
                 planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0, values.ctypes.data,
             )  # fmt: skip
     return error
+
+
+@njit(cache=True, nogil=True)
+def positions(start, stop):  # type: ignore[no-untyped-def]
+    """int32 ``start .. stop - 1``"""
+    rows = np.empty(stop - start, np.int32)
+    for u in range(len(rows)):
+        rows[u] = start + u
+    return rows
 
 
 @njit(cache=True, nogil=True)
@@ -125,12 +174,11 @@ def incoming_sums(way, W, up, n_in, scale, codes, offsets, active, batch, start,
 
 @njit(cache=True, nogil=True)
 def sample_units(  # type: ignore[no-untyped-def]
-    way, W, up, n_in, scale, codes, offsets, active, batch, start, stop, bias,
-    first, samples, units, tag, key0, key1, levels, means, states, planes, targets,
-):  # fmt: skip
+    way, W, up, n_in, scale, codes, offsets, active, batch, start, stop, bias, draw, wanted
+):
     """Sums, bias, sigmoid, draw, packing of the units ``start .. stop - 1``; returns the sum of squared errors.
 
-    means (units, batch) float32, and states, planes and targets as in draw_panel: each may have no rows
+    bias (units,) float32; ``draw`` and ``wanted`` as in draw_panel
     """
     n = pad(batch)
     sums = aligned_int32(PANEL * n).reshape(PANEL, n)
@@ -139,25 +187,16 @@ def sample_units(  # type: ignore[no-untyped-def]
     step = np.float32(1.0) / scale
     error = np.int64(0)
     for low in range(start, stop, PANEL):
-        high = min(low + PANEL, stop)
+        rows = positions(low, min(low + PANEL, stop))
         sums[:] = 0
-        sum_panel(way, W, up, n_in, low, high - low, scale, codes, offsets, active, batch, weights, sums)
-        probabilities(sums, step, bias[low:high], p[: high - low])
-        p[: high - low, batch:] = 0
-        if len(means):
-            copy_rows(p, means[low:high])
-        error += draw_panel(
-            p[: high - low], batch, first, samples, units[low:high], tag, key0, key1, levels,
-            states[low:high] if len(states) else states, planes[low:high] if len(planes) else planes,
-            targets[low:high] if len(targets) else targets,
-        )  # fmt: skip
+        sum_panel(way, W, up, n_in, low, len(rows), scale, codes, offsets, active, batch, weights, sums)
+        probabilities(sums, step, bias, rows, p)
+        error += draw_panel(p, batch, rows, draw, wanted)
     return error
 
 
 @njit(cache=True, nogil=True)
-def sample_sums(  # type: ignore[no-untyped-def]
-    sums, step, start, stop, bias, first, samples, units, tag, key0, key1, levels, means, states, planes, targets
-):
+def sample_sums(sums, step, start, stop, bias, draw, wanted):  # type: ignore[no-untyped-def]
     """As ``sample_units``, from sums (units, batch) int32 that were made before."""
     batch = sums.shape[1]
     n = pad(batch)
@@ -165,35 +204,21 @@ def sample_sums(  # type: ignore[no-untyped-def]
     p = aligned_int32(PANEL * n).view(np.float32).reshape(PANEL, n)
     error = np.int64(0)
     for low in range(start, stop, PANEL):
-        high = min(low + PANEL, stop)
-        copy_rows(sums[low:high], panel[: high - low, :batch])
-        probabilities(panel, step, bias[low:high], p[: high - low])
-        p[: high - low, batch:] = 0
-        if len(means):
-            copy_rows(p, means[low:high])
-        error += draw_panel(
-            p[: high - low], batch, first, samples, units[low:high], tag, key0, key1, levels,
-            states[low:high] if len(states) else states, planes[low:high] if len(planes) else planes,
-            targets[low:high] if len(targets) else targets,
-        )  # fmt: skip
+        rows = positions(low, min(low + PANEL, stop))
+        copy_rows(sums[low:], panel[: len(rows), :batch])
+        probabilities(panel, step, bias, rows, p)
+        error += draw_panel(p, batch, rows, draw, wanted)
     return error
 
 
 @njit(cache=True, nogil=True)
-def sample_means(  # type: ignore[no-untyped-def]
-    p, start, stop, first, samples, units, tag, key0, key1, levels, means, states, planes, targets
-):
+def sample_means(means, start, stop, draw, wanted):  # type: ignore[no-untyped-def]
     """As ``sample_units``, from probabilities (units, batch) float32 that were made before."""
-    batch = p.shape[1]
-    row = np.zeros((1, pad(batch)), np.float32)
+    batch = means.shape[1]
+    p = np.empty((PANEL, pad(batch)), np.float32)
     error = np.int64(0)
-    for u in range(start, stop):
-        copy_rows(p[u : u + 1], row[:, :batch])
-        if len(means):
-            copy_rows(p[u : u + 1], means[u : u + 1])
-        error += draw_panel(
-            row, batch, first, samples, units[u : u + 1], tag, key0, key1, levels,
-            states[u : u + 1] if len(states) else states, planes[u : u + 1] if len(planes) else planes,
-            targets[u : u + 1] if len(targets) else targets,
-        )  # fmt: skip
+    for low in range(start, stop, PANEL):
+        rows = positions(low, min(low + PANEL, stop))
+        copy_rows(means[low:], p[: len(rows), :batch])
+        error += draw_panel(p, batch, rows, draw, wanted)
     return error

@@ -17,9 +17,11 @@ import numpy.typing as npt
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import dense, dispatch, draw, fixed_point, subset_sums
+from modelpar.kernels.products.draw import PanelWork, Wanted
 from modelpar.kernels.products.subset_sums import PANEL
 from modelpar.kernels.sampling import philox
 from modelpar.kernels.sampling.epilogue import bias_sigmoid
+from modelpar.kernels.sampling.philox import Draw
 from modelpar.kernels.states import Packed, pack, unpack
 
 if TYPE_CHECKING:
@@ -168,8 +170,8 @@ class Sampler:
             return self.of_sums(product.sums(room), product.n_inputs)
         arguments = _arguments(way, product)
 
-        def work(start: int, stop: int, drawing: tuple[Any, ...], outputs: tuple[Any, ...]) -> int:
-            return int(draw.sample_units(*arguments, start, stop, self.bias, *drawing, *outputs))
+        def work(start: int, stop: int, drawing: Draw, wanted: Wanted) -> int:
+            return int(draw.sample_units(*arguments, start, stop, self.bias, drawing, wanted))
 
         return self.drawn(product.n_out, product.batch, work)
 
@@ -185,38 +187,38 @@ class Sampler:
         if sums.dtype != np.int32:
             bias_sigmoid(sums, self.bias)
 
-        def work(start: int, stop: int, drawing: tuple[Any, ...], outputs: tuple[Any, ...]) -> int:
+        def work(start: int, stop: int, drawing: Draw, wanted: Wanted) -> int:
             if sums.dtype == np.int32:
-                return int(draw.sample_sums(sums, step, start, stop, self.bias, *drawing, *outputs))
-            return int(draw.sample_means(sums, start, stop, *drawing, *outputs))
+                return int(draw.sample_sums(sums, step, start, stop, self.bias, drawing, wanted))
+            return int(draw.sample_means(sums, start, stop, drawing, wanted))
 
         return self.drawn(n_units, batch, work)
 
     def drawn(
-        self, n_units: int, batch: int, work: Callable[[int, int, Any, Any], int],
+        self, n_units: int, batch: int, work: PanelWork,
         split: Callable[[Callable[[int, int], None]], None] | None = None,
     ) -> Sampled:  # fmt: skip
         """Run a compiled loop over panels of units that fills what is wanted.
 
         split   runs it over other ranges, whose meaning it shares with ``work``
         """
-        first, ids = philox.kernel_samples(self.samples, batch)
-        units = philox.kernel_units(self.unit_ids, n_units)
         planes = self.planes if self.planes > 1 else 0
+        drawing = philox.draw_of(self.stream, self.unit_ids, self.samples, n_units, batch, planes)
         states = Packed.empty(n_units, batch) if self.states or self.planes == 1 else None
         statistic = Packed.empty(n_units, batch, planes) if planes else None
         means = np.empty((n_units, batch), np.float32) if self.means else None
-        drawing = (first, ids, units, *self.stream.words, np.float32((1 << planes) - 1))
-        outputs = (
+        wanted = Wanted(
             _NO_MEANS if means is None else means,
             _NO_WORDS if states is None else states.rows,
             _NO_PLANES if statistic is None else statistic.words,
             _NO_WORDS if self.target is None else self.target.rows,
         )
         errors: list[int] = []
+        # as plain tuples: numba's dispatcher knows their types in C, those of named ones only in Python
+        arguments: tuple[Any, Any] = tuple(drawing), tuple(wanted)
 
         def run(start: int, stop: int) -> None:
-            errors.append(work(start, stop, drawing, outputs))
+            errors.append(work(start, stop, *arguments))
 
         if split is None:
             threads.split(n_units, PANEL, run, align=PANEL)

@@ -15,12 +15,16 @@ this one ``kernels.sampling.elementary``.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels.sampling.elementary import cos_sin_of_turn, log
 from modelpar.machine.compilation import njit
+
+if TYPE_CHECKING:
+    from modelpar.streams import Stream
 
 IntArray = npt.NDArray[np.int64]
 
@@ -41,6 +45,29 @@ _UNIT_24 = np.float32(2.0**-24)
 _UNIT_32 = 2.0**-32
 
 _NO_SAMPLES = np.empty(0, np.int64)
+
+
+class Draw(NamedTuple):
+    """One draw of every unit in every sample of a minibatch, as compiled loops take it; made by :func:`draw_of`."""
+
+    first: int  # the first of consecutive sample ids
+    samples: IntArray  # (batch,) explicit sample ids; empty where they are consecutive
+    units: IntArray  # (units,) global ids
+    tag: int  # the last word of the counters
+    keys: tuple[int, int]  # the two words of the key
+    levels: Any  # float32: the largest value of the k-bit statistic, 2^k - 1; 0 for none
+
+
+def draw_of(
+    stream: Stream, unit_ids: IntArray, samples: int | IntArray, n_units: int, n_samples: int, planes: int = 0
+) -> Draw:
+    """The draw of a stream for these units and samples, with a statistic of so many bits.
+
+    Raises ValueError where the ids are not those of ``n_units`` units and ``n_samples`` samples.
+    """
+    first, ids = kernel_samples(samples, n_samples)
+    tag, key0, key1 = stream.words
+    return Draw(first, ids, kernel_units(unit_ids, n_units), tag, (key0, key1), np.float32((1 << planes) - 1))
 
 
 @njit(cache=True, nogil=True, forceinline=True)
