@@ -128,8 +128,7 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
     def sampled_products() -> None:
         for (way, up), sampler in product(_ways(), samplers()):
             given, b = arguments(way, up), sampler.bias
-            sampler.drawn(1, 4, lambda start, stop, draws, wanted, given=given, b=b: int(  # type: ignore[misc]
-                draw.sample_units(*given, start, stop, b, draws, wanted)))  # fmt: skip
+            sampler.drawn(1, 4, draw.sample_units, (*given, b))
 
     def sampled(kind: Any) -> None:
         for sampler in samplers():

@@ -17,11 +17,10 @@ import numpy.typing as npt
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.lookup import compiled
 from modelpar.kernels.products import dense, dispatch, draw, fixed_point, subset_sums
-from modelpar.kernels.products.draw import PanelWork, Wanted
+from modelpar.kernels.products.draw import Loop, Wanted
 from modelpar.kernels.products.subset_sums import PANEL
 from modelpar.kernels.sampling import philox
 from modelpar.kernels.sampling.epilogue import bias_sigmoid
-from modelpar.kernels.sampling.philox import Draw
 from modelpar.kernels.states import Packed, pack, unpack
 
 if TYPE_CHECKING:
@@ -168,12 +167,7 @@ class Sampler:
         way = product.way()
         if way == "blas":
             return self.of_sums(product.sums(room), product.n_inputs)
-        arguments = _arguments(way, product)
-
-        def work(start: int, stop: int, drawing: Draw, wanted: Wanted) -> int:
-            return int(draw.sample_units(*arguments, start, stop, self.bias, drawing, wanted))
-
-        return self.drawn(product.n_out, product.batch, work)
+        return self.drawn(product.n_out, product.batch, draw.sample_units, (*_arguments(way, product), self.bias))
 
     def of_sums(self, sums: Array, n_inputs: int) -> Sampled:
         """The units of sums (units, batch), int32 steps of ``1 / fine(n_inputs)`` or floats, which are overwritten."""
@@ -183,24 +177,19 @@ class Sampler:
         if sums.dtype == np.float64 or not compiled():
             bias_sigmoid(sums, self.bias)
             return self._drawn_plainly(sums)
-        step = np.float32(1.0) / subset_sums.fine(n_inputs)
-        if sums.dtype != np.int32:
-            bias_sigmoid(sums, self.bias)
-
-        def work(start: int, stop: int, drawing: Draw, wanted: Wanted) -> int:
-            if sums.dtype == np.int32:
-                return int(draw.sample_sums(sums, step, start, stop, self.bias, drawing, wanted))
-            return int(draw.sample_means(sums, start, stop, drawing, wanted))
-
-        return self.drawn(n_units, batch, work)
+        if sums.dtype == np.int32:
+            step = np.float32(1.0) / subset_sums.fine(n_inputs)
+            return self.drawn(n_units, batch, draw.sample_sums, (sums, step, self.bias))
+        bias_sigmoid(sums, self.bias)
+        return self.drawn(n_units, batch, draw.sample_means, (sums,))
 
     def drawn(
-        self, n_units: int, batch: int, work: PanelWork,
+        self, n_units: int, batch: int, loop: Loop, inputs: tuple[Any, ...],
         split: Callable[[Callable[[int, int], None]], None] | None = None,
     ) -> Sampled:  # fmt: skip
         """Run a compiled loop over panels of units that fills what is wanted.
 
-        split   runs it over other ranges, whose meaning it shares with ``work``
+        split   runs it over other ranges, whose meaning it shares with ``loop``
         """
         planes = self.planes if self.planes > 1 else 0
         drawing = philox.draw_of(self.stream, self.unit_ids, self.samples, n_units, batch, planes)
@@ -218,7 +207,7 @@ class Sampler:
         arguments: tuple[Any, Any] = tuple(drawing), tuple(wanted)
 
         def run(start: int, stop: int) -> None:
-            errors.append(work(start, stop, *arguments))
+            errors.append(loop(*inputs, start, stop, *arguments))
 
         if split is None:
             threads.split(n_units, PANEL, run, align=PANEL)
