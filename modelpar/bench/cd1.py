@@ -120,8 +120,8 @@ def _product(bench: CD1) -> tuple[Callable[[], None], float]:
 
 
 def _profile(size: Size, bench: CD1, training: TrainingSpec, repeats: int, seconds: float) -> dict[str, Any]:
-    """``kernels`` of the products, ``seconds`` of a step, and of each of its ``pieces`` ``seconds``, the fraction of the
-    step (``share``) and ``over_sgemm``.
+    """``kernels`` of the products, ``seconds`` of a step, and of each of its ``pieces`` ``seconds``, the
+    fraction of the step (``share``) and ``over_sgemm``.
 
     Steps in pieces and products are measured in turn, one by one, and of each piece the fastest quarter counts:
     interruptions on a busy machine hit long pieces more than short ones.  ``rest`` is the time of a step outside its

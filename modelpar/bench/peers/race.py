@@ -8,9 +8,7 @@ from typing import Any, Protocol
 
 from modelpar.bench.peers.process import PeerError
 
-LEAST_RATIO = (
-    1.6  # of an SGEMM with two threads to one with one thread: below, another process had the second processor
-)
+LEAST_RATIO = 1.6  # of SGEMM's rates with two threads and with one: below, another process had the second processor
 ENGINE = "engine"
 
 Pair = tuple[float, float]  # GFLOP/s of an SGEMM with one thread, with two
