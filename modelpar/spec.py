@@ -78,10 +78,10 @@ def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
 
 
 def _sizes(name: str, value: Any) -> tuple[int, ...]:
-    """Sizes of layers from any sequence of whole numbers."""
+    """Sizes of layers from any sequence of integers."""
     found = plain.elements(value)
     if found is None:
-        raise SpecError(f"{name} is {plain.shown(value)}, but must be whole numbers, one for each layer")
+        raise SpecError(f"{name} is {plain.shown(value)}, but must be integers, one for each layer")
     for units in found:
         if (plain.integer(units) or 0) < 1:
             raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but every layer needs at least one")

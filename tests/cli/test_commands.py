@@ -129,7 +129,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
         ("[training]\npersistent = 1", "must be true or false"),
         ("[training]\nlearning_rate = true", "must be a number"),
         ("[data]\ndata = 3", "must be a text"),
-        ("[network]\nlayers = [3, 'x']", "must be a list of whole numbers"),
+        ("[network]\nlayers = [3, 'x']", "must be a list of integers"),
         ("[network]\nlayers = '3-x'", "such as 784-500-500"),
         ("[training", "is not valid TOML"),
         ("training = 3", "must be a table"),
