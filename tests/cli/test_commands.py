@@ -15,7 +15,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar.cli import config, options, run
-from modelpar.cli.atomic_file import whole_file
+from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.commands import modelpar as group
 from modelpar.cli.info import warnings as mismatches
 from modelpar.cli.progress import size_text
@@ -367,7 +367,7 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     path.write_text("old")
 
     def fail() -> None:
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("ne")
             raise OSError(28, "No space left on device")
 
