@@ -39,6 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         (PRODUCTS, "all tests, with all combinations of values [where files or tests are named]"),
     ):
         group.addoption(option, dest="extent", action="store_const", const=option, help=told)
+    group.addoption(
+        "--second-mpi", action="store_true", help="all files of ranks passed with another MPI: fewer numbers of ranks"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

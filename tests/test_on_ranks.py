@@ -1,6 +1,7 @@
 """Every file with the mark ``ranks`` on 1, 2, 3 and 4 ranks: one MPI job for each number of ranks, which runs them all.
 
-A file that fails ends its job; the files after it run in another one.
+A file that fails ends its job; the files after it run in another one.  With ``--second-mpi``, after all of that passed
+with another MPI: every file with this one, and every number of ranks, but not every file on every number of ranks.
 
 By hand, where a debugger or the bare output is wanted: mpiexec -n 3 python -m pytest tests/comm/test_exchange.py
 """
@@ -87,8 +88,19 @@ def outcome_on_ranks(
     return outcome
 
 
-@pytest.mark.parametrize("n", extent.quick([3, 1, 2, 4], n=2), ids="ranks={}".format)
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.removeprefix("tests/"))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.function is not test_on_ranks:
+        return
+    cases = []
+    for n in (3, 1, 2, 4):
+        for i, file in enumerate(FILES):
+            if not metafunc.config.option.second_mpi or n == 2 or n == (3, 4)[i % 2] or (n == 1 and i % 4 == 0):
+                marks = [] if n in (1, 3) else [pytest.mark.slow]
+                name = f"{file.removeprefix('tests/')}-ranks={n}"
+                cases.append(pytest.param(file, n, id=name, marks=marks))
+    metafunc.parametrize(("file", "n"), cases)
+
+
 def test_on_ranks(file: str, n: int, outcome_on_ranks: Callable[[str, int], jobs.Outcome]) -> None:
     outcome_on_ranks(file, n).check()
 

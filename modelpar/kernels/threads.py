@@ -65,20 +65,20 @@ def rows_of(elements: int, row_length: int) -> int:
     return max(1, elements // max(row_length, 1))
 
 
-def split(n: int, grain: int, work: Callable[[int, int], object], align: int = 1) -> None:
-    """Run ``work(start, stop)`` over ``0 .. n`` in contiguous panels of at least ``grain``, one per thread.
+def split(n: int, grain: int, work: Callable[[int, int], object], align: int = 1, first: int = 0) -> None:
+    """Run ``work(start, stop)`` over ``first .. first + n`` in contiguous panels of at least ``grain``, one per thread.
 
-    Panels begin at multiples of ``align``.  Returns when all panels are done, and raises the first exception of any.
-    A single panel is a direct call; with n = 0 there is no call.  ``work`` must not call ``split``: its panels would
-    wait for threads that wait for them.
+    Panels begin at multiples of ``align``, counted from ``first``.  Returns when all panels are done, and raises the
+    first exception of any.  A single panel is a direct call; with n = 0 there is no call.  ``work`` must not call
+    ``split``: its panels would wait for threads that wait for them.
     """
     if n <= 0:
         return
     n_panels = min(get_threads(), max(1, n // max(grain, align)))
     if n_panels == 1:
-        work(0, n)
+        work(first, first + n)
         return
-    bounds = [n * panel // n_panels // align * align for panel in range(n_panels)] + [n]
+    bounds = [first + n * panel // n_panels // align * align for panel in range(n_panels)] + [first + n]
     pool = _others(n_panels - 1)
     others = [pool.submit(work, bounds[panel], bounds[panel + 1]) for panel in range(1, n_panels)]
     try:

@@ -124,9 +124,8 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
 
     def sampled_products() -> None:
         for (kernel, up), sampler in product(_own_kernels(), samplers()):
-            operands, b = subset_sums.operands(kernel, W, states, up, 1), sampler.bias
-            sampler.drawn(1, 4, lambda start, stop, draws, wanted, operands=operands, b=b: int(  # type: ignore[misc]
-                draw.sample_units(*operands, start, stop, b, draws, wanted)))  # fmt: skip
+            operands = subset_sums.operands(kernel, W, states, up, 1)
+            sampler.drawn(1, 4, draw.sample_units, (*operands, sampler.bias))
 
     def sampled(kind: Any) -> None:
         for sampler in samplers():

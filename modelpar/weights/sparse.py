@@ -20,6 +20,7 @@ from modelpar.collective import messages
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.halo import Halo
 from modelpar.comm.transfer import Transfer
+from modelpar.kernels import threads
 from modelpar.kernels.digest import digest_listed
 from modelpar.kernels.listed import products as loops
 from modelpar.kernels.listed.blocks import BlockCounts, BlockProbabilityCounts, Blocks
@@ -151,11 +152,12 @@ class SparseWeights:
 
         def split(run: Callable[[int, int], None]) -> None:
             with spread:
-                blocks.split(run, slice(inner))
-            blocks.split(run, slice(inner, part.stop))
+                threads.split(inner, blocks.grain, run)
+            threads.split(part.stop - inner, blocks.grain, run, first=inner)
 
         with spread:
-            return sampler.drawn(n_units, x.batch, blocks.sampler_of(W, x, n_inputs, sampler.bias), split)
+            loop, inputs = blocks.sampling_of(W, x, n_inputs, sampler.bias)
+            return sampler.drawn(n_units, x.batch, loop, inputs, split)
 
     @property
     def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -17,8 +17,7 @@ from modelpar.kernels.listed import products
 from modelpar.kernels.listed.sampling import sample_blocks
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import fixed_point, subset_sums
-from modelpar.kernels.products.draw import PanelWork, Wanted
-from modelpar.kernels.sampling.philox import Draw
+from modelpar.kernels.products.draw import Loop
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics.learning import Counts, Pair, ProbabilityCounts, update_from
 from modelpar.kernels.statistics.update import update_row
@@ -69,7 +68,7 @@ class Blocks:
     def split(self, work: Callable[[int, int], None], part: slice = slice(None)) -> None:
         """Run ``work(first block, end)`` over the blocks of ``part``, or over all of them."""
         start, stop, _ = part.indices(self.n_blocks)
-        threads.split(stop - start, self.grain, lambda a, b: work(start + a, start + b))
+        threads.split(stop - start, self.grain, work, first=start)
 
     # -- products ----------------------------------------------------------------------------------------------------
 
@@ -84,15 +83,10 @@ class Blocks:
             lambda a, b: products.sum_blocks(a, b, *self.lists, self.positions, widest, W, scale, words, -1, out), part
         )
 
-    def sampler_of(self, W: Array, states: Packed, n_inputs: int, bias: Array) -> PanelWork:
-        """Return the loop over blocks for ``Sampler.drawn``: sums of the inputs that are on, and what follows them."""
-        scale, words, widest = subset_sums.fixed_point_scale(n_inputs), states.rows, self.widest
-        lists, batch = (*self.lists, self.positions, widest, W, scale, words), states.batch
-
-        def work(start: int, stop: int, draw: Draw, wanted: Wanted) -> int:
-            return int(sample_blocks(start, stop, *lists, batch, bias, draw, wanted))
-
-        return work
+    def sampling_of(self, W: Array, states: Packed, n_inputs: int, bias: Array) -> tuple[Loop, tuple[Any, ...]]:
+        """Return the loop over blocks for ``Sampler.drawn``, and its inputs: sums of the inputs that are on, and draws."""
+        scale = subset_sums.fixed_point_scale(n_inputs)
+        return sample_blocks, (*self.lists, self.positions, self.widest, W, scale, states.rows, states.batch, bias)
 
     def multiply(self, W: Array, x: Array, out: Array, part: slice = slice(None)) -> None:
         """out (units, batch) = sums of weight times x (units, batch), of the type of x, in the order of the inputs.

@@ -12,7 +12,7 @@ from modelpar.machine.compilation import njit
 
 @njit(cache=True, nogil=True)
 def sample_blocks(  # type: ignore[no-untyped-def]
-    start, stop, first, inputs, members, outs, starts, positions, widest, W, scale, words, batch, bias, draw, wanted
+    first, inputs, members, outs, starts, positions, widest, W, scale, words, batch, bias, start, stop, draw, wanted
 ):
     """Sums, bias, sigmoid, draw and packing of the members of blocks ``start .. stop - 1``; returns the sum of squared
     errors.

@@ -23,7 +23,7 @@ from modelpar.kernels.llvm.sampling import (
 )  # fmt: skip
 from modelpar.kernels.llvm.vectors import LANES
 from modelpar.kernels.products.subset_sums import BLOCK, PANEL, aligned_int32, pad, sum_panel
-from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, Draw, row_words
+from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, row_words
 from modelpar.machine.compilation import njit
 
 ERROR_STEPS = 1 << 20  # squared errors are summed as multiples of 1 / ERROR_STEPS: exact in any order
@@ -41,8 +41,8 @@ class Wanted(NamedTuple):
     targets: Any  # (units, words) uint64: states that the probabilities are compared with
 
 
-# (start, stop, draw, wanted) -> summed squared error, in 1 / ERROR_STEPS: a compiled loop over some of the units
-PanelWork = Callable[[int, int, Draw, Wanted], int]
+# loop(*inputs, start, stop, draw, wanted) -> summed squared error, in 1 / ERROR_STEPS: compiled, over some of the units
+Loop = Callable[..., int]
 
 
 @njit(cache=True, nogil=True)
@@ -174,7 +174,7 @@ def incoming_sums(kernel, W, up, n_in, scale, codes, offsets, active, batch, sta
 
 @njit(cache=True, nogil=True)
 def sample_units(  # type: ignore[no-untyped-def]
-    kernel, W, up, n_in, scale, codes, offsets, active, batch, start, stop, bias, draw, wanted
+    kernel, W, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted
 ):
     """Sums, bias, sigmoid, draw, packing of the units ``start .. stop - 1``; returns the sum of squared errors.
 
@@ -196,7 +196,7 @@ def sample_units(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def sample_sums(sums, step, start, stop, bias, draw, wanted):  # type: ignore[no-untyped-def]
+def sample_sums(sums, step, bias, start, stop, draw, wanted):  # type: ignore[no-untyped-def]
     """As ``sample_units``, from given sums (units, batch) int32."""
     batch = sums.shape[1]
     n = pad(batch)

@@ -17,11 +17,10 @@ import numpy.typing as npt
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dense, dispatch, draw, fixed_point, subset_sums
-from modelpar.kernels.products.draw import PanelWork, Wanted
+from modelpar.kernels.products.draw import Loop, Wanted
 from modelpar.kernels.products.subset_sums import PANEL
 from modelpar.kernels.sampling import philox
 from modelpar.kernels.sampling.epilogue import bias_sigmoid
-from modelpar.kernels.sampling.philox import Draw
 from modelpar.kernels.states import Packed, pack, unpack
 
 if TYPE_CHECKING:
@@ -153,11 +152,7 @@ class Sampler:
             return self.of_sums(product.sums(allocate), product.n_inputs)
         assert isinstance(product.activations, Packed)
         operands = subset_sums.operands(kernel, product.W, product.activations, product.up, product.n_inputs)
-
-        def work(start: int, stop: int, drawing: Draw, wanted: Wanted) -> int:
-            return int(draw.sample_units(*operands, start, stop, self.bias, drawing, wanted))
-
-        return self.drawn(product.n_out, product.batch, work)
+        return self.drawn(product.n_out, product.batch, draw.sample_units, (*operands, self.bias))
 
     def of_sums(self, sums: Array, n_inputs: int) -> Sampled:
         """Sample the units of sums (units, batch): int32 as of ``Product``, or floats, which are overwritten."""
@@ -167,24 +162,19 @@ class Sampler:
         if sums.dtype == np.float64 or not compiled():
             bias_sigmoid(sums, self.bias)
             return self._draw_in_numpy(sums)
-        step = np.float32(1.0) / subset_sums.fixed_point_scale(n_inputs)
-        if sums.dtype != np.int32:
-            bias_sigmoid(sums, self.bias)
-
-        def work(start: int, stop: int, drawing: Draw, wanted: Wanted) -> int:
-            if sums.dtype == np.int32:
-                return int(draw.sample_sums(sums, step, start, stop, self.bias, drawing, wanted))
-            return int(draw.sample_means(sums, start, stop, drawing, wanted))
-
-        return self.drawn(n_units, batch, work)
+        if sums.dtype == np.int32:
+            step = np.float32(1.0) / subset_sums.fixed_point_scale(n_inputs)
+            return self.drawn(n_units, batch, draw.sample_sums, (sums, step, self.bias))
+        bias_sigmoid(sums, self.bias)
+        return self.drawn(n_units, batch, draw.sample_means, (sums,))
 
     def drawn(
-        self, n_units: int, batch: int, work: PanelWork,
+        self, n_units: int, batch: int, loop: Loop, inputs: tuple[Any, ...],
         split: Callable[[Callable[[int, int], None]], None] | None = None,
     ) -> Sampled:  # fmt: skip
         """Run a compiled loop over panels of units that fills the requested arrays.
 
-        split   runs it over other ranges than panels of units, for a ``work`` that takes them
+        split   runs it over other ranges than panels of units, for a ``loop`` that takes them
         """
         planes = self.planes if self.planes > 1 else 0
         drawing = philox.draw_of(self.stream, self.unit_ids, self.samples, n_units, batch, planes)
@@ -202,7 +192,7 @@ class Sampler:
         arguments: tuple[Any, Any] = tuple(drawing), tuple(wanted)
 
         def run(start: int, stop: int) -> None:
-            errors.append(work(start, stop, *arguments))
+            errors.append(loop(*inputs, start, stop, *arguments))
 
         if split is None:
             threads.split(n_units, PANEL, run, align=PANEL)
