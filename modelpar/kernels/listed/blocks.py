@@ -84,7 +84,7 @@ class Blocks:
         )
 
     def sampling_of(self, W: Array, states: Packed, n_inputs: int, bias: Array) -> tuple[Loop, tuple[Any, ...]]:
-        """Return the loop over blocks for ``Sampler.drawn``, and its inputs: sums of the inputs that are on, and draws."""
+        """Return the loop over blocks for ``Sampler.drawn``, and its inputs: it sums inputs that are on, and draws."""
         scale = subset_sums.fixed_point_scale(n_inputs)
         return sample_blocks, (*self.lists, self.positions, self.widest, W, scale, states.rows, states.batch, bias)
 
