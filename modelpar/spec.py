@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from modelpar.errors import SpecError
-from modelpar.patterns import Pattern, parse_grid, patterns
+from modelpar.patterns import Pattern, parse_image_shape, patterns
 from modelpar.values import plain
 
 
@@ -60,7 +60,7 @@ def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
         return None
     kind = kind.removesuffix(" | None")
     if kind == "int":
-        return plain.whole_number(name, value, **bounds)
+        return plain.integer_number(name, value, **bounds)
     if kind == "float":
         return plain.real_number(name, value, **bounds)
     if kind == "bool":
@@ -78,16 +78,16 @@ def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
 
 
 def _sizes(name: str, value: Any) -> tuple[int, ...]:
-    """Sizes of layers from any sequence of whole numbers."""
+    """Sizes of layers from any sequence of integers."""
     found = plain.elements(value)
     if found is None:
-        raise SpecError(f"{name} is {plain.shown(value)}, but must be whole numbers, one for each layer")
+        raise SpecError(f"{name} is {plain.shown(value)}, but must be integers, one for each layer")
     for units in found:
-        if (plain.whole(units) or 0) < 1:
+        if (plain.integer(units) or 0) < 1:
             raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but every layer needs at least one")
-        if (plain.whole(units) or 0) > MOST_UNITS:
+        if (plain.integer(units) or 0) > MOST_UNITS:
             raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but at most {MOST_UNITS} are possible")
-    return tuple(plain.whole_number(name, units) for units in found)
+    return tuple(plain.integer_number(name, units) for units in found)
 
 
 MOST_UNITS = 1 << 31  # of a layer: what data may have
@@ -123,7 +123,7 @@ class NetworkSpec(Spec):
             object.__setattr__(self, "connections", f"mask:{os.fsdecode(self.connections)}")
         sides = plain.elements(self.visible_grid)
         if sides is not None:
-            sizes = [str(plain.whole_number("--visible-grid", side)) for side in sides]
+            sizes = [str(plain.integer_number("--visible-grid", side)) for side in sides]
             object.__setattr__(self, "visible_grid", "x".join(sizes))
         super().__post_init__()
         if len(self.layers) < 2:
@@ -134,7 +134,7 @@ class NetworkSpec(Spec):
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
         self.patterns  # noqa: B018 - raises where connections is not understood
         if self.visible_grid:
-            parse_grid(self.visible_grid, self.layers[0])
+            parse_image_shape(self.visible_grid, self.layers[0])
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:

@@ -86,10 +86,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                 raise SpecError(f"{where}: {error}") from None
         if isinstance(value, list) and all(type(units) is int for units in value):
             return tuple(value)
-        raise SpecError(f"{where} is {value!r}, but must be a list of whole numbers or a text such as '784-500'")
+        raise SpecError(f"{where} is {value!r}, but must be a list of integers or a text such as '784-500'")
     accepted, words = {
         bool: ((bool,), "true or false"),
-        int: ((int,), "a whole number"), int | None: ((int,), "a whole number"),
+        int: ((int,), "an integer"), int | None: ((int,), "an integer"),
         float: ((int, float), "a number"), float | None: ((int, float), "a number"),
     }.get(hint, ((str,), "a text"))  # fmt: skip
     if type(value) not in accepted:
