@@ -67,10 +67,10 @@ class Calibration:
 
 
 # Rates before a calibration, and where none can be kept: a core of 2024 with AVX-512, and one without.
-_WITH = {
+_RATES_WITH = {
     "registers": Rate(0.25, 0.0027), "tables": Rate(0.4, 0.005), "lists": Rate(0.6, 0.02), "blas": Rate(0.15, 0.008),
 }  # fmt: skip
-_WITHOUT = {"tables": Rate(0.5, 0.0062), "lists": Rate(0.6, 0.023), "blas": Rate(0.15, 0.016)}
+_RATES_WITHOUT = {"tables": Rate(0.5, 0.0062), "lists": Rate(0.6, 0.023), "blas": Rate(0.15, 0.016)}
 
 
 _calibration: Calibration | None = None
@@ -118,7 +118,7 @@ def rate(kernel: str, *, up: bool) -> Rate:
     """Return the rate of one kernel and direction, measured or assumed."""
     if _calibration is not None:
         return _calibration.rates[f"{kernel}.{'up' if up else 'down'}"]
-    return (_WITH if HAS_LOOKUP else _WITHOUT)[kernel]
+    return (_RATES_WITH if HAS_LOOKUP else _RATES_WITHOUT)[kernel]
 
 
 # -- calibration -------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def _integer_sums(product: Product, states: Packed, out: Array) -> Array:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a :class:`Sampler` made for the units of a product; None for what was not requested."""
+    """Results of a :class:`Sampler` for the units of a product; None for those that were not requested."""
 
     means: Array | None  # (units, batch) probabilities, or means of Gaussian units
     states: Packed | None  # sampled states

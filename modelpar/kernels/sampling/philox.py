@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 IntArray = npt.NDArray[np.int64]
 
 CHUNK = 1024  # samples of one unit per scratch row: 4 KiB, which stays in the first-level cache
-MARGIN = 4  # words of the first counter that come before the first sample wanted
+MARGIN = 4  # words of the first counter before the first requested sample
 SCRATCH = MARGIN + CHUNK + 64  # a scratch row, with space for the rest of the last group of counters
 PAIRS = CHUNK // 2 + 64  # pairs of words for as many normal draws, and for the last group of counters
 _LANES = 8  # counters are generated in groups of this many, which fill a vector register of 512 bits
