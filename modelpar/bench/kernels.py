@@ -16,7 +16,7 @@ from modelpar.comm.memory import check_fits
 from modelpar.kernels.products import dense, dispatch
 from modelpar.kernels.products.product import Product, Sampler
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.kernels.statistics.learning import Counts, SoftCounts
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.kernels.statistics.update import apply_update
 from modelpar.kernels.warm_up import warm_up
 from modelpar.streams import Purpose, Stream
@@ -39,7 +39,7 @@ class ByKernel(Product):
 
     kernel: str = BLAS
 
-    def way(self) -> str:
+    def chosen_kernel(self) -> str:
         return self.kernel
 
 
@@ -153,8 +153,8 @@ def _statistics(size: Size, comm: MPI.Comm, repeats: int, seconds: float) -> lis
     for planes in PLANES:
         counts = Counts((v0, _rounded(p0, planes)), (v1, _rounded(p1, planes)))
         works[POPCOUNT.format(planes)] = lambda c=counts: c.learn(W, V, CARRY, GAIN * c.unit, SHRINK)  # type: ignore[misc]
-    soft = SoftCounts((v0, p0), (v1, p1), n_samples)
-    works[SOFT] = lambda: soft.learn(W, V, CARRY, GAIN * soft.unit, SHRINK)
+    probability_counts = ProbabilityCounts((v0, p0), (v1, p1), n_samples)
+    works[SOFT] = lambda: probability_counts.learn(W, V, CARRY, GAIN * probability_counts.unit, SHRINK)
 
     def by_blas() -> None:
         dense.matmul(unpack(v0, out=dense0), p0.T, V, GAIN, CARRY)

@@ -140,8 +140,8 @@ class CD1:
         block = self.rbm.parameters.blocks[-1]
         h = Packed(np.full((block.shape[1], 1, self.v0.words.shape[2]), 0x5555_5555_5555_5555, np.uint64), self.n_mine)
         return {
-            "up": dispatch.choose(self.v0_spread, self.rbm.W.shape[1], up=True, whole=self.layout == "row"),
-            "down": dispatch.choose(h, block.shape[0], up=False, whole=self.layout == "column"),
+            "up": dispatch.choose(self.v0_spread, self.rbm.W.shape[1], up=True, integer_sums=self.layout == "row"),
+            "down": dispatch.choose(h, block.shape[0], up=False, integer_sums=self.layout == "column"),
         }
 
 
