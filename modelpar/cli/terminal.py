@@ -1,4 +1,4 @@
-"""Whether somebody watches: what a rank prints passes through ``mpirun``, so its own stdout does not tell.
+"""Whether the output goes to a terminal: a rank prints through ``mpirun``, so its own stdout does not tell.
 
 Open MPI gives its ranks pseudo-terminals even where its own output goes to a file, and MPICH gives them pipes even
 where its own output goes to a terminal.  So the launcher's output is what counts.
@@ -18,13 +18,13 @@ LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # a launcher sets 
 
 
 def plain_console(*, width: int | None = None, force_terminal: bool | None = None) -> Console:
-    """A console for text that is not ours: brackets are no markup, ``:name:`` is no picture."""
+    """A console for any text: brackets are not markup, and ``:name:`` is not an emoji."""
     return Console(markup=False, emoji=False, highlight=False, width=width, force_terminal=force_terminal)
 
 
 def make_console() -> Console:
     """For stdout: with a live bar where a terminal is at its end, plain and wide elsewhere."""
-    if sys.stdout is not sys.__stdout__:  # a rank whose output is thrown away, or a program that collects it
+    if sys.stdout is not sys.__stdout__:  # a rank whose output is discarded, or a program that collects it
         return plain_console(width=WIDTH)
     if not any(name in os.environ for name in LAUNCHED):
         console = plain_console()
@@ -34,13 +34,13 @@ def make_console() -> Console:
 
 
 def _width_of_launcher() -> int | None:
-    """Columns of the terminal that the launcher writes to; None where it writes elsewhere, or is not found."""
+    """Columns of the terminal that the launcher writes to; None where it writes elsewhere, or is not known."""
     try:
         launchers = [p for p in psutil.Process().parents() if p.name().startswith(LAUNCHERS)]
-        place = os.readlink(f"/proc/{launchers[-1].pid}/fd/1") if launchers else ""
-        if not place.startswith(("/dev/pts/", "/dev/tty")):
+        path = os.readlink(f"/proc/{launchers[-1].pid}/fd/1") if launchers else ""
+        if not path.startswith(("/dev/pts/", "/dev/tty")):
             return None
-        terminal = os.open(place, os.O_RDONLY | os.O_NOCTTY)
+        terminal = os.open(path, os.O_RDONLY | os.O_NOCTTY)
     except (OSError, psutil.Error):
         return None
     try:
