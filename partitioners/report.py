@@ -1,4 +1,4 @@
-"""One HTML page of a comparison, with its pictures inside: placements on the grid, volume over parts."""
+"""One HTML page of a comparison, with embedded pictures: placements in the plane, volume over parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLE = """body { font-family: sans-serif; margin: 2em auto; max-width: 75em; pa
 table { border-collapse: collapse; font-size: 85%; } th, td { border: 1px solid #ccc; padding: 0.2em 0.6em; }
 td { text-align: right; } td:nth-child(1), td:nth-child(3) { text-align: left; } img { max-width: 100%; }
 tr.infeasible td { color: #999; }"""
-PLACEMENTS = 8  # methods whose placements are drawn, those of the least volume
+PLACEMENTS = 8  # methods whose placements are drawn: those of the least volume
 
 
 def write_report(
@@ -40,22 +40,22 @@ def write_report(
         "of every RBM.  A partition is feasible where the heaviest part of every layer is within the layer's limit.</p>"
     )
     for one in networks:
-        mine = [result for result in results if result.network == one.name]
+        own = [result for result in results if result.network == one.name]
         layers = "-".join(map(str, one.graph.layers))
         pieces.append(f"<h2>{html.escape(one.name)}</h2><p>{html.escape(one.about)}; layers {layers}.</p>")
-        pieces.append(_html_table(mine))
-        found = [result for result in mine if result.partition is not None]
-        if found:
-            pieces.append(_picture(_volumes(figure_class, found), f"volume over parts, {one.name}"))
-        if any("bytes" in result.measured for result in found):
-            pieces.append(_picture(_predictions(figure_class, found), f"predicted against measured, {one.name}"))
-        if one.graph.coordinates is not None and found:
-            pieces.append(_picture(_placements(figure_class, one, found), f"placements, {one.name}"))
+        pieces.append(_html_table(own))
+        solved = [result for result in own if result.partition is not None]
+        if solved:
+            pieces.append(_picture(_volumes(figure_class, solved), f"volume over parts, {one.name}"))
+        if any("bytes" in result.measured for result in solved):
+            pieces.append(_picture(_predictions(figure_class, solved), f"predicted against measured, {one.name}"))
+        if one.graph.coordinates is not None and solved:
+            pieces.append(_picture(_placements(figure_class, one, solved), f"placements, {one.name}"))
     write_text(path, "\n".join(pieces) + "\n")
 
 
 def _figure_class() -> Any:
-    """Figures without pyplot: nothing is kept open, and no display is asked for."""
+    """The class of figures, without pyplot, which would keep them open and need a display."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -69,15 +69,15 @@ def _html_table(results: Sequence[Result]) -> str:
     for one, cells in zip(results, rows(results), strict=True):
         kind = "" if one.feasible else " class='infeasible'"
         lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    told = "".join(f"<p>{html.escape(problem)}</p>" for problem in problems(results))
-    return f"<table><tr>{heads}</tr>\n" + "\n".join(lines) + "</table>" + told
+    notes = "".join(f"<p>{html.escape(problem)}</p>" for problem in problems(results))
+    return f"<table><tr>{heads}</tr>\n" + "\n".join(lines) + "</table>" + notes
 
 
-def _picture(figure: Any, told: str) -> str:
+def _picture(figure: Any, text: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
     code = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"<p><img alt='{html.escape(told, quote=True)}' src='data:image/png;base64,{code}'></p>"
+    return f"<p><img alt='{html.escape(text, quote=True)}' src='data:image/png;base64,{code}'></p>"
 
 
 def _volumes(figure_class: Any, results: Sequence[Result]) -> Any:
@@ -102,7 +102,7 @@ def _volumes(figure_class: Any, results: Sequence[Result]) -> Any:
 
 
 def _predictions(figure_class: Any, results: Sequence[Result]) -> Any:
-    """Bytes and milliseconds: each partition a point, on the diagonal where the prediction holds."""
+    """Bytes and milliseconds: each partition a point, on the diagonal where the prediction is right."""
     known = [one for one in results if "bytes" in one.measured]
     panels: list[tuple[str, list[tuple[float, float]]]]
     panels = [("bytes", [(one.predicted_bytes, one.measured["bytes"]) for one in known])]
@@ -119,14 +119,14 @@ def _predictions(figure_class: Any, results: Sequence[Result]) -> Any:
             axes.plot(*zip(*mine, strict=True), "o", label=name)
         axes.set_xlabel(f"predicted {unit}")
         axes.set_ylabel(f"measured {unit}")
-        axes.locator_params(axis="x", nbins=4)  # numbers of bytes are long
+        axes.locator_params(axis="x", nbins=4)  # numbers of bytes have many digits
     axes.legend(fontsize=8)
     figure.tight_layout()
     return figure
 
 
 def _placements(figure_class: Any, one: Network, results: Sequence[Result]) -> Any:
-    """A row for each of the best methods, a column for each layer; of the maps at one place the first is drawn."""
+    """A row for each of the best methods, a column for each layer; of maps at the same position the first is drawn."""
     assert one.graph.coordinates is not None
     n_parts = min((each.n_parts for each in results if each.n_parts > 1), default=results[0].n_parts)
     drawn = sorted((each for each in results if each.n_parts == n_parts), key=lambda each: each.volume)[:PLACEMENTS]
@@ -134,10 +134,10 @@ def _placements(figure_class: Any, one: Network, results: Sequence[Result]) -> A
     figure = figure_class(figsize=(2.6 * n_layers, 2.6 * len(drawn)))
     for row, result in enumerate(drawn):
         assert result.partition is not None
-        for layer, places in enumerate(one.graph.coordinates):
+        for layer, points in enumerate(one.graph.coordinates):
             axes = figure.add_subplot(len(drawn), n_layers, row * n_layers + layer + 1)
-            _, first = np.unique(places, axis=0, return_index=True)
-            rows_, columns = places[first].T
+            _, first = np.unique(points, axis=0, return_index=True)
+            rows_, columns = points[first].T
             colours = result.partition.owners[layer][first]
             axes.scatter(columns, rows_, c=colours, s=4, marker="s", cmap="tab20", vmin=0, vmax=max(n_parts - 1, 1))
             axes.invert_yaxis()
