@@ -18,10 +18,10 @@ from modelpar.cli import pictures
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs
-from modelpar.cli.own_data import Say, check_labels_act, open_to_evaluate, speak
+from modelpar.cli.own_data import check_labels_act, open_to_evaluate
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
-from modelpar.cli.terminal import make_console
+from modelpar.cli.terminal import Say, make_console, speak
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.data import Dataset, Split

@@ -7,7 +7,7 @@ An option is idle where the run does not do what it asks for.  One that asks for
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 from mpi4py import MPI
 
 from modelpar.cli.config import Settings
-from modelpar.cli.options import SPECS
+from modelpar.cli.options import SPECS, shown_value
 from modelpar.cli.recorded_paths import is_data_set
+from modelpar.cli.terminal import Say
 from modelpar.data import Dataset
 from modelpar.data.arrays import Archive
 from modelpar.errors import DataError, SpecError
 from modelpar.spec import NetworkSpec, SyncSpec
 from modelpar.training.evaluation import has_labels
 
-Say = Callable[[str], None]
 OFF = (0, 0.0, False, None, "", "auto", "none")  # values that ask for nothing
 
 
@@ -58,7 +58,7 @@ def shown_option(table: str, name: str, value: Any) -> str:
     flag = next(SPECS[table].flag(f) for f in fields(SPECS[table]) if f.name == name)  # type: ignore[arg-type]
     if isinstance(value, bool):
         return flag if value else f"--no-{flag.removeprefix('--')}"
-    return f"{flag} {'-'.join(map(str, value)) if isinstance(value, tuple) else value}"
+    return f"{flag} {shown_value(value)}"
 
 
 def idle_options(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> Iterator[Idle]:

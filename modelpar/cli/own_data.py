@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mpi4py import MPI
-
 from modelpar.cli.config import Settings
 from modelpar.cli.recorded_paths import check_there
+from modelpar.cli.terminal import Say
 from modelpar.data import Dataset, open_dataset
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import DataError, SpecError
-from modelpar.files.paths import in_one_line
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, option_name
 from modelpar.training.state import TrainingRun
 
-Say = Callable[[str], None]
 FRACTIONS = ("test_fraction", "validation_fraction")
-
-
-def speak(comm: MPI.Comm) -> Say:
-    """Prints a line to standard error, once."""
-
-    def say(text: str) -> None:
-        if comm.rank == 0:
-            print(f"modelpar: {in_one_line(text)}", file=sys.stderr, flush=True)
-
-    return say
 
 
 # -- a run that is resumed ---------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ matplotlib is optional: without it a run prints one line and goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mpi4py import MPI
 
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.terminal import Say
 from modelpar.data import Dataset, Split
 from modelpar.errors import together
 from modelpar.model.network import DeepBeliefNetwork
@@ -23,7 +23,6 @@ from modelpar.training.feeds import in_data_units, visible_feed
 from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[np.floating]
-Say = Callable[[str], None]
 
 N_FILTERS, N_SAMPLES = 100, 20
 WITHOUT = "no pictures: matplotlib is not installed; pip install 'modelpar[plots]'"

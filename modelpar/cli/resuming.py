@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +11,9 @@ from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli.config import Settings
 from modelpar.cli.idle import shown_option
-from modelpar.cli.options import SPECS
+from modelpar.cli.options import SPECS, shown_value
 from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.terminal import Say
 from modelpar.data import Dataset
 from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork
@@ -20,8 +21,6 @@ from modelpar.records import NO_LAYER
 from modelpar.training.evaluation import accuracy_measures
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import remember_best
-
-Say = Callable[[str], None]
 
 SPLIT = ("test_fraction", "validation_fraction", "binarise")  # decided with the first step of a run
 
@@ -35,7 +34,7 @@ class Change(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return f"{shown_option(self.table, self.name, self.now)} (was {_plain(self.before)})"
+        return f"{shown_option(self.table, self.name, self.now)} (was {shown_value(self.before)})"
 
 
 def changes(settings: Settings) -> list[Change]:
@@ -208,7 +207,3 @@ def _last_epoch(history: Sequence[dict[str, Any]], stage: str, layer: int, other
 
 def _epochs(history: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return (line for line in history if line["kind"] == "epoch")
-
-
-def _plain(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -15,8 +15,9 @@ from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
-from modelpar.cli.idle import check_idle, report_missing_labels, why_not_tuned
-from modelpar.cli.own_data import check_resumed, speak
+from modelpar.cli.options import shown_value
+from modelpar.cli.own_data import check_resumed
+from modelpar.cli.preparation import fine_tunes, sizes_of
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.recorded_paths import recorded, without_files
 from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, report_fewer
@@ -24,85 +25,26 @@ from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
-from modelpar.comm.memory import check_fits
 from modelpar.comm.watchdog import Watchdog
 from modelpar.data import DataFeed, Dataset, Minibatches
-from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
+from modelpar.errors import CheckpointError, TrainingError
 from modelpar.kernels.warm_up import Task
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.patterns import MASK
-from modelpar.plan.memory import memory_bytes
 from modelpar.records import Record, recorded_layer
 from modelpar.spec import NetworkSpec, option_name
 from modelpar.training import monitor
 from modelpar.training.evaluation import accuracy_measures
-from modelpar.training.exactness import check_exact
 from modelpar.training.minibatch_loop import check_position
-from modelpar.training.preconditions import check_tuning, check_values
 from modelpar.training.recovery import Snapshots, SurvivorState, rebuild
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse, tasks_of
 
 CHECKED_AT_ONCE = 1 << 20  # parameters checked for NaN at a time, to need little memory
-
-
-def check_memory(settings: Settings, spec: NetworkSpec, grid: Grid) -> None:
-    """Raise OutOfMemoryError, on every rank, where the network will not fit.  Collective."""
-    batch = max(settings.training.batch_size, settings.finetune.batch_size)
-    needed = memory_bytes(spec, grid.n_shards, -(-batch // grid.n_replicas), keep_best=settings.finetune.patience > 0)
-    check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
-
-
-def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset) -> None:
-    """Check the requirements on the data now: before an old run is removed, and not after hours of pre-training.
-    Collective.  Raises SpecError or DataError on every rank."""
-    if spec.exact:
-        visible = layout.layers[0].owned(grid.shard)
-        feed = DataFeed(
-            dataset.train, visible, scale=dataset.scale, binarise=dataset.binarise, seed=spec.seed, comm=grid.comm
-        )
-        check_exact(spec, settings.training, binary=feed.binary)
-    say = speak(grid.comm)
-    check_idle(settings, spec, dataset, say)
-    report_missing_labels(grid.comm, settings, spec, dataset, say)
-    check_values(spec, dataset, layout.layers[0].owned(grid.shard), grid.comm)
-    if fine_tunes(settings, spec, dataset):
-        check_tuning(spec, settings.finetune, dataset, grid.comm)
-
-
-def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
-    """The network that was asked for, completed by the width and the classes of the data.
-
-    Raises SpecError where the layers do not begin with the width of the data.
-    """
-    asked = settings.tables.get("network", {})
-    more: dict[str, Any] = {}
-    if "layers" not in asked:
-        more["layers"] = (dataset.n_visible, *settings.network().layers[1:])
-    elif asked["layers"][0] != dataset.n_visible:
-        given = "-".join(map(str, asked["layers"]))
-        fitting = "-".join(map(str, (dataset.n_visible, *asked["layers"][1:])))
-        raise SpecError(
-            f"--layers {given} begins with {asked['layers'][0]} units, but {dataset.name} has {dataset.n_visible} "
-            f"values a sample; use --layers {fitting}"
-        )
-    if "classes" not in asked:
-        if dataset.n_classes == 1:
-            raise DataError(
-                f"the labels of {dataset.name} are all 0, but a classifier needs at least 2 classes; give other "
-                "--labels, or --classes 0 to train without them"
-            )
-        more["classes"] = dataset.n_classes
-    return settings.network(**more)
-
-
-def fine_tunes(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> bool:
-    """Whether pre-training is followed by fine-tuning."""
-    return not why_not_tuned(settings, spec, dataset)
 
 
 class Session:
@@ -207,14 +149,11 @@ class Session:
 
     def _announce(self) -> None:
         grid, spec = self.grid, self.spec
-        bound = (
-            ""
-            if self.placement.own_cores >= self.placement.threads
-            else f", bound to {self.placement.own_cores} core(s)"
-        )
+        own_cores = self.placement.own_cores
+        bound = "" if own_cores >= self.placement.threads else f", bound to {own_cores} core(s)"
         self.progress.say(
             f"{self.dataset.name}: {len(self.dataset.train):,} samples of {self.dataset.n_visible} values; "
-            f"network {'-'.join(map(str, _sizes(spec)))}; grid of {grid.n_replicas} replica(s) x {grid.n_shards} model "
+            f"network {shown_value(sizes_of(spec))}; grid of {grid.n_replicas} replica(s) x {grid.n_shards} model "
             f"shard(s), {self.placement.threads} thread(s) a rank{bound}"
         )
         self.progress.say(f"run directory: {self.directory.path}")
@@ -312,7 +251,7 @@ class Session:
             if name == "connections" and without_files(theirs) == without_files(ours):
                 continue  # masks are compared by their connections
             if theirs != ours:
-                return f"its {option_name(name)} is {_text(theirs)}, but {_text(ours)} was asked for"
+                return f"its {option_name(name)} is {shown_value(theirs)}, but {shown_value(ours)} was asked for"
         return ""
 
     def _other_connections(self, path: Path, spec: NetworkSpec) -> str:
@@ -425,14 +364,6 @@ class Session:
         self.progress.say(f"model: {self.directory.model}")
 
 
-def _sizes(spec: NetworkSpec) -> tuple[int, ...]:
-    return (*spec.layers, spec.classes) if spec.classes else spec.layers
-
-
 def _layer_names(spec: NetworkSpec) -> list[str]:
     names = ["visible layer", *(f"hidden layer {i}" for i in range(1, len(spec.layers)))]
     return [*names, "output layer"] if spec.classes else names
-
-
-def _text(value: object) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

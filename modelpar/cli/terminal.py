@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import psutil
 from rich.console import Console
+
+from modelpar.files.paths import in_one_line
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Say = Callable[[str], None]
 
 WIDTH = 120  # of what is not a terminal
 LAUNCHERS = ("mpirun", "mpiexec", "prterun", "orterun", "hydra", "srun")
@@ -49,3 +58,13 @@ def _width_of_launcher() -> int | None:
         return WIDTH
     finally:
         os.close(terminal)
+
+
+def speak(comm: MPI.Comm) -> Say:
+    """Prints a line to standard error, once."""
+
+    def say(text: str) -> None:
+        if comm.rank == 0:
+            print(f"modelpar: {in_one_line(text)}", file=sys.stderr, flush=True)
+
+    return say

@@ -10,11 +10,12 @@ from modelpar.cli.config import Settings
 from modelpar.cli.fault_tolerance import Crew, ends_by_itself, leave
 from modelpar.cli.kill_reporter import named_when_killed
 from modelpar.cli.overwriting import check_run_directory
+from modelpar.cli.preparation import check_data, check_memory, network_spec
 from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.recorded_paths import check_there
 from modelpar.cli.restarts import counted_restart
 from modelpar.cli.run_directory import RunDirectory
-from modelpar.cli.session import Session, check_data, check_memory, network_spec
+from modelpar.cli.session import Session
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
 from modelpar.comm.watchdog import Watchdog, names_of_ranks
