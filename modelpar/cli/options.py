@@ -239,7 +239,7 @@ def shown_value(value: Any) -> str:
 
 
 def given(values: Mapping[str, Any]) -> Tables:
-    """Options as click hands them over (``table__field``) -> tables of those that were given."""
+    """The tables of the options that were given, from click's parameters (``table__field``)."""
     tables: Tables = {}
     for name, value in values.items():
         table, separator, key = name.partition("__")
