@@ -97,8 +97,8 @@ def count(starts, nets, owner, counts):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _weighed(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def]
-    """The terms of the gains of all moves: a move of a unit saves ``alone`` and adds ``all - present[part]``.
+def _gain_terms(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def]
+    """The terms of the gains of all moves: a move of a unit saves ``alone`` and adds ``all_costs - present[part]``.
 
     alone    (n_units,) costs of the unit's nets in which its part has no other unit
     present  (n_units, n_parts) costs of the unit's nets that reach a part
@@ -117,7 +117,7 @@ def _weighed(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True)
-def _move_weighed(  # type: ignore[no-untyped-def]
+def _move_and_update(  # type: ignore[no-untyped-def]
     unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present
 ):
     """Move a unit, update the terms of gains of all units in its nets, and return the look-ups this took."""
@@ -129,25 +129,25 @@ def _move_weighed(  # type: ignore[no-untyped-def]
         cost = costs[net]
         first, last = offsets[net], offsets[net + 1]
         counts[net, source] -= 1
-        left = counts[net, source]
-        if left == 0:
+        n_source = counts[net, source]
+        if n_source == 0:
             used += last - first
             for j in range(first, last):
                 present[pins[j], source] -= cost
-        elif left == 1:
+        elif n_source == 1:
             used += last - first
             for j in range(first, last):
                 if owner[pins[j]] == source:
                     alone[pins[j]] += cost
                     break
         counts[net, target] += 1
-        there = counts[net, target]
-        if there == 1:
+        n_target = counts[net, target]
+        if n_target == 1:
             used += last - first
             own += cost
             for j in range(first, last):
                 present[pins[j], target] += cost
-        elif there == 2:
+        elif n_target == 2:
             used += last - first
             for j in range(first, last):
                 if owner[pins[j]] == target and pins[j] != unit:
@@ -185,15 +185,15 @@ def _anneal(  # type: ignore[no-untyped-def]
 ):
     n_units, n_layers, n_parts = len(layer), len(allowed), counts.shape[1]
     count(starts, nets, owner, counts)
-    alone, present = _weighed(starts, nets, costs, owner, counts)
-    carried = np.zeros(n_units, np.int64)
+    alone, present = _gain_terms(starts, nets, costs, owner, counts)
+    all_costs = np.zeros(n_units, np.int64)
     loads = np.zeros((n_layers, n_parts), np.int64)
     first = np.zeros(n_layers + 1, np.int64)
     for each in range(n_units):
         loads[layer[each], owner[each]] += weights[each]
         first[layer[each] + 1] += 1
         for i in range(starts[each], starts[each + 1]):
-            carried[each] += costs[nets[i]]
+            all_costs[each] += costs[nets[i]]
     for i in range(n_layers):
         first[i + 1] += first[i]
     state = np.empty(1, np.uint64)
@@ -215,7 +215,7 @@ def _anneal(  # type: ignore[no-untyped-def]
         if target == source:
             continue
         used += PROPOSAL
-        gain = alone[unit] + present[unit, target] - carried[unit]
+        gain = alone[unit] + present[unit, target] - all_costs[unit]
         # proposals of a smaller gain are rejected, at this temperature and with this draw
         least = 0.0
         if temperature > 0.0:
@@ -242,18 +242,20 @@ def _anneal(  # type: ignore[no-untyped-def]
                     break
             if other < 0:
                 continue
-            gain += alone[other] + present[other, source] - carried[other]
+            gain += alone[other] + present[other, source] - all_costs[other]
             if gain < least:  # the sum of both gains is an upper bound for the swap
                 continue
             gain -= _shared(unit, other, source, target, starts, nets, costs, counts)
             used += n_own + starts[other + 1] - starts[other]
         if gain < least:
             continue
-        used += _move_weighed(unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present)
+        used += _move_and_update(
+            unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present
+        )
         loads[level, source] -= weights[unit]
         loads[level, target] += weights[unit]
         if other >= 0:
-            used += _move_weighed(
+            used += _move_and_update(
                 other, target, source, starts, nets, offsets, pins, costs, owner, counts, alone, present
             )
             loads[level, target] -= weights[other]

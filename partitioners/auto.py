@@ -18,7 +18,7 @@ from partitioners.multilevel import hierarchy, refined_down
 from partitioners.nets import Nets, Owner, by_layers, cost, flat, limits, nets_of
 from partitioners.partition import Partition, communication_volume, partitioner
 from partitioners.random import random
-from partitioners.refinement import carried, feasible
+from partitioners.refinement import feasible, mean_unit_cost
 from partitioners.repair import repaired
 from partitioners.spatial import strips, tiles
 from partitioners.spectral import spectral
@@ -67,13 +67,14 @@ class Race:
 
     def run(self, searches: Sequence[Search], lookups: int) -> list[Outcome]:
         """The outcomes of searches, best first; each may use ``lookups`` and a few more for every entry of the nets."""
-        each, unit = lookups + EACH * len(self.nets.nets), carried(self.nets)
+        per_search, unit_cost = lookups + EACH * len(self.nets.nets), mean_unit_cost(self.nets)
 
         def one(search: Search) -> Outcome:
             start, heat, near, seed = search
             owner = improved(
-                self.nets, start, self.n_parts, self.allowed, lookups=each, hot=heat * unit, near=near, seed=seed
-            )
+                self.nets, start, self.n_parts, self.allowed,
+                lookups=per_search, hot=heat * unit_cost, near=near, seed=seed,
+            )  # fmt: skip
             return Outcome(cost(self.nets, owner, self.n_parts), search, owner)
 
         return sorted(self.pool.map(one, searches), key=_cost_of)

@@ -9,7 +9,7 @@ from partitioners.coarsening import companions, contracted
 from partitioners.graph import IntArray
 from partitioners.links import offsets_of
 from partitioners.nets import Nets, Owner, cost, loads
-from partitioners.refinement import carried
+from partitioners.refinement import mean_unit_cost
 from partitioners.repair import repaired
 
 SMALLEST = 80  # groups of a layer on which cuts are searched
@@ -47,8 +47,8 @@ def _cut(nets: Nets, units: IntArray, n_parts: int, first: int, allowed: IntArra
     sides = np.maximum(total[:, None] * fractions * slack[:, None], total[:, None] * fractions + heaviest[:, None] / 2)
     side = _halved(nets, np.minimum(sides, LIMIT).astype(np.int64), seed)
     for which, parts, start in ((0, half, first), (1, n_parts - half, first + half)):
-        mine = np.flatnonzero(side == which)
-        _cut(restricted(nets, mine), units[mine], parts, start, allowed, owner, seed + 1)
+        members = np.flatnonzero(side == which)
+        _cut(restricted(nets, members), units[members], parts, start, allowed, owner, seed + 1)
 
 
 def _halved(nets: Nets, sides: IntArray, seed: int) -> Owner:
@@ -75,7 +75,7 @@ def _halved(nets: Nets, sides: IntArray, seed: int) -> Owner:
 def _annealed(nets: Nets, owner: Owner, sides: IntArray, heat: float, seed: int) -> Owner:
     owner = repaired(nets, owner, 2, sides)
     lookups = FOR_UNIT * nets.n_units + EACH * len(nets.nets)
-    return improved(nets, owner, 2, sides, lookups=lookups, hot=heat * carried(nets), seed=seed)
+    return improved(nets, owner, 2, sides, lookups=lookups, hot=heat * mean_unit_cost(nets), seed=seed)
 
 
 def restricted(nets: Nets, units: IntArray) -> Nets:

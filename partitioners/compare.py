@@ -79,27 +79,27 @@ def compare(
     """
     known = {name: method(name) for name in methods}  # before anything is computed
     seed, batch = seed_of(seed), integer("batch", batch, 1)
-    for one in networks:
-        machine = None if rates is None else rates(one)
+    for network in networks:
+        machine = None if rates is None else rates(network)
         for n_parts in parts:
             for name, run in known.items():
                 start = time.perf_counter()
                 try:
-                    partition = run(one.graph, n_parts, seed=seed)
+                    partition = run(network.graph, n_parts, seed=seed)
                 except GraphError as error:
-                    yield Result(one.name, name, n_parts, seed, problem=str(error))
+                    yield Result(network.name, name, n_parts, seed, problem=str(error))
                     continue
                 seconds = time.perf_counter() - start
-                yield _result(one, name, partition, seed, batch, seconds, measured, machine)
+                yield _result(network, name, partition, seed, batch, seconds, measured, machine)
 
 
 def _result(
-    one: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None,
+    network: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None,
     machine: Rates | None,
 ) -> Result:  # fmt: skip
-    measures, sent = measure(one.graph, partition), traffic(one.graph, compact(partition))
+    measures, sent = measure(network.graph, partition), traffic(network.graph, compact(partition))
     return Result(
-        network=one.name,
+        network=network.name,
         method=name,
         n_parts=partition.n_parts,
         seed=seed,
@@ -108,11 +108,11 @@ def _result(
         messages=messages(sent),
         edge_cut=measures.edge_cut,
         imbalance=tuple(round(float(layer), 4) for layer in measures.imbalance),
-        feasible=feasible(one.graph, partition),
+        feasible=feasible(network.graph, partition),
         seconds=round(seconds, 3),
-        predicted_bytes=predicted_bytes(one.graph, partition, batch).total,
-        predicted_seconds=step_seconds(one.graph, partition, batch=batch, rates=machine),
-        measured={} if measured is None else dict(measured(one, partition)),
+        predicted_bytes=predicted_bytes(network.graph, partition, batch).total,
+        predicted_seconds=step_seconds(network.graph, partition, batch=batch, rates=machine),
+        measured={} if measured is None else dict(measured(network, partition)),
         empty_parts=tuple(empty_parts(partition).tolist()),
         partition=partition,
     )
@@ -124,31 +124,31 @@ COLUMNS = ("network", "parts", "method", "volume", "largest send", "messages", "
 
 def measured_names(results: Sequence[Result]) -> list[str]:
     """The names of measured numbers, in the order in which they came first."""
-    return list(dict.fromkeys(name for one in results for name in one.measured))
+    return list(dict.fromkeys(name for result in results for name in result.measured))
 
 
 def rows(results: Sequence[Result]) -> Iterator[list[str]]:
     """The cells of the table, a row for each result: those of COLUMNS and of measured numbers."""
     extra = measured_names(results)
-    for one in results:
-        start = [one.network, str(one.n_parts), one.method]
-        if one.problem is not None:
+    for result in results:
+        start = [result.network, str(result.n_parts), result.method]
+        if result.problem is not None:
             yield [*start, *["-"] * (len(COLUMNS) - 3 + len(extra))]
             continue
-        worst = max(one.imbalance, default=0.0)
-        cells = [f"{one.volume}", f"{one.largest_send}", f"{one.messages}", f"{one.edge_cut}", f"{100 * worst:.1f} %",
-                 "yes" if one.feasible else "no", f"{one.seconds:.2f}", f"{one.predicted_bytes}",
-                 f"{1e3 * one.predicted_seconds:.3f}"]  # fmt: skip
-        yield [*start, *cells, *(f"{one.measured[name]:g}" if name in one.measured else "" for name in extra)]
+        worst = max(result.imbalance, default=0.0)
+        cells = [f"{result.volume}", f"{result.largest_send}", f"{result.messages}", f"{result.edge_cut}",
+                 f"{100 * worst:.1f} %", "yes" if result.feasible else "no", f"{result.seconds:.2f}",
+                 f"{result.predicted_bytes}", f"{1e3 * result.predicted_seconds:.3f}"]  # fmt: skip
+        yield [*start, *cells, *(f"{result.measured[name]:g}" if name in result.measured else "" for name in extra)]
 
 
 def problems(results: Sequence[Result]) -> list[str]:
     """Why methods failed, and where there are more parts than units, each once."""
-    failed = [f"{one.method}, {one.network}: {one.problem}" for one in results if one.problem]
+    failed = [f"{result.method}, {result.network}: {result.problem}" for result in results if result.problem]
     idle = [
-        f"{one.network}, {one.n_parts} parts, {one.method}: {max(one.empty_parts)} parts own no unit of layer "
-        f"{int(np.argmax(one.empty_parts))}"
-        for one in results if any(one.empty_parts)
+        f"{result.network}, {result.n_parts} parts, {result.method}: {max(result.empty_parts)} parts own no unit of "
+        f"layer {int(np.argmax(result.empty_parts))}"
+        for result in results if any(result.empty_parts)
     ]  # fmt: skip
     return list(dict.fromkeys([*failed, *idle]))
 
@@ -159,18 +159,18 @@ def table(results: Sequence[Result]) -> Table:
     for i, name in enumerate([*COLUMNS, *measured_names(results)]):
         output.add_column(Text(name), justify="left" if i in (0, 2) else "right", overflow="fold")
     last: tuple[str, int] | None = None
-    for one, cells in zip(results, rows(results), strict=True):
-        section = (one.network, one.n_parts)
+    for result, cells in zip(results, rows(results), strict=True):
+        section = (result.network, result.n_parts)
         if last not in (None, section):
             output.add_section()
         output.add_row(*map(Text, cells))
         last = section
     caption = "\n".join(problems(results))
-    output.caption = Text(caption) if caption else None  # brackets are no markup
+    output.caption = Text(caption) if caption else None  # a Text: brackets are not markup
     output.caption_justify = "left"
     return output
 
 
 def write_json(path: str | os.PathLike[str], results: Sequence[Result]) -> None:
     """All results as a list of objects.  Raises GraphError where it cannot be written."""
-    write_text(path, json.dumps([one.as_json() for one in results], indent=1) + "\n")
+    write_text(path, json.dumps([result.as_json() for result in results], indent=1) + "\n")

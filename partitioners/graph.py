@@ -43,7 +43,7 @@ class UnitGraph:
     layers: tuple[int, ...]  # units of every layer, the visible one first
     links: tuple[Links, ...]  # links[l] connects layer l with layer l + 1
     weights: IntArray  # (n_units,) layer after layer, none negative, their sum in 64 bits
-    coordinates: tuple[FloatArray, ...] | None = None  # of each layer (n_units, 2): row and column
+    coordinates: tuple[FloatArray, ...] | None = None  # for each layer (n_units, 2): row and column
 
     def __post_init__(self) -> None:
         layers, links = sizes_of(self.layers), tuple(listed("links", self.links, "a list, with those of each RBM"))

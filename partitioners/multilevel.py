@@ -17,7 +17,7 @@ from partitioners.coarsening import companions, contracted, packed
 from partitioners.graph import IntArray, UnitGraph
 from partitioners.nets import Nets, Owner, by_layers, cost, limits, nets_of
 from partitioners.partition import Partition, partitioner
-from partitioners.refinement import carried
+from partitioners.refinement import mean_unit_cost
 from partitioners.repair import repaired
 
 SMALLEST = 24  # groups for a part and layer, on the coarsest level
@@ -85,6 +85,5 @@ def _searched(nets: Nets, n_parts: int, allowed: IntArray, seed: int) -> Owner:
 
 
 def _annealed(nets: Nets, owner: Owner, n_parts: int, allowed: IntArray, heat: float, seed: int) -> Owner:
-    return improved(
-        nets, owner, n_parts, allowed, lookups=LOOKUPS + EACH * len(nets.nets), hot=heat * carried(nets), seed=seed
-    )
+    lookups = LOOKUPS + EACH * len(nets.nets)
+    return improved(nets, owner, n_parts, allowed, lookups=lookups, hot=heat * mean_unit_cost(nets), seed=seed)

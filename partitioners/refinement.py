@@ -36,7 +36,7 @@ def refined(graph: UnitGraph, start: Partition, *, seed: int) -> Partition:
     allowed, nets = limits(graph, start.n_parts), nets_of(graph)
     owner = repaired(nets, flat(start), start.n_parts, allowed)
     lookups = LOOKUPS + EACH * len(nets.nets)
-    owner = improved(nets, owner, start.n_parts, allowed, lookups=lookups, hot=HEAT * carried(nets), seed=seed)
+    owner = improved(nets, owner, start.n_parts, allowed, lookups=lookups, hot=HEAT * mean_unit_cost(nets), seed=seed)
     return by_layers(owner, graph, start.n_parts)
 
 
@@ -57,7 +57,7 @@ def then_refined(method: Method) -> Method:
     return both
 
 
-def carried(nets: Nets) -> float:
+def mean_unit_cost(nets: Nets) -> float:
     """The mean number of states that the nets of a unit carry."""
     if not len(nets.nets):
         return 0.0

@@ -38,17 +38,18 @@ def step_seconds(graph: UnitGraph, partition: Partition, *, batch: int = 256, ra
     receiving takes longest (a latency-bandwidth model: Hockney 1994).  Raises GraphError where the partition does not
     fit the graph, and for batches without samples.
     """
-    each = Rates() if rates is None else rates
+    rates = Rates() if rates is None else rates
     batch, partition = integer("batch", batch, 1), compact(check(graph, partition))
     sent = traffic(graph, partition)
     seconds = 0.0
     for link, lower, upper in zip(graph.links, partition.owners[:-1], partition.owners[1:], strict=True):
         work = _connections(link, lower, upper, partition.n_parts)
-        seconds += each.connection * batch * float(work.max(initial=0.0))
-    for directions, planes in ((sent.up, each.up_planes), (sent.down, each.down_planes)):
-        unit = each.byte * WORD * -(-batch // 64) * planes
+        seconds += rates.connection * batch * float(work.max(initial=0.0))
+    for directions, planes in ((sent.up, rates.up_planes), (sent.down, rates.down_planes)):
+        seconds_a_unit = rates.byte * WORD * -(-batch // 64) * planes
         for matrix in directions:
-            seconds += float((unit * matrix.sum(axis=0) + each.message * (matrix > 0).sum(axis=0)).max(initial=0.0))
+            received = seconds_a_unit * matrix.sum(axis=0) + rates.message * (matrix > 0).sum(axis=0)  # by each part
+            seconds += float(received.max(initial=0.0))
     return seconds
 
 

@@ -255,7 +255,7 @@ class Session:
         return ""
 
     def _other_connections(self, path: Path, spec: NetworkSpec) -> str:
-        """Whether a mask that is asked for by name is not the checkpoint's.  Collective."""
+        """How a mask that is asked for by name differs from the checkpoint's; empty where it does not.  Collective."""
         asked = self.settings.asked.get("network", {}).get("connections")
         if asked is None or MASK not in asked:
             return ""

@@ -1,5 +1,6 @@
-"""Whether the output goes to a terminal: a rank prints through ``mpirun``, so its own stdout does not tell.
+"""Output for people: a console for stdout, and lines on stderr.
 
+A rank prints through ``mpirun``, so its own stdout does not show whether the output goes to a terminal.
 Open MPI gives its ranks pseudo-terminals even where its own output goes to a file, and MPICH gives them pipes even
 where its own output goes to a terminal.  So the launcher's output is what counts.
 """
@@ -61,7 +62,7 @@ def _width_of_launcher() -> int | None:
 
 
 def speak(comm: MPI.Comm) -> Say:
-    """Prints a line to standard error, once."""
+    """A function that prints a line to standard error, on the first rank only."""
 
     def say(text: str) -> None:
         if comm.rank == 0:
