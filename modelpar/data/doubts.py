@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.dataset import Dataset, Split
+from modelpar.data.dataset import Dataset, Split, Table
 from modelpar.errors import DataError, warn
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ HALF_OF_BYTES = 128  # bytes that are all below, or just there, were hardly grey
 FAINT = 0.1  # part of 1.0 that other values should come up to
 ENOUGH = 10  # samples of whose spread something can be said
 OTHER_SPREAD, OTHER_MEAN = 10.0, 5.0  # times that of the training samples; their deviations between the means
+
+_TOLD: WeakKeyDictionary[Table, set[tuple[str, int]]] = WeakKeyDictionary()  # texts, and handles of communicators
+
+
+def _once(table: Table, comm: MPI.Comm | None, text: str) -> None:
+    """Warn, unless the same has been said of these data before: what is pre-trained on them is fine-tuned as well."""
+    told, this = _TOLD.setdefault(table, set()), (text, 0 if comm is None else comm.handle)
+    if this not in told:
+        warn(comm, text)
+        told.add(this)  # not where a filter makes it an error: that is raised again
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,10 @@ def _check_alike(dataset: Dataset, visible: str, level: float | None, seen: _See
         told = f"all {n} training samples of {name} have the same {what}"
         if visible == "gaussian":
             raise DataError(f"{told}, which standardised are 0 everywhere; give samples that differ")
-        warn(comm, f"{told}: there is one pattern to learn; look at how it was saved")
+        _once(dataset.train.table, comm, f"{told}: there is one pattern to learn; look at how it was saved")
     elif visible == "gaussian" and seen.n_constant:
-        warn(
+        _once(
+            dataset.train.table,
             comm,
             f"{seen.n_constant} of the {seen.n_units} units of {name} never vary in the {n} training samples, and are "
             "0 standardised; look at how these were saved where they should vary",
@@ -112,7 +124,8 @@ def check_fills_range(dataset: Dataset, low: float, high: float, comm: MPI.Comm 
     if dataset.scale_given or not 0 < high <= faint:
         return
     mend = f"use --scale {high:g}, or divide" if dataset.has_options else "divide"
-    warn(
+    _once(
+        dataset.train.table,
         comm,
         f"{dataset.train.table.name} holds values from {low:g} to {high:g}, but {dataset.scale:g} means 1.0, so they "
         f"are at most {high / dataset.scale:.2g} to the visible units; where {high:g} should mean 1.0, {mend} the "
@@ -148,9 +161,14 @@ def check_same_scale(
     about = f"are the {which} samples of {split.table.name} in the unit of the training samples? Their values"
     mend = "save both in one unit"
     if spread > OTHER_SPREAD * wanted or spread * OTHER_SPREAD < wanted:
-        warn(comm, f"{about} deviate by {spread / n:.3g} from their means, the others by {wanted / n:.3g}; {mend}")
+        _once(
+            split.table,
+            comm,
+            f"{about} deviate by {spread / n:.3g} from their means, the others by {wanted / n:.3g}; {mend}",
+        )
     elif n_apart > n / 2:
-        warn(
+        _once(
+            split.table,
             comm,
             f"{about} have means more than {OTHER_MEAN:g} deviations away from the others' in {n_apart / n:.0%} of the "
             f"units; {mend}",
@@ -166,7 +184,8 @@ def check_classes(dataset: Dataset, n_classes: int, comm: MPI.Comm | None = None
     there, absent = np.flatnonzero(counts), np.flatnonzero(counts == 0)
     name, renumber = dataset.name, "number the classes from 0 on, as np.unique(labels, return_inverse=True)[1] does"
     if len(there) == 1:
-        warn(
+        _once(
+            dataset.train.table,
             comm,
             f"all {len(labels)} training labels of {name} are {there[0]}, so there is nothing to tell apart; give "
             "samples of other classes too, or train without labels",
@@ -180,7 +199,11 @@ def check_classes(dataset: Dataset, n_classes: int, comm: MPI.Comm | None = None
         told = ", ".join(
             [f"{len(absent)} of the {n_classes} classes have no training sample ({_some(absent)})", *unseen]
         )
-        warn(comm, f"the training labels of {name} go from {there[0]} to {there[-1]}, and {told}; {renumber}")
+        _once(
+            dataset.train.table,
+            comm,
+            f"the training labels of {name} go from {there[0]} to {there[-1]}, and {told}; {renumber}",
+        )
 
 
 def _some(classes: IntArray) -> str:

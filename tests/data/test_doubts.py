@@ -310,3 +310,21 @@ def test_what_is_shown_has_the_unit_of_the_data(tmp_path: Path, capfd: pytest.Ca
             assert abs(shown.mean() - values.mean()) < spread
             assert (visible == "gaussian") or (shown.min() >= 0 and shown.max() <= highest)
         capfd.readouterr()
+
+
+def test_what_is_said_before_pre_training_is_not_said_again_before_fine_tuning() -> None:
+    with Grid(MPI.COMM_SELF) as grid, warnings.catch_warnings(record=True) as told:
+        for _ in range(2):  # other data, opened anew, are spoken of anew
+            data = open_dataset(GREY // 16, LABELS * 2, comm=MPI.COMM_SELF)
+            network = DeepBeliefNetwork(NetworkSpec((12, 4), classes=5), grid)
+            warnings.simplefilter("error", ModelparWarning)
+            for _ in range(2):
+                with pytest.raises(ModelparWarning, match="255 means 1"):
+                    next(pretrain(network, data, TrainingSpec(epochs=1)))
+            warnings.simplefilter("always", ModelparWarning)
+            list(pretrain(network, data, TrainingSpec(epochs=1)))
+            list(fine_tune(network, data, FineTuneSpec(epochs=1)))
+            evaluate(network, data, data.train)
+    texts = [str(warning.message) for warning in told]
+    assert sum("255 means 1.0" in text for text in texts) == 2
+    assert sum("classes have no training sample" in text for text in texts) == 2

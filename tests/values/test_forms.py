@@ -209,6 +209,7 @@ def test_labels_in_every_form(tmp_path: Path, y: Any) -> None:
     assert np.array_equal(read_labels(tmp_path / "y.npy", N), Y)
 
 
+@pytest.mark.filterwarnings("ignore:the network answers class:modelpar.errors.ModelparWarning")  # after one epoch
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, bool])
 def test_a_test_set_and_a_model_are_the_same_as_from_files(tmp_path: Path, dtype: Any) -> None:
     """Two arrays in odd forms, trained and fine-tuned on: bit for bit the model that their files make."""
