@@ -256,7 +256,7 @@ def diff(comm: MPI.Comm, run_a: str, run_b: str, as_json: bool) -> None:
 @JSON
 @click.pass_obj
 def info(comm: MPI.Comm, config: str | None, as_json: bool, **values: Any) -> None:
-    """Versions, MPI, BLAS, instruction set, ranks and threads, and what does not fit together."""
+    """Versions, MPI, BLAS, instruction set, ranks, threads, environment variables, and what does not fit together."""
     settings = configuration.gather(comm, given(values), config)
     from modelpar.cli.info import given_environment
 

@@ -1,4 +1,4 @@
-"""``modelpar info``: what a run on this machine would stand on, and what does not fit together."""
+"""``modelpar info``: the software, processors and settings of a run on this machine, and what does not fit together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ import modelpar
 from modelpar.bench.kernels import calibration
 from modelpar.cli.progress import size_text, summary_table
 from modelpar.cli.terminal import make_console
-from modelpar.comm.cores import VARIABLES, Placement, is_settled, placement, users_choice
+from modelpar.comm import cores
+from modelpar.comm.cores import VARIABLES, Placement
 from modelpar.comm.memory import available_bytes
 from modelpar.kernels import threads
 from modelpar.kernels.products import dispatch
@@ -35,31 +36,49 @@ FEATURES = (
 AVX512_CORES = ("skylakex", "cooperlake", "sapphirerapids")  # OpenBLAS's core types with AVX-512 kernels
 AVX2_CORES = ("haswell", "zen", *AVX512_CORES)
 
+# Every environment variable that modelpar or partitioners read, themselves or by the libraries whose behaviour matters.
+ENVIRONMENT = (
+    "MODELPAR_DATA", "MODELPAR_KERNELS", "MODELPAR_NO_CACHE",
+    "HOME", "XDG_CACHE_HOME", "TMPDIR", "TEMP", "TMP",  # caches
+    "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
+    *VARIABLES, "OPENBLAS_CORETYPE", "OPENBLAS_THREAD_TIMEOUT",
+    # of the launcher: the number of this rank, ranks of the node, whether a lost rank is tolerated, its own socket
+    "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID",
+    "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE", "OMPI_MCA_mpi_ft_enable", "PMI_FD",
+    # handed to the peers of bench cd1, or taken away from them
+    "PYTHONPATH", "GLOO_SOCKET_IFNAME", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME",
+)  # fmt: skip
 
-def show(comm: MPI.Comm, place: Placement, environment: dict[str, str], *, as_json: bool) -> None:
+
+def show(comm: MPI.Comm, placement: Placement, environment: dict[str, str], *, as_json: bool) -> None:
     """Print everything.  Collective."""
-    found = collect(comm, place, environment)
+    facts = collect(comm, placement, environment)
     if as_json:
-        print(json.dumps(found, indent=1), flush=True)
+        print(json.dumps(facts, indent=1), flush=True)
         return
-    shown = {name.replace("_", " "): _text(value) for name, value in found.items() if name != "warnings"}
-    shown["calibration"] = _rates(found["calibration"])
+    shown = {name.replace("_", " "): _shown(value) for name, value in facts.items() if name != "warnings"}
+    shown["calibration"] = _rates(facts["calibration"])
+    shown["environment"] = _variables(facts["environment"])
     console = make_console()
-    console.print(summary_table(shown, f"modelpar {found['modelpar']}"))
-    for warning in found["warnings"]:
+    console.print(summary_table(shown, f"modelpar {facts['modelpar']}"))
+    for warning in facts["warnings"]:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
-def collect(comm: MPI.Comm, place: Placement, environment: dict[str, str]) -> dict[str, Any]:
-    """What ``info --json`` prints.  Collective.
+def collect(
+    comm: MPI.Comm, placement: Placement, environment: dict[str, str], *, threads_ignored: bool = True
+) -> dict[str, Any]:
+    """The facts that ``info --json`` prints.  Collective.
 
-    environment   that of the process before the threads were set in it
+    environment       variables of the process, as they were before the threads were set in it
+    threads_ignored   whether those that set numbers of threads have no effect, of which the warnings then tell
     """
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     firsts = comm.allgather(node.bcast(comm.rank))
     node.Free()
     features = instruction_set()
     libraries = blas()
+    acting = {name: value for name, value in environment.items() if threads_ignored or name not in VARIABLES}
     return {
         "modelpar": modelpar.__version__,
         "python": platform.python_version(),
@@ -75,28 +94,29 @@ def collect(comm: MPI.Comm, place: Placement, environment: dict[str, str]) -> di
         "kernels": list(dispatch.available()),
         "calibration": calibration(),
         "blas": libraries,
-        "cores": place.cores,
-        "cores_of_this_rank": place.own_cores,
+        "cores": placement.cores,
+        "cores_of_this_rank": placement.own_cores,
         "ranks": comm.size,
         "nodes": len(set(firsts)),
         "ranks_per_node": [firsts.count(first) for first in sorted(set(firsts))],
-        "threads_per_rank": place.threads,
+        "threads_per_rank": placement.threads,
         "memory_available": available_bytes(),
         "numba_cache": numba_cache(),
-        "warnings": warnings(place, libraries, features, environment),
+        "environment": {name: environment.get(name) for name in ENVIRONMENT},
+        "warnings": warnings(placement, libraries, features, acting),
     }
 
 
 def info(comm: MPI.Comm | None = None) -> dict[str, Any]:
-    """Versions, MPI, BLAS, instruction set, kernels, cores and threads, and what does not fit together: as
+    """Versions, MPI, BLAS, kernels, cores, threads, environment variables, and what does not fit together: as
     ``modelpar info --json`` prints them.  Collective over ``comm``; None: this rank alone.
 
     ``threads_per_rank`` is the number that this rank uses, or that the first :class:`modelpar.Grid` would choose.
     """
-    place = placement(MPI.COMM_SELF if comm is None else comm, None)
-    chosen = threads.get_threads() if is_settled() else users_choice() or place.threads
-    kept = {name: value for name, value in given_environment().items() if name not in VARIABLES}  # those are respected
-    return collect(MPI.COMM_SELF if comm is None else comm, replace(place, threads=chosen), kept)
+    comm = MPI.COMM_SELF if comm is None else comm
+    placement = cores.placement(comm, None)
+    chosen = threads.get_threads() if cores.is_settled() else cores.users_choice() or placement.threads
+    return collect(comm, replace(placement, threads=chosen), given_environment(), threads_ignored=False)
 
 
 def mpi_library() -> str:
@@ -106,11 +126,11 @@ def mpi_library() -> str:
 
 def blas() -> list[dict[str, Any]]:
     """The BLAS libraries that are loaded, and how many threads each has."""
-    found = []
+    libraries = []
     for library in ThreadpoolController().info():
         if library["user_api"] == "blas":
             owner = Path(library["filepath"]).parent.name.removesuffix(".libs")
-            found.append(
+            libraries.append(
                 {
                     "of": owner if owner in ("numpy", "scipy") else str(library["filepath"]),
                     "library": library["internal_api"],
@@ -119,11 +139,11 @@ def blas() -> list[dict[str, Any]]:
                     "threads": library["num_threads"],
                 }
             )
-    return found
+    return libraries
 
 
 def instruction_set() -> list[str]:
-    """What this processor can do, of what matters here."""
+    """The extensions of this processor that speed depends on."""
     features = llvmlite.binding.get_host_cpu_features()
     return [name for name in FEATURES if features.get(name)]
 
@@ -133,27 +153,26 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0] if named else platform.processor() or 'unknown'} ({llvmlite.binding.get_host_cpu_name()})"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or 'unknown'} ({llvmlite.binding.get_host_cpu_name()})"
 
 
 def numba_cache() -> str:
-    """Where compiled kernels are kept."""
-    place = compilation.folder()
-    return "nowhere: each process compiles for itself" if place is None else str(place)
+    """The folder of compiled kernels, for people."""
+    folder = compilation.folder()
+    return "nowhere: each process compiles for itself" if folder is None else str(folder)
 
 
 def given_environment() -> dict[str, str]:
-    """The variables that the user's environment sets, of those that matter."""
-    names = (*VARIABLES, "OPENBLAS_CORETYPE", "NUMBA_DISABLE_JIT", "NUMBA_CACHE_DIR")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    """The variables of ``ENVIRONMENT`` that are set, with their values."""
+    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
 
 
 def warnings(
-    place: Placement, libraries: list[dict[str, Any]], features: list[str], environment: dict[str, str]
+    placement: Placement, libraries: list[dict[str, Any]], features: list[str], environment: dict[str, str]
 ) -> list[str]:
-    """What does not fit together, one line each."""
-    found = []
+    """One line for each thing that does not fit together."""
+    lines = []
     forced = environment.get("OPENBLAS_CORETYPE")
     why = f" because OPENBLAS_CORETYPE={forced}" if forced else ""
     for library in libraries:
@@ -161,48 +180,55 @@ def warnings(
         if library["library"] != "openblas":
             continue
         if "avx512vl" in features and core not in AVX512_CORES:
-            found.append(f"{name}{why}, but this processor has AVX-512: products take up to twice as long; unset it")
+            lines.append(f"{name}{why}, but this processor has AVX-512: products take up to twice as long; unset it")
         elif "avx2" in features and core not in AVX2_CORES:
-            found.append(f"{name}{why}, but this processor has AVX2: products take longer than they need")
-    if place.threads * place.ranks > place.cores:
-        found.append(
-            f"{place.ranks} rank(s) x {place.threads} thread(s) on a node of {place.cores} core(s): they take turns; "
-            "use fewer ranks or --threads"
+            lines.append(f"{name}{why}, but this processor has AVX2: products take longer than they need")
+    if placement.threads * placement.ranks > placement.cores:
+        lines.append(
+            f"{placement.ranks} rank(s) x {placement.threads} thread(s) on a node of {placement.cores} core(s): they "
+            "take turns; use fewer ranks or --threads"
         )
-    if place.own_cores < min(place.threads, place.cores // place.ranks):
-        found.append(
-            f"this rank is bound to {place.own_cores} core(s), but has {place.threads} threads; with Open MPI use "
-            "mpirun --bind-to none"
+    if placement.own_cores < min(placement.threads, placement.cores // placement.ranks):
+        lines.append(
+            f"this rank is bound to {placement.own_cores} core(s), but has {placement.threads} threads; with Open MPI "
+            "use mpirun --bind-to none"
         )
-    elif place.own_cores < place.cores // place.ranks:
-        found.append(
-            f"this rank is bound to {place.own_cores} of its {place.cores // place.ranks} cores; with Open MPI use "
-            "mpirun --bind-to none"
+    elif placement.own_cores < placement.cores // placement.ranks:
+        lines.append(
+            f"this rank is bound to {placement.own_cores} of its {placement.cores // placement.ranks} cores; with Open "
+            "MPI use mpirun --bind-to none"
         )
     many = [library["of"] for library in libraries if library["threads"] > 1]
     if len(many) > 1:
-        found.append(f"{' and '.join(many)} each bring a BLAS with several threads: the idle pool slows the other down")
+        lines.append(f"{' and '.join(many)} each bring a BLAS with several threads: the idle pool slows the other down")
     ignored = [f"{name}={environment[name]}" for name in VARIABLES if name in environment]
     if ignored:
-        found.append(f"{', '.join(ignored)} in the environment is not used: give --threads")
+        lines.append(f"{', '.join(ignored)} in the environment is not used: give --threads")
     if environment.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        found.append("NUMBA_DISABLE_JIT is set: the kernels are not compiled, and very slow")
-    return found
+        lines.append("NUMBA_DISABLE_JIT is set: the kernels are not compiled, and very slow")
+    return lines
 
 
-def _text(value: Any) -> str:
+def _shown(value: Any) -> str | list[str]:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         line = "{of}: {library} {version}, kernels for {core_type}, {threads} thread(s)"
-        return "\n".join(line.format(**item) for item in value)
+        return [line.format(**item) for item in value]
     if isinstance(value, list):
         return " ".join(map(str, value))
     return size_text(value) if isinstance(value, int) and value > 1 << 20 else str(value)
 
 
-def _rates(found: dict[str, Any] | None) -> str:
+def _variables(environment: dict[str, str | None]) -> list[str]:
+    """Those that are set, a line each, then the others."""
+    lines = [f"{name}={value}" for name, value in environment.items() if value is not None]
+    unset = [name for name, value in environment.items() if value is None]
+    return [*lines, f"not set: {', '.join(unset)}"]
+
+
+def _rates(calibration: dict[str, Any] | None) -> str | list[str]:
     """The rates by which kernels are chosen, for people."""
-    if found is None:
+    if calibration is None:
         return "none yet: training measures it when it begins, and so does modelpar bench kernels --calibrate"
     line = "{}: {:.4g} ns a weight, {:.4g} ns a weight and sample"
-    rates = [line.format(name, rate["weight"], rate["sample"]) for name, rate in found["rates"].items()]
-    return "\n".join([f"{found['file']}, of {found['threads']} thread(s)", *rates])
+    rates = [line.format(name, rate["weight"], rate["sample"]) for name, rate in calibration["rates"].items()]
+    return [f"{calibration['file']}, of {calibration['threads']} thread(s)", *rates]

@@ -110,10 +110,12 @@ def describe(measures: dict[str, float]) -> str:
 
 
 def summary_table(summary: Mapping[str, object], title: str) -> Table:
-    """What a run came to, for people."""
+    """Names and values, for people; a list is shown with a line for each of its elements."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in summary.items():
-        table.add_row(name, Text(in_one_line(str(value))))  # names of files may have brackets, which are no markup
+        lines = value if isinstance(value, list) else [value]
+        # Text, since names of files may have brackets, which are not markup
+        table.add_row(name, Text("\n".join(in_one_line(str(line)) for line in lines)))
     return table
 
 

@@ -1,4 +1,4 @@
-"""What a run came to: ``summary.json``, and the same for people."""
+"""The result of a run: ``summary.json``, and the same for people."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def staleness_of(network: DeepBeliefNetwork) -> dict[str, int]:
 
 
 def peak_rss() -> int:
-    """The most memory that this process has held, in bytes."""
+    """The most memory that this process has used, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
@@ -108,10 +108,10 @@ def for_people(summary: Mapping[str, Any]) -> dict[str, object]:
     )
     shown["samples/s"] = f"{summary['samples_per_second']:,.0f}"
     for axis, verbs in summary["bytes"].items():
-        told = ", ".join(
+        sizes = ", ".join(
             f"{verb} {size_text(n)} of {kind}" for verb, kinds in verbs.items() for kind, n in kinds.items()
         )
-        shown[f"bytes on the {axis} axis"] = told or "none"
+        shown[f"bytes on the {axis} axis"] = sizes or "none"
     if summary["staleness"]:
         utf = (sys.stdout.encoding or "").lower().startswith("utf")
         shown["staleness of pushes"] = histogram(summary["staleness"], sign="█" if utf else "#")
@@ -120,16 +120,16 @@ def for_people(summary: Mapping[str, Any]) -> dict[str, object]:
     return shown
 
 
-BAR = 30  # characters of the longest bar
-ROWS = 12  # of a histogram: larger values are put together in the last
+BAR_LENGTH = 30  # characters of the longest bar
+BARS = 12  # of a histogram: the last one counts all larger values
 
 
-def histogram(counts: Mapping[str, int], *, sign: str = "█") -> str:
-    """Lines of ``value  share  bar``.   counts: by whole numbers, as JSON has them"""
+def histogram(counts: Mapping[str, int], *, sign: str = "█") -> list[str]:
+    """Lines of ``value  fraction  bar``.   counts: by integers, written as text, as in JSON"""
     by_value = sorted((int(value), n) for value, n in counts.items())
-    kept, rest = by_value[: ROWS - 1], by_value[ROWS - 1 :]
-    rows = [(str(value), n) for value, n in kept]
+    kept, rest = by_value[: BARS - 1], by_value[BARS - 1 :]
+    bars = [(str(value), n) for value, n in kept]
     if rest:
-        rows.append((f"{rest[0][0]}+", sum(n for _, n in rest)))
-    total, most, width = sum(n for _, n in rows), max(n for _, n in rows), max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:>{width}}  {n / total:6.1%}  {sign * round(BAR * n / most)}" for name, n in rows)
+        bars.append((f"{rest[0][0]}+", sum(n for _, n in rest)))
+    total, most, width = sum(n for _, n in bars), max(n for _, n in bars), max(len(name) for name, _ in bars)
+    return [f"{name:>{width}}  {n / total:6.1%}  {sign * round(BAR_LENGTH * n / most)}" for name, n in bars]
