@@ -1,8 +1,8 @@
-"""Random draws that belong to units and samples, not to ranks: the same bits at every grid.
+"""Random draws that depend on unit and sample, not on the rank: the same bits at every grid.
 
 Philox4x32-10 (:mod:`modelpar.kernels.sampling.philox`) with key = the two 32-bit halves of the seed and counter =
 ``(low32(sample // 4), high32(sample // 4), unit id, layer << 24 | purpose << 16 | repeat)``; the draw of ``sample`` is
-output word ``sample % 4``.  A draw depends on these values alone, so there is no generator state to share or to save.
+output word ``sample % 4``.  A draw depends on these values alone, so no generator state has to be shared or saved.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Purpose", "Stream", "permutation", "sample_bernoulli", "sample_gauss
 FloatArray = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
-GRAIN = 1 << 15  # draws for which one more thread is worth waking: about 30 us of work
+GRAIN = 1 << 15  # draws that are worth another thread: about 30 us of work
 
 
 def uniform(stream: Stream, unit_ids: IntArray, samples: int | IntArray, out: FloatArray) -> None:
@@ -63,8 +63,8 @@ def sample_gaussian(
 ) -> None:
     """Fill ``out`` (units, batch) with ``mean`` (units, batch) plus a standard normal draw (Box and Muller 1958).
 
-    ``mean`` may be ``out`` itself.  Logarithm, cosine and sine are our own
-    (:mod:`modelpar.kernels.sampling.elementary`), so a draw is the same bits on every machine.
+    ``mean`` may be ``out`` itself.  Logarithm, cosine and sine are those of
+    :mod:`modelpar.kernels.sampling.elementary`, so a draw has the same bits on every machine.
     """
     _check_same_shape(mean, out)
     first, ids = philox.kernel_samples(samples, out.shape[1])
@@ -89,7 +89,7 @@ def permutation(seed: int, epoch: int, n: int) -> IntArray:
 
     Raises ValueError where epoch or n do not fit in 32 bits.
     """
-    seed, epoch, n = operator.index(seed), operator.index(epoch), operator.index(n)  # NumPy's do not reach 64 bits
+    seed, epoch, n = operator.index(seed), operator.index(epoch), operator.index(n)  # NumPy's integers may be too short
     if not 0 <= epoch < 1 << 32 or not 0 <= n < 1 << 32:
         raise ValueError(f"a permutation was asked for epoch {epoch} and {n} items, but both must be 0 to {2**32 - 1}")
     keys = np.empty(n, np.uint64)

@@ -3,7 +3,7 @@
 Everything that a user can get wrong ends in a :class:`ModelparError` whose text is one line: what came, what was
 needed, how to mend it.  The command line prints it once and exits with status 2 on every rank.
 
-What may be meant, but most often is not, is a :class:`ModelparWarning` of the same form: :func:`warn`.
+What is probably a mistake, but may be intended, is a :class:`ModelparWarning` of the same form: :func:`warn`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ModelparError(Exception):
 
 
 class SpecError(ModelparError):
-    """An option, or a combination of options, that cannot be."""
+    """An option, or a combination of options, that is not possible."""
 
 
 class GridError(ModelparError):
@@ -55,7 +55,7 @@ class DisagreementError(ModelparError, ValueError):
 
 
 class Call(NamedTuple):
-    """What a rank tells the others where it begins a collective call (:func:`modelpar.collective.agreement.agree`)."""
+    """A message to the other ranks at the start of a collective call (:func:`modelpar.collective.agreement.agree`)."""
 
     name: str
     digest: bytes  # of what must be the same on all ranks
@@ -63,14 +63,14 @@ class Call(NamedTuple):
 
 
 class ModelparWarning(UserWarning):
-    """What makes a result worth little, though it can be meant; the message is one line."""
+    """A setting that makes a result worth little, but may be intended; the message is one line."""
 
 
 def warn(comm: MPI.Comm | None, message: str) -> None:
-    """A ModelparWarning about the line outside of modelpar that led here, shown by the first rank of ``comm``.
+    """Issue a ModelparWarning for the calling line outside of modelpar, shown by the first rank of ``comm``.
 
     All ranks must come with the same message: where a filter makes it an error, it is raised on all of them.
-    Without a communicator this rank speaks for itself.
+    Without a communicator this rank shows it.
     """
     depth, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
@@ -79,7 +79,7 @@ def warn(comm: MPI.Comm | None, message: str) -> None:
         warnings.warn(message, ModelparWarning, stacklevel=depth)
         return
     with warnings.catch_warnings():
-        warnings.showwarning = lambda *told, **more: None
+        warnings.showwarning = lambda *args, **keywords: None
         warnings.warn(message, ModelparWarning, stacklevel=depth)
 
 
@@ -87,21 +87,21 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     """Raise on every rank of ``comm`` if any rank brings an error.  Collective.
 
     All ranks raise the same: an error of the class and with the message of the lowest rank that brings one, so that
-    ``except DataError`` is a decision that they take alike.  An error of the operating system becomes a ModelparError.
-    A lone exception would be a hang elsewhere.
+    all of them enter the same ``except`` clause.  An error of the operating system becomes a ModelparError.  An
+    exception on one rank alone would leave the others waiting.
     """
-    mine = None
+    own = None
     if error is not None:
         plain = isinstance(error, ModelparError | ValueError | TypeError) and len(error.args) == 1
-        mine = (type(error) if plain else ModelparError, _one_line(error))
-    for rank, told in enumerate(comm.allgather(mine)):
-        if isinstance(told, Call):
+        own = (type(error) if plain else ModelparError, _one_line(error))
+    for rank, other in enumerate(comm.allgather(own)):
+        if isinstance(other, Call):
             raise DisagreementError(
-                f"rank {rank} makes another call, {told.name}, than rank {comm.rank}; every rank must make the same "
+                f"rank {rank} makes another call, {other.name}, than rank {comm.rank}; every rank must make the same "
                 "calls in the same order"
             )
-        if told is not None:
-            kind, message = told
+        if other is not None:
+            kind, message = other
             raise kind(message) from error
 
 

@@ -1,4 +1,4 @@
-"""What ``--connections`` says of each RBM: a word for a pattern of connections, and its numbers."""
+"""The patterns of connections that ``--connections`` names for each RBM, with their numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modelpar.errors import SpecError
 
 DENSE = "dense"
 PRUNED = "pruned"
-MASK = "mask:"  # and the name of a file
+MASK = "mask:"  # followed by the name of a file
 FORMS = {
     DENSE: "dense",
     "local": "local:FIELD or local:FIELD/STRIDE",
@@ -29,7 +29,7 @@ class Pattern:
     """The connections of one RBM, as asked for."""
 
     kind: str = DENSE  # one of FORMS
-    numbers: tuple[float, ...] = ()  # field and stride, degree, density, degree and part that is rewired
+    numbers: tuple[float, ...] = ()  # field and stride, degree, density, or degree and rewired fraction
     radices: tuple[int, ...] = ()
     path: str = ""
 
@@ -39,13 +39,13 @@ class Pattern:
 
 
 def parse(text: str) -> Pattern:
-    """``local:5/2`` -> Pattern("local", (5, 2)).  Raises SpecError where it is not understood."""
+    """``local:5/2`` -> Pattern("local", (5, 2)).  Raises SpecError for any other text."""
     kind, separator, rest = text.strip().partition(":")
     if kind not in FORMS:
         raise SpecError(f"--connections has {text.strip()!r}, which is not known; use {'; '.join(FORMS.values())}")
     if kind in (DENSE, PRUNED):
         if separator:
-            raise SpecError(f"--connections has {text.strip()!r}, but {kind} takes nothing behind it")
+            raise SpecError(f"--connections has {text.strip()!r}, but {kind} takes nothing after it")
         return Pattern(kind)
     if kind == "mask":
         if not rest:
@@ -59,36 +59,36 @@ def parse(text: str) -> Pattern:
 
 def _local(text: str) -> Pattern:
     field, slash, stride = text.partition("/")
-    return Pattern("local", (_whole(field), _whole(stride) if slash else 1))
+    return Pattern("local", (_integer(field), _integer(stride) if slash else 1))
 
 
 def _degree(kind: str) -> Callable[[str], Pattern]:
-    return lambda text: Pattern(kind, (_whole(text),))
+    return lambda text: Pattern(kind, (_integer(text),))
 
 
 def _density(text: str) -> Pattern:
-    return Pattern("erdos-renyi", (_part(text),))
+    return Pattern("erdos-renyi", (_fraction(text),))
 
 
 def _small_world(text: str) -> Pattern:
     degree, _, rewired = text.partition("/")
-    return Pattern("small-world", (_whole(degree), _part(rewired)))
+    return Pattern("small-world", (_integer(degree), _fraction(rewired)))
 
 
 def _radix_net(text: str) -> Pattern:
     radices, slash, copies = text.partition("/")
-    found = tuple(_whole(radix, 2) for radix in radices.split("x"))
-    return Pattern("radix-net", (_whole(copies) if slash else 1,), found)
+    factors = tuple(_integer(radix, 2) for radix in radices.split("x"))
+    return Pattern("radix-net", (_integer(copies) if slash else 1,), factors)
 
 
-def _whole(text: str, at_least: int = 1) -> int:
+def _integer(text: str, at_least: int = 1) -> int:
     number = int(text)
     if number < at_least:
         raise ValueError
     return number
 
 
-def _part(text: str) -> float:
+def _fraction(text: str) -> float:
     number = float(text)
     if not (0 <= number <= 1 and math.isfinite(number)):
         raise ValueError
@@ -102,16 +102,16 @@ _READERS: dict[str, Callable[[str], Pattern]] = {
 
 
 def patterns(text: str, n_rbms: int) -> tuple[Pattern, ...]:
-    """One pattern for each RBM; a single one is that of all.  Raises SpecError."""
-    found = tuple(parse(word) for word in text.split(","))
-    if len(found) == 1:
-        found *= n_rbms
-    if len(found) != n_rbms:
-        raise SpecError(f"--connections names {len(found)} patterns ({text}), but the network has {n_rbms} RBM(s)")
-    return found
+    """One pattern for each RBM; a single one applies to all.  Raises SpecError."""
+    parsed = tuple(parse(word) for word in text.split(","))
+    if len(parsed) == 1:
+        parsed *= n_rbms
+    if len(parsed) != n_rbms:
+        raise SpecError(f"--connections names {len(parsed)} patterns ({text}), but the network has {n_rbms} RBM(s)")
+    return parsed
 
 
-def parse_grid(text: str, n_units: int) -> tuple[int, int, int]:
+def parse_image_shape(text: str, n_units: int) -> tuple[int, int, int]:
     """``28x28`` or ``3x32x32`` -> (maps, rows, columns) of the visible units; a square where the text is empty.
 
     Raises SpecError where it does not fit the units.
@@ -120,7 +120,7 @@ def parse_grid(text: str, n_units: int) -> tuple[int, int, int]:
         side = math.isqrt(n_units)
         if side * side != n_units:
             raise SpecError(
-                f"local connections need units on a grid, but {n_units} units are no square; give --visible-grid"
+                f"local connections need units on a grid, but {n_units} is not a square number; give --visible-grid"
             )
         return 1, side, side
     words = text.lower().split("x")

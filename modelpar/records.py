@@ -1,4 +1,4 @@
-"""What a run reports: plain values, the same on every rank but for the clock."""
+"""The records that a run yields: plain values, the same on every rank except for times."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STAGES = ("pretrain", "finetune", "done")  # of training, in their order
-NO_LAYER = -1  # what records, digests and summaries have as the layer of a stage that trains all of them
+NO_LAYER = -1  # in records, digests and summaries: the layer of a stage that trains all layers
 
 
 def recorded_layer(stage: str, layer: int) -> int:
-    """The layer that a record of a stage names, of the RBM that is trained there."""
+    """The layer that a record names: the RBM that is trained, or NO_LAYER."""
     return layer if stage == "pretrain" else NO_LAYER
 
 
@@ -19,8 +19,8 @@ class Record:
     """One line of ``metrics.jsonl``.
 
     ``kind`` is ``epoch`` at the end of an epoch and ``step`` in between; a ``step`` record is yielded after every
-    update (of a parameter server: after those between two meetings), so that the caller can draw a bar, save, or stop.
-    ``seconds`` is each rank's own clock: whether to stop must be decided by something else, or by one rank for all.
+    update (with a parameter server: after those between two synchronisations), so that the caller can draw a bar, save,
+    or stop.  ``seconds`` is measured on each rank: do not use it to stop, or let one rank decide for all.
     """
 
     kind: str  # "epoch", "step"
@@ -32,7 +32,7 @@ class Record:
     samples: int  # samples of this update (kind "step") or of this epoch
     seconds: float  # training time since the stage began, scores excluded
     measures: dict[str, float] = field(default_factory=dict)
-    n_updates: int = 1  # updates of a "step" record: more than one where replicas had gone their own ways
+    n_updates: int = 1  # updates of a "step" record: more than one where replicas trained independently meanwhile
     digests: dict[str, int] | None = None  # of this update, by tensor, where they are recorded
 
     def as_line(self) -> dict[str, Any]:

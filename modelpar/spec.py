@@ -1,4 +1,4 @@
-"""What the user asked for: frozen values, validated once, the same on every rank.
+"""The options of the user: frozen values, validated once, the same on every rank.
 
 Each field carries the help text that the command line shows; the command line, the TOML file and the Python API all
 read these classes, so an option is written down once.
@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from modelpar.errors import SpecError
-from modelpar.patterns import Pattern, parse_grid, patterns
+from modelpar.patterns import Pattern, parse_image_shape, patterns
 from modelpar.values import plain
 
 
@@ -23,9 +23,9 @@ def option(default: Any, help: str, *, choices: tuple[str, ...] = (), at_least: 
     """A dataclass field with its help text, and the values that it accepts.
 
     ``flag`` is its name on the command line, where that is not the class's prefix and the field's name.
-    ``path`` tells that it names a file or folder: ``place``; ``data``, which may be the name of a data set too; or
+    ``path`` tells that it names a file or folder: ``file``; ``data``, which may be the name of a data set too; or
     ``masks``, of which some words are mask:FILE.
-    ``numeric`` tells of a text that may be a number, which is then accepted as such.
+    ``numeric`` tells that the text may be given as a number.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     bounds = {name: bound for name, bound in bounds.items() if bound is not None}
@@ -54,13 +54,13 @@ class Spec:
 
 
 def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
-    """The value of a field as its type says.  Raises SpecError where it is none, or is not among what is valid."""
+    """The value of a field as its type says.  Raises SpecError where it has another type, or is not valid."""
     kind, bounds, choices = str(f.type), f.metadata.get("bounds", {}), f.metadata.get("choices")
     if value is None and kind.endswith(" | None"):
         return None
     kind = kind.removesuffix(" | None")
     if kind == "int":
-        return plain.whole_number(name, value, **bounds)
+        return plain.integer_number(name, value, **bounds)
     if kind == "float":
         return plain.real_number(name, value, **bounds)
     if kind == "bool":
@@ -68,7 +68,7 @@ def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
     if kind == "tuple[int, ...]":
         return _sizes(name, value)
     given = value
-    if f.metadata.get("numeric") and plain.real(value) is not None:  # a threshold, or bits, given as what they are
+    if f.metadata.get("numeric") and plain.real(value) is not None:  # a threshold, or bits
         value = plain.shown(value)
     elif not choices or isinstance(value, os.PathLike):
         value = plain.text(name, value)
@@ -78,19 +78,19 @@ def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
 
 
 def _sizes(name: str, value: Any) -> tuple[int, ...]:
-    """Sizes of layers from any sequence of whole numbers."""
-    found = plain.elements(value)
-    if found is None:
-        raise SpecError(f"{name} is {plain.shown(value)}, but must be whole numbers, one for each layer")
-    for units in found:
-        if (plain.whole(units) or 0) < 1:
+    """Sizes of layers from any sequence of integers."""
+    sizes = plain.elements(value)
+    if sizes is None:
+        raise SpecError(f"{name} is {plain.shown(value)}, but must be integers, one for each layer")
+    for units in sizes:
+        if (plain.integer(units) or 0) < 1:
             raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but every layer needs at least one")
-        if (plain.whole(units) or 0) > MOST_UNITS:
+        if (plain.integer(units) or 0) > MOST_UNITS:
             raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but at most {MOST_UNITS} are possible")
-    return tuple(plain.whole_number(name, units) for units in found)
+    return tuple(plain.integer_number(name, units) for units in sizes)
 
 
-MOST_UNITS = 1 << 31  # of a layer: what data may have
+MOST_UNITS = 1 << 31  # of a layer: as many as the values of a sample
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
 
@@ -104,16 +104,16 @@ class NetworkSpec(Spec):
                           choices=("bernoulli", "gaussian"))  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
     connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas", path="masks")  # fmt: skip
-    visible_grid: str = option("", "where visible units lie, for local connections: rows x columns, or maps x rows x columns; a square where nothing is given")  # fmt: skip
+    visible_grid: str = option("", "shape of the visible layer, for local connections: rows x columns, or maps x rows x columns  [default: a square]")  # fmt: skip
     halo: str = option(
         "auto",
-        "hidden states of other shards, where connections are not complete: receive them, or recompute them here; auto: what is predicted to be faster",
+        "hidden states of other shards, where connections are not complete: receive them, or recompute them; auto: whichever is predicted to be faster",
         choices=("auto", "receive", "recompute"),
     )
     dtype: str = option("float32", "type of weights and activations", choices=("float32", "float64"))
     exact: bool = option(
         False,
-        "the same bytes at every grid: sums in whole numbers everywhere, states wherever they are needed for that",
+        "the same bytes at every grid: sums in integers everywhere, states wherever they are needed for that",
     )
     seed: int = option(1, "seed of every random draw", at_least=0, below=2**63)
     weight_scale: float = option(0.01, "standard deviation of the initial weights (Hinton 2010, section 8)", at_least=0)
@@ -123,7 +123,7 @@ class NetworkSpec(Spec):
             object.__setattr__(self, "connections", f"mask:{os.fsdecode(self.connections)}")
         sides = plain.elements(self.visible_grid)
         if sides is not None:
-            sizes = [str(plain.whole_number("--visible-grid", side)) for side in sides]
+            sizes = [str(plain.integer_number("--visible-grid", side)) for side in sides]
             object.__setattr__(self, "visible_grid", "x".join(sizes))
         super().__post_init__()
         if len(self.layers) < 2:
@@ -134,7 +134,7 @@ class NetworkSpec(Spec):
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
         self.patterns  # noqa: B018 - raises where connections is not understood
         if self.visible_grid:
-            parse_grid(self.visible_grid, self.layers[0])
+            parse_image_shape(self.visible_grid, self.layers[0])
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:
@@ -175,7 +175,7 @@ class TrainingSpec(Spec):
         0.05, "mean activation that the sparsity penalty pulls hidden units to", above=0, below=1
     )
     sparsity_cost: float = option(0.0, "weight of the sparsity penalty; 0 for none", at_least=0)
-    pass_up: str = option("probabilities", "what a trained RBM hands to the next: probabilities or sampled states",
+    pass_up: str = option("probabilities", "what a trained RBM passes to the next: probabilities or sampled states",
                           choices=("probabilities", "states"))  # fmt: skip
     cache: str = option("auto", "keep the data of the upper RBMs in memory or recompute them for each minibatch; auto keeps what fits",
                         choices=("auto", "keep", "recompute"))  # fmt: skip
@@ -240,7 +240,7 @@ class FineTuneSpec(Spec):
 class SyncSpec(Spec):
     """How replicas stay together."""
 
-    BELONGING: ClassVar[dict[str, tuple[str, ...]]] = {  # strategies and what they alone make use of
+    BELONGING: ClassVar[dict[str, tuple[str, ...]]] = {  # strategies, and options that only they use
         "local": ("period", "outer_rate", "outer_momentum"),
         "server": (
             "fetch_every", "push_every", "warm_start", "max_staleness", "scale_by_staleness", "adagrad", "meet_every",
@@ -249,11 +249,11 @@ class SyncSpec(Spec):
 
     sync: str = option(
         "allreduce",
-        "how replicas stay together: allreduce sums their updates at every step, local averages their parameters now and then (Local SGD), server lets each go at its own pace against shared parameters (Downpour)",
+        "how replicas stay together: allreduce sums their updates at every step, local averages their parameters periodically (Local SGD), server lets each train at its own pace on shared parameters (Downpour)",
         choices=("allreduce", "local", "server"), flag="--sync",
     )  # fmt: skip
     period: int = option(10, "local: steps between two averages of the parameters", at_least=1)
-    outer_rate: float = option(1.0, "local: part of the way to the average that is gone", above=0)
+    outer_rate: float = option(1.0, "local: step towards the average, as a fraction of the distance", above=0)
     outer_momentum: float = option(0.0, "local: Nesterov momentum of the averages (DiLoCo)", at_least=0, below=1)
     fetch_every: int = option(1, "server: steps of a replica between fetches of the parameters", at_least=1)
     push_every: int = option(1, "server: steps of a replica between pushes of its update", at_least=1)
@@ -261,11 +261,11 @@ class SyncSpec(Spec):
         0, "server: steps at the beginning of each stage that all replicas take together", at_least=0
     )
     max_staleness: int | None = option(
-        None, "server: limit on the updates of others that an update may have missed; a replica too far ahead waits",
+        None, "server: limit on the updates of others that an update may have missed; a replica that is too far ahead waits",
         at_least=0,
     )  # fmt: skip
     scale_by_staleness: bool = option(False, "server: divide an update by 1 + its staleness")
-    adagrad: bool = option(False, "server: Adagrad, its state beside the parameters; takes the place of momentum")
+    adagrad: bool = option(False, "server: Adagrad in place of momentum, its state kept with the parameters")
     meet_every: int = option(
         0, "server: steps between meetings of the replicas, for records and checkpoints; 0 for the end of each epoch",
         at_least=0,
@@ -296,24 +296,24 @@ DRAWN_SETS = ("bars", "patterns")  # by name and number, as in bars:8
 
 @dataclass(frozen=True)
 class DataSpec(Spec):
-    """Which data, and what becomes of it before it meets the visible units."""
+    """The data, and their preparation for the visible units."""
 
     data: str = option(
         "digits",
         "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz)",
         path="data",
     )
-    labels: str | None = option(None, "file with the labels, where the data file has none", path="place")
-    test_data: str | None = option(None, "file of the test set, where the data set brings none", path="data")
-    test_labels: str | None = option(None, "file with the labels of the test set", path="place")
+    labels: str | None = option(None, "file with the labels, where the data file has none", path="file")
+    test_data: str | None = option(None, "file of the test set, where the data set has none", path="data")
+    test_labels: str | None = option(None, "file with the labels of the test set", path="file")
     test_fraction: float = option(
-        0.2, "part of the samples set aside as test set, where the data set brings none", at_least=0, below=1
+        0.2, "fraction of the samples set aside as test set, where the data set has none", at_least=0, below=1
     )
     validation_fraction: float = option(
-        0.0, "part of the training samples set aside for validation", at_least=0, below=1
+        0.0, "fraction of the training samples set aside for validation", at_least=0, below=1
     )
     scale: float | None = option(
-        None, "raw value that means 1.0; 255 for bytes, 1 for all else, unless the data set says otherwise", above=0
+        None, "raw value that means 1.0  [default: that of the data set, else 255 for bytes and 1 for other types]", above=0
     )  # fmt: skip
     binarise: str = option(
         "none", "visible states from real values: none, stochastic, or a threshold such as 0.5", numeric=True

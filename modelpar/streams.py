@@ -1,4 +1,4 @@
-"""Names of the streams of random draws: what a draw is for, and in which layer."""
+"""Identifiers of streams of random draws: the purpose of a draw, and its layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Purpose(IntEnum):
-    """What a draw is for; draws of different purposes are independent."""
+    """The purpose of a draw; draws for different purposes are independent."""
 
     WEIGHTS = 0
     DATA = 1
@@ -24,13 +24,13 @@ class Purpose(IntEnum):
 class Stream:
     """One family of independent draws, one for every unit and sample.
 
-    Raises ValueError where a field does not fit the bits that the counter has for it.
+    Raises ValueError where a field does not fit its bits in the counter.
     """
 
     seed: int  # 0 .. 2^63 - 1
     layer: int  # 0 .. 255
     purpose: Purpose
-    repeat: int = 0  # 0 .. 65535: the Gibbs step, or whatever else tells draws of one purpose apart
+    repeat: int = 0  # 0 .. 65535: the Gibbs step, or whatever else distinguishes draws for one purpose
 
     def __post_init__(self) -> None:
         for name, bits in (("seed", 63), ("layer", 8), ("purpose", 8), ("repeat", 16)):

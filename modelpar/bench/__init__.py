@@ -1,5 +1,5 @@
-"""Benchmarks of the engine, each a function from sizes to rows; the command line prints them.
+"""Benchmarks of the engine: functions from sizes to rows, which the command line prints.
 
-``cd1`` measures whole updates beside the BLAS's product, ``peers`` the same step as others would write it, ``kernels``
-the local arithmetic one kernel at a time, ``exchange`` what travels between shards.
+``cd1`` measures complete updates beside the BLAS's product, ``peers`` the same step in other libraries, ``kernels``
+the local arithmetic one kernel at a time, ``exchange`` the traffic between shards.
 """

@@ -34,16 +34,16 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """``{"machine": {...}, "rows": [...]}``, the same on every rank.  Collective.
 
-    A row, one for each size and kind of statistics: ``size`` (BxVxH), ``statistics``, ``layout``, ``ranks``,
+    Each row belongs to a size and a kind of statistics: ``size`` (BxVxH), ``statistics``, ``layout``, ``ranks``,
     ``threads`` of each, ``samples_per_second``, ``gflops`` (10 B V H operations an update), ``sgemm_gflops``,
     ``over_sgemm`` = gflops / sgemm_gflops and its range over the repeats, ``dtype``; with ``profile`` where the time
     of a step goes, with ``peers`` (names of :mod:`modelpar.bench.peers`) how others do.
 
-    An update is all that training does with a minibatch that is in memory: statistics of both phases, momentum, decay,
-    exchanges over shards and replicas.  SGEMM is each rank's block of B x V times V x H (its samples, its part of W);
+    An update is all the work of training on a minibatch that is in memory: statistics of both phases, momentum, decay,
+    exchanges over shards and replicas.  SGEMM is each rank's block of B x V times V x H (its samples, its block of W);
     all ranks compute at once, and their rates are added.  Each is measured ``repeats`` times, in turn, for at least
     ``seconds``; medians count, and the slowest rank's clock.
-    Raises OutOfMemoryError on every rank where a size does not fit; LayoutError, SpecError for what is not known.
+    Raises OutOfMemoryError on every rank where a size does not fit; LayoutError, SpecError for unknown names.
     """
     warm_up(dtype)
     dispatch.prepare()
@@ -51,8 +51,8 @@ def run(
     for size in sizes or SIZES:
         bench = CD1(size, grid, dtype=dtype, layout=layout)
         trainings = {name: training_spec(name, size[0]) for name in statistics}
-        here = _rows(size, bench, trainings, repeats=repeats, seconds=seconds)
-        for row in here:
+        size_rows = _rows(size, bench, trainings, repeats=repeats, seconds=seconds)
+        for row in size_rows:
             training = trainings[row["statistics"]]
             row |= {"ranks": grid.comm.size, "threads": threads, "dtype": dtype}
             if profile:
@@ -62,7 +62,7 @@ def run(
                     _update(bench, training), size, list(peers),
                     comm=grid.comm, threads=threads, repeats=repeats, seconds=seconds,
                 )  # fmt: skip
-        rows += here
+        rows += size_rows
     shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"
     return {"machine": {"ranks": grid.comm.size, "grid": shape, "threads": threads, "dtype": dtype}, "rows": rows}
 
@@ -78,7 +78,7 @@ def _rows(
         works[name] = _update(bench, training)
         works[f"product beside {name}"] = product
     times = in_turn(works, repeats=repeats, seconds=seconds, comm=comm)
-    operations, product_operations = 1e-9 * _whole(size), 1e-9 * comm.allreduce(product_operations)
+    operations, product_operations = 1e-9 * _update_operations(size), 1e-9 * comm.allreduce(product_operations)
     rows = []
     for name in trainings:
         updates, products = times[name], times[f"product beside {name}"]
@@ -94,8 +94,8 @@ def _rows(
     return rows
 
 
-def _whole(size: Size) -> float:
-    """Operations of an update as dense products."""
+def _update_operations(size: Size) -> float:
+    """The operations of an update by dense products."""
     return 10.0 * size[0] * size[1] * size[2]
 
 
@@ -120,11 +120,11 @@ def _product(bench: CD1) -> tuple[Callable[[], None], float]:
 
 
 def _profile(size: Size, bench: CD1, training: TrainingSpec, repeats: int, seconds: float) -> dict[str, Any]:
-    """``kernels`` of the products, ``seconds`` of a step, and of each of its ``pieces`` ``seconds``, ``share`` of the
-    step and ``over_sgemm``.
+    """``kernels`` of the products, ``seconds`` of a step, and of each of its ``pieces`` ``seconds``, the
+    fraction of the step (``share``) and ``over_sgemm``.
 
-    Steps in pieces and products are measured in turn, one by one, and of each piece the quickest quarter counts: what
-    comes between on a busy machine hits long pieces more than short ones.  ``rest`` is what a step takes besides its
+    Steps in pieces and products are measured in turn, one by one, and of each piece the fastest quarter counts:
+    interruptions on a busy machine hit long pieces more than short ones.  ``rest`` is the time of a step outside its
     pieces, ``seconds`` the sum of all.  Of several ranks the slowest one's clock counts, piece by piece.  Collective.
     """
     comm = bench.network.grid.comm
@@ -137,20 +137,22 @@ def _profile(size: Size, bench: CD1, training: TrainingSpec, repeats: int, secon
         steps[i, -1] = time.perf_counter() - started - steps[i, :-1].sum()
         products[i] = time_of(product, 1, comm)
     comm.Allreduce(MPI.IN_PLACE, steps, MPI.MAX)
-    quick, quick_products = (np.sort(x, axis=0)[: max(1, calls // 4)].mean(axis=0).tolist() for x in (steps, products))
-    found = dict(zip((*PIECES, "rest"), quick, strict=True))
-    whole = sum(quick)
+    fastest, fastest_products = (
+        np.sort(x, axis=0)[: max(1, calls // 4)].mean(axis=0).tolist() for x in (steps, products)
+    )
+    pieces = dict(zip((*PIECES, "rest"), fastest, strict=True))
+    step_seconds = sum(fastest)
     # seconds that SGEMM takes for one operation for each sample and weight
-    dense = quick_products[0] * size[0] * size[1] * size[2] / comm.allreduce(operations)
+    dense = fastest_products[0] * size[0] * size[1] * size[2] / comm.allreduce(operations)
     return {
         "kernels": comm.bcast(bench.kernels()),
-        "seconds": whole,
+        "seconds": step_seconds,
         "pieces": {
             name: {
                 "seconds": value,
-                "share": value / whole,
+                "share": value / step_seconds,
                 "over_sgemm": _OPERATIONS[name] * dense / value if name in _OPERATIONS and value > 0 else None,
             }
-            for name, value in found.items()
+            for name, value in pieces.items()
         },
     }

@@ -18,16 +18,16 @@ from modelpar.bench.peers import PeerError, available, missing, peer, race, sgem
 from modelpar.bench.timing import Size, Work, time_of
 from modelpar.errors import ModelparError, raise_together
 
-POLL = 0.002  # seconds between looks of a rank that sleeps
-# As the peers wait before they answer: the engine's pools of threads have then stopped spinning.
+POLL = 0.002  # seconds between two tests of a rank that sleeps
+# As long as the peers wait before they answer: the engine's pools of threads have then stopped spinning.
 SETTLING = 0.1
-FEW = 2  # threads in all from which on the machine is watched: the peers' SGEMM has one and two
+WATCHED_THREADS = 2  # from so many threads in all, free processors are checked by an SGEMM with one and with two
 
 
 def contest(
     update: Work, size: Size, names: list[str], *, comm: MPI.Comm, threads: int, repeats: int, seconds: float
 ) -> dict[str, Any]:
-    """What :func:`modelpar.bench.peers.race` returns, the same on every rank.  Collective.
+    """The result of :func:`modelpar.bench.peers.race`, the same on every rank.  Collective.
 
     update    one update of the engine, collective over ``comm``, by ``size[0]`` samples
     names     the peers; one that is not installed, or does not run here, is a line of ``failed``
@@ -36,7 +36,7 @@ def contest(
     """
     update()
     once = min(time_of(update, 1, comm) for _ in range(2))
-    error, found = None, None
+    error, outcome = None, None
     if comm.rank == 0:
 
         def engine_round(seconds: float) -> float:
@@ -47,7 +47,7 @@ def contest(
             return rate
 
         try:
-            found = _lead(engine_round, size, names, threads * comm.size, repeats, seconds)
+            outcome = _lead(engine_round, size, names, threads * comm.size, repeats, seconds)
         except ModelparError as caught:
             error = caught
         _tell(comm, 0)
@@ -55,7 +55,7 @@ def contest(
         while calls := _tell(comm, 0):
             _measure(update, calls, comm)
     raise_together(comm, error)
-    return dict(comm.bcast(found))
+    return dict(comm.bcast(outcome))
 
 
 def _lead(
@@ -63,7 +63,7 @@ def _lead(
 ) -> dict[str, Any]:
     failed = missing(names)
     with ExitStack() as stack:
-        sgemm = stack.enter_context(sgemm_pair()) if threads >= FEW else None
+        sgemm = stack.enter_context(sgemm_pair()) if threads >= WATCHED_THREADS else None
         sides = []
         for name in available(names):
             try:
@@ -71,8 +71,8 @@ def _lead(
             except PeerError as error:
                 failed[name] = str(error)
         spare = repeats if sgemm is not None else 0
-        found = race(engine_round, sides, rounds=repeats, seconds=seconds, sgemm=sgemm, spare=spare)
-    return {**found, "failed": {**failed, **found["failed"]}, "notes": {s.name: s.note for s in sides if s.note}}
+        outcome = race(engine_round, sides, rounds=repeats, seconds=seconds, sgemm=sgemm, spare=spare)
+    return {**outcome, "failed": {**failed, **outcome["failed"]}, "notes": {s.name: s.note for s in sides if s.note}}
 
 
 def _measure(update: Work, calls: int, comm: MPI.Comm) -> float:
@@ -81,9 +81,9 @@ def _measure(update: Work, calls: int, comm: MPI.Comm) -> float:
 
 
 def _tell(comm: MPI.Comm, calls: int) -> int:
-    """How many updates rank 0 asks for, on every rank; 0 for the end.  Whoever waits sleeps.  Collective."""
-    order = np.array([calls], np.int64)
-    request = comm.Ibcast(order)
+    """How many updates rank 0 asks for, on every rank; 0 for the end.  Ranks that wait sleep.  Collective."""
+    asked = np.array([calls], np.int64)
+    request = comm.Ibcast(asked)
     while not request.Test():
         time.sleep(POLL)
-    return int(order[0])
+    return int(asked[0])

@@ -1,6 +1,6 @@
-"""What travels between shards: bits against floats, and the bytes of a step of CD-1 in every layout.
+"""Traffic between shards: bits against floats, and the bytes of a step of CD-1 in every layout.
 
-The closed form of a step's bytes (:func:`bytes_of_step`) is compared with what the engine counts.
+The closed form of a step's bytes (:func:`bytes_of_step`) is compared with the engine's counters.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def _verbs(size: Size, grid: Grid, repeats: int, seconds: float) -> list[dict[st
     rng = np.random.default_rng(0)
     owned = (rng.random((exchange.n_owned, batch), np.float32) < ONES).astype(np.float32)
     states = pack(owned)
-    whole = rng.random((n_visible, batch), np.float32)
-    sums = np.zeros_like(whole)
+    votes = rng.random((n_visible, batch), np.float32)
+    sums = np.zeros_like(votes)
     works: dict[str, Work] = {
         GATHER_BITS: lambda: exchange.gather_packed(states),
         GATHER_FLOATS: lambda: exchange.gather(owned),
-        REDUCE: lambda: exchange.reduce(whole),
+        REDUCE: lambda: exchange.reduce(votes),
         ALLREDUCE: lambda: exchange.sum_over_shards(sums),
     }
     crossed = {}
@@ -109,15 +109,15 @@ def _step(size: Size, layout: str, statistics: str, grid: Grid) -> dict[str, Any
 def bytes_of_step(size: Size, layout: str, statistics: str, *, n_shards: int, n_replicas: int) -> Bytes:
     """Bytes of one update by CD-1 over all ranks, from the sizes alone; float32, packed data, sampled reconstructions.
 
-    With P shards, a replica of B samples moves (P - 1) times what one layer's activations take, 8 ceil(B / 64) bytes a
-    unit for a plane of bits and 4 B for sums or probabilities:
+    With P shards, a replica of B samples moves (P - 1) times the bytes of one layer's activations: for each unit
+    8 ceil(B / 64) for a plane of bits and 4 B for sums or probabilities:
 
         column   sums of V; bits of v1
         row      sums of H twice; h0, and both hidden statistics
         dual     h0, v1, and both hidden statistics; no sums
 
     A statistic has k planes, or is float; that of 1 bit is the state, and has gone with h0 already.  v0 is read from
-    the data.  Replicas sum whole numbers in the smallest type that holds them, and the biases' in int64; the best
+    the data.  Replicas sum integers in the smallest type that holds them, and the biases' in int64; the best
     all-reduce over R ranks moves 2 (R - 1) / R of the bytes to each (Rabenseifner 2004).
     """
     n_samples, n_visible, n_hidden = size
@@ -141,8 +141,8 @@ def bytes_of_step(size: Size, layout: str, statistics: str, *, n_shards: int, n_
     largest = n_samples * ((1 << planes) - 1)
     itemsize = 4 if not planes else next(n for n in (1, 2, 4) if largest <= (1 << 8 * n - 1) - 1)
     for shard in range(n_shards):
-        columns, rows = n_visible * int(hidden[shard]), int(visible[shard]) * n_hidden
-        blocks = {"column": [columns], "row": [rows], "dual": [columns, rows]}[layout]
+        by_columns, by_rows = n_visible * int(hidden[shard]), int(visible[shard]) * n_hidden
+        blocks = {"column": [by_columns], "row": [by_rows], "dual": [by_columns, by_rows]}[layout]
         buckets = [itemsize * min(BUCKET, n - at) for n in blocks for at in range(0, n, BUCKET)]
         for n_bytes in (*buckets, 8 * int(visible[shard]), 8 * int(hidden[shard])):
             counts["replica", "allreduce", "integers"] += n_replicas * (2 * (n_replicas - 1) * n_bytes // n_replicas)

@@ -6,7 +6,7 @@ from typing import Any
 
 from modelpar.bench.kernels import BLAS, POPCOUNT, SAMPLE, SOFT
 
-Found = dict[str, Any]
+Results = dict[str, Any]
 Row = dict[str, Any]
 
 # One colour for one kernel in all panels (Okabe and Ito 2008: told apart by colour-blind people too).
@@ -18,26 +18,26 @@ STATISTICS = {"1": "#0072B2", "3": "#009E73", "float": "#D55E00"}
 OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999", "#000000")
 
 
-def kernel_figure(found: Found) -> Any:
+def kernel_figure(results: Results) -> Any:
     """A matplotlib Figure: for each size and number of threads the panels up and down, by density, and statistics."""
     from matplotlib.figure import Figure
 
-    rows = found["rows"]
+    rows = results["rows"]
     groups = list(dict.fromkeys((row["size"], row["threads"]) for row in rows))
     figure = Figure(figsize=(13, 2.9 * len(groups) + 0.7), layout="constrained")
     panels = figure.subplots(len(groups), 3, squeeze=False, width_ratios=(3, 3, 2))
     for (size, threads), line in zip(groups, panels, strict=True):
         for axes, direction in zip(line, ("up", "down", "statistics"), strict=True):
-            here = [
+            panel_rows = [
                 row for row in rows if (row["size"], row["threads"], row["direction"]) == (size, threads, direction)
             ]
-            _kernel_panel(axes, here, direction)
+            _kernel_panel(axes, panel_rows, direction)
             axes.set_title(f"{direction}, {size}, {threads} thread{'s' if threads > 1 else ''}", fontsize=10)
         line[1].sharey(line[0])
         line[0].set_ylabel("rate over SGEMM")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    figure.supxlabel("part of the states that are on;  * chosen by the dispatcher;  "
+    figure.supxlabel("fraction of the states that are on;  * chosen by the dispatcher;  "
                      "statistics: both phases and the update, not compared by density", fontsize=9)  # fmt: skip
     return figure
 
@@ -59,11 +59,11 @@ def _kernel_panel(axes: Any, rows: list[Row], direction: str) -> None:
     _reference(axes)
 
 
-def cd1_figure(found: Found) -> Any:
+def cd1_figure(results: Results) -> Any:
     """Updates over SGEMM by size and statistics, and a panel of the engine over its peers where there are any."""
     from matplotlib.figure import Figure
 
-    rows, machine = found["rows"], found["machine"]
+    rows, machine = results["rows"], results["machine"]
     contested = [row for row in rows if row.get("peers", {}).get("peers")]
     n_panels = 2 if contested else 1
     figure = Figure(figsize=(max(8.0, 2.5 + 1.4 * len(contested)), 3.6 * n_panels + 0.4), layout="constrained")
@@ -105,8 +105,8 @@ def _grouped(
     """Bars side by side in groups: for each name (height, text above it) in the order of the groups."""
     width = 0.84 / max(1, len(bars_of))
     for i, (name, bars) in enumerate(bars_of.items()):
-        places = [g - 0.42 + (i + 0.5) * width for g in range(len(bars))]
-        drawn = axes.bar(places, [h for h, _ in bars], width, label=name, color=colours.get(name, OTHERS[-1]))
+        positions = [g - 0.42 + (i + 0.5) * width for g in range(len(bars))]
+        drawn = axes.bar(positions, [h for h, _ in bars], width, label=name, color=colours.get(name, OTHERS[-1]))
         axes.bar_label(drawn, [text for _, text in bars], fontsize=8)
     axes.set_xticks(range(len(groups)), groups)
 

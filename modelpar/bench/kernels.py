@@ -16,7 +16,7 @@ from modelpar.comm.memory import check_fits
 from modelpar.kernels.products import dense, dispatch
 from modelpar.kernels.products.product import Product, Sampler
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.kernels.statistics.learning import Counts, SoftCounts
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.kernels.statistics.update import apply_update
 from modelpar.kernels.warm_up import warm_up
 from modelpar.streams import Purpose, Stream
@@ -25,21 +25,21 @@ from modelpar.weights.dense import Scratch
 Array = npt.NDArray[Any]
 
 SIZES: tuple[Size, ...] = ((100, 784, 500), (256, 784, 4096))
-DENSITIES = (0.05, 0.1, 0.2, 0.5)  # parts of the states that are on
+DENSITIES = (0.05, 0.1, 0.2, 0.5)  # fractions of the states that are on
 PLANES = (1, 3, 8)  # bits of the statistics
 SAMPLE = "sample"  # the kernel that the dispatcher chooses, with bias, sigmoid, draw and packing
 POPCOUNT, SOFT, BLAS = "popcount-{}", "soft", "blas"
 
-CARRY, GAIN, SHRINK = 0.9, 1e-9, 1e-9  # of the updates: weights stay as they are, however often they are updated
+CARRY, GAIN, SHRINK = 0.9, 1e-9, 1e-9  # of the updates: weights hardly change, however often they are updated
 
 
 @dataclass(frozen=True)
 class ByKernel(Product):
-    """A product by a kernel that is named, in place of the one that the dispatcher chooses."""
+    """A product by a named kernel, in place of the one that the dispatcher chooses."""
 
     kernel: str = BLAS
 
-    def way(self) -> str:
+    def chosen_kernel(self) -> str:
         return self.kernel
 
 
@@ -56,7 +56,7 @@ def run(
 
     set_threads   called with the number of threads that kernels and BLAS use from then on
     threads       numbers of threads of a rank, each measured
-    calibrate     measure the dispatcher's rates anew, for each number of threads, rather than use those that are kept
+    calibrate     measure the dispatcher's rates again, for each number of threads, instead of using those on disk
 
     Products: the kernels of this processor, the BLAS on states that are unpacked first, and ``sample``: the chosen one
     with bias, sigmoid, draw and packing.  Statistics: both phases and the update of the weights, 4 B V H operations;
@@ -92,14 +92,14 @@ def run(
 def calibration() -> dict[str, Any] | None:
     """The rates by which kernels are chosen: ``file`` and ``rates`` in nanoseconds; None where they are assumed.
 
-    Loads those that are kept for this machine and number of threads; measures nothing.
+    Loads those on disk for this machine and number of threads; measures nothing.
     """
     if not dispatch.load():
         dispatch.use(None)
-    found = dispatch.calibration()
-    if found is None:
+    rates = dispatch.calibration()
+    if rates is None:
         return None
-    return {"file": str(dispatch.calibration_file()), **asdict(found)}
+    return {"file": str(dispatch.calibration_file()), **asdict(rates)}
 
 
 def _check_memory(size: Size, comm: MPI.Comm) -> None:
@@ -124,19 +124,19 @@ def _products(
     states = pack(rng.random((n_in, n_samples), np.float32) < density)
     chosen = dispatch.choose(states, n_out, up=up)
     sampler = Sampler(np.zeros(n_out, np.float32), np.arange(n_out), Stream(0, 0, Purpose.HIDDEN), 0)
-    rooms = {name: Scratch().room for name in (*dispatch.available(), SAMPLE)}
+    buffers = {name: Scratch().room for name in (*dispatch.available(), SAMPLE)}
 
     def product(kernel: str) -> Product:
         return ByKernel(W, states, up, n_in, kernel=kernel)
 
     works: dict[str, Work] = {"sgemm": _dense(product(BLAS).matrix, unpack(states))}
     for name in dispatch.available():
-        works[name] = lambda name=name: product(name).sums(rooms[name])  # type: ignore[misc]
-    works[SAMPLE] = lambda: sampler.of_product(product(chosen), rooms[SAMPLE])
+        works[name] = lambda name=name: product(name).sums(buffers[name])  # type: ignore[misc]
+    works[SAMPLE] = lambda: sampler.of_product(product(chosen), buffers[SAMPLE])
     times = in_turn(works, repeats=repeats, seconds=seconds, comm=comm)
-    found = _rated(times, 2.0 * n_samples * n_in * n_out, 2.0 * n_samples * n_in * n_out)
+    rows = _rated(times, 2.0 * n_samples * n_in * n_out, 2.0 * n_samples * n_in * n_out)
     about = {"size": text_of(size), "direction": direction, "density": density}
-    return [{**about, **row, "chosen": row["kernel"] == chosen if row["kernel"] != SAMPLE else None} for row in found]
+    return [{**about, **row, "chosen": row["kernel"] == chosen if row["kernel"] != SAMPLE else None} for row in rows]
 
 
 def _statistics(size: Size, comm: MPI.Comm, repeats: int, seconds: float) -> list[dict[str, Any]]:
@@ -153,8 +153,8 @@ def _statistics(size: Size, comm: MPI.Comm, repeats: int, seconds: float) -> lis
     for planes in PLANES:
         counts = Counts((v0, _rounded(p0, planes)), (v1, _rounded(p1, planes)))
         works[POPCOUNT.format(planes)] = lambda c=counts: c.learn(W, V, CARRY, GAIN * c.unit, SHRINK)  # type: ignore[misc]
-    soft = SoftCounts((v0, p0), (v1, p1), n_samples)
-    works[SOFT] = lambda: soft.learn(W, V, CARRY, GAIN * soft.unit, SHRINK)
+    probability_counts = ProbabilityCounts((v0, p0), (v1, p1), n_samples)
+    works[SOFT] = lambda: probability_counts.learn(W, V, CARRY, GAIN * probability_counts.unit, SHRINK)
 
     def by_blas() -> None:
         dense.matmul(unpack(v0, out=dense0), p0.T, V, GAIN, CARRY)

@@ -1,4 +1,4 @@
-"""What a partition costs the engine: bytes and seconds of an update of every RBM, for ``partitioners.compare``."""
+"""The cost of a partition in the engine: bytes and seconds of an update of all RBMs, for ``partitioners.compare``."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def run(
     names: Iterable[str], methods: Sequence[str], parts: Sequence[int], *, comm: MPI.Comm, seed: int = 0,
     batch: int = 256,
 ) -> Iterator[Result]:  # fmt: skip
-    """Results of ``partitioners.compare`` on rank 0, none elsewhere, with what the engine measured.  Collective.
+    """Results of ``partitioners.compare`` with the engine's measurements on rank 0, none elsewhere.  Collective.
 
     names   of networks; parts: at most as many as there are ranks
 
-    Measured are, on as many ranks as there are parts and all RBMs together: ``bytes`` of one pass up and one down (what
-    ``predicted_bytes`` says), ``step_bytes`` of an update by CD-1 and ``step_predicted`` by ``halo_bytes``, and
+    On as many ranks as there are parts, and summed over all RBMs, it measures ``bytes`` of one pass up and one down
+    (predicted as ``predicted_bytes``), ``step_bytes`` of an update by CD-1 (``step_predicted`` by ``halo_bytes``), and
     ``step_seconds`` of that update.  ``predicted_seconds`` is by rates that are measured here: of each network's update
     on one rank, and of messages between two.
-    Raises GraphError on every rank for a name that is not known, and for numbers that cannot be.
+    Raises GraphError on every rank for unknown names and invalid numbers.
     """
     error: Exception | None = None
     try:
@@ -83,19 +83,19 @@ def run(
 
 def measure(graph: UnitGraph, partition: Partition, comm: MPI.Comm, batch: int) -> dict[str, float]:
     """Bytes and seconds of a network's updates with a partition, one rank of ``comm`` a part.  Collective."""
-    found = dict.fromkeys(("bytes", "step_bytes", "step_predicted", "step_seconds"), 0.0)
+    totals = dict.fromkeys(("bytes", "step_bytes", "step_predicted", "step_seconds"), 0.0)
     training = training_spec(TrainingSpec.statistics, batch)
     with Grid(comm, model_shards=comm.size) as grid:
         for i, (lower, upper) in enumerate(pairwise(graph.layers)):
             link = graph.links[i]
-            wires: Connections | None = Listed.from_mask(link.mask) if isinstance(link, Sparse) else None
-            spec = NetworkSpec((lower, upper), connections="dense" if wires is None else PRUNED)
+            connections: Connections | None = Listed.from_mask(link.mask) if isinstance(link, Sparse) else None
+            spec = NetworkSpec((lower, upper), connections="dense" if connections is None else PRUNED)
             owners = tuple(UnitLayout.from_owners(owner, comm.size) for owner in partition.owners[i : i + 2])
-            layout = resolve(spec, grid, NetworkLayout(owners, ("dual",)), connections=[wires])
+            layout = resolve(spec, grid, NetworkLayout(owners, ("dual",)), connections=[connections])
             bench = CD1((batch, lower, upper), grid, spec=spec, owners=layout)
             for name, value in _measured(bench, training, comm).items():
-                found[name] += value
-    return found
+                totals[name] += value
+    return totals
 
 
 def _measured(bench: CD1, training: TrainingSpec, comm: MPI.Comm) -> dict[str, float]:

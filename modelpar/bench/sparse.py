@@ -20,9 +20,9 @@ from modelpar.ownership.costs import halo_bytes
 from modelpar.ownership.placement import place
 from modelpar.spec import NetworkSpec, TrainingSpec
 
-SHARE = 0.4  # of the free memory that the dense matrix may take
+DENSE_FRACTION = 0.4  # of the free memory: at most so much for the dense matrix
 PRODUCTS = 6.0  # operations of the products up, down and up again, for each connection and sample
-WHOLE = 10.0  # with the statistics of both phases
+UPDATE = 10.0  # with the statistics of both phases
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     """``{"rows": [...]}``, one for each partitioner, the same on every rank.  Collective.
 
     A row: ``partitioner``, ``seconds`` of an update and of its ``pieces``, ``samples_per_second``, ``gflops`` (10
-    operations for each connection and sample: those that exist only), ``bytes`` received in a step by all ranks as
+    operations for each existing connection and sample), ``bytes`` received in a step by all ranks as
     counted and as ``predicted``, ``bytes_a_connection`` of weights, velocities and lists; and on one rank, with
     ``peers``, ``scipy_gflops`` (the three products alone, by scipy.sparse) and ``dense_gflops`` (by SGEMM on the
     masked matrix, existing connections counted; left out where it does not fit), and the ratios to them.
@@ -56,7 +56,10 @@ def _row(bench: CD1, batch: int, repeats: int, seconds: float, statistics: str, 
     works: dict[str, Callable[[], object]] = {"update": lambda: bench.update(training)}
     if peers and comm.size == 1:
         works |= _peers(bench)
-    times = {name: median(found) for name, found in in_turn(works, repeats=repeats, seconds=seconds, comm=comm).items()}
+    times = {
+        name: median(seconds_of)
+        for name, seconds_of in in_turn(works, repeats=repeats, seconds=seconds, comm=comm).items()
+    }
     before = _halo(bench)
     bench.update(training)
     weights = bench.rbm.weights
@@ -67,12 +70,12 @@ def _row(bench: CD1, batch: int, repeats: int, seconds: float, statistics: str, 
             pieces[name] += comm.allreduce(spent) / comm.size / repeats
     row: dict[str, Any] = {
         "seconds": times["update"], "samples_per_second": batch / times["update"], "pieces": pieces,
-        "gflops": WHOLE * batch * n / times["update"] * 1e-9,
+        "gflops": UPDATE * batch * n / times["update"] * 1e-9,
         "bytes": _halo(bench) - before,
         "predicted": network.grid.n_replicas * halo_bytes(
             up, down, bench.n_mine, planes=training.planes, recompute=weights.recompute
         ),
-        "bytes_a_connection": comm.allreduce(_held(bench)) / network.grid.n_replicas / max(n, 1),
+        "bytes_a_connection": comm.allreduce(_weight_bytes(bench)) / network.grid.n_replicas / max(n, 1),
     }  # fmt: skip
     row["bytes"] //= repeats + 1  # of the updates since
     if "scipy" in times:
@@ -88,14 +91,14 @@ def _halo(bench: CD1) -> int:
     return sum(bench.network.traffic.total(bench.network.grid.comm)["shard"].get("halo", {}).values())
 
 
-def _held(bench: CD1) -> int:
+def _weight_bytes(bench: CD1) -> int:
     """Bytes of this rank's weights, velocities and lists."""
     weights = bench.rbm.weights
     return weights.list_bytes + 2 * bench.rbm.W.nbytes
 
 
 def _peers(bench: CD1) -> dict[str, Callable[[], object]]:
-    """The same products by scipy.sparse, one thread as it has no more, and one of them by SGEMM with all threads."""
+    """The same products by scipy.sparse, which has one thread, and one of them by SGEMM with all threads."""
     weights = bench.rbm.weights
     visible, hidden, W = weights.entries(bench.rbm.W)
     n_visible, n_hidden = bench.network.spec.layers
@@ -104,9 +107,9 @@ def _peers(bench: CD1) -> dict[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     v = (rng.random((n_visible, bench.n_mine)) < ONES).astype(np.float32)
     h = (rng.random((n_hidden, bench.n_mine)) < ONES).astype(np.float32)
-    found: dict[str, Callable[[], object]] = {"scipy": lambda: (transposed @ v, matrix @ h, transposed @ v)}
-    if 4 * n_visible * n_hidden < SHARE * available_bytes():
+    works: dict[str, Callable[[], object]] = {"scipy": lambda: (transposed @ v, matrix @ h, transposed @ v)}
+    if 4 * n_visible * n_hidden < DENSE_FRACTION * available_bytes():
         dense = np.asfortranarray(transposed.toarray())
         right, out = np.asfortranarray(v), np.zeros((n_hidden, bench.n_mine), np.float32, order="F")
-        found["dense"] = lambda: sgemm(1.0, dense, right, 0.0, out, overwrite_c=1)
-    return found
+        works["dense"] = lambda: sgemm(1.0, dense, right, 0.0, out, overwrite_c=1)
+    return works

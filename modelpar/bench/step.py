@@ -1,4 +1,4 @@
-"""One step of CD-1 on data in memory: as training takes it, and the same cut into pieces with a clock on each."""
+"""One step of CD-1 on data in memory: as in training, and in pieces with a clock on each."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
 from modelpar.weights.statistics import Phase, Statistics
 
-ONES = 0.2  # part of the visible states that are on
-RATE = 0.001  # of learning: small, so that the weights stay those of a network however long it is measured
+ONES = 0.2  # fraction of the visible states that are on
+RATE = 0.001  # of learning: small, so that the weights stay realistic however long it is measured
 
 PIECES = ("up", "down", "up again", "update", "exchange")  # of a step, in the order of their first use
 
@@ -58,7 +58,7 @@ class CD1:
         """``spec`` in place of dtype and layout, for connections that are not complete; ``owners`` of its units."""
         self.n_samples, n_visible, n_hidden = size
         spec = spec or NetworkSpec(layers=(n_visible, n_hidden), dtype=dtype, layout=layout)
-        needed = memory_bytes(spec, grid.n_shards, self.n_samples) * 5 // 4  # what it is compared with comes on top
+        needed = memory_bytes(spec, grid.n_shards, self.n_samples) * 5 // 4  # and a quarter more for the dense product
         check_fits(needed, f"a benchmark of {text_of(size)}", grid.comm, grid.node_comm)
         self.network = DeepBeliefNetwork(spec, grid, owners)
         self.rbm = self.network.rbms[0]
@@ -68,8 +68,8 @@ class CD1:
         mine = Minibatches.share(self.n_samples, grid.replica, grid.n_replicas)
         self.n_mine, self.first_draw = mine.stop - mine.start, mine.start
         self.v0 = self._states(self.rbm.visible_ids)
-        all_of_them = self.rbm.weights.spreads_visible
-        self.v0_spread = self._states(self.rbm.weights.visible_spread) if all_of_them else self.v0
+        spreads = self.rbm.weights.spreads_visible
+        self.v0_spread = self._states(self.rbm.weights.visible_spread) if spreads else self.v0
 
     def _states(self, unit_ids: npt.NDArray[np.int64]) -> Packed:
         """The data of some units, the same wherever they are drawn."""
@@ -79,7 +79,7 @@ class CD1:
         return pack(p)
 
     def update(self, training: TrainingSpec) -> None:
-        """What training does with a minibatch: statistics of both phases, momentum, decay, all exchanges."""
+        """All the work of training on a minibatch: statistics of both phases, momentum, decay, all exchanges."""
         step = self.rbm.contrastive_divergence(
             self.v0, self.first_draw, training, n_all_samples=self.n_samples, v0_spread=self.v0_spread
         )
@@ -140,8 +140,8 @@ class CD1:
         block = self.rbm.parameters.blocks[-1]
         h = Packed(np.full((block.shape[1], 1, self.v0.words.shape[2]), 0x5555_5555_5555_5555, np.uint64), self.n_mine)
         return {
-            "up": dispatch.choose(self.v0_spread, self.rbm.W.shape[1], up=True, whole=self.layout == "row"),
-            "down": dispatch.choose(h, block.shape[0], up=False, whole=self.layout == "column"),
+            "up": dispatch.choose(self.v0_spread, self.rbm.W.shape[1], up=True, integer_sums=self.layout == "row"),
+            "down": dispatch.choose(h, block.shape[0], up=False, integer_sums=self.layout == "column"),
         }
 
 

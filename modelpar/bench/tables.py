@@ -8,30 +8,31 @@ from rich.table import Table
 
 from modelpar.bench.kernels import SAMPLE
 
-Found = dict[str, Any]
+Results = dict[str, Any]
+Row = dict[str, Any]
 
 
-def cd1_tables(found: Found) -> list[Table]:
+def cd1_tables(results: Results) -> list[Table]:
     """Updates beside products; then, where they were asked for, pieces of a step and peers."""
     main = _table("B x visible x hidden", "statistics", "layout", "samples/s", "GFLOP/s", "GEMM GFLOP/s", "over GEMM",
                   "from ... to")  # fmt: skip
-    for row in found["rows"]:
+    for row in results["rows"]:
         main.add_row(
             row["size"], row["statistics"], row["layout"], f"{row['samples_per_second']:,.0f}",
             f"{row['gflops']:.1f}", f"{row['sgemm_gflops']:.1f}", f"{row['over_sgemm']:.2f}",
             " ... ".join(f"{ratio:.2f}" for ratio in row["over_sgemm_range"]),
         )  # fmt: skip
-    profiled = [row for row in found["rows"] if "profile" in row]
-    contested = [row for row in found["rows"] if row.get("peers", {}).get("peers")]
+    profiled = [row for row in results["rows"] if "profile" in row]
+    contested = [row for row in results["rows"] if row.get("peers", {}).get("peers")]
     return [main, *([_profiles(profiled)] if profiled else []), *([_peers(contested)] if contested else [])]
 
 
-def sparse_tables(found: Found) -> list[Table]:
+def sparse_tables(results: Results) -> list[Table]:
     """Updates where connections are listed, by partitioner."""
     main = _table("partitioner", "ms an update", "samples/s", "GFLOP/s", "over scipy.sparse", "over SGEMM",
                   "bytes a step", "predicted", "bytes a connection")  # fmt: skip
-    pieces = _table("partitioner", *found["rows"][0]["pieces"], title="Milliseconds of each piece of an update")
-    for row in found["rows"]:
+    pieces = _table("partitioner", *results["rows"][0]["pieces"], title="Milliseconds of each piece of an update")
+    for row in results["rows"]:
         ratios = [
             f"{row[ratio]:.1f} ({row[rate]:.1f} GFLOP/s)" if ratio in row else ""
             for ratio, rate in (("over_scipy", "scipy_gflops"), ("over_dense", "dense_gflops"))
@@ -45,7 +46,7 @@ def sparse_tables(found: Found) -> list[Table]:
     return [main, pieces]
 
 
-def _profiles(rows: list[Found]) -> Table:
+def _profiles(rows: list[Row]) -> Table:
     names = list(rows[0]["profile"]["pieces"])
     table = _table("size", "statistics", "kernels", "step", *names,
                    title="Where the time of a step goes: share, and rate over GEMM's")  # fmt: skip
@@ -60,7 +61,7 @@ def _profiles(rows: list[Found]) -> Table:
     return table
 
 
-def _peers(rows: list[Found]) -> Table:
+def _peers(rows: list[Row]) -> Table:
     table = _table("B x visible x hidden", "statistics", "peer", "samples/s", "engine's samples/s", "engine over peer",
                    title="Peers, measured in turn with the engine")  # fmt: skip
     for row in rows:
@@ -73,10 +74,10 @@ def _peers(rows: list[Found]) -> Table:
     return table
 
 
-def cd1_notes(found: Found) -> list[str]:
-    """What has to be said about the peers' rounds, a line each."""
+def cd1_notes(results: Results) -> list[str]:
+    """Remarks on the peers' rounds, one a line."""
     lines: list[str] = []
-    for row in found["rows"]:
+    for row in results["rows"]:
         peers = row.get("peers")
         if peers is None:
             continue
@@ -91,23 +92,23 @@ def cd1_notes(found: Found) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def kernel_tables(found: Found) -> list[Table]:
+def kernel_tables(results: Results) -> list[Table]:
     """Rates over SGEMM's: products by density, then statistics."""
     products = _pivot(
-        [row for row in found["rows"] if row["direction"] != "statistics"],
+        [row for row in results["rows"] if row["direction"] != "statistics"],
         ("size", "threads", "direction", "density"), f"Products over SGEMM (* chosen; {SAMPLE}: with draw and packing)",
     )  # fmt: skip
     statistics = _pivot(
-        [row for row in found["rows"] if row["direction"] == "statistics"],
+        [row for row in results["rows"] if row["direction"] == "statistics"],
         ("size", "threads"), "Statistics of both phases with the update, over SGEMM",
     )  # fmt: skip
     return [products, statistics]
 
 
-def _pivot(rows: list[Found], keys: tuple[str, ...], title: str) -> Table:
+def _pivot(rows: list[Row], keys: tuple[str, ...], title: str) -> Table:
     """A line for each combination of the keys, a column for each kernel."""
     kernels = list(dict.fromkeys(row["kernel"] for row in rows))
-    lines: dict[tuple[Any, ...], dict[str, Found]] = {}
+    lines: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
         lines.setdefault(tuple(row[key] for key in keys), {})[row["kernel"]] = row
     names = {"size": "B x visible x hidden"}
@@ -119,18 +120,18 @@ def _pivot(rows: list[Found], keys: tuple[str, ...], title: str) -> Table:
     return table
 
 
-def exchange_tables(found: Found) -> list[Table]:
-    """What the verbs take, and the bytes of a step in every layout."""
+def exchange_tables(results: Results) -> list[Table]:
+    """The time of each exchange, and the bytes of a step in every layout."""
     verbs = _table("B x visible x hidden", "units", "batch", "what", "time", "bytes", "GB/s",
                    title="One layer's activations between the shards")  # fmt: skip
-    for row in found["rows"]:
+    for row in results["rows"]:
         verbs.add_row(
             row["size"], str(row["units"]), str(row["batch"]), row["what"], f"{1e6 * row['seconds']:,.1f} us",
             f"{row['bytes']:,}", f"{row['bandwidth'] / 1e9:.2f}",
         )  # fmt: skip
     steps = _table("B x visible x hidden", "layout", "statistics", "bits", "integers", "floats", "in all", "replicas",
                    "as computed", title="Bytes of one step of CD-1, over all ranks")  # fmt: skip
-    for step in found["steps"]:
+    for step in results["steps"]:
         kinds = {
             kind: sum(verb.get(kind, 0) for verb in step["bytes"]["shard"].values())
             for kind in ("bits", "integers", "floats")

@@ -1,4 +1,4 @@
-"""Clocks that all ranks read alike, and measurements in turn: what else the machine does meets all sides alike."""
+"""Clocks with one result for all ranks, and measurements in turn: other load on the machine slows all works alike."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def in_turn(works: Mapping[str, Work], *, repeats: int, seconds: float, comm: MP
     The same on every rank: the slowest rank's clock counts.
     """
     calls = {name: calls_for(seconds, work, comm) for name, work in works.items()}
-    found: dict[str, list[float]] = {name: [] for name in works}
+    times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            found[name].append(time_of(work, calls[name], comm))
-    return found
+            times[name].append(time_of(work, calls[name], comm))
+    return times
 
 
 def calls_for(seconds: float, work: Work, comm: MPI.Comm) -> int:
-    """How often ``work`` must be done to last as long; the first calls warm everything up.  Collective."""
+    """How many calls of ``work`` take at least ``seconds``; the first calls warm everything up.  Collective."""
     work()
     once = min(time_of(work, 1, comm) for _ in range(2))
     return max(1, math.ceil(seconds / max(once, 1e-6)))

@@ -85,7 +85,7 @@ def write(
         with together(grid.comm):
             if output is not None:
                 output.finish()
-                _sync_directory(str(output.place))
+                _sync_directory(str(output.target))
     except BaseException:
         file.close()
         if output is not None:
@@ -229,12 +229,12 @@ def _read_rows(file: LocalFile, block: TensorBlock, shuffle: Shuffle, start: int
 
 def _create(output: Output) -> None:
     """An empty file; what an earlier run left behind makes way."""
-    directory = output.place.parent
+    directory = output.target.parent
     if not directory.is_dir():
         raise CheckpointError(f"directory {directory} does not exist; make it, or name another")
-    if output.place.is_dir():
+    if output.target.is_dir():
         raise CheckpointError(f"{output.path} is a directory; name a file in it")
-    if output.poured:
+    if output.streamed:
         raise CheckpointError(
             f"{output.path} is no regular file, but all ranks write a checkpoint at places of their own; name a file"
         )

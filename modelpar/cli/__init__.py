@@ -1,9 +1,9 @@
-"""The command line: it hands COMM_WORLD to the engine, keeps run directories, and writes to the terminal.
+"""The command line: it passes COMM_WORLD to the engine, keeps run directories, and writes to the terminal.
 
 ``main`` is the console command.  It imports mpi4py and the standard library only; NumPy is loaded when the number of
-threads is known (``threads.prepare``).  Whatever goes wrong ends in one of three ways: a mistake that the user can
-mend is one line, printed once, and status 2 on every rank; an interruption is status 130; anything else is a traceback
-and ``MPI_Abort``, so that no rank is left waiting.  SIGTERM and SIGHUP end a process at once, and the launcher the job.
+threads is known (``threads.prepare``).  An error ends in one of three ways: a mistake that the user can mend
+is one line, printed once, and status 2 on every rank; an interruption is status 130; anything else is a traceback and
+``MPI_Abort``, so that no rank is left waiting.  SIGTERM and SIGHUP end a process at once, and the launcher the job.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 MISTAKE, UNEXPECTED, INTERRUPTED = 2, 1, 130
-PATIENCE = 10.0  # seconds in which all ranks must come to the same error, before the others are taken to be stuck
-BRIEF = 1.0  # where one rank is interrupted, the others mostly wait for it inside MPI and hear nothing
+PATIENCE = 10.0  # seconds in which all ranks must reach the same error, else the job is aborted
+INTERRUPT_PATIENCE = 1.0  # after an interruption: the other ranks mostly wait inside MPI and do not notice it
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _print_error(f"MPI cannot be loaded ({why}); install one, for example with pip install 'modelpar[mpich]'")
         sys.exit(MISTAKE)
     if hangup in (signal.SIG_DFL, signal.SIG_IGN):
-        # UCX, which some MPIs bring, takes a hangup for a wish to debug it, and goes on; nohup's word is kept
+        # UCX, which some MPIs load, opens a debugger on a hangup and goes on; with nohup a hangup stays ignored
         signal.signal(signal.SIGHUP, hangup)
     comm = MPI.COMM_WORLD.Dup()
-    if comm.rank > 0:  # one voice: what rank 0 prints, help and version included, is printed once
+    if comm.rank > 0:  # only rank 0 prints, help and version included
         # never closed: it must outlive this function, as sys.stdout does
         sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     sys.exit(run(comm, sys.argv[1:] if arguments is None else arguments))
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     """Run one command on the ranks of ``comm`` and return its exit status, the same on every rank.  Collective."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the output's encoding has not, as in a name, is escaped
+        if isinstance(stream, io.TextIOWrapper):  # characters that the encoding lacks are escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         import click
@@ -90,15 +90,15 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _warnings_in_one_line(comm: MPI.Comm) -> Iterator[None]:
-    """ModelparWarnings as one line on the first rank's stderr, each message once; other warnings as ever."""
+    """ModelparWarnings as one line on the first rank's stderr, each message once; other warnings as usual."""
     with warnings.catch_warnings():
-        told, others = set(), warnings.showwarning
+        shown, show_other = set(), warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if not issubclass(category, ModelparWarning):
-                others(message, category, *where, **more)
-            elif comm.rank == 0 and str(message) not in told:
-                told.add(str(message))
+                show_other(message, category, *where, **more)
+            elif comm.rank == 0 and str(message) not in shown:
+                shown.add(str(message))
                 _print_error(str(message), "warning")
 
         warnings.showwarning = show
@@ -111,25 +111,25 @@ def _one_line(error: BaseException) -> str:
         return f"{name}{error.strerror}"
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); use more ranks, fewer units or a smaller --batch-size"
-    return " ".join(line.strip() for line in str(error).splitlines())  # blanks in names stay
+    return " ".join(line.strip() for line in str(error).splitlines())  # spaces in names stay
 
 
 def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
-    """Print ``message`` once and return ``status`` when every rank has come here; else abort.  Collective.
+    """Print ``message`` once and return ``status`` when every rank has arrived; else abort.  Collective.
 
-    An error that all ranks have found, or agreed on, brings them all here within moments.  Where some do not come,
-    they wait for this rank in a collective that it will never enter.
+    An error that all ranks have detected, or agreed on, brings them all here almost at once.  Ranks that do not arrive
+    wait for this rank in a collective that it will never enter.
     """
     arrived = comm.Ibarrier()
-    deadline = time.monotonic() + (BRIEF if status == INTERRUPTED else PATIENCE)
+    deadline = time.monotonic() + (INTERRUPT_PATIENCE if status == INTERRUPTED else PATIENCE)
     while not arrived.Test():
         if time.monotonic() > deadline:
             _print_error(f"rank {comm.rank} of {comm.size}: {message}")
             comm.Abort(status)
         time.sleep(0.005)
-    told = comm.gather(message)
-    if told is not None:
-        _print_error(told[0])
+    messages = comm.gather(message)
+    if messages is not None:
+        _print_error(messages[0])
     return status
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and errors that name them."""
+"""Files that are either complete or not there, and errors that name them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from modelpar.errors import ModelparError
 from modelpar.files.outputs import PARTIAL, Output
 
-__all__ = ["PARTIAL", "cannot_write", "naming", "whole_file"]
+__all__ = ["PARTIAL", "atomic_write", "cannot_write", "naming"]
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to; what is there becomes ``path`` when the block ends well (see ``Output``), and goes when not.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A name to write to: that file becomes ``path`` when the block succeeds (see ``Output``), else it is removed.
 
     Not collective.  Raises ModelparError, which names ``path``, where it cannot be written.
     """
@@ -39,5 +39,5 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> str:
-    """The one line for a user."""
-    return f"{path} cannot be written ({error.strerror or error}); make room for it, or name another place"
+    """The line for a user."""
+    return f"{path} cannot be written ({error.strerror or error}); free some space, or name another path"

@@ -1,6 +1,6 @@
 """``modelpar bench``: reads its options, runs the benchmarks, and prints, draws or writes their rows.
 
-Whatever is wrong with an option is found before anything is measured, on every rank alike.
+All options are checked before anything is measured, on every rank alike.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from mpi4py import MPI
 from rich.table import Table
 
-from modelpar.bench import cd1 as updates
-from modelpar.bench import exchange as traffic
-from modelpar.bench import kernels as products
-from modelpar.bench import peers as rivals
-from modelpar.bench import sparse as updates_of_lists
+from modelpar.bench import cd1 as cd1_benchmark
+from modelpar.bench import exchange as exchange_benchmark
+from modelpar.bench import kernels as kernels_benchmark
+from modelpar.bench import peers as peer_processes
+from modelpar.bench import sparse as sparse_benchmark
 from modelpar.bench import tables
 from modelpar.bench.timing import Size
-from modelpar.cli.atomic_file import whole_file
+from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.config import Settings
 from modelpar.cli.info import blas, cpu_name, instruction_set, mpi_library
 from modelpar.cli.overwriting import check_outputs
@@ -35,39 +35,39 @@ from modelpar.kernels import threads as pool
 from modelpar.spec import TrainingSpec
 
 KINDS = (*"12345678", "float")  # of statistics
-SPARSE_NETWORK = {"layers": (128 * 128, 4 * 120 * 120), "connections": "local:9"}  # unless another is asked for
+SPARSE_NETWORK = {"layers": (128 * 128, 4 * 120 * 120), "connections": "local:9"}  # the default
 PRODUCT_OPERANDS = 3  # batch, visible, hidden
 
 
 def cd1(
-    comm: MPI.Comm, settings: Settings, place: Placement, *, sizes: str | None, repeats: int, seconds: float,
+    comm: MPI.Comm, settings: Settings, placement: Placement, *, sizes: str | None, repeats: int, seconds: float,
     as_json: bool, statistics: str | None, profile: bool, peers: Sequence[str], picture: str | None,
 ) -> None:  # fmt: skip
     """``bench cd1``.  Collective.  Raises SpecError and others on every rank."""
-    wanted, kinds = parse_sizes(sizes), parse_statistics(statistics)
+    chosen_sizes, kinds = parse_sizes(sizes), parse_statistics(statistics)
     spec = settings.network()
     names = parse_peers(peers, ranks=comm.size)
     if names and spec.dtype != "float32":
         raise SpecError(f"--peer measures single precision, but --dtype is {spec.dtype}; leave one of them out")
     _check_picture(comm, settings, picture)
     with _grid(comm, settings) as grid:
-        found = updates.run(
-            wanted, grid=grid, threads=place.threads, dtype=spec.dtype, repeats=repeats, seconds=seconds,
+        results = cd1_benchmark.run(
+            chosen_sizes, grid=grid, threads=placement.threads, dtype=spec.dtype, repeats=repeats, seconds=seconds,
             statistics=kinds, layout=spec.layout, profile=profile, peers=names,
         )  # fmt: skip
-    found["machine"] = {**_machine(place), **found["machine"]}
-    machine = found["machine"]
+    results["machine"] = {**_machine(placement), **results["machine"]}
+    machine = results["machine"]
     header = f"CD-1 on {machine['cpu']}: {machine['grid']}, {machine['threads']} thread(s) a rank, {machine['dtype']}"
-    _show(found, header, tables.cd1_tables, tables.cd1_notes(found), as_json=as_json)
-    _draw(comm, picture, "cd1_figure", found)
+    _show(results, header, tables.cd1_tables, tables.cd1_notes(results), as_json=as_json)
+    _draw(comm, picture, "cd1_figure", results)
 
 
 def kernels(
-    comm: MPI.Comm, settings: Settings, place: Placement, *, sizes: str | None, repeats: int, seconds: float,
+    comm: MPI.Comm, settings: Settings, placement: Placement, *, sizes: str | None, repeats: int, seconds: float,
     as_json: bool, calibrate: bool, picture: str | None,
 ) -> None:  # fmt: skip
     """``bench kernels``.  Collective.  Raises SpecError and others on every rank."""
-    wanted = parse_sizes(sizes)
+    chosen_sizes = parse_sizes(sizes)
     _check_picture(comm, settings, picture)
 
     def set_threads(n: int) -> None:
@@ -75,39 +75,39 @@ def kernels(
         pool.set_threads(n)
 
     try:
-        found = products.run(
-            wanted, comm=comm, set_threads=set_threads, threads=sorted({1, place.threads}), repeats=repeats,
+        results = kernels_benchmark.run(
+            chosen_sizes, comm=comm, set_threads=set_threads, threads=sorted({1, placement.threads}), repeats=repeats,
             seconds=seconds, calibrate=calibrate,
         )  # fmt: skip
     finally:
-        set_threads(place.threads)
-    found["machine"] = {**_machine(place), **found["machine"]}
-    machine = found["machine"]
+        set_threads(placement.threads)
+    results["machine"] = {**_machine(placement), **results["machine"]}
+    machine = results["machine"]
     header = f"Kernels on {machine['cpu']}, {machine['ranks']} rank(s) at once"
     notes = [f"{n} thread(s): rates of {c['file']}" for n, c in machine["calibrations"].items() if c is not None]
-    _show(found, header, tables.kernel_tables, notes, as_json=as_json)
-    _draw(comm, picture, "kernel_figure", found)
+    _show(results, header, tables.kernel_tables, notes, as_json=as_json)
+    _draw(comm, picture, "kernel_figure", results)
 
 
 def exchange(
-    comm: MPI.Comm, settings: Settings, place: Placement, *, sizes: str | None, repeats: int, seconds: float,
+    comm: MPI.Comm, settings: Settings, placement: Placement, *, sizes: str | None, repeats: int, seconds: float,
     as_json: bool,
 ) -> None:  # fmt: skip
     """``bench exchange``.  Collective.  Raises SpecError and others on every rank."""
-    wanted = parse_sizes(sizes)
+    chosen_sizes = parse_sizes(sizes)
     with _grid(comm, settings) as grid:
-        found = traffic.run(wanted, grid=grid, repeats=repeats, seconds=seconds)
-    found["machine"] = {**_machine(place), **found["machine"]}
-    machine, notes = found["machine"], []
+        results = exchange_benchmark.run(chosen_sizes, grid=grid, repeats=repeats, seconds=seconds)
+    results["machine"] = {**_machine(placement), **results["machine"]}
+    machine, notes = results["machine"], []
     if machine["model_shards"] == 1:
         notes.append("one model shard: nothing travels between shards; start more ranks, as in mpirun -n 2")
-    if not all(step["agree"] for step in found["steps"]):
+    if not all(step["agree"] for step in results["steps"]):
         notes.append("warning: the engine counted other bytes than the closed form says; please report this")
-    _show(found, f"Exchange by {machine['mpi']}: {machine['grid']}", tables.exchange_tables, notes, as_json=as_json)
+    _show(results, f"Exchange by {machine['mpi']}: {machine['grid']}", tables.exchange_tables, notes, as_json=as_json)
 
 
 def sparse(
-    comm: MPI.Comm, settings: Settings, place: Placement, *, batch: int, repeats: int, seconds: float,
+    comm: MPI.Comm, settings: Settings, placement: Placement, *, batch: int, repeats: int, seconds: float,
     as_json: bool, statistics: str | None, partitioners: str | None, peers: bool | None,
 ) -> None:  # fmt: skip
     """``bench sparse``.  Collective.  Raises SpecError and others on every rank."""
@@ -120,53 +120,53 @@ def sparse(
         raise SpecError(f"--peers has no effect on {comm.size} ranks: scipy.sparse and SGEMM are measured on one")
     names: list[str | None] = [word.strip() for word in partitioners.split(",")] if partitioners else [None]
     with _grid(comm, settings) as grid:
-        found = updates_of_lists.run(
-            spec, batch, names, grid=grid, threads=place.threads, repeats=repeats, seconds=seconds, statistics=kind,
+        results = sparse_benchmark.run(
+            spec, batch, names, grid=grid, threads=placement.threads, repeats=repeats, seconds=seconds, statistics=kind,
             peers=peers is not False,
         )  # fmt: skip
         shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"
-    found["machine"] = {**_machine(place), "grid": shape, "threads": place.threads}
+    results["machine"] = {**_machine(placement), "grid": shape, "threads": placement.threads}
     layers = "-".join(map(str, spec.layers))
     header = (
-        f"CD-1 on {found['machine']['cpu']}: {shape}, {place.threads} thread(s) a rank; {layers}, {spec.connections}: "
-        f"{found['connections']:,} connections, batch {batch}"
+        f"CD-1 on {results['machine']['cpu']}: {shape}, {placement.threads} thread(s) a rank; {layers}, "
+        f"{spec.connections}: {results['connections']:,} connections, batch {batch}"
     )
-    _show(found, header, tables.sparse_tables, [], as_json=as_json)
+    _show(results, header, tables.sparse_tables, [], as_json=as_json)
 
 
 def parse_sizes(text: str | None) -> list[Size] | None:
     """``100x784x500,...``; None for the defaults.  Raises SpecError."""
     if text is None:
         return None
-    found = []
+    chosen_sizes = []
     for word in text.split(","):
         parts = word.strip().lower().split("x")
         if len(parts) != PRODUCT_OPERANDS or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise SpecError(f"--sizes has {word!r}, but needs batch x visible x hidden, as in 100x784x500")
         batch, visible, hidden = map(int, parts)
-        found.append((batch, visible, hidden))
-    return found
+        chosen_sizes.append((batch, visible, hidden))
+    return chosen_sizes
 
 
 def parse_statistics(text: str | None) -> list[str]:
     """``3``, ``1,float``, ``all``; the default of training for None.  Raises SpecError."""
-    found: list[str] = []
+    names: list[str] = []
     for word in (text or TrainingSpec.statistics).split(","):
-        name = word.strip().lower()
-        if name not in (*KINDS, "all"):
+        kind = word.strip().lower()
+        if kind not in (*KINDS, "all"):
             raise SpecError(f"--statistics has {word!r}, but needs 1 to 8, float or all, separated by commas")
-        found += updates.ALL_STATISTICS if name == "all" else [name]
-    return _once(found)
+        names += cd1_benchmark.ALL_STATISTICS if kind == "all" else [kind]
+    return _once(names)
 
 
 def parse_peers(words: Iterable[str], *, ranks: int) -> list[str]:
     """Names of peers from ``numpy``, ``torch,sklearn``, ``all``, given once or several times.  Raises SpecError."""
-    found: list[str] = []
+    names: list[str] = []
     for word in (part.strip().lower() for words_here in words for part in words_here.split(",")):
-        if word not in rivals.WORDS:
-            raise SpecError(f"--peer has {word!r}, but needs one of {', '.join(rivals.WORDS)}")
-        found += rivals.names_of(word, ranks=ranks)
-    return _once(found)
+        if word not in peer_processes.WORDS:
+            raise SpecError(f"--peer has {word!r}, but needs one of {', '.join(peer_processes.WORDS)}")
+        names += peer_processes.names_of(word, ranks=ranks)
+    return _once(names)
 
 
 def _once(words: Iterable[str]) -> list[str]:
@@ -184,41 +184,41 @@ def _check_picture(comm: MPI.Comm, settings: Settings, picture: str | None) -> N
     check_outputs(comm, settings, {"--picture": picture})
 
 
-def _draw(comm: MPI.Comm, picture: str | None, figure: str, found: dict[str, Any]) -> None:
+def _draw(comm: MPI.Comm, picture: str | None, figure: str, results: dict[str, Any]) -> None:
     """Rank 0 draws.  Collective.  Raises ModelparError, on every rank, where the file cannot be written."""
     if picture is None:
         return
     with together(comm):
         if comm.rank == 0:
-            made = getattr(importlib.import_module("modelpar.bench.figures"), figure)(found)
-            with whole_file(Path(picture)) as partial:
-                made.savefig(partial, dpi=110, format="png")
+            drawn = getattr(importlib.import_module("modelpar.bench.figures"), figure)(results)
+            with atomic_write(Path(picture)) as partial:
+                drawn.savefig(partial, dpi=110, format="png")
 
 
 def _grid(comm: MPI.Comm, settings: Settings) -> Grid:
     return Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas)
 
 
-def _machine(place: Placement) -> dict[str, Any]:
+def _machine(placement: Placement) -> dict[str, Any]:
     libraries = {library["of"]: library["core_type"] for library in blas()}
     return {
-        "cpu": cpu_name(), "cores": place.cores, "instruction_set": instruction_set(),
+        "cpu": cpu_name(), "cores": placement.cores, "instruction_set": instruction_set(),
         "blas_core_type": libraries.get("scipy", next(iter(libraries.values()), "unknown")),
         "mpi": mpi_library(), "python": sys.version.split()[0],
     }  # fmt: skip
 
 
 def _show(
-    found: dict[str, Any], header: str, made: Callable[[dict[str, Any]], list[Table]], notes: list[str], *,
+    results: dict[str, Any], header: str, tables_of: Callable[[dict[str, Any]], list[Table]], notes: list[str], *,
     as_json: bool,
 ) -> None:  # fmt: skip
     """One JSON object, or a header, tables and notes."""
     if as_json:
-        print(json.dumps(found), flush=True)
+        print(json.dumps(results), flush=True)
         return
     console = make_console()
     console.print(header, markup=False, soft_wrap=True)
-    for table in made(found):
+    for table in tables_of(results):
         console.print(table)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The commands and their options.  Thin: each chooses the threads, then loads what it needs and hands over."""
+"""The commands and their options: each chooses the threads, then loads the module that does the work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from modelpar import __version__
 from modelpar.cli import config as configuration
-from modelpar.cli.options import PLACE, GroupedCommand, given, spec_options
+from modelpar.cli.options import PATH, GroupedCommand, given, spec_options
 from modelpar.files.paths import absolute
 from modelpar.spec import TrainingSpec
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COUNT = click.IntRange(1)
 JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of a table")
 OUT = click.option(
-    "--out", type=PLACE, metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units"
+    "--out", type=PATH, metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units"
 )
 
 
@@ -43,10 +43,10 @@ def modelpar(context: click.Context) -> None:
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint of --run-dir, at this or another grid")
 @click.option("--overwrite", is_flag=True, help="replace the run that --run-dir holds")
 @click.option("--accept-other-data", is_flag=True,
-              help="with --resume: go on with other data than those that the run was begun with")  # fmt: skip
+              help="with --resume: go on with other data than the run was started with")  # fmt: skip
 @click.option("--max-restarts", type=click.IntRange(0), default=None, metavar="N",
-              help="with --resume, for loops: start the run where there is none yet, and refuse to take it up again "
-              "more than N times")  # fmt: skip
+              help="with --resume, for loops: start the run where there is none yet, and refuse to resume it more "
+              "than N times")  # fmt: skip
 @click.pass_obj
 def train(
     comm: MPI.Comm, config: str | None, resume: bool, overwrite: bool, accept_other_data: bool,
@@ -56,22 +56,22 @@ def train(
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other: one keeps the run, the other replaces it")
     if max_restarts is not None and not resume:
-        raise click.UsageError("--max-restarts counts how often a run is taken up again; give --resume with it")
+        raise click.UsageError("--max-restarts counts how often a run is resumed; give --resume with it")
     if accept_other_data and not resume:
-        raise click.UsageError("--accept-other-data is for a run that is taken up again; give --resume with it")
+        raise click.UsageError("--accept-other-data is for a run that is resumed; give --resume with it")
     mine = given(values)
     settings = configuration.gather(comm, mine, config, resume=resume)
-    place = _prepare(comm, settings.run.threads)
+    placement = _prepare(comm, settings.run.threads)
     from modelpar.cli.train import train as work
 
     work(
-        comm, settings, place, resume=resume, overwrite=overwrite, max_restarts=max_restarts,
+        comm, settings, placement, resume=resume, overwrite=overwrite, max_restarts=max_restarts,
         accept_other_data=accept_other_data,
     )  # fmt: skip
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
@@ -87,21 +87,21 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
               help="steps of Gibbs sampling in the top RBM")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
-              help="other seeds, other fantasies")  # fmt: skip
-@click.option("--image-shape", metavar="ROWSxCOLUMNS", default=None, help="of one sample, where it is no square")
+              help="seed of the draws")  # fmt: skip
+@click.option("--image-shape", metavar="ROWSxCOLUMNS", default=None, help="of one sample, where it is not a square")
 @OUT
 @click.pass_obj
 def sample(
     comm: MPI.Comm, checkpoint: str, config: str | None, count: int, steps: int, seed: int,
     image_shape: str | None, out: str | None, **values: Any,
 ) -> None:  # fmt: skip
-    """Fantasies of the network by Gibbs sampling from its top RBM (samples.png unless --out says otherwise)."""
+    """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png)."""
     settings = configuration.gather(comm, given(values), config)
     shape, out = _image_shape(image_shape), _picture_or_array(out or absolute("samples.png"))
     if shape is not None and out.endswith(".npy"):
@@ -113,7 +113,7 @@ def sample(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=None, metavar="N",
               help="samples of the test set  [default: 20, or all where there are fewer]")  # fmt: skip
@@ -122,7 +122,7 @@ def sample(
 def reconstruct(
     comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, out: str | None, **values: Any
 ) -> None:
-    """Test samples above what the network makes of them (reconstructions.png unless --out says otherwise)."""
+    """Test samples above their reconstructions by the network (default: reconstructions.png)."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
     out = _picture_or_array(out or absolute("reconstructions.png"))
     _prepare(comm, settings.run.threads)
@@ -132,8 +132,8 @@ def reconstruct(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
-@click.argument("out", type=PLACE, metavar="OUT")
+@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("out", type=PATH, metavar="OUT")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.pass_obj
 def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **values: Any) -> None:
@@ -152,12 +152,12 @@ def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **valu
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("source", type=PLACE, metavar="[CONFIG_OR_CHECKPOINT_OR_RUN_DIR]", required=False)
+@click.argument("source", type=PATH, metavar="[CONFIG_OR_CHECKPOINT_OR_RUN_DIR]", required=False)
 @spec_options("network.layers", "network.connections", "network.visible_grid", "network.seed")
 @click.option("--parts", type=COUNT, required=True, metavar="N", help="model shards to place units on")
 @click.option("--method", default="auto", show_default=True, metavar="NAME",
-              help="of partitioners; a name that is not known lists them all")  # fmt: skip
-@click.option("--out", type=PLACE, default="placement.npz", show_default=True, metavar="FILE",
+              help="of partitioners; an unknown name lists them all")  # fmt: skip
+@click.option("--out", type=PATH, default="placement.npz", show_default=True, metavar="FILE",
               help="for train --partition")  # fmt: skip
 @JSON
 @click.pass_obj
@@ -192,14 +192,14 @@ def partition(
 
 @modelpar.command(cls=GroupedCommand)
 @click.option("--networks", default="local28,smallworld", show_default=True, metavar="NAME,...",
-              help="as python -m partitioners compare knows them; all for every one")  # fmt: skip
+              help="as for python -m partitioners compare; all for every one")  # fmt: skip
 @click.option("--methods", default="block,strided,random,tiles,auto", show_default=True, metavar="NAME,...",
               help="partitioners")  # fmt: skip
 @click.option("--parts", default=None, metavar="N,...", help="model shards  [default: 2 to the number of ranks]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="of the partitioners")
 @click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
-@click.option("--json", "json_file", type=PLACE, default=None, metavar="FILE", help="write all results there")
-@click.option("--html", "html_file", type=PLACE, default=None, metavar="FILE", help="write a page with pictures there")
+@click.option("--json", "json_file", type=PATH, default=None, metavar="FILE", help="write all results there")
+@click.option("--html", "html_file", type=PATH, default=None, metavar="FILE", help="write a page with pictures there")
 @click.pass_obj
 def compare(comm: MPI.Comm, **values: Any) -> None:
     """Partitioners on networks: quality, seconds, and the bytes and step times that the engine measures.
@@ -213,10 +213,12 @@ def compare(comm: MPI.Comm, **values: Any) -> None:
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", type=PLACE, metavar="CHECKPOINT_OR_RUN_DIR")
-@click.argument("out", type=PLACE, metavar="OUT_RUN_DIR")
+@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("out", type=PATH, metavar="OUT_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
-@click.option("--keep", type=float, required=True, metavar="X", help="part of each RBM's weights to keep, the largest")
+@click.option(
+    "--keep", type=float, required=True, metavar="X", help="fraction of each RBM's weights to keep, the largest"
+)
 @click.option("--overwrite", is_flag=True, help="replace the run that OUT_RUN_DIR holds")
 @click.pass_obj
 def prune(
@@ -234,12 +236,12 @@ def prune(
 
 
 @modelpar.command(cls=GroupedCommand)
-@click.argument("run_a", type=PLACE, metavar="RUN_A")
-@click.argument("run_b", type=PLACE, metavar="RUN_B")
+@click.argument("run_a", type=PATH, metavar="RUN_A")
+@click.argument("run_b", type=PATH, metavar="RUN_B")
 @JSON
 @click.pass_obj
 def diff(comm: MPI.Comm, run_a: str, run_b: str, as_json: bool) -> None:
-    """Where two runs part, and how far apart they have come.
+    """The first difference of two runs, and the size of the differences.
 
     Compares the digests of every update (train --exact or train --digests records them), the configurations, and the
     checkpoints that both have. RUN_A and RUN_B are run directories, or two checkpoint files. The exit status is 0
@@ -261,10 +263,10 @@ def info(comm: MPI.Comm, config: str | None, as_json: bool, **values: Any) -> No
     from modelpar.cli.info import given_environment
 
     environment = given_environment()  # before the threads are set in it
-    place = _prepare(comm, settings.run.threads)
+    placement = _prepare(comm, settings.run.threads)
     from modelpar.cli.info import show
 
-    show(comm, place, environment, as_json=as_json)
+    show(comm, placement, environment, as_json=as_json)
 
 
 @modelpar.group(invoke_without_command=True)
@@ -281,7 +283,7 @@ def _help_without_command(context: click.Context) -> None:
 
 def _measurements(repeats: int, seconds: float, sizes: str) -> Callable[[Any], Any]:
     """The options that all benchmarks share, with their defaults."""
-    wanted = (
+    options = (
         click.option("--sizes", metavar="BxVxH,...", default=None,
                      help=f"batch x visible units x hidden units, separated by commas  [default: {sizes}]"),
         click.option("--repeats", type=COUNT, default=repeats, show_default=True, metavar="N",
@@ -292,7 +294,7 @@ def _measurements(repeats: int, seconds: float, sizes: str) -> Callable[[Any], A
     )  # fmt: skip
 
     def decorate(command: Any) -> Any:
-        for option in reversed(wanted):
+        for option in reversed(options):
             command = option(command)
         return command
 
@@ -300,7 +302,7 @@ def _measurements(repeats: int, seconds: float, sizes: str) -> Callable[[Any], A
 
 
 PICTURE = click.option(
-    "--picture", type=PLACE, metavar="FILE.png", default=None, help="draw the rates over SGEMM's too"
+    "--picture", type=PATH, metavar="FILE.png", default=None, help="also draw the rates over SGEMM's"
 )
 
 
@@ -318,14 +320,14 @@ PICTURE = click.option(
 @PICTURE
 @click.pass_obj
 def cd1(comm: MPI.Comm, config: str | None, **values: Any) -> None:
-    """Updates by CD-1 beside products of dense matrices of the same sizes (SGEMM), measured in turn."""
+    """Updates by CD-1 and products of dense matrices of the same sizes (SGEMM), measured in turn."""
     _bench(comm, "cd1", config, values)
 
 
 @bench.command(cls=GroupedCommand)
 @spec_options("run.threads")
 @_measurements(3, 0.02, "100x784x500,256x784x4096")
-@click.option("--calibrate", is_flag=True, help="measure the rates anew by which kernels are chosen, and keep them")
+@click.option("--calibrate", is_flag=True, help="measure the rates by which kernels are chosen again, and save them")
 @PICTURE
 @click.pass_obj
 def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
@@ -337,10 +339,15 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 @spec_options("run.threads", "grid", "network.layers", "network.connections", "network.visible_grid", "network.halo",
               without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
 @click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
-@click.option("--partitioners", metavar="NAME,...", default=None, help="who places units, several to compare them")
+@click.option(
+    "--partitioners",
+    metavar="NAME,...",
+    default=None,
+    help="methods that place units, compared where several are given",
+)
 @click.option("--statistics", metavar="K|float", default=None, help="1 to 8 bits, or float  [default: "
               f"{TrainingSpec.statistics}]")  # fmt: skip
-@click.option("--peers/--no-peers", default=None, help="on one rank, measure scipy.sparse and SGEMM beside it")
+@click.option("--peers/--no-peers", default=None, help="on one rank, measure scipy.sparse and SGEMM too")
 @click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
               help="measurements, of which the median counts")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=0.5, show_default=True, metavar="X",
@@ -348,7 +355,7 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 @JSON
 @click.pass_obj
 def sparse(comm: MPI.Comm, config: str | None, **values: Any) -> None:
-    """Updates by CD-1 of an RBM whose connections are listed: 128x128 -> 4 maps by fields of 9x9 unless given."""
+    """Updates by CD-1 of an RBM whose connections are listed: default: 128x128 -> 4 maps by fields of 9x9."""
     _bench(comm, "sparse", config, values)
 
 
@@ -357,17 +364,17 @@ def sparse(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 @_measurements(5, 0.05, "100x784x500,256x784x4096,256x4096x4096")
 @click.pass_obj
 def exchange(comm: MPI.Comm, config: str | None, **values: Any) -> None:
-    """What travels between model shards: bits against floats, and the bytes of a step in every layout."""
+    """Traffic between model shards: bits against floats, and the bytes of a step in every layout."""
     _bench(comm, "exchange", config, values)
 
 
 def _bench(comm: MPI.Comm, name: str, config: str | None, values: dict[str, Any]) -> None:
     settings = configuration.gather(comm, given(values), config)
-    place = _prepare(comm, settings.run.threads, clear_core_type=True)
+    placement = _prepare(comm, settings.run.threads, clear_core_type=True)
     from modelpar.cli import bench as work
 
     asked = {key: value for key, value in values.items() if "__" not in key}
-    getattr(work, name)(comm, settings, place, **asked)
+    getattr(work, name)(comm, settings, placement, **asked)
 
 
 def _prepare(comm: MPI.Comm, asked: int | None, *, clear_core_type: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""``modelpar compare``: partitioners on networks, judged by what the engine then measures."""
+"""``modelpar compare``: partitioners on networks, compared by measurements of the engine."""
 
 from __future__ import annotations
 
@@ -27,34 +27,32 @@ def compare(
 ) -> None:  # fmt: skip
     """Print the table, and write the files that are asked for.  Collective.
 
-    Raises SpecError on every rank for names and numbers that cannot be, and where a file cannot be written.
+    Raises SpecError on every rank for unknown names and invalid numbers, and where a file cannot be written.
     """
     numbers = _numbers(parts, comm.size)
     names = listed(networks, list(NETWORKS))
-    wanted = listed(methods, [])
-    if not names or not wanted:
+    chosen = listed(methods, [])
+    if not names or not chosen:
         raise SpecError("--networks and --methods need at least one name each")
     try:
-        for name in wanted:
+        for name in chosen:
             method(name)
-        found = [network(name) for name in names]
+        graphs = [network(name) for name in names]
     except GraphError as error:
         raise SpecError(str(error)) from None
     rates = [("the machine's calibration", dispatch.calibration_file())]
     check_outputs(comm, Settings({}), {"--json": json_file, "--html": html_file}, more=rates)
-    results: list[Result] = []
-    for result in run(names, wanted, numbers, comm=comm, seed=seed, batch=batch):
-        results.append(result)
+    results: list[Result] = list(run(names, chosen, numbers, comm=comm, seed=seed, batch=batch))
 
-    def told() -> None:
+    def show() -> None:
         console = make_console()
         plain_console(width=None if console.is_terminal else 240).print(table(results))
         if json_file is not None:
             write_json(json_file, results)
         if html_file is not None:
-            write_report(html_file, found, results, shlex.join(["modelpar", *sys.argv[1:]]))
+            write_report(html_file, graphs, results, shlex.join(["modelpar", *sys.argv[1:]]))
 
-    _on_rank_0(comm, told)
+    _on_rank_0(comm, show)
 
 
 def _on_rank_0(comm: MPI.Comm, work: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from modelpar.cli.options import SPECS, GridSpec, RunSpec, Tables, located, parse_layers
-from modelpar.cli.places import same_file
+from modelpar.cli.recorded_paths import same_file
 from modelpar.errors import SpecError, together
 from modelpar.files.paths import from_printable, printable
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, SyncSpec, TrainingSpec
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SpecClass = TypeVar("SpecClass", bound=Spec)
 
-# What --exact needs, where nothing else is given: states wherever sums of real values would be rounded.
+# The defaults with --exact: states wherever sums of real values would be rounded.
 EXACT_TRAINING = {"pass_up": "states"}
 EXACT_DATA = {"binarise": "stochastic"}
 
@@ -61,13 +61,13 @@ def parse_config(text: str, name: str) -> Tables:
         for key, value in values.items():
             if key not in hints:
                 raise SpecError(f"{name}: [{table}] has an unknown key {key}{_nearest(key, hints, table)}")
-            found = _typed(value, hints[key], f"{name}: [{table}] {key}")
-            checked.setdefault(table, {})[key] = from_printable(found) if kinds[key] else found
+            typed = _typed(value, hints[key], f"{name}: [{table}] {key}")
+            checked.setdefault(table, {})[key] = from_printable(typed) if kinds[key] else typed
     return checked
 
 
 def _nearest(word: str, known: Mapping[str, Any], table: str = "") -> str:
-    """`; did you mean ...?`, in this table or in another one, or what there is."""
+    """`; did you mean ...?`, the other table that has this key, or the list of known words."""
     near = difflib.get_close_matches(word.replace("-", "_").lower(), known, n=1)
     if near:
         return f"; did you mean {near[0]}?"
@@ -86,10 +86,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                 raise SpecError(f"{where}: {error}") from None
         if isinstance(value, list) and all(type(units) is int for units in value):
             return tuple(value)
-        raise SpecError(f"{where} is {value!r}, but must be a list of whole numbers or a text such as '784-500'")
+        raise SpecError(f"{where} is {value!r}, but must be a list of integers or a text such as '784-500'")
     accepted, words = {
         bool: ((bool,), "true or false"),
-        int: ((int,), "a whole number"), int | None: ((int,), "a whole number"),
+        int: ((int,), "an integer"), int | None: ((int,), "an integer"),
         float: ((int, float), "a number"), float | None: ((int, float), "a number"),
     }.get(hint, ((str,), "a text"))  # fmt: skip
     if type(value) not in accepted:
@@ -98,9 +98,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 
 
 def from_root(tables: Tables, name: str) -> Tables:
-    """What tables of the file called ``name`` name, by absolute names.  Raises SpecError."""
-    found = merge(tables)
-    for table, values in found.items():
+    """The tables of the file called ``name`` with absolute paths.  Raises SpecError."""
+    absolute_tables = merge(tables)
+    for table, values in absolute_tables.items():
         for f in fields(SPECS[table]):  # type: ignore[arg-type]
             kind = f.metadata.get("path")
             if kind is None or f.name not in values:
@@ -109,7 +109,7 @@ def from_root(tables: Tables, name: str) -> Tables:
                 values[f.name] = located(values[f.name], kind)
             except ValueError as error:
                 raise SpecError(f"{name}: [{table}] {f.name}: {error}") from None
-    return found
+    return absolute_tables
 
 
 def write_config(specs: Mapping[str, Spec]) -> str:
@@ -140,7 +140,7 @@ def merge(*layers: Tables) -> Tables:
 
 
 def build(kind: type[SpecClass], tables: Tables) -> SpecClass:
-    """The spec of ``kind`` from what was given.  Raises SpecError."""
+    """The spec of ``kind`` with the given options.  Raises SpecError."""
     table = next(name for name, spec in SPECS.items() if spec is kind)
     return kind(**tables.get(table, {}))
 
@@ -149,15 +149,15 @@ def build(kind: type[SpecClass], tables: Tables) -> SpecClass:
 class Settings:
     """All options of one command, from the command line, files and defaults."""
 
-    tables: Tables  # what was given, wherever
-    mine: Tables = field(default_factory=dict)  # of that, what the command line gave
-    file: Tables = field(default_factory=dict)  # what a file gave
-    before: Tables = field(default_factory=dict)  # what the run that is resumed, or judged, was given
-    config: str | None = None  # the file that some of it was read from
+    tables: Tables  # all given options
+    mine: Tables = field(default_factory=dict)  # those of the command line
+    file: Tables = field(default_factory=dict)  # those of the file of --config
+    before: Tables = field(default_factory=dict)  # those of the run that is resumed or evaluated
+    config: str | None = None  # the file of --config
 
     @property
     def asked(self) -> Tables:
-        """What is given now, by file or command line, and not taken from a run."""
+        """The options given now, by file or command line, and not taken from a run."""
         return merge(self.file, self.mine)
 
     @property
@@ -166,7 +166,7 @@ class Settings:
 
     @property
     def exact(self) -> bool:
-        """Whether the same bytes at every grid are asked for, which some options then serve unless they are given."""
+        """Whether the same bytes at every grid are asked for; it changes the defaults of some options."""
         return bool(self.tables.get("network", {}).get("exact", False))
 
     @property
@@ -183,12 +183,12 @@ class Settings:
 
     @property
     def sync(self) -> SyncSpec:
-        """How replicas stay together; they meet, where they go at their own pace, wherever a checkpoint is due."""
-        found = build(SyncSpec, self.tables)
+        """How replicas stay together; with a server they synchronise wherever a checkpoint is due."""
+        spec = build(SyncSpec, self.tables)
         every = self.run.checkpoint_every
-        if found.sync == "server" and every and not found.meet_every:
-            return replace(found, meet_every=every)
-        return found
+        if spec.sync == "server" and every and not spec.meet_every:
+            return replace(spec, meet_every=every)
+        return spec
 
     @property
     def run(self) -> RunSpec:
@@ -203,7 +203,7 @@ class Settings:
             )
 
     def network(self, **more: Any) -> NetworkSpec:
-        """The network's spec; ``more`` are fields that only the data can tell."""
+        """The network's spec; ``more`` are fields that follow from the data."""
         return build(NetworkSpec, merge(self.tables, {"network": more}))
 
 
@@ -215,28 +215,28 @@ def gather(
     mine     those of the command line
     config   a TOML file
     resume   the configuration of the run comes first, but for its grid and threads, which belong to a machine
-    beside   a checkpoint or run directory whose data are meant where no others are named
+    beside   a checkpoint or run directory, whose data are the default
     """
     base: Tables = {}
     before: Tables = {}
     file = from_root(read_config(comm, config), config) if config else {}
     if resume:
-        wanted = merge(file, mine)
-        where = wanted.get("run", {}).get("run_dir")
+        now = merge(file, mine)
+        where = now.get("run", {}).get("run_dir")
         if where is None:
             raise SpecError("--resume needs to know the run; give --run-dir")
         base = read_own_config(comm, where)
         before = copy.deepcopy(base)
         base.pop("grid", None)
         base.get("run", {}).pop("threads", None)
-        if "sync" in wanted.get("sync", {}):  # what belongs to another strategy does not come with it
+        if "sync" in now.get("sync", {}):  # options of another strategy are not taken over
             base.pop("sync", None)
     elif beside is not None:
         before = read_own_config(comm, beside)
         data = before.get("data", {})
         named = merge(file, mine).get("data", {}).get("data")
         if named is not None and not comm.bcast(same_file(named, data.get("data", "")) if comm.rank == 0 else None):
-            # perhaps other data: their files and fractions have nothing to do with those of the run; their unit has
+            # perhaps other data, with other files and fractions; but their unit is that of the run
             data = {name: value for name, value in data.items() if name == "scale"}
         base = {"data": data}
     settings = Settings(merge(base, file, mine), mine, file, before, config)
@@ -248,16 +248,16 @@ def gather(
 
 def read_own_config(comm: MPI.Comm, where: str) -> Tables:
     """The configuration of the run that a path belongs to; nothing where there is none.  Collective."""
-    found = None
+    path = None
     if comm.rank == 0:
         own = home_of(where) / "config.toml"
-        found = own if own.is_file() else None
-    found = comm.bcast(found)
-    return read_config(comm, found) if found is not None else {}
+        path = own if own.is_file() else None
+    path = comm.bcast(path)
+    return read_config(comm, path) if path is not None else {}
 
 
 def home_of(where: str | Path) -> Path:
-    """The directory of the run that a checkpoint or run directory belongs to, if it does.  Not collective."""
+    """The directory of the run, if any, that a checkpoint or run directory belongs to.  Not collective."""
     path = Path(where)
     home = path if path.is_dir() else path.parent
     return home.parent if home.name == "checkpoints" else home

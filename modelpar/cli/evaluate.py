@@ -15,7 +15,7 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
-from modelpar.cli.atomic_file import whole_file
+from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.own_data import Say, check_labels_act, open_to_judge, speak
@@ -147,7 +147,7 @@ def write_samples(
 
 def _save_array(path: Path, values: Array) -> None:
     """As ``np.save``, but whole or not at all, and with the operating system's words where that fails."""
-    with whole_file(path) as partial, open(partial, "wb") as file:
+    with atomic_write(path) as partial, open(partial, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(values)
         np.lib.format.write_array_header_1_0(file, header)
         file.write(values.reshape(-1).view(np.uint8).data)

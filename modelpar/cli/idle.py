@@ -16,7 +16,7 @@ from mpi4py import MPI
 
 from modelpar.cli.config import Settings
 from modelpar.cli.options import SPECS
-from modelpar.cli.places import is_name
+from modelpar.cli.recorded_paths import is_data_set
 from modelpar.data import Dataset
 from modelpar.data.arrays import Archive
 from modelpar.errors import DataError, SpecError
@@ -103,7 +103,7 @@ def _arrays(data: str) -> str:
     """Which arrays an archive has that might be meant as labels."""
     path = Path(data).expanduser()
     try:
-        if is_name(data) or not zipfile.is_zipfile(path):
+        if is_data_set(data) or not zipfile.is_zipfile(path):
             return ""
         names = sorted(Archive(path).headers)
     except (OSError, DataError):

@@ -36,13 +36,13 @@ class GridSpec(Spec):
     """How the ranks are arranged: replicas x model shards."""
 
     model_shards: int | None = option(None, "ranks that hold one model together", at_least=1)
-    replicas: int | None = option(None, "whole models side by side, each with its share of a minibatch", at_least=1)
+    replicas: int | None = option(None, "complete models side by side, each with its part of a minibatch", at_least=1)
     partitioner: str | None = option(
-        None, "what decides which shard owns which unit, such as auto; tiles for local connections, else block, unless "
-        "given",
+        None, "method that decides which shard owns which unit, such as auto  [default: tiles for local connections, "
+        "else block]",
     )  # fmt: skip
     partition: str | None = option(
-        None, "a file of modelpar partition that says which shard owns which unit", path="place"
+        None, "a file of modelpar partition that says which shard owns which unit", path="file"
     )
     servers: int = option(
         0, "ranks that hold the parameters of --sync server and do not train; 0 to spread them over those that do",
@@ -52,18 +52,16 @@ class GridSpec(Spec):
 
 @dataclass(frozen=True)
 class RunSpec(Spec):
-    """What one run of training does besides training."""
+    """What a run of training does apart from training: its directory, threads, checkpoints and pictures."""
 
-    run_dir: str | None = option(
-        None, "directory for all that the run leaves behind; runs/DATA-TIME unless given", path="place"
-    )
-    threads: int | None = option(None, "threads of each rank; cores of the node / its ranks unless given", at_least=1)
+    run_dir: str | None = option(None, "directory for all files of the run  [default: runs/DATA-TIME]", path="file")
+    threads: int | None = option(None, "threads of each rank  [default: cores of the node / its ranks]", at_least=1)
     pretrain_only: bool = option(False, "leave out fine-tuning")
     checkpoint_every: int = option(0, "updates between checkpoints; 0 for one after each RBM and stage", at_least=0)
     keep: int = option(3, "checkpoints to keep; older ones are removed", at_least=1)
     pictures: bool = option(True, "draw filters.png, reconstructions.png and curves.png")
-    # longer than any healthy silence (a step, a read of the data, a compilation take seconds, rarely minutes), and
-    # short beside the hours that a batch system would leave a hanging job
+    # longer than any normal silence (a step, a read of the data or a compilation takes seconds, rarely minutes), and
+    # much shorter than the hours for which a batch system would keep a hanging job
     stall_timeout: float = option(
         600.0, "seconds without a step after which each rank's state is printed and the job ends; 0: never", at_least=0
     )  # fmt: skip
@@ -124,12 +122,12 @@ def parse_layers(text: str) -> tuple[int, ...]:
         raise ValueError(f"{text!r} is not a list of layer sizes such as 784-500-500") from None
 
 
-class Place(click.ParamType):
-    """A file or folder: ``~`` stands for a home, and the name counts from the root.   kind: as ``located`` takes it"""
+class PathType(click.ParamType):
+    """A file or folder, as an absolute path with ``~`` expanded.   kind: as for ``located``"""
 
     name = "path"
 
-    def __init__(self, kind: str = "place") -> None:
+    def __init__(self, kind: str = "file") -> None:
         self.kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -139,18 +137,18 @@ class Place(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-PLACE = Place()
+PATH = PathType()
 
 
 def located(text: str, kind: str) -> str:
-    """The absolute name of what an option names.  Raises ValueError where it can name nothing.
+    """The absolute path of what an option names.  Raises ValueError where it cannot be a path.
 
-    kind   ``place``, a file or folder; ``data``, the same or a data set; ``masks``, words of which some are mask:FILE
+    kind   ``file``, a file or folder; ``data``, the same or a data set; ``masks``, words of which some are mask:FILE
 
-    The files of masks stand in checkpoints, whose bytes do not depend on the folder: these stay relative.
+    Paths of masks are written into checkpoints, whose bytes must not depend on the folder: these stay relative.
     """
     if kind == "masks":
-        return _MASK_AT_HOME.sub(lambda found: found[1] + expanded(found[2]), text)
+        return _MASK_AT_HOME.sub(lambda matched: matched[1] + expanded(matched[2]), text)
     return text if kind == "data" and is_name(text) else absolute(text)
 
 
@@ -171,7 +169,7 @@ def spec_options(*tables: str, without: tuple[str, ...] = ()) -> Callable[[Wrapp
 
     ``run.threads`` stands for a single field.  ``without`` names fields to leave out, as ``table.field``.
     """
-    wanted = [
+    chosen = [
         (table, f)
         for name in tables
         for table, _, only in [name.partition(".")]
@@ -180,12 +178,12 @@ def spec_options(*tables: str, without: tuple[str, ...] = ()) -> Callable[[Wrapp
     ]
 
     def decorate(command: Wrapped) -> Wrapped:
-        for table, f in reversed(wanted):
+        for table, f in reversed(chosen):
             command = _as_option(table, f)(command)
         return click.option(
-            "--config", type=PLACE, metavar="FILE",
+            "--config", type=PATH, metavar="FILE",
             help="TOML file with any of these options, in tables "
-            + ", ".join(f"[{t}]" for t in dict.fromkeys(t for t, _ in wanted)) + "; the command line wins",
+            + ", ".join(f"[{t}]" for t in dict.fromkeys(t for t, _ in chosen)) + "; the command line wins",
         )(command)  # fmt: skip
 
     return decorate
@@ -198,12 +196,13 @@ def _as_option(table: str, f: Any) -> Callable[[Wrapped], Wrapped]:
     made: Callable[[Wrapped], Wrapped]
     if hint is bool:
         shown = flag if default else f"--no-{flag.removeprefix('--')}"
-        what = f"{text}  [default: {flag if default else shown}]"
-        made = click.option(f"{flag}/--no-{flag.removeprefix('--')}", name, default=None, help=what, cls=SpecOption)
+        help_text = f"{text}  [default: {flag if default else shown}]"
+        flags = f"{flag}/--no-{flag.removeprefix('--')}"
+        made = click.option(flags, name, default=None, help=help_text, cls=SpecOption)
     else:
         shown = "" if default is None else f"  [default: {_shown(default)}]"
         choices = f.metadata.get("choices")
-        kind: Any = click.Choice(choices) if choices else _PLACES.get(f.metadata.get("path")) or _KINDS[hint]
+        kind: Any = click.Choice(choices) if choices else _PATH_TYPES.get(f.metadata.get("path")) or _KINDS[hint]
         metavar = None if choices else _metavar(f.name, hint)
         made = click.option(flag, name, type=kind, default=None, metavar=metavar, help=text + shown, cls=SpecOption)
 
@@ -221,7 +220,7 @@ _KINDS: dict[Any, Any] = {
 }  # fmt: skip
 
 
-_PLACES = {kind: Place(kind) for kind in ("place", "data", "masks")}
+_PATH_TYPES = {kind: PathType(kind) for kind in ("file", "data", "masks")}
 
 
 def _metavar(name: str, hint: Any) -> str:
@@ -240,9 +239,9 @@ def _shown(value: Any) -> str:
 
 def given(values: Mapping[str, Any]) -> Tables:
     """Options as click hands them over (``table__field``) -> tables of those that were given."""
-    found: Tables = {}
+    tables: Tables = {}
     for name, value in values.items():
         table, separator, key = name.partition("__")
         if separator and value is not None:
-            found.setdefault(table, {})[key] = value
-    return found
+            tables.setdefault(table, {})[key] = value
+    return tables

@@ -73,15 +73,15 @@ def check_run_directory(
 def _check(option: str, path: str, read: Mapping[tuple[int, int] | None, Named], seekable: bool) -> None:
     try:
         output = Output(path)
-        if output.poured and seekable:
+        if output.streamed and seekable:
             raise SpecError(
                 f"{option} {path} is no regular file, but all ranks write a .safetensors at places of their own; name "
                 "a file"
             )
-        for place in () if output.poured else (output.place, output.partial):
+        for place in () if output.streamed else (output.target, output.partial):
             what, file = read.get(identity(place), ("", ""))
             if what:
-                by_way = "" if place == output.place else f" (by way of {place})"
+                by_way = "" if place == output.target else f" (by way of {place})"
                 raise SpecError(
                     f"{option} {path} would write over {file}{by_way}, {what}, which this command reads; name another "
                     "file"

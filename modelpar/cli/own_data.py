@@ -10,7 +10,7 @@ from typing import Any
 from mpi4py import MPI
 
 from modelpar.cli.config import Settings
-from modelpar.cli.places import check_there
+from modelpar.cli.recorded_paths import check_there
 from modelpar.data import Dataset, open_dataset
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import DataError, SpecError

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.cli.atomic_file import whole_file
+from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.data import Dataset, Split
 from modelpar.errors import together
@@ -105,7 +105,7 @@ def save_tiles(
         top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
         canvas[top : top + height, left : left + width] = tile
     zoomed = np.kron(canvas, np.ones((zoom, zoom)))
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         matplotlib.image.imsave(partial, zoomed, cmap="gray", vmin=0.0, vmax=1.0, format="png")
 
 
@@ -136,7 +136,7 @@ def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=100, format="png")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from modelpar.cli.atomic_file import whole_file
+from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.run_directory import RESTARTS, SUMMARY
 from modelpar.errors import ModelparError, SpecError, together
 
@@ -66,5 +66,5 @@ def _write(path: Path, count: int) -> None:
     if count == 0:  # as before it was ever counted
         (path / RESTARTS).unlink(missing_ok=True)
         return
-    with whole_file(path / RESTARTS) as partial:
+    with atomic_write(path / RESTARTS) as partial:
         partial.write_text(f"{count}\n", encoding="utf-8")

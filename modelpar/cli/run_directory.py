@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 from mpi4py import MPI
 
 from modelpar import checkpoint
-from modelpar.cli.atomic_file import PARTIAL, naming, whole_file
+from modelpar.cli.atomic_file import PARTIAL, atomic_write, naming
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.paths import printable
 from modelpar.model.network import DeepBeliefNetwork
@@ -134,7 +134,7 @@ class RunDirectory:
         """Raises ModelparError, on every rank, where the file cannot be written; an old one is then untouched."""
         with together(self.comm):
             if self.comm.rank == 0:
-                with whole_file(self.path / name) as partial:
+                with atomic_write(self.path / name) as partial:
                     partial.write_text(printable(text), encoding="utf-8")
 
     def has(self, name: str) -> bool:
@@ -172,7 +172,7 @@ class RunDirectory:
                 old = path.read_bytes().splitlines() if path.is_file() else []
                 whole, self.n_damaged = _whole(old)
                 kept = [line for line in whole if _is_before(line, position, n_steps)]
-                with whole_file(path) as partial:
+                with atomic_write(path) as partial:
                     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
                 # open to the end of the run; without a buffer, so that a failure is over when it was told
                 self._metrics = open(path, "ab", buffering=0)  # noqa: SIM115
@@ -196,7 +196,7 @@ class RunDirectory:
             if self.comm.rank == 0:
                 old = digests.read(path)[0] if path.is_file() else []
                 kept = [update for update in old if _is_before({**vars(update), "kind": "step"}, position, n_steps)]
-                with whole_file(path) as partial, open(partial, "wb") as file:
+                with atomic_write(path) as partial, open(partial, "wb") as file:
                     for update in kept:
                         digests.append(file, update)
                 self._digests = open(path, "ab", buffering=0)  # noqa: SIM115

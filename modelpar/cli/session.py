@@ -17,8 +17,8 @@ from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.idle import check_idle, tell_of_labels, why_not_tuned
 from modelpar.cli.own_data import check_resumed, speak
-from modelpar.cli.places import MASK, recorded, without_files
 from modelpar.cli.progress import TrainingProgress, summary_table
+from modelpar.cli.recorded_paths import recorded, without_files
 from modelpar.cli.resuming import check_fewer, go_on, in_order, sort_out, tell_of_fewer
 from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
@@ -33,6 +33,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.patterns import MASK
 from modelpar.plan.memory import memory_bytes
 from modelpar.records import Record, recorded_layer
 from modelpar.spec import NetworkSpec, option_name
@@ -109,10 +110,10 @@ class Session:
 
     def __init__(
         self, settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset,
-        directory: RunDirectory, place: Placement, progress: TrainingProgress, watchdog: Watchdog,
+        directory: RunDirectory, placement: Placement, progress: TrainingProgress, watchdog: Watchdog,
     ) -> None:  # fmt: skip
         self.settings, self.spec, self.layout, self.grid, self.dataset = settings, spec, layout, grid, dataset
-        self.directory, self.place, self.progress = directory, place, progress
+        self.directory, self.placement, self.progress = directory, placement, progress
         self.status, self.names = watchdog.status, watchdog.names
         self.network: DeepBeliefNetwork
         self.training: TrainingRun
@@ -206,11 +207,15 @@ class Session:
 
     def _announce(self) -> None:
         grid, spec = self.grid, self.spec
-        bound = "" if self.place.own_cores >= self.place.threads else f", bound to {self.place.own_cores} core(s)"
+        bound = (
+            ""
+            if self.placement.own_cores >= self.placement.threads
+            else f", bound to {self.placement.own_cores} core(s)"
+        )
         self.progress.say(
             f"{self.dataset.name}: {len(self.dataset.train):,} samples of {self.dataset.n_visible} values; "
             f"network {'-'.join(map(str, _sizes(spec)))}; grid of {grid.n_replicas} replica(s) x {grid.n_shards} model "
-            f"shard(s), {self.place.threads} thread(s) a rank{bound}"
+            f"shard(s), {self.placement.threads} thread(s) a rank{bound}"
         )
         self.progress.say(f"run directory: {self.directory.path}")
         for name, layer in zip(_layer_names(spec), self.layout.layers, strict=True):
@@ -414,7 +419,7 @@ class Session:
         with self.status.phase("scoring"):
             accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
-        found = summarise(self.network, accuracies, clock, self.history, self.place.threads)
+        found = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
         self.directory.write_text(SUMMARY, json.dumps(found, indent=1) + "\n")
         self.progress.console.print(summary_table(for_people(found), "Summary"))
         self.progress.say(f"model: {self.directory.model}")

@@ -26,22 +26,22 @@ def prepare(comm: MPI.Comm, asked: int | None, *, clear_core_type: bool = False)
 
     ``clear_core_type`` takes OPENBLAS_CORETYPE away: some hosts set it to an older processor, which halves the speed.
     """
-    place = placement(comm, asked)
+    chosen = placement(comm, asked)
     if clear_core_type:
         os.environ.pop("OPENBLAS_CORETYPE", None)
     _set_environment(1)
     os.environ.setdefault(PATIENCE, "16")
     import numpy  # noqa: F401 - its BLAS reads the environment now
 
-    _set_environment(place.threads)
+    _set_environment(chosen.threads)
     from scipy.linalg import blas  # noqa: F401 - and SciPy's now
 
-    limit_loaded(place.threads)
+    limit_loaded(chosen.threads)
     from modelpar.kernels import threads
 
-    threads.set_threads(place.threads)
+    threads.set_threads(chosen.threads)
     mark_settled()
-    return place
+    return chosen
 
 
 def _set_environment(threads: int) -> None:

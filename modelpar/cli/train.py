@@ -10,8 +10,8 @@ from modelpar.cli.config import Settings
 from modelpar.cli.fault_tolerance import Crew, ends_by_itself, leave
 from modelpar.cli.kill_reporter import named_when_killed
 from modelpar.cli.overwriting import check_run_directory
-from modelpar.cli.places import check_there
 from modelpar.cli.progress import TrainingProgress
+from modelpar.cli.recorded_paths import check_there
 from modelpar.cli.restarts import taken_up_again
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.session import Session, check_data, check_memory, network_spec
@@ -28,7 +28,7 @@ from modelpar.sync.server_loop import dismiss, serve
 
 
 def train(
-    comm: MPI.Comm, settings: Settings, place: Placement, *, resume: bool, overwrite: bool,
+    comm: MPI.Comm, settings: Settings, placement: Placement, *, resume: bool, overwrite: bool,
     max_restarts: int | None = None, accept_other_data: bool = False,
 ) -> None:  # fmt: skip
     """Train as the settings say, leaving everything in the run directory.  Collective.
@@ -44,7 +44,7 @@ def train(
         crew = Crew.of(comm, settings.grid)
         while True:
             attempt = Attempt(
-                settings, place, crew, resume=resume, overwrite=overwrite, accept_other_data=accept_other_data
+                settings, placement, crew, resume=resume, overwrite=overwrite, accept_other_data=accept_other_data
             )
             try:
                 with ends_by_itself(crew):
@@ -61,10 +61,10 @@ class Attempt:
     """Training on one grid: all there is, unless a rank is lost."""
 
     def __init__(
-        self, settings: Settings, place: Placement, crew: Crew, *, resume: bool, overwrite: bool,
+        self, settings: Settings, placement: Placement, crew: Crew, *, resume: bool, overwrite: bool,
         accept_other_data: bool,
     ) -> None:  # fmt: skip
-        self.settings, self.place, self.crew = settings, place, crew
+        self.settings, self.placement, self.crew = settings, placement, crew
         self.resume, self.overwrite, self.accept_other_data = resume, overwrite, accept_other_data
         self.grid: Grid | None = None
         self.session: Session | None = None
@@ -119,7 +119,7 @@ class Attempt:
         layout = self._layout(spec, grid, directory if resume else None)
         check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress, closing(directory):
-            self.session = Session(settings, spec, layout, grid, dataset, directory, self.place, progress, watchdog)
+            self.session = Session(settings, spec, layout, grid, dataset, directory, self.placement, progress, watchdog)
             self.session.run(
                 resume=resume, overwrite=self.overwrite, accept_other_data=self.accept_other_data,
                 survivor=self.crew.survivor, told=self.crew.told,

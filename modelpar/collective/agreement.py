@@ -99,7 +99,7 @@ def _leaves(what: Mapping[str, Any]) -> Iterator[Leaf]:
 def _of(name: str, value: Any, seen: dict[int, Any]) -> Iterator[Leaf]:
     number = plain.real(value)
     if value is None or plain.is_truth(value) or number is not None:
-        if number is not None and number.is_integer() and plain.whole(value) is None:
+        if number is not None and number.is_integer() and plain.integer(value) is None:
             value = int(number)  # 1.0 is 1
         yield Leaf(name, plain.shown(value))
     elif isinstance(value, enum.Enum):

@@ -47,11 +47,11 @@ class Grid:
     ) -> None:
         asked = {"model_shards": model_shards, "replicas": replicas, "servers": servers, TOLERANCE: self.tolerant}
         agree(comm, "Grid", **dict[str, Any](asked))
-        servers = plain.whole_number("--servers", servers, error=GridError, at_least=0)
+        servers = plain.integer_number("--servers", servers, error=GridError, at_least=0)
         if model_shards is not None:
-            model_shards = plain.whole_number("--model-shards", model_shards, error=GridError)
+            model_shards = plain.integer_number("--model-shards", model_shards, error=GridError)
         if replicas is not None:
-            replicas = plain.whole_number("--replicas", replicas, error=GridError)
+            replicas = plain.integer_number("--replicas", replicas, error=GridError)
         check_servers(comm.size, servers, model_shards)
         n_ranks = comm.size - servers
         self.n_shards, self.n_replicas = grid_shape(n_ranks, model_shards, replicas, servers)

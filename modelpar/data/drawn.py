@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.fill import SAMPLES, UNITS, turn_panel
-from modelpar.kernels.llvm.lookup import LANES
 from modelpar.kernels.llvm.sampling import draw_16, philox_32
+from modelpar.kernels.llvm.vectors import LANES
 from modelpar.kernels.sampling.philox import MARGIN, fill_words_at
 from modelpar.machine.compilation import njit
 

@@ -71,7 +71,7 @@ def open_dataset(
         y, comm = None, y if comm is None else comm
     if comm is not None:
         agree(comm, "open_dataset", seed=seed)
-    seed = plain.whole_number("seed", seed, at_least=0, below=2**63)
+    seed = plain.integer_number("seed", seed, at_least=0, below=2**63)
     with agreed(comm):
         spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, scale, binarise)
     if comm is not None:  # before anything is opened, which is other calls for a path than for an array

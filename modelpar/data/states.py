@@ -16,7 +16,7 @@ from modelpar.data.fill import threshold
 from modelpar.data.packed import PackedColumns, packed_rows, width
 from modelpar.draws import GRAIN, sample_bernoulli
 from modelpar.kernels import threads
-from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.sampling import philox
 from modelpar.kernels.states import Packed
 from modelpar.streams import Stream

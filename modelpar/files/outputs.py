@@ -1,8 +1,8 @@
-"""The one door for files that are written: whole or not at all, in the place that their names stand for.
+"""Files that are written completely or not at all; every output goes through this module.
 
-A regular file is written beside its place under another name, and renamed when it is whole; it keeps the mode of the
-file that it replaces.  A symbolic link stays, and what it leads to is written.  Pipes, devices and the process's own
-outputs (``/dev/stdout``) are no places for another file: what is whole is then poured into them.
+A regular file is written under another name in the same folder, and renamed when it is complete; it keeps the mode of
+the file that it replaces.  A symbolic link stays, and its target is written.  Pipes, devices and the process's own
+outputs (``/dev/stdout``) cannot be replaced: they get the bytes once these are complete.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _MOST_LINKS = 40  # as the kernel allows
 
 
 class Output:
-    """One file on its way: ``open``, write to ``partial``, then ``finish`` or ``give_up``.  Not collective.
+    """One file being written: ``open``, write to ``partial``, then ``finish`` or ``give_up``.  Not collective.
 
     path      as it was named
-    place     where that leads to
-    poured    whether what is there stays what it is, and takes the bytes
-    partial   what is written meanwhile: ``ending`` behind the place's name, or a file elsewhere where it is poured
+    target    the file that links lead to
+    streamed  whether the target is a pipe, a device or the like, which is kept and gets the bytes
+    partial   the file that is written meanwhile: the target's name plus ``ending``, or a temporary file if streamed
 
     Raises OSError.
     """
 
     def __init__(self, path: str | os.PathLike[str], ending: str = PARTIAL) -> None:
-        self.path, self.place = Path(path), followed(path)
-        self.poured = is_poured(path)
-        self._folder: str | None = None  # of a file that is to be poured
+        self.path, self.target = Path(path), followed(path)
+        self.streamed = is_stream(path)
+        self._folder: str | None = None  # of the temporary file, if streamed
         self._begun = False
-        self.partial = self.place.with_name(self.place.name + ending)
+        self.partial = self.target.with_name(self.target.name + ending)
 
     def open(self) -> None:
-        """Begin with an empty file; what an earlier attempt has left there makes way."""
-        self._check_place()
-        if self.poured:
+        """Begin with an empty file; what an earlier attempt has left is removed."""
+        self._check_target()
+        if self.streamed:
             self._folder = tempfile.mkdtemp(prefix="modelpar-")
             self.partial = Path(self._folder) / "output"
         with suppress(FileNotFoundError):
@@ -51,34 +51,34 @@ class Output:
         self._begun = True
 
     def check(self) -> None:
-        """Raise OSError where it is clear already that the file cannot be written.  Leaves nothing behind."""
-        self._check_place()
-        if not self.poured:
-            with tempfile.TemporaryDirectory(dir=self.place.parent, prefix=".modelpar-"):
+        """Raise OSError where it is clear already that the file cannot be written.  Leaves no file."""
+        self._check_target()
+        if not self.streamed:
+            with tempfile.TemporaryDirectory(dir=self.target.parent, prefix=".modelpar-"):
                 pass
 
-    def _check_place(self) -> None:
+    def _check_target(self) -> None:
         descriptor = _own_descriptor(self.path)
         if descriptor is not None:
             os.fstat(descriptor)
-        elif self.place.is_dir():
+        elif self.target.is_dir():
             raise IsADirectoryError(EISDIR, "it is a directory; name a file in it", str(self.path))
-        elif self.place.exists() and not os.access(self.place, os.W_OK):
+        elif self.target.exists() and not os.access(self.target, os.W_OK):
             raise PermissionError(EACCES, os.strerror(EACCES), str(self.path))
 
     def finish(self) -> None:
         """Make the partial file the output."""
-        if self.poured:
-            with open(self.partial, "rb") as source, _taking(self.path) as target:
+        if self.streamed:
+            with open(self.partial, "rb") as source, _opened_stream(self.path) as target:
                 shutil.copyfileobj(source, target)
             self._forget()
             return
         with suppress(FileNotFoundError):
-            _keep_mode(self.place, self.partial)
-        os.replace(self.partial, self.place)
+            _keep_mode(self.target, self.partial)
+        os.replace(self.partial, self.target)
 
     def give_up(self) -> None:
-        """Leave nothing behind.  Raises nothing."""
+        """Remove the partial file.  Never raises."""
         if self._begun:
             with suppress(OSError):
                 self.partial.unlink(missing_ok=True)
@@ -91,16 +91,16 @@ class Output:
 
 
 def followed(path: str | os.PathLike[str]) -> Path:
-    """What a chain of symbolic links ends in, which need not be there.  Raises OSError where it has no end."""
-    found = Path(path)
+    """The end of a chain of symbolic links, which need not exist.  Raises OSError where the links form a circle."""
+    target = Path(path)
     for _ in range(_MOST_LINKS):
-        if not found.is_symlink():
-            return found
-        found = found.parent / os.readlink(found)
+        if not target.is_symlink():
+            return target
+        target = target.parent / os.readlink(target)
     raise OSError(ELOOP, os.strerror(ELOOP), str(path))
 
 
-def is_poured(path: str | os.PathLike[str]) -> bool:
+def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a pipe, a device, a socket, or one of this process's own open files."""
     if _own_descriptor(path) is not None:
         return True
@@ -112,20 +112,20 @@ def is_poured(path: str | os.PathLike[str]) -> bool:
 
 
 def _own_descriptor(path: str | os.PathLike[str]) -> int | None:
-    """1 for ``/dev/stdout``, 5 for ``/dev/fd/5``; None for a file of its own."""
-    found, mine = Path(path), (f"/proc/{os.getpid()}/fd", f"/proc/{os.getpid()}/task/")
+    """1 for ``/dev/stdout``, 5 for ``/dev/fd/5``; None for an ordinary file."""
+    target, own_folders = Path(path), (f"/proc/{os.getpid()}/fd", f"/proc/{os.getpid()}/task/")
     for _ in range(_MOST_LINKS):
-        folder = os.path.realpath(found.parent)
-        if folder.startswith(mine) and folder.endswith("/fd") and found.name.isdecimal():
-            return int(found.name)
-        if not found.is_symlink():
+        folder = os.path.realpath(target.parent)
+        if folder.startswith(own_folders) and folder.endswith("/fd") and target.name.isdecimal():
+            return int(target.name)
+        if not target.is_symlink():
             return None
-        found = found.parent / os.readlink(found)
+        target = target.parent / os.readlink(target)
     return None
 
 
-def _taking(path: Path) -> BinaryIO:
-    """A file that takes what is poured; the process's own ones go on where they are, and are not cut off."""
+def _opened_stream(path: Path) -> BinaryIO:
+    """A stream open for writing; the process's own files are continued at their positions, not truncated."""
     descriptor = _own_descriptor(path)
     if descriptor is None:
         return open(path, "wb")
@@ -135,7 +135,7 @@ def _taking(path: Path) -> BinaryIO:
 
 
 def _keep_mode(old: Path, new: Path) -> None:
-    """Mode and, where this user may, owner of the file that is replaced."""
+    """Copy the mode and, where this user may, the owner of the file that is replaced."""
     before = os.stat(old)
     with suppress(OSError):
         os.chown(new, before.st_uid, before.st_gid)

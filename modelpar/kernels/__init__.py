@@ -1,1 +1,1 @@
-"""Local arithmetic of one rank: products, the passes after them, statistics, updates, and the generator of draws."""
+"""Local arithmetic of one rank: products, what follows them, statistics, updates, and random numbers."""

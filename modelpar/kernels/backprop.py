@@ -1,4 +1,4 @@
-"""Element-wise steps of back-propagation.  Each docstring is the NumPy line that the kernel equals."""
+"""Element-wise steps of back-propagation.  Each docstring is the equivalent NumPy line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modelpar.machine.compilation import njit
 def sigmoid_gradient(delta, activation, scale):  # type: ignore[no-untyped-def]
     """delta *= activation * (1 - activation / scale)      all (units, batch)
 
-    ``activation`` is scale * sigmoid(x) where a unit was kept and 0 where dropout took it, so no mask is needed.
+    ``activation`` is scale * sigmoid(x) where a unit was kept and 0 where dropout removed it, so no mask is needed.
     """
     inverse = delta.dtype.type(1.0 / scale)
     one = delta.dtype.type(1)

@@ -1,4 +1,4 @@
-"""A digest of a matrix in 64 bits, linear in its elements: what the shards find adds up to that of the whole.
+"""A 64-bit digest of a matrix, linear in its elements: the digests of its shards add up to that of the matrix.
 
 For elements ``x[i, j]`` of 32 bits, read as unsigned integers, all arithmetic modulo 2^64::
 
@@ -7,16 +7,16 @@ For elements ``x[i, j]`` of 32 bits, read as unsigned integers, all arithmetic m
 ``R`` is an odd 64-bit and ``C`` an odd 32-bit mix of a global unit id, so that an element costs one widening product
 32 x 32 -> 64 and one sum.  An element of 64 bits is two of 32 (the lower half first) in neighbouring columns,
 ``2 * column`` and ``2 * column + 1``; a vector is a matrix of one column, whose id is 0.  Zero bits add nothing: a
-digest does not tell the shape, and a word whose bits two shards hold may be digested by both, each with zeros for the
-other's.  Sums of products of keys and elements are multilinear hashing (Carter and Wegman 1979).
+digest does not depend on the shape, and a word whose bits belong to two shards may be digested by both, each with zeros
+for the other's bits.  Sums of products of keys and elements are multilinear hashing (Carter and Wegman 1979).
 
-What it notices.  Always: one changed element, and two elements of a row that changed places (the keys of columns
-below 2^31 are all different).  Of any other two different matrices, it takes one for the other with a probability of
-at most 2^-30 where some element differs in its lower 27 bits, and of at most 2^-25 where none does (signs alone, say):
-given all other keys, at most one of the 2^31 keys of that element's column does it, unless what the rows make of the
-column ends in many zero bits.  For a vector it is at most 2^-32.  This takes the keys for independent; they are fixed
-mixes of the ids, so it says what goes unseen by chance, not what an adversary can do.  A run that parts at a step that
-is missed is seen at the next, where all tensors differ.
+Differences that always change the digest: one changed element, and two exchanged elements of a row (the keys of columns
+below 2^31 are all different).  Any other two different matrices have the same digest with a probability of at most
+2^-30 where some element differs in its lower 27 bits, and of at most 2^-25 where none does (for example, where only
+signs differ): given all other keys, at most one of the 2^31 keys of that element's column gives a collision, unless the
+column's sum over the rows ends in many zero bits.  For a vector the probability is at most 2^-32.  These bounds assume
+independent keys.  The keys are fixed mixes of the ids, so the bounds hold for accidental differences, not for those of
+an adversary.  If the first step at which two runs differ is missed, the next one, where all tensors differ, is seen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from modelpar.machine.compilation import njit
 
 MODULUS = 1 << 64
 GRAIN = 1 << 17  # elements of 32 bits for which one more thread is worth waking: about 50 us of work
-PLANE = 1 << 24  # columns kept for the words of one bit plane
+PLANE = 1 << 24  # column ids reserved for the words of one bit plane
 
 Ids = npt.NDArray[np.integer] | Sequence[int]
 
@@ -41,13 +41,13 @@ _WORD = np.uint64(64)
 
 
 def digest(block: npt.NDArray[Any], rows: Ids, columns: Ids | None) -> int:
-    """Digest of one shard's block of a matrix; those of all shards, added modulo 2^64, are that of the matrix.
+    """Return the digest of one shard's block; the sum over all shards, modulo 2^64, is the digest of the matrix.
 
-    block    (n_rows, n_columns), or (n_rows,) with columns None; elements of 32 or 64 bits, packed words among them
+    block    (n_rows, n_columns), or (n_rows,) with columns None; elements of 32 or 64 bits, for example packed words
     rows     (n_rows,) global ids below 2^63, in the order of the block
     columns  (n_columns,) global ids; those of 32-bit elements below 2^31, of 64-bit elements below 2^30
 
-    Not collective.  A block that is not C-contiguous is copied.  Raises ValueError where the sizes do not fit.
+    Not collective.  A block that is not C-contiguous is copied.  Raises ValueError where the sizes do not match.
     """
     if columns is None:
         block, columns = block.reshape(-1, 1), [0]
@@ -74,7 +74,7 @@ def digest(block: npt.NDArray[Any], rows: Ids, columns: Ids | None) -> int:
 
 
 def digest_listed(values: npt.NDArray[Any], rows: npt.NDArray[np.integer], columns: npt.NDArray[np.integer]) -> int:
-    """Digest of single elements of a matrix that is zero elsewhere, what :func:`digest` gives for the whole of it.
+    """Return the digest of a matrix given by its nonzero elements, equal to :func:`digest` of the dense matrix.
 
     values         (n,) of 32 or 64 bits
     rows, columns  (n,) global ids of each
@@ -83,34 +83,35 @@ def digest_listed(values: npt.NDArray[Any], rows: npt.NDArray[np.integer], colum
     """
     total = 0
     for start in range(0, len(values), GRAIN):
-        some = slice(start, start + GRAIN)
-        halves = np.ascontiguousarray(values[some]).view(np.uint32).reshape(len(values[some]), -1)
-        ids = np.asarray(columns[some], np.uint64).reshape(-1, 1)
+        piece = slice(start, start + GRAIN)
+        halves = np.ascontiguousarray(values[piece]).view(np.uint32).reshape(len(values[piece]), -1)
+        ids = np.asarray(columns[piece], np.uint64).reshape(-1, 1)
         if values.itemsize == 8:
             ids = np.concatenate([2 * ids, 2 * ids + 1], axis=1)
         inner = (halves * _column_keys(ids).astype(np.uint64)).sum(axis=1, dtype=np.uint64)
-        total += int((_row_keys(np.asarray(rows[some], np.uint64)) * inner).sum(dtype=np.uint64))
+        total += int((_row_keys(np.asarray(rows[piece], np.uint64)) * inner).sum(dtype=np.uint64))
     return total % MODULUS
 
 
 def digest_states(words: npt.NDArray[np.uint64], rows: Ids, first: int = 0) -> int:
-    """Digest of packed states whose bits lie anywhere in those of the whole minibatch.
+    """Return the digest of packed states of some consecutive samples of a minibatch.
 
     words   (n_units, n_words), or (n_units, planes, n_words): bit ``s`` of word ``w`` is that of sample ``64 w + s``;
-            bits behind the last sample are zero
+            bits after the last sample are zero
     rows    (n_units,) global unit ids
-    first   place of the first sample in the minibatch: replicas whose shares are no multiples of 64 add up all the same
+    first   position of the first sample in the minibatch, any number: digests of replicas add up even where it is not
+            a multiple of 64
 
     Not collective.
     """
     planes = words if words.ndim == 3 else words[:, None]
     start, shift = divmod(first, 64)
-    moved = np.zeros((*planes.shape[:2], planes.shape[2] + 1), np.uint64)
-    moved[..., :-1] = planes << np.uint64(shift)
+    shifted = np.zeros((*planes.shape[:2], planes.shape[2] + 1), np.uint64)
+    shifted[..., :-1] = planes << np.uint64(shift)
     if shift:
-        moved[..., 1:] |= planes >> (_WORD - np.uint64(shift))
-    columns = np.arange(planes.shape[1])[:, None] * PLANE + (start + np.arange(moved.shape[2]))
-    return digest(moved.reshape(len(words), -1), rows, columns.reshape(-1))
+        shifted[..., 1:] |= planes >> (_WORD - np.uint64(shift))
+    columns = np.arange(planes.shape[1])[:, None] * PLANE + (start + np.arange(shifted.shape[2]))
+    return digest(shifted.reshape(len(words), -1), rows, columns.reshape(-1))
 
 
 @njit(cache=True, nogil=True)

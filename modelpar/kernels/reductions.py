@@ -1,4 +1,4 @@
-"""Sums over activations.  Each docstring is the NumPy line that the kernel equals up to rounding."""
+"""Sums over activations.  Each docstring is the equivalent NumPy line, equal up to rounding."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def row_sums(x, out):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, fastmath=_REORDER)
 def squared_error(a, b):  # type: ignore[no-untyped-def]
     """((a - b) ** 2).sum(dtype=float64)      a, b (units, batch)"""
-    everything = 0.0
+    squares = 0.0
     for i in range(a.shape[0]):
         row_a, row_b = a[i], b[i]
         total = a.dtype.type(0)
         for j in range(row_a.shape[0]):
             difference = row_a[j] - row_b[j]
             total += difference * difference
-        everything += np.float64(total)  # and not a float32 without compilation
-    return everything
+        squares += np.float64(total)  # without compilation it would be a float32
+    return squares

@@ -1,7 +1,7 @@
-"""States and small whole numbers of a minibatch as packed bits, 64 samples to a word: the engine's own form of them.
+"""States and small integers of the units of a minibatch as packed bits, 64 samples to a word.
 
 ``words`` (units, planes, words) uint64, units first: bit ``s % 64`` of ``words[i, p, s // 64]`` is bit ``p`` of the
-value of unit ``i`` in sample ``s``.  Bits behind the last sample are zero, always, so that counting needs no mask.
+value of unit ``i`` in sample ``s``.  Bits after the last sample are always zero, so that counting needs no mask.
 Sampled states have one plane; k-bit statistics (values 0 .. 2^k - 1) have k.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels.llvm.lookup import compiled, count_bits
+from modelpar.kernels.llvm.vectors import compiled, count_bits
 from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
@@ -23,7 +23,7 @@ WORD = 64  # samples
 
 
 def n_words(batch: int) -> int:
-    """Words that hold the bits of ``batch`` samples."""
+    """Return the number of words that hold the bits of ``batch`` samples."""
     return -(-batch // WORD)
 
 
@@ -43,7 +43,7 @@ class Packed:
 
     @classmethod
     def empty(cls, n_units: int, batch: int, planes: int = 1) -> Packed:
-        """Contents undefined."""
+        """Return packed values whose contents are undefined."""
         return cls(np.empty((n_units, planes, n_words(batch)), np.uint64), batch)
 
     @property
@@ -56,16 +56,16 @@ class Packed:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(units, batch), as of an array of activations."""
+        """(units, batch), as for an array of activations."""
         return self.words.shape[0], self.batch
 
     @property
     def rows(self) -> Words:
-        """(units, planes x words) the same memory: all words of a unit in one row."""
+        """(units, planes x words) view: all words of a unit in one row."""
         return self.words.reshape(self.words.shape[0], self.words.shape[1] * self.words.shape[2])
 
     def sums(self) -> npt.NDArray[np.int64]:
-        """(units,) the values of each unit added up over the samples."""
+        """Return the sum over the samples of each unit's values (units,)."""
         if compiled():
             sums = np.zeros(self.n_units, np.int64)
             add_values(self.words, sums)
@@ -74,12 +74,12 @@ class Packed:
         return np.asarray((ones << np.arange(self.planes)).sum(axis=1, dtype=np.int64))
 
     def density(self) -> float:
-        """Part of the bits that are ones."""
+        """Return the fraction of the bits that are ones."""
         n = self.words.shape[0] * self.planes * self.batch
         return float(count_ones(self.words).sum(dtype=np.int64)) / n if n else 0.0
 
     def take(self, start: int, stop: int) -> Packed:
-        """The samples ``start .. stop - 1``; a copy."""
+        """Return a copy of the samples ``start .. stop - 1``."""
         return pack(unpack(self)[:, start:stop], self.planes)
 
 
@@ -95,13 +95,13 @@ def add_values(words, sums):  # type: ignore[no-untyped-def]
 
 
 def pack(values: Array, planes: int = 1) -> Packed:
-    """Whole numbers (units, batch) of any type -> packed.  Raises ValueError for what does not fit the planes."""
+    """Pack integers (units, batch) of any type.  Raises ValueError for values that do not fit the planes."""
     if values.ndim != 2:
         raise ValueError(f"values to pack must be (units, batch), but are {values.shape}")
     n_units, batch = values.shape
     plain = values.astype(np.uint16)
     if plain.size and ((plain != values).any() or plain.max() >= 1 << planes):
-        raise ValueError(f"values to pack must be whole numbers from 0 to {(1 << planes) - 1}")
+        raise ValueError(f"values to pack must be integers from 0 to {(1 << planes) - 1}")
     packed = np.zeros((n_units, planes, n_words(batch) * 8), np.uint8)
     used = -(-batch // 8)
     for p in range(planes):
@@ -110,7 +110,7 @@ def pack(values: Array, planes: int = 1) -> Packed:
 
 
 def unpack(states: Packed, dtype: npt.DTypeLike = np.float32, out: Array | None = None) -> Array:
-    """Packed -> whole numbers (units, batch) of ``dtype``, or into ``out``."""
+    """Unpack to integers (units, batch) of ``dtype``, or into ``out``."""
     n_units, batch = states.shape
     values = np.empty((n_units, batch), dtype) if out is None else out
     octets = states.words.astype("<u8", copy=False).view(np.uint8)
@@ -127,12 +127,12 @@ def unpack(states: Packed, dtype: npt.DTypeLike = np.float32, out: Array | None 
 if hasattr(np, "bitwise_count"):  # NumPy 2
 
     def count_ones(words: Words) -> npt.NDArray[np.uint8]:
-        """Ones in every word."""
+        """Return the number of ones in every word."""
         return np.bitwise_count(words)
 
 else:
 
     def count_ones(words: Words) -> npt.NDArray[np.uint8]:
-        """Ones in every word."""
+        """Return the number of ones in every word."""
         octets = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 8)
         return np.unpackbits(octets, axis=-1).reshape(*words.shape, WORD).sum(axis=-1, dtype=np.uint8)

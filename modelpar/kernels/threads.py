@@ -1,7 +1,7 @@
-"""Threads of one rank for kernels that are not BLAS: a pool over panels of rows.
+"""Threads of one rank for all kernels but BLAS: a pool that works on panels of rows.
 
-The kernels release the interpreter lock, so plain threads run them side by side.  numba's ``parallel=True`` is not
-used: it compiles several times longer and brings a second threading layer beside that of BLAS.
+The kernels release the interpreter lock, so plain threads run them in parallel.  numba's ``parallel=True`` is not
+used: it takes several times longer to compile and adds a second threading layer to that of BLAS.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 _n_threads = 1
 _pool: ThreadPoolExecutor | None = None
-_pool_size = 0  # threads that the pool may have, beside the calling one
-_of_this_thread = threading.local()  # ``n``: a limit for what this thread computes, None for none
+_pool_size = 0  # threads that the pool may have, in addition to the calling one
+_of_this_thread = threading.local()  # ``n``: the number of threads for calls from this thread; None: the default
 
 
 def set_threads(n: int) -> None:
@@ -27,13 +27,13 @@ def set_threads(n: int) -> None:
 
 
 def get_threads() -> int:
-    """Threads that :func:`split` may use when this thread calls it."""
+    """Return the number of threads that :func:`split` may use when this thread calls it."""
     return getattr(_of_this_thread, "n", None) or _n_threads
 
 
 @contextmanager
 def limited(n: int) -> Iterator[None]:
-    """A block in which :func:`split` uses ``n`` threads where this thread calls it; other threads see nothing of it."""
+    """Context in which :func:`split` uses ``n`` threads when this thread calls it; other threads are not affected."""
     before = getattr(_of_this_thread, "n", None)
     _of_this_thread.n = n
     try:
@@ -43,7 +43,7 @@ def limited(n: int) -> Iterator[None]:
 
 
 def _others(n: int) -> ThreadPoolExecutor:
-    """A pool of at least ``n`` threads.  One that is too small is left to those who still use it, and then ends."""
+    """Return a pool of at least ``n`` threads.  One that is too small is replaced; it ends when nobody uses it."""
     global _pool, _pool_size
     if _pool is None or n > _pool_size:
         _pool, _pool_size = ThreadPoolExecutor(n, thread_name_prefix="modelpar"), n
@@ -51,7 +51,7 @@ def _others(n: int) -> ThreadPoolExecutor:
 
 
 def _in_child() -> None:
-    """After a fork the pool's threads are not there; and its siblings want the cores too."""
+    """Reset to one thread in a forked process: the pool's threads do not exist there, and siblings need the cores."""
     global _n_threads, _pool, _pool_size
     _n_threads, _pool, _pool_size = 1, None, 0
 
@@ -61,16 +61,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def rows_of(elements: int, row_length: int) -> int:
-    """Rows that hold about ``elements`` elements: the grain of a 2-D kernel."""
+    """Return the number of rows with about ``elements`` elements: the grain of a 2-D kernel."""
     return max(1, elements // max(row_length, 1))
 
 
 def split(n: int, grain: int, work: Callable[[int, int], object], align: int = 1, first: int = 0) -> None:
-    """Run ``work(start, stop)`` over ``first .. first + n`` in contiguous panels of at least ``grain``, one a thread.
+    """Run ``work(start, stop)`` over ``first .. first + n`` in contiguous panels of at least ``grain``, one per thread.
 
-    Panels begin at multiples of ``align``, counted from ``first``.
-    Returns when all panels are done and raises the first exception of any.  One panel is one direct call; none where
-    n is 0.  ``work`` itself must not call ``split``: its panels would wait for the threads that wait for them.
+    Panels begin at multiples of ``align``, counted from ``first``.  Returns when all panels are done, and raises the
+    first exception of any.  A single panel is a direct call; with n = 0 there is no call.  ``work`` must not call
+    ``split``: its panels would wait for threads that wait for them.
     """
     if n <= 0:
         return

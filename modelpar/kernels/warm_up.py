@@ -1,7 +1,7 @@
-"""Kernels compiled before they are wanted: a list of tasks that can be split over the ranks of a node.
+"""Compilation of kernels before a run: a list of tasks that can be distributed over the ranks of a node.
 
-A task calls kernels with arrays of a few elements, which compiles them, or loads them from the cache.  Tasks of the
-first round have next to nothing in common; one of the second builds on what the first has left in the cache.
+A task calls kernels with arrays of a few elements, which compiles them or loads them from the cache.  Tasks of the
+first round share almost no kernels; tasks of the second use those that the first has left in the cache.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import numpy.typing as npt
 
 from modelpar.kernels import backprop, reductions
 from modelpar.kernels.digest import digest
-from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dense, dispatch, draw, subset_sums
 from modelpar.kernels.products.product import Sampler
 from modelpar.kernels.sampling import epilogue, philox
 from modelpar.kernels.states import pack
 from modelpar.kernels.statistics import update
-from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, update_from
 from modelpar.kernels.statistics.probability_counts import add_steps
 from modelpar.streams import Purpose, Stream
 
-# What a run may need beside what all need.
+# Kernels that only some runs need.
 KINDS = (
     "sampled",
     "counts",
     "counts of one phase",
     "summed counts",
-    "soft",
+    "probabilities",
     "tuning",
     "norms",
     "digests",
@@ -43,21 +43,21 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Task:
-    """Some kernels that belong together."""
+    """Kernels that are compiled together."""
 
     name: str
-    cost: float  # seconds of compiling, about
+    cost: float  # approximate seconds of compilation
     run: Callable[[], object]
     round: int = 0
 
 
 def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
-    """All tasks of a run with weights of ``dtype`` (float32 or float64) and of these kinds."""
+    """Return all tasks of a run of these kinds, with weights of ``dtype`` (float32 or float64)."""
     x = np.zeros((1, 4), dtype)
     bias = np.zeros(1, dtype)
     units = np.zeros(1, np.int64)
     consecutive = (0, np.empty(0, np.int64), units, 0, 0, 0)
-    found = [
+    chosen = [
         Task("sigmoid", 1.1, lambda: (epilogue.sigmoid_panel(x, bias), epilogue.bias_panel(x, bias))),
         Task("draws", 1.6, lambda: philox.uniform_rows(*consecutive, x)),
         Task("normal draws", 2.3, lambda: philox.gaussian_rows(x, *consecutive, x)),
@@ -67,20 +67,20 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         Task("BLAS", 0.0, lambda: dense.matmul(x[:, :1], bias[None, :], np.zeros((1, 1), dtype))),
     ]
     if "tuning" in kinds:
-        found.append(Task("gradients", 0.5, lambda: (backprop.sigmoid_gradient(x, x, 1.0),
-                                                     backprop.keep_or_drop(x, x, 0.5))))  # fmt: skip
+        chosen.append(Task("gradients", 0.5, lambda: (backprop.sigmoid_gradient(x, x, 1.0),
+                                                      backprop.keep_or_drop(x, x, 0.5))))  # fmt: skip
     if "norms" in kinds:
         row, ones = np.zeros(4, dtype), np.ones(4, dtype)
-        found.append(Task("norms", 0.4, lambda: (backprop.column_squares(x, row), backprop.scale_columns(x, ones))))
+        chosen.append(Task("norms", 0.4, lambda: (backprop.column_squares(x, row), backprop.scale_columns(x, ones))))
     if "digests" in kinds:
-        found.append(Task("digests", 0.3, lambda: digest(x, [0], range(4))))
-    if "panels that draw" in kinds:  # what tests and ``draws`` use, and training does not
-        found.append(Task("panels that draw", 0.6, lambda: philox.bernoulli_rows(x, *consecutive, x), round=1))
-    return [*found, *(_packed_tasks(np.dtype(dtype), kinds) if compiled() else [])]
+        chosen.append(Task("digests", 0.3, lambda: digest(x, [0], range(4))))
+    if "panels that draw" in kinds:  # used by tests and ``draws``, not by training
+        chosen.append(Task("panels that draw", 0.6, lambda: philox.bernoulli_rows(x, *consecutive, x), round=1))
+    return [*chosen, *(_packed_tasks(np.dtype(dtype), kinds) if compiled() else [])]
 
 
 def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
-    """The kernels on packed states."""
+    """Return the tasks of kernels on packed states."""
     W, bias = np.zeros((1, 1), dtype), np.zeros(1, dtype)
     states, values = pack(np.zeros((1, 4))), pack(np.zeros((1, 4)), 2)
     pairs = (states, values), (states, values)
@@ -91,77 +91,75 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
             Counts(*pairs).fill(counts)
             update_from(counts, W, W.copy(), 0.0, 0.0, 0.0)
 
-    found = [Task("sums of states", 0.3, states.sums)]
+    chosen = [Task("sums of states", 0.3, states.sums)]
     if "counts of one phase" in kinds:  # grey values in the data's phase, states in the model's
-        nothing = Counts.nothing_of(pairs[0])
-        found.append(Task("statistics of the model", 1.5, lambda: Counts(nothing, pairs[1]).add_to(W, 0.0)))
+        empty = Counts.empty_like(pairs[0])
+        chosen.append(Task("statistics of the model", 1.5, lambda: Counts(empty, pairs[1]).add_to(W, 0.0)))
     if "counts" in kinds:
-        found.append(Task("statistics", 2.0, lambda: Counts(*pairs).learn(W, W.copy(), 0.0, 0.0, 0.0)))
+        chosen.append(Task("statistics", 2.0, lambda: Counts(*pairs).learn(W, W.copy(), 0.0, 0.0, 0.0)))
     if "summed counts" in kinds:
-        found.append(Task("statistics of replicas", 3.5, summed))
+        chosen.append(Task("statistics of replicas", 3.5, summed))
     if "exact" in kinds:
         gradient = np.zeros((1, 1))
-        found.append(Task("exact gradients", 0.5, lambda: update_from(gradient, W, W.copy(), 0.0, 0.0, 0.0)))
+        chosen.append(Task("exact gradients", 0.5, lambda: update_from(gradient, W, W.copy(), 0.0, 0.0, 0.0)))
     if dtype != np.float32:
-        return found
+        return chosen
     p = np.zeros((1, 4), np.float32)
 
-    def soft() -> None:
-        counts = SoftCounts((states, p), (states, p), 4)
+    def probabilities() -> None:
+        counts = ProbabilityCounts((states, p), (states, p), 4)
         counts.learn(W, W.copy(), 0.0, 0.0, 0.0)
         counts.fill(np.zeros((1, 1), np.int32))
         add_steps(p, np.float32(1), np.zeros(1, np.int64))
 
     def samplers() -> list[Sampler]:
         stream, ids = Stream(0, 0, Purpose.HIDDEN), np.zeros(1, np.int64)
-        of: tuple[int | npt.NDArray[np.int64], ...] = (0, np.arange(4))
-        return [Sampler(bias, ids, stream, samples) for samples in of]
-
-    def arguments(way: str, up: bool) -> tuple[Any, ...]:
-        lists = subset_sums.lists_of(states.rows, 4)
-        return (dispatch.WAYS[way], W, up, 1, subset_sums.fine(1), subset_sums.codes_of(states.rows), *lists, 4)
+        sample_ids: tuple[int | npt.NDArray[np.int64], ...] = (0, np.arange(4))
+        return [Sampler(bias, ids, stream, samples) for samples in sample_ids]
 
     def products() -> None:
-        for way, up in _ways():
-            draw.incoming_sums(*arguments(way, up), 0, 1, np.zeros((1, 4), np.int32))
+        for kernel, up in _own_kernels():
+            operands = subset_sums.operands(kernel, W, states, up, 1)
+            draw.incoming_sums(*operands, 0, 1, np.zeros((1, 4), np.int32))
 
     def sampled_products() -> None:
-        for (way, up), sampler in product(_ways(), samplers()):
-            given, b = arguments(way, up), sampler.bias
-            sampler.drawn(1, 4, draw.sample_units, (*given, b))
+        for (kernel, up), sampler in product(_own_kernels(), samplers()):
+            operands = subset_sums.operands(kernel, W, states, up, 1)
+            sampler.drawn(1, 4, draw.sample_units, (*operands, sampler.bias))
 
     def sampled(kind: Any) -> None:
         for sampler in samplers():
             sampler.of_sums(np.zeros((1, 4), kind), 1)
 
-    found += [
+    chosen += [
         Task("products", 8.5, products),
         Task("states of means", 2.6, lambda: sampled(np.float32)),
     ]
     if "sampled" in kinds:
-        found.append(Task("states of sums", 1.7, lambda: sampled(np.int32), round=1))
-        found.append(Task("states of products", 3.0, sampled_products, round=1))
-    if "soft" in kinds:
-        found.append(Task("statistics of probabilities", 4.0, soft, round=1))
-    return found
+        chosen.append(Task("states of sums", 1.7, lambda: sampled(np.int32), round=1))
+        chosen.append(Task("states of products", 3.0, sampled_products, round=1))
+    if "probabilities" in kinds:
+        chosen.append(Task("statistics of probabilities", 4.0, probabilities, round=1))
+    return chosen
 
 
-def _ways() -> list[tuple[str, bool]]:
+def _own_kernels() -> list[tuple[str, bool]]:
+    """Return the kernels of products, without the BLAS, each in both directions."""
     return list(product([name for name in dispatch.available() if name != "blas"], (True, False)))
 
 
 def warm_up(dtype: npt.DTypeLike) -> None:
     """Compile every kernel for ``dtype`` (float32 or float64), or load it from the cache.
 
-    Afterwards no call with C-contiguous writable arrays of this type compiles, so training time excludes compilation.
+    Afterwards no call with C-contiguous writable arrays of this type compiles.
     """
     for task in tasks(dtype):
         task.run()
 
 
-def shares(todo: list[Task], n: int) -> list[list[Task]]:
-    """The tasks of one round, split over ``n`` workers so that all end at about the same time."""
-    found: list[list[Task]] = [[] for _ in range(n)]
+def distribute(todo: list[Task], n: int) -> list[list[Task]]:
+    """Return the tasks of one round, distributed over ``n`` workers so that all end at about the same time."""
+    parts: list[list[Task]] = [[] for _ in range(n)]
     for task in sorted(todo, key=lambda task: -task.cost):
-        min(found, key=lambda its: sum(task.cost for task in its)).append(task)
-    return found
+        min(parts, key=lambda part: sum(task.cost for task in part)).append(task)
+    return parts

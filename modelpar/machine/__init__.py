@@ -1,1 +1,1 @@
-"""The machine: cores and threads, and where compiled kernels are kept."""
+"""The machine: folders for caches, and where compiled kernels are kept."""

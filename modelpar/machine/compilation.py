@@ -1,15 +1,15 @@
-"""Compiling of kernels, and where what was compiled is kept: in a folder whose name tells all that it depends on.
+"""Compilation of kernels, and a cache in a folder whose name depends on everything that determines compiled code.
 
-numba's own index watches the file of the outermost function alone, and the processor's name.  Here the folder's name
-is a hash of the sources of all kernels, of the versions of Python, NumPy, numba, llvmlite and LLVM, of the processor
-for which numba compiles, and of what else of numba's settings changes the code: whatever differs is another folder, and
-what is found in a folder fits.  It lies
+numba's own index checks only the file of the outermost function and the processor's name.  Here the folder's name is a
+hash of the sources of all kernels, of the versions of Python, NumPy, numba, llvmlite and LLVM, of the processor for
+which numba compiles, and of those settings of numba that change the code: a change leads to another folder, so that a
+folder is never stale.  It is
 
 1. in ``NUMBA_CACHE_DIR`` where that is set, as ``modelpar-HASH``;
 2. in ``compiled/HASH`` of the user's cache directory;
 3. in ``compiled/HASH`` of a folder of the user's own in ``TMPDIR``;
 
-and where none of these can be written, every process compiles for itself.  Whatever but the first choice is said once.
+and where none of these can be written, every process compiles for itself.  Any choice but the first is reported once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ try:
 except ImportError:  # pragma: no cover - not on Windows
     fcntl = None  # type: ignore[assignment]
 
-# Modules with compiled functions, and packages that consist of such: what may end up in a kernel's code.
+# Modules and packages with compiled functions: all that may become part of a kernel's code.
 SOURCES = (
     "modelpar.kernels",
     "modelpar.data.bits",
@@ -51,75 +51,76 @@ SOURCES = (
     "modelpar.checkpoint.blocks",
     "modelpar.checkpoint.checksum",
 )
-# Settings of numba that change what it makes of a function.
+# Settings of numba that change compiled code.
 SETTINGS = (
     "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "ENABLE_AVX", "DISABLE_INTEL_SVML", "BOUNDSCHECK", "DEBUGINFO_DEFAULT",
     "CAPTURED_ERRORS", "LLVM_PASS_TIMINGS",
 )  # fmt: skip
-KEPT = 4  # folders of other versions that stay
+KEPT = 4  # folders of other versions that are kept
 PATIENCE = 120.0  # seconds that a process waits for another one that compiles what it needs
 POLL = 0.01
-UNUSED = 24 * 3600.0  # seconds after which a further one may go
+UNUSED = 24 * 3600.0  # seconds after which further ones may be removed
 
 _HASH = re.compile(r"(modelpar-)?[0-9a-f]{20}")
 
 
 def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit`` with a cache in :func:`folder`; every kernel of the package is made by it.
+    """``numba.njit`` with a cache in :func:`folder`; all kernels of the package use it.
 
-    Nothing calls kernels from C: they are compiled without the wrapper for that.  Under NUMBA_DISABLE_JIT the function
-    stays what it is.
+    Kernels are not called from C, and are compiled without the wrapper for that.  Under NUMBA_DISABLE_JIT functions
+    are not compiled.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
-        made = numba.njit(no_cfunc_wrapper=True, **options)(function)
+        dispatcher = numba.njit(no_cfunc_wrapper=True, **options)(function)
         if cache and not config.DISABLE_JIT and folder() is not None:
-            made._cache = _Kept(function)
-        return made
+            dispatcher._cache = _FunctionCache(function)
+        return dispatcher
 
     return compiled
 
 
-# -- where it is kept --------------------------------------------------------------------------------------------------
+# -- the folder --------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def folder() -> Path | None:
-    """Where this process keeps compiled kernels, made if need be; None where nothing can be kept.
+    """The folder in which this process keeps compiled kernels, made if need be; None where none can be written.
 
-    Says on stderr, once and on rank 0 alone, where it is not the first choice.
+    Reports on stderr, once and on rank 0 only, any choice but the first.
     """
-    given, why = config.CACHE_DIR, dict[Path, str]()
-    place = Path(os.path.abspath(os.path.expanduser(given))) / f"modelpar-{key()}" if given else None
-    if place is not None:
-        why[place] = obstacle(place)
-        if not why[place]:
-            _forget_others(place)
-            return place
-    place, others = first_writable("compiled", key())
-    why |= others
-    if place is None:
-        _say(f"{_reasons(why)}: every process compiles them anew, which takes a minute; set NUMBA_CACHE_DIR")
+    given, reasons = config.CACHE_DIR, dict[Path, str]()
+    chosen = Path(os.path.abspath(os.path.expanduser(given))) / f"modelpar-{key()}" if given else None
+    if chosen is not None:
+        reasons[chosen] = obstacle(chosen)
+        if not reasons[chosen]:
+            _remove_others(chosen)
+            return chosen
+    chosen, others = first_writable("compiled", key())
+    reasons |= others
+    if chosen is None:
+        problem = _not_writable(reasons)
+        _report(f"{problem}: every process compiles them anew, which takes a minute; set NUMBA_CACHE_DIR")
         return None
-    if why:
-        _say(f"{_reasons(why)}; they are kept in {place.parent}")
-    _forget_others(place)
-    return place
+    if reasons:
+        _report(f"{_not_writable(reasons)}; they are kept in {chosen.parent}")
+    _remove_others(chosen)
+    return chosen
 
 
-def _reasons(why: dict[Path, str]) -> str:
-    told = ", ".join(f"{place.parent} ({reason})" for place, reason in why.items())
-    return f"compiled kernels cannot be kept in {told}"
+def _not_writable(reasons: dict[Path, str]) -> str:
+    folders = ", ".join(f"{folder.parent} ({reason})" for folder, reason in reasons.items())
+    return f"compiled kernels cannot be kept in {folders}"
 
 
-def _say(text: str) -> None:
-    if _speaks():
+def _report(text: str) -> None:
+    if _reports():
         with suppress(OSError, ValueError):
             print(f"modelpar: {text}", file=sys.stderr, flush=True)
 
 
-def _speaks() -> bool:
-    """Whether this is the one process of its job that tells: rank 0, as far as can be known without MPI."""
+def _reports() -> bool:
+    """Whether this is the one process of its job that reports: rank 0, as far as is known without MPI."""
     if "mpi4py.MPI" in sys.modules:
         MPI = sys.modules["mpi4py.MPI"]
         return not MPI.Is_initialized() or MPI.Is_finalized() or MPI.COMM_WORLD.rank == 0
@@ -127,15 +128,15 @@ def _speaks() -> bool:
     return next((rank for rank in ranks if rank), "0") == "0"
 
 
-def _forget_others(place: Path) -> None:
-    """Remove what other versions have left beside ``place``, but for the last used few.
+def _remove_others(current: Path) -> None:
+    """Remove the folders of other versions beside ``current``, but for the few that were used last.
 
-    A process that still uses one loses nothing but what it has kept.
+    A process that still uses a removed one compiles anew.
     """
     with suppress(OSError):
-        os.utime(place)  # it is in use
-        beside = [other for other in place.parent.iterdir() if other != place and _HASH.fullmatch(other.name)]
-        used = {other: other.stat().st_mtime for other in beside}
+        os.utime(current)  # it is in use
+        others = [other for other in current.parent.iterdir() if other != current and _HASH.fullmatch(other.name)]
+        used = {other: other.stat().st_mtime for other in others}
         for other in sorted(used, key=lambda other: used[other], reverse=True)[KEPT:]:
             if time.time() - used[other] > UNUSED:
                 shutil.rmtree(other, ignore_errors=True)
@@ -143,19 +144,19 @@ def _forget_others(place: Path) -> None:
 
 @functools.cache
 def key() -> str:
-    """A hash of all that compiled kernels depend on, 20 hexadecimal digits.  Takes some milliseconds, once."""
+    """A hash of everything that compiled kernels depend on, 20 hexadecimal digits.  Takes some milliseconds, once."""
     chosen, features = config.CPU_NAME, config.CPU_FEATURES
     host = llvmlite.binding.get_host_cpu_features()
-    about = [
+    versions = [
         sys.version, np.__version__, numba.__version__, llvmlite.__version__, llvmlite.binding.llvm_version_info,
         llvmlite.binding.get_process_triple(), chosen or llvmlite.binding.get_host_cpu_name(),
-        features if chosen or features is not None else sorted(name for name, there in host.items() if there),
+        features if chosen or features is not None else sorted(name for name, present in host.items() if present),
         [(name, getattr(config, name, None)) for name in SETTINGS],
     ]  # fmt: skip
-    total = hashlib.sha256(repr(about).encode())
+    total = hashlib.sha256(repr(versions).encode())
     for path in sources():
         total.update(f"\n{path.name}\n".encode())
-        with suppress(OSError):  # without sources, as in a frozen program, the versions have to do
+        with suppress(OSError):  # without sources, as in a frozen program, the versions must suffice
             total.update(path.read_bytes())
     return total.hexdigest()[:20]
 
@@ -163,18 +164,18 @@ def key() -> str:
 def sources() -> list[Path]:
     """The files of all kernels, in a fixed order."""
     package = Path(__file__).parents[1]
-    found = [Path(__file__)]
+    files = [Path(__file__)]
     for name in SOURCES:
-        place = package.joinpath(*name.split(".")[1:])
-        found += sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    return found
+        path = package.joinpath(*name.split(".")[1:])
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return files
 
 
-# -- numba's side ------------------------------------------------------------------------------------------------------
+# -- hooks of numba ----------------------------------------------------------------------------------------------------
 
 
 class _Locator(caching.UserProvidedCacheLocator):  # type: ignore[misc]
-    """Files of one function in :func:`folder`, whatever NUMBA_CACHE_DIR is: that stays for the user's own functions."""
+    """Keeps the files of one function in :func:`folder`; NUMBA_CACHE_DIR itself is left to the user's own functions."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:
         self._py_file, self._lineno = py_file, py_func.__code__.co_firstlineno
@@ -192,32 +193,32 @@ class _Files(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = (_Locator,)
 
 
-class _Kept(caching.FunctionCache):  # type: ignore[misc]
-    """numba's cache of one function, for which a damaged file is none, and a full disk no reason to end."""
+class _FunctionCache(caching.FunctionCache):  # type: ignore[misc]
+    """numba's cache of one function, which ignores damaged files and goes on when a disk is full."""
 
     _impl_class = _Files
-    _lock: int | None = None  # the open file of a lock that this process has, from a load in vain to the save
+    _lock: int | None = None  # the open file of a lock that this process has, from a failed load to the save
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """As numba's; but where nothing is there, one process at a time goes on to compile this function, and the
-        others load what it has made: ranks come to the same function at the same moment."""
-        found = self._loaded(sig, target_context)
-        if found is None and self._enabled and self._lock is None and fcntl is not None:
+        """As numba's; but where the function is not cached, one process at a time compiles it, and the others wait and
+        load the result: ranks need the same function at the same moment."""
+        overload = self._loaded(sig, target_context)
+        if overload is None and self._enabled and self._lock is None and fcntl is not None:
             with suppress(OSError):
                 self._take_lock()
-                found = self._loaded(sig, target_context)
-            if found is not None:
+                overload = self._loaded(sig, target_context)
+            if overload is not None:
                 self._free_lock()
-        return found
+        return overload
 
     def _loaded(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # whatever the unpickling of damaged bytes ends in
+        except Exception:  # unpickling damaged bytes may raise anything
             return None
 
     def _take_lock(self) -> None:
-        """Wait until no other process compiles this function, but not for ever: it may hang.  Raises OSError."""
+        """Wait until no other process compiles this function, at most PATIENCE: it may hang.  Raises OSError."""
         os.makedirs(self.cache_path, exist_ok=True)
         file = os.open(os.path.join(self.cache_path, f"{self._impl.filename_base}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + PATIENCE
@@ -257,19 +258,19 @@ class _Kept(caching.FunctionCache):  # type: ignore[misc]
                     self.flush()  # an index that cannot be read
                 if attempt:
                     self.disable()
-                    _give_up(error)
+                    _report_failure(error)
             else:
                 return
 
 
 @functools.cache
-def _warned() -> None:
-    """Remembers that something was said."""
+def _reported() -> None:
+    """Remember, in its cache, that a failure to save was reported."""
 
 
-def _give_up(error: Exception) -> None:
-    if not _warned.cache_info().currsize:
-        _warned()
-        told = error.strerror if isinstance(error, OSError) and error.strerror else error
-        place = folder()
-        _say(f"compiled kernels cannot be kept in {place and place.parent} ({told}): this process compiles for itself")
+def _report_failure(error: Exception) -> None:
+    if not _reported.cache_info().currsize:
+        _reported()
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        parent = None if (current := folder()) is None else current.parent
+        _report(f"compiled kernels cannot be kept in {parent} ({reason}): this process compiles for itself")

@@ -200,7 +200,7 @@ class DeepBeliefNetwork:
         """
         v = self._agreed("propagate_up", v, self.visible_ids, "visible activations", n_rbms=n_rbms)
         if n_rbms is not None:
-            n_rbms = plain.whole_number("n_rbms", n_rbms, at_least=0, at_most=len(self.rbms))
+            n_rbms = plain.integer_number("n_rbms", n_rbms, at_least=0, at_most=len(self.rbms))
         return self._up(v, n_rbms)
 
     def _up(self, v: Activations, n_rbms: int | None = None) -> Array:
@@ -261,9 +261,9 @@ class DeepBeliefNetwork:
         Raises SpecError where there cannot be so many.
         """
         agree(self.grid.shard_comm, "fantasies", count=count, steps=steps, first_draw=first_draw)
-        count = plain.whole_number("count", count, at_least=0)
-        steps = plain.whole_number("steps", steps, at_least=0)
-        first_draw = plain.whole_number("first_draw", first_draw, at_least=0)
+        count = plain.integer_number("count", count, at_least=0)
+        steps = plain.integer_number("steps", steps, at_least=0)
+        first_draw = plain.integer_number("first_draw", first_draw, at_least=0)
         top = self.rbms[-1]
         h = pack(np.zeros((len(top.hidden_ids), count)))
         v = top.sample_visible(h, Purpose.FANTASY, 0, first_draw)

@@ -106,7 +106,7 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Array, samples: IntArray, seed: in
             raise DataError(f"ids of samples came as {samples.dtype} of shape {samples.shape}, but v has {v.shape[1]}")
     of_replica = {"samples": samples, "batch": v.shape[1]}
     agree(_whole_grid(rbm), "pseudo_log_likelihood", seed=rbm.seed if seed is None else seed, in_replica=of_replica)
-    seed = None if seed is None else plain.whole_number("seed", seed, at_least=0)
+    seed = None if seed is None else plain.integer_number("seed", seed, at_least=0)
     if rbm.gaussian:
         raise SpecError(
             "the pseudo-likelihood needs Bernoulli visible units, but these are Gaussian; use the reconstruction error"
@@ -200,8 +200,8 @@ def log_partition_ais(
     bases = rbm.shard_comm.allgather(None if base_bias is None else checksum(base))
     what = {"n_chains": n_chains, "n_betas": n_betas, "seed": rbm.seed if seed is None else seed, "base_bias": bases}
     agree(_whole_grid(rbm), "log_partition_ais", **what, in_replica={"base_bias": base_bias is None})
-    n_chains, n_betas = plain.whole_number("n_chains", n_chains), plain.whole_number("n_betas", n_betas)
-    seed = None if seed is None else plain.whole_number("seed", seed, at_least=0)
+    n_chains, n_betas = plain.integer_number("n_chains", n_chains), plain.integer_number("n_betas", n_betas)
+    seed = None if seed is None else plain.integer_number("seed", seed, at_least=0)
     if n_chains < 2 or n_betas < 2:
         raise SpecError(f"AIS needs at least 2 chains and 2 temperatures, but was given {n_chains} and {n_betas}")
     replica, n_replicas = rbm.replica_comm.rank, rbm.replica_comm.size

@@ -1,1 +1,1 @@
-"""Who owns which units, and which units are connected; values that know no MPI."""
+"""Who owns which units, and which units are connected: plain values, the same on every rank."""

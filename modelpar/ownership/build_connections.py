@@ -1,4 +1,4 @@
-"""From what a network's spec says of connections to the connections: generators, files, and where units lie."""
+"""The connections that a network's spec asks for: from generators and files; and the coordinates of its units."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scipy import sparse
 from modelpar.collective import messages
 from modelpar.errors import SpecError, together
 from modelpar.ownership.connections import Connections, Listed, Local
-from modelpar.patterns import PRUNED, Pattern, parse_grid
+from modelpar.patterns import PRUNED, Pattern, parse_image_shape
 from modelpar.spec import NetworkSpec
 from partitioners import generators
 from partitioners.graph import GraphError
@@ -32,98 +32,99 @@ def connect(spec: NetworkSpec, comm: MPI.Comm) -> tuple[Connections | None, ...]
 
     Raises SpecError on every rank where a pattern does not fit the layers, or its file cannot be read.
     """
-    grids = grids_of(spec)
-    return tuple(_connected(spec, i, pattern, grids[i], comm) for i, pattern in enumerate(spec.patterns))
+    shapes = image_shapes(spec)
+    return tuple(_connected(spec, i, pattern, shapes[i], comm) for i, pattern in enumerate(spec.patterns))
 
 
 def connect_described(spec: NetworkSpec) -> tuple[Connections | None, ...]:
     """The connections of RBMs that are described by their spec alone, receptive fields; None for all others."""
-    found: list[Connections | None] = []
-    for i, (pattern, grid) in enumerate(zip(spec.patterns, grids_of(spec), strict=False)):
-        found.append(_fields(spec, i, pattern, grid) if pattern.kind == "local" and grid is not None else None)
-    return tuple(found)
+    connections: list[Connections | None] = []
+    for i, (pattern, shape) in enumerate(zip(spec.patterns, image_shapes(spec), strict=False)):
+        connections.append(_fields(spec, i, pattern, shape) if pattern.kind == "local" and shape is not None else None)
+    return tuple(connections)
 
 
-def expected(spec: NetworkSpec) -> tuple[int | None, ...]:
-    """About how many connections each RBM will have, None where they are complete; before anything is made.
+def expected_counts(spec: NetworkSpec) -> tuple[int | None, ...]:
+    """About how many connections each RBM will have, None where they are complete; nothing is built for it.
 
-    A file is not looked into: its connections count as none.
+    Files are not read: their connections count as 0.
     """
-    found: list[int | None] = []
-    for (n_visible, n_hidden), pattern, grid in zip(pairwise(spec.layers), spec.patterns, grids_of(spec), strict=False):
+    counts: list[int | None] = []
+    layers, shapes = pairwise(spec.layers), image_shapes(spec)
+    for (n_visible, n_hidden), pattern, shape in zip(layers, spec.patterns, shapes, strict=False):
         numbers = pattern.numbers
         if pattern.dense:
-            found.append(None)
-        elif pattern.kind == "local" and grid is not None:
-            found.append(n_hidden * grid[0] * int(numbers[0]) ** 2)
+            counts.append(None)
+        elif pattern.kind == "local" and shape is not None:
+            counts.append(n_hidden * shape[0] * int(numbers[0]) ** 2)
         elif pattern.kind in ("random", "small-world", "scale-free"):
-            found.append(n_hidden * int(numbers[0]))
+            counts.append(n_hidden * int(numbers[0]))
         elif pattern.kind == "erdos-renyi":
-            found.append(round(n_visible * n_hidden * numbers[0]))
+            counts.append(round(n_visible * n_hidden * numbers[0]))
         elif pattern.kind == "radix-net":
-            found.append(n_hidden * max(pattern.radices) * int(numbers[0]))
+            counts.append(n_hidden * max(pattern.radices) * int(numbers[0]))
         else:
-            found.append(0)
-    return tuple(found)
+            counts.append(0)
+    return tuple(counts)
 
 
-def grids_of(spec: NetworkSpec) -> tuple[tuple[int, int, int] | None, ...]:
-    """(maps, rows, columns) of every layer that has a place in the plane, for as long as connections are local.
+def image_shapes(spec: NetworkSpec) -> tuple[tuple[int, int, int] | None, ...]:
+    """(maps, rows, columns) of every layer whose units lie in the plane: from the input up while connections are local.
 
     Raises SpecError where fields do not fit a layer.
     """
     if all(pattern.kind != "local" for pattern in spec.patterns):
         return (None,) * len(spec.layers)
-    found: list[tuple[int, int, int] | None] = [parse_grid(spec.visible_grid, spec.layers[0])]
+    shapes: list[tuple[int, int, int] | None] = [parse_image_shape(spec.visible_grid, spec.layers[0])]
     for i, pattern in enumerate(spec.patterns):
-        below = found[-1]
+        below = shapes[-1]
         if pattern.kind != "local":
-            found.append(None)
+            shapes.append(None)
             continue
         if below is None:
             raise SpecError(f"--connections has local for RBM {i}, but the layer below it lies on no grid")
-        above, across = Local(*below, 1, *_whole(pattern.numbers)).grid
-        maps, left = divmod(spec.layers[i + 1], above * across)
-        if left or not maps:
+        above, across = Local(*below, 1, *_field_and_stride(pattern)).positions
+        maps, remainder = divmod(spec.layers[i + 1], above * across)
+        if remainder or not maps:
             near = max(1, round(spec.layers[i + 1] / (above * across))) * above * across
             raise SpecError(
                 f"--connections: fields of RBM {i} have {above}x{across} positions, so the layer above it has a "
                 f"multiple of {above * across} units, but --layers has {spec.layers[i + 1]}; use {near}"
             )
-        found.append((maps, above, across))
-    return tuple(found)
+        shapes.append((maps, above, across))
+    return tuple(shapes)
 
 
-def places_of(spec: NetworkSpec) -> list[Array] | None:
-    """(n_units, 2) row and column of every unit of every layer, in the frame of the visible ones.
+def coordinates_of(spec: NetworkSpec) -> list[Array] | None:
+    """(n_units, 2) row and column of every unit of every layer, in the frame of the visible units.
 
-    Units of layers that lie on no grid are spread over the plane.  None where no layer's connections are local.
+    Units of layers without an image shape are spread over the plane.  None where no layer's connections are local.
     """
-    grids = grids_of(spec)
-    if grids[0] is None:
+    shapes = image_shapes(spec)
+    if shapes[0] is None:
         return None
-    _, height, width = grids[0]
-    places: list[Array] = []
+    _, height, width = shapes[0]
+    coordinates: list[Array] = []
     step, start = 1.0, 0.0
-    for i, grid in enumerate(grids):
-        if grid is None:
+    for i, shape in enumerate(shapes):
+        if shape is None:
             columns = max(1, round((spec.layers[i] * width / height) ** 0.5))
             row, column = np.divmod(np.arange(spec.layers[i]), columns)
             rows = -(-spec.layers[i] // columns)
-            places.append(np.stack([row * (height / rows), column * (width / columns)], axis=1))
+            coordinates.append(np.stack([row * (height / rows), column * (width / columns)], axis=1))
             continue
         if i:
-            field, stride = _whole(spec.patterns[i - 1].numbers)
+            field, stride = _field_and_stride(spec.patterns[i - 1])
             start += (field - 1) / 2 * step
             step *= stride
-        maps, rows, columns = grid
+        maps, rows, columns = shape
         row, column = np.divmod(np.arange(rows * columns), columns)
-        places.append(np.tile(np.stack([row, column], axis=1) * step + start, (maps, 1)))
-    return places
+        coordinates.append(np.tile(np.stack([row, column], axis=1) * step + start, (maps, 1)))
+    return coordinates
 
 
 def _connected(
-    spec: NetworkSpec, i: int, pattern: Pattern, grid: tuple[int, int, int] | None, comm: MPI.Comm
+    spec: NetworkSpec, i: int, pattern: Pattern, shape: tuple[int, int, int] | None, comm: MPI.Comm
 ) -> Connections | None:
     if pattern.dense:
         return None
@@ -131,8 +132,8 @@ def _connected(
     if pattern.kind == PRUNED:
         raise SpecError("--connections pruned is what modelpar prune makes of a network; open its checkpoint")
     if pattern.kind == "local":
-        assert grid is not None  # grids_of has looked
-        return _fields(spec, i, pattern, grid)
+        assert shape is not None  # image_shapes raises otherwise
+        return _fields(spec, i, pattern, shape)
     if pattern.kind == "mask":
         listed = _read_mask(pattern.path, comm)
     else:
@@ -148,10 +149,10 @@ def _connected(
     return listed
 
 
-def _fields(spec: NetworkSpec, i: int, pattern: Pattern, grid: tuple[int, int, int]) -> Local:
-    field, stride = _whole(pattern.numbers)
-    above, across = Local(*grid, 1, field, stride).grid
-    return Local(*grid, spec.layers[i + 1] // (above * across), field, stride)
+def _fields(spec: NetworkSpec, i: int, pattern: Pattern, shape: tuple[int, int, int]) -> Local:
+    field, stride = _field_and_stride(pattern)
+    above, across = Local(*shape, 1, field, stride).positions
+    return Local(*shape, spec.layers[i + 1] // (above * across), field, stride)
 
 
 def _generated(spec: NetworkSpec, i: int, pattern: Pattern, n_visible: int, n_hidden: int) -> Any:
@@ -183,12 +184,14 @@ def _read_mask(path: str, comm: MPI.Comm) -> Listed:
             except OSError as error:
                 raise SpecError(f"--connections: {path} cannot be read: {error.strerror or error}") from None
             except DAMAGED as error:
-                told = f"{path} is no mask ({str(error).splitlines()[0] if str(error) else 'it is empty'})"
-                raise SpecError(f"--connections: {told}; give .npy, or scipy.sparse's .npz") from None
-    mine: list[Array] | None = None
+                reason = str(error).splitlines()[0] if str(error) else "it is empty"
+                raise SpecError(
+                    f"--connections: {path} is not a mask ({reason}); give .npy, or scipy.sparse's .npz"
+                ) from None
+    arrays: list[Array] | None = None
     if mask is not None:
-        mine = [mask.offsets, mask.visible, np.array([mask.n_visible])]
-    offsets, visible, (n_visible,) = messages.told(comm, mine)
+        arrays = [mask.offsets, mask.visible, np.array([mask.n_visible])]
+    offsets, visible, (n_visible,) = messages.told(comm, arrays)
     return Listed(offsets, visible, int(n_visible))
 
 
@@ -204,5 +207,5 @@ def _loaded(path: str) -> Any:
         return loaded[loaded.files[0]]
 
 
-def _whole(numbers: tuple[float, ...]) -> tuple[int, int]:
-    return int(numbers[0]), int(numbers[1])
+def _field_and_stride(pattern: Pattern) -> tuple[int, int]:
+    return int(pattern.numbers[0]), int(pattern.numbers[1])

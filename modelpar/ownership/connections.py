@@ -1,7 +1,7 @@
-"""Which visible unit is connected with which hidden unit: a pure value without MPI in it, the same on every rank.
+"""Which visible unit is connected with which hidden unit: a pure value without MPI, the same on every rank.
 
-Connections are counted hidden unit after hidden unit, ascending visible units inside each: the place of a weight in the
-whole matrix, as a checkpoint has it.
+Connections are numbered hidden unit by hidden unit, visible units ascending inside each.  The number of a connection is
+the index of its weight in a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Ids = npt.NDArray[np.integer[Any]]
 
 
 class Connections(Protocol):
-    """The connections of one RBM, or of the units of it that one asks for.
+    """The connections of one RBM.
 
     widest, widest_down   the most connections that a hidden, a visible unit has
-    described             whether a network's spec describes them: all hidden units have as many, and no list is needed
+    described             whether a network's spec describes them: no list is needed, and all hidden units have as many
     """
 
     @property
@@ -50,7 +50,7 @@ class Connections(Protocol):
         """(n,) the number of the first connection of each of these hidden units"""
 
     def kinds_of(self, hidden: IntArray) -> IntArray:
-        """(n,) a number of each of these hidden units: those with the same one are connected with the same units"""
+        """(n,) a number for each of these hidden units: equal numbers mean connections with the same units"""
 
     def below(self, hidden: IntArray) -> tuple[IntArray, Ids]:
         """(n + 1,) offsets and (connections,) visible units of these hidden units, ascending inside each"""
@@ -62,7 +62,7 @@ class Connections(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Listed:
-    """Connections that are listed one by one, as scipy.sparse's CSC has them."""
+    """Connections in a list, as in the CSC format of scipy.sparse."""
 
     offsets: IntArray  # (n_hidden + 1,)
     visible: npt.NDArray[np.int32]  # (n_connections,) ascending inside each hidden unit
@@ -72,7 +72,7 @@ class Listed:
     def from_mask(cls, mask: Any, name: str = "the mask") -> Listed:
         """From a mask (n_visible, n_hidden), an array or one of scipy.sparse: what is not 0 is connected.
 
-        ``name`` is what errors call it.  Raises SpecError where it has no two dimensions, no numbers, or NaN.
+        ``name`` stands for it in errors.  Raises SpecError unless it has two dimensions and numbers without NaN.
         """
         rows = mask_rows(mask, name)
         return cls(rows.starts, rows.columns.astype(np.int32), rows.shape[1])
@@ -103,9 +103,9 @@ class Listed:
 
     def kinds_of(self, hidden: IntArray) -> IntArray:
         offsets, below = self.below(hidden)
-        found: dict[bytes, int] = {}
+        kinds: dict[bytes, int] = {}
         lists = (below[a:b].tobytes() for a, b in pairwise(offsets.tolist()))
-        return np.fromiter((found.setdefault(units, len(found)) for units in lists), np.int64, len(hidden))
+        return np.fromiter((kinds.setdefault(units, len(kinds)) for units in lists), np.int64, len(hidden))
 
     def below(self, hidden: IntArray) -> tuple[IntArray, Ids]:
         counts = self.offsets[hidden + 1] - self.offsets[hidden]
@@ -123,13 +123,13 @@ class Listed:
         # the caller's order of visible units
         starts, ends = np.searchsorted(below, visible), np.searchsorted(below, visible, side="right")
         offsets = offsets_of(ends - starts)
-        at = runs(starts, ends - starts)
-        return offsets, hidden[at], numbers[at]
+        positions = runs(starts, ends - starts)
+        return offsets, hidden[positions], numbers[positions]
 
 
 @dataclass(frozen=True)
 class Local:
-    """Receptive fields on a grid with several maps, untied (Dean et al. 2012): units map by map, row by row.
+    """Receptive fields on an image with several maps, untied (Dean et al. 2012): units map by map, row by row.
 
     A hidden unit at (r, c) of any map sees field x field positions of all maps below, from (r, c) * stride on.
     """
@@ -151,7 +151,7 @@ class Local:
     described = True
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def positions(self) -> tuple[int, int]:
         """(rows, columns) of the positions of fields"""
         return (self.rows - self.field) // self.stride + 1, (self.columns - self.field) // self.stride + 1
 
@@ -161,7 +161,7 @@ class Local:
 
     @property
     def n_hidden(self) -> int:
-        return self.maps * self.grid[0] * self.grid[1]
+        return self.maps * self.positions[0] * self.positions[1]
 
     @property
     def widest(self) -> int:
@@ -170,19 +170,19 @@ class Local:
     @property
     def widest_down(self) -> int:
         reach = -(-self.field // self.stride)
-        return self.maps * min(reach, self.grid[0]) * min(reach, self.grid[1])
+        return self.maps * min(reach, self.positions[0]) * min(reach, self.positions[1])
 
     @property
     def n_connections(self) -> int:
         return self.n_hidden * self.widest
 
     def degrees(self) -> tuple[IntArray, IntArray]:
-        rows, columns = self._seen(self.rows, self.grid[0]), self._seen(self.columns, self.grid[1])
+        rows, columns = self._seen(self.rows, self.positions[0]), self._seen(self.columns, self.positions[1])
         visible = np.tile(np.outer(rows, columns).reshape(-1) * self.maps, self.maps_below)
         return visible, np.full(self.n_hidden, self.widest, np.int64)
 
     def _seen(self, n: int, n_positions: int) -> IntArray:
-        """(n,) fields along one side of the grid that have each of its n units in them"""
+        """(n,) how many fields along one side of the image each of its n units is in"""
         starts = np.arange(n_positions) * self.stride
         changes = np.bincount(starts, minlength=n + 1) - np.bincount(starts + self.field, minlength=n + 1)
         return np.cumsum(changes)[:n].astype(np.int64)
@@ -191,10 +191,10 @@ class Local:
         return np.asarray(hidden, np.int64) * self.widest
 
     def kinds_of(self, hidden: IntArray) -> IntArray:
-        return np.asarray(hidden, np.int64) % (self.grid[0] * self.grid[1])
+        return np.asarray(hidden, np.int64) % (self.positions[0] * self.positions[1])
 
     def below(self, hidden: IntArray) -> tuple[IntArray, Ids]:
-        above, across = self.grid
+        above, across = self.positions
         r, c = np.divmod(np.asarray(hidden, np.int64) % (above * across), across)
         corner = (r * self.columns + c) * self.stride
         m, i, j = np.ix_(np.arange(self.maps_below), np.arange(self.field), np.arange(self.field))
@@ -203,13 +203,13 @@ class Local:
         return np.arange(len(hidden) + 1, dtype=np.int64) * self.widest, seen
 
     def above(self, visible: IntArray) -> tuple[IntArray, Ids, IntArray]:
-        height, width = self.grid
+        height, width = self.positions
         m, position = np.divmod(np.asarray(visible, np.int64), self.rows * self.columns)
         y, x = np.divmod(position, self.columns)
         reach = -(-self.field // self.stride)
         back = np.arange(reach - 1, -1, -1)
-        r, c = (y // self.stride)[:, None] - back, (x // self.stride)[:, None] - back  # (n, reach) that may see it
-        i, j = y[:, None] - r * self.stride, x[:, None] - c * self.stride  # where in their fields
+        r, c = (y // self.stride)[:, None] - back, (x // self.stride)[:, None] - back  # (n, reach) fields
+        i, j = y[:, None] - r * self.stride, x[:, None] - c * self.stride  # positions in their fields
         row_sees = (r >= 0) & (r < height) & (i < self.field)
         column_sees = (c >= 0) & (c < width) & (j < self.field)
         sees = (row_sees[:, :, None] & column_sees[:, None, :])[:, None]
@@ -223,9 +223,9 @@ class Local:
 
 
 def mask_rows(mask: Any, name: str) -> Rows:
-    """What is connected with each hidden unit: the visible units of a mask (n_visible, n_hidden), ascending.
+    """The visible units, ascending, that a mask (n_visible, n_hidden) connects with each hidden unit.
 
-    ``name`` is what errors call it.  Raises SpecError.
+    ``name`` stands for the mask in errors.  Raises SpecError.
     """
     if not sparse.issparse(mask):
         mask = plain_array(mask, name, SpecError)
@@ -245,14 +245,14 @@ def mask_rows(mask: Any, name: str) -> Rows:
 
 
 def runs(starts: IntArray, counts: IntArray) -> IntArray:
-    """starts[0] .. starts[0] + counts[0] - 1, then those of the next, ..., one after the other"""
+    """starts[0] .. starts[0] + counts[0] - 1, then the same for starts[1], and so on, in one array"""
     total = int(counts.sum())
     ends = np.cumsum(counts)
     return np.arange(total, dtype=np.int64) + np.repeat(np.asarray(starts, np.int64) - (ends - counts), counts)
 
 
 def mask_of(connections: Connections) -> Any:
-    """The mask (n_visible, n_hidden) as a boolean scipy.sparse CSC array, in memory for every connection."""
+    """The mask (n_visible, n_hidden) as a boolean CSC array of scipy.sparse; takes memory for every connection."""
     offsets, visible = connections.below(np.arange(connections.n_hidden))
     shape = connections.n_visible, connections.n_hidden
     return sparse.csc_array((np.ones(len(visible), bool), np.asarray(visible, np.int32), offsets), shape=shape)

@@ -1,8 +1,8 @@
-"""What a layout costs in one step of CD-1 on states: bytes to receive and statistics to make.  Pure arithmetic.
+"""The predicted cost of a layout in one step of CD-1 on states: bytes to receive and statistics to compute.
 
-The rates are of one core of 2024 and of common links; they need only tell which of two layouts is the better one, and
-the answers lie far apart: a second block of weights costs a rank a millisecond a million weights, a sum of floats that
-crosses a 1 Gbit/s link ten times that.
+The rates are those of one core of 2024 and of common links.  They only have to tell which of two layouts is faster, and
+the alternatives differ widely: for a million weights, a second block costs a rank a millisecond, and floats summed over
+a 1 Gbit/s link cost ten times that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FAR = 1.2e8  # bytes a second between nodes at 1 Gbit/s
 
 
 @dataclass(frozen=True)
-class Step:
+class StepCosts:
     """One RBM over shards, and its minibatches."""
 
     n_visible: int
@@ -28,7 +28,7 @@ class Step:
     def received(self, layout: str) -> dict[str, float]:
         """Bytes that one rank receives in a step, by kind, as :class:`modelpar.comm.exchange.Traffic` counts them.
 
-        v0 is read from the data; with one plane the hidden states are the statistics.  Shards are taken for even.
+        v0 is read from the data; with one plane the hidden states are the statistics.  Shards are assumed to be equal.
         """
         others, word_bytes = (self.n_shards - 1) / self.n_shards, 8 * -(-self.batch // 64)
         hidden_planes = 2 if self.planes == 1 else 1 + 2 * self.planes  # h0 and both statistics
@@ -41,12 +41,11 @@ class Step:
         }[layout]
 
     def seconds(self, layout: str, bandwidth: float) -> float:
-        """Time of what differs between layouts; products take the same in all."""
+        """The time of the parts of a step that differ between layouts; products take equally long in all."""
         blocks = 2 if layout == "dual" else 1
-        weight = UPDATE + COUNT * 2 * self.planes * self.batch
-        return sum(self.received(layout).values()) / bandwidth + blocks * weight * self.n_visible * self.n_hidden / (
-            self.n_shards
-        )
+        seconds_a_weight = UPDATE + COUNT * 2 * self.planes * self.batch
+        n_weights = self.n_visible * self.n_hidden
+        return sum(self.received(layout).values()) / bandwidth + blocks * seconds_a_weight * n_weights / self.n_shards
 
 
 def halo_bytes(
@@ -57,11 +56,11 @@ def halo_bytes(
 
     up, down   for every visible (hidden) unit, the number of other shards that need its state, added up: connectivity
                minus one, as ``partitioners`` measures it
-    batch      samples of this replica's part of the minibatch
+    batch      samples of this replica's share of the minibatch
     planes     bits of the statistics, at least 1; those of 1 bit are the states
     read       whether each shard reads the data of its halo itself, as it does in the first RBM
-    recompute  whether hidden states of others are drawn here: ``up`` is then what that needs, and of hidden units only
-               biases travel, in single precision; without persistent chains
+    recompute  whether a shard draws the hidden states of others itself: ``up`` then counts what that needs, and of
+               hidden units only biases travel, in single precision; not with persistent chains
 
     Exactly what :class:`modelpar.comm.exchange.Traffic` counts.
     """
@@ -74,10 +73,11 @@ def halo_bytes(
 
 
 def recompute_pays(up: int, down: int, up_drawn: int, down_drawn: int, extra: int, *, batch: int) -> bool:
-    """Whether a shard between nodes draws the hidden units of others sooner than it receives them.
+    """Whether a shard between nodes draws the hidden units of others faster than it receives them.
 
     up, down               visible and hidden units that the shard with most of them receives
-    up_drawn, down_drawn   the same where hidden units are drawn; extra: connections that it then has more
+    up_drawn, down_drawn   the same where hidden units are drawn
+    extra                  connections that the shard then holds in addition
     """
     received = halo_bytes(up, down, batch) / FAR
     drawn = halo_bytes(up_drawn, down_drawn, batch, recompute=True) / FAR + CONNECTION * extra * batch
@@ -85,6 +85,6 @@ def recompute_pays(up: int, down: int, up_drawn: int, down_drawn: int, extra: in
 
 
 def dual_pays(n_visible: int, n_hidden: int, n_shards: int, otherwise: str) -> bool:
-    """Whether a dual layout is predicted to be faster than ``otherwise`` where shards are on several nodes."""
-    step = Step(n_visible, n_hidden, n_shards)
+    """Whether a dual layout is predicted to be faster than the layout ``otherwise``, with shards on several nodes."""
+    step = StepCosts(n_visible, n_hidden, n_shards)
     return step.seconds("dual", FAR) < step.seconds(otherwise, FAR)

@@ -1,4 +1,4 @@
-"""Who owns which units: a pure value without MPI in it, the same on every rank."""
+"""Who owns which units: a pure value without MPI, the same on every rank."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from modelpar.values.offsets import offsets_of
 
 IntArray = npt.NDArray[np.int64]
 
-# of a matrix a shard holds its hidden units' columns, its visible units' rows, or both
+# a shard holds the columns of its hidden units, the rows of its visible units, or both
 MATRIX_LAYOUTS = ("column", "row", "dual")
-AUTO = "auto"  # one of these, to be chosen where the grid is known
-SPARSE = "sparse"  # of connections that are not complete; nothing is to choose there
+AUTO = "auto"  # one of these, chosen where the grid is known
+SPARSE = "sparse"  # of connections that are not complete; there is no choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class UnitLayout:
 
     @classmethod
     def from_owners(cls, owner: npt.ArrayLike, n_shards: int) -> UnitLayout:
-        """From a partitioner's answer: ``owner[i]`` (n_units,) is the shard that owns unit i.
+        """From the result of a partitioner: ``owner[i]`` (n_units,) is the shard that owns unit i.
 
         Raises LayoutError where an owner is not in ``0 .. n_shards - 1``.
         """
@@ -91,8 +91,8 @@ class NetworkLayout:
     """The owners of every layer of a network, input to output, and the layout of each RBM's weights.
 
     matrix_layouts   for each pair of neighbouring layers one of MATRIX_LAYOUTS, SPARSE, or AUTO, which
-                     ``plan.resolve`` replaces; so does the network that it is given to
-    connections      of every RBM, None where they are complete; empty where nothing is said of them
+                     ``plan.resolve`` or the network replaces
+    connections      of every RBM, None where they are complete; empty where they are not given
     """
 
     layers: tuple[UnitLayout, ...]
@@ -100,8 +100,8 @@ class NetworkLayout:
     connections: tuple[Connections | None, ...] = ()
 
     def __post_init__(self) -> None:
-        fine = set(self.matrix_layouts) <= {*MATRIX_LAYOUTS, AUTO, SPARSE}
-        if len(self.matrix_layouts) != len(self.layers) - 1 or not fine:
+        known = set(self.matrix_layouts) <= {*MATRIX_LAYOUTS, AUTO, SPARSE}
+        if len(self.matrix_layouts) != len(self.layers) - 1 or not known:
             raise LayoutError(
                 f"the matrices between {len(self.layers)} layers are held as {self.matrix_layouts}, but each needs one "
                 f"of {', '.join(MATRIX_LAYOUTS)}"
@@ -120,9 +120,9 @@ class NetworkLayout:
 
 
 def layout_words(layout: str, n_matrices: int) -> tuple[str, ...]:
-    """The layout that was asked for of each matrix: ``auto``, one of MATRIX_LAYOUTS, or a comma-separated list of them.
+    """The layout asked for of each matrix: ``auto``, one of MATRIX_LAYOUTS, or a comma-separated list of them.
 
-    Raises LayoutError where a word is not known, or where there are neither one nor ``n_matrices`` of them.
+    Raises LayoutError for an unknown word, and unless there are one or ``n_matrices`` of them.
     """
     words = [word.strip() for word in layout.split(",")]
     if len(words) == 1:
@@ -140,23 +140,23 @@ def layout_words(layout: str, n_matrices: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class AutoContext:
-    """What the choice of ``auto`` looks at: where a model's shards are, and whether a second block of weights fits.
+    """The inputs to the choice of ``auto``: where a model's shards are, and whether a second block of weights fits.
 
-    Without a context of its own nothing is far away, and nothing dual.
+    By default all shards are on one node, and no layout is dual.
     """
 
     n_shards: int = 1
-    far: bool = False  # on several nodes
-    dual_fits: bool = False  # into memory
+    far: bool = False  # whether shards are on several nodes
+    dual_fits: bool = False  # whether a second block fits into memory
 
     def choose(self, lower: int, upper: int) -> str:
-        """The layout of the matrix between layers of so many units.
+        """The layout of the matrix between layers with these numbers of units.
 
-        The larger side is split, so that the smaller moves: a column layout splits the upper layer and moves the lower
-        one's activations, a row layout the other way round.  Between nodes it is dual where that fits and is predicted
-        to be faster (``costs``).
+        The larger side is split, so that the activations of the smaller one travel: a column layout splits the upper
+        layer and moves the lower one's activations; a row layout does the opposite.  Between nodes the layout is dual
+        where that fits and is predicted to be faster (``costs``).
         """
         plain = "column" if upper >= lower else "row"
-        if not (self.far and self.dual_fits):  # within a node sums move faster than a second block is learned
+        if not (self.far and self.dual_fits):  # within a node, summing takes less time than updating a second block
             return plain
         return "dual" if dual_pays(lower, upper, self.n_shards, plain) else plain

@@ -1,4 +1,4 @@
-"""Who owns which unit: from a partitioner of ``partitioners``, or from a file that one has written."""
+"""Who owns which unit: from a partitioner of ``partitioners``, or from a placement file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mpi4py import MPI
 import partitioners
 from modelpar.collective.agreement import agree
 from modelpar.errors import LayoutError, SpecError, together
-from modelpar.ownership.build_connections import connect, places_of
+from modelpar.ownership.build_connections import connect, coordinates_of
 from modelpar.ownership.connections import Connections, mask_of
 from modelpar.ownership.layout import NetworkLayout, UnitLayout, layout_words
 from modelpar.spec import NetworkSpec
@@ -25,7 +25,7 @@ from partitioners.placement import load_placement
 
 IntArray = npt.NDArray[np.int64]
 
-BY_PLACE = ("block", "strided", "random", "tiles", "strips")  # partitioners that look at units only, not at connections
+WITHOUT_LINKS = ("block", "strided", "random", "tiles", "strips")  # partitioners that use no connections
 
 
 def place(
@@ -34,38 +34,38 @@ def place(
 ) -> NetworkLayout:  # fmt: skip
     """The owners of a network's layers without the output layer, and its connections; the same on every rank.
 
-    How each matrix is held is as ``spec.layout`` says; ``auto`` is left to the network, or to ``plan.resolve``, which
-    know the grid.  Collective.
+    Matrix layouts are those of ``spec.layout``; ``auto`` is left to the network, or to ``plan.resolve``, which know the
+    grid.  Collective.
 
-    partitioner   a name that ``partitioners.method`` knows; where None, tiles of the plane for local connections and
-                  blocks for all others
+    partitioner   a name that ``partitioners.method`` knows; default: tiles of the plane for local connections, else
+                  blocks
     file          a placement file, in place of a partitioner
-    connections   those of every RBM; from the spec where None
+    connections   those of every RBM; default: from the spec
 
     Rank 0 partitions or reads.  Raises SpecError or LayoutError on every rank, DisagreementError where they bring
     different arguments.
     """
     agree(comm, "place", spec=spec, n_shards=n_shards, partitioner=partitioner, file=file, connections=connections)
-    n_shards = plain.whole_number("n_shards", n_shards, at_least=1)
+    n_shards = plain.integer_number("n_shards", n_shards, at_least=1)
     if partitioner is not None and file is not None:
         raise SpecError("--partitioner and --partition exclude each other: one places units, the other has placed them")
-    wired = tuple(connections) if connections is not None else connect(spec, comm)
-    found: Partition | None = None
+    connections = tuple(connections) if connections is not None else connect(spec, comm)
+    partition: Partition | None = None
     with together(comm):
         if comm.rank == 0:
-            found = (
+            partition = (
                 _read(os.fsdecode(file), spec, n_shards)
                 if file is not None
-                else _made(spec, wired, n_shards, partitioner)
+                else _partitioned(spec, connections, n_shards, partitioner)
             )
-    found = comm.bcast(found)
-    assert found is not None
-    layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in found.owners)
-    return NetworkLayout(layers, _words(spec), wired)
+    partition = comm.bcast(partition)
+    assert partition is not None
+    layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in partition.owners)
+    return NetworkLayout(layers, _words(spec), connections)
 
 
 def _words(spec: NetworkSpec) -> tuple[str, ...]:
-    """What ``spec.layout`` says of the matrices between the layers; it may say something of the output layer's too."""
+    """The words of ``spec.layout`` for the matrices between the layers; it may have one more, for the output layer."""
     n = len(spec.layers) - 1
     with_output = spec.classes and spec.layout.count(",") == n
     return layout_words(spec.layout, n + 1)[:n] if with_output else layout_words(spec.layout, n)
@@ -88,29 +88,31 @@ def _read(file: str, spec: NetworkSpec, n_shards: int) -> Partition:
     return partition
 
 
-def _made(spec: NetworkSpec, wired: Sequence[Connections | None], n_shards: int, name: str | None) -> Partition:
-    places = places_of(spec)
+def _partitioned(
+    spec: NetworkSpec, connections: Sequence[Connections | None], n_shards: int, name: str | None
+) -> Partition:
     if name is None:
-        name = "tiles" if places is not None else "block"
+        name = "tiles" if coordinates_of(spec) is not None else "block"
     try:
         method = partitioners.method(name)
-        return method(graph_of(spec, wired, links=name not in BY_PLACE), n_shards, seed=spec.seed)
+        return method(graph_of(spec, connections, links=name not in WITHOUT_LINKS), n_shards, seed=spec.seed)
     except GraphError as error:
         raise SpecError(f"--partitioner: {error}") from None
 
 
-def graph_of(spec: NetworkSpec, wired: Sequence[Connections | None], *, links: bool = True) -> UnitGraph:
-    """The unit graph of a network without its output layer; a unit weighs its connections.
+def graph_of(spec: NetworkSpec, connections: Sequence[Connections | None], *, links: bool = True) -> UnitGraph:
+    """The unit graph of a network without its output layer; a unit's weight is the number of its connections.
 
-    links   False leaves out which units are connected, which takes memory for every connection
+    links   False leaves out which units are connected, and saves the memory that every connection takes
     """
     weights = [np.zeros(n, np.int64) for n in spec.layers]
     edges: list[Any] = []
-    for i, ((lower, upper), wires) in enumerate(zip(pairwise(spec.layers), wired, strict=True)):
-        below, above = (upper, lower) if wires is None else wires.degrees()
+    for i, ((lower, upper), own) in enumerate(zip(pairwise(spec.layers), connections, strict=True)):
+        below, above = (upper, lower) if own is None else own.degrees()
         weights[i] += below
         weights[i + 1] += above
-        complete = wires is None or not links
-        edges.append(Complete(lower, upper) if complete else partitioners.Sparse.from_mask(mask_of(wires)))  # type: ignore[arg-type]
-    places = places_of(spec)
-    return UnitGraph(spec.layers, tuple(edges), np.concatenate(weights), None if places is None else tuple(places))
+        complete = own is None or not links
+        edges.append(Complete(lower, upper) if complete else partitioners.Sparse.from_mask(mask_of(own)))  # type: ignore[arg-type]
+    coordinates = coordinates_of(spec)
+    planes = None if coordinates is None else tuple(coordinates)
+    return UnitGraph(spec.layers, tuple(edges), np.concatenate(weights), planes)

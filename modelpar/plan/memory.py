@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from modelpar.ownership.build_connections import expected
+from modelpar.ownership.build_connections import expected_counts
 from modelpar.ownership.layout import AUTO, AutoContext, layout_words
 from modelpar.spec import NetworkSpec
 
@@ -33,7 +33,7 @@ def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int, *, keep_best
         layout = AutoContext().choose(lower, upper) if word == AUTO else word
         blocks.append({"column": columns, "row": rows, "dual": columns + rows}[layout])
     listed = 0
-    for i, n in enumerate(expected(spec)):
+    for i, n in enumerate(expected_counts(spec)):
         if n is not None:
             blocks[i] = -(-n // n_shards)
             listed += blocks[i]

@@ -1,13 +1,13 @@
 """The engine as scikit-learn estimators: :class:`RBMTransformer` and :class:`DBNClassifier`.
 
-On one rank unless a communicator is given; then ``fit``, ``transform`` and the others are collective over it.  Needs
+They run on one rank, or over a communicator: then ``fit``, ``transform`` and the others are collective.  Needs
 scikit-learn: ``pip install 'modelpar[sklearn]'``.
 """
 
 from __future__ import annotations
 
 try:
-    import sklearn  # noqa: F401 - only to say what is missing
+    import sklearn  # noqa: F401 - for a clear message where it is missing
 except ModuleNotFoundError as error:
     if error.name != "sklearn":
         raise

@@ -1,4 +1,4 @@
-"""Between arrays and the engine: a data set out of X, and a network's tensors, whole, into arrays and back."""
+"""Conversions between arrays and the engine: X to a data set, a network's tensors to complete arrays and back."""
 
 from __future__ import annotations
 
@@ -32,31 +32,34 @@ FAR = 1.0  # by how much they may miss it after fitting, where samples are new
 
 
 def prepared(X: Any) -> Any:
-    """X in a form of which scikit-learn's checks see what the engine will: a sparse matrix without duplicates, which
-    they would leave as they are, and no masked values or ``np.matrix``.  The caller's X is not changed.  Raises
-    DataError."""
+    """X in a form in which scikit-learn's checks see the values that the engine will use: sparse matrices without
+    duplicates, which the checks would keep, and no masked values or ``np.matrix``.  The caller's X is not changed.
+
+    Raises DataError.
+    """
     if scipy.sparse.issparse(X):
         return plain_rows(X, "X").matrix if X.dtype.kind in "buif" and X.ndim == 2 else X
     return plain_array(X, "X") if isinstance(X, (np.ma.MaskedArray, np.matrix)) else X
 
 
-def dataset_of(X: Any, labels: IntArray | None = None, n_classes: int = 0, aside: IntArray | None = None) -> Dataset:
-    """A training set out of X, without the rows ``aside``, which become the validation set."""
+def dataset_of(
+    X: Any, labels: IntArray | None = None, n_classes: int = 0, validation_samples: IntArray | None = None
+) -> Dataset:
+    """A data set from X: ``validation_samples`` form its validation set, all others its training set."""
     table = array_source(X, "X").table
-    rows = np.arange(table.n_samples)
-    validation = None
-    if aside is not None:
-        rows, aside = np.setdiff1d(rows, aside), np.sort(aside)
-        validation = Split(table, aside, None if labels is None else labels[aside])
-    train = Split(table, rows, None if labels is None else labels[rows])
+    samples, validation = np.arange(table.n_samples), None
+    if validation_samples is not None:
+        samples, held_out = np.setdiff1d(samples, validation_samples), np.sort(validation_samples)
+        validation = Split(table, held_out, None if labels is None else labels[held_out])
+    train = Split(table, samples, None if labels is None else labels[samples])
     return Dataset("X", table.n_units, n_classes, None, train, validation, None, 1.0, has_options=False)
 
 
 def visible_values(X: Any, visible: str) -> tuple[Any, str]:
     """(X, kind of visible units): ``auto`` is bernoulli where all values lie in [0, 1], else gaussian.
 
-    Values that miss the interval by rounding are put back into it.  Raises SpecError for another kind, DataError where
-    values are out of the interval but the units are to be bernoulli.
+    Values outside of the interval through rounding are clipped.  Raises SpecError for an unknown kind, DataError for
+    ``bernoulli`` with values outside of the interval.
     """
     if visible not in KINDS:
         raise SpecError(f"visible is {plain.shown(visible)}, but must be one of {', '.join(KINDS)}")
@@ -64,7 +67,7 @@ def visible_values(X: Any, visible: str) -> tuple[Any, str]:
         return X, visible
     values = X.data if scipy.sparse.issparse(X) else X
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    # what is small beside the largest value only: in another unit, all values are small
+    # also relative to the largest value: in another unit, all values may be small
     if low < -SLACK * min(1.0, high) or high > 1 + SLACK:
         if visible == "auto":
             return X, "gaussian"
@@ -80,55 +83,55 @@ def visible_values(X: Any, visible: str) -> tuple[Any, str]:
 
 
 def collect(network: DeepBeliefNetwork) -> dict[str, Array]:
-    """All tensors of a checkpoint, whole and in unit-id order, on every rank.  Collective."""
-    found = {}
+    """All tensors of a checkpoint, complete and in unit-id order, on every rank.  Collective."""
+    arrays = {}
     for block in tensors(network):
-        whole = np.zeros(block.shape, block.block.dtype)
-        whole[block.place] = block.block
-        # each element is held by exactly one shard, so the sum only puts the pieces together
-        messages.allreduce(network.grid.shard_comm, whole)
-        found[block.name] = whole
-    return found
+        array = np.zeros(block.shape, block.block.dtype)
+        array[block.place] = block.block
+        # each element is on exactly one shard, so the sum only joins the pieces
+        messages.allreduce(network.grid.shard_comm, array)
+        arrays[block.name] = array
+    return arrays
 
 
 def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
-    """The adjoint of :func:`collect`: each rank takes what it owns.  Tensors that are not in ``arrays`` stay."""
+    """The inverse of :func:`collect`: each rank takes what it owns.  Tensors that are not in ``arrays`` are kept."""
     chains, run = arrays.get("chains"), TrainingRun.of(network)
-    mine = None if chains is None else np.zeros((len(network.rbms[0].hidden_ids), chains.shape[1]), network.dtype)
+    states = None if chains is None else np.zeros((len(network.rbms[0].hidden_ids), chains.shape[1]), network.dtype)
     for part in network.parts():
         if f"velocity.{part.name}.W" in arrays:
             run.velocity[part.name] = part.parameters.like()
-    for block in tensors(network, mine):
+    for block in tensors(network, states):
         if block.name in arrays:
             block.block[...] = arrays[block.name][block.place]
     run.refresh(network)
-    if mine is not None:
-        run.chains = Chains.share_of(mine, network.grid.replica, network.grid.n_replicas)
+    if states is not None:
+        run.chains = Chains.share_of(states, network.grid.replica, network.grid.n_replicas)
 
 
 def each_sample(
     network: DeepBeliefNetwork, X: Any, unit_ids: IntArray, n_units: int, dtype: npt.DTypeLike,
     compute: Callable[[Array, IntArray], Array],
 ) -> Array:  # fmt: skip
-    """(n_samples, n_units) on every rank, from what each rank computes of its units.  Collective.
+    """(n_samples, n_units) on every rank, from the units that each rank computes.  Collective.
 
-    unit_ids   the units of the result that this rank computes; those of all shards together are all units
+    unit_ids   the units that this rank computes; those of all shards together are all units
     compute    (visible activations (n_visible_owned, batch), samples (batch,)) -> (len(unit_ids), batch)
     """
     dataset, grid = dataset_of(X), network.grid
     _check_scale(network, dataset, X)
     feed = visible_feed(network, dataset, dataset.train, "none")
-    whole = np.zeros((feed.n_samples, n_units), dtype)
+    result = np.zeros((feed.n_samples, n_units), dtype)
     for samples in shares(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
-        whole[np.ix_(samples, unit_ids)] = compute(v, samples).T
-    messages.allreduce(grid.comm, whole)
-    return whole
+        result[np.ix_(samples, unit_ids)] = compute(v, samples).T
+    messages.allreduce(grid.comm, result)
+    return result
 
 
 def _check_scale(network: DeepBeliefNetwork, dataset: Dataset, X: Any) -> None:
-    """Warn where X is on another scale than what the network was fitted on.  Collective."""
+    """Warn where X is on another scale than the data that the network was fitted to.  Collective."""
     values, comm = X.data if scipy.sparse.issparse(X) else X, network.grid.comm
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     if network.spec.visible == "gaussian":

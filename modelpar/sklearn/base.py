@@ -1,4 +1,4 @@
-"""What both estimators share: the communicator, the seed, the grid, and errors in scikit-learn's words."""
+"""The base of both estimators: the communicator, the seed, the grid, and errors as scikit-learn raises them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from modelpar.values import plain
 
 
 class EngineEstimator(BaseEstimator):
-    """An estimator whose work is done over the ranks of ``comm``, or on this one alone where that is None.
+    """An estimator that computes on the ranks of ``comm``, or on this rank alone where that is None.
 
-    Fitted state is plain arrays, the same on every rank.  A network is built from them for each call and its
-    communicators are freed after it, so that estimators can be copied, pickled, and made by the thousand.
+    Fitted state consists of plain arrays, the same on every rank.  Each call builds a network from them and frees its
+    communicators, so that estimators can be copied, pickled, and made by the thousand.
     """
 
-    _fitted: ClassVar[tuple[str, ...]]  # attributes that make the network
-    _names: ClassVar[dict[str, str]] = {}  # of parameters, where the engine's messages name command line options
+    _fitted: ClassVar[tuple[str, ...]]  # attributes from which the network is built
+    _names: ClassVar[dict[str, str]] = {}  # parameters for the command line options that the engine's messages name
 
     comm: MPI.Comm | None
     model_shards: int | None
@@ -55,7 +55,7 @@ class EngineEstimator(BaseEstimator):
     def _grid(self, *, fitting: bool) -> Iterator[Grid]:
         """The grid of one call.  Collective.
 
-        What was fitted on many ranks and then pickled has lost its communicator and predicts on one rank.
+        An estimator that was fitted on many ranks and then pickled has no communicator and predicts on one rank.
         """
         alone = self.comm is None and not fitting
         sizes: dict[str, Any] = {} if alone else {"model_shards": self.model_shards, "replicas": self.replicas}
@@ -64,14 +64,14 @@ class EngineEstimator(BaseEstimator):
             with limited(self.n_jobs, grid.cores):
                 yield grid
         except BaseException:
-            if grid.comm.size == 1:  # other ranks may not be there to free with
+            if grid.comm.size == 1:  # freeing is collective, and other ranks may not get here
                 grid.free()
             raise
         grid.free()
 
     @contextmanager
     def _agreed(self) -> Iterator[None]:
-        """Checks of parameters and data: what fails on one rank is raised on all, as ValueError.  Collective."""
+        """For checks of parameters and data: an error on one rank is raised on all, as ValueError.  Collective."""
         error: Exception | None = None
         try:
             with self._errors():
@@ -82,9 +82,9 @@ class EngineEstimator(BaseEstimator):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The engine's errors as scikit-learn's users expect them: ValueError, and the names of parameters.
+        """Raise the engine's errors as scikit-learn's users expect them: ValueError, and the names of parameters.
 
-        Warnings name parameters too.
+        Warnings name parameters, too.
         """
         with warnings.catch_warnings():
             before = warnings.showwarning
@@ -101,7 +101,7 @@ class EngineEstimator(BaseEstimator):
     def _raised(self) -> Iterator[None]:
         try:
             yield
-        except ModelparWarning as error:  # where a filter makes it an error
+        except ModelparWarning as error:  # where a filter turns it into an error
             raise ModelparWarning(self._in_parameters(error)) from error
         except (SpecError, DataError, GridError, LayoutError) as error:
             raise ValueError(self._in_parameters(error)) from error
@@ -117,32 +117,32 @@ class EngineEstimator(BaseEstimator):
     def _begin(self, method: str) -> None:
         """Raise DisagreementError, a ValueError, unless every rank calls this with the same parameters.  Collective.
 
-        ``comm`` is another object on each rank, and ``verbose`` is the first rank's own business.
+        ``comm`` is a different object on each rank, and ``verbose`` matters on the first rank only.
         """
-        own = ("comm", "verbose")
-        parameters = {name: value for name, value in self.get_params(deep=False).items() if name not in own}
+        skipped = ("comm", "verbose")
+        parameters = {name: value for name, value in self.get_params(deep=False).items() if name not in skipped}
         with self._errors():
             agree(self._communicator, f"{type(self).__name__}.{method}", **parameters)
 
-    def _agree(self, method: str, **what: Any) -> None:
-        """Raise DisagreementError unless every rank brings the same.  Collective."""
-        agree(self._communicator, f"{type(self).__name__}.{method}", **what)
+    def _agree(self, method: str, **values: Any) -> None:
+        """Raise DisagreementError unless the values are the same on every rank.  Collective."""
+        agree(self._communicator, f"{type(self).__name__}.{method}", **values)
 
     def _agree_on_fitted(self, grid: Grid) -> None:
-        """Raise DisagreementError unless what was fitted is the same on all ranks of ``grid``.  Collective."""
+        """Raise DisagreementError unless the fitted attributes are the same on all ranks of ``grid``.  Collective."""
         fitted = {name: getattr(self, name, None) for name in ("_network_spec", *self._fitted)}
         agree(grid.comm, f"{type(self).__name__}.network", **fitted)
 
     def _draw_seed(self) -> int:
         """``random_state`` itself where it is a number, else a draw from it; the same on every rank.  Collective.
 
-        Generators must stand alike on all ranks.  Where there is none, the first rank's draw is everybody's.
+        Generators must have the same state on all ranks.  For None, all ranks use the first rank's draw.
         """
         seed = 0
         with self._agreed():
             if plain.is_truth(self.random_state):
                 raise ValueError(f"random_state is {self.random_state}, but must be a number, a generator or None")
-            number = plain.whole(self.random_state)
+            number = plain.integer(self.random_state)
             if number is not None:
                 seed = number
             elif isinstance(self.random_state, np.random.Generator):
@@ -154,24 +154,24 @@ class EngineEstimator(BaseEstimator):
         return int(self._communicator.bcast(seed))
 
     def _watched(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records of epochs, each printed once where ``verbose`` is set.  Collective."""
+        """Yield the records of epochs; print each once where ``verbose`` is set.  Collective."""
         for record in records:
             if record.kind != "epoch":
                 continue
             if self.verbose and self._communicator.rank == 0:
                 where = f"RBM {record.layer}" if record.stage == "pretrain" else "fine-tuning"
                 names = ("reconstruction_error", "pseudo_likelihood", "loss", "train_accuracy", "validation_accuracy")
-                told = [f"{n.replace('_', ' ')} = {record.measures[n]:.4g}" for n in names if n in record.measures]
-                told.append(f"time = {record.seconds:.2f}s")
-                print(f"[{type(self).__name__}] {where}, epoch {record.epoch}: {', '.join(told)}", flush=True)
+                values = [f"{n.replace('_', ' ')} = {record.measures[n]:.4g}" for n in names if n in record.measures]
+                values.append(f"time = {record.seconds:.2f}s")
+                print(f"[{type(self).__name__}] {where}, epoch {record.epoch}: {', '.join(values)}", flush=True)
             yield record
 
-    # A communicator is shared by copies, and stays behind where the estimator goes to another process.
+    # Copies share the communicator; pickles do not have it.
 
     def __sklearn_clone__(self) -> EngineEstimator:
-        bare = copy.copy(self)
-        bare.comm = None
-        fresh = super(EngineEstimator, bare).__sklearn_clone__()
+        detached = copy.copy(self)
+        detached.comm = None
+        fresh = super(EngineEstimator, detached).__sklearn_clone__()
         fresh.comm = self.comm
         return fresh  # type: ignore[no-any-return]
 
@@ -197,16 +197,16 @@ class EngineEstimator(BaseEstimator):
 
 
 def switch(name: str, value: Any) -> bool:
-    """True or False, also from 1 and 0.  Raises SpecError."""
-    return bool(value) if plain.whole(value) in (0, 1) else plain.truth(name, value)
+    """True or False; 1 and 0 are accepted.  Raises SpecError."""
+    return bool(value) if plain.integer(value) in (0, 1) else plain.truth(name, value)
 
 
 def minibatch_of(batch_size: int | str, n_samples: int) -> int:
     """``auto``: 100 samples (Hinton 2010, section 3), fewer of a small data set, so that an epoch has enough steps."""
     if isinstance(batch_size, str) and batch_size == "auto":
         return min(100, max(10, n_samples // 50))
-    number = plain.whole(batch_size)
+    number = plain.integer(batch_size)
     if number is None:
-        raise SpecError(f"batch_size is {plain.shown(batch_size)}, but must be a whole number or 'auto'")
+        raise SpecError(f"batch_size is {plain.shown(batch_size)}, but must be an integer or 'auto'")
     plain.check_bounds("batch_size", number, number, {"at_least": 1})
     return number

@@ -37,26 +37,26 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
 
     hidden_layer_sizes   units of each hidden layer
     rbm_n_iter           epochs of pre-training of each RBM; 0 for none
-    rbm_learning_rate    of RBMs with Bernoulli visible units
-    rbm_gaussian_learning_rate   of the first RBM where its visible units are Gaussian
+    rbm_learning_rate    learning rate of RBMs with Bernoulli visible units
+    rbm_gaussian_learning_rate   learning rate of the first RBM where its visible units are Gaussian
     rbm_weight_decay     L2 penalty on the weights in pre-training
-    statistics           of pre-training, hidden side: probabilities rounded at random to 1 ... 8 bits, or ``float``
-    weight_scale         standard deviation of the initial weights; with 0.01, good for RBMs alone, fine-tuning stands
-                         still for many epochs where there are few features
-    learning_rate_init   of fine-tuning; it falls linearly to a twentieth
+    statistics           hidden side, in pre-training: probabilities rounded at random to 1 ... 8 bits, or ``float``
+    weight_scale         standard deviation of the initial weights; with 0.01, which suits RBMs alone, fine-tuning
+                         makes no progress for many epochs where there are few features
+    learning_rate_init   initial learning rate of fine-tuning; it falls linearly to a twentieth
     max_iter             epochs of fine-tuning
     batch_size           samples of a minibatch; ``auto``: 100, fewer of a small data set
-    momentum             of fine-tuning after its first epoch
+    momentum             in fine-tuning after its first epoch
     alpha                L2 penalty on the weights in fine-tuning; divided by the minibatch's samples
     dropout, input_dropout   probability of dropping a hidden or a visible unit in fine-tuning
     early_stopping       set ``validation_fraction`` of the samples aside, stop after ``n_iter_no_change`` epochs
                          without a better accuracy on them, and keep the best parameters
     visible              ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the classifier itself;
                          ``auto``: bernoulli where all of X lies in [0, 1]
-    dtype                of weights and probabilities: float32 or float64
-    random_state         a number is the seed itself: the same model at every grid, up to rounding
+    dtype                type of weights and probabilities: float32 or float64
+    random_state         an integer is the seed itself: the same model at every grid, up to rounding
     verbose              print a line for each epoch
-    n_jobs               threads of each rank; None: what ``modelpar.set_threads`` or the environment say, else a fair
+    n_jobs               threads of each rank; None: as ``modelpar.set_threads`` or the environment say, else an equal
                          share of the node's cores; -1: that share in any case
     comm                 communicator; every method is then collective, and every rank must bring the same X and y
     model_shards, replicas   the grid over ``comm``; one model over all its ranks where both are None
@@ -65,10 +65,10 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
 
     classes_             labels, sorted
     coefs_, intercepts_  weights (n_below, n_above) and biases of the hidden layers and of the output
-    intercepts_visible_  visible biases of the RBMs, as pre-training has left them
+    intercepts_visible_  visible biases of the RBMs, as pre-trained
     visible_             kind of visible units
     input_offset_, input_scale_   (n_features,) visible activations are (X - offset) / scale
-    loss_, loss_curve_   mean cross-entropy of the last epoch, of each
+    loss_, loss_curve_   mean cross-entropy of the last epoch, and of each one
     validation_scores_, best_validation_score_   accuracies; None without early stopping
     n_iter_              epochs of fine-tuning;  n_layers_, n_outputs_, out_activation_
     n_features_in_, feature_names_in_
@@ -152,25 +152,25 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
             X, self.visible_ = visible_values(X, self.visible)
             self._network_spec = self._spec(X.shape[1], seed)
             training, tuning = self._training(X.shape[0])
-            aside = None
+            validation_samples = None
             if tuning.patience:
-                _, aside = train_test_split(
+                _, validation_samples = train_test_split(
                     np.arange(len(labels)), stratify=labels, random_state=seed % 2**32,
                     test_size=plain.real_number("validation_fraction", self.validation_fraction, above=0, below=1),
                 )  # fmt: skip
         self._agree("fit", X=X, y=labels, classes=self.classes_)
-        dataset = dataset_of(X, labels, len(self.classes_), aside)
+        dataset = dataset_of(X, labels, len(self.classes_), validation_samples)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid)
             for _ in self._watched(pretrain(network, dataset, training)):
                 pass
             epochs = [record.measures for record in self._watched(fine_tune(network, dataset, tuning))]
-            whole = collect(network)
+            tensors = collect(network)
         parts = self._parts
-        self.coefs_ = [whole[f"{part}.W"] for part in parts]
-        self.intercepts_ = [whole[f"{part}.c"] for part in parts]
-        self.intercepts_visible_ = [whole[f"{part}.b"] for part in parts[:-1]]
-        self.input_offset_, self.input_scale_ = whole["input.offset"], whole["input.scale"]
+        self.coefs_ = [tensors[f"{part}.W"] for part in parts]
+        self.intercepts_ = [tensors[f"{part}.c"] for part in parts]
+        self.intercepts_visible_ = [tensors[f"{part}.b"] for part in parts[:-1]]
+        self.input_offset_, self.input_scale_ = tensors["input.offset"], tensors["input.scale"]
         self.loss_curve_ = [measures["loss"] for measures in epochs]
         self.loss_ = self.loss_curve_[-1] if epochs else float("nan")
         self.validation_scores_, self.best_validation_score_ = None, None
@@ -190,7 +190,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         self._agree("predict_proba", X=X)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
-            assert network.output is not None  # fit gives it one
+            assert network.output is not None  # fitted networks have one
             class_ids = network.output.class_ids
 
             def probabilities(v: Array, _: Array) -> Array:
@@ -228,11 +228,11 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         return [*(f"rbm.{i}" for i in range(len(self._network_spec.layers) - 1)), "output"]
 
     def _spec(self, n_features: int, seed: int) -> NetworkSpec:
-        one = plain.whole(self.hidden_layer_sizes)
-        sizes = [one] if one is not None else plain.elements(self.hidden_layer_sizes)
+        number = plain.integer(self.hidden_layer_sizes)
+        sizes = [number] if number is not None else plain.elements(self.hidden_layer_sizes)
         if not sizes:
             raise SpecError(
-                f"hidden_layer_sizes is {plain.shown(self.hidden_layer_sizes)}, but must be a whole number, or several"
+                f"hidden_layer_sizes is {plain.shown(self.hidden_layer_sizes)}, but must be an integer, or several"
             )
         return NetworkSpec(
             (n_features, *sizes), classes=len(self.classes_), visible=self.visible_, dtype=self.dtype, seed=seed,
@@ -244,11 +244,11 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
         training = TrainingSpec(
             epochs=self.rbm_n_iter, batch_size=batch, learning_rate=self.rbm_learning_rate,
             gaussian_learning_rate=self.rbm_gaussian_learning_rate, weight_decay=self.rbm_weight_decay,
-            statistics=self.statistics,  # type: ignore[arg-type]  # made a text there
+            statistics=self.statistics,  # type: ignore[arg-type]  # TrainingSpec makes it a text
         )  # fmt: skip
         patience = 0
         if switch("early_stopping", self.early_stopping):
-            patience = plain.whole_number("n_iter_no_change", self.n_iter_no_change, at_least=1)
+            patience = plain.integer_number("n_iter_no_change", self.n_iter_no_change, at_least=1)
         momentum = plain.real_number("momentum", self.momentum, at_least=0, below=1)
         alpha = plain.real_number("alpha", self.alpha, at_least=0)
         tuning = FineTuneSpec(

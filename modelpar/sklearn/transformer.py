@@ -38,20 +38,20 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     ``sklearn.neural_network.BernoulliRBM``.
 
     n_components     hidden units
-    learning_rate    None: 0.1 for Bernoulli visible units, 0.002 for Gaussian ones
+    learning_rate    default: 0.1 for Bernoulli visible units, 0.002 for Gaussian ones
     batch_size       samples of a minibatch; ``auto``: 100, fewer of a small data set
     n_iter           epochs
-    momentum         after the first five epochs, in which it is at most 0.5
+    momentum         momentum after the first five epochs, in which it is at most 0.5
     weight_decay     L2 penalty on the weights
     gibbs_steps      the k of contrastive divergence, CD-k
     persistent       persistent chains instead (PCD, Tieleman 2008)
     statistics       hidden side: probabilities rounded at random to 1 ... 8 bits (1: sampled states), or ``float``
     visible          ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the transformer itself;
                      ``auto``: bernoulli where all of X lies in [0, 1]
-    dtype            of weights and features: float32 or float64
-    random_state     a number is the seed itself: the same model at every grid, up to rounding
+    dtype            type of weights and features: float32 or float64
+    random_state     an integer is the seed itself: the same model at every grid, up to rounding
     verbose          print a line for each epoch
-    n_jobs           threads of each rank; None: what ``modelpar.set_threads`` or the environment say, else a fair
+    n_jobs           threads of each rank; None: as ``modelpar.set_threads`` or the environment say, else an equal
                      share of the node's cores; -1: that share in any case
     comm             communicator; every method is then collective, and every rank must bring the same X
     model_shards, replicas   the grid over ``comm``; one model over all its ranks where both are None
@@ -67,7 +67,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     n_iter_                epochs done;  n_features_in_, feature_names_in_
     """
 
-    _passes: dict[str, Any]  # what partial_fit goes on from: samples seen, velocities, chains
+    _passes: dict[str, Any]  # state of partial_fit: samples seen, velocities, chains
     _fitted = ("components_", "intercept_hidden_", "intercept_visible_", "input_offset_", "input_scale_")
     _names: ClassVar[dict[str, str]] = {
         "layers": "n_components", "epochs": "n_iter", "gaussian-learning-rate": "learning_rate",
@@ -128,14 +128,14 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             run, chains = TrainingRun.of(network), None
             for _ in self._watched(pretrain(network, dataset_of(X), training)):
                 chains = run.chains
-            run.chains = chains  # the end of the stage has put them away
+            run.chains = chains  # the end of the stage has dropped them
             self._keep(network)
         self._start_anew()
         self.n_iter_ = training.epochs
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> RBMTransformer:
-        """Train on with one pass over X, in minibatches; momentum and chains go on from call to call.  Collective.
+        """Train on with one pass over X, in minibatches; momentum and chains continue from call to call.  Collective.
 
         Without a ``fit`` before, the first call decides the kind of visible units and their scaling.
         """
@@ -150,7 +150,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
                 self.visible_ = visible
                 self._network_spec = self._spec(X.shape[1], seed)
                 self._start_anew()
-            # this pass is named by the passes over this X that the samples seen so far would have made
+            # the epoch of this pass: as many passes over this X as the samples seen so far amount to
             epoch = max(-(-self._passes["samples"] // X.shape[0]), 0 if first else 1)
             training = self._training(X.shape[0], epochs=epoch + 1, momentum_epochs=0)
         self._agree("partial_fit", X=X, passes=self._passes)
@@ -159,9 +159,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             put(network, self._passes["tensors"])
             TrainingRun.of(network).position = Position("pretrain", 0, epoch)
             for _ in self._watched(pretrain(network, dataset_of(X), training)):
-                break  # before the end of the stage, with which velocities and chains go
-            whole = self._keep(network)
-        kept = {name: x for name, x in whole.items() if name.startswith("velocity.") or name == "chains"}
+                break  # before the end of the stage, which drops velocities and chains
+            tensors = self._keep(network)
+        kept = {name: x for name, x in tensors.items() if name.startswith("velocity.") or name == "chains"}
         self._passes = {"samples": (epoch + 1) * X.shape[0], "tensors": kept}
         self.n_iter_ += 1
         return self
@@ -175,9 +175,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             return each_sample(network, X, rbm.hidden_ids, n, network.dtype, lambda v, _: rbm.hidden_given_visible(v))
 
     def gibbs(self, v: Any) -> Array:
-        """One step of Gibbs sampling from v (n_samples, n_features): new visible states, in the unit of v.
+        """One step of Gibbs sampling from v (n_samples, n_features): new visible states, in the units of v.
 
-        Those of Gaussian visible units are float64 where v is, as a mean may be large beside a deviation.  Collective.
+        Those of Gaussian visible units are float64 where v is: a mean may be large beside its deviation.  Collective.
         """
         v = self._checked("gibbs", v)
         seed = int(self.random_state_.randint(np.iinfo(np.int32).max))
@@ -199,30 +199,30 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         return np.asarray(states * self.input_scale_ + self.input_offset_, np.result_type(states, v))
 
     def score_samples(self, X: Any) -> Array:
-        """(n_samples,) how likely the samples are, in nats.  Collective.
+        """(n_samples,) log-likelihoods of the samples, or estimates of them, in nats.  Collective.
 
         Bernoulli visible units: the pseudo-log-likelihood n_features log p(v_i | all others) for one unit i of each
         sample (Besag 1975), as ``BernoulliRBM`` estimates it; but i follows from the seed and the sample's own values,
         so that the same sample always gets the same score.  A value between 0 and 1 counts as the probability of a one.
 
-        Gaussian visible units: minus the free energy, the log-density up to one constant for all samples.
+        Gaussian visible units: minus the free energy, which is the log-density up to a constant.
         """
         X = self._checked("score_samples", X)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
-            rbm, mine = network.rbms[0], np.arange(int(grid.shard == 0))
+            rbm, computed = network.rbms[0], np.arange(int(grid.shard == 0))
 
             def score(v: Array, samples: IntArray) -> Array:
                 if rbm.gaussian:
                     values = -scores.free_energy(rbm, v)
                 else:
                     values = self._pseudo_likelihood(network, X[samples], v)
-                return values[None, :][: len(mine)]  # all shards know them, the first one tells
+                return values[None, :][: len(computed)]  # all shards compute them, the first one returns them
 
-            return each_sample(network, X, mine, 1, np.float64, score)[:, 0]
+            return each_sample(network, X, computed, 1, np.float64, score)[:, 0]
 
     def _pseudo_likelihood(self, network: DeepBeliefNetwork, X: Any, v: Array) -> Array:
-        """(batch,) for samples X (batch, n_features), of whose visible activations v are the owned ones."""
+        """(batch,) for samples X (batch, n_features), of which v has the visible activations of owned units."""
         rbm, n = network.rbms[0], X.shape[1]
         dense = np.ascontiguousarray(X.toarray() if scipy.sparse.issparse(X) else X, dtype=network.dtype) + 0.0
         sites = np.array([zlib.crc32(row, rbm.seed & 0xFFFFFFFF) % n for row in dense], np.int64)
@@ -244,7 +244,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         return X
 
     def _spec(self, n_features: int, seed: int) -> NetworkSpec:
-        n_hidden = plain.whole_number("n_components", self.n_components, at_least=1)
+        n_hidden = plain.integer_number("n_components", self.n_components, at_least=1)
         return NetworkSpec((n_features, n_hidden), visible=self.visible_, dtype=self.dtype, seed=seed)
 
     def _training(self, n_samples: int, *, epochs: int, momentum_epochs: int = 5) -> TrainingSpec:
@@ -256,11 +256,11 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             epochs=epochs, batch_size=minibatch_of(self.batch_size, n_samples), momentum=momentum,
             initial_momentum=min(0.5, momentum), momentum_epochs=momentum_epochs, weight_decay=self.weight_decay,
             gibbs_steps=self.gibbs_steps, persistent=switch("persistent", self.persistent),
-            statistics=self.statistics, **rates,  # type: ignore[arg-type]  # made a text there
+            statistics=self.statistics, **rates,  # type: ignore[arg-type]  # TrainingSpec makes it a text
         )  # fmt: skip
 
     def network(self, grid: Grid) -> DeepBeliefNetwork:
-        """The fitted network on any grid, to be looked into or saved.  Collective over ``grid``."""
+        """The fitted network on any grid, to be inspected or saved.  Collective over ``grid``."""
         check_is_fitted(self)
         self._agree_on_fitted(grid)
         network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
@@ -272,17 +272,17 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         return network
 
     def _keep(self, network: DeepBeliefNetwork) -> dict[str, Array]:
-        """Set the fitted arrays; all tensors of the network.  Collective."""
-        whole = collect(network)
-        self.components_ = np.ascontiguousarray(whole["rbm.0.W"].T)
-        self.intercept_visible_, self.intercept_hidden_ = whole["rbm.0.b"], whole["rbm.0.c"]
-        self.input_offset_, self.input_scale_ = whole["input.offset"], whole["input.scale"]
-        if "chains" in whole:
-            self.h_samples_ = np.ascontiguousarray(whole["chains"].T)
-        return whole
+        """Set the fitted arrays, and return all tensors of the network.  Collective."""
+        tensors = collect(network)
+        self.components_ = np.ascontiguousarray(tensors["rbm.0.W"].T)
+        self.intercept_visible_, self.intercept_hidden_ = tensors["rbm.0.b"], tensors["rbm.0.c"]
+        self.input_offset_, self.input_scale_ = tensors["input.offset"], tensors["input.scale"]
+        if "chains" in tensors:
+            self.h_samples_ = np.ascontiguousarray(tensors["chains"].T)
+        return tensors
 
     def _start_anew(self) -> None:
-        """What ``partial_fit`` and ``gibbs`` go on from."""
+        """Reset the state from which ``partial_fit`` and ``gibbs`` continue."""
         self._passes = {"samples": 0, "tensors": {}}
         self.random_state_ = check_random_state(self._network_spec.seed % 2**32)
         self.n_iter_ = 0

@@ -18,9 +18,9 @@ from modelpar.comm.grid import Grid
 from modelpar.data import open_dataset
 from modelpar.data.fill import fill_floats
 from modelpar.errors import ModelparError, ModelparWarning, raise_together
-from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch
-from modelpar.kernels.warm_up import KINDS, Task, shares, tasks
+from modelpar.kernels.warm_up import KINDS, Task, distribute, tasks
 from modelpar.machine.compilation import folder
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
@@ -44,7 +44,7 @@ def rehearse(todo: Sequence[Task], node_comm: MPI.Comm, tell: Tell = lambda *_: 
     workers = min(node_comm.size, placement_on(node_comm).cores) if folder() is not None or not compiled() else 0
     done = 0
     for turn in sorted({task.round for task in todo}) if workers and compiled() else ():
-        this_turn = shares([task for task in todo if task.round == turn], workers)
+        this_turn = distribute([task for task in todo if task.round == turn], workers)
         mine = this_turn[node_comm.rank] if node_comm.rank < workers else []
         for task in mine:
             tell(task.name, done, len(todo))
@@ -101,7 +101,8 @@ def tasks_of(
         drawn = binary or training.reconstruction == "states" or training.persistent
         whole = drawn and training.planes > 0
         absent = {
-            "exact": True, "digests": not digests, "sampled": not drawn, "soft": not binary or training.planes > 0,
+            "exact": True, "digests": not digests, "sampled": not drawn,
+            "probabilities": not binary or training.planes > 0,
             "counts": not whole or n_replicas > 1, "summed counts": not whole or n_replicas == 1,
             "counts of one phase": binary or not whole,
             "tuning": tuning is None, "norms": tuning is None or not tuning.max_norm,

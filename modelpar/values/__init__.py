@@ -1,1 +1,1 @@
-"""Numbers and arrays of any kind, as users hand them over, in one plain form."""
+"""Numbers and arrays of any kind that users pass, converted to one plain form."""

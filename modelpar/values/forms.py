@@ -1,7 +1,7 @@
-"""Arrays and sparse matrices as callers bring them, in one form each: made once, at the door, of whatever is handed in.
+"""Arrays and sparse matrices that callers pass, converted once to one form each.
 
-Nothing that comes in is changed: sums over duplicates, sorted indices and checks are made in copies, where they are
-needed at all.  What is in the right form already is not copied.
+Arguments are never changed: duplicates are summed, indices sorted and checks made in copies, and only where needed.
+What has the right form already is not copied.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _WRONG = (ValueError, TypeError, IndexError, OverflowError)  # what scipy raises
 
 
 def is_path(value: object) -> TypeGuard[AnyPath]:
-    """Whether ``os.fsdecode`` makes a path of it."""
+    """Whether ``os.fsdecode`` accepts it."""
     return isinstance(value, (str, bytes, os.PathLike))
 
 
 def plain_array(values: Any, name: str, error: type[Exception] = DataError) -> Array:
-    """An ordinary array of whatever NumPy can make one of: lists, matrices, memory maps, all that has ``__array__``.
+    """An ordinary array from whatever NumPy can convert: lists, matrices, memory maps, all that has ``__array__``.
 
-    Shares memory where it can, and says nothing of types but that they are no Python objects.  Raises ``error`` for
-    values that are masked, which NumPy would pass on as if they were not, and for what is no array.
+    Shares memory where it can.  Any type but Python objects is accepted.  Raises ``error`` for masked values, which
+    NumPy would pass on as if they were valid, and for what is not an array.
     """
     if isinstance(values, np.ma.MaskedArray):
         masked = int(np.ma.getmaskarray(values).sum())
@@ -45,30 +45,33 @@ def plain_array(values: Any, name: str, error: type[Exception] = DataError) -> A
     try:
         array = np.asarray(values)
     except Exception as wrong:  # anything: __array__ is the caller's own
-        told = " ".join(str(wrong).split())[:150] or type(wrong).__name__
-        raise error(f"{name} is no array of numbers: {told}") from None
+        reason = " ".join(str(wrong).split())[:150] or type(wrong).__name__
+        raise error(f"{name} is not an array of numbers: {reason}") from None
     if array.dtype.hasobject:
         raise error(f"{name} holds Python objects, but numbers are needed; convert it, as by .astype(np.float32)")
     return array
 
 
 class Rows(NamedTuple):
-    """A sparse matrix row by row: ascending columns without duplicates, none of the values zero."""
+    """The rows of a sparse matrix: columns ascend without duplicates, and no value is zero."""
 
-    starts: IntArray  # (n_rows + 1,) of row i are the entries starts[i]:starts[i + 1]
-    columns: Array  # (entries,) int32, or int64 where there are more columns than that counts
-    values: Array  # (entries,) of the type that came
+    starts: IntArray  # (n_rows + 1,) row i has the entries starts[i]:starts[i + 1]
+    columns: Array  # (entries,) int32, or int64 where there are too many columns
+    values: Array  # (entries,) of the type of the argument
     shape: tuple[int, int]
 
     @property
     def matrix(self) -> sparse.csr_array:
-        """The same as scipy.sparse has it."""
+        """The same as a CSR array of scipy.sparse."""
         return sparse.csr_array((self.values, self.columns, self.starts), shape=self.shape)
 
 
 def plain_rows(matrix: Any, name: str, error: type[Exception] = DataError) -> Rows:
-    """The rows of any of scipy.sparse's matrices or arrays.  Raises ``error`` where it is damaged or has no two
-    dimensions, is of Python objects, or duplicates of bytes add up to more than a byte holds."""
+    """The rows of any matrix or array of scipy.sparse.
+
+    Raises ``error`` where it is damaged, does not have two dimensions, is of Python objects, or has duplicates of bytes
+    that add up to more than 255.
+    """
     if matrix.ndim != 2:
         raise error(f"{name} has {matrix.ndim} dimension(s), but a sparse matrix needs two: samples x units")
     if matrix.dtype.hasobject:
@@ -77,8 +80,8 @@ def plain_rows(matrix: Any, name: str, error: type[Exception] = DataError) -> Ro
     try:
         checked = matrix
         if hasattr(matrix, "check_format"):
-            checked = copy.copy(matrix)  # the check sets attributes anew, which must not be the caller's
-            checked.check_format(full_check=True)  # conversions trust the indices: a wrong one would be a crash
+            checked = copy.copy(matrix)  # the check sets attributes: not on the caller's matrix
+            checked.check_format(full_check=True)  # conversions trust the indices: a wrong one would crash them
         if matrix.format == "csr":
             return summed_rows(checked.indptr, checked.indices, checked.data, (n_rows, n_columns), name, error)
         entries = checked.tocoo()
@@ -88,7 +91,7 @@ def plain_rows(matrix: Any, name: str, error: type[Exception] = DataError) -> Ro
     for ids, n in ((rows, n_rows), (columns, n_columns)):
         if len(ids) != len(values) or (len(ids) and (ids.min() < 0 or ids.max() >= n)):
             raise error(f"{name} is corrupt: it has an entry outside of {n_rows} x {n_columns} values; save it again")
-    order = np.argsort(rows, kind="stable")  # duplicates stay in their order, in which they are added
+    order = np.argsort(rows, kind="stable")  # duplicates are added in the order in which they came
     starts = offsets_of(np.bincount(rows, minlength=n_rows))
     return summed_rows(starts, columns[order], values[order], (n_rows, n_columns), name, error)
 
@@ -96,8 +99,8 @@ def plain_rows(matrix: Any, name: str, error: type[Exception] = DataError) -> Ro
 def summed_rows(
     starts: Array, columns: Array, values: Array, shape: tuple[int, int], name: str, error: type[Exception] = DataError
 ) -> Rows:
-    """Rows of entries in any order, and with duplicates, which are added in the order in which they stand: what
-    ``toarray`` of scipy.sparse does.   starts (n_rows + 1,), columns (entries,), values (entries,)"""
+    """Rows from entries in any order and with duplicates, which are added in their order, as by ``toarray`` of
+    scipy.sparse.   starts (n_rows + 1,), columns (entries,), values (entries,)"""
     starts = starts.astype(np.int64)
     columns = columns.astype(np.int32 if shape[1] <= np.iinfo(np.int32).max else np.int64, copy=False)
     rising = np.ones(len(columns), bool)
@@ -118,15 +121,15 @@ def summed_rows(
     return Rows(offsets_of(np.bincount(rows, minlength=shape[0])), columns, values, shape)
 
 
-def _added(values: Array, place: IntArray, n: int, name: str, error: type[Exception]) -> Array:
-    """(n,) the values added up at their places, one after the other."""
+def _added(values: Array, position: IntArray, n: int, name: str, error: type[Exception]) -> Array:
+    """(n,) the values, in their order, added up at their positions."""
     if values.dtype == np.bool_:
-        found = np.zeros(n, np.bool_)
-        found[place[values]] = True
-        return found
+        union = np.zeros(n, np.bool_)
+        union[position[values]] = True
+        return union
     sums = np.zeros(n, np.int64 if values.dtype == np.uint8 else values.dtype)
-    with np.errstate(invalid="ignore", over="ignore"):  # looked at where all values are
-        np.add.at(sums, place, values)
+    with np.errstate(invalid="ignore", over="ignore"):  # checked later, with all other values
+        np.add.at(sums, position, values)
     if values.dtype == np.uint8 and sums.max(initial=0) > 255:
-        raise error(f"{name} has bytes at one place that add up to {int(sums.max())}, but at most 255 is a byte")
+        raise error(f"{name} has bytes at one position that add up to {int(sums.max())}, but at most 255 is a byte")
     return sums.astype(values.dtype, copy=False)

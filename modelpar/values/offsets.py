@@ -1,4 +1,4 @@
-"""Where groups that stand one after the other begin."""
+"""Offsets of consecutive groups."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import numpy.typing as npt
 
 
 def offsets_of(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """(n + 1,) where each of n groups of so many begins, and where the last one ends.   counts (n,)"""
+    """(n + 1,) the start of each of n consecutive groups, and the end of the last one.   counts (n,)"""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,7 +1,7 @@
-"""Numbers, truth values and texts from the user's hands as plain Python values.
+"""Numbers, truth values and texts that users pass, as plain Python values.
 
-Whatever Python itself takes for a number is one: NumPy's scalars, arrays of no dimension, fractions, decimals, tensors.
-They are kept as ``int``, ``float``, ``bool`` and ``str``, which compare, print and can be written to files alike.
+Whatever Python itself converts to a number is accepted: NumPy's scalars, arrays without dimensions, fractions,
+decimals, tensors.  They become ``int``, ``float``, ``bool`` and ``str``, which compare, print and serialise in one way.
 NumPy is not imported here: options are read before it is loaded.
 """
 
@@ -24,17 +24,17 @@ BOUNDS = {
 
 
 def is_truth(value: Any) -> bool:
-    """Whether a value is true or false, and no number: Python's, NumPy's, or an array or tensor of no dimension."""
+    """Whether a value is a truth value, not a number: of Python, of NumPy, or an array or tensor without dimensions."""
     return isinstance(value, bool) or (is_single(value) and str(getattr(value, "dtype", "")).endswith("bool"))
 
 
 def is_single(value: Any) -> bool:
-    """Whether a value is no array with dimensions, not even one of a single element."""
+    """Whether a value is not an array with dimensions, not even with a single element."""
     return getattr(value, "ndim", 0) == 0
 
 
-def whole(value: Any) -> int | None:
-    """A whole number by ``operator.index``; None where it is none.  2.0 is none, and neither is True."""
+def integer(value: Any) -> int | None:
+    """An integer by ``operator.index``; None for anything else, 2.0 and True included."""
     if is_truth(value) or not is_single(value):
         return None
     try:
@@ -45,7 +45,7 @@ def whole(value: Any) -> int | None:
 
 def real(value: Any) -> float | None:
     """A real number as a float, infinities and NaN included; None for anything else, texts and truth values too."""
-    number = whole(value)
+    number = integer(value)
     if number is None:
         is_complex = isinstance(value, complex) or str(getattr(value, "dtype", "")).startswith("complex")
         if isinstance(value, str) or is_truth(value) or is_complex or not is_single(value):
@@ -60,32 +60,32 @@ def real(value: Any) -> float | None:
         return None
 
 
-def whole_number(name: str, value: Any, *, error: type[ModelparError] = SpecError, **bounds: float) -> int:
-    """``value`` as an int within ``bounds`` (as ``at_least=0``); raises ``error``, with ``name``, where it is none."""
-    number = whole(value)
+def integer_number(name: str, value: Any, *, error: type[ModelparError] = SpecError, **bounds: float) -> int:
+    """``value`` as an int within ``bounds`` (as ``at_least=0``); raises ``error``, with ``name``, for anything else."""
+    number = integer(value)
     if number is None:
-        raise error(f"{name} is {shown(value)}, but must be a whole number")
+        raise error(f"{name} is {shown(value)}, but must be an integer")
     check_bounds(name, number, number, bounds, error)
     return number
 
 
 def real_number(name: str, value: Any, *, error: type[ModelparError] = SpecError, **bounds: float) -> float:
-    """``value`` as a finite float within ``bounds``; raises ``error``, with ``name``, where it is none."""
+    """``value`` as a finite float within ``bounds``; raises ``error``, with ``name``, for anything else."""
     number = real(value)
     if number is None or not math.isfinite(number):
         raise error(f"{name} is {shown(value)}, but must be a finite number")
-    check_bounds(name, number, whole(value) if whole(value) is not None else number, bounds, error)
+    check_bounds(name, number, integer(value) if integer(value) is not None else number, bounds, error)
     return number
 
 
 def check_bounds(
-    name: str, number: float, told: Any, bounds: dict[str, float], error: type[ModelparError] = SpecError
+    name: str, number: float, given: Any, bounds: dict[str, float], error: type[ModelparError] = SpecError
 ) -> None:
-    """Raise ``error`` where a number, which is ``told`` as the user gave it, is out of its bounds."""
+    """Raise ``error`` where a number, shown as it was ``given``, is out of its bounds."""
     for kind, bound in bounds.items():
-        words, holds = BOUNDS[kind]
-        if not holds(number, bound):
-            raise error(f"{name} is {told}, but must be {words} {bound:g}")
+        words, compare = BOUNDS[kind]
+        if not compare(number, bound):
+            raise error(f"{name} is {given}, but must be {words} {bound:g}")
 
 
 def truth(name: str, value: Any, *, error: type[ModelparError] = SpecError) -> bool:
@@ -107,18 +107,18 @@ def text(name: str, value: Any, *, error: type[ModelparError] = SpecError) -> st
 
 
 def elements(value: Any) -> list[Any] | None:
-    """What is in a list, a tuple, a range or an array of one dimension; None of anything else."""
+    """The elements of a list, a tuple, a range or an array of one dimension; None for anything else."""
     if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
         return None
     return list(value)
 
 
 def shown(value: Any) -> str:
-    """A value as a message tells it, on one line: numbers as Python writes them, whatever type they came in."""
+    """A value as messages show it, on one line: numbers as Python writes them, whatever their type."""
     number = real(value)
     if number is not None:
-        return str(whole(value) if whole(value) is not None else number)
+        return str(integer(value) if integer(value) is not None else number)
     if is_truth(value):
         return str(bool(value))
-    told = " ".join(repr(value).split())
-    return told if len(told) <= 80 else f"{told[:77]}..."
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -17,7 +17,7 @@ from modelpar.kernels.digest import digest
 from modelpar.kernels.products import dense
 from modelpar.kernels.products.product import Activations, Product, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed
-from modelpar.kernels.statistics.learning import Counts, SoftCounts
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.ownership.layout import UnitLayout
 from modelpar.streams import Stream
 from modelpar.weights.parameters import Parameters
@@ -91,8 +91,8 @@ class Dense:
     def counts(self, data: Any, model: Any) -> Counts:
         return Counts(data, model)
 
-    def soft_counts(self, data: Any, model: Any, n_samples: int) -> SoftCounts:
-        return SoftCounts(data, model, n_samples)
+    def probability_counts(self, data: Any, model: Any, n_samples: int) -> ProbabilityCounts:
+        return ProbabilityCounts(data, model, n_samples)
 
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
         dense.matmul(visible, hidden.T, V, gain, carry)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from modelpar.comm.transfer import Transfer
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
-from modelpar.kernels.statistics.learning import Counts, SoftCounts
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.streams import Stream
 from modelpar.weights.parameters import Parameters
 
@@ -58,7 +58,7 @@ class StepWeights(Protocol):
     def counts(self, data: Any, model: Any) -> Counts:
         """Of one block, from (visible, hidden) activations of both phases as ``sides`` gives them."""
 
-    def soft_counts(self, data: Any, model: Any, n_samples: int) -> SoftCounts:
+    def probability_counts(self, data: Any, model: Any, n_samples: int) -> ProbabilityCounts:
         """The same of probabilities; n_samples of the whole minibatch, over all replicas."""
 
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:

@@ -23,8 +23,8 @@ from modelpar.comm.transfer import Transfer
 from modelpar.kernels import threads
 from modelpar.kernels.digest import digest_listed
 from modelpar.kernels.listed import products as loops
-from modelpar.kernels.listed.blocks import BlockCounts, Blocks, BlockSoftCounts
-from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.listed.blocks import BlockCounts, BlockProbabilityCounts, Blocks
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products.product import Activations, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.ownership.connections import Connections, runs
@@ -193,8 +193,8 @@ class SparseWeights:
     def counts(self, data: Any, model: Any) -> BlockCounts:
         return BlockCounts(self._up, self.n_weights, data, model)
 
-    def soft_counts(self, data: Any, model: Any, n_samples: int) -> BlockSoftCounts:
-        return BlockSoftCounts(self._up, self.n_weights, data, model, n_samples)
+    def probability_counts(self, data: Any, model: Any, n_samples: int) -> BlockProbabilityCounts:
+        return BlockProbabilityCounts(self._up, self.n_weights, data, model, n_samples)
 
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
         self._up.add_products(V, visible, hidden, gain, carry)
@@ -226,7 +226,7 @@ class SparseWeights:
         factors = np.asarray(np.minimum(1, limit / np.maximum(lengths, 1e-30)), W.dtype)
         spread = self.spread_hidden(factors).wait()
         assert not isinstance(spread, Packed)
-        loops.scale_members(blocks.first, blocks.members, blocks.outs, blocks.at, spread[:, 0], W)
+        loops.scale_members(blocks.first, blocks.members, blocks.outs, blocks.starts, spread[:, 0], W)
 
     def digest(self, W: Array) -> int:
         """Of the connections of the owned hidden units; 64 bits, adds up over the shards."""
@@ -258,7 +258,7 @@ class SparseWeights:
         sizes, widths = np.diff(blocks.members), np.diff(blocks.first)
         lengths = np.repeat(widths, sizes)
         inputs = blocks.inputs[runs(np.repeat(blocks.first[:-1], sizes), lengths)]
-        order = runs(blocks.at, lengths)
+        order = runs(blocks.starts, lengths)
         visible, hidden = np.empty(self.n_weights, np.int64), np.empty(self.n_weights, np.int64)
         visible[order] = self._visible_halo.units[inputs]
         hidden[order] = self._hidden_halo.units[np.repeat(blocks.outs, lengths)]

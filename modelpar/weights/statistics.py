@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.reductions import row_sums
 from modelpar.kernels.states import Packed, unpack
-from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, update_from
 from modelpar.kernels.statistics.probability_counts import add_steps
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import StepWeights
@@ -56,11 +56,11 @@ class Statistics:
         """Bits of the hidden side, 0 where it is real."""
         return self.data.s.planes if isinstance(self.data.s, Packed) else 0
 
-    def blocks(self) -> list[Counts | SoftCounts]:
+    def blocks(self) -> list[Counts | ProbabilityCounts]:
         """The statistics of each block of weights, where they are whole numbers."""
         if self.planes:
             return [self._weights.counts(data, model) for data, model in self._pairs]
-        return [self._weights.soft_counts(data, model, self.n_samples) for data, model in self._pairs]
+        return [self._weights.probability_counts(data, model, self.n_samples) for data, model in self._pairs]
 
     def sums(self) -> tuple[Array, Array]:
         """(those of the owned visible units, of the owned hidden units), for the biases
@@ -100,7 +100,7 @@ class Statistics:
         counts = []
         for _, model in self._pairs:
             pair: Any = model  # of mixed statistics both sides are packed
-            counts.append(self._weights.counts(Counts.nothing_of(pair), pair))
+            counts.append(self._weights.counts(Counts.empty_like(pair), pair))
         return counts
 
     def _add_phase(self, velocity: Parameters, phase: int, carry: float, gain: float) -> None:

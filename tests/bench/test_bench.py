@@ -167,14 +167,14 @@ def test_peers_are_measured_beside_the_engine(grid: Grid, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("up", [True, False])
-@pytest.mark.parametrize("way", ["registers", "tables", "lists", "blas"])
-def test_a_named_kernel_makes_the_product(way: str, up: bool) -> None:
-    if way not in dispatch.available():
-        pytest.skip(f"this processor has no {way}")
+@pytest.mark.parametrize("kernel", ["registers", "tables", "lists", "blas"])
+def test_a_named_kernel_makes_the_product(kernel: str, up: bool) -> None:
+    if kernel not in dispatch.available():
+        pytest.skip(f"this processor has no {kernel}")
     rng = np.random.default_rng(0)
     W = (rng.integers(-64, 64, (20, 30)) / 64).astype(np.float32)
     states = pack(rng.random((20 if up else 30, 70)) < 0.3)
-    product = kernels.ByKernel(W, states, up, states.n_units, kernel=way)
+    product = kernels.ByKernel(W, states, up, states.n_units, kernel=kernel)
     assert isinstance(product, Product)
     sums = product.sums(Scratch().room)
     scale = 2.0**20 if sums.dtype == np.int32 else 1.0

@@ -264,7 +264,7 @@ def test_words_of_the_command_line(word, ranks, wanted):
 
 
 def test_a_word_that_is_no_peer():
-    with pytest.raises(ValueError, match="'theano' is no peer; one of torch, sklearn, numpy, all was needed"):
+    with pytest.raises(ValueError, match="'theano' is not a peer; one of torch, sklearn, numpy, all was needed"):
         names_of("theano", ranks=1)
 
 

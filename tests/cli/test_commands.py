@@ -15,7 +15,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar.cli import config, options, run
-from modelpar.cli.atomic_file import whole_file
+from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.commands import modelpar as group
 from modelpar.cli.info import warnings as mismatches
 from modelpar.cli.progress import size_text
@@ -124,12 +124,12 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
         ("[training]\ndropout = 0.5", "it belongs to [finetune]"),
         ("[trainings]\nepochs = 3", "unknown table trainings; did you mean training?"),
         ("epochs = 3", "outside any table"),
-        ("[training]\nepochs = 'many'", "[training] epochs is 'many', but must be a whole number"),
-        ("[training]\nepochs = 1.5", "must be a whole number"),
+        ("[training]\nepochs = 'many'", "[training] epochs is 'many', but must be an integer"),
+        ("[training]\nepochs = 1.5", "must be an integer"),
         ("[training]\npersistent = 1", "must be true or false"),
         ("[training]\nlearning_rate = true", "must be a number"),
         ("[data]\ndata = 3", "must be a text"),
-        ("[network]\nlayers = [3, 'x']", "must be a list of whole numbers"),
+        ("[network]\nlayers = [3, 'x']", "must be a list of integers"),
         ("[network]\nlayers = '3-x'", "such as 784-500-500"),
         ("[training", "is not valid TOML"),
         ("training = 3", "must be a table"),
@@ -367,7 +367,7 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     path.write_text("old")
 
     def fail() -> None:
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("ne")
             raise OSError(28, "No space left on device")
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from modelpar.cli import places, run
+from modelpar.cli import recorded_paths, run
 from modelpar.data.named import SETS
 from modelpar.data.synthetic import KINDS
-from modelpar.spec import DataSpec
+from modelpar.spec import DATA_SETS, DRAWN_SETS, DataSpec
 
 RANDOM = np.random.default_rng(7)
 LABELS = RANDOM.integers(0, 3, 120)
@@ -73,15 +73,16 @@ def of_data(err: str) -> list[str]:
 
 
 def test_names_of_data_sets_are_those_of_the_reader() -> None:
-    assert set(places.NAMES) == {"digits", *SETS}
-    assert set(places.KINDS) == set(KINDS)
+    assert set(DATA_SETS) == {"digits", *SETS}
+    assert set(DRAWN_SETS) == set(KINDS)
 
 
 @pytest.mark.slow
 def test_recorded_paths_are_absolute(home: Path) -> None:
     found = tomllib.loads((home / "r" / "config.toml").read_text())["data"]
     assert (found["data"], found["labels"]) == (str(home / "x.npy"), str(home / "y.npy"))
-    every = places.recorded({"data": DataSpec(data="bars:4", test_data="~/t.npy", test_labels="a/../l.npy")})["data"]
+    data = DataSpec(data="bars:4", test_data="~/t.npy", test_labels="a/../l.npy")
+    every = recorded_paths.recorded({"data": data})["data"]
     assert every == DataSpec("bars:4", None, os.path.expanduser("~/t.npy"), str(home / "l.npy"))
 
 
@@ -90,7 +91,7 @@ def test_masks_and_placements_are_recorded_by_absolute_paths(home: Path) -> None
     from modelpar.spec import NetworkSpec
 
     network = NetworkSpec((4, 3, 2), connections="mask:m.npz, dense")
-    found = places.recorded({"network": network, "grid": GridSpec(partition="p.npz")})
+    found = recorded_paths.recorded({"network": network, "grid": GridSpec(partition="p.npz")})
     assert found["network"].connections == f"mask:{home / 'm.npz'}, dense"  # type: ignore[attr-defined]
     assert found["grid"] == GridSpec(partition=str(home / "p.npz"))
 

@@ -24,7 +24,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.costs import halo_bytes
 from modelpar.ownership.layout import UnitLayout
-from modelpar.ownership.placement import BY_PLACE, graph_of, place
+from modelpar.ownership.placement import WITHOUT_LINKS, graph_of, place
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.trainer import fine_tune, pretrain
 from tests import networks, small
@@ -44,7 +44,7 @@ NETWORKS = {
     "scale free": ((20, 15, 9), "scale-free:3"),
     "RadiX-Net": ((16, 16, 16), "radix-net:2x2/4"),
 }
-METHODS = BY_PLACE  # what a search makes of them is another set of owners
+METHODS = WITHOUT_LINKS  # what a search makes of them is another set of owners
 
 
 def sharded(comm, name: str, shape, method: str, **more) -> DeepBeliefNetwork:

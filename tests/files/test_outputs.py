@@ -16,7 +16,7 @@ from mpi4py import MPI
 
 import partitioners
 from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, save
-from modelpar.cli.atomic_file import whole_file
+from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.evaluate import _save_array
 from modelpar.cli.export import plain_blocks, write_npz
 from modelpar.cli.pictures import save_tiles
@@ -122,12 +122,12 @@ def test_a_write_that_fails_leaves_the_other_end_untouched(tmp_path: Path) -> No
     """Neither the file behind a link nor a name that looks like a half-written file's."""
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "file.partial").symlink_to("mine")
-    with whole_file(tmp_path / "file") as partial:
+    with atomic_write(tmp_path / "file") as partial:
         partial.write_text("new")
     assert ((tmp_path / "mine").read_text(), (tmp_path / "file").read_text()) == ("mine", "new")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.partial").write_text("mine")
-    with pytest.raises(ModelparError, match="it is a directory"), whole_file(tmp_path / "folder"):
+    with pytest.raises(ModelparError, match="it is a directory"), atomic_write(tmp_path / "folder"):
         pass
     assert (tmp_path / "folder.partial").read_text() == "mine"
 
@@ -136,10 +136,10 @@ def test_the_own_output_goes_on_where_it_is(tmp_path: Path) -> None:
     """A file that the shell opened for this process is neither cut off nor replaced."""
     code = (
         "from pathlib import Path\n"
-        "from modelpar.cli.atomic_file import whole_file\n"
+        "from modelpar.cli.atomic_file import atomic_write\n"
         "from partitioners.writing import write_text\n"
         "print('first')\n"
-        "with whole_file(Path('/dev/stdout')) as partial: partial.write_text('second\\n')\n"
+        "with atomic_write(Path('/dev/stdout')) as partial: partial.write_text('second\\n')\n"
         "print('third')\n"
         "write_text('/proc/self/fd/1', 'fourth\\n')\n"
     )

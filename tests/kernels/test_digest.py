@@ -1,4 +1,4 @@
-"""The digest of matrices: its formula in plain integers, parts that add up, and what it must notice."""
+"""The digest of matrices: its formula in plain integers, sums over shards, and differences that it must detect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelpar.kernels import threads
 from modelpar.kernels.digest import GRAIN, MODULUS, digest, digest_listed, digest_states
 
 DTYPES = [np.float32, np.float64, np.int32, np.uint64]
@@ -33,7 +32,7 @@ def column_key(j: int) -> int:
 
 
 def by_the_formula(block, rows, columns):
-    """Plain integers of any length, cut to 64 bits."""
+    """The digest in plain integers of any length, cut to 64 bits."""
     parts, total = block.itemsize // 4, 0
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
@@ -48,14 +47,6 @@ def matrix(dtype, shape=(13, 17)):
     """Bit patterns of all kinds, NaN among them."""
     n_bytes = np.dtype(dtype).itemsize
     return np.random.default_rng(8).integers(0, 256, (*shape, n_bytes), np.uint8).view(dtype)[..., 0].copy()
-
-
-@pytest.fixture(params=[1, 3])
-def n_threads(request):
-    before = threads.get_threads()
-    threads.set_threads(request.param)
-    yield request.param
-    threads.set_threads(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,9 +73,9 @@ def test_listed_elements_are_those_of_a_matrix(dtype, monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_shards", [1, 2, 3, 5])
 def test_shards_add_up_in_any_order(dtype, n_shards):
-    """Rows and columns dealt out at random, some shards empty-handed, each with its ids shuffled."""
+    """Rows and columns are assigned at random, some shards have none, and the ids of each are shuffled."""
     x, rng = matrix(dtype), np.random.default_rng(n_shards)
-    whole = digest(x, np.arange(13), np.arange(17))
+    total = digest(x, np.arange(13), np.arange(17))
     for _ in range(5):
         row_owner, column_owner = rng.integers(0, n_shards, 13), rng.integers(0, n_shards, 17)
         parts = []
@@ -94,7 +85,7 @@ def test_shards_add_up_in_any_order(dtype, n_shards):
                     rng.permutation(np.flatnonzero(o == k)) for o, k in ((row_owner, p), (column_owner, q))
                 )
                 parts.append(digest(x[np.ix_(rows, columns)], rows, columns))
-        assert sum(parts) % MODULUS == sum(reversed(parts)) % MODULUS == whole
+        assert sum(parts) % MODULUS == sum(reversed(parts)) % MODULUS == total
         vector = [digest(x[row_owner == p, 3], np.flatnonzero(row_owner == p), None) for p in range(n_shards)]
         assert sum(vector) % MODULUS == digest(x[:, 3], np.arange(13), None)
 
@@ -131,7 +122,7 @@ def test_exchanged_elements_are_seen(dtype):
 
 
 def test_no_two_sparse_changes_are_alike():
-    """A random state flipped here and there: digests of 0/1 matrices with two ones."""
+    """Digests of 0/1 matrices with two ones are all different."""
     x = np.zeros((40, 40), np.float32)
     seen, n = {0}, 1
     for a in range(0, 1600, 9):
@@ -167,7 +158,7 @@ def test_memory_order_does_not_matter():
 
 
 @pytest.mark.parametrize("block", [np.zeros((2, 3), np.int16), np.zeros((2, 4), np.float32), np.zeros(2, bool)])
-def test_what_cannot_be_digested(block):
+def test_blocks_that_cannot_be_digested_are_refused(block):
     with pytest.raises(ValueError, match="elements have 4 or 8 bytes"):
         digest(block, range(2), range(3) if block.ndim == 2 else None)
 
@@ -175,7 +166,7 @@ def test_what_cannot_be_digested(block):
 @pytest.mark.parametrize("cuts", [[0, 200], [0, 64, 200], [0, 50, 100, 150, 200], [0, 1, 1, 130, 200]], ids=str)
 @pytest.mark.parametrize("planes", [1, 3])
 def test_packed_states_of_replicas_add_up(cuts, planes):
-    """However the minibatch is cut: the shares are packed from bit 0 of a word, wherever they belong."""
+    """The samples of each replica are packed from bit 0 of a word, at whatever position of the minibatch they are."""
     states = np.random.default_rng(2).integers(0, 2, (7, planes, 200)).astype(bool)
 
     def packed(part):
@@ -185,18 +176,18 @@ def test_packed_states_of_replicas_add_up(cuts, planes):
         return np.packbits(padded, axis=-1, bitorder="little").view(np.uint64)
 
     rows = np.array([3, 1, 9, 0, 5, 2, 8])
-    whole = digest_states(packed(states), rows)
+    total = digest_states(packed(states), rows)
     parts = [digest_states(packed(states[..., a:b]), rows, a) for a, b in itertools.pairwise(cuts)]
-    assert sum(parts) % MODULUS == whole
+    assert sum(parts) % MODULUS == total
     if planes == 1:
-        assert whole == digest(packed(states)[:, 0], rows, range(4)) == digest_states(packed(states)[:, 0], rows)
+        assert total == digest(packed(states)[:, 0], rows, range(4)) == digest_states(packed(states)[:, 0], rows)
     states[4, -1, 130] ^= True
-    assert digest_states(packed(states), rows) != whole
+    assert digest_states(packed(states), rows) != total
 
 
 def small_digests():
-    made = [digest(matrix(dtype, shape), range(shape[0]), range(shape[1])) for dtype in DTYPES for shape in SMALL]
-    return [*made, digest(matrix(np.float32)[:, 0], range(13), None), digest_states(matrix(np.uint64), range(13), 70)]
+    small = [digest(matrix(dtype, shape), range(shape[0]), range(shape[1])) for dtype in DTYPES for shape in SMALL]
+    return [*small, digest(matrix(np.float32)[:, 0], range(13), None), digest_states(matrix(np.uint64), range(13), 70)]
 
 
 SMALL = [(1, 1), (3, 5), (2, 33)]

@@ -22,14 +22,6 @@ DTYPES = [np.float32, np.float64]
 STREAM = Stream(seed=2**40 + 17, layer=1, purpose=Purpose.VISIBLE, repeat=2)
 
 
-@pytest.fixture(params=[1, 3])
-def n_threads(request):
-    before = threads.get_threads()
-    threads.set_threads(request.param)
-    yield request.param
-    threads.set_threads(before)
-
-
 def sigmoid_of(x):
     """The kernel on one row with zero bias."""
     row = np.array(x)[None, :].copy()
@@ -95,12 +87,12 @@ def test_matmul_copies_nothing(a_transposed, b_transposed):
 
 
 def test_matmul_writes_into_a_panel_of_a_larger_array():
-    whole = np.zeros((6, 4), np.float32)
-    dense.matmul(np.ones((2, 3), np.float32), np.ones((3, 4), np.float32), whole[2:4])
-    assert np.array_equal(whole.sum(axis=1), [0, 0, 12, 12, 0, 0])
+    array = np.zeros((6, 4), np.float32)
+    dense.matmul(np.ones((2, 3), np.float32), np.ones((3, 4), np.float32), array[2:4])
+    assert np.array_equal(array.sum(axis=1), [0, 0, 12, 12, 0, 0])
 
 
-def test_matmul_refuses_what_it_would_copy():
+def test_matmul_refuses_arrays_that_it_would_copy():
     square = np.ones((4, 4), np.float32)
     wide = np.ones((4, 8), np.float32)
     frozen = square.copy()
@@ -185,10 +177,10 @@ def test_sigmoid_never_decreases_and_is_between_0_and_1(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sigmoid_is_the_same_bits_in_every_position(dtype):
     values = np.random.default_rng(3).normal(0, 5, 41).astype(dtype)
-    whole = sigmoid_of(values)
+    expected = sigmoid_of(values)
     for start in range(20):
         for stop in (start + 1, start + 5, start + 17, 41):
-            assert np.array_equal(sigmoid_of(values[start:stop]), whole[start:stop])
+            assert np.array_equal(sigmoid_of(values[start:stop]), expected[start:stop])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -198,12 +190,12 @@ def test_sigmoids_and_draws_below_them(dtype, shape, samples, n_threads):
     rng = np.random.default_rng(2)
     x, bias = rng.normal(0, 2, shape).astype(dtype), rng.normal(0, 1, shape[0]).astype(dtype)
     units = rng.permutation(1000)[: shape[0]]
-    where = 13 if samples == "first" else rng.integers(0, 2**40, shape[1])
+    sample_ids = 13 if samples == "first" else rng.integers(0, 2**40, shape[1])
     p, states, u = (np.full_like(x, np.nan) for _ in range(3))
     p[:] = x
     epilogue.bias_sigmoid(p, bias)
-    sample_bernoulli(p, STREAM, units, where, states)
-    uniform(STREAM, units, where, u)
+    sample_bernoulli(p, STREAM, units, sample_ids, states)
+    uniform(STREAM, units, sample_ids, u)
     assert np.array_equal(states, u < p)
     np.testing.assert_allclose(p, precise_sigmoid(x + bias[:, None]).astype(dtype), rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Packed states against plain arrays of whole numbers: every value, ragged batches, zeros behind the last sample."""
+"""Packed states against plain arrays of integers: every value, any batch size, zeros after the last sample."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from modelpar.streams import Purpose, Stream
 BATCHES = [0, 1, 63, 64, 65, 130]
 
 
-def whole_numbers(n_units, batch, planes=1, seed=0):
-    """Values 0 .. 2^planes - 1, both ends among them where there is room."""
+def integers(n_units, batch, planes=1, seed=0):
+    """Values 0 .. 2^planes - 1, both extremes among them where there are two values or more."""
     values = np.random.default_rng(seed + 1000 * planes + batch).integers(0, 1 << planes, (n_units, batch))
     values.flat[:1], values.flat[1:2] = (1 << planes) - 1, 0
     return values
 
 
-def bits_behind(packed):
-    """Ones behind the last sample, counted in Python's own integers."""
+def bits_after(packed):
+    """The number of ones after the last sample, counted with Python's integers."""
     used = packed.batch % 64
     if used == 0:
         return 0
@@ -47,31 +47,31 @@ def test_words_of_a_batch(batch, words):
 @pytest.mark.parametrize("planes", range(1, 9))
 @pytest.mark.parametrize("batch", BATCHES)
 def test_packed_values_are_their_bits(batch, planes):
-    values = whole_numbers(3, batch, planes)
+    values = integers(3, batch, planes)
     packed = pack(values, planes)
     assert (packed.n_units, packed.planes, packed.shape) == (3, planes, (3, batch))
     assert packed.words.flags.c_contiguous
     assert np.array_equal(by_definition(packed), values)
-    assert bits_behind(packed) == 0
+    assert bits_after(packed) == 0
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64])
 @pytest.mark.parametrize("planes", [1, 3, 8])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_unpacking_gives_back_what_was_packed(batch, planes, dtype):
-    values = whole_numbers(5, batch, planes).astype(dtype)
+    values = integers(5, batch, planes).astype(dtype)
     got = unpack(pack(values, planes), dtype)
     assert got.dtype == dtype
     assert np.array_equal(got, values)
-    room = np.full((5, batch), 7, dtype)
-    assert unpack(pack(values, planes), out=room) is room
-    assert np.array_equal(room, values)
+    out = np.full((5, batch), 7, dtype)
+    assert unpack(pack(values, planes), out=out) is out
+    assert np.array_equal(out, values)
 
 
 @pytest.mark.parametrize("planes", [1, 2, 8])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_sums_and_density(batch, planes):
-    values = whole_numbers(6, batch, planes)
+    values = integers(6, batch, planes)
     values[2], values[3] = 0, (1 << planes) - 1
     packed = pack(values, planes)
     assert packed.sums().dtype == np.int64
@@ -83,12 +83,12 @@ def test_sums_and_density(batch, planes):
 @pytest.mark.parametrize("planes", [1, 3])
 @pytest.mark.parametrize(("start", "stop"), [(0, 130), (0, 0), (0, 1), (5, 70), (63, 65), (64, 128), (129, 130)])
 def test_taken_samples_are_a_copy(start, stop, planes):
-    values = whole_numbers(4, 130, planes)
+    values = integers(4, 130, planes)
     packed = pack(values, planes)
     taken = packed.take(start, stop)
     assert (taken.planes, taken.shape) == (planes, (4, stop - start))
     assert np.array_equal(by_definition(taken), values[:, start:stop])
-    assert bits_behind(taken) == 0
+    assert bits_after(taken) == 0
     taken.words[:] = 0
     assert np.array_equal(unpack(packed), values)
 
@@ -105,21 +105,21 @@ def test_empty_layers(batch):
 
 @pytest.mark.parametrize("planes", [0, 1, 2, 8])
 @pytest.mark.parametrize("batch", BATCHES)
-def test_a_sampler_leaves_zeros_behind_the_last_sample(batch, planes):
-    """Every draw is certain to give ones, so that a missing mask would show."""
+def test_a_sampler_leaves_zeros_after_the_last_sample(batch, planes):
+    """Every draw gives ones, so that a missing mask would be noticed."""
     ids = np.arange(5)
     sampler = Sampler(np.full(5, 50, np.float32), ids, Stream(1, 0, Purpose.HIDDEN), 3, planes=planes)
     for sums in (np.zeros((5, batch), np.int32), np.zeros((5, batch), np.float32)):
         drawn = sampler.of_sums(sums, 1)
-        assert bits_behind(drawn.states) == 0
+        assert bits_after(drawn.states) == 0
         assert (unpack(drawn.states) == 1).all()
         if planes:
-            assert bits_behind(drawn.statistic) == 0
+            assert bits_after(drawn.statistic) == 0
             assert (unpack(drawn.statistic) == (1 << planes) - 1).all()
 
 
 def test_rows_are_the_same_memory():
-    packed = pack(whole_numbers(3, 70, 2), 2)
+    packed = pack(integers(3, 70, 2), 2)
     packed.rows[1, 3] = 9
     assert packed.words[1, 1, 1] == 9
 
@@ -130,13 +130,13 @@ def test_rows_are_the_same_memory():
 )
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 def test_what_does_not_fit_is_refused(values, planes):
-    with pytest.raises(ValueError, match=f"must be whole numbers from 0 to {(1 << planes) - 1}"):
+    with pytest.raises(ValueError, match=f"must be integers from 0 to {(1 << planes) - 1}"):
         pack(np.array(values), planes)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 def test_nan_is_refused():
-    with pytest.raises(ValueError, match="must be whole numbers"):
+    with pytest.raises(ValueError, match="must be integers"):
         pack(np.array([[0.0, np.nan]]))
 
 

@@ -1,4 +1,4 @@
-"""What is compiled before a run begins: what it is going to call and little else, split over the ranks of a node."""
+"""Compilation before a run: only what the run calls, distributed over the ranks of a node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar.errors import ModelparError
-from modelpar.kernels.warm_up import KINDS, Task, shares, tasks
+from modelpar.kernels.warm_up import KINDS, Task, distribute, tasks
 from modelpar.machine import compilation
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.warm_up import rehearse, tasks_of
@@ -27,8 +27,8 @@ import modelpar.cli as cli
 
 def kernels():
     from numba.core.dispatcher import Dispatcher
-    made = [x for x in gc.get_objects() if isinstance(x, Dispatcher) and x.py_func.__module__.startswith("modelpar")]
-    return {(x.py_func.__module__, x.py_func.__name__, str(s)) for x in made for s in x.signatures}
+    ours = [x for x in gc.get_objects() if isinstance(x, Dispatcher) and x.py_func.__module__.startswith("modelpar")]
+    return {(x.py_func.__module__, x.py_func.__name__, str(s)) for x in ours for s in x.signatures}
 
 def hooked(rehearse):
     def work(*arguments):
@@ -65,16 +65,16 @@ NETWORK = NetworkSpec(layers=(8, 4), classes=2)
 
 
 def names(**changes: object) -> set[str]:
-    given: dict[str, object] = {
+    arguments: dict[str, object] = {
         "binary": False,
         "n_replicas": 1,
         "digests": False,
         "tuning": None,
         "training": TrainingSpec(),
     }
-    given |= changes
-    spec = given.pop("spec", NETWORK)
-    return {task.name for task in tasks_of(spec, given.pop("training"), given.pop("tuning"), **given)}  # type: ignore[arg-type]
+    arguments |= changes
+    spec, training, tuning = arguments.pop("spec", NETWORK), arguments.pop("training"), arguments.pop("tuning")
+    return {task.name for task in tasks_of(spec, training, tuning, **arguments)}  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
@@ -91,15 +91,15 @@ def test_a_run_compiles_what_it_calls() -> None:
     assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True))
 
 
-def test_shares_end_together() -> None:
+def test_workers_end_together() -> None:
     todo = [Task(str(cost), cost, lambda: None) for cost in (1.0, 8.0, 2.0, 3.0, 2.0)]
-    first, second = shares(todo, 2)
+    first, second = distribute(todo, 2)
     assert sorted([*first, *second], key=lambda task: task.name) == sorted(todo, key=lambda task: task.name)
     assert sum(task.cost for task in first) == sum(task.cost for task in second) == 8.0
-    assert shares(todo[:1], 3) == [todo[:1], [], []]
+    assert distribute(todo[:1], 3) == [todo[:1], [], []]
 
 
-def test_an_error_of_a_task_is_raised_when_all_have_met() -> None:
+def test_an_error_of_a_task_is_raised_after_all_tasks() -> None:
     done: list[str] = []
 
     def fail() -> None:
@@ -110,14 +110,13 @@ def test_an_error_of_a_task_is_raised_when_all_have_met() -> None:
         rehearse(todo, MPI.COMM_SELF)
 
 
-def test_what_is_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelpar.kernels.products.dispatch.prepare", lambda: None)
-    told: list[tuple[str, int, int]] = []
-    rehearse(
-        [Task("a", 2.0, lambda: None), Task("b", 1.0, lambda: None)], MPI.COMM_SELF, lambda *what: told.append(what)
-    )
-    assert told in ([("a", 0, 2), ("b", 1, 2)], [])
-    assert told or numba.config.DISABLE_JIT
+    reports: list[tuple[str, int, int]] = []
+    todo = [Task("a", 2.0, lambda: None), Task("b", 1.0, lambda: None)]
+    rehearse(todo, MPI.COMM_SELF, lambda *report: reports.append(report))
+    assert reports in ([("a", 0, 2), ("b", 1, 2)], [])
+    assert reports or numba.config.DISABLE_JIT
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
@@ -129,7 +128,7 @@ def test_one_process_compiles_and_the_others_load(monkeypatch: pytest.MonkeyPatc
 
     first, second = (compilation.njit(cache=True)(thrice) for _ in range(2))
     signature = (numba.int64,)
-    assert first._cache.load_overload(signature, first.targetctx) is None  # it has the lock, and is to compile now
+    assert first._cache.load_overload(signature, first.targetctx) is None  # it now has the lock, and would compile
     threading.Timer(0.5, lambda: (first._cache._free_lock(), done.append(time.monotonic()))).start()
     done: list[float] = []
     assert second(2) == 6
@@ -138,4 +137,4 @@ def test_one_process_compiles_and_the_others_load(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(compilation, "PATIENCE", 0.1)
     third, fourth = (compilation.njit(cache=True)(thrice) for _ in range(2))
     assert third._cache.load_overload((numba.float64,), third.targetctx) is None
-    assert fourth(2.0) == 6.0, "one that hangs does not stop the others"
+    assert fourth(2.0) == 6.0, "a process that hangs does not stop the others"

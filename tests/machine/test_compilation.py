@@ -222,13 +222,13 @@ def test_a_disk_that_is_full_is_said_once(kernel, monkeypatch, capsys) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
-    monkeypatch.setattr(compilation, "_speaks", lambda: True)
-    compilation._warned.cache_clear()
+    monkeypatch.setattr(compilation, "_reports", lambda: True)
+    compilation._reported.cache_clear()
     assert (kernel()(3), kernel()(4)) == (6, 8)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "No space left on device" in told
-    compilation._warned.cache_clear()
+    compilation._reported.cache_clear()
 
 
 # what the name tells
@@ -316,5 +316,5 @@ def test_old_folders_go_and_the_newest_few_stay(tmp_path: Path) -> None:
         (tmp_path / name / "kernel.nbc").touch()
         os.utime(tmp_path / name, (now - 1e6 * age, now - 1e6 * age))
     (tmp_path / "something else").mkdir()
-    compilation._forget_others(tmp_path / names[0])
+    compilation._remove_others(tmp_path / names[0])
     assert {path.name for path in tmp_path.iterdir()} == {*names[: compilation.KEPT + 1], "something else"}

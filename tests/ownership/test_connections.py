@@ -11,11 +11,11 @@ from scipy import sparse
 
 import partitioners
 from modelpar.errors import LayoutError, SpecError
-from modelpar.ownership.build_connections import connect, expected, grids_of, places_of
+from modelpar.ownership.build_connections import connect, coordinates_of, expected_counts, image_shapes
 from modelpar.ownership.connections import Connections, Listed, Local, mask_of, runs
 from modelpar.ownership.costs import halo_bytes, recompute_pays
-from modelpar.ownership.placement import BY_PLACE, graph_of, place
-from modelpar.patterns import Pattern, parse, parse_grid, patterns
+from modelpar.ownership.placement import WITHOUT_LINKS, graph_of, place
+from modelpar.patterns import Pattern, parse, parse_image_shape, patterns
 from modelpar.spec import NetworkSpec
 from partitioners import generators
 
@@ -29,7 +29,7 @@ LOCALS = [
 
 def as_mask(local: Local) -> np.ndarray:
     """By the definition: which position of which map lies in which field."""
-    above, across = local.grid
+    above, across = local.positions
     mask = np.zeros((local.n_visible, local.n_hidden), bool)
     for hidden in range(local.n_hidden):
         r, c = divmod(hidden % (above * across), across)
@@ -145,7 +145,7 @@ def test_patterns(text: str, found: Pattern) -> None:
         ("small-world:4", "should have small-world:DEGREE/REWIRED"),
         ("radix-net:1x2", "should have radix-net:RADIX"),
         ("mask", "use mask:FILE"),
-        ("dense:3", "takes nothing behind it"),
+        ("dense:3", "takes nothing after it"),
         ("dense,local:3,dense", "names 3 patterns"),
     ],
 )
@@ -159,31 +159,31 @@ def test_one_pattern_is_that_of_all_rbms() -> None:
 
 
 def test_grids() -> None:
-    assert parse_grid("", 49) == (1, 7, 7)
-    assert parse_grid("3x4", 12) == (1, 3, 4)
-    assert parse_grid("2x3X4", 24) == (2, 3, 4)
-    for text, told in (("", "no square"), ("3x", "must be rows x columns"), ("3x5", "has 15 units")):
+    assert parse_image_shape("", 49) == (1, 7, 7)
+    assert parse_image_shape("3x4", 12) == (1, 3, 4)
+    assert parse_image_shape("2x3X4", 24) == (2, 3, 4)
+    for text, told in (("", "is not a square number"), ("3x", "must be rows x columns"), ("3x5", "has 15 units")):
         with pytest.raises(SpecError, match=told):
-            parse_grid(text, 12)
+            parse_image_shape(text, 12)
 
 
 def test_layers_of_fields_lie_above_each_other() -> None:
     spec = NetworkSpec((49, 18, 8, 5), connections="local:3/2,local:2,dense")
-    assert grids_of(spec) == ((1, 7, 7), (2, 3, 3), (2, 2, 2), None)
-    places = places_of(spec)
+    assert image_shapes(spec) == ((1, 7, 7), (2, 3, 3), (2, 2, 2), None)
+    places = coordinates_of(spec)
     assert places is not None
     assert places[0][8].tolist() == [1, 1]
     assert places[1][9 + 4].tolist() == [3, 3]  # the middle of the field that begins at (2, 2)
     assert places[2][0].tolist() == [2, 2]  # of the fields at (1, 1), (1, 3), (3, 1), (3, 3)
     assert np.ptp(places[3], axis=0).min() > 0  # spread over the plane
-    assert places_of(NetworkSpec((49, 18), connections="random:3")) is None
+    assert coordinates_of(NetworkSpec((49, 18), connections="random:3")) is None
 
 
 @pytest.mark.parametrize(
     ("layers", "more", "told"),
     [
         ((49, 20), {"connections": "local:3"}, "a multiple of 25 units.*use 25"),
-        ((48, 25), {"connections": "local:3"}, "no square"),
+        ((48, 25), {"connections": "local:3"}, "is not a square number"),
         ((49, 25), {"connections": "local:8"}, "do not fit"),
         ((49, 10, 9), {"connections": "dense,local:2"}, "lies on no grid"),
         ((49, 5), {"connections": "random:50"}, "RBM 0"),
@@ -215,7 +215,7 @@ def test_masks_of_files(suffix: str, tmp_path: Path) -> None:
 def test_files_that_are_no_masks(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no")
     np.save(tmp_path / "flat.npy", np.ones(3))
-    for name, told in (("text.npz", "is no mask"), ("flat.npy", "has 1 dimensions")):
+    for name, told in (("text.npz", "is not a mask"), ("flat.npy", "has 1 dimensions")):
         with pytest.raises(SpecError, match=told):
             connect(NetworkSpec((6, 4), connections=f"mask:{tmp_path / name}"), WORLD)
 
@@ -225,7 +225,7 @@ def test_files_that_are_no_masks(tmp_path: Path) -> None:
 )
 def test_how_many_connections_are_expected(text: str) -> None:
     spec = NetworkSpec((49, 49 if "radix" in text else 50), connections=text)
-    [wires], [about] = connect(spec, WORLD), expected(spec)
+    [wires], [about] = connect(spec, WORLD), expected_counts(spec)
     if wires is None:
         assert about is None
     else:
@@ -248,7 +248,7 @@ def test_layers_have_connections_of_their_own_and_seeds_of_others() -> None:
 SPEC = NetworkSpec((49, 50, 20), connections="local:3,random:5")
 
 
-@pytest.mark.parametrize("method", BY_PLACE)
+@pytest.mark.parametrize("method", WITHOUT_LINKS)
 @pytest.mark.parametrize("n_shards", [1, 2, 3, 4])
 def test_placements_look_at_units_only(method: str, n_shards: int) -> None:
     """The short way, without lists of connections, leads to what the method makes of the whole graph."""

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from modelpar.ownership.costs import COUNT, UPDATE, Step, dual_pays
+from modelpar.ownership.costs import COUNT, UPDATE, StepCosts, dual_pays
 from modelpar.ownership.layout import AutoContext
 
 
 def test_bytes_received_by_one_of_two_ranks() -> None:
     """256 samples are 4 words of 8 bytes; half of the units are the other rank's."""
-    step = Step(n_visible=100, n_hidden=60, n_shards=2, batch=256, planes=3)
+    step = StepCosts(n_visible=100, n_hidden=60, n_shards=2, batch=256, planes=3)
     assert step.received("column") == {"bits": 50 * 32, "integers": 50 * 4 * 256}
     assert step.received("row") == {"bits": 30 * 32 * 7, "integers": 2 * 30 * 4 * 256}
     assert step.received("dual") == {"bits": 50 * 32 + 30 * 32 * 7, "integers": 0}
 
 
 def test_one_plane_is_the_state_and_travels_once() -> None:
-    assert Step(100, 60, 2, 256, planes=1).received("dual")["bits"] == 50 * 32 + 30 * 32 * 2
+    assert StepCosts(100, 60, 2, 256, planes=1).received("dual")["bits"] == 50 * 32 + 30 * 32 * 2
 
 
 def test_one_shard_receives_nothing() -> None:
-    assert all(sum(Step(100, 60, 1).received(held).values()) == 0 for held in ("column", "row", "dual"))
+    assert all(sum(StepCosts(100, 60, 1).received(held).values()) == 0 for held in ("column", "row", "dual"))
 
 
 def test_seconds_are_bytes_over_bandwidth_and_a_pass_over_the_block() -> None:
-    step = Step(100, 60, 2, 256, planes=3)
+    step = StepCosts(100, 60, 2, 256, planes=3)
     weight = UPDATE + COUNT * 2 * 3 * 256
     assert step.seconds("column", 1e6) == pytest.approx((50 * 32 + 50 * 1024) / 1e6 + weight * 3000)
     assert step.seconds("dual", 1e6) == pytest.approx((50 * 32 + 30 * 32 * 7) / 1e6 + 2 * weight * 3000)

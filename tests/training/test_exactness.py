@@ -23,7 +23,7 @@ from modelpar.data.dataset import MappedTable
 from modelpar.errors import SpecError
 from modelpar.kernels import threads
 from modelpar.kernels.digest import MODULUS, digest
-from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout

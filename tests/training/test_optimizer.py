@@ -10,7 +10,7 @@ from mpi4py import MPI
 
 from modelpar.comm.exchange import Traffic
 from modelpar.kernels.states import pack
-from modelpar.kernels.statistics.learning import Counts, SoftCounts
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.model.network import Part
 from modelpar.sync import AllreduceSync, Reduction
 from modelpar.sync.reduction import BUCKET
@@ -36,7 +36,7 @@ class Alike:
 
 
 class OneBlock:
-    counts, soft_counts = Counts, SoftCounts
+    counts, probability_counts = Counts, ProbabilityCounts
 
     def sides(self, visible, hidden):
         return [(visible[1], hidden[1])]

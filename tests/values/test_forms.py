@@ -265,7 +265,7 @@ BROKEN.indices[3] = UNITS + 1
         (np.zeros(5), None, {}, "dimension"),
         (np.zeros((5, 2), [("a", "f4")]), None, {}, "type"),
         ([[1, "a"], [None, 2]], None, {}, "Python objects"),
-        ([[1.0], [1.0, 2.0]], None, {}, "no array of numbers"),
+        ([[1.0], [1.0, 2.0]], None, {}, "not an array of numbers"),
         (None, None, {}, "Python objects"),
         (LEVELS.astype(np.float16), None, {}, "float32"),
         (LEVELS.astype(complex), None, {}, "complex"),

@@ -1,12 +1,12 @@
-"""Peers of ``bench cd1``: the same step as users of NumPy, PyTorch and scikit-learn would write it, measured in turn.
+"""Peers of ``bench cd1``: the same step in NumPy, PyTorch and scikit-learn, measured in turn with the engine.
 
-Every peer runs in a process of its own, so that neither its idle pools of threads nor its memory weigh on the engine::
+Every peer runs in a process of its own, so that neither its idle pools of threads nor its memory slow the engine down::
 
     names = available(names_of("all", ranks=2))
     with ExitStack() as stack:
         sgemm = stack.enter_context(sgemm_pair())
         sides = [stack.enter_context(peer(name, (256, 784, 4096), threads=2)) for name in names]
-        found = race(engine_round, sides, rounds=7, seconds=0.5, sgemm=sgemm)
+        outcome = race(engine_round, sides, rounds=7, seconds=0.5, sgemm=sgemm)
 
 Importing this package loads neither NumPy nor any of the peers.
 """

@@ -1,4 +1,4 @@
-"""Which peers there are, what each of them needs, and which of them are installed."""
+"""The peers, the packages that each of them needs, and which of them are installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Kind:
     distribution: str  # that brings it
     variant: str = ""
     ranks: int = 1  # processes that share the threads
-    note: str = ""  # what its step does otherwise than the engine's
+    note: str = ""  # how its step differs from the engine's
 
 
 KINDS = {
@@ -35,15 +35,15 @@ WORDS = ("torch", "sklearn", "numpy", "all")  # that the command line takes
 
 
 def names_of(word: str, *, ranks: int) -> list[str]:
-    """The peers that one word of the command line stands for, where the engine runs on ``ranks`` ranks.
+    """The peers that one word of the command line names, where the engine runs on ``ranks`` ranks.
 
     ``torch`` is all that PyTorch does on as many ranks as it can: tensor parallelism only beside an engine on two.
     Raises ValueError for any other word.
     """
     if word not in WORDS:
-        raise ValueError(f"{word!r} is no peer; one of {', '.join(WORDS)} was needed")
-    fits = [name for name, kind in KINDS.items() if kind.ranks == 1 or kind.ranks == ranks]
-    return [name for name in fits if word in ("all", KINDS[name].needs)]
+        raise ValueError(f"{word!r} is not a peer; one of {', '.join(WORDS)} was needed")
+    usable = [name for name, kind in KINDS.items() if kind.ranks == 1 or kind.ranks == ranks]
+    return [name for name in usable if word in ("all", KINDS[name].needs)]
 
 
 def available(names: Iterable[str]) -> list[str]:

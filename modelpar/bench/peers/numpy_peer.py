@@ -17,8 +17,8 @@ PANEL = 1 << 16  # elements of the weights that are updated at once: they stay i
 class NumpyRBM:
     """W (n_visible, n_hidden), b, c, and a velocity of each.
 
-    Both phases of the statistics are one product: their states lie below each other in ``v``, their probabilities in
-    ``p`` with the signs of the gradient.  Sigmoid by tanh, and draws by PCG64: the fastest that NumPy has.
+    Both phases of the statistics are one product: their states are stacked in ``v``, their probabilities in ``p`` with
+    the signs of the gradient.  Sigmoid by tanh, and draws by PCG64: the fastest that NumPy has.
     """
 
     def __init__(self, n_samples: int, n_visible: int, n_hidden: int, seed: int = 0) -> None:

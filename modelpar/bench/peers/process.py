@@ -1,4 +1,4 @@
-"""Processes of peers, seen from the benchmark: started, asked, given up after a time limit, and always ended."""
+"""Processes of peers: the benchmark starts them, asks them, gives up after a time limit, and always ends them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Some hosts set the core type to an older processor, which halves the speed of products; the waiting policies could
 # let idle pools spin through the rounds of the other sides.
 CLEARED = ("OPENBLAS_CORETYPE", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-MPI_PREFIXES = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_", "HYDRA_", "MPI_")  # a peer is no rank of this job
+MPI_PREFIXES = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_", "HYDRA_", "MPI_")  # a peer is not a rank of this job
 LEAVING = 5.0  # seconds that a process has for ending by itself
 
 
@@ -34,13 +34,13 @@ class PeerError(ModelparError):
 
 
 def environment(threads: int) -> dict[str, str]:
-    """That of a peer's process: this one's without what MPI put there, and with so many threads."""
+    """The environment of a peer's process: this one's without the variables of MPI, and with so many threads."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(MPI_PREFIXES)}
     for name in CLEARED:
         kept.pop(name, None)
-    here = Path(__file__).parents[3]
-    if here.name not in ("site-packages", "dist-packages"):  # a tree that runs, but need not be installed
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(here), kept.get("PYTHONPATH")]))
+    root = Path(__file__).parents[3]
+    if root.name not in ("site-packages", "dist-packages"):  # a source tree, which need not be installed
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), kept.get("PYTHONPATH")]))
     # One compiling thread: a pool of compilers would outlive the compilation and idle beside the measurements.
     return {
         **kept, **dict.fromkeys(THREADS, str(threads)),
@@ -53,11 +53,11 @@ class Worker:
 
     def __init__(self, name: str, command: list[str], threads: int) -> None:
         self.name = name
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up and block
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up and block
         self._unread = b""
         # A session of its own: whatever the process starts is ended together with it.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, env=environment(threads),
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment(threads),
             start_new_session=True,
         )  # fmt: skip
         assert self._process.stdin is not None
@@ -77,7 +77,7 @@ class Worker:
         return self.read(limit)
 
     def read(self, limit: float) -> dict[str, Any]:
-        """What the process says next.  Raises PeerError as ``ask``."""
+        """The next answer of the process.  Raises PeerError as ``ask``."""
         until = time.monotonic() + limit
         while b"\n" not in self._unread:
             if not self._wait(until):
@@ -112,15 +112,15 @@ class Worker:
                 pass
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(max(0.0, until - time.monotonic()))
-        with contextlib.suppress(OSError):  # nobody of the group may be left
+        with contextlib.suppress(OSError):  # the whole group may have ended
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for stream in (self._in, self._out, self._complaints):
+        for stream in (self._in, self._out, self._stderr):
             with contextlib.suppress(OSError):
                 stream.close()
 
     def _wait(self, until: float) -> bool:
-        """Whether there is something to read before that time; the end of the process is something too."""
+        """Whether there is something to read before that time, the end of the output included."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._out, selectors.EVENT_READ)
             return bool(selector.select(max(0.0, until - time.monotonic())))
@@ -129,15 +129,15 @@ class Worker:
         return os.read(self._out.fileno(), 1 << 16)
 
     def _death(self) -> str:
-        """One line on how it ended, and its last words."""
+        """One line on how it ended, with the last line that it wrote to stderr."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(LEAVING)  # its pipe is closed, so it is about to end
         code = self._process.returncode
-        self._complaints.seek(0)
-        words = [line.strip() for line in self._complaints.read().decode(errors="replace").splitlines()]
+        self._stderr.seek(0)
+        lines = [line.strip() for line in self._stderr.read().decode(errors="replace").splitlines()]
         self.end(at_once=True)
         how = f"ended by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
-        return ": ".join([self.name, f"its process {how}", *[word[:300] for word in words if word][-1:]])
+        return ": ".join([self.name, f"its process {how}", *[line[:300] for line in lines if line][-1:]])
 
 
 class Peer:
@@ -160,7 +160,7 @@ class Peer:
 def peer(
     name: str, size: Size, threads: int, *, start_limit: float = 300.0, answer_limit: float = 60.0
 ) -> Iterator[Peer]:
-    """A peer that is warm and waits, with ``threads`` threads in all; its process ends with the block.
+    """A peer that is warmed up and waits, with ``threads`` threads in all; its process ends with the block.
 
     Raises PeerError, one line, where it is not installed or does not run here.
     """

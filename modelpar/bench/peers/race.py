@@ -1,4 +1,4 @@
-"""The engine and its peers in turn, and the rounds in which the machine had two processors to give."""
+"""The engine and its peers, measured in turn; rounds without two free processors are discarded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 from modelpar.bench.peers.process import PeerError
 
-LEAST_RATIO = 1.6  # of an SGEMM with two threads to one with one thread: below, somebody else had the second processor
+LEAST_RATIO = 1.6  # of SGEMM's rates with two threads and with one: below, another process had the second processor
 ENGINE = "engine"
 
 Pair = tuple[float, float]  # GFLOP/s of an SGEMM with one thread, with two
 
 
 class Side(Protocol):
-    """What is measured beside the engine, a :class:`Peer` for example."""
+    """A competitor of the engine, a :class:`Peer` for example."""
 
     name: str
 
@@ -52,19 +52,19 @@ def race(
         pairs.append(sgemm(seconds))
     done = 0
     while done < rounds or (len(kept) < rounds and done < rounds + spare):
-        found = _round(sides, done, seconds, failed)
+        rates = _round(sides, done, seconds, failed)
         done += 1
         if sgemm is not None:
             pairs.append(sgemm(seconds))
             ratios.append(min(two / one for one, two in pairs[-2:]))  # what ends this round begins the next
             if ratios[-1] < least_ratio:
                 continue
-        kept.append(found)
+        kept.append(rates)
     names = [name for name in sides if name != ENGINE] if kept else []
     return {
         "rounds": len(kept),
         "discarded": done - len(kept),
-        "engine": _spread([found[ENGINE] for found in kept]) if kept else None,
+        "engine": _spread([rates[ENGINE] for rates in kept]) if kept else None,
         "peers": {name: _against_engine(kept, name) for name in names},
         "failed": failed,
         "sgemm": _of_pairs(pairs, ratios) if sgemm is not None else None,
@@ -77,14 +77,14 @@ def _round(
     """Samples a second of every side; sides that fail are taken out.  Each round begins with another side."""
     names = list(sides)
     first = number % len(names)
-    found = {}
+    rates = {}
     for name in names[first:] + names[:first]:
         try:
-            found[name] = sides[name](seconds)
+            rates[name] = sides[name](seconds)
         except PeerError as error:
             failed[name] = str(error)
             del sides[name]
-    return found
+    return rates
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -92,8 +92,8 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _against_engine(kept: list[dict[str, float]], name: str) -> dict[str, float]:
-    ratio = median(found[ENGINE] / found[name] for found in kept)
-    return {**_spread([found[name] for found in kept]), "ratio": ratio}
+    ratio = median(rates[ENGINE] / rates[name] for rates in kept)
+    return {**_spread([rates[name] for rates in kept]), "ratio": ratio}
 
 
 def _of_pairs(pairs: list[Pair], ratios: list[float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""NumPy's SGEMM with one thread and with two: whether this machine has two processors to give just now."""
+"""NumPy's SGEMM with one thread and with two: whether two processors of this machine are free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from modelpar.bench.peers.worker import Measure, Order, serve
 
-SIDE = 1024  # of the matrices: some milliseconds a product, and what two threads need beside products is no matter
+SIDE = 1024  # of the matrices: some milliseconds a product, so the overhead of two threads does not matter
 
 
 def prepare(order: Order) -> Measure:
@@ -23,18 +23,18 @@ def prepare(order: Order) -> Measure:
         np.matmul(left, right, out=out)
 
     def measure(seconds: float) -> dict[str, Any]:
-        found = []
+        rates = []
         for threads in (1, order.threads):
             with threadpool_limits(threads, user_api="blas"):
-                found.append(2.0 * SIDE**3 / _seconds_of(product, seconds) / 1e9)
-        return {"gflops": found}
+                rates.append(2.0 * SIDE**3 / _seconds_of(product, seconds) / 1e9)
+        return {"gflops": rates}
 
     measure(0.0)
     return measure
 
 
 def _seconds_of(work: Callable[[], None], seconds: float) -> float:
-    """Of one call, over calls that take at least so long."""
+    """The seconds of one call, over calls that take at least ``seconds``."""
     work()
     started, calls, taken = time.perf_counter(), 0, 0.0
     while taken < seconds or not calls:

@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 def estimator(n_samples: int, n_visible: int, n_hidden: int, seed: int = 0) -> Any:
     """A ``BernoulliRBM`` as ``fit`` leaves it after looking at data in single precision.
 
-    ``partial_fit`` would go to double precision, and ``fit`` would begin anew at each call; the step itself is what
+    ``partial_fit`` would go to double precision, and ``fit`` would start again at each call; the step itself is what
     ``fit`` does with every minibatch, without its checks of the input.
     """
     from sklearn.neural_network import BernoulliRBM

@@ -13,53 +13,30 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
-from modelpar.bench.peers.torch_peer import set_up, torch
-from modelpar.bench.peers.worker import DECAY, MOMENTUM, ONES, RATE, WARM_STEPS, Measure, Order, parse, serve, unbind
+from modelpar.bench.peers.torch_peer import TorchRBM, set_up, torch
+from modelpar.bench.peers.worker import ONES, WARM_STEPS, Measure, Order, parse, serve, unbind
 
 dist: Any = import_module("torch.distributed")
-
-Tensor = Any
 
 RANKS = 2
 PATIENCE = timedelta(minutes=5)
 
 
-class TorchShard:
+class TorchShard(TorchRBM):
     """W (n_hidden_owned, n_visible), b, c (n_hidden_owned,) and their velocities; b is the same on every rank.
 
-    The visible draws come from a generator that all ranks seed alike: cheaper than to send states.
+    ``step`` is collective, with the same samples on every rank.  The visible draws come from a generator that all ranks
+    seed alike: cheaper than to send states.
     """
 
     def __init__(self, n_samples: int, n_visible: int, n_hidden_owned: int, rank: int) -> None:
-        self.own, self.shared = (torch.Generator().manual_seed(seed) for seed in (1 + rank, 0))
-        self.W = torch.randn(n_hidden_owned, n_visible, generator=self.own).mul_(0.01)
-        self.b, self.c = torch.zeros(n_visible), torch.zeros(n_hidden_owned)
-        self.velocity_W, self.velocity_b, self.velocity_c = (torch.zeros_like(x) for x in (self.W, self.b, self.c))
-        self.v, self.p = torch.empty(2 * n_samples, n_visible), torch.empty(2 * n_samples, n_hidden_owned)
-        self.h, self.draws_h = (torch.empty(n_samples, n_hidden_owned) for _ in range(2))
-        self.votes, self.draws_v = (torch.empty(n_samples, n_visible) for _ in range(2))
+        own, shared = (torch.Generator().manual_seed(seed) for seed in (1 + rank, 0))
+        super().__init__(n_samples, n_visible, n_hidden_owned, hidden_draws=own, visible_draws=shared)
 
-    @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def step(self, v0: Tensor) -> None:
-        """Learn from one minibatch.   v0 (n_samples, n_visible), states, the same on every rank.  Collective."""
-        n = len(v0)
-        self.v[:n] = v0
-        v1, p0, p1 = self.v[n:], self.p[:n], self.p[n:]
-        torch.addmm(self.c, v0, self.W.T, out=p0)
-        torch.lt(self.draws_h.uniform_(generator=self.own), p0.sigmoid_(), out=self.h)
-        torch.mm(self.h, self.W, out=self.votes)
-        dist.all_reduce(self.votes)
-        self.votes.add_(self.b).sigmoid_()
-        torch.lt(self.draws_v.uniform_(generator=self.shared), self.votes, out=v1)
-        torch.addmm(self.c, v1, self.W.T, out=p1)
-        p1.sigmoid_().neg_()
-        gain = RATE / n
-        self.velocity_W.addmm_(self.p.T, self.v, beta=MOMENTUM, alpha=gain).add_(self.W, alpha=-RATE * DECAY)
-        self.velocity_b.mul_(MOMENTUM).add_((v0 - v1).sum(0), alpha=gain)
-        self.velocity_c.mul_(MOMENTUM).add_(self.p.sum(0), alpha=gain)
-        self.W.add_(self.velocity_W)
-        self.b.add_(self.velocity_b)
-        self.c.add_(self.velocity_c)
+    def add_up_votes(self) -> None:
+        torch.mm(self.h, self.W, out=self.mean_v)
+        dist.all_reduce(self.mean_v)
+        self.mean_v.add_(self.b)
 
 
 class Rank:
@@ -86,7 +63,7 @@ class Rank:
             self.shard.step(self.v0)
 
     def dismiss(self) -> None:
-        """End the other ranks, and see them gone."""
+        """End the other ranks, and wait for their ends."""
         for other in self.others:
             other.communicate()  # it ends with its input
 
@@ -109,7 +86,7 @@ def prepare(order: Order) -> Measure:
 
     def measure(seconds: float) -> dict[str, Any]:
         rank.steps(1)  # the others' rounds have taken the caches
-        # Some numbers of steps, each a quarter of the time: a rank that had to ask before every step would be slower.
+        # The other ranks are told numbers of steps, each for a quarter of the time: a message a step would be slower.
         chunk = max(1, int(seconds / once / 4))
         started, steps, taken = time.perf_counter(), 0, 0.0
         while taken < seconds or not steps:
@@ -122,7 +99,7 @@ def prepare(order: Order) -> Measure:
 
 
 def follow(order: Order) -> None:
-    """The life of a rank that is not the first."""
+    """The loop of a rank that is not the first."""
     rank = Rank(order)
     for line in sys.stdin:
         rank.steps(int(line))

@@ -23,8 +23,12 @@ class TorchRBM:
     probabilities: ``torch.bernoulli`` of a tensor takes several times as long.
     """
 
-    def __init__(self, n_samples: int, n_visible: int, n_hidden: int) -> None:
-        self.W = torch.randn(n_hidden, n_visible).mul_(0.01)
+    def __init__(
+        self, n_samples: int, n_visible: int, n_hidden: int, *, hidden_draws: Any = None, visible_draws: Any = None
+    ) -> None:
+        """``hidden_draws`` and ``visible_draws`` are generators; PyTorch's own where None."""
+        self.hidden_draws, self.visible_draws = hidden_draws, visible_draws
+        self.W = torch.randn(n_hidden, n_visible, generator=hidden_draws).mul_(0.01)
         self.b, self.c = torch.zeros(n_visible), torch.zeros(n_hidden)
         self.velocity_W, self.velocity_b, self.velocity_c = (torch.zeros_like(x) for x in (self.W, self.b, self.c))
         self.v = torch.empty(2 * n_samples, n_visible)  # states of the data, then of the model
@@ -39,9 +43,9 @@ class TorchRBM:
         self.v[:n] = v0
         v1, p0, p1 = self.v[n:], self.p[:n], self.p[n:]
         torch.addmm(self.c, v0, self.W.T, out=p0)
-        torch.lt(self.draws_h.uniform_(), p0.sigmoid_(), out=self.h)
-        torch.addmm(self.b, self.h, self.W, out=self.mean_v)
-        torch.lt(self.draws_v.uniform_(), self.mean_v.sigmoid_(), out=v1)
+        torch.lt(self.draws_h.uniform_(generator=self.hidden_draws), p0.sigmoid_(), out=self.h)
+        self.add_up_votes()
+        torch.lt(self.draws_v.uniform_(generator=self.visible_draws), self.mean_v.sigmoid_(), out=v1)
         torch.addmm(self.c, v1, self.W.T, out=p1)
         p1.sigmoid_().neg_()
         gain = RATE / n
@@ -51,6 +55,10 @@ class TorchRBM:
         self.W.add_(self.velocity_W)
         self.b.add_(self.velocity_b)
         self.c.add_(self.velocity_c)
+
+    def add_up_votes(self) -> None:
+        """``mean_v`` before the sigmoid: the biases and the hidden units' votes."""
+        torch.addmm(self.b, self.h, self.W, out=self.mean_v)
 
     @property
     def state(self) -> tuple[Tensor, ...]:

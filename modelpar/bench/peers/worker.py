@@ -1,4 +1,4 @@
-"""A peer's own process: it prepares, says so, and then measures whenever a line asks for it.
+"""A peer's own process: it prepares, reports that it is ready, and measures each time that a line asks for it.
 
 Lines in: ``go SECONDS``, ``quit``.  Lines out: JSON, one for "ready" and one for each ``go``.
 """
@@ -17,7 +17,7 @@ from typing import Any
 Measure = Callable[[float], dict[str, Any]]  # seconds -> what is answered
 
 RATE, MOMENTUM, DECAY = 0.001, 0.9, 2e-4  # of every peer: those of the engine's benchmark
-ONES = 0.2  # part of the visible states that are on
+ONES = 0.2  # fraction of the visible states that are on
 WARM_STEPS = 3
 # A pool of threads spins for some milliseconds after its last work.  Answering only then leaves the processors to the
 # side that is measured next.
@@ -26,7 +26,7 @@ SETTLING = 0.1
 
 @dataclass(frozen=True)
 class Order:
-    """What the benchmark wants of this process."""
+    """The options with which the benchmark starts this process."""
 
     size: tuple[int, int, int]  # batch, visible units, hidden units
     threads: int
@@ -48,8 +48,8 @@ def parse(arguments: list[str]) -> Order:
 
 
 def serve(prepare: Callable[[Order], Measure]) -> None:
-    """The life of the process.  ``prepare`` gets everything ready and warm."""
-    # Libraries that print would spoil the answers: what they write goes where complaints go.
+    """The loop of the process.  ``prepare`` makes the network and warms it up."""
+    # Libraries that print would spoil the answers: their output goes to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
@@ -69,7 +69,7 @@ def serve(prepare: Callable[[Order], Measure]) -> None:
 
 
 def timed(step: Callable[[], object], n_samples: int) -> Measure:
-    """Measures steps, after some that warm up."""
+    """A function that measures steps; some are taken here to warm up."""
     for _ in range(WARM_STEPS):
         step()
 
@@ -91,7 +91,7 @@ def unbind(threads: int) -> None:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
-def _say(answers: Any, what: dict[str, Any]) -> None:
+def _say(answers: Any, answer: dict[str, Any]) -> None:
     time.sleep(SETTLING)
-    answers.write(json.dumps(what) + "\n")
+    answers.write(json.dumps(answer) + "\n")
     answers.flush()

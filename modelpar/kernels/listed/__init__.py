@@ -1,1 +1,1 @@
-"""Kernels of listed connections: weights of single connections, block after block."""
+"""Kernels of listed connections, whose weights are stored one by one, block by block."""

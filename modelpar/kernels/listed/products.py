@@ -1,13 +1,14 @@
 """Products and statistics of weights that are lists of connections, block by block: loops of one thread.
 
-A *block* is the connections of units that have the same inputs (its *members*): all maps of a locally connected layer
-at one position, say.  The inputs are listed once, and what is read of them serves every member.  Flat arrays hold all
-blocks of a product; block g has
+A *block* is the connections of units that have the same inputs (its *members*), for example all maps of a locally
+connected layer at one position.  The inputs are listed once, and data read for them serve every member.  Flat arrays
+hold all blocks of a product; block g has
 
-    inputs[first[g] : first[g + 1]]           units that are summed over, as positions in the array of activations
-    outs[members[g] : members[g + 1]]         its members, as positions in the array of results
-    at[members[g] : members[g + 1]]           where in W the weights of each member begin, one after the other
-    places[first[g] : first[g + 1]]           or, where ``places`` is not empty, where each weight of its only member is
+    inputs[first[g] : first[g + 1]]        units that are summed over, as positions in the array of activations
+    outs[members[g] : members[g + 1]]      its members, as positions in the array of results
+    starts[members[g] : members[g + 1]]    position in W of the first weight of each member; the others follow it
+    positions[first[g] : first[g + 1]]     if it is not empty, instead of starts: position in W of each weight of the
+                                           block's only member
 
 Without compilation ``modelpar.weights.sparse`` does the same by scipy.sparse.
 """
@@ -17,20 +18,21 @@ from __future__ import annotations
 import numpy as np
 
 from modelpar.kernels.llvm.listed import TILE, sums_1x1, sums_1x2, sums_1x4, sums_2x1, sums_2x2, sums_4x1
-from modelpar.kernels.llvm.lookup import count_bits
+from modelpar.kernels.llvm.vectors import count_bits
 from modelpar.kernels.products.subset_sums import aligned_int32
 from modelpar.kernels.sampling.philox import gaussian_rows
+from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
 
 WORD = 64
 
 
 @njit(cache=True, nogil=True)
-def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W, scale, words, origin, out):  # type: ignore[no-untyped-def]
+def sum_blocks(start, stop, first, inputs, members, outs, starts, positions, widest, W, scale, words, origin, out):  # type: ignore[no-untyped-def]
     """out[member] (batch,) int32 = sum of round(W * scale) of the inputs that are on; blocks ``start .. stop - 1``.
 
-    words (units, n_words) uint64, one plane; out (units, batch); with an ``origin``, 0 or more, member m is row
-    m - origin of out, whatever unit it is
+    words (units, n_words) uint64, one plane; out (units, batch); with an ``origin`` of 0 or more, the sums of member m
+    are written to row m - origin of out instead of row outs[m]
     """
     n_words, batch = words.shape[1], out.shape[1]
     padded = (n_words + TILE - 1) // TILE * TILE
@@ -50,17 +52,17 @@ def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W,
                 states[w, k] = row[w]
         low = members[g]
         while low < members[g + 1]:
-            left = members[g + 1] - low
-            n_units = 4 if left >= 3 else left
+            remaining = members[g + 1] - low
+            n_units = 4 if remaining >= 3 else remaining
             for u in range(n_units):
-                if u >= left:
+                if u >= remaining:
                     for k in range(n):
                         weights[k * n_units + u] = 0
-                elif len(places):
+                elif len(positions):
                     for k in range(n):
-                        weights[k * n_units + u] = np.int32(np.rint(W[places[begin + k]] * scale))
+                        weights[k * n_units + u] = np.int32(np.rint(W[positions[begin + k]] * scale))
                 else:
-                    source = at[low + u]
+                    source = starts[low + u]
                     for k in range(n):
                         weights[k * n_units + u] = np.int32(np.rint(W[source + k] * scale))
             w = 0
@@ -85,7 +87,7 @@ def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W,
                     sums_1x1(source, stride, weights.ctypes.data, n, sums.ctypes.data)
                 low_sample = w * WORD
                 n_samples = min(batch - low_sample, tile * WORD)
-                for u in range(min(n_units, left)):
+                for u in range(min(n_units, remaining)):
                     row = outs[low + u] if origin < 0 else low + u - origin
                     target = out[row, low_sample : low_sample + n_samples]
                     source_row = sums[u * tile * WORD : u * tile * WORD + n_samples]
@@ -96,10 +98,10 @@ def sum_blocks(start, stop, first, inputs, members, outs, at, places, widest, W,
 
 
 @njit(cache=True, nogil=True)
-def multiply_blocks(start, stop, first, inputs, members, outs, at, places, W, steps, x, out):  # type: ignore[no-untyped-def]
+def multiply_blocks(start, stop, first, inputs, members, outs, starts, positions, W, steps, x, out):  # type: ignore[no-untyped-def]
     """out[member] = sum of W * x over the inputs, in their order.   x (units, batch), out (units, batch) of one type
 
-    steps   weights are rounded to multiples of 1 / steps; 0: as they are
+    steps   weights are rounded to multiples of 1 / steps; 0: not rounded
     """
     for g in range(start, stop):
         begin, n = first[g], first[g + 1] - first[g]
@@ -107,7 +109,7 @@ def multiply_blocks(start, stop, first, inputs, members, outs, at, places, W, st
             target = out[outs[m]]
             target[:] = 0
             for k in range(n):
-                weight = x.dtype.type(W[places[begin + k]] if len(places) else W[at[m] + k])
+                weight = x.dtype.type(W[positions[begin + k]] if len(positions) else W[starts[m] + k])
                 if steps > 0:
                     weight = np.rint(weight * steps) / steps
                 row = x[inputs[begin + k]]
@@ -117,9 +119,9 @@ def multiply_blocks(start, stop, first, inputs, members, outs, at, places, W, st
 
 @njit(cache=True, nogil=True)
 def add_counts(counts, n, gathered, words, sign):  # type: ignore[no-untyped-def]
-    """counts[k] += sign * (ones that unit k of ``gathered`` (n_words, n) has in common with ``words``, by plane).
+    """counts[k] += sign * (common ones of unit k of ``gathered`` (n_words, n) and each plane of ``words``).
 
-    words (planes, n_words): plane p counts 2^p
+    words (planes, n_words): ones of plane p count 2^p
     """
     n_planes, n_words = words.shape
     for w in range(n_words):
@@ -160,7 +162,7 @@ def count_member(counts, n, data, model, s0, s1):  # type: ignore[no-untyped-def
 
 @njit(cache=True, nogil=True)
 def learn_blocks(  # type: ignore[no-untyped-def]
-    start, stop, first, inputs, members, outs, at, widest, v0, s0, v1, s1, W, V, carry, gain, shrink
+    start, stop, first, inputs, members, outs, starts, widest, v0, s0, v1, s1, W, V, carry, gain, shrink
 ):
     """C = v0 s0^T - v1 s1^T on the connections, then V = carry V + gain C; V -= shrink W; W += V.
 
@@ -174,17 +176,12 @@ def learn_blocks(  # type: ignore[no-untyped-def]
         gather_words(v1, inputs[first[g] : first[g + 1]], model)
         for m in range(members[g], members[g + 1]):
             count_member(counts, n, data, model, s0[outs[m]], s1[outs[m]])
-            weights, velocities = W[at[m] : at[m] + n], V[at[m] : at[m] + n]
-            for k in range(n):
-                velocity = carry * velocities[k] + gain * W.dtype.type(counts[k])
-                velocity -= shrink * weights[k]
-                velocities[k] = velocity
-                weights[k] += velocity
+            update_row(W[starts[m] : starts[m] + n], V[starts[m] : starts[m] + n], counts, carry, gain, shrink)
 
 
 @njit(cache=True, nogil=True)
-def count_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, v1, s1, out):  # type: ignore[no-untyped-def]
-    """out (connections,) = C as in ``learn_blocks``, of a type that holds it"""
+def count_blocks(start, stop, first, inputs, members, outs, starts, widest, v0, s0, v1, s1, out):  # type: ignore[no-untyped-def]
+    """out (connections,), of a type that can represent it, = C as in ``learn_blocks``"""
     counts = np.zeros(widest, np.int64)
     data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v1.shape[1], widest), np.uint64)
     for g in range(start, stop):
@@ -193,13 +190,13 @@ def count_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, 
         gather_words(v1, inputs[first[g] : first[g + 1]], model)
         for m in range(members[g], members[g + 1]):
             count_member(counts, n, data, model, s0[outs[m]], s1[outs[m]])
-            target = out[at[m] : at[m] + n]
+            target = out[starts[m] : starts[m] + n]
             for k in range(n):
                 target[k] = counts[k]
 
 
 @njit(cache=True, nogil=True)
-def add_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, v1, s1, V, gain):  # type: ignore[no-untyped-def]
+def add_blocks(start, stop, first, inputs, members, outs, starts, widest, v0, s0, v1, s1, V, gain):  # type: ignore[no-untyped-def]
     """V (connections,) = V + gain * C as in ``learn_blocks``"""
     counts = np.zeros(widest, np.int64)
     data, model = np.zeros((v0.shape[1], widest), np.uint64), np.zeros((v1.shape[1], widest), np.uint64)
@@ -209,14 +206,16 @@ def add_blocks(start, stop, first, inputs, members, outs, at, widest, v0, s0, v1
         gather_words(v1, inputs[first[g] : first[g + 1]], model)
         for m in range(members[g], members[g + 1]):
             count_member(counts, n, data, model, s0[outs[m]], s1[outs[m]])
-            target = V[at[m] : at[m] + n]
+            target = V[starts[m] : starts[m] + n]
             for k in range(n):
                 target[k] += gain * V.dtype.type(counts[k])
 
 
 @njit(cache=True, nogil=True)
-def count_soft_blocks(start, stop, first, inputs, members, outs, at, v0, p0, v1, p1, scale, out):  # type: ignore[no-untyped-def]
-    """out (connections,) int64 = sum over the samples in which the input is on of round(p * scale), data less model.
+def count_probability_blocks(  # type: ignore[no-untyped-def]
+    start, stop, first, inputs, members, outs, starts, v0, p0, v1, p1, scale, out
+):
+    """out (connections,) int64 = sum of round(p * scale) over the samples in which the input is on, data minus model.
 
     v0, v1 (units, n_words) uint64; p0, p1 (units, batch) float32
     """
@@ -237,12 +236,12 @@ def count_soft_blocks(start, stop, first, inputs, members, outs, at, v0, p0, v1,
                         bit = np.uint64(s - w * WORD)
                         total += steps[0, s] * np.int64((a >> bit) & np.uint64(1))
                         total -= steps[1, s] * np.int64((b >> bit) & np.uint64(1))
-                out[at[m] + k] = total
+                out[starts[m] + k] = total
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def dot(a, b):  # type: ignore[no-untyped-def]
-    """Sum of products of two rows (batch,), in an order that depends on their length only."""
+    """Dot product of two rows (batch,), added in an order that depends only on their length."""
     total = a.dtype.type(0)
     for s in range(len(a)):
         total += a[s] * b[s]
@@ -250,36 +249,36 @@ def dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def add_products(start, stop, first, inputs, members, outs, at, v, s, V, gain, carry):  # type: ignore[no-untyped-def]
+def add_products(start, stop, first, inputs, members, outs, starts, v, s, V, gain, carry):  # type: ignore[no-untyped-def]
     """V = carry * V + gain * v s^T on the connections.   v, s (units, batch) and V (connections,) of one type"""
     for g in range(start, stop):
         n = first[g + 1] - first[g]
         for m in range(members[g], members[g + 1]):
             row = s[outs[m]]
-            target = V[at[m] : at[m] + n]
+            target = V[starts[m] : starts[m] + n]
             for k in range(n):
-                found = gain * dot(v[inputs[first[g] + k]], row)
-                target[k] = carry * target[k] + found if carry != 0 else found
+                product = gain * dot(v[inputs[first[g] + k]], row)
+                target[k] = carry * target[k] + product if carry != 0 else product
 
 
 @njit(cache=True, nogil=True)
-def draw_weights(first, inputs, members, outs, at, units, columns, tag, key0, key1, W):  # type: ignore[no-untyped-def]
-    """W[connection] = the normal draw of the visible unit's id and the hidden unit's, as a dense matrix has it.
+def draw_weights(first, inputs, members, outs, starts, units, columns, tag, key0, key1, W):  # type: ignore[no-untyped-def]
+    """W[connection] = the normal draw of the visible unit's id and the hidden unit's, the same as for a dense matrix.
 
-    units (inputs' positions,) and columns (outs' positions,) are global ids, as philox.gaussian_rows wants them
+    units (inputs' positions,) and columns (outs' positions,) are global ids, as for philox.gaussian_rows
     """
     for g in range(len(first) - 1):
         n = first[g + 1] - first[g]
         ids = units[inputs[first[g] : first[g + 1]]]
         for m in range(members[g], members[g + 1]):
-            row = W[at[m] : at[m] + n].reshape(n, 1)
+            row = W[starts[m] : starts[m] + n].reshape(n, 1)
             row[:] = 0
             gaussian_rows(row, 0, columns[outs[m] : outs[m] + 1], ids, tag, key0, key1, row)
 
 
 @njit(cache=True, nogil=True)
 def norms(W, starts, out):  # type: ignore[no-untyped-def]
-    """out[j] = Euclidean length of W[starts[j] : starts[j + 1]]: summed in order, in float64"""
+    """out[j] = Euclidean norm of W[starts[j] : starts[j + 1]], summed in order, in float64"""
     for j in range(len(out)):
         total = 0.0
         for k in range(starts[j], starts[j + 1]):
@@ -288,12 +287,12 @@ def norms(W, starts, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def scale_members(first, members, outs, at, factors, W):  # type: ignore[no-untyped-def]
-    """The weights of every member, times the factor (units,) of its unit."""
+def scale_members(first, members, outs, starts, factors, W):  # type: ignore[no-untyped-def]
+    """Multiply the weights of every member by the factor (units,) of its unit."""
     for g in range(len(first) - 1):
         n = first[g + 1] - first[g]
         for m in range(members[g], members[g + 1]):
             factor = factors[outs[m]]
             if factor != 1:
-                for k in range(at[m], at[m] + n):
+                for k in range(starts[m], starts[m] + n):
                     W[k] *= factor

@@ -1,4 +1,4 @@
-"""From listed connections to packed states while the sums are in cache: those of some units, then all that follows."""
+"""From listed connections to packed states while sums are in cache: sums of some units, then bias, sigmoid, draw."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from modelpar.machine.compilation import njit
 
 @njit(cache=True, nogil=True)
 def sample_blocks(  # type: ignore[no-untyped-def]
-    first, inputs, members, outs, at, places, widest, W, scale, words, batch, bias, start, stop, draw, wanted
+    first, inputs, members, outs, starts, positions, widest, W, scale, words, batch, bias, start, stop, draw, wanted
 ):
-    """Sums, bias, sigmoid, draw, packing of the members of blocks ``start .. stop - 1``; returns the sum of squared
+    """Sums, bias, sigmoid, draw and packing of the members of blocks ``start .. stop - 1``; returns the sum of squared
     errors.
 
-    Blocks are those of ``kernels.listed.products``; bias, draw and wanted as in ``kernels.products.draw``, by the
+    Arrays of blocks as in ``kernels.listed.products``; bias, draw and wanted as in ``kernels.products.draw``, by the
     members' positions.
     """
     most = PANEL
@@ -34,7 +34,7 @@ def sample_blocks(  # type: ignore[no-untyped-def]
         while end < stop and members[end + 1] - origin <= most:
             end += 1
         rows = outs[origin : members[end]]
-        sum_blocks(g, end, first, inputs, members, outs, at, places, widest, W, scale, words, origin, sums)
+        sum_blocks(g, end, first, inputs, members, outs, starts, positions, widest, W, scale, words, origin, sums)
         probabilities(sums, step, bias, rows, p)
         error += draw_panel(p, batch, rows, draw, wanted)
         g = end

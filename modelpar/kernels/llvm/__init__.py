@@ -1,1 +1,1 @@
-"""Kernels written in vectors of LLVM, for processors that have what they need."""
+"""Building blocks of kernels, written as LLVM vector instructions."""

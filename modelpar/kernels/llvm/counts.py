@@ -1,4 +1,4 @@
-"""Vector operations of the statistics: ANDed words and counted ones; see ``kernels.llvm.lookup``."""
+"""Vector operations of the statistics: ANDed words and counted ones; see ``kernels.llvm.vectors``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from modelpar.kernels.llvm.lookup import I32, I64, LANE32, LANES, constant, function, load, spread
+from modelpar.kernels.llvm.vectors import I32, I64, LANE32, LANES, constant, function, load, spread
 
 
 def _count_tile(rows: int, *, alone: bool = False) -> Any:
-    """The intrinsic for tiles of so many rows: their counts stay in registers while words and planes go by.
+    """Return the intrinsic for tiles of this many rows, which keeps their counts in registers.
 
-    alone   of the model's phase only, which has minus ones; v0 and s0 are not looked at
+    alone   only the model's phase is counted, with negative sign; v0 and s0 are not read
     """
 
     @intrinsic
@@ -40,10 +40,10 @@ def _count_tile(rows: int, *, alone: bool = False) -> Any:
             b.branch(outer)
 
             b.position_at_end(outer)  # from the highest plane down: counts are doubled, then the plane's are added
-            left = b.phi(I64)
-            left.add_incoming(planes, before)
+            remaining = b.phi(I64)
+            remaining.add_incoming(planes, before)
             kept = [b.phi(LANE32) for _ in range(rows)]
-            plane = b.mul(b.mul(b.sub(left, one), n_words), word_stride)
+            plane = b.mul(b.mul(b.sub(remaining, one), n_words), word_stride)
             doubled = [b.shl(count, constant(LANE32, 1)) for count in kept]
             b.branch(inner)
 
@@ -71,8 +71,8 @@ def _count_tile(rows: int, *, alone: bool = False) -> Any:
             b.cbranch(b.icmp_signed("<", following, n_words), inner, next_plane)
 
             b.position_at_end(next_plane)
-            fewer = b.sub(left, one)
-            left.add_incoming(fewer, next_plane)
+            fewer = b.sub(remaining, one)
+            remaining.add_incoming(fewer, next_plane)
             for count, total in zip(kept, sums, strict=True):
                 count.add_incoming(ir.Constant(LANE32, None), before)
                 count.add_incoming(total, next_plane)
@@ -80,8 +80,8 @@ def _count_tile(rows: int, *, alone: bool = False) -> Any:
 
             b.position_at_end(after)
             for r, total in enumerate(sums):
-                place = b.add(counts, b.mul(count_stride, ir.Constant(I64, r)))
-                b.store(total, b.inttoptr(place, LANE32.as_pointer()), align=4)
+                address = b.add(counts, b.mul(count_stride, ir.Constant(I64, r)))
+                b.store(total, b.inttoptr(address, LANE32.as_pointer()), align=4)
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 10), build
@@ -96,9 +96,9 @@ count_model_tile, count_model_row = _count_tile(TILE, alone=True), _count_tile(1
 
 @intrinsic
 def transpose_16(typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
-    """target[r, c] = source[c, r] for 16 rows of 16 int32, rows so many bytes apart: addresses, at multiples of 64
+    """target[r, c] = source[c, r] for 16 rows of 16 int32; addresses at multiples of 64, strides in bytes
 
-    Four rounds in which rows exchange the lanes that differ from their own number in one bit.
+    In each of four rounds, rows whose numbers differ in one bit exchange the lanes that differ in this bit.
     """
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -112,8 +112,8 @@ def transpose_16(typingctx: Any, source: Any, source_stride: Any, target: Any, t
                     pair = rows[r], rows[r + bit]
                     rows[r], rows[r + bit] = (b.shuffle_vector(*pair, lanes) for lanes in (low, high))
         for r, row in enumerate(rows):
-            place = b.add(target, b.mul(target_stride, ir.Constant(I64, r)))
-            b.store(row, b.inttoptr(place, LANE32.as_pointer()), align=64)
+            address = b.add(target, b.mul(target_stride, ir.Constant(I64, r)))
+            b.store(row, b.inttoptr(address, LANE32.as_pointer()), align=64)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), build

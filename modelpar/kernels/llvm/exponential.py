@@ -1,6 +1,6 @@
-"""The constants of our exponential function: argument reduction by Cody and Waite (1980), and a polynomial.
+"""Constants of the exponential function: argument reduction by Cody and Waite (1980), and a polynomial.
 
-``exp(v) = 2^n exp(f)`` with ``n`` the nearest whole number to ``v / ln 2`` and ``|f| <= ln(2) / 2``.
+``exp(v) = 2^n exp(f)`` with ``n`` the nearest integer to ``v / ln 2`` and ``|f| <= ln(2) / 2``.
 """
 
 from __future__ import annotations

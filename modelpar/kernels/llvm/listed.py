@@ -1,7 +1,7 @@
-"""Sums of the weights of active units, in registers, for connections that are lists: as ``vector``, LLVM instructions.
+"""Vector operations of sums over listed connections; see ``kernels.llvm.vectors``.
 
-A weight is added in those of 16 lanes whose sample has its unit on: with AVX-512 one masked addition, for which the
-bits of the states are the mask as they are.
+A weight is added in those of 16 lanes whose sample has its unit on.  With AVX-512 this is one masked addition whose
+mask is the bits of the states.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from modelpar.kernels.llvm.lookup import I1, I16, I32, I64, LANE32, LANES, load, spread
+from modelpar.kernels.llvm.vectors import I1, I16, I32, I64, LANE32, LANES, load, spread
 
 TILE = 4  # units of a tile times its words of 64 samples: 16 of 32 registers hold sums
 MASK = ir.VectorType(I1, LANES)
@@ -20,11 +20,13 @@ PER_WORD = 4  # vectors of 16 samples
 
 
 def _masked_sums(units: int, n_words: int) -> Any:
+    """Return the intrinsic for tiles of ``units`` units and ``n_words`` words of samples."""
+
     @intrinsic
     def masked_sums(typingctx: Any, words: Any, stride: Any, weights: Any, n: Any, sums: Any) -> Any:
         """sums[u, s] = sum over k of weights[k, u] where bit s of words[., k] is set
 
-        words    address of uint64 [w, k] at w * stride + 8 k: samples 64 w and following of the unit k
+        words    address of uint64 [w, k] at w * stride + 8 k: samples 64 w .. 64 w + 63 of unit k
         weights  address of int32 [k, units]
         n        incoming units, at least 1
         sums     address of int32 [u, 64 n_words], 64-byte aligned
@@ -58,8 +60,8 @@ def _masked_sums(units: int, n_words: int) -> Any:
             b.cbranch(b.icmp_signed("<", following, n), loop, after)
             b.position_at_end(after)
             for i, end in enumerate(ends):
-                place = b.inttoptr(b.add(sums, ir.Constant(I64, 4 * LANES * i)), LANE32.as_pointer())
-                b.store(end, place, align=64)
+                pointer = b.inttoptr(b.add(sums, ir.Constant(I64, 4 * LANES * i)), LANE32.as_pointer())
+                b.store(end, pointer, align=64)
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 5), build

@@ -1,4 +1,4 @@
-"""Vector operations of the passes after a product: sigmoid, random words, draws, packing; see ``llvm.lookup``."""
+"""Vector operations of what follows a product: sigmoid, random words, draws, packing; see ``kernels.llvm.vectors``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from modelpar.kernels.llvm import exponential
-from modelpar.kernels.llvm.lookup import FLOAT32, I1, I16, I32, I64, LANE32, LANES, constant, function, load, spread
+from modelpar.kernels.llvm.vectors import FLOAT32, I1, I16, I32, I64, LANE32, LANES, constant, function, load, spread
 
 
 def _uniform(b: ir.IRBuilder, words: ir.Value) -> ir.Value:
-    """The upper 24 bits of 16 random words as floats in [0, 1)."""
+    """Return the upper 24 bits of 16 random words as floats in [0, 1)."""
     top = b.lshr(load(b, words, LANE32, 4), constant(LANE32, 8))
     unit = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 2.0**-24)] * LANES)
     return b.fmul(b.sitofp(top, FLOAT32), unit)
@@ -35,7 +35,7 @@ def draw_16(typingctx: Any, p: Any, words: Any) -> Any:
 
 @intrinsic
 def round_16(typingctx: Any, p: Any, words: Any, levels: Any, out: Any) -> Any:
-    """out = ceil(p * levels - draw) of 16 samples: p * levels rounded to whole numbers without bias.
+    """out = ceil(p * levels - draw) of 16 samples: p * levels rounded to integers without bias.
 
     p: address of float32 (16,); words: of random uint32 (16,); levels: float32; out: of int32 (16,)
     """
@@ -46,8 +46,8 @@ def round_16(typingctx: Any, p: Any, words: Any, levels: Any, out: Any) -> Any:
         floor = function(b, "llvm.floor.v16f32", FLOAT32, FLOAT32)
         low = b.call(floor, [y])
         up = b.fcmp_ordered("<", _uniform(b, words), b.fsub(y, low))
-        whole = b.add(b.fptosi(low, LANE32), b.zext(up, LANE32))
-        b.store(whole, b.inttoptr(out, LANE32.as_pointer()), align=4)
+        integers = b.add(b.fptosi(low, LANE32), b.zext(up, LANE32))
+        b.store(integers, b.inttoptr(out, LANE32.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.float32, types.intp), build
@@ -65,8 +65,8 @@ def plane_16(typingctx: Any, values: Any, plane: Any) -> Any:
 
 
 @intrinsic
-def store_16(typingctx: Any, place: Any, bits: Any) -> Any:
-    """The lower 16 bits of uint64 to an address."""
+def store_16(typingctx: Any, address: Any, bits: Any) -> Any:
+    """Store the lower 16 bits of a uint64 at an address."""
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         b.store(b.trunc(args[1], I16), b.inttoptr(args[0], I16.as_pointer()), align=2)
@@ -76,8 +76,8 @@ def store_16(typingctx: Any, place: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def load_16(typingctx: Any, place: Any) -> Any:
-    """16 bits from an address, as uint64."""
+def load_16(typingctx: Any, address: Any) -> Any:
+    """Load 16 bits from an address, as uint64."""
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return b.zext(load(b, args[0], I16, 2), I64)
@@ -87,7 +87,7 @@ def load_16(typingctx: Any, place: Any) -> Any:
 
 @intrinsic
 def squared_error_16(typingctx: Any, p: Any, bits: Any) -> Any:
-    """Sum over 16 samples of (bit - p)^2, each rounded to a multiple of 2^-20, in these.
+    """Sum over 16 samples of (bit - p)^2, each rounded to a multiple of 2^-20; in units of 2^-20.
 
     p: address of float32 (16,); bits: the lower 16 of uint64
     """
@@ -95,20 +95,20 @@ def squared_error_16(typingctx: Any, p: Any, bits: Any) -> Any:
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         p = load(b, args[0], FLOAT32, 4)
         one = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 1.0)] * LANES)
-        fine = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 2.0**20)] * LANES)
+        steps = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 2.0**20)] * LANES)
         half = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), 0.5)] * LANES)
         state = b.bitcast(b.trunc(args[1], I16), ir.VectorType(I1, LANES))
         miss = b.select(state, b.fsub(one, p), p)
-        whole = b.fptosi(b.fadd(b.fmul(b.fmul(miss, miss), fine), half), LANE32)
+        integers = b.fptosi(b.fadd(b.fmul(b.fmul(miss, miss), steps), half), LANE32)
         add = function(b, "llvm.vector.reduce.add.v16i32", I32, LANE32)
-        return b.sext(b.call(add, [whole]), I64)
+        return b.sext(b.call(add, [integers]), I64)
 
     return types.int64(types.intp, types.uint64), build
 
 
 @intrinsic
 def sigmoid_of_sums_16(typingctx: Any, sums: Any, step: Any, bias: Any, out: Any) -> Any:
-    """out = sigmoid(step * sums + bias) of 16 samples, in the very operations of ``epilogue.sigmoid32``.
+    """out = sigmoid(step * sums + bias) of 16 samples, by the same operations as ``epilogue.sigmoid32``.
 
     sums: address of int32 (16,); step, bias: float32; out: address of float32 (16,); both at multiples of 64
     """
@@ -133,8 +133,8 @@ def _sigmoid(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     rounded = b.fadd(b.fmul(v, same(exponential.LOG2E_32)), same(exponential.ROUND_32))
     n = b.fsub(rounded, same(exponential.ROUND_32))
     f = b.fsub(b.fsub(v, b.fmul(n, same(exponential.LN2_HIGH_32))), b.fmul(n, same(exponential.LN2_LOW_32)))
-    whole = b.add(b.bitcast(rounded, LANE32), constant(LANE32, int(exponential.BIAS_32)))
-    power = b.bitcast(b.shl(whole, constant(LANE32, int(exponential.SHIFT_32))), FLOAT32)
+    exponent = b.add(b.bitcast(rounded, LANE32), constant(LANE32, int(exponential.BIAS_32)))
+    power = b.bitcast(b.shl(exponent, constant(LANE32, int(exponential.SHIFT_32))), FLOAT32)
     series = same(exponential.SERIES_32[0])
     for coefficient in exponential.SERIES_32[1:]:
         series = b.fadd(b.fmul(series, f), same(coefficient))
@@ -153,9 +153,9 @@ def philox_32(typingctx: Any, block: Any, unit: Any, tag: Any, key0: Any, key1: 
         eight = ir.VectorType(I64, 8)
 
         def same(value: ir.Value) -> ir.Value:
-            nowhere = ir.Constant(eight, ir.Undefined)
-            first = b.insert_element(nowhere, value, ir.Constant(I32, 0))
-            return b.shuffle_vector(first, nowhere, ir.Constant(ir.VectorType(I32, 8), [ir.Constant(I32, 0)] * 8))
+            undefined = ir.Constant(eight, ir.Undefined)
+            first = b.insert_element(undefined, value, ir.Constant(I32, 0))
+            return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, 8), [ir.Constant(I32, 0)] * 8))
 
         def eight_of(value: int) -> ir.Constant:
             return ir.Constant(eight, [ir.Constant(I64, value)] * 8)
@@ -165,7 +165,7 @@ def philox_32(typingctx: Any, block: Any, unit: Any, tag: Any, key0: Any, key1: 
         block = b.add(same(block), ir.Constant(eight, [ir.Constant(I64, i) for i in range(8)]))
         c0, c1, c2, c3 = b.and_(block, low), b.lshr(block, half), same(unit), same(tag)
         for i in range(10):
-            # a round key is a scalar; products look at the lower halves only, so nothing else needs masking
+            # a round key is a scalar; products use the lower halves only, so nothing else needs masking
             k0 = same(b.and_(b.add(key0, ir.Constant(I64, i * 0x9E3779B9)), ir.Constant(I64, 0xFFFFFFFF)))
             k1 = same(b.and_(b.add(key1, ir.Constant(I64, i * 0xBB67AE85)), ir.Constant(I64, 0xFFFFFFFF)))
             p0 = b.mul(b.and_(c0, low), eight_of(0xD2511F53))

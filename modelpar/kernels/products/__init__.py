@@ -1,1 +1,1 @@
-"""Products of weights with states or values: how each is made, and which kernel is chosen."""
+"""Products of weights with states or real values: the kernels, and the choice between them."""

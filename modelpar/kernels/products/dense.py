@@ -1,8 +1,8 @@
-"""Products of dense matrices through SciPy's BLAS, copying nothing.
+"""Products of dense matrices through SciPy's BLAS, without copies.
 
-NumPy and SciPy each bring a BLAS of their own with its own threads, and the idle pool of the one spins while the
-other computes (half the speed on two threads).  So every product of the engine goes through SciPy's only: call
-:func:`matmul`, not ``@`` or ``np.dot``.
+NumPy and SciPy each bring their own BLAS with its own threads, and the idle pool of one spins while the other computes
+(half the speed on two threads).  So every product of the engine goes through SciPy's BLAS: call :func:`matmul`, not
+``@`` or ``np.dot``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def matmul(a: FloatArray, b: FloatArray, out: FloatArray, alpha: float = 1.0, be
     ``out`` is C-contiguous; ``a`` and ``b`` are C-contiguous or transposes of C-contiguous arrays; all have one type,
     float32 or float64.  Sizes may be zero.  With ``beta`` 0 the old ``out`` is not read, so it may hold NaN.
 
-    Raises ValueError where shapes or types do not fit, or where an array would have to be copied.
+    Raises ValueError where shapes or types do not match, or where an array would have to be copied.
     """
     if a.ndim != 2 or b.ndim != 2 or out.ndim != 2:
         raise ValueError(f"matrices are needed, but came with shapes {a.shape} @ {b.shape} -> {out.shape}")
@@ -45,8 +45,8 @@ def matmul(a: FloatArray, b: FloatArray, out: FloatArray, alpha: float = 1.0, be
         else:
             out *= beta
         return
-    # BLAS is column-major: a C-contiguous (r, c) array is to it the (c, r) transpose, so out.T = b.T @ a.T is asked
-    # for.  Arrays that are both (one row or column) may go either way.
+    # BLAS is column-major and reads a C-contiguous (r, c) array as its (c, r) transpose, so it computes
+    # out.T = b.T @ a.T.  Arrays with one row or column are contiguous in both orders.
     left, left_transposed = _as_columns(b, "b")
     right, right_transposed = _as_columns(a, "a")
     gemm = sgemm if dtype == _FLOAT32 else dgemm
@@ -54,7 +54,7 @@ def matmul(a: FloatArray, b: FloatArray, out: FloatArray, alpha: float = 1.0, be
 
 
 def _as_columns(x: FloatArray, name: str) -> tuple[FloatArray, int]:
-    """The F-contiguous view of x, and whether BLAS must transpose it to get x.T."""
+    """Return an F-contiguous view of x, and whether BLAS must transpose it to get x.T."""
     flags = x.flags
     if not flags.aligned:
         raise ValueError(f"{name} would be copied: it is not aligned")

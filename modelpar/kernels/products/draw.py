@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modelpar.kernels.llvm.lookup import LANES
 from modelpar.kernels.llvm.sampling import (
     draw_16,
     load_16,
@@ -22,17 +21,18 @@ from modelpar.kernels.llvm.sampling import (
     squared_error_16,
     store_16,
 )  # fmt: skip
+from modelpar.kernels.llvm.vectors import LANES
 from modelpar.kernels.products.subset_sums import BLOCK, PANEL, aligned_int32, pad, sum_panel
 from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, row_words
 from modelpar.machine.compilation import njit
 
-ERROR_STEPS = 1 << 20  # squared errors are summed as whole multiples of 1 / ERROR_STEPS: exact in any order
+ERROR_STEPS = 1 << 20  # squared errors are summed as multiples of 1 / ERROR_STEPS: exact in any order
 
 
 class Wanted(NamedTuple):
-    """The arrays that a compiled loop is to fill for the units of a layer, and the targets of their errors.
+    """The arrays that a compiled loop fills for the units of a layer, and the targets of their errors.
 
-    Each of them may have no rows, and is then left out.
+    An array without rows is skipped.
     """
 
     means: Any  # (units, batch) float32: probabilities
@@ -62,9 +62,9 @@ def probabilities(sums, scale, bias, rows, p):  # type: ignore[no-untyped-def]
 def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target, values):  # type: ignore[no-untyped-def]
     """One unit's states and statistics from its probabilities and random words; returns its squared error.
 
-    All but n, levels and n_planes are addresses, in bytes: of p float32 and words uint32 (at least pad(n),); of the
-    bits of the state, of the first plane and of what p is compared with, 0 for none; of int32 (16,) to work with.  16
-    samples are two bytes of a word.
+    p, words, state, planes, target and values are addresses: of probabilities float32 and random words uint32, both at
+    least (pad(n),); of the bits of the state, of the first plane and of the target, 0 for none; of a buffer int32
+    (16,).  16 samples are two bytes of a word.
     """
     error = np.int64(0)
     for start in range(0, n, LANES):
@@ -83,7 +83,7 @@ def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target,
 
 @njit(cache=True, nogil=True)
 def prepare_panel(p, batch, rows, means, states, planes):  # type: ignore[no-untyped-def]
-    """What is after the batch becomes 0, in p and in the last words, of which draws may fill a part; and means = p."""
+    """Set p after the batch and the last words to 0 (draws may fill only some bytes of these), and means = p."""
     for u in range(len(rows)):
         row, line = rows[u], p[u]
         for s in range(batch, len(line)):
@@ -101,9 +101,9 @@ def prepare_panel(p, batch, rows, means, states, planes):  # type: ignore[no-unt
 
 @njit(cache=True, nogil=True)
 def draw_panel(p, batch, rows, draw, wanted):  # type: ignore[no-untyped-def]
-    """All that follows the probabilities of a panel of units; returns the sum of their squared errors.
+    """Draw and pack the units of a panel from their probabilities; returns the sum of their squared errors.
 
-    p      (panel, pad(batch)) float32; what is after the batch is set to 0
+    p      (panel, pad(batch)) float32; columns after the batch are set to 0
     rows   (panel,) int32: positions of these units in the arrays of ``draw`` (``kernels.sampling.philox.Draw``) and
            ``wanted`` (:class:`Wanted`)
     """
@@ -123,17 +123,17 @@ def draw_panel(p, batch, rows, draw, wanted):  # type: ignore[no-untyped-def]
         plane = planes.ctypes.data + row * planes.strides[0] if len(planes) else 0
         target = targets.ctypes.data + row * targets.strides[0] if len(targets) else 0
         for start in range(0, batch, CHUNK):
-            some, at = min(CHUNK, batch - start), start >> 3
+            n, at = min(CHUNK, batch - start), start >> 3
             if drawing and explicit:
-                row_words(first, samples, start, some, units[row], tag, key0, key1, words, MARGIN)
-            elif drawing:  # the same words; written out here, as a call for each row would cost as much as its words
+                row_words(first, samples, start, n, units[row], tag, key0, key1, words, MARGIN)
+            elif drawing:  # the same words, inlined: a call for each row would take as long as its words
                 skip = (first + start) % 4
                 block, unit = np.uint64((first + start) // 4), np.uint64(units[row])
-                for s in range(0, skip + some, 32):
+                for s in range(0, skip + n, 32):
                     here = words_at + 4 * (s - skip)
                     philox_32(block + np.uint64(s // 4), unit, np.uint64(tag), np.uint64(key0), np.uint64(key1), here)
             error += draw_row(
-                p_at + 4 * start, words_at, some, levels, state + at if state else 0, plane + at,
+                p_at + 4 * start, words_at, n, levels, state + at if state else 0, plane + at,
                 planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0, values.ctypes.data,
             )  # fmt: skip
     return error
@@ -152,7 +152,7 @@ def positions(start, stop):  # type: ignore[no-untyped-def]
 def copy_rows(source, target):  # type: ignore[no-untyped-def]
     """target (rows, columns) = source[: rows, : columns]
 
-    numba's own assignment of slices takes seconds to compile, for the sake of the message of its error.
+    numba's assignment of slices takes seconds to compile, because of its error message.
     """
     for u in range(target.shape[0]):
         row, out = source[u], target[u]
@@ -161,20 +161,20 @@ def copy_rows(source, target):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def incoming_sums(way, W, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
+def incoming_sums(kernel, W, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
     """out (units, batch) int32: rows ``start .. stop - 1`` are filled"""
     sums = aligned_int32(PANEL * pad(batch)).reshape(PANEL, pad(batch))
     weights = aligned_int32(PANEL * BLOCK)
     for first in range(start, stop, PANEL):
         n_units = min(PANEL, stop - first)
         sums[:] = 0
-        sum_panel(way, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums)
+        sum_panel(kernel, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums)
         copy_rows(sums, out[first : first + n_units])
 
 
 @njit(cache=True, nogil=True)
 def sample_units(  # type: ignore[no-untyped-def]
-    way, W, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted
+    kernel, W, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted
 ):
     """Sums, bias, sigmoid, draw, packing of the units ``start .. stop - 1``; returns the sum of squared errors.
 
@@ -189,7 +189,7 @@ def sample_units(  # type: ignore[no-untyped-def]
     for low in range(start, stop, PANEL):
         rows = positions(low, min(low + PANEL, stop))
         sums[:] = 0
-        sum_panel(way, W, up, n_in, low, len(rows), scale, codes, offsets, active, batch, weights, sums)
+        sum_panel(kernel, W, up, n_in, low, len(rows), scale, codes, offsets, active, batch, weights, sums)
         probabilities(sums, step, bias, rows, p)
         error += draw_panel(p, batch, rows, draw, wanted)
     return error
@@ -197,7 +197,7 @@ def sample_units(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def sample_sums(sums, step, bias, start, stop, draw, wanted):  # type: ignore[no-untyped-def]
-    """As ``sample_units``, from sums (units, batch) int32 that were made before."""
+    """As ``sample_units``, from given sums (units, batch) int32."""
     batch = sums.shape[1]
     n = pad(batch)
     panel = aligned_int32(PANEL * n).reshape(PANEL, n)
@@ -213,7 +213,7 @@ def sample_sums(sums, step, bias, start, stop, draw, wanted):  # type: ignore[no
 
 @njit(cache=True, nogil=True)
 def sample_means(means, start, stop, draw, wanted):  # type: ignore[no-untyped-def]
-    """As ``sample_units``, from probabilities (units, batch) float32 that were made before."""
+    """As ``sample_units``, from given probabilities (units, batch) float32."""
     batch = means.shape[1]
     p = np.empty((PANEL, pad(batch)), np.float32)
     error = np.int64(0)

@@ -1,9 +1,9 @@
-"""Real values on a fixed grid, whose sums of products float64 holds without rounding: exact in any order.
+"""Real values in fixed point, whose sums of products float64 holds without rounding: exact in any order.
 
 A product of multiples of ``2^-a`` and ``2^-b`` is a multiple of ``2^-(a + b)``, and so is every partial sum of such
-products; float64 holds them all as long as they stay below ``2^(53 - a - b)``.  With the grids of this module that is
-131 072 for summed inputs, 128 for back-propagated errors and 2048 for gradients, far above what training meets
-(after Demmel and Nguyen 2013, who choose the grid by the data).
+products; float64 represents them all as long as they stay below ``2^(53 - a - b)``.  With the precisions of this module
+that is 131 072 for summed inputs, 128 for back-propagated errors and 2048 for gradients, far above the values in
+training (after Demmel and Nguyen 2013, who choose the precision by the data).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Array = npt.NDArray[Any]
 
 WEIGHTS, ACTIVATIONS, ERRORS = 20, 16, 26  # bits of the fraction
 STEPS = float(1 << WEIGHTS)
-PANEL = 1024  # outgoing units whose weights are rounded at a time
+PANEL = 1024  # outgoing units whose weights are rounded at a time, for a product by the BLAS
 GRAIN = 1 << 16  # weights for which one more thread is worth waking
 
 
 def on_grid(x: Array, bits: int) -> Array:
-    """x in float64, rounded to multiples of ``2^-bits``; a new array."""
+    """Return x in float64, rounded to multiples of ``2^-bits``; a new array."""
     fixed = np.rint(x * 2.0**bits)
     fixed *= 2.0**-bits
     return np.asarray(fixed, np.float64)

@@ -1,8 +1,8 @@
-"""Products of a weight matrix with activations, by whichever kernel is the fastest, and what follows them.
+"""Products of a weight matrix with activations, by the fastest kernel, and what follows them.
 
-Activations are packed states or real values (units, batch).  Sums of states are whole numbers, int32 steps of
-``1 / fine(inputs)``, wherever a kernel of ours makes them; the BLAS makes floats of them, unless the sums are to be
-exact: then it too makes whole numbers, from products in float64, which hold them without rounding.
+Activations are packed states or real values (units, batch).  Sums of states are integers, int32 multiples of
+``1 / fixed_point_scale(n_inputs)``, where one of our kernels computes them.  With the BLAS they are floats, unless
+integers are required: then they are computed in float64, which represents them without rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import threads
-from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dense, dispatch, draw, fixed_point, subset_sums
 from modelpar.kernels.products.draw import Loop, Wanted
 from modelpar.kernels.products.subset_sums import PANEL
@@ -29,12 +29,10 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 Activations = Packed | Array
-
-DENSE_PANEL = 1024  # outgoing units whose weights are rounded at a time where the BLAS makes exact sums
+Allocate = Callable[[int, int, Any], Array]  # (units, batch, dtype) -> array (units, batch), contents undefined
 
 _NO_WORDS, _NO_PLANES = np.empty((0, 0), np.uint64), np.empty((0, 0, 0), np.uint64)
 _NO_MEANS = np.empty((0, 0), np.float32)
-_NO_CODES, _NO_OFFSETS, _NO_UNITS = np.empty((0, 0), np.uint16), np.empty((0, 0), np.int64), np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,17 @@ class Product:
 
     W            (visible, hidden) block, float32 or float64, C-contiguous
     activations  of the block's visible units (up) or hidden ones; real values of float64 with weights of float32 are
-                 on a grid (``kernels.products.fixed_point``), and their sums exact
-    n_inputs     units of the whole layer that is summed over, on all shards: chooses the weights' grid
-    whole        sums must be whole numbers, whatever makes them: to be exact, or to be added to those of other shards,
-                 whose sizes may make them choose another kernel
+                 in fixed point (``kernels.products.fixed_point``), and their sums exact
+    n_inputs     units of the layer that is summed over, on all shards: determines the weights' fixed-point scale
+    integer_sums whether sums must be integers with every kernel: to be exact, or to be added to those of other shards,
+                 which may choose another kernel because of their sizes
     """
 
     W: Array
     activations: Activations
     up: bool
     n_inputs: int
-    whole: bool = False
+    integer_sums: bool = False
 
     @property
     def n_out(self) -> int:
@@ -67,48 +65,48 @@ class Product:
     def matrix(self) -> Array:
         return self.W.T if self.up else self.W
 
-    def way(self) -> str:
-        """The kernel that the dispatcher chooses."""
+    def chosen_kernel(self) -> str:
+        """Return the kernel that the dispatcher chooses."""
         if not isinstance(self.activations, Packed) or self.W.dtype != np.float32 or not compiled():
             return "blas"
-        return dispatch.choose(self.activations, self.n_out, up=self.up, whole=self.whole)
+        return dispatch.choose(self.activations, self.n_out, up=self.up, integer_sums=self.integer_sums)
 
-    def sums(self, room: Callable[[int, int, Any], Array]) -> Array:
-        """(n_out, batch) int32 or floats, into an array that ``room(units, batch, dtype)`` makes."""
-        way = self.way()
-        if way == "blas":
-            return self._dense_sums(room)
+    def sums(self, allocate: Allocate) -> Array:
+        """Compute the sums (n_out, batch), int32 or floats, in an array made by ``allocate``."""
+        kernel = self.chosen_kernel()
+        if kernel == "blas":
+            return self._dense_sums(allocate)
         assert isinstance(self.activations, Packed)
-        out = room(self.n_out, self.batch, np.int32)
-        arguments = _arguments(way, self)
+        out = allocate(self.n_out, self.batch, np.int32)
+        operands = subset_sums.operands(kernel, self.W, self.activations, self.up, self.n_inputs)
 
         def work(start: int, stop: int) -> None:
-            draw.incoming_sums(*arguments, start, stop, out)
+            draw.incoming_sums(*operands, start, stop, out)
 
         threads.split(self.n_out, PANEL, work, align=PANEL)
         return out
 
-    def _dense_sums(self, room: Callable[[int, int, Any], Array]) -> Array:
+    def _dense_sums(self, allocate: Allocate) -> Array:
         states = self.activations
         if not isinstance(states, Packed):
-            out = room(self.n_out, self.batch, states.dtype)
+            out = allocate(self.n_out, self.batch, states.dtype)
             if states.dtype == self.W.dtype:
                 dense.matmul(self.matrix, states, out)
             else:
                 fixed_point.product(self.W, self.up, states, out)
             return out
-        if self.W.dtype == np.float32 and (self.whole or not compiled()):
-            return _whole_sums(self, states, room(self.n_out, self.batch, np.int32))
-        out = room(self.n_out, self.batch, self.W.dtype)
+        if self.W.dtype == np.float32 and (self.integer_sums or not compiled()):
+            return _integer_sums(self, states, allocate(self.n_out, self.batch, np.int32))
+        out = allocate(self.n_out, self.batch, self.W.dtype)
         dense.matmul(self.matrix, unpack(states, self.W.dtype), out)
         return out
 
 
-def _whole_sums(product: Product, states: Packed, out: Array) -> Array:
-    """Sums in whole steps by products in float64: below 2^53 these hold every partial sum, in any order."""
-    scale, bits = subset_sums.fine(product.n_inputs), unpack(states, np.float64)
-    for start in range(0, product.n_out, DENSE_PANEL):
-        stop = min(start + DENSE_PANEL, product.n_out)
+def _integer_sums(product: Product, states: Packed, out: Array) -> Array:
+    """Compute integer sums by products in float64, which represent every partial sum below 2^53, in any order."""
+    scale, bits = subset_sums.fixed_point_scale(product.n_inputs), unpack(states, np.float64)
+    for start in range(0, product.n_out, fixed_point.PANEL):
+        stop = min(start + fixed_point.PANEL, product.n_out)
         block = product.W[:, start:stop].T if product.up else product.W[start:stop]
         steps = np.ascontiguousarray(np.rint(block.astype(np.float32) * scale), np.float64)
         sums = np.empty((stop - start, product.batch))
@@ -117,24 +115,9 @@ def _whole_sums(product: Product, states: Packed, out: Array) -> Array:
     return out
 
 
-def _arguments(way: str, product: Product) -> tuple[Any, ...]:
-    """What the compiled loops take of a product, up to the batch size."""
-    states = product.activations
-    assert isinstance(states, Packed)
-    words = states.rows
-    codes, offsets, units = _NO_CODES, _NO_OFFSETS, _NO_UNITS
-    if way == "lists":
-        offsets, units = subset_sums.lists_of(words, states.batch)
-    else:
-        codes = subset_sums.codes_of(words)
-    number = dispatch.WAYS[way]
-    return (number, product.W, product.up, states.n_units, subset_sums.fine(product.n_inputs), codes, offsets, units,
-            states.batch)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Sampled:
-    """What was asked for of the units after a product."""
+    """Results of a :class:`Sampler` for the units of a product; None for those that were not requested."""
 
     means: Array | None  # (units, batch) probabilities, or means of Gaussian units
     states: Packed | None  # sampled states
@@ -144,12 +127,12 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Sampler:
-    """What follows the sums of Bernoulli units: bias, sigmoid, draw, packing; in one pass where the sums allow it.
+    """Bias, sigmoid, draw and packing of Bernoulli units after their sums, in one pass where possible.
 
     bias, unit_ids   (units,) of the units that the sums are for
-    stream, samples  key the draws; samples: the first of consecutive sample ids, or (batch,) int64 ids
-    means, states    whether probabilities and sampled states are wanted
-    planes           bits of the statistic that is wanted, 0 for none; that of 1 bit is the state
+    stream, samples  key of the draws; samples: the first of consecutive sample ids, or (batch,) int64 ids
+    means, states    whether probabilities and sampled states are requested
+    planes           bits of the requested statistic, 0 for none; the statistic of 1 bit is the state
     target           packed states that the probabilities are compared with, or None
     """
 
@@ -162,23 +145,25 @@ class Sampler:
     planes: int = 0
     target: Packed | None = None
 
-    def of_product(self, product: Product, room: Callable[[int, int, Any], Array]) -> Sampled:
-        """The units of a product whose sums are whole on this shard."""
-        way = product.way()
-        if way == "blas":
-            return self.of_sums(product.sums(room), product.n_inputs)
-        return self.drawn(product.n_out, product.batch, draw.sample_units, (*_arguments(way, product), self.bias))
+    def of_product(self, product: Product, allocate: Allocate) -> Sampled:
+        """Sample the units of a product whose sums are complete on this shard."""
+        kernel = product.chosen_kernel()
+        if kernel == "blas":
+            return self.of_sums(product.sums(allocate), product.n_inputs)
+        assert isinstance(product.activations, Packed)
+        operands = subset_sums.operands(kernel, product.W, product.activations, product.up, product.n_inputs)
+        return self.drawn(product.n_out, product.batch, draw.sample_units, (*operands, self.bias))
 
     def of_sums(self, sums: Array, n_inputs: int) -> Sampled:
-        """The units of sums (units, batch), int32 steps of ``1 / fine(n_inputs)`` or floats, which are overwritten."""
+        """Sample the units of sums (units, batch): int32 as of ``Product``, or floats, which are overwritten."""
         n_units, batch = sums.shape
         if sums.dtype == np.int32 and not compiled():
-            sums = sums.astype(np.float32) * (np.float32(1.0) / subset_sums.fine(n_inputs))
+            sums = plain_sums(sums, n_inputs)
         if sums.dtype == np.float64 or not compiled():
             bias_sigmoid(sums, self.bias)
-            return self._drawn_plainly(sums)
+            return self._draw_in_numpy(sums)
         if sums.dtype == np.int32:
-            step = np.float32(1.0) / subset_sums.fine(n_inputs)
+            step = np.float32(1.0) / subset_sums.fixed_point_scale(n_inputs)
             return self.drawn(n_units, batch, draw.sample_sums, (sums, step, self.bias))
         bias_sigmoid(sums, self.bias)
         return self.drawn(n_units, batch, draw.sample_means, (sums,))
@@ -187,9 +172,9 @@ class Sampler:
         self, n_units: int, batch: int, loop: Loop, inputs: tuple[Any, ...],
         split: Callable[[Callable[[int, int], None]], None] | None = None,
     ) -> Sampled:  # fmt: skip
-        """Run a compiled loop over panels of units that fills what is wanted.
+        """Run a compiled loop over panels of units that fills the requested arrays.
 
-        split   runs it over other ranges, whose meaning it shares with ``loop``
+        split   runs it over other ranges than panels of units, for a ``loop`` that takes them
         """
         planes = self.planes if self.planes > 1 else 0
         drawing = philox.draw_of(self.stream, self.unit_ids, self.samples, n_units, batch, planes)
@@ -203,7 +188,7 @@ class Sampler:
             _NO_WORDS if self.target is None else self.target.rows,
         )
         errors: list[int] = []
-        # as plain tuples: numba's dispatcher knows their types in C, those of named ones only in Python
+        # as plain tuples: numba's dispatcher types them in C, but named tuples in Python
         arguments: tuple[Any, Any] = tuple(drawing), tuple(wanted)
 
         def run(start: int, stop: int) -> None:
@@ -216,8 +201,8 @@ class Sampler:
         statistic = states if self.planes == 1 else statistic
         return Sampled(means, states, statistic, sum(errors) / draw.ERROR_STEPS)
 
-    def _drawn_plainly(self, p: Array) -> Sampled:
-        """The same for any type, and without compilation, in NumPy."""
+    def _draw_in_numpy(self, p: Array) -> Sampled:
+        """The same in NumPy, for any type and without compilation."""
         states = statistic = None
         error = 0.0
         if self.states or self.planes:
@@ -239,7 +224,7 @@ class Sampler:
 
 
 def plain_sums(sums: Array, n_inputs: int) -> Array:
-    """Sums (units, batch) as floats: int32 steps of ``1 / fine(n_inputs)`` become float32, floats stay."""
+    """Return sums (units, batch) as floats: fixed-point int32 become float32, floats are returned unchanged."""
     if sums.dtype != np.int32:
         return sums
-    return sums.astype(np.float32) * (np.float32(1.0) / subset_sums.fine(n_inputs))
+    return sums.astype(np.float32) * (np.float32(1.0) / subset_sums.fixed_point_scale(n_inputs))

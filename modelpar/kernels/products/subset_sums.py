@@ -1,27 +1,29 @@
-"""Sums of weights over the units that are on: the products of a weight matrix with packed states, in whole numbers.
+"""Sums of weights over the units that are on: the products of a weight matrix with packed states, in integers.
 
-A weight counts as the nearest multiple of ``1 / scale``, a power of two (:func:`fine`), as int32.  Sums of whole
-numbers are the same in any order, so a pre-activation is the same bits however its inputs are grouped, split over
-shards or spread over threads; a sum that leaves int32 wraps, alike everywhere.
+A weight counts as the nearest multiple of ``1 / scale``, a power of two (:func:`fixed_point_scale`), as int32.  Sums of
+integers are the same in any order, so a pre-activation has the same bits however its inputs are grouped, split over
+shards or spread over threads; a sum that exceeds int32 wraps, everywhere in the same way.
 
     up      sums[j, s] = sum over i of fixed(W[i, j]) * bit[i, s]
     down    sums[i, s] = sum over j of fixed(W[i, j]) * bit[j, s]
 
-Three ways to the same numbers: subset sums looked up in registers (AVX-512), in tables in the first-level cache
-(any processor), or rows added for lists of active units (sparse states).  All work on panels of 64 outgoing
-units, and on 510 weights of each at a time, which are brought into the second-level cache as int32 first.
+Three kernels compute the same numbers: subset sums looked up in registers (AVX-512) or in tables in the first-level
+cache (any processor), and rows added for lists of active units (sparse states).  All work on panels of 64 outgoing
+units, and on 510 weights of each at a time, which are first written as int32 to the second-level cache.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from modelpar.kernels.llvm.lookup import (
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.kernels.llvm.subset_sums import (
     BITS,
-    CHUNK,
+    CODE_BITS,
     GROUPS,
     HAS_LOOKUP,
-    LANES,
     ROW,
     UNITS,
     add_listed_rows,
@@ -29,34 +31,53 @@ from modelpar.kernels.llvm.lookup import (
     add_table_rows,
     fixed_quads,
     lookup_step,
-    lowest_bit,
     or_where,
 )  # fmt: skip
+from modelpar.kernels.llvm.vectors import LANES, lowest_bit
+from modelpar.kernels.states import Packed
 from modelpar.machine.compilation import njit
 
-FINE_BITS = 20  # of a weight's fraction, in layers of up to 4096 units: sums wrap at 2048
+FRACTION_BITS = 20  # of a weight's fraction, in layers of up to 4096 units: sums wrap at 2048
 PANEL = ROW  # outgoing units at a time
-BLOCK = 34 * CHUNK  # incoming units at a time
-REGISTERS, TABLES, LISTS = 0, 1, 2  # the three ways
+BLOCK = 34 * CODE_BITS  # incoming units at a time
+REGISTERS, TABLES, LISTS = 0, 1, 2  # the three kernels
+KERNELS = {"registers": REGISTERS, "tables": TABLES, "lists": LISTS}
+
+_NO_CODES, _NO_OFFSETS, _NO_UNITS = np.empty((0, 0), np.uint16), np.empty((0, 0), np.int64), np.empty(0, np.int32)
 
 
-def fine(n_units: int) -> np.float32:
-    """Steps of the weights' grid in 1, for sums over a whole layer of ``n_units``: the same on every shard.
+def fixed_point_scale(n_units: int) -> np.float32:
+    """Return the number by which weights are multiplied before rounding, for sums over a layer of ``n_units``.
 
-    2^20 up to 4096 units, and so many less for wider layers that |w| may be 1/2 on average before a sum can wrap.
+    2^20 up to 4096 units, and less for wider layers, such that no sum wraps as long as |w| is at most 1/2 on average.
+    ``n_units`` are those of all shards: the scale is the same on each.
     """
-    return np.float32(2.0 ** (FINE_BITS - max(0, (max(n_units, 1) - 1).bit_length() - 12)))
+    return np.float32(2.0 ** (FRACTION_BITS - max(0, (max(n_units, 1) - 1).bit_length() - 12)))
+
+
+def operands(kernel: str, W: npt.NDArray[Any], states: Packed, up: bool, n_inputs: int) -> tuple[Any, ...]:
+    """Return the first arguments of the compiled loops over panels of a product, up to the batch size.
+
+    ``n_inputs``: units of the layer that is summed over, on all shards
+    """
+    words = states.rows
+    codes, offsets, units = _NO_CODES, _NO_OFFSETS, _NO_UNITS
+    if kernel == "lists":
+        offsets, units = lists_of(words, states.batch)
+    else:
+        codes = codes_of(words)
+    return KERNELS[kernel], W, up, states.n_units, fixed_point_scale(n_inputs), codes, offsets, units, states.batch
 
 
 @njit(cache=True, nogil=True)
 def pad(batch):  # type: ignore[no-untyped-def]
-    """Samples of a row of sums: whole vectors."""
+    """The batch size rounded up to a multiple of a vector: the length of a row of sums."""
     return (batch + LANES - 1) // LANES * LANES
 
 
 @njit(cache=True, nogil=True)
 def aligned_int32(n):  # type: ignore[no-untyped-def]
-    """int32 (n,) on a 64-byte boundary, zeros: loads of whole vectors then never cross a cache line."""
+    """Zeros (n,) int32 on a 64-byte boundary, so that no load of a vector crosses a cache line."""
     raw = np.zeros(n + 16, np.int32)
     skip = (-raw.ctypes.data % 64) // 4
     return raw[skip : skip + n]
@@ -64,16 +85,16 @@ def aligned_int32(n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def codes_of(words):  # type: ignore[no-untyped-def]
-    """Bits of 15 units of a sample in one number: words (units, n_words) uint64 -> (chunks, 64 n_words) uint16."""
+    """Bits of 15 units of a sample as one code: words (units, n_words) uint64 -> codes (chunks, 64 n_words) uint16."""
     n_units, n = words.shape
-    n_chunks = (n_units + CHUNK - 1) // CHUNK
+    n_chunks = (n_units + CODE_BITS - 1) // CODE_BITS
     raw = np.zeros(n_chunks * n * 64 + 32, np.uint16)
     skip = (-raw.ctypes.data % 64) // 2
     codes = raw[skip : skip + n_chunks * n * 64].reshape(n_chunks, n * 64)
     for chunk in range(n_chunks):
-        first = chunk * CHUNK
+        first = chunk * CODE_BITS
         start = codes.ctypes.data + chunk * n * 128
-        for k in range(min(CHUNK, n_units - first)):
+        for k in range(min(CODE_BITS, n_units - first)):
             for w in range(n):
                 or_where(words[first + k, w], start + w * 128, np.uint16(1 << k))
     return codes
@@ -105,21 +126,21 @@ def lists_of(words, batch):  # type: ignore[no-untyped-def]
     units = np.empty(total, np.int32)
     at = offsets.copy()
     for i in range(n_units):
-        places = at[i // BLOCK]
+        ends = at[i // BLOCK]
         for w in range(n):
             word = words[i, w]
             while word != zero:
                 s = 64 * w + lowest_bit(word)
-                units[places[s]] = i % BLOCK
-                places[s] += 1
+                units[ends[s]] = i % BLOCK
+                ends[s] += 1
                 word &= word - one
     return offsets, units
 
 
 @njit(cache=True, nogil=True)
 def fixed_rows(W, first, n_units, low, high, scale, weights):  # type: ignore[no-untyped-def]
-    """weights[u, i] (PANEL, BLOCK) = W[first + u, low + i] in whole steps; zero up to the next whole chunk"""
-    end = (high - low + CHUNK - 1) // CHUNK * CHUNK
+    """weights[u, i] (PANEL, BLOCK) = W[first + u, low + i] in fixed point; zero up to the end of the last chunk"""
+    end = (high - low + CODE_BITS - 1) // CODE_BITS * CODE_BITS
     for u in range(n_units):
         row, target = W[first + u, low:high], weights[u]
         for i in range(len(row)):
@@ -129,8 +150,8 @@ def fixed_rows(W, first, n_units, low, high, scale, weights):  # type: ignore[no
 
 @njit(cache=True, nogil=True)
 def fixed_columns(W, first, n_units, low, high, scale, weights):  # type: ignore[no-untyped-def]
-    """weights[i, u] (BLOCK, PANEL) = W[low + i, first + u] in whole steps; zero up to the next whole chunk"""
-    end = (high - low + CHUNK - 1) // CHUNK * CHUNK
+    """weights[i, u] (BLOCK, PANEL) = W[low + i, first + u] in fixed point; zero up to the end of the last chunk"""
+    end = (high - low + CODE_BITS - 1) // CODE_BITS * CODE_BITS
     for i in range(low, high):
         row, target = W[i, first : first + n_units], weights[i - low]
         for u in range(n_units):
@@ -140,11 +161,11 @@ def fixed_columns(W, first, n_units, low, high, scale, weights):  # type: ignore
 
 @njit(cache=True, nogil=True)
 def fixed_columns_in_quads(W, first, n_units, low, high, scale, weights):  # type: ignore[no-untyped-def]
-    """weights[u // 4, i, u % 4] (PANEL / 4, BLOCK, 4) = W[low + i, first + u] in whole steps, zero likewise.
+    """weights[u // 4, i, u % 4] (PANEL / 4, BLOCK, 4) = W[low + i, first + u] in fixed point, zero likewise.
 
-    The weights of 4 units and 15 rows then lie together, as one step of the look-up wants them.
+    The weights of 4 units and 15 rows are then adjacent in memory, as ``lookup_step`` needs them.
     """
-    end = (high - low + CHUNK - 1) // CHUNK * CHUNK
+    end = (high - low + CODE_BITS - 1) // CODE_BITS * CODE_BITS
     start, stride = W.ctypes.data + 4 * first, W.strides[0]
     target, quad = weights.ctypes.data, weights.strides[0]
     if n_units == PANEL:
@@ -169,7 +190,7 @@ def sum_panel_in_registers(W, up, n_in, first, n_units, scale, codes, n_vectors,
         if up:
             fixed_columns_in_quads(W, first, n_units, low, high, scale, quads)
             group, unit, row = BLOCK * UNITS * 4, 4, UNITS * 4
-            # while this block is worked on, the next one is on its way from memory, row by row
+            # while this block is processed, the next one is prefetched, row by row
             ahead = start + high * stride + 4 * first if high < n_in else start + 4 * (first + PANEL)
             step, line = stride, 64
         else:
@@ -179,11 +200,11 @@ def sum_panel_in_registers(W, up, n_in, first, n_units, scale, codes, n_vectors,
             step, line = 0, stride
         count = 0
         for u in range(0, n_units, UNITS):
-            for chunk in range((high - low + CHUNK - 1) // CHUNK):
+            for chunk in range((high - low + CODE_BITS - 1) // CODE_BITS):
                 fetch = ahead + count * step if step else ahead + (count % 16) * 4 * line + (count // 16) * 64
                 lookup_step(
-                    weights_at + u // UNITS * group + chunk * CHUNK * row, unit, row,
-                    codes_at + (low // CHUNK + chunk) * codes.strides[0],
+                    weights_at + u // UNITS * group + chunk * CODE_BITS * row, unit, row,
+                    codes_at + (low // CODE_BITS + chunk) * codes.strides[0],
                     sums_at + u * sums.strides[0], sums.strides[0], n_vectors, fetch, line,
                 )  # fmt: skip
                 count += 1
@@ -191,7 +212,7 @@ def sum_panel_in_registers(W, up, n_in, first, n_units, scale, codes, n_vectors,
 
 @njit(cache=True, nogil=True)
 def sum_panel_by_tables(W, up, n_in, first, n_units, scale, codes, batch, weights, sums):  # type: ignore[no-untyped-def]
-    """As in registers, with three tables of 32 rows of 64 units in the first-level cache, which is where they fit."""
+    """As in registers, with three tables of 32 rows of 64 units, which fit in the first-level cache."""
     by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
     tables = aligned_int32(GROUPS * 32 * PANEL)
     block = weights.reshape(BLOCK, PANEL)
@@ -199,21 +220,21 @@ def sum_panel_by_tables(W, up, n_in, first, n_units, scale, codes, batch, weight
     for low in range(0, n_in, BLOCK):
         high = min(low + BLOCK, n_in)
         _fixed_block(W, up, first, n_units, low, high, scale, block)
-        for chunk in range((high - low + CHUNK - 1) // CHUNK):
+        for chunk in range((high - low + CODE_BITS - 1) // CODE_BITS):
             for g in range(GROUPS):
                 table = tables_at + g * 32 * 4 * PANEL
                 for k in range(BITS):
-                    row = block_at + (chunk * CHUNK + g * BITS + k) * 4 * PANEL
+                    row = block_at + (chunk * CODE_BITS + g * BITS + k) * 4 * PANEL
                     for c in range(1 << k):
                         add_row(table + ((1 << k) + c) * 4 * PANEL, table + c * 4 * PANEL, row)
-            row_codes = codes[low // CHUNK + chunk]
+            row_codes = codes[low // CODE_BITS + chunk]
             for s in range(batch):
                 code = int(row_codes[s])
                 add_table_rows(
                     sums_at + s * 4 * PANEL, tables_at + (code & 31) * 4 * PANEL,
                     tables_at + (32 + (code >> 5 & 31)) * 4 * PANEL, tables_at + (64 + (code >> 10)) * 4 * PANEL,
                 )  # fmt: skip
-    _turn(by_sample, sums, n_units)
+    _add_transposed(by_sample, sums, n_units)
 
 
 @njit(cache=True, nogil=True)
@@ -230,16 +251,16 @@ def sum_panel_by_lists(W, up, n_in, first, n_units, scale, offsets, active, batc
             n = bounds[s + 1] - bounds[s]
             if n:
                 add_listed_rows(sums_at + s * 4 * PANEL, block_at, active_at + 4 * bounds[s], n)
-    _turn(by_sample, sums, n_units)
+    _add_transposed(by_sample, sums, n_units)
 
 
 @njit(cache=True, nogil=True)
 def _fixed_block(W, up, first, n_units, low, high, scale, block):  # type: ignore[no-untyped-def]
-    """block (BLOCK, PANEL) of a panel's weights, incoming units first; columns behind n_units are not written"""
+    """block (BLOCK, PANEL) of a panel's weights, incoming units first; columns after n_units are not written"""
     if up:
         fixed_columns(W, first, n_units, low, high, scale, block)
         return
-    end = (high - low + CHUNK - 1) // CHUNK * CHUNK
+    end = (high - low + CODE_BITS - 1) // CODE_BITS * CODE_BITS
     for u in range(n_units):
         row = W[first + u, low:high]
         for i in range(len(row)):
@@ -248,7 +269,7 @@ def _fixed_block(W, up, first, n_units, low, high, scale, block):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def _turn(by_sample, sums, n_units):  # type: ignore[no-untyped-def]
+def _add_transposed(by_sample, sums, n_units):  # type: ignore[no-untyped-def]
     """sums[u, s] += by_sample[s, u]"""
     for u in range(n_units):
         row = sums[u]
@@ -257,24 +278,24 @@ def _turn(by_sample, sums, n_units):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _not_there(W, up, n_in, first, n_units, scale, codes, n_vectors, weights, sums):  # type: ignore[no-untyped-def]
-    """What is compiled in place of an instruction that this processor does not have."""
+def _not_available(W, up, n_in, first, n_units, scale, codes, n_vectors, weights, sums):  # type: ignore[no-untyped-def]
+    """Compiled in place of a function whose instructions this processor does not have."""
 
 
-_in_registers = sum_panel_in_registers if HAS_LOOKUP else _not_there
+_in_registers = sum_panel_in_registers if HAS_LOOKUP else _not_available
 
 
 @njit(cache=True, nogil=True)
-def sum_panel(way, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
-    """sums (PANEL, pad(batch)) += sums of the units ``first .. first + n_units - 1``, at most PANEL, by one of the ways
+def sum_panel(kernel, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
+    """sums (PANEL, pad(batch)) += sums of the units ``first .. first + n_units - 1``, at most PANEL, by one kernel
 
-    Of codes, offsets and active only those that the way needs are looked at.
+    Of codes, offsets and active only those that the kernel needs are read.
     """
     if batch == 0 or n_in == 0:
         return
-    if way == LISTS:
+    if kernel == LISTS:
         sum_panel_by_lists(W, up, n_in, first, n_units, scale, offsets, active, batch, weights, sums)
-    elif way == REGISTERS:
+    elif kernel == REGISTERS:
         _in_registers(W, up, n_in, first, n_units, scale, codes, sums.shape[1] // LANES, weights, sums)
     else:
         sum_panel_by_tables(W, up, n_in, first, n_units, scale, codes, batch, weights, sums)

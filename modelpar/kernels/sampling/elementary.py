@@ -1,9 +1,9 @@
-"""Logarithm, cosine and sine of our own: the same bits compiled and interpreted, on every machine.
+"""Logarithm, cosine and sine with the same bits compiled and interpreted, on every machine.
 
-Those of the C library differ in their last bit between libraries and versions, and numba takes others than Python does.
+Those of the C library differ in their last bit between libraries and versions, and numba uses others than Python does.
 Here every operation is one IEEE rounding in float64: sums, products, quotients and views of bits, no fused
-multiply-add, no relaxed arithmetic, no branch, so that loops over these functions vectorise.  The square root that
-goes with them is an IEEE operation already: ``math.sqrt`` is the same everywhere.
+multiply-add, no relaxed arithmetic, and no branches, so that loops over these functions vectorise.  The square root is
+an IEEE operation, so ``math.sqrt`` gives the same bits everywhere.
 
 Errors against the exact values, measured with 50 digits: at most 0.8 units in the last place for the logarithm, 1.7 for
 cosine and sine.
@@ -78,9 +78,9 @@ def cos_sin_of_turn(word):  # type: ignore[no-untyped-def]
     The angle within its quarter of a turn is reduced in integers, hence exactly; then come the polynomials of fdlibm's
     k_cos.c and k_sin.c.
     """
-    turned = np.int64(word) + _HALF_QUARTER
-    quarter = turned >> _QUARTER
-    theta = np.float64(np.int32((turned & _IN_QUARTER) - _HALF_QUARTER)) * _STEP
+    rotated = np.int64(word) + _HALF_QUARTER
+    quarter = rotated >> _QUARTER
+    theta = np.float64(np.int32((rotated & _IN_QUARTER) - _HALF_QUARTER)) * _STEP
     z = theta * theta
     series = _S2 + z * (_S3 + z * (_S4 + z * (_S5 + z * _S6)))
     sine = theta + (z * theta) * (_S1 + z * series)

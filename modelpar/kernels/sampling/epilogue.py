@@ -1,9 +1,9 @@
-"""What follows a product while its panel is in cache: bias, sigmoid and draw in one pass.
+"""Biases and sigmoids after a product, while its panel is in cache.
 
-The sigmoid is ``1 / (1 + exp(-x))`` with an exponential of our own, because numba has no vector one: argument
+The sigmoid is ``1 / (1 + exp(-x))`` with our own exponential, because numba has no vector one: argument
 reduction by Cody and Waite (1980) to ``exp(-x) = 2^n exp(f)``, ``|f| <= ln(2) / 2``, and a polynomial in f.  No fused
-multiply-add and no relaxed arithmetic is used: every operation is one IEEE rounding, so a value's sigmoid
-is the same bits in every position, thread, vector width and machine.
+multiply-add and no relaxed arithmetic is used: every operation is one IEEE rounding, so the sigmoid of a value has the
+same bits at every position, in every thread, at every vector width and on every machine.
 
 Accuracy against the exact value: relative error at most ``SIGMOID_ERROR[dtype]`` wherever the result is a normal
 number; below that (x < -87.3 in float32, x < -708.3 in float64) the result is subnormal or exactly 0.
@@ -91,7 +91,7 @@ def sigmoid64(x):  # type: ignore[no-untyped-def]
 
 
 def sigmoid(x):  # type: ignore[no-untyped-def]
-    """The sigmoid of x's own type; compiled code picks when it is typed."""
+    """The sigmoid for the type of x; compiled code selects it at compile time."""
     return sigmoid32(x) if isinstance(x, np.float32) else sigmoid64(x)
 
 

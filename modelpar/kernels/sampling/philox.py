@@ -4,12 +4,9 @@ Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
 32 x 32 -> 64 bit products turn a 128-bit counter and a 64-bit key into four random words.  No state: a word depends
 on counter and key alone.
 
-One counter serves four consecutive samples of one unit.  All 32-bit values are held in uint64, where a product needs
+One counter serves four consecutive samples of one unit.  All 32-bit values are stored in uint64, where a product needs
 no widening and the loop over counters vectorises; numba would widen uint32 at every operation anyway.  The loops write
-raw words of whole counters to a scratch row with margins, so a batch may begin and end anywhere.
-
-Other modules (``kernels.sampling.epilogue``, ``kernels.products.draw``, ``data.drawn``) compile these functions in, and
-this one ``kernels.sampling.elementary``.
+the words of complete counters to a scratch row with margins, so a batch may begin and end at any sample.
 """
 
 from __future__ import annotations
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
 IntArray = npt.NDArray[np.int64]
 
 CHUNK = 1024  # samples of one unit per scratch row: 4 KiB, which stays in the first-level cache
-MARGIN = 4  # words of the first counter that come before the first sample wanted
-SCRATCH = MARGIN + CHUNK + 64  # a scratch row, with room for the rest of the last group of counters
+MARGIN = 4  # words of the first counter before the first requested sample
+SCRATCH = MARGIN + CHUNK + 64  # a scratch row, with space for the rest of the last group of counters
 PAIRS = CHUNK // 2 + 64  # pairs of words for as many normal draws, and for the last group of counters
 _LANES = 8  # counters are generated in groups of this many, which fill a vector register of 512 bits
 
@@ -48,7 +45,7 @@ _NO_SAMPLES = np.empty(0, np.int64)
 
 
 class Draw(NamedTuple):
-    """One draw of every unit in every sample of a minibatch, as compiled loops take it; made by :func:`draw_of`."""
+    """One draw of every unit in every sample of a minibatch, as compiled loops take it; see :func:`draw_of`."""
 
     first: int  # the first of consecutive sample ids
     samples: IntArray  # (batch,) explicit sample ids; empty where they are consecutive
@@ -61,9 +58,9 @@ class Draw(NamedTuple):
 def draw_of(
     stream: Stream, unit_ids: IntArray, samples: int | IntArray, n_units: int, n_samples: int, planes: int = 0
 ) -> Draw:
-    """The draw of a stream for these units and samples, with a statistic of so many bits.
+    """Return the draw of a stream for these units and samples, and for a statistic of ``planes`` bits.
 
-    Raises ValueError where the ids are not those of ``n_units`` units and ``n_samples`` samples.
+    Raises ValueError where there are not ``n_units`` unit ids and ``n_samples`` sample ids.
     """
     first, ids = kernel_samples(samples, n_samples)
     tag, key0, key1 = stream.words
@@ -125,10 +122,10 @@ def fill_words_at(samples, unit, tag, key0, key1, words):  # type: ignore[no-unt
 
 @njit(cache=True, nogil=True)
 def row_words(first, samples, start, n, unit, tag, key0, key1, words, at):  # type: ignore[no-untyped-def]
-    """words[at : at + n] = words of samples ``start .. start + n`` of a batch, for one unit; words before stay.
+    """words[at : at + n] = words of samples ``start .. start + n - 1`` of a batch, for one unit.
 
-    ``samples`` holds explicit ids; where it is empty the ids are ``first, first + 1, ...``.  ``words`` has room for
-    MARGIN before ``at`` and for a group of counters after ``at + n``, whose content is undefined afterwards.
+    ``samples`` holds explicit ids; where it is empty the ids are ``first, first + 1, ...``.  ``words`` has MARGIN
+    elements before ``at``, which are kept, and a group of counters after ``at + n``, which are overwritten.
     """
     if len(samples) > 0:
         fill_words_at(samples[start : start + n], unit, tag, key0, key1, words[at : at + n])
@@ -136,9 +133,9 @@ def row_words(first, samples, start, n, unit, tag, key0, key1, words, at):  # ty
     begin = first + start
     skip = begin % 4
     n_blocks = (skip + n + 3) // 4
-    whole_groups = (n_blocks + _LANES - 1) // _LANES * _LANES  # a few unused counters cost less than a scalar remainder
-    w0, w1, w2 = words[at - 3], words[at - 2], words[at - 1]  # the words before ``begin`` of its counter land here
-    fill_words(begin // 4, unit, tag, key0, key1, words[at - skip :], whole_groups)
+    padded = (n_blocks + _LANES - 1) // _LANES * _LANES  # a few unused counters are faster than a scalar remainder
+    w0, w1, w2 = words[at - 3], words[at - 2], words[at - 1]  # overwritten by the words of the counter before ``begin``
+    fill_words(begin // 4, unit, tag, key0, key1, words[at - skip :], padded)
     words[at - 3], words[at - 2], words[at - 1] = w0, w1, w2
 
 
@@ -178,8 +175,8 @@ def compare(p, drawn, states):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def fill_pairs(first_block, unit, tag, key0, key1, lengths, turns, n_blocks):  # type: ignore[no-untyped-def]
-    """Words 0 and 2 of ``n_blocks`` consecutive counters of one unit, and words 1 and 3: two rows of uint32."""
+def fill_pairs(first_block, unit, tag, key0, key1, radii, angles, n_blocks):  # type: ignore[no-untyped-def]
+    """Words 0 and 2 (radii) and words 1 and 3 (angles) of ``n_blocks`` consecutive counters of one unit: uint32."""
     k0 = np.uint64(key0)
     k1 = np.uint64(key1)
     c2 = np.uint64(unit)
@@ -188,15 +185,15 @@ def fill_pairs(first_block, unit, tag, key0, key1, lengths, turns, n_blocks):  #
     for g in range(n_blocks):
         block = first + np.uint64(g)
         w0, w1, w2, w3 = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
-        lengths[2 * g] = np.uint32(w0)
-        lengths[2 * g + 1] = np.uint32(w2)
-        turns[2 * g] = np.uint32(w1)
-        turns[2 * g + 1] = np.uint32(w3)
+        radii[2 * g] = np.uint32(w0)
+        radii[2 * g + 1] = np.uint32(w2)
+        angles[2 * g] = np.uint32(w1)
+        angles[2 * g + 1] = np.uint32(w3)
 
 
 @njit(cache=True, nogil=True)
-def fill_pairs_at(samples, unit, tag, key0, key1, lengths, turns):  # type: ignore[no-untyped-def]
-    """The pair of words of each of explicit sample ids: samples (n,) int64; lengths, turns (at least n,) uint32."""
+def fill_pairs_at(samples, unit, tag, key0, key1, radii, angles):  # type: ignore[no-untyped-def]
+    """The pair of words of each of explicit sample ids: samples (n,) int64; radii, angles (at least n,) uint32."""
     k0 = np.uint64(key0)
     k1 = np.uint64(key1)
     c2 = np.uint64(unit)
@@ -206,16 +203,16 @@ def fill_pairs_at(samples, unit, tag, key0, key1, lengths, turns):  # type: igno
         block = sample >> np.uint64(2)
         w0, w1, w2, w3 = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
         second = (sample & np.uint64(2)) != np.uint64(0)
-        lengths[j] = np.uint32(w2 if second else w0)
-        turns[j] = np.uint32(w3 if second else w1)
+        radii[j] = np.uint32(w2 if second else w0)
+        angles[j] = np.uint32(w3 if second else w1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def box_muller(lengths, turns, evens, odds):  # type: ignore[no-untyped-def]
-    """Two normal draws of each pair of words: lengths, turns (n,) uint32; evens, odds (at least n,) float64."""
-    for k in range(len(lengths)):
-        radius = math.sqrt(-2.0 * log((np.float64(lengths[k]) + 1.0) * _UNIT_32))
-        cosine, sine = cos_sin_of_turn(turns[k])
+def box_muller(radii, angles, evens, odds):  # type: ignore[no-untyped-def]
+    """Two normal draws of each pair of words: radii, angles (n,) uint32; evens, odds (at least n,) float64."""
+    for k in range(len(radii)):
+        radius = math.sqrt(-2.0 * log((np.float64(radii[k]) + 1.0) * _UNIT_32))
+        cosine, sine = cos_sin_of_turn(angles[k])
         evens[k] = radius * cosine
         odds[k] = radius * sine
 
@@ -227,8 +224,8 @@ def gaussian_rows(mean, first, samples, units, tag, key0, key1, out):  # type: i
     Words 0 and 1 of a counter give the draws of its samples 0 and 1, words 2 and 3 those of 2 and 3, so a sample
     reads only its own counter.  Computed in float64, and rounded once: |draw| <= sqrt(64 ln 2) = 6.66.
     """
-    lengths = np.empty(PAIRS, np.uint32)
-    turns = np.empty(PAIRS, np.uint32)
+    radii = np.empty(PAIRS, np.uint32)
+    angles = np.empty(PAIRS, np.uint32)
     normals = np.empty((2, PAIRS), np.float64)
     n_samples = out.shape[1]
     for i in range(out.shape[0]):
@@ -236,8 +233,8 @@ def gaussian_rows(mean, first, samples, units, tag, key0, key1, out):  # type: i
             for start in range(0, n_samples, PAIRS):
                 n = min(PAIRS, n_samples - start)
                 ids = samples[start : start + n]
-                fill_pairs_at(ids, units[i], tag, key0, key1, lengths, turns)
-                box_muller(lengths[:n], turns[:n], normals[0], normals[1])
+                fill_pairs_at(ids, units[i], tag, key0, key1, radii, angles)
+                box_muller(radii[:n], angles[:n], normals[0], normals[1])
                 row, centre = out[i, start : start + n], mean[i, start : start + n]
                 for j in range(n):
                     draw = normals[1, j] if ids[j] & 1 else normals[0, j]
@@ -248,9 +245,9 @@ def gaussian_rows(mean, first, samples, units, tag, key0, key1, out):  # type: i
             begin = first + start
             skip = begin % 4
             n_blocks = ((skip + n + 3) // 4 + _LANES - 1) // _LANES * _LANES
-            fill_pairs(begin // 4, units[i], tag, key0, key1, lengths, turns, n_blocks)
+            fill_pairs(begin // 4, units[i], tag, key0, key1, radii, angles, n_blocks)
             n_pairs = 2 * n_blocks
-            box_muller(lengths[:n_pairs], turns[:n_pairs], normals[0], normals[1])
+            box_muller(radii[:n_pairs], angles[:n_pairs], normals[0], normals[1])
             row, centre = out[i, start : start + n], mean[i, start : start + n]
             for j in range(n):
                 at = skip + j
@@ -261,7 +258,7 @@ def gaussian_rows(mean, first, samples, units, tag, key0, key1, out):  # type: i
 def permutation_keys(epoch, key0, key1, index_bits, keys):  # type: ignore[no-untyped-def]
     """keys (n,) uint64 = random upper bits, and the index in the lower ``index_bits``.
 
-    The last counter word has all bits of layer and purpose set, which no draw of a unit uses.
+    The last word of the counters has all bits of layer and purpose set, unlike that of any draw of a unit.
     """
     k0 = np.uint64(key0)
     k1 = np.uint64(key1)
@@ -276,7 +273,7 @@ def permutation_keys(epoch, key0, key1, index_bits, keys):  # type: ignore[no-un
 
 
 def kernel_samples(samples: int | IntArray, n_samples: int) -> tuple[int, IntArray]:
-    """Samples as the kernels take them: the first id, and the explicit ids (empty where they are consecutive)."""
+    """Return samples as kernels take them: the first id, and explicit ids (empty where they are consecutive)."""
     if isinstance(samples, np.ndarray):
         if samples.shape != (n_samples,):
             raise ValueError(f"sample ids have shape {samples.shape}, but the batch holds {n_samples} samples")
@@ -287,14 +284,14 @@ def kernel_samples(samples: int | IntArray, n_samples: int) -> tuple[int, IntArr
 
 
 def kernel_units(unit_ids: IntArray, n_units: int) -> IntArray:
-    """Unit ids as the kernels take them."""
+    """Return unit ids as kernels take them."""
     if unit_ids.shape != (n_units,):
         raise ValueError(f"unit ids have shape {unit_ids.shape}, but the array holds {n_units} units")
     return _plain_ids(unit_ids)
 
 
 def _plain_ids(ids: IntArray) -> IntArray:
-    """Contiguous writable int64: any other kind of array would have the kernels compiled again."""
+    """Return ids as contiguous writable int64: for any other kind of array kernels would be compiled again."""
     flags = ids.flags
     if ids.dtype == np.int64 and flags.c_contiguous and flags.writeable:
         return ids

@@ -1,1 +1,1 @@
-"""Statistics of two phases, and what weights learn from them."""
+"""Statistics of two phases, and the update of weights from them."""

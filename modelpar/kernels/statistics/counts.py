@@ -1,8 +1,8 @@
-"""Statistics of packed states in whole numbers, and the update of the weights from them in the same pass.
+"""Statistics of packed states in integers, and the update of the weights from them in the same pass.
 
 The statistics of one step are ``C[i, j] = sum over samples of v0[i] s0[j] - v1[i] s1[j]`` with states v and k-bit
-values s: ANDed words and counted ones, plane by plane.  Whole numbers add up exactly in any order, over samples,
-planes, threads and replicas.  What is done with them is element by element, in one order:
+values s: ANDed words and counted ones, plane by plane.  Integers add up exactly in any order, over samples, planes,
+threads and replicas.  The update is element by element, in this order of operations:
 
     V = carry * V + gain * C;  V -= shrink * W;  W += V
 """
@@ -12,18 +12,19 @@ from __future__ import annotations
 import numpy as np
 
 from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
-from modelpar.kernels.llvm.lookup import LANES
+from modelpar.kernels.llvm.vectors import LANES
+from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
 
-COLUMNS = 512  # of C at a time: a run of memory long enough to be fetched ahead, bits that stay in the caches
+COLUMNS = 512  # of C at a time: a row long enough to be prefetched, few enough for their words to stay in the caches
 
 
 @njit(cache=True, nogil=True)
 def by_vectors(words):  # type: ignore[no-untyped-def]
-    """Packed words (units, planes, n) uint64 -> (vectors, planes, 2 n, 16) uint32: 16 units side by side.
+    """Packed words (units, planes, n) uint64 -> (vectors, planes, 2 n, 16) uint32, with 16 units per vector.
 
-    All words of a vector of units lie together; with a word's units in one row the rows of wide layers, a multiple
-    of 4 KiB apart, would push each other out of the first-level cache.
+    All words of a vector of units are adjacent.  With all units of a word in one row, the rows of wide layers would be
+    a multiple of 4 KiB apart and displace each other in the first-level cache.
     """
     n_units, planes, n = words.shape
     out = np.zeros(((n_units + LANES - 1) // LANES, planes, 2 * n, LANES), np.uint32)
@@ -42,8 +43,8 @@ def by_vectors(words):  # type: ignore[no-untyped-def]
 def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignore[no-untyped-def]
     """counts (TILE, COLUMNS) int32: rows ``first .. first + n_rows - 1`` and columns ``low .. high - 1`` of C
 
-    v (rows, words) uint64, at most TILE rows; s as by_vectors gives it, low a multiple of 16.  Without words of the
-    data only the model's are counted.
+    v (rows, words) uint64, at most TILE rows; s from by_vectors, low a multiple of 16.  If the data's phase has no
+    words, only the model's is counted.
     """
     row, vector, word, count = v1.strides[0], s1.strides[0], s1.strides[2], counts.strides[0]
     v0_at, v1_at = v0.ctypes.data + first * row, v1.ctypes.data + first * row
@@ -70,18 +71,8 @@ def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def update_row(W, V, counts, carry, gain, shrink):  # type: ignore[no-untyped-def]
-    """V = carry * V + gain * counts; V -= shrink * W; W += V      W, V (n,) of one type, counts (n,) whole numbers"""
-    for j in range(len(W)):
-        velocity = carry * V[j] + gain * W.dtype.type(counts[j])
-        velocity -= shrink * W[j]
-        V[j] = velocity
-        W[j] += velocity
-
-
-@njit(cache=True, nogil=True)
 def count_and_update(W, V, v0, s0, v1, s1, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
-    """Rows ``start .. stop - 1`` of W and V (rows, columns), in one pass over memory."""
+    """Update rows ``start .. stop - 1`` of W and V (rows, columns) from C, in one pass over memory."""
     counts = np.empty((TILE, COLUMNS), np.int32)
     for low in range(0, W.shape[1], COLUMNS):
         high = min(low + COLUMNS, W.shape[1])
@@ -102,9 +93,9 @@ def count_and_add(V, v0, s0, v1, s1, gain, start, stop):  # type: ignore[no-unty
             n_rows = min(TILE, stop - first)
             count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
             for r in range(n_rows):
-                here, row = counts[r], V[first + r, low:high]
+                count, row = counts[r], V[first + r, low:high]
                 for j in range(len(row)):
-                    row[j] += gain * V.dtype.type(here[j])
+                    row[j] += gain * V.dtype.type(count[j])
 
 
 @njit(cache=True, nogil=True)
@@ -117,13 +108,13 @@ def count_block(v0, s0, v1, s1, start, stop, out):  # type: ignore[no-untyped-de
             n_rows = min(TILE, stop - first)
             count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
             for r in range(n_rows):
-                here, row = counts[r], out[first + r, low:high]
+                count, row = counts[r], out[first + r, low:high]
                 for j in range(len(row)):
-                    row[j] = here[j]
+                    row[j] = count[j]
 
 
 @njit(cache=True, nogil=True)
 def update_rows(W, V, counts, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
-    """``update_row`` for rows ``start .. stop - 1`` of counts (rows, columns) of any type of whole numbers"""
+    """``update_row`` for rows ``start .. stop - 1`` of counts (rows, columns) of any integer type"""
     for i in range(start, stop):
         update_row(W[i], V[i], counts[i], carry, gain, shrink)

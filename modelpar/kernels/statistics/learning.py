@@ -1,11 +1,11 @@
-"""Statistics and updates of one block of weights, over threads: whole numbers wherever the operands allow it.
+"""Statistics and updates of one block of weights, over threads, in integers where the operands allow it.
 
-A block W (rows, columns) with its velocity V; v are activations of its rows' units, s of its columns' units, each in
-the data's phase (0) and the model's (1).  C = v0 s0^T - v1 s1^T, and then element by element
+A block W (rows, columns) has a velocity V; v are activations of its rows' units, s of its columns' units, each in the
+data's phase (0) and the model's (1).  C = v0 s0^T - v1 s1^T, and then element by element
 
     V = carry * V + gain * C;  V -= shrink * W;  W += V
 
-Without compilation NumPy does the same operations in the same order.
+Without compilation NumPy performs the same operations in the same order.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import threads
-from modelpar.kernels.llvm.lookup import LANES, compiled
+from modelpar.kernels.llvm.vectors import LANES, compiled
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics import counts, probability_counts
-from modelpar.kernels.statistics.update import update_listed
+from modelpar.kernels.statistics.update import update_row
 
 Array = npt.NDArray[Any]
 Pair = tuple[Packed, Packed]
@@ -31,12 +31,12 @@ GRAIN = 1 << 13  # weights for which one more thread is worth waking
 class Counts:
     """C of packed states v and packed k-bit values s; its unit is ``1 / (2^k - 1)``.
 
-    Where the data's phase has no samples (``nothing_of``), C is that of the model's alone, and only this is counted.
+    If the data's phase has no samples (``empty_like``), C is that of the model's phase only.
     """
 
     def __init__(self, data: Pair, model: Pair) -> None:
         (v0, s0), (v1, s1) = data, model
-        # one stride serves both phases
+        # both phases have the same strides
         alike = v0.batch == s0.batch and v1.batch == s1.batch and v0.batch in (0, v1.batch) and s0.planes == s1.planes
         if not alike:
             raise ValueError(
@@ -48,14 +48,14 @@ class Counts:
         self.shape: tuple[int, ...] = model[0].n_units, model[1].n_units
 
     @staticmethod
-    def nothing_of(model: Pair) -> Pair:
-        """A phase of the same units without samples."""
+    def empty_like(model: Pair) -> Pair:
+        """Return a phase of the same units without samples."""
         v, s = model
         return Packed.empty(v.n_units, 0), Packed.empty(s.n_units, 0, s.planes)
 
     @staticmethod
     def largest(planes: int, n_samples: int) -> int:
-        """The largest absolute value that C can have."""
+        """Return the largest absolute value that C can have."""
         return n_samples * ((1 << planes) - 1)
 
     def _operands(self) -> tuple[Array, ...]:
@@ -64,7 +64,7 @@ class Counts:
         return rows[0], counts.by_vectors(s0.words), rows[1], counts.by_vectors(s1.words)
 
     def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
-        """The update in one pass over memory; ``gain`` is for C in its own unit."""
+        """Update W and V in one pass over memory; ``gain`` is for C in its own unit."""
         scalars = _scalars(W, carry, gain, shrink)
         if not compiled():
             _update(W, V, self.plain(), *scalars)
@@ -84,14 +84,14 @@ class Counts:
         threads.split(len(V), _rows(V), lambda a, b: counts.count_and_add(V, *operands, scalar, a, b), counts.TILE)
 
     def fill(self, out: Array) -> None:
-        """out (rows, columns) of a type that holds ``largest`` = C"""
+        """out (rows, columns), of a type that can represent ``largest``, = C"""
         if not compiled():
             out[:] = self.plain()
             return
         self._fill_rows(self._operands(), 0, len(out), out)
 
     def fill_in_pieces(self, out: Array, n_rows: int) -> Iterator[tuple[int, int]]:
-        """As ``fill``, some ``n_rows`` rows at a time: yields (first, end) of the rows that are now filled."""
+        """As ``fill``, about ``n_rows`` rows at a time: yields (start, stop) of the rows that are now filled."""
         if not compiled():
             out[:] = self.plain()
         operands = self._operands() if compiled() else ()
@@ -109,18 +109,18 @@ class Counts:
         threads.split(stop - start, _rows(out), work, counts.TILE)
 
     def plain(self) -> Array:
-        """C in float64, which holds it exactly."""
+        """Return C in float64, which represents it exactly."""
         (v0, s0), (v1, s1) = (tuple(unpack(x, np.float64) for x in phase) for phase in (self.data, self.model))
         return np.asarray(v0 @ s0.T - v1 @ s1.T)
 
 
-class SoftCounts:
-    """C of packed states v and probabilities s (columns, batch), which count in steps of ``1 / scale``."""
+class ProbabilityCounts:
+    """C of packed states v and probabilities s (columns, batch), which count as multiples of ``1 / scale``."""
 
     def __init__(self, data: tuple[Packed, Array], model: tuple[Packed, Array], n_samples: int) -> None:
-        """n_samples   of the whole minibatch, over all replicas: chooses the step"""
+        """n_samples   of the minibatch, over all replicas: determines the scale"""
         self.data, self.model = data, model
-        self.scale = np.float32(2.0 ** probability_counts.fine_bits(n_samples))
+        self.scale = np.float32(2.0 ** probability_counts.fraction_bits(n_samples))
         self.unit = 1.0 / float(self.scale)
         self.shape: tuple[int, ...] = data[0].n_units, len(data[1])
 
@@ -159,17 +159,17 @@ class SoftCounts:
         )
 
     def plain(self) -> Array:
-        """C in float64, which holds it exactly."""
+        """Return C in float64, which represents it exactly."""
         (v0, p0), (v1, p1) = self.data, self.model
         fixed = [np.rint(p * self.scale).astype(np.float64) for p in (p0, p1)]
         return np.asarray(unpack(v0, np.float64) @ fixed[0].T - unpack(v1, np.float64) @ fixed[1].T)
 
 
 def update_from(C: Array, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
-    """The update from whole numbers C, like W, that were summed over replicas."""
+    """Update W and V from integers C, of the shape of W, that were summed over replicas."""
     scalars = _scalars(W, carry, gain, shrink)
     if W.ndim == 1:  # listed connections
-        threads.split(len(W), GRAIN, lambda a, b: update_listed(W[a:b], V[a:b], C[a:b], *scalars))
+        threads.split(len(W), GRAIN, lambda a, b: update_row(W[a:b], V[a:b], C[a:b], *scalars))
         return
     if not compiled():
         _update(W, V, C, *scalars)

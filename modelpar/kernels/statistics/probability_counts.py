@@ -1,8 +1,8 @@
-"""Statistics of states and probabilities in whole numbers, and the update of the weights from them.
+"""Statistics of states and probabilities in integers, and the update of the weights from them.
 
 ``C[i, j] = sum over samples of v0[i] p0[j] - v1[i] p1[j]`` with states v and probabilities p that count as the nearest
-multiple of ``1 / scale``.  It is the product of ``kernels.products.subset_sums`` with samples for incoming units: the
-"weights" are the probabilities, and the bits of a unit's samples make up the codes.
+multiple of ``1 / scale``.  It is the product of ``kernels.products.subset_sums`` with samples as incoming units: the
+"weights" are the probabilities, and the codes consist of the bits of a unit's samples.
 """
 
 from __future__ import annotations
@@ -10,33 +10,43 @@ from __future__ import annotations
 import numpy as np
 
 from modelpar.kernels.llvm.counts import transpose_16
-from modelpar.kernels.llvm.lookup import HAS_LOOKUP, LANES
-from modelpar.kernels.products.subset_sums import BLOCK, CHUNK, PANEL, REGISTERS, TABLES, aligned_int32, pad, sum_panel
-from modelpar.kernels.statistics.counts import update_row
+from modelpar.kernels.llvm.subset_sums import HAS_LOOKUP
+from modelpar.kernels.llvm.vectors import LANES
+from modelpar.kernels.products.subset_sums import (
+    BLOCK,
+    CODE_BITS,
+    PANEL,
+    REGISTERS,
+    TABLES,
+    aligned_int32,
+    pad,
+    sum_panel,
+)
+from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
 
-WAY = REGISTERS if HAS_LOOKUP else TABLES
+KERNEL = REGISTERS if HAS_LOOKUP else TABLES
 
 
-def fine_bits(n_samples: int) -> int:
-    """Bits of a probability's fraction such that the counts of ``n_samples`` fit int32, at most 22."""
+def fraction_bits(n_samples: int) -> int:
+    """Return the bits of a probability's fraction, at most 22, with which counts of ``n_samples`` fit in int32."""
     return min(22, 30 - max(n_samples, 1).bit_length())
 
 
 @njit(cache=True, nogil=True)
 def codes_of_samples(words, batch):  # type: ignore[no-untyped-def]
-    """Bits of 15 samples of a unit in one number: words (units, n) uint64 -> (chunks, pad(units)) uint16"""
+    """Bits of 15 samples of a unit as one code: words (units, n) uint64 -> (chunks, pad(units)) uint16"""
     n_units, n = words.shape
-    n_chunks = (batch + CHUNK - 1) // CHUNK
+    n_chunks = (batch + CODE_BITS - 1) // CODE_BITS
     width = (n_units + 2 * LANES - 1) // (2 * LANES) * (2 * LANES)
     raw = np.zeros(n_chunks * width + 32, np.uint16)
     skip = (-raw.ctypes.data % 64) // 2
     codes = raw[skip : skip + n_chunks * width].reshape(n_chunks, width)
-    mask = np.uint64((1 << CHUNK) - 1)
+    mask = np.uint64((1 << CODE_BITS) - 1)
     for chunk in range(n_chunks):
-        w, shift = chunk * CHUNK >> 6, np.uint64(chunk * CHUNK & 63)
+        w, shift = chunk * CODE_BITS >> 6, np.uint64(chunk * CODE_BITS & 63)
         row = codes[chunk]
-        straddles = (chunk * CHUNK & 63) + CHUNK > 64 and w + 1 < n
+        straddles = (chunk * CODE_BITS & 63) + CODE_BITS > 64 and w + 1 < n
         for i in range(n_units):
             bits = words[i, w] >> shift
             if straddles:
@@ -48,16 +58,16 @@ def codes_of_samples(words, batch):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def count_panel(codes0, p0, codes1, p1, n_visible, first, n_units, scale, weights, sums):  # type: ignore[no-untyped-def]
     """sums (PANEL, pad(n_visible)) int32 = columns ``first .. first + n_units - 1`` of C, transposed"""
-    nowhere, none = np.zeros((1, 1), np.int64), np.zeros(0, np.int32)
-    way, up = np.int64(WAY), n_units < 0  # no constants: numba would compile the sums for these once more
+    no_offsets, no_units = np.zeros((1, 1), np.int64), np.zeros(0, np.int32)
+    kernel, up = np.int64(KERNEL), n_units < 0  # not constants: numba would compile sum_panel again for these
     sums[:] = 0
     batch0, batch1 = p0.shape[1], p1.shape[1]
-    sum_panel(way, p0, up, batch0, first, n_units, scale, codes0, nowhere, none, n_visible, weights, sums)
-    sum_panel(way, p1, up, batch1, first, n_units, -scale, codes1, nowhere, none, n_visible, weights, sums)
+    sum_panel(kernel, p0, up, batch0, first, n_units, scale, codes0, no_offsets, no_units, n_visible, weights, sums)
+    sum_panel(kernel, p1, up, batch1, first, n_units, -scale, codes1, no_offsets, no_units, n_visible, weights, sums)
 
 
 @njit(cache=True, nogil=True)
-def _turned(sums, i, counts):  # type: ignore[no-untyped-def]
+def transpose_columns(sums, i, counts):  # type: ignore[no-untyped-def]
     """counts (LANES, PANEL) = columns ``i .. i + 15`` of sums; both 64-byte aligned"""
     source, target = sums.ctypes.data + 4 * i, counts.ctypes.data
     for u in range(0, PANEL, LANES):
@@ -66,7 +76,7 @@ def _turned(sums, i, counts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def count_and_update(W, V, codes0, p0, codes1, p1, scale, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
-    """Columns ``start .. stop - 1`` of W and V (visible, hidden), as ``counts.count_and_update``; gain is for C."""
+    """Update columns ``start .. stop - 1`` of W and V (visible, hidden), as ``counts.count_and_update`` does rows."""
     n_visible = W.shape[0]
     weights = aligned_int32(PANEL * BLOCK)
     sums = aligned_int32(PANEL * pad(n_visible)).reshape(PANEL, pad(n_visible))
@@ -75,7 +85,7 @@ def count_and_update(W, V, codes0, p0, codes1, p1, scale, carry, gain, shrink, s
         last = min(first + PANEL, stop)
         count_panel(codes0, p0, codes1, p1, n_visible, first, last - first, scale, weights, sums)
         for i in range(0, n_visible, LANES):
-            _turned(sums, i, counts)
+            transpose_columns(sums, i, counts)
             for r in range(min(LANES, n_visible - i)):
                 update_row(W[i + r, first:last], V[i + r, first:last], counts[r, : last - first], carry, gain, shrink)
 
@@ -96,7 +106,7 @@ def count_block(codes0, p0, codes1, p1, scale, start, stop, out):  # type: ignor
 
 @njit(cache=True, nogil=True)
 def add_steps(p, scale, sums):  # type: ignore[no-untyped-def]
-    """sums (units,) += p (units, batch) in whole steps, over the samples; fine_bits keeps a sum within int32"""
+    """sums (units,) += p (units, batch) in fixed point, over the samples; fraction_bits keeps a sum within int32"""
     for i in range(p.shape[0]):
         row, total = p[i], np.int32(0)
         for s in range(len(row)):

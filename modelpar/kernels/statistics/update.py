@@ -1,4 +1,4 @@
-"""The parameter update in one pass over memory."""
+"""Updates of parameters in one pass over memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GRAIN = 1 << 16  # parameters for which one more thread is worth waking
 
 @njit(cache=True, nogil=True)
 def update_panel(parameters, velocity, decay):  # type: ignore[no-untyped-def]
-    """parameters, velocity (n,) in place; decay a scalar of their type."""
+    """velocity -= decay * parameters; parameters += velocity      both (n,), decay a scalar of their type"""
     for i in range(len(parameters)):
         step = velocity[i] - decay * parameters[i]
         velocity[i] = step
@@ -22,13 +22,13 @@ def update_panel(parameters, velocity, decay):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def update_listed(W, V, C, carry, gain, shrink):  # type: ignore[no-untyped-def]
-    """V = carry V + gain C; V -= shrink W; W += V, all (connections,)"""
-    for k in range(len(W)):
-        velocity = carry * V[k] + gain * W.dtype.type(C[k])
-        velocity -= shrink * W[k]
-        V[k] = velocity
-        W[k] += velocity
+def update_row(W, V, counts, carry, gain, shrink):  # type: ignore[no-untyped-def]
+    """V = carry * V + gain * counts; V -= shrink * W; W += V      W, V (n,) of one type, counts (at least n,)"""
+    for j in range(len(W)):
+        velocity = carry * V[j] + gain * W.dtype.type(counts[j])
+        velocity -= shrink * W[j]
+        V[j] = velocity
+        W[j] += velocity
 
 
 def apply_update(parameters: npt.NDArray[Any], velocity: npt.NDArray[Any], decay: float) -> None:

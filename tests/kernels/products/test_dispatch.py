@@ -1,4 +1,4 @@
-"""Which kernel is chosen, and the calibration that is kept for it."""
+"""The choice of a kernel, and the calibration that is kept for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from modelpar.errors import SpecError
 from modelpar.kernels import threads
-from modelpar.kernels.llvm.lookup import HAS_LOOKUP, compiled
+from modelpar.kernels.llvm.subset_sums import HAS_LOOKUP
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch, subset_sums
 from modelpar.kernels.products.dispatch import VARIABLE, Calibration, Rate, available, choose
 from modelpar.kernels.states import pack
@@ -17,7 +18,7 @@ from modelpar.machine import caches
 
 needs_compilation = pytest.mark.skipif(not compiled(), reason="without compilation there is one kernel")
 
-# Nanoseconds as a core of 2024 has them; with the fastest dense kernel changed where a test needs it.
+# Nanoseconds of a core of 2024; tests change those of the fastest dense kernel where they need it.
 TYPICAL = {
     "registers": Rate(0.2, 0.003), "tables": Rate(0.5, 0.006), "lists": Rate(0.4, 0.02), "blas": Rate(0.1, 0.01),
 }  # fmt: skip
@@ -29,9 +30,9 @@ def states(density, n_in=784, batch=256):
 
 
 def calibration(**down):
-    """Typical rates in both directions, but these downwards."""
-    rates = {f"{way}.up": rate for way, rate in TYPICAL.items()}
-    return Calibration(rates | {f"{way}.down": rate for way, rate in (TYPICAL | down).items()}, 1, "a processor")
+    """Typical rates in both directions, with these changes of the direction down."""
+    rates = {f"{kernel}.up": rate for kernel, rate in TYPICAL.items()}
+    return Calibration(rates | {f"{kernel}.down": rate for kernel, rate in (TYPICAL | down).items()}, 1, "a processor")
 
 
 @pytest.fixture(autouse=True)
@@ -51,19 +52,19 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-# what is chosen
+# the choice
 
 
 @pytest.mark.parametrize("name", available())
 @pytest.mark.parametrize("density", [0.001, 0.5])
 @pytest.mark.parametrize("up", [True, False])
-@pytest.mark.parametrize("whole", [True, False])
-def test_the_environment_names_the_kernel(name, density, up, whole, monkeypatch):
+@pytest.mark.parametrize("integer_sums", [True, False])
+def test_the_environment_names_the_kernel(name, density, up, integer_sums, monkeypatch):
     monkeypatch.setenv(VARIABLE, name)
-    assert choose(states(density), 500, up=up, whole=whole) == name
+    assert choose(states(density), 500, up=up, integer_sums=integer_sums) == name
 
 
-def test_an_empty_name_is_none_at_all(monkeypatch):
+def test_an_empty_name_counts_as_none(monkeypatch):
     monkeypatch.setenv(VARIABLE, "")
     assert dispatch.forced() is None
 
@@ -98,7 +99,7 @@ def test_the_fastest_by_the_rates_is_chosen(setting, up, monkeypatch):
     assert choose(states(0.01), 500, up=up) == "lists"
     assert choose(states(0.5), 500, up=up) == DENSE
     assert choose(states(0.5, batch=4), 500, up=up) == "blas"
-    assert choose(states(0.5, batch=4), 500, up=up, whole=True) == DENSE
+    assert choose(states(0.5, batch=4), 500, up=up, integer_sums=True) == DENSE
 
 
 @needs_compilation
@@ -114,11 +115,11 @@ def test_each_direction_has_its_own_rates():
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
 @pytest.mark.parametrize("batch", [0, 1, 256])
 @pytest.mark.parametrize("up", [True, False])
-def test_the_blas_never_makes_whole_sums_by_choice(density, batch, up):
+def test_the_blas_is_never_chosen_for_integer_sums(density, batch, up):
     blas = Rate(0.0, 1e-9)
     rates = {name: blas if name.startswith("blas") else rate for name, rate in calibration().rates.items()}
     dispatch.use(Calibration(rates, 1, "a processor"))
-    assert choose(states(density, batch=batch), 500, up=up, whole=True) != "blas"
+    assert choose(states(density, batch=batch), 500, up=up, integer_sums=True) != "blas"
     if batch and density == 0.5:
         assert choose(states(density, batch=batch), 500, up=up) == "blas"
 
@@ -126,11 +127,12 @@ def test_the_blas_never_makes_whole_sums_by_choice(density, batch, up):
 @needs_compilation
 @pytest.mark.parametrize("n_in", [0, 1, 784, 5000])
 def test_lists_win_exactly_where_their_predicted_time_is_shorter(n_in):
-    """Units of one density throughout, so that counting some of them is counting all."""
+    """All units have the same density, so that the density of some is the density of all."""
     for on in range(0, 200, 7):
         bits = np.zeros((n_in, 200), bool)
         bits[:, :on] = True
-        per_weight = {way: rate.weight + rate.sample * (on if way == "lists" else 200) for way, rate in TYPICAL.items()}
+        load = {kernel: on if kernel == "lists" else 200 for kernel in TYPICAL}
+        per_weight = {kernel: rate.weight + rate.sample * load[kernel] for kernel, rate in TYPICAL.items()}
         if not HAS_LOOKUP:
             del per_weight["registers"]
         expected = min(per_weight, key=per_weight.__getitem__)
@@ -152,7 +154,7 @@ def test_without_a_calibration_rates_are_assumed():
 def test_without_compilation_there_is_the_blas(monkeypatch):
     monkeypatch.setattr(dispatch, "compiled", lambda: False)
     assert available() == ("blas",)
-    assert choose(states(0.01), 500, up=True, whole=True) == "blas"
+    assert choose(states(0.01), 500, up=True, integer_sums=True) == "blas"
     monkeypatch.setenv(VARIABLE, "lists")
     with pytest.raises(SpecError, match="has auto, blas"):
         dispatch.forced()
@@ -162,21 +164,21 @@ def test_seconds_of_a_product():
     assert Rate(0.5, 0.01).seconds(100, 1000, 50) == pytest.approx(1e-9 * 100 * 1000 * (0.5 + 0.01 * 50))
 
 
-# what is kept
+# the file
 
 
-def fake_measurement(way, *, up):
-    return Rate(0.25 + len(way), 0.001 if up else 0.002)
+def fake_measurement(kernel, *, up):
+    return Rate(0.25 + len(kernel), 0.001 if up else 0.002)
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Names of what was measured, which takes no time."""
+    """Kernels and directions that were measured, by a substitute that takes no time."""
     names = []
 
-    def measure(way, *, up):
-        names.append((way, up))
-        return fake_measurement(way, up=up)
+    def measure(kernel, *, up):
+        names.append((kernel, up))
+        return fake_measurement(kernel, up=up)
 
     monkeypatch.setattr(dispatch, "_measure", measure)
     return names
@@ -191,9 +193,9 @@ def test_a_calibration_is_kept_and_read(cache, measured):
     assert not dispatch.load()
     assert dispatch.calibration() is None
     made = dispatch.calibrate()
-    assert sorted(measured) == sorted((way, up) for way in available() for up in (True, False))
-    assert made.rates == {f"{way}.{name}": fake_measurement(way, up=name == "up")
-                          for way in available() for name in ("up", "down")}  # fmt: skip
+    assert sorted(measured) == sorted((kernel, up) for kernel in available() for up in (True, False))
+    assert made.rates == {f"{kernel}.{name}": fake_measurement(kernel, up=name == "up")
+                          for kernel in available() for name in ("up", "down")}  # fmt: skip
     assert dispatch.calibration() is made
     assert list(dispatch.calibration_file().parent.iterdir()) == [dispatch.calibration_file()]
     dispatch.use(None)
@@ -247,7 +249,7 @@ def test_other_threads_and_processors_have_other_files(cache, monkeypatch):
 
 
 def good():
-    rates = {f"{way}.{name}": {"weight": 0.1, "sample": 0.2} for way in available() for name in ("up", "down")}
+    rates = {f"{kernel}.{name}": {"weight": 0.1, "sample": 0.2} for kernel in available() for name in ("up", "down")}
     return {"rates": rates, "threads": 1, "processor": "a processor"}
 
 
@@ -285,14 +287,14 @@ def test_a_damaged_file_is_ignored_and_replaced(content, cache, measured):
     assert dispatch.calibration() == made
 
 
-def test_bytes_that_are_no_text_are_ignored(cache):
+def test_bytes_that_are_not_text_are_ignored(cache):
     path = dispatch.calibration_file()
     path.parent.mkdir(parents=True)
     path.write_bytes(bytes(range(256)))
     assert not dispatch.load()
 
 
-def test_what_is_called_good_here_is_read(cache):
+def test_the_good_file_is_read(cache):
     path = dispatch.calibration_file()
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(good()), encoding="utf-8")
@@ -300,7 +302,7 @@ def test_what_is_called_good_here_is_read(cache):
     assert dispatch.rate("blas", up=True) == Rate(0.1, 0.2)
 
 
-def test_a_folder_that_cannot_be_made_is_no_error(cache, measured):
+def test_a_folder_that_cannot_be_made_is_not_an_error(cache, measured):
     cache.write_text("a file where a folder should be", encoding="utf-8")
     dispatch.use(None)
     assert not dispatch.load()
@@ -309,7 +311,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(cache, measured):
     assert cache.read_text(encoding="utf-8") == "a file where a folder should be"
 
 
-def test_a_file_that_cannot_be_replaced_is_no_error_and_leaves_nothing(cache, measured):
+def test_a_file_that_cannot_be_replaced_is_not_an_error_and_leaves_nothing(cache, measured):
     dispatch.calibration_file().mkdir(parents=True)
     assert not dispatch.load()
     made = dispatch.calibrate()
@@ -318,7 +320,7 @@ def test_a_file_that_cannot_be_replaced_is_no_error_and_leaves_nothing(cache, me
     assert list(dispatch.calibration_file().parent.iterdir()) == [dispatch.calibration_file()]
 
 
-def test_a_folder_that_cannot_be_written_to_is_no_error(cache, measured, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_not_an_error(cache, measured, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError("read-only")
 
@@ -328,24 +330,24 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(cache, measured, monkeyp
     assert files_in(cache) == []
 
 
-@pytest.mark.parametrize("way", available())
+@pytest.mark.parametrize("kernel", available())
 @pytest.mark.parametrize("up", [True, False])
-def test_measured_rates_are_times(way, up, monkeypatch):
-    """A real measurement, of small products: what it returns can be used."""
+def test_measured_rates_are_times(kernel, up, monkeypatch):
+    """A real measurement of small products returns usable rates."""
     monkeypatch.setattr(dispatch, "_SIZE", (60, 70))
     monkeypatch.setattr(dispatch, "_REPEATS", 1)
-    rate = dispatch._measure(way, up=up)
+    rate = dispatch._measure(kernel, up=up)
     assert rate.weight >= 0
     assert 0 < rate.sample < 1e6
     assert np.isfinite(rate.weight)
 
 
 @needs_compilation
-def test_ways_are_those_of_the_kernels():
-    assert dispatch.WAYS == {
+def test_numbers_are_those_of_the_kernels():
+    assert subset_sums.KERNELS == {
         "registers": subset_sums.REGISTERS,
         "tables": subset_sums.TABLES,
         "lists": subset_sums.LISTS,
     }
-    assert set(available()) <= {*dispatch.WAYS, "blas"}
+    assert set(available()) <= {*subset_sums.KERNELS, "blas"}
     assert ("registers" in available()) == HAS_LOOKUP

@@ -1,4 +1,4 @@
-"""Products with packed states and what samplers make of them: every kernel against NumPy, bit for bit."""
+"""Products with packed states, and samplers of them: every kernel against NumPy, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,45 +13,37 @@ import numpy as np
 import pytest
 
 from modelpar.draws import uniform
-from modelpar.kernels import states, threads
-from modelpar.kernels.llvm.lookup import compiled
+from modelpar.kernels import states
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import draw, subset_sums
 from modelpar.kernels.products.dispatch import VARIABLE, available
 from modelpar.kernels.products.product import Product, Sampler, plain_sums
-from modelpar.kernels.products.subset_sums import fine
+from modelpar.kernels.products.subset_sums import fixed_point_scale
 from modelpar.kernels.sampling import epilogue
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.kernels.statistics import counts, probability_counts
-from modelpar.kernels.statistics.learning import Counts, SoftCounts, update_from
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, update_from
 from modelpar.kernels.warm_up import warm_up
 from modelpar.streams import Purpose, Stream
 from tests.kernels.test_kernels import small_results as small_kernel_results
 
 STREAM = Stream(seed=2**40 + 17, layer=1, purpose=Purpose.HIDDEN, repeat=2)
-WAYS = available()
+KERNELS = available()
 
 
-@pytest.fixture(params=[1, 3])
-def n_threads(request):
-    before = threads.get_threads()
-    threads.set_threads(request.param)
-    yield request.param
-    threads.set_threads(before)
-
-
-def room(n_units, batch, dtype):
+def allocate(n_units, batch, dtype):
     return np.full((n_units, batch), 77, dtype)
 
 
-def whole_sums(W, bits, up, n_inputs):
-    """int32 steps of 1 / fine(n_inputs), by whole numbers in NumPy."""
-    steps = np.rint(W.astype(np.float64) * float(fine(n_inputs))).astype(np.int64)
+def integer_sums(W, bits, up, n_inputs):
+    """Sums in fixed point, int32, by integers in NumPy."""
+    steps = np.rint(W.astype(np.float64) * float(fixed_point_scale(n_inputs))).astype(np.int64)
     return ((steps.T if up else steps) @ bits.astype(np.int64)).astype(np.int32)
 
 
 def expected_means(sums, bias, n_inputs):
-    """sigmoid(float32(sums) * step + bias) by the other kernel, which test_kernels.py compares with exact values."""
-    p = sums.astype(np.float32) * np.float32(1 / fine(n_inputs)) if sums.dtype == np.int32 else sums.copy()
+    """sigmoid(float32(sums) * step + bias) by ``bias_sigmoid``, which test_kernels.py compares with exact values."""
+    p = sums.astype(np.float32) * np.float32(1 / fixed_point_scale(n_inputs)) if sums.dtype == np.int32 else sums.copy()
     epilogue.bias_sigmoid(p, bias)
     return p
 
@@ -69,7 +61,7 @@ def expected_statistic(p, u, planes):
 
 
 def expected_error(p, bits):
-    """Squared errors in whole steps of 2^-20."""
+    """Sum of squared errors, each rounded to a multiple of 2^-20."""
     miss = np.where(bits, 1 - p, p)
     return float(np.floor(miss * miss * p.dtype.type(2**20) + p.dtype.type(0.5)).sum(dtype=np.float64)) / 2**20
 
@@ -82,7 +74,7 @@ def case(n_in, n_out, batch, *, up=True, density=0.3, scale=1.0, dtype=np.float3
 
 
 def assert_sampled(drawn, p, u, *, planes, target=None):
-    """All that was made is what NumPy makes of the probabilities and the uniform draws."""
+    """All results equal those of NumPy from the probabilities and the uniform draws."""
     if drawn.means is not None:
         assert drawn.means.dtype == p.dtype
         assert np.array_equal(drawn.means, p)
@@ -98,28 +90,28 @@ def assert_sampled(drawn, p, u, *, planes, target=None):
 # products
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (33, 70, 17), (520, 200, 65), (40, 1100, 3)], ids=str)
 @pytest.mark.parametrize("n_inputs", [600, 10_000])
-def test_whole_sums_are_the_same_by_every_kernel(way, up, sizes, n_inputs, n_threads, monkeypatch):
-    monkeypatch.setenv(VARIABLE, way)
+def test_integer_sums_are_the_same_by_every_kernel(kernel, up, sizes, n_inputs, n_threads, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
     W, bits, _, _ = case(*sizes, up=up)
-    sums = Product(W, pack(bits), up, n_inputs, whole=True).sums(room)
+    sums = Product(W, pack(bits), up, n_inputs, integer_sums=True).sums(allocate)
     assert sums.dtype == np.int32
-    assert np.array_equal(sums, whole_sums(W, bits, up, n_inputs))
+    assert np.array_equal(sums, integer_sums(W, bits, up, n_inputs))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
-def test_whole_sums_wrap_by_every_kernel(way, up, monkeypatch):
-    monkeypatch.setenv(VARIABLE, way)
+def test_integer_sums_wrap_by_every_kernel(kernel, up, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
     W, bits, _, _ = case(300, 70, 20, up=up, scale=7000)
-    steps = np.rint(W.astype(np.float64) * float(fine(300))).astype(np.int64)
+    steps = np.rint(W.astype(np.float64) * float(fixed_point_scale(300))).astype(np.int64)
     exact = (steps.T if up else steps) @ bits
     assert abs(steps).max() < 2**31
     assert (abs(exact) >= 2**31).any()
-    sums = Product(W, pack(bits), up, 300, whole=True).sums(room)
+    sums = Product(W, pack(bits), up, 300, integer_sums=True).sums(allocate)
     assert np.array_equal(sums, (exact & 0xFFFFFFFF).astype(np.uint32).view(np.int32))
 
 
@@ -131,8 +123,8 @@ def test_products_in_floats(dtype, up, packed, monkeypatch):
     W, bits, _, _ = case(100, 70, 20, up=up, dtype=dtype)
     operand = bits if packed else np.random.default_rng(0).random(bits.shape)
     product = Product(W, pack(bits) if packed else operand.astype(dtype), up, 100)
-    assert (product.n_out, product.batch, product.way()) == (70, 20, "blas")
-    sums = product.sums(room)
+    assert (product.n_out, product.batch, product.chosen_kernel()) == (70, 20, "blas")
+    sums = product.sums(allocate)
     if packed and dtype == np.float32 and not compiled():
         sums = plain_sums(sums, 100)
     assert sums.dtype == dtype
@@ -140,16 +132,16 @@ def test_products_in_floats(dtype, up, packed, monkeypatch):
     np.testing.assert_allclose(sums, exact, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("sizes", [(0, 5, 7), (5, 0, 7), (5, 7, 0), (0, 0, 0)], ids=str)
-def test_empty_products(way, up, sizes, monkeypatch):
-    monkeypatch.setenv(VARIABLE, way)
+def test_empty_products(kernel, up, sizes, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
     W, bits, bias, ids = case(*sizes, up=up)
-    product = Product(W, pack(bits), up, sizes[0], whole=True)
-    assert np.array_equal(product.sums(room), np.zeros(sizes[1:]))
+    product = Product(W, pack(bits), up, sizes[0], integer_sums=True)
+    assert np.array_equal(product.sums(allocate), np.zeros(sizes[1:]))
     sampler = Sampler(bias, ids, STREAM, 3, means=True, planes=3, target=pack(np.ones(sizes[1:])))
-    drawn = sampler.of_product(product, room)
+    drawn = sampler.of_product(product, allocate)
     p = expected_means(np.zeros(sizes[1:], np.int32), bias, sizes[0])
     assert_sampled(drawn, p, drawn_uniform(p, ids, 3), planes=3, target=np.ones(sizes[1:], bool))
     assert drawn.states.shape == drawn.statistic.shape == drawn.means.shape == sizes[1:]
@@ -158,7 +150,7 @@ def test_empty_products(way, up, sizes, monkeypatch):
 def test_sums_as_floats():
     sums = np.array([[-(2**31), 2**31 - 1, 3, 0]], np.int32)
     for n_inputs in (10, 5000):
-        step = 1 / float(fine(n_inputs))
+        step = 1 / float(fixed_point_scale(n_inputs))
         assert plain_sums(sums, n_inputs).dtype == np.float32
         assert np.array_equal(plain_sums(sums, n_inputs), (sums * step).astype(np.float32))
     floats = np.zeros((2, 3), np.float64)
@@ -168,20 +160,20 @@ def test_sums_as_floats():
 # samplers
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (33, 70, 17), (520, 200, 65), (16, 65, 1100)], ids=str)
 @pytest.mark.parametrize("planes", [1, 3])
-def test_a_sampler_draws_the_same_by_every_kernel(way, up, sizes, planes, n_threads, monkeypatch):
-    monkeypatch.setenv(VARIABLE, way)
+def test_a_sampler_draws_the_same_by_every_kernel(kernel, up, sizes, planes, n_threads, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
     W, bits, bias, ids = case(*sizes, up=up, scale=4)
     target = np.random.default_rng(9).random(sizes[1:]) < 0.5
     sampler = Sampler(bias, ids, STREAM, 1001, means=True, planes=planes, target=pack(target))
-    product = Product(W, pack(bits), up, 5000, whole=True)
-    fused, parted = sampler.of_product(product, room), sampler.of_sums(product.sums(room), 5000)
-    p = expected_means(whole_sums(W, bits, up, 5000), bias, 5000)
+    product = Product(W, pack(bits), up, 5000, integer_sums=True)
+    fused, parted = sampler.of_product(product, allocate), sampler.of_sums(product.sums(allocate), 5000)
+    p = expected_means(integer_sums(W, bits, up, 5000), bias, 5000)
     for drawn in (fused, parted):
-        assert all(made is not None for made in (drawn.means, drawn.states, drawn.statistic))
+        assert all(result is not None for result in (drawn.means, drawn.states, drawn.statistic))
         assert_sampled(drawn, p, drawn_uniform(p, ids, 1001), planes=planes, target=target)
 
 
@@ -190,17 +182,17 @@ def test_a_sampler_draws_the_same_by_every_kernel(way, up, sizes, planes, n_thre
 @pytest.mark.parametrize("planes", [0, 1, 2, 8])
 @pytest.mark.parametrize("with_target", [False, True])
 @pytest.mark.parametrize("kind", ["product", np.int32, np.float32, np.float64], ids=str)
-def test_only_what_is_wanted_is_made(means, states, planes, with_target, kind):
+def test_only_requested_arrays_are_made(means, states, planes, with_target, kind):
     W, bits, bias, ids = case(20, 70, 90, scale=4)
     target = np.random.default_rng(9).random((70, 90)) < 0.5
     wanted = {"means": means, "states": states, "planes": planes, "target": pack(target) if with_target else None}
-    sums = whole_sums(W, bits, True, 20)
+    sums = integer_sums(W, bits, True, 20)
     if kind in (np.float32, np.float64):
         sums, bias = sums.astype(kind) / kind(2**20), bias.astype(kind)
     p = expected_means(sums, bias, 20)
     sampler = Sampler(bias, ids, STREAM, 5, **wanted)
     if kind == "product":
-        drawn = sampler.of_product(Product(W, pack(bits), True, 20, whole=True), room)
+        drawn = sampler.of_product(Product(W, pack(bits), True, 20, integer_sums=True), allocate)
     else:
         drawn = sampler.of_sums(sums.copy(), 20)
     assert (drawn.means is not None) == means
@@ -219,8 +211,8 @@ def test_samples_by_their_first_id(first, batch):
     p = expected_means(sums, bias, 20)
     u = drawn_uniform(p, ids, first)
     assert_sampled(sampler.of_sums(sums.copy(), 20), p, u, planes=8)
-    given = Sampler(bias, ids, STREAM, np.arange(first, first + batch), means=True, planes=8)
-    assert_sampled(given.of_sums(sums, 20), p, u, planes=8)
+    explicit = Sampler(bias, ids, STREAM, np.arange(first, first + batch), means=True, planes=8)
+    assert_sampled(explicit.of_sums(sums, 20), p, u, planes=8)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32, np.float64])
@@ -236,14 +228,15 @@ def test_samples_by_explicit_ids(dtype, batch):
     assert_sampled(drawn, p, drawn_uniform(p, units, samples), planes=3)
 
 
-def test_a_split_minibatch_draws_what_the_whole_one_draws():
+def test_parts_of_a_minibatch_draw_the_same_as_the_minibatch():
     W, bits, bias, ids = case(30, 70, 130)
-    whole = Sampler(bias, ids, STREAM, 6, planes=3).of_product(Product(W, pack(bits), True, 30, whole=True), room)
+    product = Product(W, pack(bits), True, 30, integer_sums=True)
+    complete = Sampler(bias, ids, STREAM, 6, planes=3).of_product(product, allocate)
     for start, stop in pairwise((0, 1, 64, 67, 130)):
-        product = Product(W, pack(bits[:, start:stop]), True, 30, whole=True)
-        part = Sampler(bias, ids, STREAM, 6 + start, planes=3).of_product(product, room)
-        assert np.array_equal(part.states.words, whole.states.take(start, stop).words)
-        assert np.array_equal(part.statistic.words, whole.statistic.take(start, stop).words)
+        product = Product(W, pack(bits[:, start:stop]), True, 30, integer_sums=True)
+        part = Sampler(bias, ids, STREAM, 6 + start, planes=3).of_product(product, allocate)
+        assert np.array_equal(part.states.words, complete.states.take(start, stop).words)
+        assert np.array_equal(part.statistic.words, complete.statistic.take(start, stop).words)
 
 
 def test_wrong_ids_are_refused():
@@ -260,7 +253,7 @@ def test_wrong_ids_are_refused():
 
 
 def certain_sums(p, batch):
-    """Float sums whose sigmoids are these probabilities, as nearly as float32 has them; 0 and 1 exactly."""
+    """Float sums whose sigmoids are these probabilities up to rounding; 0 and 1 exactly."""
     with np.errstate(divide="ignore"):
         return np.repeat(np.log(p / (1 - p)), batch, axis=1)
 
@@ -287,17 +280,17 @@ def test_the_statistic_is_unbiased(planes, dtype):
 
 def test_the_statistic_of_one_bit_is_the_state():
     W, bits, bias, ids = case(30, 70, 130)
-    product = Product(W, pack(bits), True, 30, whole=True)
+    product = Product(W, pack(bits), True, 30, integer_sums=True)
     for wanted in (True, False):
-        drawn = Sampler(bias, ids, STREAM, 6, states=wanted, planes=1).of_product(product, room)
-        states = Sampler(bias, ids, STREAM, 6).of_product(product, room).states
+        drawn = Sampler(bias, ids, STREAM, 6, states=wanted, planes=1).of_product(product, allocate)
+        states = Sampler(bias, ids, STREAM, 6).of_product(product, allocate).states
         assert isinstance(drawn.statistic, Packed)
         assert np.array_equal(drawn.statistic.words, states.words)
 
 
 @pytest.mark.parametrize("planes", range(2, 9))
-def test_the_statistic_at_the_seams(planes):
-    """Probabilities at whole levels and one float beside them, over many draws: never outside, never a level away."""
+def test_the_statistic_at_integer_levels(planes):
+    """At integer levels and the floats next to them, the statistic is never outside the range nor a level away."""
     levels = (1 << planes) - 1
     p = np.arange(levels + 1, dtype=np.float32) / np.float32(levels)
     p = np.concatenate([p, np.nextafter(p[:-1], np.float32(1)), np.nextafter(p[1:], np.float32(0))])
@@ -314,19 +307,19 @@ def test_the_statistic_at_the_seams(planes):
 # without compilation, and on other processors
 
 
-def small_results(dtype, *, soft=True):
+def small_results(dtype, *, probabilities=True):
     """Results of every kernel on packed states at small sizes, with weights of this type."""
     results = {}
     rng = np.random.default_rng(5)
     for up in (True, False):
         W, bits, bias, ids = case(40, 70, 20, up=up, scale=4, dtype=dtype)
-        product = Product(W, pack(bits), up, 5000, whole=True)
+        product = Product(W, pack(bits), up, 5000, integer_sums=True)
         target = pack(rng.random((70, 20)) < 0.5)
-        results[f"sums {up}"] = product.sums(room)
+        results[f"sums {up}"] = product.sums(allocate)
         for name, samples in (("first", 4 * 2**32 - 9), ("ids", rng.integers(0, 2**50, 20))):
             for planes in (1, 3, 8):
                 sampler = Sampler(bias, ids, STREAM, samples, means=True, planes=planes, target=target)
-                for drawn in (sampler.of_product(product, room), sampler.of_sums(product.sums(room), 5000)):
+                for drawn in (sampler.of_product(product, allocate), sampler.of_sums(product.sums(allocate), 5000)):
                     case_name = f"{up} {name} {planes} {len(results)}"
                     results |= {
                         f"means {case_name}": drawn.means, f"states {case_name}": drawn.states.words,
@@ -336,7 +329,7 @@ def small_results(dtype, *, soft=True):
         results |= {f"real {up}": real.means, f"states {up}": real.states.words, f"k {up}": real.statistic.words}
     v0, v1 = (pack(rng.random((9, 70)) < 0.5) for _ in range(2))
     p0, p1 = (rng.random((33, 70)).astype(np.float32) for _ in range(2))
-    blocks = {"soft": SoftCounts((v0, p0), (v1, p1), 70)} if soft else {}
+    blocks = {"probabilities": ProbabilityCounts((v0, p0), (v1, p1), 70)} if probabilities else {}
     for planes in (1, 3, 8):
         s0, s1 = (pack(rng.integers(0, 1 << planes, (33, 70)), planes) for _ in range(2))
         results[f"sums of {planes} planes"] = s0.sums()
@@ -353,23 +346,23 @@ def small_results(dtype, *, soft=True):
 
 
 def signatures_after_warm_up(dtype):
-    """{kernel: types that it is compiled for, after ``warm_up`` and after its use}"""
+    """{kernel: number of types that it is compiled for, after ``warm_up`` and after its use}"""
     kernels = {name: kernel for module in (counts, subset_sums, draw, probability_counts, states)
                for name, kernel in vars(module).items() if hasattr(kernel, "signatures")}  # fmt: skip
     warm_up(dtype)
     before = {name: len(kernel.signatures) for name, kernel in kernels.items()}
-    for way in WAYS:
-        os.environ[VARIABLE] = way
-        small_results(dtype, soft=dtype == np.float32)  # probabilities are whole numbers with float32 weights only
+    for kernel in KERNELS:
+        os.environ[VARIABLE] = kernel
+        small_results(dtype, probabilities=dtype == np.float32)  # only with float32 weights
     return {name: np.array([before[name], len(kernel.signatures)]) for name, kernel in kernels.items()}
 
 
 def results_elsewhere(expression, path, environment):
-    """What an expression gives in another Python, whose environment is changed so; the results go through ``path``."""
+    """The results of an expression in another Python with a changed environment, passed in the file ``path``."""
     program = (
         "import warnings; warnings.simplefilter('error')\n"
         "import numpy as np, numba\n"
-        "from modelpar.kernels.llvm import lookup\n"
+        "from modelpar.kernels.llvm import vectors\n"
         "from modelpar.kernels.products import dispatch\n"
         "from tests.kernels import test_kernels\n"
         "from tests.kernels.products import test_product\n"
@@ -396,7 +389,7 @@ def assert_same_results(got, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_interpreted_code_gives_the_same_bits(dtype, tmp_path):
-    expression = f"test_product.small_results(np.{np.dtype(dtype).name}) | {{'compiled': np.array(lookup.compiled())}}"
+    expression = f"test_product.small_results(np.{np.dtype(dtype).name}) | {{'compiled': np.array(vectors.compiled())}}"
     got = results_elsewhere(expression, tmp_path / "results.npz", {"NUMBA_DISABLE_JIT": "1"})
     assert not got.pop("compiled")
     assert_same_results(got, small_results(dtype))
@@ -418,11 +411,11 @@ def test_nothing_compiles_after_warm_up(dtype, tmp_path):
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_processors_without_avx_512_give_the_same_bits(dtype, tmp_path):
-    """Every kernel compiled for an older processor, the draws among them: no result depends on the instructions."""
+    """Every kernel compiled for an older processor, including the draws: no result depends on the instructions."""
     name = np.dtype(dtype).name
     expression = (
         f"test_product.small_results(np.{name}) | test_kernels.small_results(np.{name})"
-        " | {'ways': np.array(dispatch.available()), 'cpu': np.array(numba.config.CPU_NAME)}"
+        " | {'kernels': np.array(dispatch.available()), 'cpu': np.array(numba.config.CPU_NAME)}"
     )
     older = {
         "NUMBA_CPU_NAME": "haswell",
@@ -430,6 +423,6 @@ def test_processors_without_avx_512_give_the_same_bits(dtype, tmp_path):
         "NUMBA_CACHE_DIR": str(tmp_path / "compiled"),
     }
     got = results_elsewhere(expression, tmp_path / "results.npz", older)
-    assert got.pop("ways").tolist() == ["tables", "lists", "blas"]
+    assert got.pop("kernels").tolist() == ["tables", "lists", "blas"]
     assert got.pop("cpu") == "haswell"
     assert_same_results(got, small_results(dtype) | small_kernel_results(dtype))

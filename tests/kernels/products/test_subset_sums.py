@@ -1,29 +1,30 @@
-"""Sums of weights over the units that are on, against NumPy's whole numbers modulo 2^32."""
+"""Sums of weights over the units that are on, against NumPy's integers modulo 2^32."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from modelpar.kernels.llvm.lookup import HAS_LOOKUP, compiled
+from modelpar.kernels.llvm.subset_sums import HAS_LOOKUP
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import draw, subset_sums
 from modelpar.kernels.states import pack
 
-pytestmark = pytest.mark.skipif(not compiled(), reason="these kernels exist compiled only")
+pytestmark = pytest.mark.skipif(not compiled(), reason="these kernels exist only compiled")
 
 SCALE = np.float32(2.0**20)
-WAYS = [
+KERNELS = [
     pytest.param(
         subset_sums.REGISTERS, id="registers", marks=pytest.mark.skipif(not HAS_LOOKUP, reason="needs AVX-512")
     ),
     pytest.param(subset_sums.TABLES, id="tables"),
     pytest.param(subset_sums.LISTS, id="lists"),
 ]
-BATCHES = [(1, 1.0), (15, 0.1), (17, 0.5), (17, 0.0), (100, 0.5), (100, 1.0)]  # and the part of units that are on
+BATCHES = [(1, 1.0), (15, 0.1), (17, 0.5), (17, 0.0), (100, 0.5), (100, 1.0)]  # and the fraction of units that are on
 
 
-def whole_steps(W, scale=SCALE):
-    """The weights as the nearest whole steps, halves to even."""
+def fixed_point(W, scale=SCALE):
+    """The weights times the scale, rounded to the nearest integers, halves to even."""
     return np.rint(W.astype(np.float64) * float(scale)).astype(np.int64)
 
 
@@ -33,7 +34,7 @@ def wrapped(sums):
 
 
 def expected_sums(W, bits, up, scale=SCALE):
-    steps = whole_steps(W, scale)
+    steps = fixed_point(W, scale)
     return wrapped((steps.T if up else steps) @ bits.astype(np.int64))
 
 
@@ -43,82 +44,82 @@ def operands(n_in, n_out, batch, density, *, up, largest=1.0, seed=0):
     return W, rng.random((n_in, batch)) < density
 
 
-def sums_of(way, W, bits, *, up, scale=SCALE, bounds=None, out=None):
+def sums_of(kernel, W, bits, *, up, scale=SCALE, bounds=None, out=None):
     """The kernel for the units between each pair of bounds, one after the other."""
     (n_in, batch), n_out = bits.shape, W.shape[1] if up else W.shape[0]
     words = pack(bits).rows
     out = np.full((n_out, batch), -7, np.int32) if out is None else out
-    arguments = (way, W, up, n_in, scale, subset_sums.codes_of(words), *subset_sums.lists_of(words, batch), batch)
+    arguments = (kernel, W, up, n_in, scale, subset_sums.codes_of(words), *subset_sums.lists_of(words, batch), batch)
     for start, stop in bounds or [(0, n_out)]:
         draw.incoming_sums(*arguments, start, stop, out)
     return out
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("n_in", [1, 5, 15, 16, 511, 1021])
 @pytest.mark.parametrize("n_out", [1, 65, 130])
 @pytest.mark.parametrize(("batch", "density"), BATCHES)
-def test_sums_equal_numpy(way, up, n_in, n_out, batch, density):
+def test_sums_equal_numpy(kernel, up, n_in, n_out, batch, density):
     W, bits = operands(n_in, n_out, batch, density, up=up)
-    assert np.array_equal(sums_of(way, W, bits, up=up), expected_sums(W, bits, up))
+    assert np.array_equal(sums_of(kernel, W, bits, up=up), expected_sums(W, bits, up))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("n_out", [3, 64, 66])
-def test_sums_wrap_alike(way, up, n_out):
+def test_sums_wrap_alike(kernel, up, n_out):
     W, bits = operands(700, n_out, 33, 0.5, up=up, largest=2047.0)
-    steps = whole_steps(W)
+    steps = fixed_point(W)
     exact = (steps.T if up else steps) @ bits
     assert (abs(exact) > 2**31).mean() > 0.5
-    assert np.array_equal(sums_of(way, W, bits, up=up), wrapped(exact))
+    assert np.array_equal(sums_of(kernel, W, bits, up=up), wrapped(exact))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("n_out", [7, 64])
-def test_a_weight_is_the_nearest_step_and_halves_are_even(way, up, n_out):
+def test_a_weight_is_the_nearest_step_and_halves_are_even(kernel, up, n_out):
     n_in = 20
     halves = (np.arange(n_in * n_out) - 300) / 2  # in steps
     near = np.nextafter(halves.astype(np.float32), np.where(np.arange(n_in * n_out) % 3, 1e9, -1e9).astype(np.float32))
     for steps in (halves.astype(np.float32), near):
         W = (steps / SCALE).reshape((n_in, n_out) if up else (n_out, n_in))
-        one_by_one = sums_of(way, W, np.eye(n_in), up=up)
+        one_by_one = sums_of(kernel, W, np.eye(n_in), up=up)
         assert np.array_equal(one_by_one, np.round(W * SCALE).T if up else np.round(W * SCALE))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("n_units", [4096, 4097, 100_000])
-def test_a_wider_layer_has_wider_steps(way, up, n_units):
+def test_a_wider_layer_has_wider_steps(kernel, up, n_units):
     W, bits = operands(40, 70, 20, 0.5, up=up)
-    scale = subset_sums.fine(n_units)
-    assert np.array_equal(sums_of(way, W, bits, up=up, scale=scale), expected_sums(W, bits, up, scale))
+    scale = subset_sums.fixed_point_scale(n_units)
+    assert np.array_equal(sums_of(kernel, W, bits, up=up, scale=scale), expected_sums(W, bits, up, scale))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
-def test_any_split_of_the_units_gives_the_same(way, up):
+def test_any_split_of_the_units_gives_the_same(kernel, up):
     W, bits = operands(530, 200, 70, 0.3, up=up)
     expected = expected_sums(W, bits, up)
     for bounds in ([(0, 64), (64, 128), (128, 200)], [(137, 200), (0, 1), (1, 137)], [(0, 3), (3, 3), (3, 200)]):
-        assert np.array_equal(sums_of(way, W, bits, up=up, bounds=bounds), expected)
-    some = sums_of(way, W, bits, up=up, bounds=[(5, 75)])
+        assert np.array_equal(sums_of(kernel, W, bits, up=up, bounds=bounds), expected)
+    some = sums_of(kernel, W, bits, up=up, bounds=[(5, 75)])
     assert np.array_equal(some[5:75], expected[5:75])
     assert (np.delete(some, np.s_[5:75], axis=0) == -7).all()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize(("n_in", "n_out"), [(3, 2), (16, 66), (511, 61), (600, 128)])
 @pytest.mark.parametrize("batch", [3, 65])
-def test_nothing_outside_is_read_or_written(way, up, n_in, n_out, batch):
+def test_nothing_outside_is_read_or_written(kernel, up, n_in, n_out, batch):
     W, bits = operands(n_in, n_out, batch, 0.5, up=up)
     around = np.full((len(W) + 6, W.shape[1]), np.nan, np.float32)
     around[3:-3] = W
     results = np.full((n_out + 4, batch), -7, np.int32)
-    sums_of(way, around[3:-3], bits, up=up, out=results[2:-2])
+    sums_of(kernel, around[3:-3], bits, up=up, out=results[2:-2])
     assert np.array_equal(results[2:-2], expected_sums(W, bits, up))
     assert (results[:2] == -7).all()
     assert (results[-2:] == -7).all()
@@ -127,36 +128,36 @@ def test_nothing_outside_is_read_or_written(way, up, n_in, n_out, batch):
     assert np.isnan(around[-3:]).all()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize("sizes", [(0, 5, 20), (5, 0, 20), (5, 70, 0)], ids=str)
-def test_empty_sizes(way, up, sizes):
+def test_empty_sizes(kernel, up, sizes):
     W, bits = operands(*sizes, 0.5, up=up)
-    assert np.array_equal(sums_of(way, W, bits, up=up), np.zeros((sizes[1], sizes[2])))
+    assert np.array_equal(sums_of(kernel, W, bits, up=up), np.zeros((sizes[1], sizes[2])))
 
 
 def test_panels_are_added_to_what_is_there():
     W, bits = operands(20, 64, 16, 0.5, up=True)
     words = pack(bits).rows
     codes, (offsets, units) = subset_sums.codes_of(words), subset_sums.lists_of(words, 16)
-    for way in [subset_sums.TABLES, subset_sums.LISTS] + [subset_sums.REGISTERS] * HAS_LOOKUP:
+    for kernel in [subset_sums.TABLES, subset_sums.LISTS] + [subset_sums.REGISTERS] * HAS_LOOKUP:
         sums = subset_sums.aligned_int32(64 * 16).reshape(64, 16)
         sums[:] = 11
         weights = subset_sums.aligned_int32(subset_sums.PANEL * subset_sums.BLOCK)
-        subset_sums.sum_panel(way, W, True, 20, 0, 64, SCALE, codes, offsets, units, 16, weights, sums)
+        subset_sums.sum_panel(kernel, W, True, 20, 0, 64, SCALE, codes, offsets, units, 16, weights, sums)
         assert np.array_equal(sums, 11 + expected_sums(W, bits, True))
 
 
-# what the kernels are given
+# operands of the kernels
 
 
 @pytest.mark.parametrize(
     ("n_units", "bits"),
     [(0, 20), (1, 20), (784, 20), (4096, 20), (4097, 19), (8192, 19), (8193, 18), (2**16, 16), (2**16 + 1, 15)],
 )
-def test_steps_by_width(n_units, bits):
-    assert subset_sums.fine(n_units) == 2.0**bits
-    assert isinstance(subset_sums.fine(n_units), np.float32)
+def test_scale_by_width(n_units, bits):
+    assert subset_sums.fixed_point_scale(n_units) == 2.0**bits
+    assert isinstance(subset_sums.fixed_point_scale(n_units), np.float32)
 
 
 @pytest.mark.parametrize("n_units", [0, 1, 14, 15, 16, 31, 511])

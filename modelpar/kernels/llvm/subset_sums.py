@@ -1,73 +1,45 @@
-"""What numba cannot say in Python: a few vector operations of 16 lanes, written as LLVM instructions.
+"""Vector operations of sums over subsets of weights; see ``kernels.llvm.vectors``.
 
-Arguments are addresses (``array.ctypes.data`` inside compiled code) in bytes.  All but :func:`lookup_step` are plain
-LLVM vector code that every processor can run, in as many instructions as it needs; :func:`lookup_step` needs AVX-512,
-which ``HAS_LOOKUP`` tells.  None of this exists with NUMBA_DISABLE_JIT: callers have another way then.
+:func:`lookup_step` needs AVX-512, which ``HAS_LOOKUP`` tells.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding  # type: ignore[import-untyped]
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import config, types
+from numba import types
 from numba.extending import intrinsic
 
-LANES = 16  # of 32 bits: a vector register of 512
+from modelpar.kernels.llvm.vectors import (
+    FEATURES,
+    FLOAT32,
+    I1,
+    I16,
+    I32,
+    I64,
+    LANE16,
+    LANE32,
+    LANES,
+    compiled,
+    constant,
+    function,
+    load,
+    spread,
+)  # fmt: skip
+
 BITS = 5  # weights whose 32 subset sums fill two registers
 GROUPS = 3  # tables of one step
-CHUNK = BITS * GROUPS  # weights, and bits of a code, of one step
+CODE_BITS = BITS * GROUPS  # weights, and bits of a code, of one step
 UNITS = 4  # units of one step: with three tables each they fill 24 of 32 registers
+ROW = 64  # units of the rows that tables and lists add
 
-I1, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
-LANE16 = ir.VectorType(I16, LANES)
-LANE32 = ir.VectorType(I32, LANES)
-FLOAT32 = ir.VectorType(ir.FloatType(), LANES)
-
-
-def compiled() -> bool:
-    """Whether numba compiles, or its functions run as plain Python (NUMBA_DISABLE_JIT)."""
-    return not config.DISABLE_JIT  # type: ignore[attr-defined]
-
-
-def _processor_features() -> set[str]:
-    """Of the processor that numba compiles for, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may choose."""
-    chosen, features = config.CPU_NAME, config.CPU_FEATURES  # type: ignore[attr-defined]
-    if features:
-        return {word[1:] for word in features.split(",") if word.startswith("+")}
-    if chosen:
-        return set()
-    return {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
-
-
-FEATURES = _processor_features()
 HAS_LOOKUP = compiled() and {"avx512f", "avx512bw"} <= FEATURES
 
 
-def load(b: ir.IRBuilder, address: ir.Value, kind: ir.Type, align: int) -> ir.Value:
-    return b.load(b.inttoptr(address, kind.as_pointer()), align=align)
-
-
-def function(b: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
-    """An instruction that LLVM knows by a name."""
-    return b.module.globals.get(name) or ir.Function(b.module, ir.FunctionType(result, arguments), name)
-
-
-def constant(kind: ir.VectorType, value: int) -> ir.Constant:
-    return ir.Constant(kind, [ir.Constant(kind.element, value)] * LANES)
-
-
-def spread(b: ir.IRBuilder, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """All lanes the same."""
-    nowhere = ir.Constant(kind, ir.Undefined)
-    first = b.insert_element(nowhere, scalar, ir.Constant(I32, 0))
-    return b.shuffle_vector(first, nowhere, constant(LANE32, 0))
-
-
 def _subset_sums(b: ir.IRBuilder, weights: list[ir.Value]) -> tuple[ir.Value, ir.Value]:
-    """Two registers: lane c of the first is the sum of those of 4 weights whose bit is set in c; in the second, with
-    the fifth weight."""
+    """Return two registers: lane c of the first is the sum of those of the first 4 weights whose bit is set in c, and
+    lane c of the second is this sum plus the fifth weight."""
     sums = ir.Constant(LANE32, None)
     for k, weight in enumerate(weights[:4]):
         chosen = ir.Constant(ir.VectorType(I1, LANES), [ir.Constant(I1, c >> k & 1) for c in range(LANES)])
@@ -76,6 +48,7 @@ def _subset_sums(b: ir.IRBuilder, weights: list[ir.Value]) -> tuple[ir.Value, ir
 
 
 def _tree(b: ir.IRBuilder, terms: list[ir.Value]) -> ir.Value:
+    """Return the sum of the terms, added pairwise."""
     while len(terms) > 1:
         terms = [b.add(*terms[k : k + 2]) if k + 1 < len(terms) else terms[k] for k in range(0, len(terms), 2)]
     return terms[0]
@@ -90,11 +63,11 @@ def lookup_step(typingctx: Any, weights: Any, unit_stride: Any, row_stride: Any,
     codes     address of uint16 (16 n_vectors,), 64-byte aligned
     sums      address of int32 [u, s] at u * sum_stride + 4 s, 64-byte aligned rows
     n_vectors at least 1
-    ahead     address of 4 cache lines, ahead_stride apart, to be fetched for later
+    ahead     address of 4 cache lines, ahead_stride apart, to prefetch
 
-    The 32 subset sums of 5 weights of one unit lie in two registers; an AVX-512 permutation (vpermt2d) looks up
-    those of 16 samples at once by 5 bits of their codes.  The table method is that of the "four Russians" (Arlazarov,
-    Dinic, Kronrod and Faradzhev 1970).
+    The 32 subset sums of 5 weights of one unit are in two registers; an AVX-512 permutation (vpermt2d) looks up the
+    sums of 16 samples at once by 5 bits of their codes: the method of the four Russians (Arlazarov, Dinic, Kronrod and
+    Faradzhev 1970).
     """
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -109,9 +82,9 @@ def lookup_step(typingctx: Any, weights: Any, unit_stride: Any, row_stride: Any,
         for u in range(UNITS):
             unit = b.add(weights, b.mul(unit_stride, ir.Constant(I64, u)))
             for g in range(GROUPS):
-                places = [b.mul(row_stride, ir.Constant(I64, BITS * g + k)) for k in range(BITS)]
-                tables.append(_subset_sums(b, [spread(b, load(b, b.add(unit, place), I32, 4), LANE32)
-                                               for place in places]))  # fmt: skip
+                offsets = [b.mul(row_stride, ir.Constant(I64, BITS * g + k)) for k in range(BITS)]
+                tables.append(_subset_sums(b, [spread(b, load(b, b.add(unit, offset), I32, 4), LANE32)
+                                               for offset in offsets]))  # fmt: skip
         before, loop, after = b.block, b.append_basic_block("vectors"), b.append_basic_block("after")
         b.branch(loop)
         b.position_at_end(loop)
@@ -121,10 +94,10 @@ def lookup_step(typingctx: Any, weights: Any, unit_stride: Any, row_stride: Any,
         digits = [code] + [b.lshr(code, constant(LANE32, BITS * g)) for g in range(1, GROUPS)]
         for u in range(UNITS):
             row = b.add(sums, b.mul(sum_stride, ir.Constant(I64, u)))
-            place = b.inttoptr(b.add(row, b.mul(i, ir.Constant(I64, 4 * LANES))), LANE32.as_pointer())
-            looked = [b.call(permute, [tables[u * GROUPS + g][0], digits[g], tables[u * GROUPS + g][1]])
-                      for g in range(GROUPS)]  # fmt: skip
-            b.store(b.add(b.load(place, align=4 * LANES), _tree(b, looked)), place, align=4 * LANES)
+            pointer = b.inttoptr(b.add(row, b.mul(i, ir.Constant(I64, 4 * LANES))), LANE32.as_pointer())
+            terms = [b.call(permute, [tables[u * GROUPS + g][0], digits[g], tables[u * GROUPS + g][1]])
+                     for g in range(GROUPS)]  # fmt: skip
+            b.store(b.add(b.load(pointer, align=4 * LANES), _tree(b, terms)), pointer, align=4 * LANES)
         following = b.add(i, ir.Constant(I64, 1))
         i.add_incoming(following, b.block)
         b.cbranch(b.icmp_signed("<", following, n_vectors), loop, after)
@@ -136,7 +109,7 @@ def lookup_step(typingctx: Any, weights: Any, unit_stride: Any, row_stride: Any,
 
 @intrinsic
 def fixed_quads(typingctx: Any, source: Any, target: Any, quad_stride: Any, scale: Any) -> Any:
-    """16 floats times ``scale``, rounded to int32 (halves to even), as 4 quads that lie ``quad_stride`` apart.
+    """16 floats times ``scale``, rounded to int32 (halves to even), as 4 quads ``quad_stride`` apart.
 
     source of float32 (16,); target, at a multiple of 16, of int32 [quad, 4]
     """
@@ -145,13 +118,13 @@ def fixed_quads(typingctx: Any, source: Any, target: Any, quad_stride: Any, scal
         source, target, quad_stride, scale = args
         scaled = b.fmul(load(b, source, FLOAT32, 4), spread(b, scale, FLOAT32))
         rint = function(b, "llvm.rint.v16f32", FLOAT32, FLOAT32)
-        whole = b.fptosi(b.call(rint, [scaled]), LANE32)
+        integers = b.fptosi(b.call(rint, [scaled]), LANE32)
         quad = ir.VectorType(I32, 4)
         for k in range(4):
             lanes = ir.Constant(quad, [ir.Constant(I32, 4 * k + lane) for lane in range(4)])
-            part = b.shuffle_vector(whole, ir.Constant(LANE32, ir.Undefined), lanes)
-            place = b.add(target, b.mul(quad_stride, ir.Constant(I64, k)))
-            b.store(part, b.inttoptr(place, quad.as_pointer()), align=16)
+            part = b.shuffle_vector(integers, ir.Constant(LANE32, ir.Undefined), lanes)
+            address = b.add(target, b.mul(quad_stride, ir.Constant(I64, k)))
+            b.store(part, b.inttoptr(address, quad.as_pointer()), align=16)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp, types.float32), build
@@ -164,38 +137,15 @@ def or_where(typingctx: Any, word: Any, target: Any, value: Any) -> Any:
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         word, target, value = args
         many = ir.VectorType(I16, 64)
-        nowhere = ir.Constant(many, ir.Undefined)
-        first = b.insert_element(nowhere, value, ir.Constant(I32, 0))
-        same = b.shuffle_vector(first, nowhere, ir.Constant(ir.VectorType(I32, 64), [ir.Constant(I32, 0)] * 64))
+        undefined = ir.Constant(many, ir.Undefined)
+        first = b.insert_element(undefined, value, ir.Constant(I32, 0))
+        same = b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, 64), [ir.Constant(I32, 0)] * 64))
         chosen = b.select(b.bitcast(word, ir.VectorType(I1, 64)), same, ir.Constant(many, None))
-        place = b.inttoptr(target, many.as_pointer())
-        b.store(b.or_(b.load(place, align=64), chosen), place, align=64)
+        pointer = b.inttoptr(target, many.as_pointer())
+        b.store(b.or_(b.load(pointer, align=64), chosen), pointer, align=64)
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.intp, types.uint16), build
-
-
-@intrinsic
-def count_bits(typingctx: Any, word: Any) -> Any:
-    """Ones of a word of 64 bits, int64"""
-
-    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return b.ctpop(args[0])
-
-    return types.int64(types.uint64), build
-
-
-@intrinsic
-def lowest_bit(typingctx: Any, word: Any) -> Any:
-    """Place of the lowest bit that is set, int64; ``word`` is not 0"""
-
-    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return b.cttz(args[0], ir.Constant(I1, 1))
-
-    return types.int64(types.uint64), build
-
-
-ROW = 64  # units of the rows that tables and lists add
 
 
 @intrinsic
@@ -218,9 +168,9 @@ def add_table_rows(typingctx: Any, total: Any, first: Any, second: Any, third: A
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         for part in range(0, 4 * ROW, 4 * LANES):
-            places = [b.add(address, ir.Constant(I64, part)) for address in args]
-            sums = _tree(b, [load(b, place, LANE32, 64) for place in places])
-            b.store(sums, b.inttoptr(places[0], LANE32.as_pointer()), align=64)
+            addresses = [b.add(address, ir.Constant(I64, part)) for address in args]
+            sums = _tree(b, [load(b, address, LANE32, 64) for address in addresses])
+            b.store(sums, b.inttoptr(addresses[0], LANE32.as_pointer()), align=64)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), build
@@ -228,22 +178,22 @@ def add_table_rows(typingctx: Any, total: Any, first: Any, second: Any, third: A
 
 @intrinsic
 def add_listed_rows(typingctx: Any, total: Any, rows: Any, listed: Any, n: Any) -> Any:
-    """total += the sum of the rows that are listed; the total stays in registers meanwhile.
+    """total += the sum of the listed rows; the total is kept in registers.
 
     total: address of int32 (64,), rows: of int32 [row, 64], both aligned; listed: of int32 (n,), n at least 1
     """
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         total, rows, listed, n = args
-        places = [b.inttoptr(b.add(total, ir.Constant(I64, part)), LANE32.as_pointer())
-                  for part in range(0, 4 * ROW, 4 * LANES)]  # fmt: skip
-        begin = [b.load(place, align=64) for place in places]
+        pointers = [b.inttoptr(b.add(total, ir.Constant(I64, part)), LANE32.as_pointer())
+                    for part in range(0, 4 * ROW, 4 * LANES)]  # fmt: skip
+        begin = [b.load(pointer, align=64) for pointer in pointers]
         before, loop, after = b.block, b.append_basic_block("rows"), b.append_basic_block("after")
         b.branch(loop)
         b.position_at_end(loop)
         k = b.phi(I64)
         k.add_incoming(ir.Constant(I64, 0), before)
-        sums = [b.phi(LANE32) for _ in places]
+        sums = [b.phi(LANE32) for _ in pointers]
         row = b.zext(load(b, b.add(listed, b.mul(k, ir.Constant(I64, 4))), I32, 4), I64)
         at = b.add(rows, b.mul(row, ir.Constant(I64, 4 * ROW)))
         more = [b.add(s, load(b, b.add(at, ir.Constant(I64, 64 * part)), LANE32, 64)) for part, s in enumerate(sums)]
@@ -254,8 +204,8 @@ def add_listed_rows(typingctx: Any, total: Any, rows: Any, listed: Any, n: Any) 
             s.add_incoming(then, loop)
         b.cbranch(b.icmp_signed("<", following, n), loop, after)
         b.position_at_end(after)
-        for place, value in zip(places, more, strict=True):
-            b.store(value, place, align=64)
+        for pointer, value in zip(pointers, more, strict=True):
+            b.store(value, pointer, align=64)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 4), build
