@@ -58,7 +58,7 @@ class Call(NamedTuple):
     """A message to the other ranks at the start of a collective call (:func:`modelpar.collective.agreement.agree`)."""
 
     name: str
-    digest: bytes  # of what must be the same on all ranks
+    digest: bytes  # hash of what must be the same on all ranks
     part: bytes  # of what must be the same on the shards of a replica
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-STAGES = ("pretrain", "finetune", "done")  # of training, in their order
+STAGES = ("pretrain", "finetune", "done")  # the stages of training, in order
 NO_LAYER = -1  # in records, digests and summaries: the layer of a stage that trains all layers
 
 
@@ -33,7 +33,7 @@ class Record:
     seconds: float  # training time since the stage began, scores excluded
     measures: dict[str, float] = field(default_factory=dict)
     n_updates: int = 1  # updates of a "step" record: more than one where replicas trained independently meanwhile
-    digests: dict[str, int] | None = None  # of this update, by tensor, where they are recorded
+    digests: dict[str, int] | None = None  # digests of this update, by tensor, where they are recorded
 
     def as_line(self) -> dict[str, Any]:
         """The record as one flat JSON object."""

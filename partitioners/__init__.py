@@ -1,7 +1,7 @@
-"""Ways to divide the units of a layered network among parts, and the measures to compare them by.
+"""Methods that divide the units of a layered network among parts, and measures that compare them.
 
-Every method is ``method(graph, n_parts, *, seed) -> Partition`` and balances each layer by weight.  This package knows
-nothing about training: a :class:`Partition` is one integer array per layer.
+Every method is ``method(graph, n_parts, *, seed) -> Partition`` and balances each layer by weight.  This package is
+independent of training: a :class:`Partition` is one integer array per layer.
 """
 
 from __future__ import annotations

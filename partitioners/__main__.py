@@ -25,12 +25,12 @@ DEFAULT_METHODS = "block,strided,random,tiles,strips,spectral,assignment,refined
 
 
 def listed(text: str, every: list[str]) -> list[str]:
-    """The names of a list with commas; ``all`` stands for every one."""
+    """The names of a list with commas; ``all`` stands for all of ``every``."""
     return [name for word in text.split(",") for name in (every if word.strip() == "all" else [word.strip()]) if name]
 
 
-class Place(click.ParamType):
-    """A file; ``~`` at its beginning stands for a home."""
+class OutputFile(click.ParamType):
+    """A file to write; a leading ``~`` stands for a home."""
 
     name = "file"
 
@@ -42,10 +42,10 @@ class Place(click.ParamType):
 
 @click.group()
 def main() -> None:
-    """Ways to divide the units of a layered network among parts."""
+    """Divide the units of a layered network among parts."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names need not be text that can be printed
+            stream.reconfigure(errors="backslashreplace")  # names of files may not be printable
 
 
 @main.command("compare")
@@ -57,41 +57,41 @@ def main() -> None:
     help=f"Or all that can be run here, or some of {', '.join(METHODS)}, each also with +refined.",
 )  # fmt: skip
 @click.option("--parts", default="4", show_default=True, help="Numbers of parts, with commas.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every method.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every method.")
 @click.option(
     "--batch", type=click.IntRange(1), default=64, show_default=True,
     help="Samples of a minibatch, for the bytes that are predicted.",
 )  # fmt: skip
-@click.option("--json", "json_file", type=Place(), help="Write all results there.")
-@click.option("--html", "html_file", type=Place(), help="Write a page with pictures there.")
+@click.option("--json", "json_file", type=OutputFile(), help="Write all results to this file.")
+@click.option("--html", "html_file", type=OutputFile(), help="Write a page with pictures to this file.")
 def compare_command(
     networks: str, methods: str, parts: str, seed: int, batch: int, json_file: Path | None, html_file: Path | None
 ) -> None:
-    """Run methods on networks, and judge what they find."""
-    here = [name for name in METHODS if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
+    """Run methods on networks, and compare their partitions."""
+    available = [name for name in METHODS if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
     console, results = plain_console(stderr=True), list[Result]()
     words = [word.strip() for word in parts.split(",")]
     if not all(word.isdecimal() and len(word) < 20 and int(word) > 0 for word in words):
-        raise click.BadParameter(f"{parts!r} is no list of numbers from 1 with commas", param_hint="--parts")
+        raise click.BadParameter(f"{parts!r} is not a list of numbers from 1 with commas", param_hint="--parts")
     numbers = [int(word) for word in words]
     try:
-        names = listed(methods, here)
+        names = listed(methods, available)
         if not names or not listed(networks, list(NETWORKS)):
             raise GraphError("--networks and --methods need at least one name each")
         for name in names:
             method(name)
-        found = [network(name) for name in listed(networks, list(NETWORKS))]
+        chosen = [network(name) for name in listed(networks, list(NETWORKS))]
         check_targets(json_file, html_file)
         with console.status(Text("starting")) as status:
-            for result in compare(found, names, numbers, seed=seed, batch=batch):
+            for result in compare(chosen, names, numbers, seed=seed, batch=batch):
                 results.append(result)
                 status.update(Text(f"{result.network}, {result.n_parts} parts: {result.method}"))
-        # a table that is piped away keeps its columns whole
+        # a table that is piped keeps its columns complete
         plain_console(width=None if plain_console().is_terminal else 200).print(table(results))
         if json_file is not None:
             write_json(json_file, results)
         if html_file is not None:
-            write_report(html_file, found, results, shlex.join(["python", "-m", "partitioners", *sys.argv[1:]]))
+            write_report(html_file, chosen, results, shlex.join(["python", "-m", "partitioners", *sys.argv[1:]]))
     except GraphError as error:
         raise click.ClickException(str(error)) from None
 

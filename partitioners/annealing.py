@@ -1,9 +1,9 @@
 """Moves and swaps of single units that lower the communication volume, under each layer's limit, by annealing.
 
-A unit is proposed to move to the part of a unit with which it shares a net, which is where a move can gain.  Where the
-limit of its layer forbids that, it is proposed to swap with a unit of the same layer there.  Worse proposals are taken
-with a probability that falls with the temperature (Kirkpatrick, Gelatt and Vecchi 1983); at temperature 0 none is.
-The work is bounded by a number of look-ups, never by a clock, so that results are the same on every machine.
+A unit is proposed to move to the part of a unit with which it shares a net: only such moves can gain.  Where the limit
+of its layer forbids that, it is proposed to swap with a unit of the same layer in that part.  Worse proposals are
+accepted with a probability that falls with the temperature (Kirkpatrick, Gelatt and Vecchi 1983), at temperature 0
+never.  The work is limited by a number of look-ups, not by time, so that results are the same on every machine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from partitioners.compilation import njit
 from partitioners.graph import IntArray
 from partitioners.nets import Nets, Owner, for_each, owned_by
 
-PROPOSAL = 20  # look-ups, in order, that take as long as those of one proposal, which are anywhere in memory
-NEAR = 16  # units near by that are tried for a swap
+PROPOSAL = 20  # look-ups in sequence that take as long as those of one proposal, at random addresses
+NEAR = 16  # units of common nets that are tried for a swap
 
 
 def improved(
@@ -31,18 +31,18 @@ def improved(
     seed: int,
     near: bool = True,
 ) -> Owner:
-    """Owners of no more volume than ``owner`` has, (n_units,), found with so many look-ups of nets.
+    """Owners (n_units,) whose volume is at most that of ``owner``, by a search with this number of look-ups of nets.
 
-    allowed  (n_layers,) or (n_layers, n_parts) what a part may weigh at most
+    allowed  (n_layers,) or (n_layers, n_parts) the largest weight of a part
     hot      temperature at the start, in states; it falls to 0
-    near     units to swap with are looked for near by first: better where parts are many and small
+    near     whether units of common nets are tried first for swaps: better where parts are many and small
 
-    Raises GraphError where an owner is no part.
+    Raises GraphError where an owner is not a part.
     """
     best = owned_by(nets, owner, n_parts)
     if n_parts > 1 and len(nets.nets):
-        kind = np.uint8 if np.diff(nets.pins[0]).max() < 256 else np.int32  # the smaller, the more stays in cache
-        counts = np.zeros((len(nets.costs), n_parts), kind)
+        dtype = np.uint8 if np.diff(nets.pins[0]).max() < 256 else np.int32  # smaller counts fit the cache better
+        counts = np.zeros((len(nets.costs), n_parts), dtype)
         _anneal(
             nets.starts, nets.nets, *nets.pins, nets.costs, nets.layer, nets.weights,
             for_each(allowed, n_parts), best.copy(), counts, lookups, hot, NEAR if near else 0,
@@ -64,13 +64,13 @@ def _random(state):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _below(state, n):  # type: ignore[no-untyped-def]
-    """A whole number below n, which is less than 2**32: by a product, which is faster than a remainder."""
+    """A random integer below n, which is less than 2**32: by a product, which is faster than a remainder."""
     return np.int64(((_random(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
 
 
 @njit(nogil=True)
 def _gain(unit, source, target, starts, nets, costs, counts):  # type: ignore[no-untyped-def]
-    """States that travel less when ``unit`` moves from ``source`` to ``target``."""
+    """How many fewer states travel when ``unit`` moves from ``source`` to ``target``."""
     gain = 0
     for i in range(starts[unit], starts[unit + 1]):
         net = nets[i]
@@ -97,11 +97,11 @@ def count(starts, nets, owner, counts):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _weighed(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def]
-    """What moves gain, for all of them: a unit leaves ``alone`` and misses ``all - present[part]``.
+def _gain_terms(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def]
+    """The terms of the gains of all moves: a move of a unit saves ``alone`` and adds ``all_costs - present[part]``.
 
-    alone    (n_units,) costs of its nets in which its part has no other unit
-    present  (n_units, n_parts) costs of its nets that reach a part
+    alone    (n_units,) costs of the unit's nets in which its part has no other unit
+    present  (n_units, n_parts) costs of the unit's nets that reach a part
     """
     n_units, n_parts = len(owner), counts.shape[1]
     alone, present = np.zeros(n_units, np.int32), np.zeros((n_units, n_parts), np.int32)
@@ -117,10 +117,10 @@ def _weighed(starts, nets, costs, owner, counts):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True)
-def _move_weighed(  # type: ignore[no-untyped-def]
+def _move_and_update(  # type: ignore[no-untyped-def]
     unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present
 ):
-    """Move a unit, and keep what moves gain right for all that share a net with it; look-ups this took."""
+    """Move a unit, update the terms of gains of all units in its nets, and return the look-ups this took."""
     used = starts[unit + 1] - starts[unit]
     own = 0
     owner[unit] = target
@@ -129,25 +129,25 @@ def _move_weighed(  # type: ignore[no-untyped-def]
         cost = costs[net]
         first, last = offsets[net], offsets[net + 1]
         counts[net, source] -= 1
-        left = counts[net, source]
-        if left == 0:
+        n_source = counts[net, source]
+        if n_source == 0:
             used += last - first
             for j in range(first, last):
                 present[pins[j], source] -= cost
-        elif left == 1:
+        elif n_source == 1:
             used += last - first
             for j in range(first, last):
                 if owner[pins[j]] == source:
                     alone[pins[j]] += cost
                     break
         counts[net, target] += 1
-        there = counts[net, target]
-        if there == 1:
+        n_target = counts[net, target]
+        if n_target == 1:
             used += last - first
             own += cost
             for j in range(first, last):
                 present[pins[j], target] += cost
-        elif there == 2:
+        elif n_target == 2:
             used += last - first
             for j in range(first, last):
                 if owner[pins[j]] == target and pins[j] != unit:
@@ -159,7 +159,7 @@ def _move_weighed(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _shared(unit, other, source, target, starts, nets, costs, counts):  # type: ignore[no-untyped-def]
-    """What the sum of two gains counts too much when the units change places: nets of both, in which nothing changes.
+    """The excess of the sum of two gains over that of a swap: from common nets, in which nothing changes.
 
     The nets of a unit ascend.
     """
@@ -185,22 +185,22 @@ def _anneal(  # type: ignore[no-untyped-def]
 ):
     n_units, n_layers, n_parts = len(layer), len(allowed), counts.shape[1]
     count(starts, nets, owner, counts)
-    alone, present = _weighed(starts, nets, costs, owner, counts)
-    carried = np.zeros(n_units, np.int64)
+    alone, present = _gain_terms(starts, nets, costs, owner, counts)
+    all_costs = np.zeros(n_units, np.int64)
     loads = np.zeros((n_layers, n_parts), np.int64)
     first = np.zeros(n_layers + 1, np.int64)
     for each in range(n_units):
         loads[layer[each], owner[each]] += weights[each]
         first[layer[each] + 1] += 1
         for i in range(starts[each], starts[each + 1]):
-            carried[each] += costs[nets[i]]
+            all_costs[each] += costs[nets[i]]
     for i in range(n_layers):
         first[i + 1] += first[i]
     state = np.empty(1, np.uint64)
     state[0] = np.uint64(seed * 2654435761 + 88172645463325252)
-    cost = 0  # against the start
+    cost = 0  # relative to the start
     used = 0
-    cooling = 0.95 * lookups  # what is left then only goes downhill
+    cooling = 0.95 * lookups  # the rest of the search accepts no worse proposals
     while used < lookups:
         temperature = hot * max(0.0, 1.0 - used / cooling)
         used += PROPOSAL
@@ -215,49 +215,51 @@ def _anneal(  # type: ignore[no-untyped-def]
         if target == source:
             continue
         used += PROPOSAL
-        gain = alone[unit] + present[unit, target] - carried[unit]
-        # whatever loses more is not taken, at this temperature and this draw
+        gain = alone[unit] + present[unit, target] - all_costs[unit]
+        # proposals of a smaller gain are rejected, at this temperature and with this draw
         least = 0.0
         if temperature > 0.0:
             least = temperature * np.log((np.float64(_random(state) >> np.uint64(11)) + 1.0) * 2.0**-53)
-        mine = layer[unit]
+        level = layer[unit]
         other: Any = np.int64(-1)
-        if loads[mine, target] + weights[unit] > allowed[mine, target]:
-            # swap: some unit of the same layer that is there, near by or else anywhere
-            size = first[mine + 1] - first[mine]
+        if loads[level, target] + weights[unit] > allowed[level, target]:
+            # swap with some unit of the same layer in that part, of a common net or else any
+            size = first[level + 1] - first[level]
             for attempt in range(near_by + 2 * n_parts):
                 used += PROPOSAL
                 if attempt < near_by:
                     net = nets[starts[near] + _below(state, starts[near + 1] - starts[near])]
                     candidate = pins[offsets[net] + _below(state, offsets[net + 1] - offsets[net])]
                 else:
-                    candidate = np.int32(first[mine] + _below(state, size))
+                    candidate = np.int32(first[level] + _below(state, size))
                 if (
                     owner[candidate] == target
-                    and layer[candidate] == mine
-                    and loads[mine, target] + weights[unit] - weights[candidate] <= allowed[mine, target]
-                    and loads[mine, source] + weights[candidate] - weights[unit] <= allowed[mine, source]
+                    and layer[candidate] == level
+                    and loads[level, target] + weights[unit] - weights[candidate] <= allowed[level, target]
+                    and loads[level, source] + weights[candidate] - weights[unit] <= allowed[level, source]
                 ):
                     other = candidate
                     break
             if other < 0:
                 continue
-            gain += alone[other] + present[other, source] - carried[other]
-            if gain < least:  # the sum of both gains is the most that the swap can gain
+            gain += alone[other] + present[other, source] - all_costs[other]
+            if gain < least:  # the sum of both gains is an upper bound for the swap
                 continue
             gain -= _shared(unit, other, source, target, starts, nets, costs, counts)
             used += n_own + starts[other + 1] - starts[other]
         if gain < least:
             continue
-        used += _move_weighed(unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present)
-        loads[mine, source] -= weights[unit]
-        loads[mine, target] += weights[unit]
+        used += _move_and_update(
+            unit, source, target, starts, nets, offsets, pins, costs, owner, counts, alone, present
+        )
+        loads[level, source] -= weights[unit]
+        loads[level, target] += weights[unit]
         if other >= 0:
-            used += _move_weighed(
+            used += _move_and_update(
                 other, target, source, starts, nets, offsets, pins, costs, owner, counts, alone, present
             )
-            loads[mine, target] -= weights[other]
-            loads[mine, source] += weights[other]
+            loads[level, target] -= weights[other]
+            loads[level, source] += weights[other]
         cost -= gain
     if cost <= 0:
         best[:] = owner

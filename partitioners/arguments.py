@@ -1,4 +1,4 @@
-"""What callers hand over, made plain: whole numbers, arrays, seeds and paths, or a GraphError that says what came."""
+"""Checks of arguments, which become plain integers, arrays, seeds and paths; GraphErrors show what came."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ FloatArray = npt.NDArray[np.float64]
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 MOST = 2**31 - 1  # units, or parts: searches keep both in 32 bits
-LARGEST = 2**63 - 1  # of what is counted: weights are summed in 64 bits
+LARGEST = 2**63 - 1  # weights are summed in 64 bits
 
 
 class GraphError(ValueError):
-    """A graph, or a partition of one, that cannot be; the message is one line."""
+    """An impossible graph or partition; the message is one line."""
 
 
 def shown(value: object) -> str:
-    """A value as Python writes it, in one line and not too long."""
+    """A value as Python writes it, on one line and shortened."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def whole(name: str, value: object, least: int | None = 0, most: int | None = None) -> int:
-    """A whole number of any kind that ``operator.index`` takes, as a plain one.
+def integer(name: str, value: object, least: int | None = 0, most: int | None = None) -> int:
+    """An integer of any type that ``operator.index`` takes, as an int.
 
-    Raises GraphError where it is none, or is not between ``least`` and ``most``.
+    Raises GraphError for anything else, and where it is not between ``least`` and ``most``.
     """
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise GraphError(f"{name} is {shown(value)}, but must be a whole number") from None
+        raise GraphError(f"{name} is {shown(value)}, but must be an integer") from None
     if least is not None and number < least:
         raise GraphError(f"{name} is {number}, but must be at least {least}")
     if most is not None and number > most:
@@ -47,20 +47,20 @@ def whole(name: str, value: object, least: int | None = 0, most: int | None = No
 
 
 def parts_of(n_parts: object) -> int:
-    """The number of parts; more than there are units is fine, and leaves parts empty.  Raises GraphError below one."""
-    number = whole("the number of parts", n_parts, None, MOST)
+    """The number of parts; it may exceed the number of units, then parts are empty.  Raises GraphError below one."""
+    number = integer("the number of parts", n_parts, None, MOST)
     if number < 1:
         raise GraphError(f"{number} parts were asked for, but at least one is needed")
     return number
 
 
 def seed_of(seed: object) -> int:
-    """A seed of any size.  Raises GraphError where it is negative, or no whole number."""
-    return whole("the seed", seed)
+    """A seed of any size.  Raises GraphError where it is negative, or not an integer."""
+    return integer("the seed", seed)
 
 
-def share(name: str, value: Any) -> float:
-    """A real number from 0 to 1.  Raises GraphError where it is none."""
+def fraction(name: str, value: Any) -> float:
+    """A real number from 0 to 1.  Raises GraphError for anything else."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -70,70 +70,70 @@ def share(name: str, value: Any) -> float:
     return number
 
 
-def wholes(name: str, values: Any, n: int | None = None) -> IntArray:
-    """(n,) whole numbers of 64 bits, of any integer type; the caller's own array where it is that already.
+def integers(name: str, values: Any, n: int | None = None) -> IntArray:
+    """(n,) int64 from any integer type; the caller's own array where that is int64 already.
 
-    Raises GraphError where values have fractions, are of another number or shape, or need more bits.
+    Raises GraphError where values are not integers, have another number or shape, or need more bits.
     """
-    wanted = f"{name} must be {'' if n is None else f'{n} '}whole numbers, but came as "
+    wanted = f"{name} must be {'' if n is None else f'{n} '}integers, but came as "
     try:
-        found = np.asarray(values)
+        array = np.asarray(values)
     except (TypeError, ValueError):
         raise GraphError(f"{wanted}{shown(values)}") from None
-    if found.ndim == 1 and not found.size and n in (None, 0):
+    if array.ndim == 1 and not array.size and n in (None, 0):
         return np.zeros(0, np.int64)
-    if found.ndim == 1 and found.dtype == object:  # numbers of several kinds, or large ones
-        numbers = [whole(f"one of the {name}", value, None) for value in found]
+    if array.ndim == 1 and array.dtype == object:  # numbers of several kinds, or large ones
+        numbers = [integer(f"one of the {name}", value, None) for value in array]
         if all(abs(number) <= LARGEST for number in numbers):
-            found = np.array(numbers, np.int64)
+            array = np.array(numbers, np.int64)
         else:
             raise GraphError(f"one of the {name} is {max(numbers, key=abs)}, which is more than 64 bits hold")
-    if found.ndim != 1 or n not in (None, len(found)) or not np.issubdtype(found.dtype, np.integer):
-        raise GraphError(f"{wanted}{found.dtype} of shape {found.shape}")
-    if found.dtype.kind == "u" and int(found.max()) > LARGEST:
-        raise GraphError(f"one of the {name} is {int(found.max())}, which is more than 64 bits hold")
-    return found.astype(np.int64, copy=False)
+    if array.ndim != 1 or n not in (None, len(array)) or not np.issubdtype(array.dtype, np.integer):
+        raise GraphError(f"{wanted}{array.dtype} of shape {array.shape}")
+    if array.dtype.kind == "u" and int(array.max()) > LARGEST:
+        raise GraphError(f"one of the {name} is {int(array.max())}, which is more than 64 bits hold")
+    return array.astype(np.int64, copy=False)
 
 
-def places_of(name: str, values: Any, n: int) -> FloatArray:
-    """(n, 2) finite real numbers: where n units lie in the plane.  Raises GraphError where they are not that."""
+def coordinates_of(name: str, values: Any, n: int) -> FloatArray:
+    """(n, 2) finite real numbers: the positions of n units in the plane.  Raises GraphError for anything else."""
     try:
-        found = np.asarray(values)
-        if found.dtype.kind not in "biufO":
+        array = np.asarray(values)
+        if array.dtype.kind not in "biufO":
             raise TypeError
-        places = np.asarray(found, np.float64)
+        points = np.asarray(array, np.float64)
     except (TypeError, ValueError):
         raise GraphError(f"{name} must be two numbers for each unit, but came as {shown(values)}") from None
-    if not places.size and n == 0:
+    if not points.size and n == 0:
         return np.zeros((0, 2))
-    if places.shape != (n, 2):
+    if points.shape != (n, 2):
         raise GraphError(
-            f"{name} came in shape {places.shape}, but need two numbers, row and column, for each of {n} units"
+            f"{name} came in shape {points.shape}, but need two numbers, row and column, for each of {n} units"
         )
-    if not np.isfinite(places).all():
-        wrong = int(np.argmin(np.isfinite(places).all(axis=1)))
-        raise GraphError(f"{name} must be finite, but those of unit {wrong} are {shown(places[wrong].tolist())}")
-    return places
+    if not np.isfinite(points).all():
+        wrong = int(np.argmin(np.isfinite(points).all(axis=1)))
+        raise GraphError(f"{name} must be finite, but those of unit {wrong} are {shown(points[wrong].tolist())}")
+    return points
 
 
 def path_of(path: AnyPath) -> Path:
-    """Whatever the operating system takes for a path.  Raises GraphError where it is none."""
+    """Whatever the operating system accepts as a path.  Raises GraphError for anything else."""
     try:
-        found = os.fsdecode(path)
+        text = os.fsdecode(path)
     except TypeError:
-        found = "\0"
-    if "\0" in found:
-        raise GraphError(f"{shown(path)} is no path of a file")
-    return Path(found)
+        text = "\0"
+    if "\0" in text:
+        raise GraphError(f"{shown(path)} is not a path of a file")
+    return Path(text)
 
 
 def sizes_of(layers: Iterable[int]) -> tuple[int, ...]:
-    """The units of every layer as plain numbers.  Raises GraphError where one cannot be, or there is no layer."""
+    """The units of every layer as plain numbers.  Raises GraphError for an impossible one, or without layers."""
     try:
         given = list(layers)
     except TypeError:
         raise GraphError(f"layers are {shown(layers)}, but must be numbers of units") from None
-    sizes = tuple(whole(f"layer {i}", size, most=MOST) for i, size in enumerate(given))
+    sizes = tuple(integer(f"layer {i}", size, most=MOST) for i, size in enumerate(given))
     if not sizes:
         raise GraphError("there are no layers, but a network has at least one")
     if sum(sizes) > MOST:
@@ -141,7 +141,7 @@ def sizes_of(layers: Iterable[int]) -> tuple[int, ...]:
     return sizes
 
 
-def in_layer(name: str, units: IntArray, size: int) -> None:
+def check_in_layer(name: str, units: IntArray, size: int) -> None:
     """Raise GraphError where a unit is not one of 0 to size - 1."""
     if units.size and (units.min() < 0 or units.max() >= size):
         wrong = int(units.min() if units.min() < 0 else units.max())
@@ -149,7 +149,7 @@ def in_layer(name: str, units: IntArray, size: int) -> None:
 
 
 def csr(mask: Any) -> scipy_sparse.csr_array:
-    """A mask in CSR, duplicates and zeros as they came.  Raises GraphError where it is no matrix of numbers."""
+    """A mask in CSR, with its duplicates and zeros.  Raises GraphError where it is not a matrix of numbers."""
     given = mask if scipy_sparse.issparse(mask) else None
     try:
         if np.ma.is_masked(mask):
@@ -162,11 +162,11 @@ def csr(mask: Any) -> scipy_sparse.csr_array:
             )
         if given is None and np.isnan(values).any():
             raise GraphError("a mask has NaN, which says neither yes nor no")
-        found = scipy_sparse.csr_array(values != 0 if given is None else values)
-        if given is not None and found.dtype.kind in "fc" and np.isnan(found.data).any():
+        matrix = scipy_sparse.csr_array(values != 0 if given is None else values)
+        if given is not None and matrix.dtype.kind in "fc" and np.isnan(matrix.data).any():
             raise GraphError("a mask has NaN, which says neither yes nor no")
     except GraphError:
         raise
     except (TypeError, ValueError, IndexError):
         raise GraphError(f"a mask must be a matrix (lower units, upper units), but came as {shown(mask)}") from None
-    return found
+    return matrix

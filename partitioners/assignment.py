@@ -1,8 +1,8 @@
 """Layer-to-layer assignment: given the owners of one layer, those of the next by a linear assignment problem.
 
-What a unit of the next layer costs at a part is known when the layer below has owners: its own state travels unless the
-part owns all its neighbours, and their states travel to the part unless it owns them.  Each part has as many places as
-it may own units, so a chunk of units is assigned to places at once, at the least sum of costs (Crouse 2016, in scipy).
+The cost of a unit of the next layer at a part is known once the layer below has owners: its state travels unless the
+part owns all its neighbours, and their states travel to the part unless it owns them.  Each part has as many slots as
+it may own units, so a chunk of units is assigned to slots at once, at the least sum of costs (Crouse 2016, in scipy).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from partitioners.partition import Partition, partitioner
 from partitioners.repair import repaired
 
 CHUNK = 256  # units assigned at once, or as many as there are parts: the problem grows with the cube
-SWEEPS = 3  # up and down, each given all other layers
+SWEEPS = 3  # up and down, each layer given all others
 
 
 @partitioner
@@ -46,25 +46,24 @@ def assigned(nets: Nets, n_parts: int, allowed: IntArray, *, seed: int, sweeps: 
         for units in order:
             owner[units] = -1
             _assign(nets, owner, rng.permutation(units), n_parts)
-        found = repaired(nets, owner, n_parts, allowed)
-        here = cost(nets, found, n_parts)
-        if least is None or here < least:
-            best, least = found, here
+        candidate = repaired(nets, owner, n_parts, allowed)
+        volume = cost(nets, candidate, n_parts)
+        if least is None or volume < least:
+            best, least = candidate, volume
     return best
 
 
 def _assign(nets: Nets, owner: Owner, units: IntArray, n_parts: int) -> None:
-    """Give owners to these units of one layer, chunk after chunk."""
+    """Give owners to these units of one layer, chunk by chunk."""
     size = n_parts * max(1, CHUNK // n_parts)
     counts = np.zeros((len(nets.costs), n_parts), np.int32)
-    have = owner >= 0
-    _count_some(nets.starts, nets.nets, np.flatnonzero(have), owner, counts)
+    _count_some(nets.starts, nets.nets, np.flatnonzero(owner >= 0), owner, counts)
     for start in range(0, len(units), size):
         chunk = units[start : start + size]
-        price = _prices(nets.starts, nets.nets, nets.costs, chunk, counts)
-        places = np.tile(np.arange(n_parts), -(-len(chunk) // n_parts))
-        rows, columns = linear_sum_assignment(price[:, places])
-        owner[chunk[rows]] = places[columns]
+        prices = _prices(nets.starts, nets.nets, nets.costs, chunk, counts)
+        slots = np.tile(np.arange(n_parts), -(-len(chunk) // n_parts))  # (slots,) the part of each
+        rows, columns = linear_sum_assignment(prices[:, slots])
+        owner[chunk[rows]] = slots[columns]
         _count_some(nets.starts, nets.nets, chunk, owner, counts)
 
 
@@ -77,7 +76,7 @@ def _count_some(starts, nets, units, owner, counts):  # type: ignore[no-untyped-
 
 @njit(nogil=True)
 def _prices(starts, nets, costs, units, counts):  # type: ignore[no-untyped-def]
-    """(units, n_parts) states that travel more when a unit goes to a part, given who has owners so far."""
+    """(units, n_parts) states that travel in addition when a unit goes to a part, given the owners so far."""
     prices = np.zeros((len(units), counts.shape[1]), np.int64)
     for row in range(len(units)):
         for i in range(starts[units[row]], starts[units[row] + 1]):

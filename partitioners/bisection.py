@@ -7,21 +7,22 @@ import numpy as np
 from partitioners.annealing import improved
 from partitioners.coarsening import companions, contracted
 from partitioners.graph import IntArray
+from partitioners.links import offsets_of
 from partitioners.nets import Nets, Owner, cost, loads
-from partitioners.refinement import carried
+from partitioners.refinement import mean_unit_cost
 from partitioners.repair import repaired
 
-SMALLEST = 80  # groups of a layer on which a cut is searched for
+SMALLEST = 80  # groups of a layer on which cuts are searched
 TRIES = 4  # searches there, from random cuts
 HEAT = 0.15  # temperature at the start of these, in the states that the nets of a group carry on average
 FINER = 0.03  # the same on finer groups
 FOR_UNIT = 10_000  # look-ups of nets for one search, by number of groups ...
 EACH = 10  # ... and for every entry of its nets
-LIMIT = 2.0**62  # of a side, so that those of both can be added
+LIMIT = 2.0**62  # largest limit of a side, so that those of both can be added
 
 
 def bisected(nets: Nets, n_parts: int, allowed: IntArray, *, seed: int) -> Owner:
-    """Owners, (n_units,), by cuts in two; what the layers' limits leave is shared out over the cuts to come.
+    """Owners, (n_units,), by cuts in two; the slack of the layers' limits is divided among the successive cuts.
 
     Heavy groups may leave a part over its limit: ``repaired`` mends that.
     """
@@ -38,35 +39,35 @@ def _cut(nets: Nets, units: IntArray, n_parts: int, first: int, allowed: IntArra
     if not len(units):
         return
     half = n_parts // 2
-    whole = loads(nets, np.zeros(nets.n_units, np.int32), 1, len(allowed))[:, 0]
-    slack = np.maximum(1.0, allowed * float(n_parts) / np.maximum(whole, 1)) ** (1 / np.ceil(np.log2(n_parts)))
+    total = loads(nets, np.zeros(nets.n_units, np.int32), 1, len(allowed))[:, 0]
+    slack = np.maximum(1.0, allowed * float(n_parts) / np.maximum(total, 1)) ** (1 / np.ceil(np.log2(n_parts)))
     heaviest = np.zeros(len(allowed), np.int64)
     np.maximum.at(heaviest, nets.layer, nets.weights)
-    shares = np.array([half, n_parts - half]) / n_parts
-    sides = np.maximum(whole[:, None] * shares * slack[:, None], whole[:, None] * shares + heaviest[:, None] / 2)
+    fractions = np.array([half, n_parts - half]) / n_parts
+    sides = np.maximum(total[:, None] * fractions * slack[:, None], total[:, None] * fractions + heaviest[:, None] / 2)
     side = _halved(nets, np.minimum(sides, LIMIT).astype(np.int64), seed)
     for which, parts, start in ((0, half, first), (1, n_parts - half, first + half)):
-        mine = np.flatnonzero(side == which)
-        _cut(restricted(nets, mine), units[mine], parts, start, allowed, owner, seed + 1)
+        members = np.flatnonzero(side == which)
+        _cut(restricted(nets, members), units[members], parts, start, allowed, owner, seed + 1)
 
 
 def _halved(nets: Nets, sides: IntArray, seed: int) -> Owner:
-    """The cheapest cut found; ``sides`` (n_layers, 2) are the limits of both sides."""
+    """The cheapest cut; ``sides`` (n_layers, 2) are the limits of both sides."""
     n_layers = len(sides)
-    rungs, groups = [nets], []
-    while rungs[-1].n_units > SMALLEST * n_layers:
-        pairs = companions(rungs[-1], max(1, int(sides.sum(axis=1).min()) // 20), seed=seed)
-        if pairs.max() + 1 > 0.95 * rungs[-1].n_units:
+    levels, groups = [nets], []
+    while levels[-1].n_units > SMALLEST * n_layers:
+        pairs = companions(levels[-1], max(1, int(sides.sum(axis=1).min()) // 20), seed=seed)
+        if pairs.max() + 1 > 0.95 * levels[-1].n_units:
             break
         groups.append(pairs)
-        rungs.append(contracted(rungs[-1], pairs))
-    top = rungs[-1]
-    found = []
+        levels.append(contracted(levels[-1], pairs))
+    top = levels[-1]
+    cuts = []
     for i in range(TRIES):
         start = np.random.default_rng(seed + i).integers(0, 2, top.n_units).astype(np.int32)
-        found.append(_annealed(top, start, sides, HEAT, seed + i))
-    side = min(found, key=lambda one: cost(top, one, 2))
-    for finer, group in zip(rungs[-2::-1], groups[::-1], strict=True):
+        cuts.append(_annealed(top, start, sides, HEAT, seed + i))
+    side = min(cuts, key=lambda one: cost(top, one, 2))
+    for finer, group in zip(levels[-2::-1], groups[::-1], strict=True):
         side = _annealed(finer, side[group], sides, FINER, seed)
     return side
 
@@ -74,21 +75,21 @@ def _halved(nets: Nets, sides: IntArray, seed: int) -> Owner:
 def _annealed(nets: Nets, owner: Owner, sides: IntArray, heat: float, seed: int) -> Owner:
     owner = repaired(nets, owner, 2, sides)
     lookups = FOR_UNIT * nets.n_units + EACH * len(nets.nets)
-    return improved(nets, owner, 2, sides, lookups=lookups, hot=heat * carried(nets), seed=seed)
+    return improved(nets, owner, 2, sides, lookups=lookups, hot=heat * mean_unit_cost(nets), seed=seed)
 
 
 def restricted(nets: Nets, units: IntArray) -> Nets:
     """The nets of these units alone, ascending; nets with fewer than two of them are left out.
 
-    Connectivity minus one adds up over cuts: what a net costs in a piece is what it costs more when the piece is cut.
+    Connectivity minus one is additive over cuts: a net that is cut within a piece costs that much more.
     """
     counts = np.diff(nets.starts)[units]
-    starts = np.concatenate([[0], np.cumsum(counts)])
+    starts = offsets_of(counts)
     entries = nets.nets[np.repeat(nets.starts[units] - starts[:-1], counts) + np.arange(starts[-1])]
     sizes = np.bincount(entries, minlength=len(nets.costs))
     kept = np.flatnonzero(sizes > 1)
     renamed = np.full(len(nets.costs), -1, np.int32)
     renamed[kept] = np.arange(len(kept))
     names = renamed[entries]
-    starts = np.concatenate([[0], np.cumsum(names >= 0)])[starts]
+    starts = offsets_of(names >= 0)[starts]
     return Nets(starts, names[names >= 0], nets.costs[kept], nets.layer[units], nets.weights[units])

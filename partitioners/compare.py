@@ -1,4 +1,4 @@
-"""Methods x networks x parts: how good each partition is, what it makes travel, and how long it took to find."""
+"""Methods x networks x parts: the quality of each partition, the traffic it causes, and the time to find it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from partitioners.arguments import seed_of, whole
+from partitioners.arguments import integer, seed_of
 from partitioners.graph import GraphError
 from partitioners.methods import method
 from partitioners.networks import Network
@@ -25,13 +25,13 @@ from partitioners.writing import check_targets, write_text
 
 __all__ = ["Result", "check_targets", "compare", "problems", "rows", "table", "write_json", "write_text"]
 
-# What an engine counts when it runs a network with a placement: names and numbers, "bytes" and "step_seconds" by habit.
+# What an engine measures when it runs a network with a placement: names and numbers, such as "bytes", "step_seconds".
 Measured = Callable[[Network, Partition], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One partition of one network by one method; or why there is none."""
+    """One partition of one network by one method; or the reason why there is none."""
 
     network: str
     method: str
@@ -41,20 +41,20 @@ class Result:
     largest_send: int = 0  # of these, what the busiest part sends
     messages: int = 0  # pairs of parts between which something travels, over RBMs and directions
     edge_cut: int = 0  # connections between parts
-    imbalance: tuple[float, ...] = ()  # of each layer, heaviest part over mean part, less one
+    imbalance: tuple[float, ...] = ()  # of each layer: heaviest part / mean part - 1
     feasible: bool = False  # every layer within its limit
     seconds: float = 0.0  # to find it
     predicted_bytes: int = 0  # that travel for a minibatch, all parts together
     predicted_seconds: float = 0.0  # of a step with a minibatch
     measured: Mapping[str, float] = field(default_factory=dict)  # what an engine counted
-    empty_parts: tuple[int, ...] = ()  # of each layer, how many parts own none of its units
+    empty_parts: tuple[int, ...] = ()  # of each layer: how many parts own none of its units
     problem: str | None = None
     partition: Partition | None = None  # not in the JSON
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the owners."""
-        found = {name: value for name, value in vars(self).items() if name != "partition"}
-        return {**found, "imbalance": list(self.imbalance), "measured": dict(self.measured),
+        values = {name: value for name, value in vars(self).items() if name != "partition"}
+        return {**values, "imbalance": list(self.imbalance), "measured": dict(self.measured),
                 "empty_parts": list(self.empty_parts)}  # fmt: skip
 
 
@@ -71,48 +71,48 @@ def compare(
     """A result for every network, number of parts and method, as they are found.
 
     batch     samples of the minibatch for which bytes and seconds are predicted
-    measured  is called with each network and partition; what it returns is joined to the result
-    rates     is called with each network: of the machine on which steps are predicted; None for those of ``Rates``
+    measured  is called with each network and partition; what it returns is added to the result
+    rates     is called with each network for the rates of the machine on which steps are predicted; default: ``Rates``
 
-    A method that cannot do a network, as ``tiles`` without coordinates, gives a result with a problem.  Raises
-    GraphError where there is no method of a name, and for a seed or a batch that cannot be.
+    A method that does not apply to a network, as ``tiles`` without coordinates, gives a result with a problem.  Raises
+    GraphError for an unknown method, and for an impossible seed or batch.
     """
     known = {name: method(name) for name in methods}  # before anything is computed
-    seed, batch = seed_of(seed), whole("batch", batch, 1)
-    for one in networks:
-        machine = None if rates is None else rates(one)
+    seed, batch = seed_of(seed), integer("batch", batch, 1)
+    for network in networks:
+        machine = None if rates is None else rates(network)
         for n_parts in parts:
             for name, run in known.items():
                 start = time.perf_counter()
                 try:
-                    partition = run(one.graph, n_parts, seed=seed)
+                    partition = run(network.graph, n_parts, seed=seed)
                 except GraphError as error:
-                    yield Result(one.name, name, n_parts, seed, problem=str(error))
+                    yield Result(network.name, name, n_parts, seed, problem=str(error))
                     continue
                 seconds = time.perf_counter() - start
-                yield _judged(one, name, partition, seed, batch, seconds, measured, machine)
+                yield _result(network, name, partition, seed, batch, seconds, measured, machine)
 
 
-def _judged(
-    one: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None,
+def _result(
+    network: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None,
     machine: Rates | None,
 ) -> Result:  # fmt: skip
-    found, sent = measure(one.graph, partition), traffic(one.graph, compact(partition))
+    measures, sent = measure(network.graph, partition), traffic(network.graph, compact(partition))
     return Result(
-        network=one.name,
+        network=network.name,
         method=name,
         n_parts=partition.n_parts,
         seed=seed,
-        volume=found.volume.total,
+        volume=measures.volume.total,
         largest_send=largest_send(sent),
         messages=messages(sent),
-        edge_cut=found.edge_cut,
-        imbalance=tuple(round(float(layer), 4) for layer in found.imbalance),
-        feasible=feasible(one.graph, partition),
+        edge_cut=measures.edge_cut,
+        imbalance=tuple(round(float(layer), 4) for layer in measures.imbalance),
+        feasible=feasible(network.graph, partition),
         seconds=round(seconds, 3),
-        predicted_bytes=predicted_bytes(one.graph, partition, batch).total,
-        predicted_seconds=step_seconds(one.graph, partition, batch=batch, rates=machine),
-        measured={} if measured is None else dict(measured(one, partition)),
+        predicted_bytes=predicted_bytes(network.graph, partition, batch).total,
+        predicted_seconds=step_seconds(network.graph, partition, batch=batch, rates=machine),
+        measured={} if measured is None else dict(measured(network, partition)),
         empty_parts=tuple(empty_parts(partition).tolist()),
         partition=partition,
     )
@@ -123,54 +123,54 @@ COLUMNS = ("network", "parts", "method", "volume", "largest send", "messages", "
 
 
 def measured_names(results: Sequence[Result]) -> list[str]:
-    """What engines have counted, in the order in which it came first."""
-    return list(dict.fromkeys(name for one in results for name in one.measured))
+    """The names of measured numbers, in the order in which they came first."""
+    return list(dict.fromkeys(name for result in results for name in result.measured))
 
 
 def rows(results: Sequence[Result]) -> Iterator[list[str]]:
-    """The cells of the table, a row for each result: those of COLUMNS and of what was measured."""
+    """The cells of the table, a row for each result: those of COLUMNS and of measured numbers."""
     extra = measured_names(results)
-    for one in results:
-        start = [one.network, str(one.n_parts), one.method]
-        if one.problem is not None:
+    for result in results:
+        start = [result.network, str(result.n_parts), result.method]
+        if result.problem is not None:
             yield [*start, *["-"] * (len(COLUMNS) - 3 + len(extra))]
             continue
-        worst = max(one.imbalance, default=0.0)
-        cells = [f"{one.volume}", f"{one.largest_send}", f"{one.messages}", f"{one.edge_cut}", f"{100 * worst:.1f} %",
-                 "yes" if one.feasible else "no", f"{one.seconds:.2f}", f"{one.predicted_bytes}",
-                 f"{1e3 * one.predicted_seconds:.3f}"]  # fmt: skip
-        yield [*start, *cells, *(f"{one.measured[name]:g}" if name in one.measured else "" for name in extra)]
+        worst = max(result.imbalance, default=0.0)
+        cells = [f"{result.volume}", f"{result.largest_send}", f"{result.messages}", f"{result.edge_cut}",
+                 f"{100 * worst:.1f} %", "yes" if result.feasible else "no", f"{result.seconds:.2f}",
+                 f"{result.predicted_bytes}", f"{1e3 * result.predicted_seconds:.3f}"]  # fmt: skip
+        yield [*start, *cells, *(f"{result.measured[name]:g}" if name in result.measured else "" for name in extra)]
 
 
 def problems(results: Sequence[Result]) -> list[str]:
-    """What methods could not do, and where there are more parts than units to own, each said once."""
-    failed = [f"{one.method}, {one.network}: {one.problem}" for one in results if one.problem]
+    """Why methods failed, and where there are more parts than units, each once."""
+    failed = [f"{result.method}, {result.network}: {result.problem}" for result in results if result.problem]
     idle = [
-        f"{one.network}, {one.n_parts} parts, {one.method}: {max(one.empty_parts)} parts own no unit of layer "
-        f"{int(np.argmax(one.empty_parts))}"
-        for one in results if any(one.empty_parts)
+        f"{result.network}, {result.n_parts} parts, {result.method}: {max(result.empty_parts)} parts own no unit of "
+        f"layer {int(np.argmax(result.empty_parts))}"
+        for result in results if any(result.empty_parts)
     ]  # fmt: skip
     return list(dict.fromkeys([*failed, *idle]))
 
 
 def table(results: Sequence[Result]) -> Table:
-    """For the terminal."""
-    found = Table(title="Partitions: the fewer states travel, the better; infeasible ones leave parts waiting")
+    """The results as a table for the terminal."""
+    output = Table(title="Partitions: the fewer states travel, the better; infeasible ones leave parts waiting")
     for i, name in enumerate([*COLUMNS, *measured_names(results)]):
-        found.add_column(Text(name), justify="left" if i in (0, 2) else "right", overflow="fold")
+        output.add_column(Text(name), justify="left" if i in (0, 2) else "right", overflow="fold")
     last: tuple[str, int] | None = None
-    for one, cells in zip(results, rows(results), strict=True):
-        here = (one.network, one.n_parts)
-        if last not in (None, here):
-            found.add_section()
-        found.add_row(*map(Text, cells))
-        last = here
-    told = "\n".join(problems(results))
-    found.caption = Text(told) if told else None  # brackets are no markup
-    found.caption_justify = "left"
-    return found
+    for result, cells in zip(results, rows(results), strict=True):
+        section = (result.network, result.n_parts)
+        if last not in (None, section):
+            output.add_section()
+        output.add_row(*map(Text, cells))
+        last = section
+    caption = "\n".join(problems(results))
+    output.caption = Text(caption) if caption else None  # a Text: brackets are not markup
+    output.caption_justify = "left"
+    return output
 
 
 def write_json(path: str | os.PathLike[str], results: Sequence[Result]) -> None:
     """All results as a list of objects.  Raises GraphError where it cannot be written."""
-    write_text(path, json.dumps([one.as_json() for one in results], indent=1) + "\n")
+    write_text(path, json.dumps([result.as_json() for result in results], indent=1) + "\n")

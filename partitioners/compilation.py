@@ -1,5 +1,5 @@
-"""Compiling of searches, kept where there is room: beside the sources or in the user's cache directory, as numba does,
-else in a folder of the user's own in TMPDIR, else not at all.  What is not numba's own choice is said once.
+"""Compilation of searches, with a cache: beside the sources or in the user's cache directory, as numba chooses, else in
+the user's own folder in TMPDIR, else none.  A choice other than numba's is reported once.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")  # a l
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit`` that keeps what it has compiled, where that can be kept."""
+    """``numba.njit`` with a cache, where one can be written."""
 
     def compiled(function: Callable[..., Any]) -> Any:
-        with suppress(RuntimeError, OSError):  # what numba says where it finds no place
+        with suppress(RuntimeError, OSError):  # raised by numba where no folder can be written
             return numba.njit(cache=True, **options)(function)
-        place = _spare_folder()
-        if place is not None:
-            with suppress(RuntimeError, OSError), _kept_in(place):
+        folder = _spare_folder()
+        if folder is not None:
+            with suppress(RuntimeError, OSError), _cached_in(folder):
                 return numba.njit(cache=True, **options)(function)
         return numba.njit(**options)(function)
 
@@ -37,34 +37,34 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @functools.cache
 def _spare_folder() -> Path | None:
-    """A folder that nobody else can write to, as what lies there is run; None where there is none."""
+    """A folder that nobody else can write to, since its contents are executed; None where there is none."""
     named = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
     user = str(os.getuid()) if hasattr(os, "getuid") else "user"
-    place = Path(os.path.abspath(named[0] if named else "/tmp")) / f"partitioners-{user}"
-    found: Path | None = None
+    folder = Path(os.path.abspath(named[0] if named else "/tmp")) / f"partitioners-{user}"
+    usable: Path | None = None
     with suppress(OSError, ValueError):
-        place.mkdir(mode=0o700, exist_ok=True)
-        status = place.lstat()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
         foreign = hasattr(os, "geteuid") and status.st_uid != os.geteuid()
         if stat.S_ISDIR(status.st_mode) and not foreign and not status.st_mode & 0o022:
-            tempfile.TemporaryFile(dir=place).close()
-            found = place
-    where = f"kept in {found}" if found is not None else "compiled anew by every process; set NUMBA_CACHE_DIR"
-    # whoever uses these searches may have said it of kernels of their own
+            tempfile.TemporaryFile(dir=folder).close()
+            usable = folder
+    where = f"kept in {usable}" if usable is not None else "compiled anew by every process; set NUMBA_CACHE_DIR"
+    # modelpar reports the same about its own kernels
     if "modelpar" not in sys.modules and next((os.environ[r] for r in RANKS if os.environ.get(r)), "0") == "0":
         with suppress(OSError, ValueError):
             print(
                 f"partitioners: the user's cache directory cannot be written: searches are {where}",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
-    return found
+    return usable
 
 
 @contextmanager
-def _kept_in(place: Path) -> Iterator[None]:
-    """numba takes the folder as it makes a function, and others' functions are not to follow."""
+def _cached_in(folder: Path) -> Iterator[None]:
+    """Set numba's folder, which it reads when a function is declared, for this block only."""
     before = config.CACHE_DIR
-    config.CACHE_DIR = str(place)
+    config.CACHE_DIR = str(folder)
     try:
         yield
     finally:

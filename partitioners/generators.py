@@ -1,7 +1,7 @@
 """Connection masks of RBMs: which lower unit is connected with which upper unit.
 
-Every mask is a ``scipy.sparse.csr_array`` of booleans, (n_lower, n_upper), with sorted column indices.  Units of a
-layer with several maps on a grid are counted map after map, row after row, column after column.
+Every mask is a ``scipy.sparse.csr_array`` of booleans, (n_lower, n_upper), with sorted column indices.  The units
+of a layer with several maps are numbered map by map, row by row, column by column.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from partitioners.arguments import MOST, in_layer, seed_of, share, whole, wholes
-from partitioners.graph import GraphError, different
+from partitioners.arguments import MOST, check_in_layer, fraction, integer, integers, seed_of
+from partitioners.graph import GraphError
+from partitioners.links import different
 
-Mask: TypeAlias = Any  # scipy.sparse.csr_array, which has no annotations
+Mask: TypeAlias = Any  # scipy.sparse.csr_array, which has no type annotations
 
 
 def from_edges(lower: npt.ArrayLike, upper: npt.ArrayLike, n_lower: int, n_upper: int) -> Mask:
-    """The mask with these (n_edges,) lower and upper ends; an edge that comes twice counts once.
+    """The mask with these (n_edges,) lower and upper ends; repeated edges count once.
 
-    Raises GraphError where an end is not in its layer, or there are not as many lower as upper ones.
+    Raises GraphError where an end is not in its layer, or the numbers of lower and upper ends differ.
     """
     n_lower, n_upper = _sizes(n_lower, n_upper)
-    rows, columns = wholes("lower units", lower), wholes("upper units", upper)
+    rows, columns = integers("lower units", lower), integers("upper units", upper)
     if len(rows) != len(columns):
         raise GraphError(f"edges have {len(rows)} lower and {len(columns)} upper units, but need as many of both")
-    in_layer("lower", rows, n_lower)
-    in_layer("upper", columns, n_upper)
+    check_in_layer("lower", rows, n_lower)
+    check_in_layer("upper", columns, n_upper)
     mask = sparse.csr_array((np.ones(len(rows), bool), (rows, columns)), shape=(n_lower, n_upper))
     mask.sum_duplicates()
     mask.data[:] = True
@@ -39,8 +40,8 @@ def from_edges(lower: npt.ArrayLike, upper: npt.ArrayLike, n_lower: int, n_upper
 
 
 def _sizes(n_lower: int, n_upper: int) -> tuple[int, int]:
-    """Of both layers, as plain numbers."""
-    return whole("n_lower", n_lower, most=MOST), whole("n_upper", n_upper, most=MOST)
+    """The sizes of both layers as plain numbers."""
+    return integer("n_lower", n_lower, most=MOST), integer("n_upper", n_upper, most=MOST)
 
 
 def field_grid(rows: int, columns: int, field: int, stride: int = 1) -> tuple[int, int]:
@@ -48,8 +49,8 @@ def field_grid(rows: int, columns: int, field: int, stride: int = 1) -> tuple[in
 
     Raises GraphError where it fits nowhere.
     """
-    rows, columns = whole("rows", rows), whole("columns", columns)
-    field, stride = whole("the field", field, None), whole("the stride", stride, None)
+    rows, columns = integer("rows", rows), integer("columns", columns)
+    field, stride = integer("the field", field, None), integer("the stride", stride, None)
     if field < 1 or stride < 1 or field > min(rows, columns):
         raise GraphError(f"fields of {field}x{field}, every {stride} units, do not fit into {rows}x{columns} units")
     return (rows - field) // stride + 1, (columns - field) // stride + 1
@@ -62,7 +63,7 @@ def local(rows: int, columns: int, *, field: int, maps: int, maps_below: int = 1
     Locally connected layers as in Dean et al. (2012), "Large scale distributed deep networks".  Raises GraphError where
     the field does not fit.
     """
-    maps, maps_below = whole("maps", maps, 1), whole("maps_below", maps_below, 1)
+    maps, maps_below = integer("maps", maps, 1), integer("maps_below", maps_below, 1)
     above, across = field_grid(rows, columns, field, stride)
     r, c, i, j = np.ix_(np.arange(above), np.arange(across), np.arange(field), np.arange(field))
     seen = ((r * stride + i) * columns + c * stride + j).reshape(above * across, field * field)
@@ -81,9 +82,9 @@ def kronecker(blocks: npt.NDArray[np.bool_], mask: Mask) -> Mask:
 def erdos_renyi(n_lower: int, n_upper: int, *, density: float, seed: int) -> Mask:
     """Every pair is connected with probability ``density``, independently (Erdős and Rényi 1959, Gilbert 1959).
 
-    Raises GraphError where the density is no probability.
+    Raises GraphError where the density is not a probability.
     """
-    (n_lower, n_upper), density = _sizes(n_lower, n_upper), share("the density", density)
+    (n_lower, n_upper), density = _sizes(n_lower, n_upper), fraction("the density", density)
     rng = np.random.default_rng(seed_of(seed))
     counts = rng.binomial(n_lower, density, n_upper)
     return from_edges(*distinct(rng, counts, n_lower), n_lower, n_upper)
@@ -92,7 +93,7 @@ def erdos_renyi(n_lower: int, n_upper: int, *, density: float, seed: int) -> Mas
 def fixed_degree(n_lower: int, n_upper: int, *, degree: int, seed: int) -> Mask:
     """Every upper unit is connected with ``degree`` lower units, drawn without replacement.
 
-    Raises GraphError where there are not so many.
+    Raises GraphError where there are fewer.
     """
     n_lower, n_upper = _sizes(n_lower, n_upper)
     degree = _degree(degree, n_lower)
@@ -102,7 +103,7 @@ def fixed_degree(n_lower: int, n_upper: int, *, degree: int, seed: int) -> Mask:
 
 
 def _degree(degree: int, n_lower: int) -> int:
-    degree = whole("the degree", degree, None)
+    degree = integer("the degree", degree, None)
     if not 0 <= degree <= n_lower:
         raise GraphError(f"{degree} connections a unit were asked for, but there are {n_lower} units below")
     return degree
@@ -116,7 +117,7 @@ def distinct(
     if not len(upper):
         return upper, upper
     keys = different(upper * n_lower + rng.integers(n_lower, size=len(upper)))
-    while True:  # what came twice is drawn again until nothing does
+    while True:  # duplicates are drawn again until there are none
         missing = counts - np.bincount(keys // n_lower, minlength=len(counts))
         if not missing.any():
             break
@@ -130,10 +131,10 @@ def small_world(n_lower: int, n_upper: int, *, degree: int, rewired: float, seed
     """Both layers on a ring, every upper unit connected with the ``degree`` nearest lower ones; then rewiring.
 
     Each connection moves its lower end to a unit drawn at random with probability ``rewired``, after Watts and Strogatz
-    (1998), here between two layers.  Where two connections fall together, one remains.  Raises GraphError where
-    there are not so many units below, or ``rewired`` is no probability.
+    (1998), here between two layers.  Repeated connections count once.  Raises GraphError where there are fewer units
+    below, or ``rewired`` is not a probability.
     """
-    (n_lower, n_upper), rewired = _sizes(n_lower, n_upper), share("rewired", rewired)
+    (n_lower, n_upper), rewired = _sizes(n_lower, n_upper), fraction("rewired", rewired)
     degree = _degree(degree, n_lower)
     rng = np.random.default_rng(seed_of(seed))
     if not degree:
@@ -149,10 +150,10 @@ def scale_free(n_lower: int, n_upper: int, *, degree: int, exponent: float = 2.5
     """About ``degree`` connections an upper unit, power laws of the degrees on both sides: P(d) ~ d ** -exponent.
 
     The static model of Goh, Kahng and Kim (2001) between two layers: unit i of a layer, in an order drawn at random, is
-    an end with a probability proportional to (i + 1) ** (-1 / (exponent - 1)); a pair that comes twice counts once.
+    an end with a probability proportional to (i + 1) ** (-1 / (exponent - 1)); repeated pairs count once.
     Raises GraphError where the exponent is not above 2, or there are no units to connect with.
     """
-    (n_lower, n_upper), degree = _sizes(n_lower, n_upper), whole("the degree", degree)
+    (n_lower, n_upper), degree = _sizes(n_lower, n_upper), integer("the degree", degree)
     if degree and n_upper and not n_lower:
         raise GraphError(f"{degree} connections a unit were asked for, but there are 0 units below")
     if not isinstance(exponent, numbers.Real) or not exponent > 2:
@@ -171,13 +172,13 @@ def radix_net(radices: Sequence[int], *, copies: int, n_layers: int, shuffle: in
     """The masks of a RadiX-Net of ``n_layers`` layers, each of prod(radices) * copies units.
 
     Mixed-radix topology: over N = prod(radices) nodes, RBM i connects node u with u + j * stride mod N for j below its
-    radix, its stride being the product of the radices before it; the radices come again from the start where there are
-    more RBMs.  Each is the Kronecker factor of a dense block of copies x copies.  ``shuffle``: a seed by which the
-    neurons of each layer are put in random order, None for none.  Robinett and Kepner (2019), "RadiX-Net: structured
-    sparse matrices for deep neural networks".  Raises GraphError where there is none.
+    radix, its stride being the product of the radices before it; the radices repeat where there are more
+    RBMs.  Each is the Kronecker factor of a dense block of copies x copies.  ``shuffle``: a seed for a random
+    order of the neurons of each layer; default: no shuffling.  Robinett and Kepner (2019), "RadiX-Net: structured
+    sparse matrices for deep neural networks".  Raises GraphError for impossible numbers.
     """
-    radices = wholes("radices", radices).tolist()
-    copies, n_layers = whole("copies", copies, None), whole("n_layers", n_layers, None)
+    radices = integers("radices", radices).tolist()
+    copies, n_layers = integer("copies", copies, None), integer("n_layers", n_layers, None)
     n_nodes = math.prod(radices)
     if not radices or min(radices) < 2 or copies < 1 or n_layers < 2 or n_nodes * copies > MOST:
         raise GraphError(f"no RadiX-Net of radices {radices}, {copies} copies and {n_layers} layers")

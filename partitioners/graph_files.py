@@ -1,11 +1,11 @@
 """METIS graph files and hMETIS hypergraph files: to other partitioners, and back.
 
-Layers are written as METIS writes several balances: one weight a unit and layer, 0 but in its own, so that a
-partitioner with many constraints balances every layer.  hMETIS knows one weight a unit; there the layers stand in a
-comment on the first line.  Both count from 1.  Formats: the METIS 5 and hMETIS 1.5 manuals (Karypis and Kumar 1998).
+For METIS, layers are written as multiple constraints: a unit has one weight for each layer, 0 except in its own, so
+that a partitioner with many constraints balances every layer.  hMETIS has one weight for each unit; the layers are in a
+comment on the first line.  Both number from 1.  Formats: the METIS 5 and hMETIS 1.5 manuals (Karypis and Kumar 1998).
 
-Read is whatever the manuals allow and a graph of layers can say: comments anywhere, weights of edges and nets and sizes
-of units only where all are 1.  Layers come from the comment, or from which of several weights a unit has.
+Files may have whatever the manuals allow and a graph of layers can represent: comments anywhere, weights of edges and
+nets and sizes of units only where all are 1.  Layers follow from the comment, or from the position of a unit's weight.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import numpy as np
 
 from partitioners.arguments import LARGEST, MOST, AnyPath, parts_of, path_of
 from partitioners.graph import MOST_LAYERS, GraphError, IntArray, Links, Sparse, UnitGraph
-from partitioners.partition import Partition, check, of_units, plain
-from partitioners.writing import whole_file
+from partitioners.links import offsets_of
+from partitioners.partition import Partition, check, check_graph, plain
+from partitioners.writing import atomic_file
 
 LAYERS = "% layers"
 COMMENT = re.compile(r"%\s*layers((?:\s+\d+)+)\s*", re.ASCII)
@@ -28,11 +29,11 @@ NUMBERS = re.compile(r"[\d\s+-]*", re.ASCII)
 
 
 def write_metis(path: AnyPath, graph: UnitGraph) -> None:
-    """The units and their connections, each unit with one weight for every layer; complete links are written out.
+    """The units and their connections, each unit with one weight for every layer; complete links become edges.
 
     Raises GraphError where the file cannot be written.
     """
-    of_units(graph)
+    check_graph(graph)
     matrix, n_layers = graph.adjacency(), len(graph.layers)
     layer = np.repeat(np.arange(n_layers), graph.layers)
 
@@ -51,22 +52,22 @@ def write_metis(path: AnyPath, graph: UnitGraph) -> None:
 def read_metis(path: AnyPath) -> UnitGraph:
     """The graph of layers in a METIS file, as ``write_metis`` wrote it or another; complete links come back as edges.
 
-    Layers come from the comment, or else from which of its weights each unit has.  Raises GraphError where the file
-    cannot be read, does not tell the layers, joins layers that are not neighbours, or has weights of edges.
+    Layers follow from the comment, or else from the position of each unit's weight.  Raises GraphError where the file
+    cannot be read, does not determine the layers, joins layers that are not neighbours, or has weights of edges.
     """
     path = path_of(path)
     layers, lines = _read(path)
     header, rows = _headed(lines)
     known = 2 <= len(header) <= 4 and min(header) >= 0 and _is_format((*header, 0)[2], 3)
     if not known or (len(header) == 4 and header[3] > MOST_LAYERS):
-        raise GraphError(f"{path} is no graph of METIS: its first line must be 'units edges [format [weights]]'")
+        raise GraphError(f"{path} is not a graph of METIS: its first line must be 'units edges [format [weights]]'")
     n_units, n_edges, kind = header[0], header[1], header[2] if len(header) > 2 else 0
     sized, weighted, edge_weighted = kind // 100, kind // 10 % 10, kind % 10
     n_weights = (header[3] if len(header) == 4 else 1) if weighted else 0
     if not n_weights and layers is None:
         raise GraphError(f"{path} has no weights for layers: its first line must be '{LAYERS} ...', or 010 its format")
     if sized or n_weights:
-        rows = [row for row in rows if row]  # where units have numbers of their own, an empty line is none of a unit
+        rows = [row for row in rows if row]  # where units have weights or sizes, an empty line is not a unit
     while len(rows) > n_units and not rows[-1]:
         rows.pop()
     own = sized + n_weights
@@ -78,17 +79,19 @@ def read_metis(path: AnyPath) -> UnitGraph:
     if (sized and any(row[0] != 1 for row in rows)) or (step > 1 and any(set(row[own + 1 :: 2]) - {1} for row in rows)):
         raise GraphError(f"{path} has weights of edges or sizes of units other than 1, which are not counted here")
     weights = _numbers(path, (word for row in rows for word in row[sized:own])).reshape(n_units, n_weights)
-    sizes, of_unit = _weighed(path, weights, layers)
+    sizes, unit_weights = _layers_and_weights(path, weights, layers)
     counts = np.array([(len(row) - own) // step for row in rows], np.int64)
     others = _numbers(path, (other for row in rows for other in row[own::step])) - 1
-    graph = _from_ends(path, sizes, np.repeat(np.arange(n_units), counts), others, of_unit)
+    graph = _from_ends(path, sizes, np.repeat(np.arange(n_units), counts), others, unit_weights)
     if graph.n_edges != n_edges:
         raise GraphError(f"{path} has {graph.n_edges} edges, but {n_edges} are announced")
     return graph
 
 
-def _weighed(path: Path, weights: IntArray, layers: tuple[int, ...] | None) -> tuple[tuple[int, ...], IntArray]:
-    """(units of every layer, weight of every unit) from (n_units, n_weights) and what the comment says of layers."""
+def _layers_and_weights(
+    path: Path, weights: IntArray, layers: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], IntArray]:
+    """(units of every layer, weight of every unit) from (n_units, n_weights) and the layers of the comment."""
     n_units, n_weights = weights.shape
     if layers is not None and sum(layers) != n_units:
         raise GraphError(f"{path} has layers of {layers}, but {n_units} units")
@@ -100,33 +103,33 @@ def _weighed(path: Path, weights: IntArray, layers: tuple[int, ...] | None) -> t
         raise GraphError(f"{path} has units with weights in several layers, but each is in one")
     sums = weights.sum(axis=1)
     known = np.flatnonzero(sums)
-    its_layer = np.argmax(weights != 0, axis=1)
+    own_layer = np.argmax(weights != 0, axis=1)
     if layers is not None:
-        if (its_layer != np.repeat(np.arange(n_weights), layers))[known].any():
+        if (own_layer != np.repeat(np.arange(n_weights), layers))[known].any():
             raise GraphError(f"{path} has layers of {layers}, but a unit with a weight in another layer")
         return layers, sums
-    # a unit without weight lies between others: of which layer it is, is clear if both are of the same
+    # a unit without weight is between others: its layer is clear if both are in the same one
     before = np.searchsorted(known, np.arange(n_units), side="right") - 1
-    low = np.where(before >= 0, np.append(its_layer[known], 0)[before], 0)
+    low = np.where(before >= 0, np.append(own_layer[known], 0)[before], 0)
     after = np.searchsorted(known, np.arange(n_units))
-    high = np.append(its_layer[known], n_weights - 1)[after]
+    high = np.append(own_layer[known], n_weights - 1)[after]
     if (low != high).any():
         wrong = int(np.argmax(low != high))
         raise GraphError(
             f"{path} does not tell the layer of unit {wrong + 1}, by its weights: name them in a line '{LAYERS} ...'"
         )
     if (np.diff(low) < 0).any():
-        raise GraphError(f"{path} has units of a lower layer behind those of an upper one")
+        raise GraphError(f"{path} has units of a lower layer after those of an upper one")
     return tuple(np.bincount(low, minlength=n_weights).tolist()), sums
 
 
 def write_hmetis(path: AnyPath, graph: UnitGraph) -> None:
-    """The nets of all units: for each RBM those that lower units send on, then those of upper units.
+    """The nets of all units: for each RBM those of lower units, then those of upper units.
 
-    The sender stands first in its net.  Complete links are written out.  Where the weights are 0, they stay so.  Raises
-    GraphError where the file cannot be written.
+    The sender comes first in its net.  Complete links become nets, too.  Raises GraphError where the file cannot be
+    written.
     """
-    of_units(graph)
+    check_graph(graph)
     lines = [
         " ".join(map(str, [unit + 1, *others]))
         for i, link in enumerate(graph.links)
@@ -138,10 +141,10 @@ def write_hmetis(path: AnyPath, graph: UnitGraph) -> None:
 
 
 def read_hmetis(path: AnyPath) -> UnitGraph:
-    """The graph of layers in an hMETIS file that tells them, as ``write_hmetis`` wrote it.
+    """The graph of layers in an hMETIS file with a comment on layers, as ``write_hmetis`` wrote it.
 
-    A net's first unit is connected with all others of it.  Raises GraphError where the file cannot be read, does not
-    tell the layers, joins layers that are not neighbours, or has weights of nets.
+    A net's first unit is connected with all its others.  Raises GraphError where the file cannot be read, has no
+    layers, joins layers that are not neighbours, or has weights of nets.
     """
     path = path_of(path)
     layers, lines = _read(path)
@@ -170,7 +173,7 @@ def read_hmetis(path: AnyPath) -> UnitGraph:
 
 
 def write_parts(path: AnyPath, partition: Partition) -> None:
-    """The part of every unit, one a line: what METIS and hMETIS write as their answer.
+    """The part of every unit, one a line, as in the output files of METIS and hMETIS.
 
     Raises GraphError where the file cannot be written.
     """
@@ -178,8 +181,8 @@ def write_parts(path: AnyPath, partition: Partition) -> None:
 
 
 def read_parts(path: AnyPath, graph: UnitGraph, n_parts: int) -> Partition:
-    """An answer of METIS, hMETIS or their like.  Raises GraphError where it is not one for this graph."""
-    of_units(graph)
+    """A partition from an output file of METIS, hMETIS or the like.  Raises GraphError unless it fits the graph."""
+    check_graph(graph)
     path, n_parts = path_of(path), parts_of(n_parts)
     rows = [row for row in _read(path)[1] if row]
     if any(len(row) != 1 for row in rows):
@@ -193,43 +196,43 @@ def read_parts(path: AnyPath, graph: UnitGraph, n_parts: int) -> Partition:
 
 
 def _sending(nets: Links, first: int, other: int) -> Iterator[tuple[int, list[int]]]:
-    """Each unit with neighbours, and these counted from 1."""
+    """Each unit that has neighbours, with these, numbered from 1."""
     units, neighbours = nets.edges()
     for start, end in pairwise([*np.flatnonzero(np.diff(units, prepend=-1)).tolist(), len(units)]):
         yield first + int(units[start]), (other + neighbours[start:end] + 1).tolist()
 
 
 def _write(path: AnyPath, lines: Iterable[str]) -> None:
-    with whole_file(path_of(path), "w") as file:
+    with atomic_file(path_of(path), "w") as file:
         file.writelines(line + "\n" for line in lines)
 
 
 def _read(path: Path) -> tuple[tuple[int, ...] | None, list[list[int]]]:
-    """(layers of the comment, None without; numbers of each line that is no comment, none of empty lines)."""
+    """(layers of the comment, or None; the numbers of each line that is not a comment)."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except (OSError, ValueError) as error:
         raise GraphError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     layers, numbers = None, []
-    for line in text.split("\n"):  # what read_text makes of all ends of lines
+    for line in text.split("\n"):  # read_text converts all line ends to this
         if line.lstrip().startswith("%"):
-            told = COMMENT.fullmatch(line.strip())
-            if told and layers is None:
-                layers = tuple(map(int, told[1].split()))
+            comment = COMMENT.fullmatch(line.strip())
+            if comment and layers is None:
+                layers = tuple(map(int, comment[1].split()))
             continue
         try:
-            if not NUMBERS.fullmatch(line):  # Python takes more, as in 1_000
+            if not NUMBERS.fullmatch(line):  # Python accepts more, as 1_000
                 raise ValueError
             numbers.append([int(word) for word in line.split()])
         except ValueError:
-            raise GraphError(f"{path} has words that are no whole numbers") from None
+            raise GraphError(f"{path} has words that are not integers") from None
     if layers is not None and sum(layers) > MOST:
         raise GraphError(f"{path} has layers of {sum(layers)} units together, but at most {MOST} can be partitioned")
     return layers, numbers
 
 
 def _headed(lines: list[list[int]]) -> tuple[list[int], list[list[int]]]:
-    """The first line that is not empty, and all behind it: of a unit without neighbours METIS writes an empty one."""
+    """The first line that is not empty, and all after it; empty ones among them are units without neighbours."""
     for i, line in enumerate(lines):
         if line:
             return line, lines[i + 1 :]
@@ -237,33 +240,33 @@ def _headed(lines: list[list[int]]) -> tuple[list[int], list[list[int]]]:
 
 
 def _is_format(number: int, digits: int) -> bool:
-    """Whether a number is one of these many digits, all 0 or 1."""
+    """Whether a number has at most ``digits`` digits, all 0 or 1."""
     return re.fullmatch(rf"[01]{{1,{digits}}}", str(number)) is not None
 
 
-def _numbers(path: Path, found: Iterable[int]) -> IntArray:
-    """(n,) int64.  Raises GraphError where one needs more bits."""
+def _numbers(path: Path, numbers: Iterable[int]) -> IntArray:
+    """(n,) int64.  Raises GraphError where a number needs more bits."""
     try:
-        return np.array(list(found), np.int64)
+        return np.array(list(numbers), np.int64)
     except OverflowError:
         raise GraphError(f"{path} has numbers above {LARGEST}") from None
 
 
 def _from_ends(path: Path, layers: tuple[int, ...], units: IntArray, others: IntArray, weights: IntArray) -> UnitGraph:
-    """From both ends of all edges, each at least once."""
+    """The graph with these ends of edges, each edge at least once, in either direction."""
     n_units = sum(layers)
     if len(others) and (min(others.min(), units.min()) < 0 or max(others.max(), units.max()) >= n_units):
         raise GraphError(f"{path} joins units that it does not have: they are 1 to {n_units}")
     layer = np.repeat(np.arange(len(layers)), layers)
-    offsets = np.concatenate([[0], np.cumsum(layers)]).astype(np.int64)
+    offsets = offsets_of(layers)
     below, above = np.minimum(units, others), np.maximum(units, others)
     if np.any(layer[above] - layer[below] != 1):
         raise GraphError(f"{path} joins units of layers that are not neighbours")
     links = []
     for i in range(len(layers) - 1):
-        mine = layer[below] == i
+        selected = layer[below] == i
         links.append(
-            Sparse.from_edges(below[mine] - offsets[i], above[mine] - offsets[i + 1], layers[i], layers[i + 1])
+            Sparse.from_edges(below[selected] - offsets[i], above[selected] - offsets[i + 1], layers[i], layers[i + 1])
         )
     try:
         return UnitGraph(layers, tuple(links), weights)

@@ -12,10 +12,10 @@ from partitioners.partition import Partition, partitioner
 
 @partitioner
 def kahip(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
-    """As KaHIP finds it: least edge cut, all layers together balanced (Sanders and Schulz 2013).
+    """The partition that KaHIP finds: least edge cut, all layers together balanced (Sanders and Schulz 2013).
 
-    Its preset "eco" is used.  It knows one weight a unit, so layers are not balanced each for itself: repair has to
-    follow.  Complete links are written out.  Raises GraphError without KaHIP, and where there are no parts.
+    The preset is "eco".  KaHIP takes one weight a unit, so single layers may be unbalanced: repair has to follow.
+    Complete links become edges.  Raises GraphError without KaHIP, and where there are no parts.
     """
     try:
         import kahip as library
@@ -26,6 +26,6 @@ def kahip(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
         matrix, small = graph.adjacency(), seed_for_library(seed)
         weights = weights_for_library(graph.weights).tolist()
         first, neighbours, ones = matrix.indptr.tolist(), matrix.indices.tolist(), [1] * len(matrix.indices)
-        _, found = library.kaffpa(weights, first, ones, neighbours, n_parts, ALLOWED - 1, True, small, library.ECO)
-        owner = np.asarray(found, np.int64)
+        _, parts = library.kaffpa(weights, first, ones, neighbours, n_parts, ALLOWED - 1, True, small, library.ECO)
+        owner = np.asarray(parts, np.int64)
     return Partition(tuple(np.split(owner, graph.offsets[1:-1])), n_parts)

@@ -1,4 +1,4 @@
-"""Recursive bisection by pairwise swaps: the oldest heuristic, as networkx has it."""
+"""Recursive bisection by pairwise swaps: the oldest heuristic, by networkx."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from partitioners.spatial import cut_at
 def kernighan_lin(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Each piece is cut at its layers' weighted medians in unit order, then units are swapped (Kernighan and Lin 1970).
 
-    It lowers the edge cut, and keeps the number of units on either side but not each layer's weight: the answer may
-    be unbalanced, and is then what repair starts from.  Every swap looks at all units, and complete links are written
-    out, so it is for networks of a few thousand units.  Deterministic for a seed.  Raises GraphError where there are no
+    This lowers the edge cut, and keeps the number of units on either side but not each layer's weight: the result may
+    be unbalanced, and then needs repair.  Every swap compares all units, and complete links become edges, so it suits
+    networks of a few thousand units.  Deterministic for a seed.  Raises GraphError where there are no
     parts.
     """
     owner = np.zeros(graph.n_units, np.int64)
@@ -35,15 +35,15 @@ def _cut(
     owner: IntArray,
     seed: int,
 ) -> None:
-    """Give the parts ``first .. first + n_parts - 1`` to these units, ascending, between which this graph is."""
+    """Give the parts ``first .. first + n_parts - 1`` to these units, ascending; ``graph`` is that between them."""
     if n_parts == 1 or len(units) < 2:
         owner[units] = first
         return
     half = n_parts // 2
     below = np.zeros(len(units), bool)
     for i in np.unique(layer[units]):
-        mine = np.flatnonzero(layer[units] == i)
-        below[mine[: cut_at(weights[units[mine]], half, n_parts)]] = True
+        members = np.flatnonzero(layer[units] == i)
+        below[members[: cut_at(weights[units[members]], half, n_parts)]] = True
     sides = set(units[below].tolist()), set(units[~below].tolist())
     if all(sides):
         sides = nx.algorithms.community.kernighan_lin_bisection(graph, partition=sides, seed=seed)

@@ -44,13 +44,13 @@ EXTRAS = {
     "metis": "pymetis",
     "kahip": "kahip",
     "mtkahypar": "mtkahypar",
-}  # methods by others, and the module that each needs
+}  # methods by other libraries, and the module that each needs
 
 
 def method(name: str) -> Callable[..., Partition]:
-    """The method of that name; ``name+refined`` is followed by our repair and refinement.
+    """The method of that name; ``name+refined`` is followed by repair and refinement.
 
-    Raises GraphError where there is none.
+    Raises GraphError for an unknown name.
     """
     first, plus, then = name.partition("+") if isinstance(name, str) else ("", "", "")
     if first not in METHODS or (plus and then != "refined"):

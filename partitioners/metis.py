@@ -11,10 +11,10 @@ from partitioners.partition import Partition, partitioner
 
 @partitioner
 def metis(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
-    """As METIS finds it: least edge cut, all layers together balanced (Karypis and Kumar 1998).
+    """The partition that METIS finds: least edge cut, all layers together balanced (Karypis and Kumar 1998).
 
-    pymetis passes one weight a unit, so layers are not balanced each for itself: repair has to follow.  Complete links
-    are written out.  Deterministic for a seed.  Raises GraphError without pymetis, and where there are no parts.
+    pymetis passes one weight a unit, so single layers may be unbalanced: repair has to follow.  Complete links become
+    edges.  Deterministic for a seed.  Raises GraphError without pymetis, and where there are no parts.
     """
     try:
         import pymetis
@@ -24,11 +24,11 @@ def metis(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
         owner = np.arange(graph.n_units) * n_parts // max(graph.n_units, 1)
     else:
         matrix = graph.adjacency()
-        found = pymetis.part_graph(
+        _, parts = pymetis.part_graph(
             n_parts,
             pymetis.CSRAdjacency(matrix.indptr, matrix.indices),
             vweights=weights_for_library(graph.weights),
             options=pymetis.Options(seed=seed_for_library(seed), ufactor=30),
         )
-        owner = np.asarray(found[1], np.int64)
+        owner = np.asarray(parts, np.int64)
     return Partition(tuple(np.split(owner, graph.offsets[1:-1])), n_parts)

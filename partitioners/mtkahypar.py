@@ -17,10 +17,10 @@ THREADS = 2
 
 @partitioner
 def mtkahypar(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
-    """As Mt-KaHyPar finds it: least connectivity minus one, all layers together balanced (Gottesbüren et al. 2022).
+    """The partition that Mt-KaHyPar finds: least connectivity minus one, all layers balanced (Gottesbüren et al. 2022).
 
-    Its deterministic preset of quality is used.  It knows one weight a unit, so layers are not balanced each for
-    itself: repair has to follow.  Complete links cost the same for all balanced partitions and are left out.
+    The preset is the deterministic one of quality.  Mt-KaHyPar takes one weight a unit, so single layers
+    may be unbalanced: repair has to follow.  Complete links cost the same for all balanced partitions and are left out.
     Raises GraphError without Mt-KaHyPar, and where there are no parts.
     """
     try:
@@ -32,18 +32,18 @@ def mtkahypar(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     if n_parts > 1 and len(nets.costs):
         offsets, units = nets.pins
         edges = [piece.tolist() for piece in np.split(units, offsets[1:-1])]
-        made = _started(library)
+        kahypar = _started(library)
         library.set_seed(seed_for_library(seed))
-        context = made.context_from_preset(library.PresetType.DETERMINISTIC_QUALITY)
+        context = kahypar.context_from_preset(library.PresetType.DETERMINISTIC_QUALITY)
         context.set_partitioning_parameters(n_parts, ALLOWED - 1, library.Objective.KM1)
         context.logging = False
         weights = weights_for_library(nets.weights).tolist()
-        hypergraph = made.create_hypergraph(context, nets.n_units, len(edges), edges, weights, nets.costs.tolist())
+        hypergraph = kahypar.create_hypergraph(context, nets.n_units, len(edges), edges, weights, nets.costs.tolist())
         owner = np.array(hypergraph.partition(context).get_partition(), np.int64)
     return by_layers(owner.astype(np.int32), graph, n_parts)
 
 
 @cache
 def _started(library: Any) -> Any:
-    """Its threads are started once in a process."""
+    """Start its threads, once in a process."""
     return library.initialize(THREADS)

@@ -1,8 +1,8 @@
-"""The nets of a unit graph, and the balance that every layer must keep: what refinement works on.
+"""The nets of a unit graph, and the limits of every layer: the input of refinement.
 
 A unit and all units of a neighbouring layer that need its state are a net; each unit has one net up and one down, where
-it has neighbours there.  The parts of a net's units, less one, is how often the unit's state travels (Catalyurek and
-Aykanat 1999): connectivity minus one, summed over nets, is the communication volume.
+it has neighbours there.  A unit's state travels as often as its net has parts, less one (Catalyurek and Aykanat 1999):
+connectivity minus one, summed over nets, is the communication volume.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.arguments import LARGEST, parts_of, wholes
+from partitioners.arguments import LARGEST, integers, parts_of
 from partitioners.compilation import njit
 from partitioners.graph import Complete, GraphError, IntArray, UnitGraph
 from partitioners.partition import Partition
 
-ALLOWED = 1.03  # of a layer's mean part
+ALLOWED = 1.03  # limit of a part, relative to a layer's mean part
 
 Owner = npt.NDArray[np.int32]  # (n_units,) the parts of all units, layer after layer
 
@@ -29,8 +29,8 @@ class Nets:
     """Nets in CSR from units to nets: unit u is in nets ``nets[starts[u]:starts[u + 1]]``.
 
     costs    (n_nets,) how many states travel along a net
-    layer    (n_units,) of each unit, ascending
-    weights  (n_units,) of each unit
+    layer    (n_units,) layers of units, ascending
+    weights  (n_units,) weights of units
     """
 
     starts: IntArray
@@ -45,12 +45,12 @@ class Nets:
 
     @cached_property
     def pins(self) -> tuple[IntArray, npt.NDArray[np.int32]]:
-        """The units of each net: of net n ``units[offsets[n]:offsets[n + 1]]``, ascending; (offsets, units)."""
+        """(offsets, units): net n has the units ``units[offsets[n]:offsets[n + 1]]``, ascending."""
         return transposed(self.starts, self.nets, len(self.costs))
 
 
 def nets_of(graph: UnitGraph) -> Nets:
-    """The nets of all links that are not complete: link after link those of its lower units, then of its upper ones.
+    """The nets of all links that are not complete: link by link those of its lower units, then of its upper ones.
 
     Where every lower unit is connected with every upper one, all balanced partitions cost the same: no nets are needed.
     A unit without neighbours sends nothing and has no net.
@@ -61,35 +61,35 @@ def nets_of(graph: UnitGraph) -> Nets:
     for i, link in enumerate(graph.links):
         if isinstance(link, Complete):
             continue
-        for nets, here, there in ((link.up, i, i + 1), (link.down, i + 1, i)):
+        for nets, sender, receiver in ((link.up, i, i + 1), (link.down, i + 1, i)):
             sending = np.diff(nets.offsets) > 0
             names = n_nets + np.cumsum(sending) - 1
             n_nets += int(sending.sum())
-            first, other = int(graph.offsets[here]), int(graph.offsets[there])
-            counts[first + 1 : first + 1 + graph.layers[here]] += sending
-            counts[other + 1 : other + 1 + graph.layers[there]] += np.bincount(
-                nets.neighbours, minlength=graph.layers[there]
+            first, other = int(graph.offsets[sender]), int(graph.offsets[receiver])
+            counts[first + 1 : first + 1 + graph.layers[sender]] += sending
+            counts[other + 1 : other + 1 + graph.layers[receiver]] += np.bincount(
+                nets.neighbours, minlength=graph.layers[receiver]
             )
             pieces.append((nets.offsets, nets.neighbours, first, other, names))
     starts = np.cumsum(counts)
-    found, filled = np.empty(starts[-1], np.int32), starts[:-1].copy()
+    entries, filled = np.empty(starts[-1], np.int32), starts[:-1].copy()
     for offsets, neighbours, first, other, names in pieces:
-        _enter(offsets, neighbours, first, other, names, filled, found)
+        _enter(offsets, neighbours, first, other, names, filled, entries)
     layer = np.repeat(np.arange(len(graph.layers)), graph.layers)
-    return Nets(starts, found, np.ones(n_nets, np.int64), layer, np.asarray(graph.weights, np.int64))
+    return Nets(starts, entries, np.ones(n_nets, np.int64), layer, np.asarray(graph.weights, np.int64))
 
 
 @njit(nogil=True)
-def _enter(offsets, neighbours, first, other, names, filled, found):  # type: ignore[no-untyped-def]
+def _enter(offsets, neighbours, first, other, names, filled, entries):  # type: ignore[no-untyped-def]
     """Enter the net of each sending unit with the unit itself and with its neighbours."""
     for unit in range(len(offsets) - 1):
         if offsets[unit] == offsets[unit + 1]:
             continue
-        found[filled[first + unit]] = names[unit]
+        entries[filled[first + unit]] = names[unit]
         filled[first + unit] += 1
         for i in range(offsets[unit], offsets[unit + 1]):
             pin = other + neighbours[i]
-            found[filled[pin]] = names[unit]
+            entries[filled[pin]] = names[unit]
             filled[pin] += 1
 
 
@@ -111,15 +111,15 @@ def transposed(starts, items, n_items):  # type: ignore[no-untyped-def]
 
 
 def owned_by(nets: Nets, owner: Owner, n_parts: int) -> Owner:
-    """The owners of all units for a search, which looks at no limits.  Raises GraphError where one is no part."""
-    found = wholes("owners", owner, nets.n_units)
-    if len(found) and (found.min() < 0 or found.max() >= n_parts):
-        raise GraphError(f"owners are {found.min()} to {found.max()}, but the parts are 0 to {n_parts - 1}")
-    return found.astype(np.int32)
+    """The owners of all units, in the type of searches.  Raises GraphError where one is not a part."""
+    owners = integers("owners", owner, nets.n_units)
+    if len(owners) and (owners.min() < 0 or owners.max() >= n_parts):
+        raise GraphError(f"owners are {owners.min()} to {owners.max()}, but the parts are 0 to {n_parts - 1}")
+    return owners.astype(np.int32)
 
 
 def cost(nets: Nets, owner: Owner, n_parts: int) -> int:
-    """States that travel: what each net costs, times the parts it reaches less one."""
+    """States that travel: the cost of each net, times the parts that it reaches less one."""
     offsets, units = nets.pins
     return int(_cost(offsets, units, nets.costs, owner, n_parts))
 
@@ -140,47 +140,47 @@ def _cost(offsets, units, costs, owner, n_parts):  # type: ignore[no-untyped-def
 
 
 def loads(nets: Nets, owner: Owner, n_parts: int, n_layers: int) -> IntArray:
-    """(n_layers, n_parts) what each part owns of each layer, of which the last may have no units here."""
-    found = np.zeros((n_layers, n_parts), np.int64)
-    np.add.at(found, (nets.layer, owner), nets.weights)
-    return found
+    """(n_layers, n_parts) the weight of each part in each layer; layers may have no units in these nets."""
+    weights = np.zeros((n_layers, n_parts), np.int64)
+    np.add.at(weights, (nets.layer, owner), nets.weights)
+    return weights
 
 
 def limits(graph: UnitGraph, n_parts: int) -> IntArray:
-    """What the heaviest part of each layer may weigh, (n_layers,).
+    """(n_layers,) the largest weight that a part of each layer may have.
 
-    1.03 times the mean part, or what placing the heaviest units first on the lightest parts gives (LPT, Graham 1969),
-    where units are too heavy for that.  Raises GraphError where there are no parts.
+    1.03 times the mean part, or the heaviest part after assigning the heaviest units first to the lightest parts (LPT,
+    Graham 1969), where units are too heavy for that.  Raises GraphError where there are no parts.
     """
-    n_parts, found = parts_of(n_parts), []
+    n_parts, allowed = parts_of(n_parts), []
     for i in range(len(graph.layers)):
         weights = np.sort(graph.layer_weights(i))[::-1]
         most = max(int(ALLOWED * weights.sum() / n_parts), lightest_first(weights, n_parts))
-        found.append(min(most, LARGEST))
-    return np.array(found, np.int64)
+        allowed.append(min(most, LARGEST))
+    return np.array(allowed, np.int64)
 
 
 def for_each(allowed: IntArray, n_parts: int) -> IntArray:
-    """What each part may weigh in each layer, (n_layers, n_parts), from (n_layers,) limits for all or from itself."""
+    """(n_layers, n_parts) the limit of each part in each layer, from these or from (n_layers,) limits for all parts."""
     return np.ascontiguousarray(np.broadcast_to(allowed.reshape(len(allowed), -1), (len(allowed), n_parts)))
 
 
 def lightest_first(weights: IntArray, n_parts: int) -> int:
-    """What the heaviest part weighs when units, the heaviest first, each go to the part that is lightest so far."""
+    """The weight of the heaviest part when units, the heaviest first, each go to the part that is lightest so far."""
     if len(weights) and weights[0] == weights[-1]:
         return int(-(-len(weights) // n_parts) * weights[0])
-    parts = [0] * min(n_parts, max(1, len(weights)))  # more stay empty
+    parts = [0] * min(n_parts, max(1, len(weights)))  # further ones stay empty
     for weight in weights.tolist():
         heapq.heapreplace(parts, parts[0] + weight)
     return max(parts)
 
 
 def flat(partition: Partition) -> Owner:
-    """The parts of all units, layer after layer, (n_units,)."""
+    """(n_units,) the parts of all units, layer by layer."""
     return np.concatenate(partition.owners).astype(np.int32)
 
 
 def by_layers(owner: Owner, graph: UnitGraph, n_parts: int) -> Partition:
-    """The same as a partition: one array a layer."""
+    """The owners as a partition: one array a layer."""
     pieces = np.split(owner.astype(np.int64), graph.offsets[1:-1])
     return Partition(tuple(pieces), n_parts)

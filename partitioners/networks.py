@@ -1,4 +1,4 @@
-"""Networks by name, on which methods are compared; the same on every machine."""
+"""Named networks on which methods are compared; the same on every machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from partitioners import generators
-from partitioners.arguments import shown, whole
+from partitioners.arguments import integer, shown
 from partitioners.graph import FloatArray, GraphError, UnitGraph, dense, from_masks
 
 
@@ -22,30 +22,30 @@ class Network(NamedTuple):
 
 
 def local_network(side: int, fields: Sequence[int], maps: Sequence[int], strides: Sequence[int] = ()) -> UnitGraph:
-    """Receptive fields on a grid of side x side, layer after layer, with coordinates.
+    """Receptive fields on an image of side x side, layer by layer, with coordinates.
 
-    fields, maps, strides: of each RBM; a field sees all maps below, strides are 1 unless told.  A unit lies at the
-    middle of its field, in units of the visible grid.  Raises GraphError where a field does not fit, or
-    there are not as many maps, or strides, as fields.
+    fields, maps, strides: one for each RBM; a field sees all maps below, strides default to 1.  A unit's position is
+    the middle of its field, in pixels of the image.  Raises GraphError where a field does not fit, or the numbers of
+    fields, maps and strides differ.
     """
     fields, maps, strides = list(fields), list(maps), list(strides) or [1] * len(fields)
     if not len(fields) == len(maps) == len(strides):
         raise GraphError(
             f"{len(fields)} fields came with {len(maps)} maps and {len(strides)} strides, one each are needed"
         )
-    side = whole("the side", side, 1)
-    masks, places = [], [_grid(side, 1, 0.0, 1.0)]
+    side = integer("the side", side, 1)
+    masks, coordinates = [], [_coordinates(side, 1, 0.0, 1.0)]
     below, start, step = 1, 0.0, 1.0
     for field, n_maps, stride in zip(fields, maps, strides, strict=True):
         masks.append(generators.local(side, side, field=field, maps=n_maps, maps_below=below, stride=stride))
         side, _ = generators.field_grid(side, side, field, stride)
         start, step, below = start + step * (field - 1) / 2, step * stride, n_maps
-        places.append(_grid(side, n_maps, start, step))
-    return from_masks(masks, None, places)
+        coordinates.append(_coordinates(side, n_maps, start, step))
+    return from_masks(masks, None, coordinates)
 
 
-def _grid(side: int, maps: int, start: float, step: float) -> FloatArray:
-    """(maps * side * side, 2) where the units of a layer lie."""
+def _coordinates(side: int, maps: int, start: float, step: float) -> FloatArray:
+    """(maps * side * side, 2) row and column of the units of a layer."""
     row, column = np.divmod(np.arange(side * side), side)
     return np.tile(start + step * np.stack([row, column], axis=1), (maps, 1))
 
@@ -91,8 +91,8 @@ NETWORKS = tuple(_KNOWN)
 
 
 def network(name: str) -> Network:
-    """The network of that name.  Raises GraphError where there is none."""
+    """The network of that name.  Raises GraphError for an unknown one."""
     if not isinstance(name, str) or name not in _KNOWN:
         raise GraphError(f"there is no network {shown(name)}; there are {', '.join(NETWORKS)}")
-    about, made = _KNOWN[name]
-    return Network(name, about, made())
+    about, build = _KNOWN[name]
+    return Network(name, about, build())

@@ -1,4 +1,4 @@
-"""The answer of every method, and the measures by which all methods are judged."""
+"""The result of every method, and the measures by which methods are compared."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.arguments import parts_of, seed_of, shown, wholes
+from partitioners.arguments import integers, parts_of, seed_of, shown
 from partitioners.compilation import njit
 from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
 
 
 class Partition(NamedTuple):
-    """Who owns each unit: all that crosses from a partitioner to whoever trains the network."""
+    """The owner of each unit: all that a partitioner passes to whatever trains the network."""
 
     owners: tuple[IntArray, ...]  # for each layer (n_units of the layer,) the part of every unit
     n_parts: int
@@ -41,20 +41,20 @@ class Measures(NamedTuple):
 
 
 class Method(Protocol):
-    """What every method is."""
+    """The signature of every method."""
 
     def __call__(self, graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition: ...
 
 
 def partitioner(method: Method) -> Method:
-    """The method behind the door that all methods share: whole numbers of any kind are taken for plain ones.
+    """A method with checks of its arguments, which may be integers of any type.
 
-    What is raised then is a GraphError: without parts, with a negative seed, and where memory does not suffice.
+    Raises GraphError without parts, with a negative seed, and where memory does not suffice.
     """
 
     @wraps(method)
     def checked(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
-        of_units(graph)
+        check_graph(graph)
         n_parts, seed = parts_of(n_parts), seed_of(seed)
         try:
             return method(graph, n_parts, seed=seed)
@@ -64,55 +64,55 @@ def partitioner(method: Method) -> Method:
     return checked
 
 
-def of_units(graph: UnitGraph) -> None:
+def check_graph(graph: UnitGraph) -> None:
     """Raise GraphError for anything but a unit graph."""
     if not isinstance(graph, UnitGraph):
         raise GraphError(f"the graph is {shown(graph)}, but must be a UnitGraph")
 
 
 def each_layer(graph: UnitGraph, n_parts: int, owners: Callable[[IntArray, int], IntArray]) -> Partition:
-    """For methods that look at one layer at a time: ``owners(weights of the layer's units, n_parts)``."""
+    """The partition with ``owners(weights of the layer's units, n_parts)`` in every layer."""
     return Partition(tuple(owners(graph.layer_weights(i), n_parts) for i in range(len(graph.layers))), n_parts)
 
 
 def measure(graph: UnitGraph, partition: Partition) -> Measures:
-    """Judge a partition.  Raises GraphError where it does not fit the graph."""
+    """All measures of a partition.  Raises GraphError where it does not fit the graph."""
     return Measures(imbalance(graph, partition), communication_volume(graph, partition), edge_cut(graph, partition))
 
 
 def plain(partition: Partition) -> Partition:
-    """The same with plain numbers.  Raises GraphError unless every owner is one of the parts."""
+    """The partition with plain integers.  Raises GraphError unless every owner is one of the parts."""
     try:
         owners, n_parts = partition
         given = list(owners)
     except (TypeError, ValueError):
         raise GraphError(f"the partition is {shown(partition)}, but must be owners of layers, and n_parts") from None
     n_parts = parts_of(n_parts)
-    found = tuple(wholes(f"owners of layer {layer}", owner) for layer, owner in enumerate(given))
-    for layer, owner in enumerate(found):
+    checked = tuple(integers(f"owners of layer {layer}", owner) for layer, owner in enumerate(given))
+    for layer, owner in enumerate(checked):
         if owner.size and (owner.min() < 0 or owner.max() >= n_parts):
             wrong = int(owner.min() if owner.min() < 0 else owner.max())
             raise GraphError(f"a unit of layer {layer} is owned by part {wrong}, but the parts are 0 to {n_parts - 1}")
-    return Partition(found, n_parts)
+    return Partition(checked, n_parts)
 
 
 def check(graph: UnitGraph, partition: Partition) -> Partition:
-    """The partition with plain numbers.  Raises GraphError unless every unit of the graph has one of its parts."""
-    of_units(graph)
-    found = plain(partition)
-    sizes = tuple(len(owner) for owner in found.owners)
+    """The partition with plain integers.  Raises GraphError unless every unit of the graph has one of its parts."""
+    check_graph(graph)
+    checked = plain(partition)
+    sizes = tuple(len(owner) for owner in checked.owners)
     if sizes != graph.layers:
         raise GraphError(f"the partition has layers of {sizes} units, but the graph has {graph.layers}")
-    return found
+    return checked
 
 
 def empty_parts(partition: Partition) -> IntArray:
-    """(n_layers,) how many parts own no unit of a layer, and wait while others work on it."""
+    """(n_layers,) how many parts own no unit of a layer, and wait while others compute."""
     return np.array([partition.n_parts - len(np.unique(owner)) for owner in partition.owners], np.int64)
 
 
 def compact(partition: Partition) -> Partition:
-    """The same without parts that own nothing: they neither send nor receive, but every pair of parts has a count."""
+    """The partition without empty parts, where it has more parts than units: matrices of traffic are n_parts^2."""
     if partition.n_parts <= sum(len(owner) for owner in partition.owners):
         return partition
     used, names = np.unique(np.concatenate(partition.owners), return_inverse=True)
@@ -121,7 +121,7 @@ def compact(partition: Partition) -> Partition:
 
 
 def part_weights(graph: UnitGraph, partition: Partition) -> IntArray:
-    """(n_layers, n_parts) what each part owns of each layer."""
+    """(n_layers, n_parts) the weight of each part in each layer."""
     partition = check(graph, partition)
     weights = np.zeros((len(graph.layers), partition.n_parts), np.int64)
     for layer, owner in enumerate(partition.owners):
@@ -132,7 +132,7 @@ def part_weights(graph: UnitGraph, partition: Partition) -> IntArray:
 def imbalance(graph: UnitGraph, partition: Partition) -> npt.NDArray[np.float64]:
     """(n_layers,) the heaviest part over the mean part, minus one: 0 where a layer is split evenly.
 
-    Each layer counts for itself: its parts work at the same time and wait for the heaviest.
+    Each layer counts separately: its parts work at the same time and wait for the heaviest.
     """
     weights = part_weights(graph, partition)
     mean = weights.sum(axis=1) / weights.shape[1]
@@ -169,15 +169,15 @@ def units_sent(nets: Links, senders: IntArray, receivers: IntArray, n_parts: int
 @njit(nogil=True)
 def _count_sent(offsets, neighbours, senders, receivers, n_parts):  # type: ignore[no-untyped-def]
     sent = np.zeros((n_parts, n_parts), np.int64)
-    last = np.full(n_parts, -1, np.int64)  # unit that was last counted for a part
+    last = np.full(n_parts, -1, np.int64)  # the last unit that was counted for a part
     for unit in range(len(senders)):
-        home = senders[unit]
-        last[home] = unit
+        owner = senders[unit]
+        last[owner] = unit
         for i in range(offsets[unit], offsets[unit + 1]):
             part = receivers[neighbours[i]]
             if last[part] != unit:
                 last[part] = unit
-                sent[home, part] += 1
+                sent[owner, part] += 1
     return sent
 
 

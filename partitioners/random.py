@@ -1,4 +1,4 @@
-"""Units in random order: what a partition costs that knows nothing."""
+"""Units in random order: a baseline that ignores connections."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def random(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
 
     def owners(weights: IntArray, n_parts: int) -> IntArray:
         order = rng.permutation(len(weights))
-        found = np.empty(len(weights), np.int64)
-        found[order] = block_owners(weights[order], n_parts)
-        return found
+        parts = np.empty(len(weights), np.int64)
+        parts[order] = block_owners(weights[order], n_parts)
+        return parts
 
     return each_layer(graph, n_parts, owners)

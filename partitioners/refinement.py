@@ -1,4 +1,4 @@
-"""Refinement of a partition that some method has found, and the method that refines the plainest start."""
+"""Refinement of any method's partition, and the method that refines a simple start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from partitioners.repair import repaired
 from partitioners.spatial import tiles
 
 HEAT = 0.01  # temperature at the start of a refinement, in the states that the nets of a unit carry on average
-LOOKUPS = 100_000_000  # of nets that a refinement may take, about a second of one core ...
+LOOKUPS = 100_000_000  # of nets in one refinement, about a second of one core ...
 EACH = 10  # ... and for every entry of the nets, on large networks
 
 Method = Callable[..., Partition]
@@ -28,22 +28,15 @@ def feasible(graph: UnitGraph, partition: Partition) -> bool:
 
 
 def refined(graph: UnitGraph, start: Partition, *, seed: int) -> Partition:
-    """A partition of no more volume, repaired first where it is not feasible: single units are moved and swapped.
+    """A partition of at most the same volume, by moves and swaps of single units; infeasible ones are repaired first.
 
     Raises GraphError where the partition does not fit the graph.
     """
     start, seed = check(graph, start), seed_of(seed)
     allowed, nets = limits(graph, start.n_parts), nets_of(graph)
     owner = repaired(nets, flat(start), start.n_parts, allowed)
-    owner = improved(
-        nets,
-        owner,
-        start.n_parts,
-        allowed,
-        lookups=LOOKUPS + EACH * len(nets.nets),
-        hot=HEAT * carried(nets),
-        seed=seed,
-    )
+    lookups = LOOKUPS + EACH * len(nets.nets)
+    owner = improved(nets, owner, start.n_parts, allowed, lookups=lookups, hot=HEAT * mean_unit_cost(nets), seed=seed)
     return by_layers(owner, graph, start.n_parts)
 
 
@@ -55,17 +48,17 @@ def moves(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
 
 
 def then_refined(method: Method) -> Method:
-    """The same method, followed by repair and refinement."""
+    """The method followed by repair and refinement."""
 
     def both(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
         return refined(graph, method(graph, n_parts, seed=seed), seed=seed)
 
-    both.__doc__ = f"``{getattr(method, '__name__', 'method')}``, followed by our repair and refinement."
+    both.__doc__ = f"``{getattr(method, '__name__', 'method')}``, followed by repair and refinement."
     return both
 
 
-def carried(nets: Nets) -> float:
-    """States that the nets of a unit carry, on average."""
+def mean_unit_cost(nets: Nets) -> float:
+    """The mean number of states that the nets of a unit carry."""
     if not len(nets.nets):
         return 0.0
     return float(nets.costs[nets.nets].mean() * np.diff(nets.starts).mean())

@@ -1,4 +1,4 @@
-"""One HTML page of a comparison, with its pictures inside: placements on the grid, volume over parts."""
+"""One HTML page of a comparison, with embedded pictures: placements in the plane, volume over parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLE = """body { font-family: sans-serif; margin: 2em auto; max-width: 75em; pa
 table { border-collapse: collapse; font-size: 85%; } th, td { border: 1px solid #ccc; padding: 0.2em 0.6em; }
 td { text-align: right; } td:nth-child(1), td:nth-child(3) { text-align: left; } img { max-width: 100%; }
 tr.infeasible td { color: #999; }"""
-PLACEMENTS = 8  # methods whose placements are drawn, those of the least volume
+PLACEMENTS = 8  # methods whose placements are drawn: those of the least volume
 
 
 def write_report(
@@ -39,23 +39,23 @@ def write_report(
         "<p>Volume is the number of unit states that travel between parts for one sample, in one pass up and one down "
         "of every RBM.  A partition is feasible where the heaviest part of every layer is within the layer's limit.</p>"
     )
-    for one in networks:
-        mine = [result for result in results if result.network == one.name]
-        layers = "-".join(map(str, one.graph.layers))
-        pieces.append(f"<h2>{html.escape(one.name)}</h2><p>{html.escape(one.about)}; layers {layers}.</p>")
-        pieces.append(_html_table(mine))
-        found = [result for result in mine if result.partition is not None]
-        if found:
-            pieces.append(_picture(_volumes(figure_class, found), f"volume over parts, {one.name}"))
-        if any("bytes" in result.measured for result in found):
-            pieces.append(_picture(_predictions(figure_class, found), f"predicted against measured, {one.name}"))
-        if one.graph.coordinates is not None and found:
-            pieces.append(_picture(_placements(figure_class, one, found), f"placements, {one.name}"))
+    for network in networks:
+        own = [result for result in results if result.network == network.name]
+        layers = "-".join(map(str, network.graph.layers))
+        pieces.append(f"<h2>{html.escape(network.name)}</h2><p>{html.escape(network.about)}; layers {layers}.</p>")
+        pieces.append(_html_table(own))
+        solved = [result for result in own if result.partition is not None]
+        if solved:
+            pieces.append(_picture(_volumes(figure_class, solved), f"volume over parts, {network.name}"))
+        if any("bytes" in result.measured for result in solved):
+            pieces.append(_picture(_predictions(figure_class, solved), f"predicted against measured, {network.name}"))
+        if network.graph.coordinates is not None and solved:
+            pieces.append(_picture(_placements(figure_class, network, solved), f"placements, {network.name}"))
     write_text(path, "\n".join(pieces) + "\n")
 
 
 def _figure_class() -> Any:
-    """Figures without pyplot: nothing is kept open, and no display is asked for."""
+    """The class of figures, without pyplot, which would keep them open and need a display."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -66,34 +66,35 @@ def _figure_class() -> Any:
 def _html_table(results: Sequence[Result]) -> str:
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in [*COLUMNS, *measured_names(results)])
     lines = []
-    for one, cells in zip(results, rows(results), strict=True):
-        kind = "" if one.feasible else " class='infeasible'"
+    for result, cells in zip(results, rows(results), strict=True):
+        kind = "" if result.feasible else " class='infeasible'"
         lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    told = "".join(f"<p>{html.escape(problem)}</p>" for problem in problems(results))
-    return f"<table><tr>{heads}</tr>\n" + "\n".join(lines) + "</table>" + told
+    notes = "".join(f"<p>{html.escape(problem)}</p>" for problem in problems(results))
+    return f"<table><tr>{heads}</tr>\n" + "\n".join(lines) + "</table>" + notes
 
 
-def _picture(figure: Any, told: str) -> str:
+def _picture(figure: Any, text: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
     code = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"<p><img alt='{html.escape(told, quote=True)}' src='data:image/png;base64,{code}'></p>"
+    return f"<p><img alt='{html.escape(text, quote=True)}' src='data:image/png;base64,{code}'></p>"
 
 
 def _volumes(figure_class: Any, results: Sequence[Result]) -> Any:
     """A line for each method; infeasible partitions are drawn hollow."""
     figure = figure_class(figsize=(7, 4))
     axes = figure.add_subplot()
-    for name in dict.fromkeys(one.method for one in results):
-        mine = sorted((one for one in results if one.method == name), key=lambda one: one.n_parts)
-        (line,) = axes.plot([one.n_parts for one in mine], [one.volume for one in mine], label=name, linewidth=1)
-        for one in mine:
-            inside = line.get_color() if one.feasible else "white"
-            axes.plot(one.n_parts, one.volume, "o", color=line.get_color(), markerfacecolor=inside)
-    parts = sorted({one.n_parts for one in results})
+    for name in dict.fromkeys(result.method for result in results):
+        mine = sorted((result for result in results if result.method == name), key=lambda result: result.n_parts)
+        xs, ys = [result.n_parts for result in mine], [result.volume for result in mine]
+        (line,) = axes.plot(xs, ys, label=name, linewidth=1)
+        for result in mine:
+            inside = line.get_color() if result.feasible else "white"
+            axes.plot(result.n_parts, result.volume, "o", color=line.get_color(), markerfacecolor=inside)
+    parts = sorted({result.n_parts for result in results})
     if min(parts) > 0:
         axes.set_xscale("log", base=2)
-    axes.set_xticks(parts, [str(each) for each in parts])
+    axes.set_xticks(parts, [str(n) for n in parts])
     axes.set_xlabel("parts")
     axes.set_ylabel("volume, states a sample")
     axes.set_ylim(bottom=0)
@@ -102,42 +103,43 @@ def _volumes(figure_class: Any, results: Sequence[Result]) -> Any:
 
 
 def _predictions(figure_class: Any, results: Sequence[Result]) -> Any:
-    """Bytes and milliseconds: each partition a point, on the diagonal where the prediction holds."""
-    known = [one for one in results if "bytes" in one.measured]
+    """Bytes and milliseconds: each partition a point, on the diagonal where the prediction is right."""
+    known = [result for result in results if "bytes" in result.measured]
     panels: list[tuple[str, list[tuple[float, float]]]]
-    panels = [("bytes", [(one.predicted_bytes, one.measured["bytes"]) for one in known])]
-    if all("step_seconds" in one.measured for one in known):
-        pairs = [(1e3 * one.predicted_seconds, 1e3 * one.measured["step_seconds"]) for one in known]
+    panels = [("bytes", [(result.predicted_bytes, result.measured["bytes"]) for result in known])]
+    if all("step_seconds" in result.measured for result in known):
+        pairs = [(1e3 * result.predicted_seconds, 1e3 * result.measured["step_seconds"]) for result in known]
         panels.append(("ms of a step", pairs))
     figure = figure_class(figsize=(4.8 * len(panels), 4.5))
     for i, (unit, pairs) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         most = max(max(pair) for pair in pairs) or 1
         axes.plot([0, most], [0, most], color="#bbbbbb", linewidth=1)
-        for name in dict.fromkeys(one.method for one in known):
-            mine = [pair for pair, one in zip(pairs, known, strict=True) if one.method == name]
+        for name in dict.fromkeys(result.method for result in known):
+            mine = [pair for pair, result in zip(pairs, known, strict=True) if result.method == name]
             axes.plot(*zip(*mine, strict=True), "o", label=name)
         axes.set_xlabel(f"predicted {unit}")
         axes.set_ylabel(f"measured {unit}")
-        axes.locator_params(axis="x", nbins=4)  # numbers of bytes are long
+        axes.locator_params(axis="x", nbins=4)  # numbers of bytes have many digits
     axes.legend(fontsize=8)
     figure.tight_layout()
     return figure
 
 
-def _placements(figure_class: Any, one: Network, results: Sequence[Result]) -> Any:
-    """A row for each of the best methods, a column for each layer; of the maps at one place the first is drawn."""
-    assert one.graph.coordinates is not None
-    n_parts = min((each.n_parts for each in results if each.n_parts > 1), default=results[0].n_parts)
-    drawn = sorted((each for each in results if each.n_parts == n_parts), key=lambda each: each.volume)[:PLACEMENTS]
-    n_layers = len(one.graph.layers)
+def _placements(figure_class: Any, network: Network, results: Sequence[Result]) -> Any:
+    """A row for each of the best methods, a column for each layer; of maps at one position the first is drawn."""
+    assert network.graph.coordinates is not None
+    n_parts = min((result.n_parts for result in results if result.n_parts > 1), default=results[0].n_parts)
+    same_parts = [result for result in results if result.n_parts == n_parts]
+    drawn = sorted(same_parts, key=lambda result: result.volume)[:PLACEMENTS]
+    n_layers = len(network.graph.layers)
     figure = figure_class(figsize=(2.6 * n_layers, 2.6 * len(drawn)))
     for row, result in enumerate(drawn):
         assert result.partition is not None
-        for layer, places in enumerate(one.graph.coordinates):
+        for layer, points in enumerate(network.graph.coordinates):
             axes = figure.add_subplot(len(drawn), n_layers, row * n_layers + layer + 1)
-            _, first = np.unique(places, axis=0, return_index=True)
-            rows_, columns = places[first].T
+            _, first = np.unique(points, axis=0, return_index=True)
+            rows_, columns = points[first].T
             colours = result.partition.owners[layer][first]
             axes.scatter(columns, rows_, c=colours, s=4, marker="s", cmap="tab20", vmin=0, vmax=max(n_parts - 1, 1))
             axes.invert_yaxis()

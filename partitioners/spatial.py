@@ -1,10 +1,11 @@
-"""Cuts through the plane in which the units lie: the same lines for all layers, so that fields stay together."""
+"""Cuts through the plane of the units' coordinates, in one direction for all layers, so that fields stay together."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from partitioners.graph import GraphError, IntArray, UnitGraph
+from partitioners.links import offsets_of
 from partitioners.partition import Partition, partitioner
 
 
@@ -12,7 +13,7 @@ from partitioners.partition import Partition, partitioner
 def tiles(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Recursive bisection by coordinates (Berger and Bokhari 1987): each piece is cut across its longer side.
 
-    Every layer is cut at its own weighted median, so each is balanced for itself.  Raises GraphError where there are no
+    Every layer is cut at its own weighted median, so that each is balanced.  Raises GraphError where there are no
     coordinates.
     """
     return _bisected(graph, n_parts, None)
@@ -37,29 +38,29 @@ def _cut(
 ) -> None:
     """Give the parts ``first .. first + n_parts - 1`` to these units of every layer."""
     if n_parts == 1:
-        for owner, mine in zip(owners, units, strict=True):
-            owner[mine] = first
+        for owner, members in zip(owners, units, strict=True):
+            owner[members] = first
         return
     assert graph.coordinates is not None
-    places = np.concatenate([layer[mine] for layer, mine in zip(graph.coordinates, units, strict=True)])
+    points = np.concatenate([layer[members] for layer, members in zip(graph.coordinates, units, strict=True)])
     axis = direction
     if axis is None:
-        axis = int(np.argmax(np.ptp(places, axis=0))) if len(places) else 0
+        axis = int(np.argmax(np.ptp(points, axis=0))) if len(points) else 0
     half = n_parts // 2
     below, above = [], []
-    for i, mine in enumerate(units):
-        order = np.lexsort((mine, graph.coordinates[i][mine, 1 - axis], graph.coordinates[i][mine, axis]))
-        weights = graph.layer_weights(i)[mine[order]]
-        at = cut_at(weights, half, n_parts)
-        below.append(np.sort(mine[order[:at]]))
-        above.append(np.sort(mine[order[at:]]))
+    for i, members in enumerate(units):
+        order = np.lexsort((members, graph.coordinates[i][members, 1 - axis], graph.coordinates[i][members, axis]))
+        weights = graph.layer_weights(i)[members[order]]
+        cut = cut_at(weights, half, n_parts)
+        below.append(np.sort(members[order[:cut]]))
+        above.append(np.sort(members[order[cut:]]))
     _cut(graph, below, half, first, direction, owners)
     _cut(graph, above, n_parts - half, first + half, direction, owners)
 
 
 def cut_at(weights: IntArray, parts_below: int, n_parts: int) -> int:
-    """How many of these units, in order, weigh most nearly ``parts_below / n_parts`` of all."""
-    total = np.concatenate([[0], np.cumsum(weights)])
+    """The number of first units whose weight is closest to ``parts_below / n_parts`` of the total."""
+    total = offsets_of(weights)
     wanted = int(total[-1]) * parts_below / n_parts
     if total[-1] == 0:
         return len(weights) * parts_below // n_parts

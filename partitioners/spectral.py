@@ -1,4 +1,4 @@
-"""Recursive spectral bisection: cuts across the slowest vibration of the network."""
+"""Recursive spectral bisection: cuts along the Fiedler vector of the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from partitioners.graph import Complete, FloatArray, IntArray, UnitGraph, sums_o
 from partitioners.partition import Partition, partitioner
 from partitioners.spatial import cut_at
 
-TOLERANCE = 1e-3  # of an eigenvector: where it is cut matters, not its digits
+TOLERANCE = 1e-3  # of an eigenvector: only the order of its entries matters
 ITERATIONS = 300  # restarts of Lanczos' method for one cut
 
 
@@ -19,9 +19,9 @@ ITERATIONS = 300  # restarts of Lanczos' method for one cut
 def spectral(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
     """Every piece is cut at its layers' weighted medians along its Fiedler vector (Pothen, Simon and Liou 1990).
 
-    The vector is the second eigenvector of the normalised adjacency of the piece (Shi and Malik 2000), twins being one
-    node.  Links that are complete join all units alike and are left out.  Deterministic for a seed, which draws the
-    vector to start from.  Raises GraphError where there are no parts.
+    The vector is the second eigenvector of the normalised adjacency of the piece (Shi and Malik 2000), where twins are
+    one node.  Complete links join all units alike and are left out.  Deterministic for a seed, which draws the initial
+    vector.  Raises GraphError where there are no parts.
     """
     group = packed(graph, n_parts)
     n_groups = int(group.max(initial=-1)) + 1
@@ -35,16 +35,16 @@ def spectral(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
 
 
 def _adjacency(graph: UnitGraph, group: IntArray, n_groups: int) -> scipy_sparse.csr_array:
-    """(n_groups, n_groups) how many connections join two groups."""
-    found = scipy_sparse.csr_array((n_groups, n_groups), dtype=np.float64)
+    """(n_groups, n_groups) numbers of connections between groups."""
+    total = scipy_sparse.csr_array((n_groups, n_groups), dtype=np.float64)
     for i, link in enumerate(graph.links):
         if isinstance(link, Complete):
             continue
         lower, upper = link.edges()
         ends = group[lower + graph.offsets[i]], group[upper + graph.offsets[i + 1]]
         one = scipy_sparse.coo_array((np.ones(len(lower)), ends), shape=(n_groups, n_groups)).tocsr()
-        found = found + one + one.T
-    return found
+        total = total + one + one.T
+    return total
 
 
 def _cut(
@@ -62,11 +62,11 @@ def _cut(
         owner[nodes] = first
         return
     half = n_parts // 2
-    place = fiedler(adjacency, rng)
+    vector = fiedler(adjacency, rng)
     below = np.zeros(len(nodes), bool)
     for i in np.unique(layer[nodes]):
-        mine = np.flatnonzero(layer[nodes] == i)
-        order = mine[np.lexsort((mine, place[mine]))]
+        members = np.flatnonzero(layer[nodes] == i)
+        order = members[np.lexsort((members, vector[members]))]
         below[order[: cut_at(weights[nodes[order]], half, n_parts)]] = True
     for side, parts, start in ((below, half, first), (~below, n_parts - half, first + half)):
         piece = np.flatnonzero(side)
@@ -74,9 +74,9 @@ def _cut(
 
 
 def fiedler(adjacency: scipy_sparse.csr_array, rng: np.random.Generator) -> FloatArray:
-    """The second eigenvector of the normalised adjacency, (n_nodes,), by degree, its sign left as it comes.
+    """The second eigenvector of the normalised adjacency, (n_nodes,), scaled by degree, of either sign.
 
-    Nodes without neighbours are put at 0.  Pieces of fewer than 4 nodes are put in their own order.
+    Nodes without neighbours get 0.  Pieces of fewer than 4 nodes keep their order.
     """
     n_nodes = adjacency.shape[0]
     degree = np.asarray(adjacency.sum(axis=1)).ravel()
@@ -93,5 +93,5 @@ def fiedler(adjacency: scipy_sparse.csr_array, rng: np.random.Generator) -> Floa
         values, vectors = np.zeros(0), np.zeros((n_nodes, 0))
     if vectors.shape[1] == 0:
         return np.arange(n_nodes, dtype=np.float64)
-    found: FloatArray = vectors[:, np.argsort(values)[0]] * scale
-    return found
+    vector: FloatArray = vectors[:, np.argsort(values)[0]] * scale
+    return vector

@@ -1,4 +1,4 @@
-"""What a step of training is predicted to take with a partition, from a few rates of a machine."""
+"""The predicted time of a training step with a partition, from a few rates of a machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.arguments import whole
+from partitioners.arguments import integer
 from partitioners.graph import Complete, IntArray, Sparse, UnitGraph
 from partitioners.partition import Partition, check, compact
 from partitioners.traffic import WORD, traffic
@@ -16,12 +16,12 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Rates(NamedTuple):
-    """Of a machine where every part has a host of its own; cores of 2024 and links of 1 Gbit/s unless said otherwise.
+    """Rates of a machine where every part has its own host; default: cores of 2024 and links of 1 Gbit/s.
 
     connection              seconds for one connection and sample: products up and down, and statistics
-    byte, message           seconds to receive one byte, and for each message besides
-    up_planes, down_planes  bits of a unit that travel up and down in one step: of CD-1 with statistics of 4 bits the
-                            visible states, and the hidden ones with two statistics
+    byte, message           seconds to receive one byte, and in addition for each message
+    up_planes, down_planes  bits of a unit that travel up and down in one step: in CD-1 with statistics of 4 bits those
+                            of the visible states, and of the hidden states and two statistics
     """
 
     connection: float = 2.2e-10
@@ -34,21 +34,22 @@ class Rates(NamedTuple):
 def step_seconds(graph: UnitGraph, partition: Partition, *, batch: int = 256, rates: Rates | None = None) -> float:
     """Predicted time of one step of every RBM with a minibatch of ``batch`` samples, one RBM after the other.
 
-    In every RBM all parts wait for the one with the most connections, and in every exchange for the one that receives
-    longest (a latency-bandwidth model: Hockney 1994).  Raises GraphError where the partition does not fit the graph,
-    and for batches without samples.
+    In every RBM all parts wait for the one with the most connections, and in every exchange for the one whose
+    receiving takes longest (a latency-bandwidth model: Hockney 1994).  Raises GraphError where the partition does not
+    fit the graph, and for batches without samples.
     """
-    each = Rates() if rates is None else rates
-    batch, partition = whole("batch", batch, 1), compact(check(graph, partition))
+    rates = Rates() if rates is None else rates
+    batch, partition = integer("batch", batch, 1), compact(check(graph, partition))
     sent = traffic(graph, partition)
     seconds = 0.0
     for link, lower, upper in zip(graph.links, partition.owners[:-1], partition.owners[1:], strict=True):
         work = _connections(link, lower, upper, partition.n_parts)
-        seconds += each.connection * batch * float(work.max(initial=0.0))
-    for directions, planes in ((sent.up, each.up_planes), (sent.down, each.down_planes)):
-        unit = each.byte * WORD * -(-batch // 64) * planes
+        seconds += rates.connection * batch * float(work.max(initial=0.0))
+    for directions, planes in ((sent.up, rates.up_planes), (sent.down, rates.down_planes)):
+        seconds_a_unit = rates.byte * WORD * -(-batch // 64) * planes
         for matrix in directions:
-            seconds += float((unit * matrix.sum(axis=0) + each.message * (matrix > 0).sum(axis=0)).max(initial=0.0))
+            received = seconds_a_unit * matrix.sum(axis=0) + rates.message * (matrix > 0).sum(axis=0)  # by each part
+            seconds += float(received.max(initial=0.0))
     return seconds
 
 

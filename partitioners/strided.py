@@ -1,4 +1,4 @@
-"""Units dealt out like cards: neighbouring units are kept apart."""
+"""Units assigned in turn: neighbouring units are on different parts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from partitioners.partition import Partition, each_layer, partitioner
 
 @partitioner
 def strided(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
-    """Every layer dealt out in turn, heaviest units first; ``seed`` is not used, no draw is needed.
+    """The units of every layer assigned in turn, heaviest first; ``seed`` is not used.
 
-    Units of equal weight are dealt in their own order, so that without weights unit i goes to part i mod n_parts.
+    Units of equal weight are taken in their own order, so that without weights unit i goes to part i mod n_parts.
     Parts differ by at most the weight of the layer's heaviest unit.
     """
     return each_layer(graph, n_parts, strided_owners)

@@ -6,5 +6,5 @@ from rich.console import Console
 
 
 def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console for text that is not ours: brackets are no markup, and ``:name:`` is no picture."""
+    """A console that prints any text literally: without markup in brackets or pictures for ``:name:``."""
     return Console(markup=False, emoji=False, highlight=False, stderr=stderr, width=width)

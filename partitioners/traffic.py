@@ -1,6 +1,6 @@
-"""What a partition makes parts send to each other: who sends how much to whom, and in how many bytes.
+"""The traffic between parts that a partition causes: who sends how many states to whom, and how many bytes.
 
-States travel as packed bits, 64 samples a word, so a unit's states of one minibatch are a whole number of words.
+States travel as packed bits, 64 samples a word, so a unit's states of one minibatch take an integral number of words.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from partitioners.arguments import whole
+from partitioners.arguments import integer
 from partitioners.graph import IntArray, UnitGraph
 from partitioners.partition import Partition, check, compact, units_sent
 
-WORD = 8  # bytes, of 64 samples
+WORD = 8  # bytes, for 64 samples
 
 
 class Traffic(NamedTuple):
@@ -44,7 +44,7 @@ class Bytes(NamedTuple):
 
 
 def traffic(graph: UnitGraph, partition: Partition) -> Traffic:
-    """Who sends the states of how many units to whom.  Raises GraphError where the partition does not fit the graph."""
+    """How many units' states each part sends to each other part.  Raises GraphError unless the partition fits."""
     owners, n_parts = check(graph, partition)
     pairs = list(zip(graph.links, owners[:-1], owners[1:], strict=True))
     up = tuple(units_sent(link.up, lower, upper, n_parts) for link, lower, upper in pairs)
@@ -52,14 +52,14 @@ def traffic(graph: UnitGraph, partition: Partition) -> Traffic:
     return Traffic(up, down)
 
 
-def largest_send(found: Traffic) -> int:
+def largest_send(sends: Traffic) -> int:
     """States that the busiest part sends for one sample, in one pass up and one down of every RBM."""
-    return int(sum(sent.sum(axis=1) for sent in found.directions).max()) if found.directions else 0
+    return int(sum(sent.sum(axis=1) for sent in sends.directions).max()) if sends.directions else 0
 
 
-def messages(found: Traffic) -> int:
+def messages(sends: Traffic) -> int:
     """Pairs of parts between which something travels, summed over RBMs and directions."""
-    return int(sum((sent > 0).sum() for sent in found.directions))
+    return int(sum((sent > 0).sum() for sent in sends.directions))
 
 
 def predicted_bytes(graph: UnitGraph, partition: Partition, batch: int, planes: int = 1) -> Bytes:
@@ -68,8 +68,8 @@ def predicted_bytes(graph: UnitGraph, partition: Partition, batch: int, planes: 
     A unit costs ``8 * ceil(batch / 64)`` bytes a plane for every other part that needs it.  Raises GraphError where the
     partition does not fit the graph, and for batches without samples.
     """
-    batch, planes = whole("batch", batch, 1), whole("planes", planes, 1)
-    found = traffic(graph, compact(check(graph, partition)))
-    one = WORD * -(-batch // 64) * planes
-    up, down = ([one * int(sent.sum()) for sent in direction] for direction in found)
+    batch, planes = integer("batch", batch, 1), integer("planes", planes, 1)
+    sends = traffic(graph, compact(check(graph, partition)))
+    unit_bytes = WORD * -(-batch // 64) * planes
+    up, down = ([unit_bytes * int(sent.sum()) for sent in direction] for direction in sends)
     return Bytes(np.array(up, np.int64), np.array(down, np.int64))

@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all, and stay what they are: links lead on, pipes and devices take the bytes.
+"""Files that are written completely or not at all.  Links are followed; pipes and devices get the bytes.
 
-The package has its own way of writing, as it has its own of everything.
+As ``modelpar.files.outputs``, but independent of modelpar.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from partitioners.graph import GraphError
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """A file to write to, which becomes ``path`` when the block ends well.  Text is in UTF-8.
 
-    A regular file is written beside its place and renamed, with the mode of the one that it replaces; what is no
-    regular file gets the bytes when all of them are there.  Raises GraphError where it cannot be written.
+    A regular file is written under another name in its folder and renamed, with the mode of the one that it replaces;
+    pipes and devices get the bytes when all of them are written.  Raises GraphError where it cannot be written.
     """
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     folder = partial = None
     try:
-        place = None if _takes_bytes(path) else _place(path)
-        folder = tempfile.mkdtemp() if place is None else None
-        descriptor, partial = tempfile.mkstemp(dir=folder or place.parent, prefix=".partitioners-")  # type: ignore[union-attr]
+        target = None if _is_stream(path) else _target(path)
+        folder = tempfile.mkdtemp() if target is None else None
+        descriptor, partial = tempfile.mkstemp(dir=folder or target.parent, prefix=".partitioners-")  # type: ignore[union-attr]
         with open(descriptor, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if place is None:
-            with open(partial, "rb") as source, _taking(path) as target:
-                shutil.copyfileobj(source, target)
+        if target is None:
+            with open(partial, "rb") as source, _opened_stream(path) as stream:
+                shutil.copyfileobj(source, stream)
         else:
-            os.chmod(partial, _mode(place))  # temporary files are their owner's alone
-            os.replace(partial, place)
+            os.chmod(partial, _mode(target))  # temporary files are private to their owner
+            os.replace(partial, target)
     except OSError as error:
         raise GraphError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
@@ -53,8 +53,8 @@ def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[An
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Raises GraphError where it cannot be written."""
-    with whole_file(path, "w") as file:
+    """Write a text file in UTF-8.  Raises GraphError where it cannot be written."""
+    with atomic_file(path, "w") as file:
         file.write(text)
 
 
@@ -65,33 +65,33 @@ def check_targets(*paths: str | os.PathLike[str] | None) -> None:
         if path is None:
             continue
         try:
-            if _takes_bytes(path):
+            if _is_stream(path):
                 continue
-            place = _place(path)
-            with tempfile.TemporaryDirectory(dir=place.parent, prefix=".partitioners-"):
+            target = _target(path)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partitioners-"):
                 pass
         except OSError as error:
             raise GraphError(f"{path} cannot be written: {error.strerror or error}") from None
-        found = os.stat(place) if place.exists() else None
-        here = (found.st_dev, found.st_ino) if found is not None else os.path.realpath(place)
-        if here in seen:
-            raise GraphError(f"{seen[here]} and {path} are one file; name two")
-        seen[here] = str(path)
+        status = os.stat(target) if target.exists() else None
+        identity = (status.st_dev, status.st_ino) if status is not None else os.path.realpath(target)
+        if identity in seen:
+            raise GraphError(f"{seen[identity]} and {path} are one file; name two")
+        seen[identity] = str(path)
 
 
-def _place(path: str | os.PathLike[str]) -> Path:
-    """The regular file that links lead to, which need not be there.  Raises GraphError for a directory, and OSError."""
-    place = Path(os.path.realpath(path, strict=True)) if os.path.exists(path) else Path(os.path.realpath(path))
-    if place.is_symlink():
+def _target(path: str | os.PathLike[str]) -> Path:
+    """The regular file that links lead to, which need not exist.  Raises GraphError for a directory, and OSError."""
+    target = Path(os.path.realpath(path, strict=True)) if os.path.exists(path) else Path(os.path.realpath(path))
+    if target.is_symlink():
         raise OSError(ELOOP, os.strerror(ELOOP))
-    if place.is_dir():
+    if target.is_dir():
         raise GraphError(f"{path} is a directory; name a file in it")
-    if place.exists() and not os.access(place, os.W_OK):
+    if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(EACCES, os.strerror(EACCES))
-    return place
+    return target
 
 
-def _takes_bytes(path: str | os.PathLike[str]) -> bool:
+def _is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether it is a pipe, a device, a socket, or an open file of this process such as ``/dev/stdout``."""
     if _own_descriptor(path) is not None:
         return True
@@ -102,17 +102,17 @@ def _takes_bytes(path: str | os.PathLike[str]) -> bool:
 
 
 def _own_descriptor(path: str | os.PathLike[str]) -> int | None:
-    found = Path(path)
+    target = Path(path)
     for _ in range(8):
-        if os.path.realpath(found.parent) == f"/proc/{os.getpid()}/fd" and found.name.isdecimal():
-            return int(found.name)
-        if not found.is_symlink():
+        if os.path.realpath(target.parent) == f"/proc/{os.getpid()}/fd" and target.name.isdecimal():
+            return int(target.name)
+        if not target.is_symlink():
             return None
-        found = found.parent / os.readlink(found)
+        target = target.parent / os.readlink(target)
     return None
 
 
-def _taking(path: str | os.PathLike[str]) -> IO[bytes]:
+def _opened_stream(path: str | os.PathLike[str]) -> IO[bytes]:
     descriptor = _own_descriptor(path)
     if descriptor is None:
         return open(path, "wb")
@@ -120,10 +120,10 @@ def _taking(path: str | os.PathLike[str]) -> IO[bytes]:
     return os.fdopen(os.dup(descriptor), "wb")
 
 
-def _mode(place: Path) -> int:
-    """Of the file that is there, else as the user wants new ones."""
-    if place.exists():
-        return stat.S_IMODE(os.stat(place).st_mode)
+def _mode(target: Path) -> int:
+    """The mode of the file that is replaced, else the user's default for new files."""
+    if target.exists():
+        return stat.S_IMODE(os.stat(target).st_mode)
     umask = os.umask(0)
     os.umask(umask)
     return 0o666 & ~umask

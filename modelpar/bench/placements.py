@@ -22,7 +22,7 @@ from modelpar.patterns import PRUNED
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
 from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block, method
-from partitioners.arguments import seed_of, whole
+from partitioners.arguments import integer, seed_of
 from partitioners.compare import Result, compare
 from partitioners.networks import Network, network
 
@@ -47,8 +47,8 @@ def run(
     error: Exception | None = None
     try:
         known = {name: network(name) for name in names}
-        seed, batch = seed_of(seed), whole("batch", batch, 1)
-        parts = [whole("the number of parts", n, 1, comm.size) for n in parts]
+        seed, batch = seed_of(seed), integer("batch", batch, 1)
+        parts = [integer("the number of parts", n, 1, comm.size) for n in parts]
         for name in methods:
             method(name)
     except GraphError as caught:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         import mpi4py
 
-        # reductions of Python objects would go through a communicator of mpi4py's own, which nobody can revoke
+        # reductions of Python objects would go through mpi4py's internal communicator, which cannot be revoked
         mpi4py.rc.fast_reduce = TOLERANCE not in os.environ
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

@@ -1,6 +1,6 @@
-"""``modelpar diff``: where two runs part, and how far apart they have come.
+"""``modelpar diff``: the first difference of two runs, and the size of the differences.
 
-Rank 0 reads and compares, in chunks; all ranks know what it found, and end alike.
+Rank 0 reads and compares, in chunks; all ranks get its report, and end with the same status.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ from modelpar.cli.terminal import make_console
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.training import digests
 
-TABLES = ("network", "training", "finetune", "data")  # of config.toml: what is computed; not where, nor by how many
+TABLES = (
+    "network",
+    "training",
+    "finetune",
+    "data",
+)  # of config.toml: what is computed, and not where or on how many ranks
 CHUNK = 1 << 20  # elements compared at a time
-MOST_ROWS = 8
+MOST_LINES = 8  # of the table
 RECORD = "train --exact or train --digests records them"
 
-# tensor of pre-training -> what it comes from, when all before it agrees
+# tensor of pre-training -> its origin, where all tensors before it agree
 COMES_FROM = {
-    "v0": "the data, their order and their draws, or what the RBM below makes of them",
+    "v0": "the data, their order and their draws, or the activations that the RBM below computes from them",
     "h0": "the product up, the sigmoid and the draws of the hidden units (or v0, where it is real and has no digest)",
     "v1": "the product down, the sigmoid and the draws of the visible units",
     "h1": "the second product up, its sigmoid and its draws (or v1, where it is real and has no digest)",
@@ -71,7 +76,7 @@ class FileDifference:
 
 @dataclass
 class Report:
-    """All that was found; the same value on every rank."""
+    """All differences; the same value on every rank."""
 
     runs: list[str]
     updates: digests.Comparison | None = None
@@ -86,16 +91,16 @@ class Report:
 
 
 def diff(comm: MPI.Comm, first: str, second: str, *, as_json: bool) -> int:
-    """Compare two run directories, or two checkpoint files, print what was found, and return the exit status.
+    """Compare two run directories, or two checkpoint files, print the differences, and return the exit status.
 
     0 where nothing differs, 1 where something does.  Collective.  Raises a ModelparError on every rank where there
     is nothing to compare, or a file is damaged.
     """
-    found = None
+    compared = None
     with together(comm):
         if comm.rank == 0:
-            found = compare_paths(Path(first), Path(second))
-    report: Report = comm.bcast(found)
+            compared = compare_paths(Path(first), Path(second))
+    report: Report = comm.bcast(compared)
     if as_json:
         print(json.dumps({"differs": report.differs, **asdict(report)}), flush=True)
     else:
@@ -104,7 +109,7 @@ def diff(comm: MPI.Comm, first: str, second: str, *, as_json: bool) -> int:
 
 
 def compare_paths(first: Path, second: Path) -> Report:
-    """What ``diff`` prints.  Not collective.  Raises SpecError or CheckpointError."""
+    """The report that ``diff`` prints.  Not collective.  Raises SpecError or CheckpointError."""
     pair, report = (first, second), Report([str(first), str(second)])
     for path in pair:
         if not path.exists():
@@ -133,9 +138,9 @@ def _file_of(path: Path, other: Path) -> Path:
     """A checkpoint file; of a directory, that of the same name as ``other``."""
     if not path.is_dir():
         return path
-    for found in (path / other.name, path / "checkpoints" / other.name):
-        if found.is_file():
-            return found
+    for file in (path / other.name, path / "checkpoints" / other.name):
+        if file.is_file():
+            return file
     raise SpecError(f"{path} is a directory without a checkpoint {other.name}; name two files or two run directories")
 
 
@@ -152,7 +157,7 @@ def _compare_digests(pair: tuple[Path, Path], report: Report) -> None:
 
 
 def _compare_configurations(pair: tuple[Path, Path], report: Report) -> dict[str, list[Any]]:
-    """Keys of what is computed whose values differ; None stands for a key that is not given."""
+    """Keys of ``TABLES`` whose values differ; None stands for a key that is not given."""
     both = []
     for path in pair:
         try:
@@ -177,28 +182,28 @@ def _checkpoints(run: Path) -> list[str]:
 
 
 def compare_files(first: Path, second: Path) -> FileDifference:
-    """Element by element, through the page cache and never as a whole.
+    """Compare element by element, in chunks of memory-mapped files.
 
-    Not collective.  Raises CheckpointError where a file is damaged or not modelpar's.
+    Not collective.  Raises CheckpointError where a file is damaged or not from modelpar.
     """
     heads = [files.read_header(path, MPI.COMM_SELF) for path in (first, second)]
     a, b = heads
-    found: dict[str, TensorDifference] = {}
+    tensors: dict[str, TensorDifference] = {}
     for name in dict.fromkeys([*a.tensors, *b.tensors]):
         if name not in a.tensors or name not in b.tensors:
-            found[name] = TensorDifference(note=f"only in the {'first' if name in a.tensors else 'second'}")
+            tensors[name] = TensorDifference(note=f"only in the {'first' if name in a.tensors else 'second'}")
         elif a.tensors[name][:2] != b.tensors[name][:2]:
             kinds = [f"{dtype} {list(shape)}" for dtype, shape, _, _ in (head.tensors[name] for head in heads)]
-            found[name] = TensorDifference(note=" against ".join(kinds))
+            tensors[name] = TensorDifference(note=" against ".join(kinds))
         else:
-            found[name] = _compare_tensor(a, b, name)
+            tensors[name] = _compare_tensor(a, b, name)
     keys = sorted({*a.metadata, *b.metadata})
     name = f"checkpoints/{first.name}" if first.parent.name == "checkpoints" else first.name
-    return FileDifference(name, found, [key for key in keys if a.metadata.get(key) != b.metadata.get(key)])
+    return FileDifference(name, tensors, [key for key in keys if a.metadata.get(key) != b.metadata.get(key)])
 
 
 def _compare_tensor(a: Header, b: Header, name: str) -> TensorDifference:
-    """Raises CheckpointError where one does not match its checksum."""
+    """Compare one tensor.  Raises CheckpointError where one of the two does not match its checksum."""
     result, sums, at = TensorDifference(), [0, 0], 0
     for x, y in zip(_chunks(a, name), _chunks(b, name), strict=True):
         sums[0] += checksum(x, at)
@@ -242,7 +247,7 @@ def show(report: Report, console: Console) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
     if report.updates is not None:
-        for line in _told(report.updates, report.runs):
+        for line in _first_difference(report.updates, report.runs):
             say(line)
     for run, n in zip(report.runs, report.damaged_lines, strict=True):
         if n:
@@ -260,7 +265,7 @@ def show(report: Report, console: Console) -> None:
         console.print(_table(apart))
 
 
-def _told(updates: digests.Comparison, runs: list[str]) -> Iterator[str]:
+def _first_difference(updates: digests.Comparison, runs: list[str]) -> Iterator[str]:
     """The first difference, in words."""
     parting, alike = updates.parting, f"{updates.n_alike:,} update(s) are alike"
     if parting is None:
@@ -281,30 +286,30 @@ def _told(updates: digests.Comparison, runs: list[str]) -> Iterator[str]:
 
 
 def _table(apart: list[FileDifference]) -> Table:
-    """A row for each checkpoint; where it is only one, for each tensor."""
+    """A line for each checkpoint; where there is only one, for each tensor."""
     table = Table(box=None, pad_edge=False)
     for title in ("checkpoint", "tensor", "differing elements", "largest difference"):
         table.add_column(title, justify="right" if title[0] in "dl" else "left", overflow="fold")
-    rows = []
+    lines = []
     for file in apart:
         tensors = {name: tensor for name, tensor in file.tensors.items() if tensor.differs}
         one = [(name, _count([tensor]), tensor.note or _size(tensor.largest)) for name, tensor in tensors.items()]
         if len(apart) > 1 and len(tensors) > 1:
             worst = max(tensors, key=lambda name: _rank(tensors[name]))
-            told = tensors[worst].note or _size(tensors[worst].largest)
-            one = [(f"{len(tensors)} of {len(file.tensors)}", _count(list(tensors.values())), f"{told} ({worst})")]
+            largest = tensors[worst].note or _size(tensors[worst].largest)
+            one = [(f"{len(tensors)} of {len(file.tensors)}", _count(list(tensors.values())), f"{largest} ({worst})")]
         if file.metadata:
             one.append((f"metadata: {', '.join(file.metadata)}", "", ""))
-        rows += [(file.name, *cells) for cells in one]
-    for row in rows[:MOST_ROWS]:
-        table.add_row(*row)
-    if len(rows) > MOST_ROWS:
-        table.add_row(f"and {len(rows) - MOST_ROWS} more: see --json", "", "", "")
+        lines += [(file.name, *cells) for cells in one]
+    for line in lines[:MOST_LINES]:
+        table.add_row(*line)
+    if len(lines) > MOST_LINES:
+        table.add_row(f"and {len(lines) - MOST_LINES} more: see --json", "", "", "")
     return table
 
 
 def _rank(tensor: TensorDifference) -> float:
-    """What cannot be compared, or is no number, counts as furthest apart."""
+    """The largest difference; infinite where tensors cannot be compared or differ by what is not a number."""
     return float("inf") if tensor.note or tensor.largest is None else tensor.largest
 
 

@@ -1,4 +1,4 @@
-"""``modelpar evaluate``, ``sample`` and ``reconstruct``: what a trained network is worth, and what it has in mind."""
+"""``modelpar evaluate``, ``sample`` and ``reconstruct``: measures, fantasies and reconstructions of a network."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from modelpar.cli import pictures
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs
-from modelpar.cli.own_data import Say, check_labels_act, open_to_judge, speak
+from modelpar.cli.own_data import check_labels_act, open_to_evaluate
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
-from modelpar.cli.terminal import make_console
+from modelpar.cli.terminal import Say, make_console, speak
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.data import Dataset, Split
@@ -66,8 +66,8 @@ def _shown(name: str, value: Any) -> str:
 
 
 def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> dict[str, float]:
-    """``reconstruction_error``, mean squared, of the first RBM and (``network_``...) of one pass up and down the whole
-    stack; ``pseudo_likelihood`` of the first RBM, in nats a sample, for Bernoulli units.  Collective."""
+    """``reconstruction_error``, mean squared, of the first RBM and (``network_``...) of one pass up and down the
+    stack; ``pseudo_likelihood`` of the first RBM, in nats per sample, for Bernoulli units.  Collective."""
     grid, rbm = network.grid, network.rbms[0]
     evaluation.check_split(network, dataset, split)
     feed = real_values(network, dataset, split)
@@ -80,8 +80,8 @@ def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Spl
         if not rbm.gaussian:
             n_all = grid.replica_comm.allreduce(len(samples))
             likelihood += n_all * scores.pseudo_log_likelihood(rbm, v, samples)
-    first, whole = grid.comm.allreduce(errors) / (len(split) * network.spec.layers[0])
-    measures = {"reconstruction_error": float(first), "network_reconstruction_error": float(whole)}
+    first, stack = grid.comm.allreduce(errors) / (len(split) * network.spec.layers[0])
+    measures = {"reconstruction_error": float(first), "network_reconstruction_error": float(stack)}
     return measures if rbm.gaussian else {**measures, "pseudo_likelihood": likelihood / len(split)}
 
 
@@ -93,9 +93,9 @@ def sample(
     check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
-        # every seed has 2**32 chains of its own
+        # each seed has its own 2**32 chains
         v = network.fantasies(count, steps, first_draw=seed << 32)
-        made = network.whole_visible(in_data_units(network, v))
+        fantasies = network.whole_visible(in_data_units(network, v))
         n_visible = network.spec.layers[0]
         if image_shape is not None and math.prod(image_shape) != n_visible:
             rows, columns = image_shape
@@ -103,14 +103,14 @@ def sample(
                 f"--image-shape {rows}x{columns} is of {rows * columns} values, but a sample has {n_visible}"
             )
         shape = image_shape or _square(n_visible)
-        write_samples(grid, Path(out), made, None, shape, pictures.white_of(network))
+        write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network))
     print(f"{count} fantasies after {steps} steps of Gibbs sampling: {out}", flush=True)
 
 
 def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, at_most: bool, out: str) -> None:
     """Write test samples and their reconstructions to a file.  Collective.
 
-    at_most   whether fewer will do where there are no more; else SpecError on every rank
+    at_most   whether fewer are accepted where there are no more; else SpecError on every rank
     """
     check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
@@ -118,18 +118,21 @@ def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, a
         dataset, split = _open_split(settings, network, "test", with_labels=False, say=speak(grid.comm))
         if len(split) < count and not at_most:
             raise SpecError(f"--count is {count}, but the test set of {dataset.name} has {len(split)} samples")
-        seen, made = pictures.reconstructions(network, dataset, split, count)
+        originals, reconstructed = pictures.reconstructions(network, dataset, split, count)
         white = pictures.white_of(network, dataset.scale)
-        write_samples(grid, Path(out), seen, made, dataset.image_shape, white)
-    print(f"{seen.shape[1]} samples and their reconstructions: {out}", flush=True)
+        write_samples(grid, Path(out), originals, reconstructed, dataset.image_shape, white)
+    print(f"{originals.shape[1]} samples and their reconstructions: {out}", flush=True)
 
 
 def write_samples(
     grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None, white: float | None
 ) -> None:
-    """(n_visible, count) in the unit of the data, as a picture, or as an array (count, n_visible); of two, one row of
-    tiles above the other, or an array (2, count, n_visible).  ``white`` as in ``save_tiles``.  Collective.  Raises
-    SpecError on every rank where that cannot be, ModelparError where the file cannot be written."""
+    """Write samples (n_visible, count), in the unit of the data, as a picture or as an array (count, n_visible).
+
+    Of two, the picture has the tiles of the first above those of the second, the array is (2, count, n_visible).
+    ``white`` as in ``save_tiles``.  Collective.  Raises SpecError on every rank where that is impossible, ModelparError
+    where the file cannot be written.
+    """
     values = first.T if second is None else np.stack([first.T, second.T])
     with together(grid.comm):
         if grid.comm.rank == 0 and path.suffix == ".npy":
@@ -137,7 +140,7 @@ def write_samples(
         elif grid.comm.rank == 0:
             if image_shape is None or math.prod(image_shape) != values.shape[-1]:
                 raise SpecError(
-                    f"a sample of {values.shape[-1]} values is no picture; use --image-shape, or --out with .npy"
+                    f"a sample of {values.shape[-1]} values is not a picture; use --image-shape, or --out with .npy"
                 )
             if not pictures.have_matplotlib():
                 raise SpecError("matplotlib is not installed: pip install 'modelpar[plots]', or use --out with .npy")
@@ -146,7 +149,7 @@ def write_samples(
 
 
 def _save_array(path: Path, values: Array) -> None:
-    """As ``np.save``, but whole or not at all, and with the operating system's words where that fails."""
+    """As ``np.save``, but complete or not at all, and with the operating system's message where it fails."""
     with atomic_write(path) as partial, open(partial, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(values)
         np.lib.format.write_array_header_1_0(file, header)
@@ -161,16 +164,16 @@ def make_grid(comm: MPI.Comm, settings: Settings) -> Grid:
 
 
 def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwork:
-    """The network of a checkpoint, after a look whether it fits into memory.  Collective."""
+    """The network of a checkpoint, after a check that it fits into memory.  Collective."""
     header = files.read_header(path, grid.comm)
     spec, asked = checkpoint.read_spec(path, header), settings.grid
     spec = replace(spec, layout=settings.tables.get("network", {}).get("layout") or spec.layout)
     check_fits(memory_bytes(spec, grid.n_shards, 1), f"the network of {path}", grid.comm, grid.node_comm)
-    wired, owners = checkpoint.structure.read(path, header, spec, grid.comm), None
-    if wired is not None or asked.partition or asked.partitioner:
+    connections, owners = checkpoint.structure.read(path, header, spec, grid.comm), None
+    if connections is not None or asked.partition or asked.partitioner:
         owners = place(
             spec, grid.n_shards, grid.comm, partitioner=asked.partitioner, file=asked.partition,
-            connections=wired or [None] * (len(spec.layers) - 1),
+            connections=connections or [None] * (len(spec.layers) - 1),
         )  # fmt: skip
     return checkpoint.load(path, grid, resolve(spec, grid, owners), to_train=False)
 
@@ -179,10 +182,8 @@ def _open_split(
     settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool, say: Say
 ) -> tuple[Dataset, Split]:
     """Raises SpecError without data, DataError where they have no such split; both on every rank."""
-    dataset, n_visible = (
-        open_to_judge(settings, network, split, with_labels=with_labels, say=say),
-        network.spec.layers[0],
-    )
+    dataset = open_to_evaluate(settings, network, split, with_labels=with_labels, say=say)
+    n_visible = network.spec.layers[0]
     check_labels_act(settings, dataset, split)
     if dataset.n_visible != n_visible:
         raise DataError(
@@ -191,8 +192,8 @@ def _open_split(
         )
     chosen = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if chosen is None or not len(chosen):
-        there = ", ".join(name for name in ("train", "validation", "test") if getattr(dataset, name) is not None)
-        raise DataError(f"{dataset.name} has no {split} samples; there are {there}: see --split")
+        available = ", ".join(name for name in ("train", "validation", "test") if getattr(dataset, name) is not None)
+        raise DataError(f"{dataset.name} has no {split} samples; there are {available}: see --split")
     return dataset, chosen
 
 

@@ -1,4 +1,4 @@
-"""``modelpar export``: parameters for other programs, streamed so that no rank ever holds a whole matrix."""
+"""``modelpar export``: parameters for other programs, streamed so that no rank ever has a complete matrix in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from modelpar.model.network import DeepBeliefNetwork
 
 Array = npt.NDArray[Any]
 
-CHUNK_BYTES = 16 << 20  # rows that rank 0 holds at a time
+CHUNK_BYTES = 16 << 20  # rows that rank 0 has in memory at a time
 
 
 def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
@@ -36,12 +36,12 @@ def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
     check_outputs(comm, settings, {"OUT": out}, checkpoint=where, seekable=not out.endswith(".npz"))
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
-        network.run = None  # what only training needs
+        network.run = None  # only training needs it
         if out.endswith(".npz"):
             write_npz(Path(out), grid, plain_blocks(network))
         else:
-            one = white_of(network)
-            takes = "raw values" if one in (None, 1.0) else f"raw values / {one:g}"
+            unit = white_of(network)
+            takes = "raw values" if unit in (None, 1.0) else f"raw values / {unit:g}"
             write(out, grid, sequential_blocks(network), {"format": "pt", "input": takes})
     print(f"exported: {out}", flush=True)
 
@@ -50,7 +50,7 @@ def plain_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     """``W0 b0 c0 W1 ... W_output c_output``, and ``input_offset input_scale`` with which raw values become visible
     activations, (raw - offset) / scale.  W (lower units, upper units).
 
-    Where connections are listed, W is (connections,), and degrees and visible say what they connect: see
+    Where connections are listed, W is (connections,), and ``degrees`` and ``visible`` list what they connect: see
     ``checkpoint.structure``.
     """
     renamed = []
@@ -76,13 +76,14 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     """The state dict of ``nn.Sequential(Linear, Sigmoid, Linear, Sigmoid, ..., Linear)``.  Collective.
 
     ``0.weight`` (upper, lower), ``0.bias``, ``2.weight``, ...; the last Linear gives the logits where there is an
-    output layer.  A Bernoulli network takes values in 0 .. 1, of which the file's metadata say how they come from raw
-    ones; for Gaussian units the standardisation is folded into the first layer, which so takes raw values.
+    output layer.  A Bernoulli network takes values in 0 .. 1; the file's metadata say how to compute them from raw
+    values.  For Gaussian units the standardisation is folded into the first layer, which then takes raw values.
     """
     for rbm in network.rbms:
         if rbm.weights.matrix_ids is None:
             raise SpecError(
-                f"RBM {rbm.index} has connections that are not complete, which PyTorch cannot hold so; export to .npz"
+                f"RBM {rbm.index} has connections that are not complete, which PyTorch's Linear cannot hold; export to "
+                ".npz"
             )
     blocks: list[TensorBlock] = []
     layers = [(rbm.weights, rbm.W, rbm.c, rbm.hidden_ids) for rbm in network.rbms]
@@ -91,7 +92,7 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
         layers.append((output.weights, output.parameters.W, output.parameters.c, output.class_ids))
     sizes = (*network.spec.layers, network.spec.classes)
     for i, (weights, W, c, ids) in enumerate(layers):
-        assert weights.matrix_ids is not None  # looked at above
+        assert weights.matrix_ids is not None  # checked above
         rows, columns = weights.matrix_ids
         transposed = np.ascontiguousarray(W.T)
         if i == 0 and network.spec.visible == "gaussian":
@@ -106,7 +107,7 @@ def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Arra
     """W^T ((x - offset) / scale) + c = (W / scale)^T x + c - W^T (offset / scale): the first factor in place, the new c
     is returned.  Collective."""
     weights = network.rbms[0].weights
-    assert weights.matrix_ids is not None  # sequential_blocks has looked
+    assert weights.matrix_ids is not None  # checked in sequential_blocks
     rows, columns = weights.matrix_ids
     offset, scale = (
         network.whole_visible(values[:, None])[rows, 0] for values in (network.input_offset, network.input_scale)
@@ -114,8 +115,8 @@ def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Arra
     part = np.empty(len(transposed))
     for i, row in enumerate(transposed):
         row[:] = row / scale
-        part[i] = row.astype(np.float64) @ offset  # a mean may be large beside the deviation
-    # in a column layout each unit's sum is whole on one shard, in a row layout every shard has a part of it
+        part[i] = row.astype(np.float64) @ offset  # the mean may be much larger than the deviation
+    # in a column layout each unit's sum is complete on one shard, in a row layout every shard has a part of it
     sums = np.zeros(network.spec.layers[1], np.float64)
     sums[columns] = part
     network.grid.shard_comm.Allreduce(MPI.IN_PLACE, sums)
@@ -143,7 +144,7 @@ def write_npz(path: Path, grid: Grid, blocks: list[TensorBlock]) -> None:
 
 
 def rows_in_order(grid: Grid, block: TensorBlock) -> Iterator[Array]:
-    """The tensor's rows, by unit id, in chunks: whole on rank 0, no rows elsewhere.  Collective."""
+    """The tensor's rows, by unit id, in chunks: complete on rank 0, no rows elsewhere.  Collective."""
     n_rows, n_columns = block.full_shape
     columns = np.zeros(1, np.int64) if block.columns is None else block.columns
     matrix = block.matrix
@@ -154,14 +155,14 @@ def rows_in_order(grid: Grid, block: TensorBlock) -> Iterator[Array]:
         chunk = np.zeros((stop - start, n_columns), matrix.dtype)
         rows, positions = ids.between(start, stop)
         chunk[np.ix_(rows - start, columns)] = matrix[positions]
-        whole = np.empty_like(chunk if grid.shard == 0 else chunk[:0])
-        # every element is held by one shard and zero bits elsewhere: OR puts the bits together exactly
-        grid.shard_comm.Reduce(chunk, whole, op=MPI.BOR, root=0)
-        yield whole.view(block.block.dtype) if grid.comm.rank == 0 else whole[:0]
+        complete = np.empty_like(chunk if grid.shard == 0 else chunk[:0])
+        # every element is on one shard, and zero bits elsewhere: OR combines the bits exactly
+        grid.shard_comm.Reduce(chunk, complete, op=MPI.BOR, root=0)
+        yield complete.view(block.block.dtype) if grid.comm.rank == 0 else complete[:0]
 
 
 class _NpzWriter:
-    """Rank 0's file; a failure is kept to the end, since the others go on sending rows.  Elsewhere it does nothing."""
+    """Rank 0's file; an error is reported at the end, since the others go on sending rows.  No file on other ranks."""
 
     def __init__(self, target: Path | None) -> None:
         self.target, self.failure = target, ""
@@ -172,7 +173,7 @@ class _NpzWriter:
         self._try(self._open)
 
     def _open(self) -> None:
-        assert self.target is not None  # _try has looked
+        assert self.target is not None  # checked in _try
         self._output = Output(self.target)
         self._output.open()
         self._file = open(self._output.partial, "wb")  # noqa: SIM115
@@ -180,7 +181,7 @@ class _NpzWriter:
 
     def begin(self, block: TensorBlock) -> None:
         def work() -> None:
-            assert self._zip is not None  # _open came first, or failed
+            assert self._zip is not None  # set by _open, unless that failed
             self._member = self._zip.open(f"{block.name}.npy", "w", force_zip64=True)
             head = {"descr": block.block.dtype.str, "fortran_order": False, "shape": tuple(block.shape)}
             np.lib.format.write_array_header_1_0(self._member, head)
@@ -208,11 +209,11 @@ class _NpzWriter:
             raise CheckpointError(self.failure)
 
     def give_up(self) -> None:
-        """Leave no file behind."""
+        """Remove the file."""
         if self.target is None:
             return
         if self._zip is not None:
-            self._zip.fp = None  # else it would end the file as it is thrown away
+            self._zip.fp = None  # else it would write its directory when it is deleted
             with suppress(Exception):
                 self._member.close()
             with suppress(OSError):

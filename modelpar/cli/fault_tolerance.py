@@ -1,4 +1,4 @@
-"""The ranks of one training run, and what becomes of them when one is lost."""
+"""The ranks of one training run: those that are left go on when one is lost."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from modelpar.cli.train import Attempt
 
 MISTAKE = 2
-NEWS = 0.5  # seconds that the news of a lost rank takes at most
+NOTICE = 0.5  # seconds in which MPI reports a lost rank at the latest
 
 
 @dataclass(frozen=True)
 class Crew:
-    """Those that train, and what they have brought with them.
+    """The ranks that train, and the state that they bring from an earlier grid.
 
     comm      all of them, replica by replica, then servers
     world     the group in which ranks are named
-    survivor  what this rank has of the network, where one was trained before
+    survivor  this rank's part of the network, where one was trained before
     run_dir   the directory that training has begun in
-    told      what happened, for people
+    message   what happened, for people; empty where no rank was lost
     """
 
     comm: MPI.Comm
@@ -43,7 +43,7 @@ class Crew:
     servers: int
     survivor: SurvivorState | None = None
     run_dir: Path | None = None
-    told: str = ""
+    message: str = ""
 
     @classmethod
     def of(cls, comm: MPI.Comm, asked: GridSpec) -> Crew:
@@ -51,16 +51,16 @@ class Crew:
 
     @property
     def has_lost(self) -> bool:
-        return bool(self.told)
+        return bool(self.message)
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a run directory of its own."""
+        """Whether this crew has begun a run directory."""
         return self.run_dir is not None
 
     def _has_lost(self, error: Exception) -> bool:
-        """Whether ``error`` comes of a lost rank: of MPI's own, or of what a broken collective has handed over."""
-        deadline = time.monotonic() + NEWS
+        """Whether ``error`` is due to a lost rank: an error of MPI, or of the data of a broken collective."""
+        deadline = time.monotonic() + NOTICE
         while not isinstance(error, MPI.Exception):
             try:
                 self.comm.Iprobe()
@@ -74,10 +74,10 @@ class Crew:
         return True
 
     def without_lost(self, error: Exception, attempt: Attempt) -> Crew:
-        """Those that go on after ``error``; a rank that does not, because its replica is gone, ends here.
+        """The crew that goes on after ``error``; a rank whose replica is incomplete ends here.
 
-        Collective over the ranks that are left.  Raises the error where none was lost, or where MPI does not live
-        with that; ModelparError where no replica is whole.
+        Collective over the ranks that are left.  Raises the error where none was lost, or where MPI does not tolerate
+        that; ModelparError where no replica is complete.
         """
         if not Grid.tolerant or not self._has_lost(error):
             raise error
@@ -92,23 +92,23 @@ class Crew:
             left = regroup(self.comm, grid, n_shards, self.world)
         if left.comm == MPI.COMM_NULL:
             leave(0)
-        # a rank that was not so far goes back with the others to where all of them were
-        together = left.comm.allgather((survivor is not None, session.directory.path if session else None))
-        run_dir = next((path for _, path in together if path is not None), None)
-        if not all(has for has, _ in together[: left.comm.size - left.servers]):
+        # where some ranks had no network yet, none brings one
+        states = left.comm.allgather((survivor is not None, session.directory.path if session else None))
+        run_dir = next((path for _, path in states if path is not None), None)
+        if not all(has for has, _ in states[: left.comm.size - left.servers]):
             survivor = None
-        if left.comm.rank == 0:  # the one that speaks may be new
+        if left.comm.rank == 0:  # rank 0 prints, and it may be another process now
             sys.stdout = sys.__stdout__
         idle = f", and rank {_listed(left.idle)}, of the same replica, stops" if left.idle else ""
-        told = f"rank {_listed(left.lost)} was lost{idle}; going on with {left.replicas} replica(s)"
+        message = f"rank {_listed(left.lost)} was lost{idle}; going on with {left.replicas} replica(s)"
         return Crew(
-            left.comm, self.world, n_shards, left.replicas, left.servers, survivor, run_dir or self.run_dir, told
+            left.comm, self.world, n_shards, left.replicas, left.servers, survivor, run_dir or self.run_dir, message
         )
 
 
 @contextlib.contextmanager
 def ends_by_itself(crew: Crew, *, always: bool = False) -> Iterator[None]:
-    """Where a rank was lost, its communicator is no longer there to agree on an end: a mistake is told and ended here.
+    """Where a rank was lost, ranks cannot agree on an end by their communicator: print a mistake and end here.
 
     always   even where none was lost before
     """
@@ -123,7 +123,7 @@ def ends_by_itself(crew: Crew, *, always: bool = False) -> Iterator[None]:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process without ending MPI, which would wait for ranks that were lost."""
+    """End this process without MPI_Finalize, which would wait for ranks that were lost."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""Options that can do nothing in a run: refused where the command line gives them, told of where a file does.
+"""Options without effect on a run: refused on the command line, reported where they come from a file.
 
 An option is idle where the run does not do what it asks for.  One that asks for what happens anyway, such as
 ``--pretrain-only`` without labels or ``--patience 0``, is not; nor are defaults.
@@ -7,7 +7,7 @@ An option is idle where the run does not do what it asks for.  One that asks for
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,42 +15,42 @@ from typing import Any, NamedTuple
 from mpi4py import MPI
 
 from modelpar.cli.config import Settings
-from modelpar.cli.options import SPECS
+from modelpar.cli.options import SPECS, shown_value
 from modelpar.cli.recorded_paths import is_data_set
+from modelpar.cli.terminal import Say
 from modelpar.data import Dataset
 from modelpar.data.arrays import Archive
 from modelpar.errors import DataError, SpecError
 from modelpar.spec import NetworkSpec, SyncSpec
 from modelpar.training.evaluation import has_labels
 
-Say = Callable[[str], None]
 OFF = (0, 0.0, False, None, "", "auto", "none")  # values that ask for nothing
 
 
 class Idle(NamedTuple):
-    """A field that can do nothing.   at_hand: another number of epochs would do, so that it is told, not refused"""
+    """A field without effect.   depends_on_epochs: other epochs would give it one, so it is reported, not refused"""
 
     table: str
     name: str
     why: str
-    at_hand: bool = False
+    depends_on_epochs: bool = False
 
 
 def check_idle(settings: Settings, spec: NetworkSpec, dataset: Dataset, say: Say) -> None:
-    """Raise SpecError, on every rank alike, for an option of the command line that can do nothing in this run, and
-    tell in one line of those that a file has other than their defaults."""
-    told: dict[str, None] = {}
+    """Raise SpecError, on every rank alike, for an option of the command line without effect on this run, and report
+    in one line those of a file that differ from their defaults."""
+    reported: dict[str, None] = {}
     if spec.exact and settings.mine.get("training", {}).get("digests") is False:
         raise SpecError("--no-digests has no effect: --exact records digests; leave it out")
-    for table, name, why, at_hand in found(settings, spec, dataset):
+    for table, name, why, depends_on_epochs in idle_options(settings, spec, dataset):
         f = next(f for f in fields(SPECS[table]) if f.name == name)  # type: ignore[arg-type]
         shown = shown_option(table, name, settings.tables.get(table, {}).get(name))
-        if settings.mine.get(table, {}).get(name, None) not in OFF and not at_hand:
+        if settings.mine.get(table, {}).get(name, None) not in OFF and not depends_on_epochs:
             raise SpecError(f"{shown} has no effect: {why}; leave it out")
         if settings.asked.get(table, {}).get(name, f.default) not in (*OFF, f.default):
-            told[f"{shown} ({why})"] = None
-    if told:
-        say(f"without effect here: {'; '.join(told)}")
+            reported[f"{shown} ({why})"] = None
+    if reported:
+        say(f"without effect here: {'; '.join(reported)}")
 
 
 def shown_option(table: str, name: str, value: Any) -> str:
@@ -58,11 +58,11 @@ def shown_option(table: str, name: str, value: Any) -> str:
     flag = next(SPECS[table].flag(f) for f in fields(SPECS[table]) if f.name == name)  # type: ignore[arg-type]
     if isinstance(value, bool):
         return flag if value else f"--no-{flag.removeprefix('--')}"
-    return f"{flag} {'-'.join(map(str, value)) if isinstance(value, tuple) else value}"
+    return f"{flag} {shown_value(value)}"
 
 
-def found(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> Iterator[Idle]:
-    """All that can do nothing, whether it was given or not."""
+def idle_options(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> Iterator[Idle]:
+    """All options without effect, given or not."""
     yield from _of_network(spec)
     yield from _of_data(settings, dataset)
     yield from _of_strategy(settings.sync)
@@ -87,8 +87,8 @@ def why_not_tuned(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> st
     return "" if dataset.train.labels is not None else f"{dataset.name} has no labels, so there is no fine-tuning"
 
 
-def tell_of_labels(comm: MPI.Comm, settings: Settings, spec: NetworkSpec, dataset: Dataset, say: Say) -> None:
-    """One line on what is left out for want of labels.  Collective."""
+def report_missing_labels(comm: MPI.Comm, settings: Settings, spec: NetworkSpec, dataset: Dataset, say: Say) -> None:
+    """Report in one line what is left out because labels are missing.  Collective."""
     wanted = settings.finetune.epochs and not settings.run.pretrain_only
     if not wanted or settings.mine.get("network", {}).get("classes") == 0:
         return
@@ -100,7 +100,7 @@ def tell_of_labels(comm: MPI.Comm, settings: Settings, spec: NetworkSpec, datase
 
 
 def _arrays(data: str) -> str:
-    """Which arrays an archive has that might be meant as labels."""
+    """The arrays of an archive that might be meant as labels, for people."""
     path = Path(data).expanduser()
     try:
         if is_data_set(data) or not zipfile.is_zipfile(path):
@@ -156,7 +156,7 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
         yield Idle("training", "sparsity_target", "there is no sparsity penalty without --sparsity-cost")
     if single:
         for name in ("pass_up", "cache"):
-            yield Idle("training", name, "there is one RBM, which hands nothing to another")
+            yield Idle("training", name, "there is one RBM, which passes nothing to another")
 
 
 def _of_rates(settings: Settings, table: str) -> Iterator[Idle]:
@@ -166,13 +166,15 @@ def _of_rates(settings: Settings, table: str) -> Iterator[Idle]:
         yield Idle(table, "final_rate", f"the rate is constant without {prefix}schedule")
     if spec.epochs == 1 and spec.schedule != "constant":
         for name in ("schedule", "final_rate"):
-            yield Idle(table, name, "the rate falls from one epoch to the next, and there is one", at_hand=True)
+            yield Idle(
+                table, name, "the rate falls from one epoch to the next, and there is one", depends_on_epochs=True
+            )
     if settings.sync.adagrad:
         for name in ("momentum", "initial_momentum", "momentum_epochs"):
             yield Idle(table, name, "--adagrad takes the place of momentum")
     elif spec.momentum != spec.initial_momentum:
         if spec.momentum_epochs >= spec.epochs:
             why = f"it begins after {prefix}momentum-epochs {spec.momentum_epochs}, but there are {spec.epochs} epochs"
-            yield Idle(table, "momentum", why, at_hand=True)
+            yield Idle(table, "momentum", why, depends_on_epochs=True)
         if spec.momentum_epochs == 0:
             yield Idle(table, "initial_momentum", f"no epoch has it without {prefix}momentum-epochs")

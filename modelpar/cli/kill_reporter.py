@@ -1,10 +1,10 @@
 """Names the rank that was killed, where the launcher does not: a small process beside the ranks of each node.
 
-MPICH's ``mpiexec`` kills all ranks as soon as one is gone, within a millisecond or so, and then tells the process
-number of any of them.  No rank gets a word in, so on each node one process that is no rank waits for the first of its
-ranks to end.  On several nodes those tell the one on the first node, over a socket, and the first that is heard of is
-the one: the others are killed only after the launcher has heard of it in its turn.  A rank that will leave by itself
-dismisses them.  Other launchers name the rank themselves.
+MPICH's ``mpiexec`` kills all ranks about a millisecond after one has ended, and then prints the process number of any
+of them.  No rank has the time to report, so on each node a process that is not a rank waits for the first of its ranks
+to end.  On several nodes these processes send its name to the one on the first node, over a socket.  The first name
+that arrives counts, since the launcher kills the others only later.  A rank that will end by itself dismisses the
+processes.  Other launchers name the rank themselves.
 
 This file is also what that process runs, so at its head it imports the standard library only.
 """
@@ -33,34 +33,34 @@ LINE = 4096  # bytes that hold a name
 
 @contextmanager
 def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable[[], None]]:
-    """A killed rank of ``comm`` is told by one line while the block runs.  Beginning it is collective.
+    """While the block runs, print one line that names a killed rank of ``comm``.  Entering it is collective.
 
-    Gives what a rank is to call before it ends the others.
+    Yields a function that a rank must call before it ends the others.
 
     names   of the ranks of ``comm``
     """
     from mpi4py import MPI
 
     node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    mute = hasattr(os, "pidfd_open") and _launcher().startswith(MUTE_LAUNCHER)
+    is_mute = hasattr(os, "pidfd_open") and _launcher().startswith(MUTE_LAUNCHER)
     mine = node_comm.gather((os.getpid(), names[comm.rank]))
-    sentinel = None
-    if all(comm.allgather(mute)):
+    reporter = None
+    if all(comm.allgather(is_mute)):
         listener = socket.create_server(("", 0)) if comm.rank == 0 and node_comm.size < comm.size else None
-        meeting = comm.bcast(
+        address = comm.bcast(
             None if listener is None else (_addresses(), listener.getsockname()[1], secrets.token_hex())
         )
         if mine is not None:
             words = [str(word) for pid_and_name in mine for word in pid_and_name]
-            with suppress(OSError):  # where no more processes may be started, nobody is named
-                sentinel = _start(listener, meeting, words)
+            with suppress(OSError):  # where no process can be started, no rank is named
+                reporter = _start(listener, address, words)
         if listener is not None:
             listener.close()
-    pid = node_comm.bcast(sentinel.pid if sentinel is not None else None)
+    pid = node_comm.bcast(reporter.pid if reporter is not None else None)
     node_comm.Free()
 
     def leave() -> None:
-        """This rank will end, and the launcher may then kill the others: that is no news."""
+        """Dismiss the process: this rank will end, and the launcher may then kill the others."""
         if pid is not None:
             end(pid)
 
@@ -68,39 +68,39 @@ def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable
         yield leave
     finally:
         leave()
-        if sentinel is not None:
-            sentinel.wait()
+        if reporter is not None:
+            reporter.wait()
 
 
 def _start(
-    listener: socket.socket | None, meeting: tuple[list[str], int, str] | None, words: list[str]
+    listener: socket.socket | None, address: tuple[list[str], int, str] | None, words: list[str]
 ) -> subprocess.Popen[bytes]:
-    """The process of this node: ``meeting`` is where they meet, of which the one with the ``listener`` is the host."""
-    where = "alone"
-    if meeting is not None:
-        addresses, port, token = meeting
-        where = f"host {listener.fileno()} {token}" if listener else f"guest {','.join(addresses)} {port} {token}"
+    """The process of this node.  The one with the ``listener`` is the host, at whose ``address`` the others report."""
+    role = "alone"
+    if address is not None:
+        addresses, port, token = address
+        role = f"host {listener.fileno()} {token}" if listener else f"guest {','.join(addresses)} {port} {token}"
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, where, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [sys.executable, "-I", "-S", __file__, role, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         start_new_session=True, pass_fds=[listener.fileno()] if listener else [],
     )  # fmt: skip
 
 
 def _addresses() -> list[str]:
-    """Where this node can be reached, perhaps."""
+    """Addresses at which other nodes may reach this one, those of the loopback last."""
     import psutil
 
-    found = [a.address for each in psutil.net_if_addrs().values() for a in each if a.family == socket.AF_INET]
-    return sorted(found, key=lambda address: address.startswith("127."))
+    addresses = [a.address for each in psutil.net_if_addrs().values() for a in each if a.family == socket.AF_INET]
+    return sorted(addresses, key=lambda address: address.startswith("127."))
 
 
 def end(pid: int) -> None:
-    """Dismiss a process, and wait until it is gone and its files are closed.
+    """Dismiss a process, and wait until it has ended and its files are closed.
 
-    For as long as one of them is the launcher's, the launcher does not know the ranks of this node as ended, and an
-    abort's exit status gives way to those of the ranks that it kills meanwhile.
+    As long as it has one of the launcher's files open, the launcher does not see the ranks of this node as ended, and
+    reports the exit statuses of ranks that it kills meanwhile instead of the abort's.
     """
-    with suppress(OSError):  # it is gone
+    with suppress(OSError):  # it has ended already
         descriptor = os.pidfd_open(pid)
         try:
             for number in (signal.SIGTERM, signal.SIGKILL):
@@ -112,24 +112,24 @@ def end(pid: int) -> None:
 
 
 def _launcher() -> str:
-    """The name of this process's parent; empty where it cannot be known."""
+    """The name of this process's parent; empty where it is unknown."""
     try:
         return Path(f"/proc/{os.getppid()}/comm").read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
 
-def wait_for_the_first(names: dict[int, str], where: str) -> None:
-    """Say the name of the first process to end: print it, or, as the guest of another node's, tell it there."""
-    kind, *about = where.split()
-    ended = select.epoll()  # hands out what has ended in the order in which it did
+def wait_for_the_first(names: dict[int, str], role: str) -> None:
+    """Report the name of the first process to end: print it, or, as a guest, send it to the host."""
+    kind, *about = role.split()
+    ended = select.epoll()  # returns the ends of processes in their order
     waiting: dict[int, str | socket.socket] = {}
     guests: list[socket.socket] = []
     host = _host(*about) if kind == "guest" else None
 
     def dismissed(number: int, frame: object) -> None:
         if host is not None:
-            _tell(host, about[-1], "")
+            _send(host, about[-1], "")
         os._exit(0)  # at once: others may dismiss it too, while an interpreter that shuts down would complain
 
     signal.signal(signal.SIGTERM, dismissed)
@@ -146,20 +146,20 @@ def wait_for_the_first(names: dict[int, str], where: str) -> None:
         waiting[listener.fileno()] = listener
         ended.register(listener.fileno(), select.EPOLLIN)
     while True:
-        what = waiting[ended.poll(maxevents=1)[0][0]]
-        if isinstance(what, str):
-            _say(what, host, about)
+        source = waiting[ended.poll(maxevents=1)[0][0]]
+        if isinstance(source, str):
+            _say(source, host, about)
             return
-        if kind == "host" and what is listener:
-            guests.append(what.accept()[0])
+        if kind == "host" and source is listener:
+            guests.append(source.accept()[0])
             waiting[guests[-1].fileno()] = guests[-1]
             ended.register(guests[-1].fileno(), select.EPOLLIN)
             continue
-        told = _heard(what)
-        if told is None or not told.startswith(about[-1] + " "):  # it has closed, or is a stranger
-            ended.unregister(what.fileno())
+        line = _received(source)
+        if line is None or not line.startswith(about[-1] + " "):  # it has closed, or does not know the token
+            ended.unregister(source.fileno())
             continue
-        name = told.partition(" ")[2]
+        name = line.partition(" ")[2]
         if name:
             _say(name, None, about)
         return
@@ -167,7 +167,7 @@ def wait_for_the_first(names: dict[int, str], where: str) -> None:
 
 def _say(name: str, host: socket.socket | None, about: list[str]) -> None:
     if host is not None:
-        _tell(host, about[-1], name)
+        _send(host, about[-1], name)
         return
     sys.stderr.write(f"modelpar: error: {name} was killed; modelpar train --resume goes on from the last checkpoint\n")
     sys.stderr.flush()
@@ -182,12 +182,12 @@ def _host(addresses: str, port: str, token: str) -> socket.socket | None:
     return None
 
 
-def _tell(host: socket.socket, token: str, name: str) -> None:
+def _send(host: socket.socket, token: str, name: str) -> None:
     with suppress(OSError):
         host.sendall(f"{token} {name}\n".encode())
 
 
-def _heard(guest: socket.socket) -> str | None:
+def _received(guest: socket.socket) -> str | None:
     """A line; None where there is no more."""
     with suppress(OSError, UnicodeDecodeError):
         line = guest.recv(LINE).decode()

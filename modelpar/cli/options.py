@@ -200,7 +200,7 @@ def _as_option(table: str, f: Any) -> Callable[[Wrapped], Wrapped]:
         flags = f"{flag}/--no-{flag.removeprefix('--')}"
         made = click.option(flags, name, default=None, help=help_text, cls=SpecOption)
     else:
-        shown = "" if default is None else f"  [default: {_shown(default)}]"
+        shown = "" if default in (None, "") else f"  [default: {shown_value(default)}]"
         choices = f.metadata.get("choices")
         kind: Any = click.Choice(choices) if choices else _PATH_TYPES.get(f.metadata.get("path")) or _KINDS[hint]
         metavar = None if choices else _metavar(f.name, hint)
@@ -233,12 +233,13 @@ _METAVARS = {
 }  # fmt: skip
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """The value of an option as on the command line."""
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def given(values: Mapping[str, Any]) -> Tables:
-    """Options as click hands them over (``table__field``) -> tables of those that were given."""
+    """The tables of the options that were given, from click's parameters (``table__field``)."""
     tables: Tables = {}
     for name, value in values.items():
         table, separator, key = name.partition("__")

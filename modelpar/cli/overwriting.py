@@ -1,6 +1,6 @@
-"""What a command reads is not written over: looked at before it begins, whatever the names and links.
+"""Files that a command reads are not overwritten: this is checked before it begins, links included.
 
-Rank 0 looks; what it finds is raised on all ranks.
+Rank 0 checks; its error is raised on all ranks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modelpar.files.paths import identity
 from modelpar.patterns import MASK
 from modelpar.spec import option_name
 
-Named = tuple[str, str | Path]  # how a message calls it, and where it is
+Named = tuple[str, str | Path]  # a description for messages, and a path
 
 
 def check_outputs(
@@ -32,7 +32,7 @@ def check_outputs(
     outputs      by option or argument; None where there is none
     checkpoint   a checkpoint or run directory that is read
     more         other files that are read
-    seekable     they must be regular files, since all ranks write at places of their own
+    seekable     they must be regular files, since all ranks write at their own positions
 
     Collective.
     """
@@ -45,10 +45,10 @@ def check_outputs(
             for option, path in given:
                 _check(option, path, read, seekable)
                 if not os.path.exists(path) or os.path.isfile(path):
-                    here = identity(path) or os.path.realpath(path)
-                    if here in seen:
-                        raise SpecError(f"{seen[here]} and {option} both name {path}; give each a file of its own")
-                    seen[here] = option
+                    file = identity(path) or os.path.realpath(path)
+                    if file in seen:
+                        raise SpecError(f"{seen[file]} and {option} both name {path}; give each a file of its own")
+                    seen[file] = option
 
 
 def check_run_directory(
@@ -75,13 +75,13 @@ def _check(option: str, path: str, read: Mapping[tuple[int, int] | None, Named],
         output = Output(path)
         if output.streamed and seekable:
             raise SpecError(
-                f"{option} {path} is no regular file, but all ranks write a .safetensors at places of their own; name "
-                "a file"
+                f"{option} {path} is not a regular file, but all ranks write a .safetensors at their own positions; "
+                "name a file"
             )
-        for place in () if output.streamed else (output.target, output.partial):
-            what, file = read.get(identity(place), ("", ""))
+        for written in () if output.streamed else (output.target, output.partial):
+            what, file = read.get(identity(written), ("", ""))
             if what:
-                by_way = "" if place == output.target else f" (by way of {place})"
+                by_way = "" if written == output.target else f" (by way of {written})"
                 raise SpecError(
                     f"{option} {path} would write over {file}{by_way}, {what}, which this command reads; name another "
                     "file"
@@ -117,7 +117,7 @@ def _inputs(settings: Settings, checkpoint: str | None) -> Iterator[Named]:
 
 
 def _files_of(data: str | None) -> Iterator[str | Path]:
-    """The files behind what ``--data`` names."""
+    """The files of the data that ``--data`` names."""
     if data is None:
         return
     folders = places(data) if data in SETS else [Path(data)]

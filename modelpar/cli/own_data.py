@@ -1,70 +1,55 @@
-"""The data that a network was trained on: known again wherever they lie, and never tested on by mistake."""
+"""The data that a network was trained on: recognised at any path, and never used as test data by mistake."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mpi4py import MPI
-
 from modelpar.cli.config import Settings
 from modelpar.cli.recorded_paths import check_there
+from modelpar.cli.terminal import Say
 from modelpar.data import Dataset, open_dataset
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import DataError, SpecError
-from modelpar.files.paths import in_one_line
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, option_name
 from modelpar.training.state import TrainingRun
 
-Say = Callable[[str], None]
 FRACTIONS = ("test_fraction", "validation_fraction")
-
-
-def speak(comm: MPI.Comm) -> Say:
-    """Prints a line to standard error, once."""
-
-    def say(text: str) -> None:
-        if comm.rank == 0:
-            print(f"modelpar: {in_one_line(text)}", file=sys.stderr, flush=True)
-
-    return say
 
 
 # -- a run that is resumed ---------------------------------------------------------------------------------------------
 
 
 def check_resumed(network: DeepBeliefNetwork, dataset: Dataset, where: str, *, accept: bool, say: Say) -> None:
-    """Raise DataError, on every rank, where a run would go on with other data than it was begun with.
+    """Raise DataError, on every rank, where a run would go on with other data than it was started with.
 
     where    the run, for people
-    accept   go on with them, and say so
+    accept   go on with them, and report it
     """
-    found, run = dataset.fingerprint, TrainingRun.of(network)
-    if run.data is None or found is None:
+    fingerprint, run = dataset.fingerprint, TrainingRun.of(network)
+    if run.data is None or fingerprint is None:
         return
-    told = found.differs(run.data)
-    if told and not accept:
+    difference = fingerprint.differs(run.data)
+    if difference and not accept:
         raise DataError(
-            f"{dataset.name} is not what the run in {where} was trained on: {told}; give it its own data, or "
+            f"{dataset.name} is not what the run in {where} was trained on: {difference}; give it its own data, or "
             "--accept-other-data to go on with these"
         )
-    if told:
-        say(f"going on with other data than before: {told}")
-    run.data = found
+    if difference:
+        say(f"going on with other data than before: {difference}")
+    run.data = fingerprint
 
 
-# -- a network that is judged ------------------------------------------------------------------------------------------
+# -- a network that is evaluated ---------------------------------------------------------------------------------------
 
 
-def open_to_judge(
+def open_to_evaluate(
     settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool, say: Say
 ) -> Dataset:
-    """The data to judge a network on, split as they were in its training where they are the same.  Collective.
+    """The data to evaluate a network on, split as in its training where they are the same.  Collective.
 
-    with_labels   whether labels are of use
+    with_labels   whether labels are used
 
     Raises SpecError where no data are named, or for options that would have no effect or test on training samples,
     DataError where data cannot be opened, or the run's own have changed; all on every rank.
@@ -81,19 +66,19 @@ def open_to_judge(
         check_there(comm, needed, asked)
     seed = network.spec.seed
     trained = TrainingRun.of(network)
-    if trained.data is None:  # an older checkpoint: the path is all that there is to go by
+    if trained.data is None:  # an older checkpoint: only the path is known
         return open_dataset(_spec(given, network, with_labels), comm, seed=seed)
     probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise)
-    found = open_dataset(probe, comm, seed=seed).fingerprint
-    assert found is not None  # of every file and name
-    told = found.train.differs(trained.data.train)
-    if told and "data" not in asked:
+    fingerprint = open_dataset(probe, comm, seed=seed).fingerprint
+    assert fingerprint is not None  # of every file and name
+    difference = fingerprint.train.differs(trained.data.train)
+    if difference and "data" not in asked:
         raise DataError(
-            f"{given['data']} has changed since the network was trained on it ({told}); bring the old file back, or "
-            "name this one by --data to have it as a test set"
+            f"{given['data']} has changed since the network was trained on it ({difference}); bring the old file back, "
+            "or name this one by --data to have it as a test set"
         )
-    if told:
-        return _other(asked, network, split, told, with_labels=with_labels, say=say)
+    if difference:
+        return _other(asked, network, split, with_labels=with_labels, say=say)
     given = {**run, **given}
     if "test_data" in asked and "test_labels" not in asked:
         given.pop("test_labels", None)
@@ -102,27 +87,25 @@ def open_to_judge(
     given |= dict(zip(FRACTIONS, trained.data.fractions, strict=True))
     dataset = open_dataset(_spec(given, network, with_labels), comm, seed=seed)
     assert dataset.fingerprint is not None
-    told = dataset.fingerprint.differs(trained.data)
-    if told and "test_data" not in asked and dataset.fingerprint.train.labels:
-        say(f"{dataset.name} is not what it was in training: {told}")
+    difference = dataset.fingerprint.differs(trained.data)
+    if difference and "test_data" not in asked and dataset.fingerprint.train.labels:
+        say(f"{dataset.name} is not what it was in training: {difference}")
     return dataset
 
 
-def _other(
-    asked: dict[str, Any], network: DeepBeliefNetwork, split: str, told: str, *, with_labels: bool, say: Say
-) -> Dataset:
+def _other(asked: dict[str, Any], network: DeepBeliefNetwork, split: str, *, with_labels: bool, say: Say) -> Dataset:
     """Data that the network has not seen."""
-    whole = "test_fraction" not in asked
-    given = {**asked, "test_fraction": 0.0} if whole else dict(asked)
-    if whole and split == "test" and given.get("validation_fraction"):
+    all_samples = "test_fraction" not in asked
+    given = {**asked, "test_fraction": 0.0} if all_samples else dict(asked)
+    if all_samples and split == "test" and given.get("validation_fraction"):
         raise SpecError("--validation-fraction has no effect on --split test; leave it out")
     dataset = open_dataset(_spec(given, network, with_labels), network.grid.comm, seed=network.spec.seed)
     if dataset.n_visible != network.spec.layers[0]:
-        return dataset  # which is told of by who asked for it
+        return dataset  # the caller reports it
     name = dataset.name
-    if not whole and dataset.fingerprint is not None and dataset.fingerprint.test is not None:
+    if not all_samples and dataset.fingerprint is not None and dataset.fingerprint.test is not None:
         raise SpecError(f"--test-fraction has no effect: {name} has a test set of its own; leave it out")
-    if whole and dataset.test is None:
+    if all_samples and dataset.test is None:
         n, which = len(dataset.train), "all"
         if split == "validation" and dataset.validation is not None:
             n, which = len(dataset.validation), "its validation set of"
@@ -135,7 +118,7 @@ def _other(
 
 
 def _spec(given: dict[str, Any], network: DeepBeliefNetwork, with_labels: bool) -> DataSpec:
-    """Binarised as the training data were; what is drawn in training is not drawn here."""
+    """The spec of the data, binarised as in training."""
     chosen = {name: value for name, value in given.items() if with_labels or "labels" not in name}
     return DataSpec(**{**chosen, "binarise": TrainingRun.of(network).binarise})
 
@@ -156,7 +139,7 @@ def _check_options(settings: Settings, network: DeepBeliefNetwork, split: str, *
 
 
 def check_labels_act(settings: Settings, dataset: Dataset, split: str) -> None:
-    """Raise SpecError, on every rank alike, for labels of the command line that are of other samples than ``split``."""
+    """Raise SpecError, on every rank alike, for labels of the command line of other samples than ``split``."""
     asked = settings.mine.get("data", {})
     own = dataset.fingerprint is not None and dataset.fingerprint.test is not None
     if "labels" in asked and split == "test" and own:

@@ -1,4 +1,4 @@
-"""``modelpar partition``: a placement file, and what the placement costs."""
+"""``modelpar partition``: a placement file, and the costs of the placement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from partitioners.placement import save_placement
 def partition(
     comm: MPI.Comm, settings: Settings, source: str | None, *, parts: int, method: str, out: str, as_json: bool
 ) -> None:
-    """Write who owns which unit of a network.  Collective; rank 0 works.
+    """Write which part owns which unit of a network.  Collective; rank 0 works.
 
     source   a checkpoint or run directory; the network of the options where None
     Raises SpecError on every rank where the method cannot do it, ModelparError where the file cannot be written.
@@ -41,41 +41,41 @@ def partition(
         raise SpecError(f"--method: {error}") from None
     if source is None:
         spec = settings.network()
-        wired = connect(spec, comm)
+        connections = connect(spec, comm)
     else:
         path = checkpoint_of(comm, source, generative=False)
         header = files.read_header(path, comm)
         spec = checkpoint.read_spec(path, header)
-        wired = checkpoint.structure.read(path, header, spec, comm) or (None,) * (len(spec.layers) - 1)
+        connections = checkpoint.structure.read(path, header, spec, comm) or (None,) * (len(spec.layers) - 1)
         spec = replace(spec, seed=settings.network().seed)
-    told: dict[str, Any] = {}
+    costs: dict[str, Any] = {}
     with together(comm):
         if comm.rank == 0:
             try:
-                graph = graph_of(spec, wired)
+                graph = graph_of(spec, connections)
                 started = time.perf_counter()
-                found = run(graph, parts, seed=spec.seed)
+                placement = run(graph, parts, seed=spec.seed)
             except partitioners.GraphError as error:
                 raise SpecError(f"--method {method}: {error}") from None
-            told = measures(graph, found, time.perf_counter() - started)
-            if any(told["empty_parts"]):
-                print(_idle(parts, told["empty_parts"], spec.layers), file=sys.stderr, flush=True)
-            made = {"method": method, "seed": spec.seed, "layers": spec.layers, "connections": spec.connections}
+            costs = measures(graph, placement, time.perf_counter() - started)
+            if any(costs["empty_parts"]):
+                print(_idle(parts, costs["empty_parts"], spec.layers), file=sys.stderr, flush=True)
+            about = {"method": method, "seed": spec.seed, "layers": spec.layers, "connections": spec.connections}
             try:
-                save_placement(Path(out), found, {**made, **told})
+                save_placement(Path(out), placement, {**about, **costs})
             except partitioners.GraphError as error:
                 raise ModelparError(f"--out: {error}") from None
     if comm.rank == 0:
         if as_json:
-            print(json.dumps({"placement": out, "method": method, "parts": parts, **told}), flush=True)
+            print(json.dumps({"placement": out, "method": method, "parts": parts, **costs}), flush=True)
         else:
-            shown = {name.replace("_", " "): _shown(value) for name, value in told.items()}
+            shown = {name.replace("_", " "): _shown(value) for name, value in costs.items()}
             make_console().print(summary_table({"placement": out, "method": method, "parts": str(parts), **shown}, ""))
 
 
-def measures(graph: partitioners.UnitGraph, found: partitioners.Partition, seconds: float) -> dict[str, Any]:
-    """What a partition costs, by name."""
-    measured = partitioners.measure(graph, found)
+def measures(graph: partitioners.UnitGraph, placement: partitioners.Partition, seconds: float) -> dict[str, Any]:
+    """The costs of a partition, by name."""
+    measured = partitioners.measure(graph, placement)
     volume = measured.volume
     return {
         "volume": volume.total,  # states that travel for a sample, in one pass up and one down of every RBM
@@ -83,14 +83,14 @@ def measures(graph: partitioners.UnitGraph, found: partitioners.Partition, secon
         "volume_down": volume.down.tolist(),
         "edge_cut": measured.edge_cut,
         "imbalance": [round(float(value), 4) for value in measured.imbalance],
-        "feasible": bool(partitioners.feasible(graph, found)),
-        "empty_parts": partitioners.empty_parts(found).tolist(),  # of each layer, how many own none of its units
+        "feasible": bool(partitioners.feasible(graph, placement)),
+        "empty_parts": partitioners.empty_parts(placement).tolist(),  # of each layer, how many own none of its units
         "seconds": round(seconds, 3),
     }
 
 
 def _idle(parts: int, empty: list[int], layers: Sequence[int]) -> str:
-    """That parts have nothing to do, and what would mend it."""
+    """A warning that parts have nothing to do, and how to mend it."""
     layer = max(range(len(empty)), key=empty.__getitem__)
     few = f"; use --parts {min(layers)} or fewer" if parts > min(layers) else ""
     return (

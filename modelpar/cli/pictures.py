@@ -1,12 +1,11 @@
-"""Pictures of a run: filters, reconstructions, curves.  Rank 0 draws; what it draws is collected by all.
+"""Pictures of a run: filters, reconstructions, curves.  Rank 0 draws values that all ranks collect.
 
-matplotlib is optional: without it a run says so in one line and goes on.
+matplotlib is optional: without it a run prints one line and goes on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mpi4py import MPI
 
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.terminal import Say
 from modelpar.data import Dataset, Split
 from modelpar.errors import together
 from modelpar.model.network import DeepBeliefNetwork
@@ -23,7 +23,6 @@ from modelpar.training.feeds import in_data_units, visible_feed
 from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[np.floating]
-Say = Callable[[str], None]
 
 N_FILTERS, N_SAMPLES = 100, 20
 WITHOUT = "no pictures: matplotlib is not installed; pip install 'modelpar[plots]'"
@@ -44,32 +43,32 @@ def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDir
         return say(WITHOUT)
     shape = dataset.image_shape
     if shape is None:
-        return say("no pictures of filters and reconstructions: a sample of these data is no picture")
+        return say("no pictures of filters and reconstructions: a sample of these data is not a picture")
     filters = network.filters(range(min(N_FILTERS, network.spec.layers[1])))
-    seen, made = reconstructions(network, dataset, dataset.test or dataset.train, N_SAMPLES)
+    originals, reconstructed = reconstructions(network, dataset, dataset.test or dataset.train, N_SAMPLES)
     white = white_of(network, dataset.scale)  # collective: before the part of rank 0
     with together(network.grid.comm):
         if network.grid.comm.rank == 0:
             save_tiles(directory.path / "filters.png", filters.reshape(-1, *shape), signed=True)
-            pairs = np.stack([seen.T, made.T]).reshape(2 * seen.shape[1], *shape)
-            save_tiles(directory.path / "reconstructions.png", pairs, columns=seen.shape[1], white=white)
+            pairs = np.stack([originals.T, reconstructed.T]).reshape(2 * originals.shape[1], *shape)
+            save_tiles(directory.path / "reconstructions.png", pairs, columns=originals.shape[1], white=white)
 
 
 def reconstructions(network: DeepBeliefNetwork, dataset: Dataset, split: Split, count: int) -> tuple[Array, Array]:
-    """The first samples of a split and what the network makes of them, (n_visible, count) each, in the unit of the
-    data, on every rank.  Collective."""
+    """The first samples of a split and their reconstructions, (n_visible, count) each, in the unit of the data, on
+    every rank.  Collective."""
     run = TrainingRun.of(network)
     binarise = "none" if run.binarise == "stochastic" else run.binarise
     feed = visible_feed(network, dataset, split, binarise)
     samples = np.arange(min(count, len(split)))
     v = np.empty((feed.n_units, len(samples)), network.dtype)
     feed.fill(samples, 0, v)
-    seen = network.whole_visible(in_data_units(network, v, dataset.scale))
-    return seen, network.whole_visible(in_data_units(network, network.reconstruct(v), dataset.scale))
+    originals = network.whole_visible(in_data_units(network, v, dataset.scale))
+    return originals, network.whole_visible(in_data_units(network, network.reconstruct(v), dataset.scale))
 
 
 def white_of(network: DeepBeliefNetwork, scale: float | None = None) -> float | None:
-    """The value of the data that a picture shows as white; None for real values, which have no such.  Collective.
+    """The value of the data that a picture shows as white; None for real values, which have no maximum.  Collective.
 
     scale   the raw value that means 1.0, that of the training data where None
     """
@@ -84,9 +83,9 @@ def save_tiles(
 ) -> None:
     """Grey tiles (n, rows, columns) side by side in one PNG.  Not collective.
 
-    ``signed``: each tile has its own scale with 0 in the middle; else all share one, from 0 to ``white``, or from the
-    smallest to the largest value where that is None.
-    Raises ModelparError where the file cannot be written; none is left half-written.
+    ``signed``: each tile has its own scale with 0 in the middle; else all have the same, from 0 to ``white``, or from
+    the smallest to the largest value where that is None.
+    Raises ModelparError where the file cannot be written; an incomplete file is removed.
     """
     import matplotlib.image
 
@@ -119,7 +118,7 @@ def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say
 
 
 def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
-    """Not collective.  Raises ModelparError where the file cannot be written; none is left half-written."""
+    """Not collective.  Raises ModelparError where the file cannot be written; an incomplete file is removed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")

@@ -1,6 +1,6 @@
-"""What is seen while training: a live bar on a terminal, one plain line an epoch elsewhere.
+"""The display while training: a live bar on a terminal, one plain line per epoch elsewhere.
 
-Ranks other than 0 write to nowhere (``main`` sees to that), so the same code runs on all.
+The output of ranks other than 0 is discarded (by ``main``), so the same code runs on all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from modelpar.cli.terminal import make_console
 from modelpar.files.paths import in_one_line
 from modelpar.records import Record
 
-REFRESH = 0.1  # seconds between looks of the bar
+REFRESH = 0.1  # seconds between updates of the bar
 
-# measure -> (what it is called, how it is shown)
+# measure -> (name, format)
 SHOWN = {
     "reconstruction_error": ("error", "{:.4f}"),
     "pseudo_likelihood": ("pseudo-likelihood", "{:.1f}"),
@@ -32,7 +32,7 @@ SHOWN = {
 
 
 class TrainingProgress:
-    """Shows records as they come.  A context manager: the bar is taken away at the end, whatever ends it."""
+    """Shows records as they arrive.  A context manager that removes the bar at the end."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or make_console()
@@ -45,7 +45,7 @@ class TrainingProgress:
         self._task = self._bar.add_task("", total=None, measures="", rate="")
         self._stage: tuple[str, int] | None = None
         self._measures = ""
-        self._mark = (0.0, 0)  # training seconds and samples when the rate was last reckoned from scratch
+        self._mark = (0.0, 0)  # training seconds and samples where the measurement of the rate began
         self._samples = 0
         self._drawn = 0.0
 
@@ -63,14 +63,14 @@ class TrainingProgress:
         self.console.print(in_one_line(text), markup=False, soft_wrap=True)
 
     def compiling(self, what: str, done: int, n: int) -> None:
-        """What is being compiled before training begins; the bar of the first stage takes its place."""
+        """Show what is being compiled before training begins; the bar of the first stage replaces this."""
         if not self._bar.disable:
             self._bar.update(
                 self._task, completed=done, total=n, description="compiling", measures=what, refresh=True
             )  # fmt: skip
 
     def show(self, record: Record) -> None:
-        """One record: a look of the bar, and a line if it ends an epoch."""
+        """Update the bar with a record, and print a line if it ends an epoch."""
         if (record.stage, record.layer) != self._stage:
             self._begin(record)
         if record.kind == "step":
@@ -105,7 +105,7 @@ class TrainingProgress:
 def describe(measures: dict[str, float]) -> str:
     """``error 0.0213  test 97.10%``"""
     return "  ".join(
-        f"{called} {form.format(measures[name])}" for name, (called, form) in SHOWN.items() if name in measures
+        f"{label} {form.format(measures[name])}" for name, (label, form) in SHOWN.items() if name in measures
     )
 
 

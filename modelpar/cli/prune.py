@@ -1,4 +1,4 @@
-"""``modelpar prune``: the large weights of a trained network, and a run that goes on with them."""
+"""``modelpar prune``: a run directory with the largest weights of a trained network, to fine-tune them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: flo
         network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
         smaller = pruned(network, keep)
         TrainingRun.of(smaller).position = Position("finetune" if smaller.output is not None else "done")
-        # read before what it may lie in is removed
+        # read before an old run in OUT_RUN_DIR is removed, which may contain it
         tables = merge(read_own_config(comm, where), {"network": vars(replace(smaller.spec))})
         directory.prepare(resume=False, overwrite=overwrite)
         tables.pop("grid", None)
@@ -43,11 +43,11 @@ def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: flo
         )
         checkpoint.save(smaller, directory.checkpoints / "step-00000000.safetensors")
         checkpoint.save(smaller, directory.model)
-        told = _told(network, smaller)
-    print(f"{told}\npruned: {Path(out) / 'model.safetensors'}", flush=True)
+        kept = _kept(network, smaller)
+    print(f"{kept}\npruned: {Path(out) / 'model.safetensors'}", flush=True)
 
 
-def _told(network: DeepBeliefNetwork, smaller: DeepBeliefNetwork) -> str:
+def _kept(network: DeepBeliefNetwork, smaller: DeepBeliefNetwork) -> str:
     lines = []
     for rbm, (before, after) in enumerate(zip(network.n_weights, smaller.n_weights, strict=True)):
         lines.append(f"RBM {rbm}: {after:,} of {before:,} weights are kept ({after / max(before, 1):.2%})")

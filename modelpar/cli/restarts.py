@@ -1,4 +1,4 @@
-"""How many times an unfinished run was taken up again, so that a loop that starts it over and over comes to an end."""
+"""The number of times that an unfinished run was resumed, so that a loop that restarts it comes to an end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from modelpar.errors import ModelparError, SpecError, together
 
 
 @contextmanager
-def taken_up_again(comm: MPI.Comm, run_dir: str | Path | None, limit: int | None, *, resume: bool) -> Iterator[None]:
-    """Count that the run in ``run_dir`` is taken up again, before anything of it can fail in the block.  Collective.
+def counted_restart(comm: MPI.Comm, run_dir: str | Path | None, limit: int | None, *, resume: bool) -> Iterator[None]:
+    """Count that the run in ``run_dir`` is resumed, before anything of it can fail in the block.  Collective.
 
-    A run that has finished is not counted, nor is one that ends in a mistake of the user.  With a ``limit`` a run that
-    was never started is started, and its directory is there from now on: what ends it before its first step counts.
-    Raises SpecError, on every rank, where the run was taken up again ``limit`` times before.
+    A run that has finished is not counted, nor is one that ends in a mistake of the user.  With a ``limit`` the
+    directory of a run that was never started is made, so that a failure before its first step counts.
+    Raises SpecError, on every rank, where the run was resumed ``limit`` times before.
     """
     if not resume or run_dir is None:
         yield
@@ -40,30 +40,30 @@ def taken_up_again(comm: MPI.Comm, run_dir: str | Path | None, limit: int | None
                 _write(path, before if made else before + 1)
     try:
         yield
-    except (ModelparError, OSError):  # one of these comes on all ranks together
+    except (ModelparError, OSError):  # these are raised on all ranks together
         if comm.rank == 0:
             with suppress(ModelparError, OSError):
                 _write(path, before)
                 if made:
-                    path.rmdir()  # where nothing else is in it
+                    path.rmdir()  # only where it is empty
         raise
 
 
 def restarts(run_dir: Path) -> int:
-    """How many times a run was taken up again.  Not collective.  Raises SpecError where the file has no number."""
+    """How many times a run was resumed.  Not collective.  Raises SpecError where the file does not have a number."""
     path = run_dir / RESTARTS
     if not path.exists():
         return 0
     text = path.read_text(encoding="utf-8-sig", errors="replace").strip()
     if not text.isdecimal():
-        raise SpecError(f"{path} should hold a whole number, but holds {text[:20]!r}; remove it to count from 0")
+        raise SpecError(f"{path} should hold an integer, but holds {text[:20]!r}; remove it to count from 0")
     return int(text)
 
 
 def _write(path: Path, count: int) -> None:
     if not path.is_dir():
         return
-    if count == 0:  # as before it was ever counted
+    if count == 0:  # as before the first restart
         (path / RESTARTS).unlink(missing_ok=True)
         return
     with atomic_write(path / RESTARTS) as partial:

@@ -1,9 +1,8 @@
-"""Taking up a run with other options than it had: which of them act from here on, which cannot, and what more epochs
-mean to a run that has finished."""
+"""Resuming a run with other options: which of them act from here on, and more epochs of a run that has finished."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +11,9 @@ from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli.config import Settings
 from modelpar.cli.idle import shown_option
-from modelpar.cli.options import SPECS
+from modelpar.cli.options import SPECS, shown_value
 from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.terminal import Say
 from modelpar.data import Dataset
 from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork
@@ -21,8 +21,6 @@ from modelpar.records import NO_LAYER
 from modelpar.training.evaluation import accuracy_measures
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import remember_best
-
-Say = Callable[[str], None]
 
 SPLIT = ("test_fraction", "validation_fraction", "binarise")  # decided with the first step of a run
 
@@ -36,35 +34,35 @@ class Change(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return f"{shown_option(self.table, self.name, self.now)} (was {_plain(self.before)})"
+        return f"{shown_option(self.table, self.name, self.now)} (was {shown_value(self.before)})"
 
 
 def changes(settings: Settings) -> list[Change]:
-    """Options that are asked for and are not those of the run, but for files and what belongs to a machine."""
+    """Options that are asked for and differ from those of the run, except files and options of a machine."""
     if not settings.before:
         return []
-    before, found = Settings(settings.before), list[Change]()
+    before, changed = Settings(settings.before), list[Change]()
     for table in ("network", "training", "finetune", "sync", "data"):
         mine, theirs = (_spec_of(some, table) for some in (settings, before))
         for f in fields(SPECS[table]):  # type: ignore[arg-type]
             if f.name not in settings.asked.get(table, {}):
                 continue
             if (table == "data" and f.name not in SPLIT) or (table, f.name) == ("network", "connections"):
-                continue  # known by what is in the files
+                continue  # compared by the content of files
             change = Change(table, f.name, getattr(theirs, f.name), getattr(mine, f.name))
             if change.before != change.now:
-                found.append(change)
-    return found
+                changed.append(change)
+    return changed
 
 
 def _spec_of(settings: Settings, table: str) -> Any:
     return settings.network() if table == "network" else getattr(settings, table)
 
 
-def sort_out(settings: Settings, network: DeepBeliefNetwork, *, fine_tunes: bool, say: Say) -> None:
-    """Tell which of the options that are not the run's act from here on.
+def check_changes(settings: Settings, network: DeepBeliefNetwork, *, fine_tunes: bool, say: Say) -> None:
+    """Report which of the changed options act from here on.
 
-    Raises SpecError, on every rank alike, for one of the command line that cannot; of a file they are told of.
+    Raises SpecError, on every rank alike, for one of the command line that cannot; those of a file are reported.
     """
     acting: list[str] = []
     idle: list[str] = []
@@ -83,11 +81,11 @@ def sort_out(settings: Settings, network: DeepBeliefNetwork, *, fine_tunes: bool
 
 
 def _cannot(change: Change, stage: str, fine_tunes: bool) -> str:
-    """Why an option cannot act on a run that stands in ``stage``; empty where it does."""
+    """Why an option cannot act on a run in ``stage``; empty where it does."""
     if change.table == "data":
-        return "the samples of the run are chosen and made"
+        return "the samples of the run are fixed"
     if change.table == "network":
-        return "" if change.name in ("layout", "halo") else "the network is made"
+        return "" if change.name in ("layout", "halo") else "the network exists already"
     if stage == "done" or (stage == "finetune" and not fine_tunes):
         return "the run has finished"
     if change.table == "training" and stage != "pretrain" and change.name != "digests":
@@ -99,7 +97,7 @@ def _cannot(change: Change, stage: str, fine_tunes: bool) -> str:
 
 
 def more_epochs(settings: Settings) -> str:
-    """``finetune`` or ``training`` where more epochs of it are asked for than the run was to have, else empty."""
+    """``finetune`` or ``training`` where more epochs of it are asked for than the run was started with, else empty."""
     if not settings.before:
         return ""
     before = Settings(settings.before)
@@ -111,11 +109,11 @@ def go_on(
     network: DeepBeliefNetwork, dataset: Dataset, settings: Settings, history: Sequence[dict[str, Any]], *,
     fine_tunes: bool, say: Say,
 ) -> bool:  # fmt: skip
-    """Whether a run that has finished goes on, since more epochs are asked for; its position is then before them.
+    """Whether a finished run goes on, since more epochs are asked for; its position is then moved to before them.
 
     history   the records of the run
 
-    Pre-training goes on in the uppermost RBM, as those above the others were trained on what these hand up now.
+    Pre-training goes on in the uppermost RBM only, since every RBM was trained on the output of those below it.
     Collective.  Raises SpecError, on every rank alike, where more pre-training is asked for after fine-tuning.
     """
     if not settings.before:
@@ -144,17 +142,19 @@ def go_on(
     return False
 
 
-def tell_of_fewer(network: DeepBeliefNetwork, settings: Settings, n_steps: Mapping[str, int], say: Say) -> None:
-    """One line where a run stands beyond the epochs that are asked for.   n_steps: of an epoch of each stage"""
+def report_fewer(network: DeepBeliefNetwork, settings: Settings, n_steps: Mapping[str, int], say: Say) -> None:
+    """Report in one line that a run has had more epochs than are asked for.   n_steps: of an epoch of each stage"""
     position = TrainingRun.of(network).position
-    had, left = divmod(position.epoch * n_steps[position.stage] + position.step, max(n_steps[position.stage], 1))
+    epochs_done, steps_done = divmod(
+        position.epoch * n_steps[position.stage] + position.step, max(n_steps[position.stage], 1)
+    )
     what, epochs, flag = (
         ("fine-tuning", settings.finetune.epochs, "--finetune-epochs") if position.stage == "finetune" else
         (f"RBM {position.layer}", settings.training.epochs, "--epochs")
     )  # fmt: skip
-    if position.stage != "done" and (had, left) > (epochs, 0):
-        begun = f" and {left} steps of another" if left else ""
-        say(f"{what} has had {had} epochs{begun}, more than {flag} {epochs}: nothing is undone, it ends here")
+    if position.stage != "done" and (epochs_done, steps_done) > (epochs, 0):
+        begun = f" and {steps_done} steps of another" if steps_done else ""
+        say(f"{what} has had {epochs_done} epochs{begun}, more than {flag} {epochs}: nothing is undone, it ends here")
 
 
 def check_fewer(settings: Settings) -> None:
@@ -172,32 +172,32 @@ def check_fewer(settings: Settings) -> None:
 def in_order(
     paths: Sequence[Path], directory: RunDirectory, settings: Settings, n_steps: Mapping[str, int]
 ) -> list[Path]:
-    """Checkpoints to go on from, the newest first, as ``paths`` come, unless a finished run is to have more epochs:
-    then one that was saved after its last step comes before the model, since it has the momentum too.
+    """Checkpoints to go on from, the newest first, in the order of ``paths``; but where a finished run is to have more
+    epochs, the one that was saved after its last step comes before the model, since it has the momentum too.
 
     n_steps   of an epoch of each stage
     Collective.
     """
-    more, found = more_epochs(settings), list(paths)
-    last = next((path for path in found if path.parent == directory.checkpoints), None)
-    if not more or last is None or directory.model not in found:
-        return found
+    more, ordered = more_epochs(settings), list(paths)
+    last = next((path for path in ordered if path.parent == directory.checkpoints), None)
+    if not more or last is None or directory.model not in ordered:
+        return ordered
     try:
         heads = [files.read_header(path, directory.comm) for path in (directory.model, last)]
         n_rbms = len(checkpoint.read_spec(directory.model, heads[0]).layers) - 1
     except CheckpointError:
-        return found  # whoever opens them tells of it
+        return ordered  # whoever opens them reports it
     model, position = map(checkpoint.read_position, heads)
     if model is None or position is None:
-        return found
+        return ordered
     was_tuned = model.stage == "done" and "output.W" in heads[0].tensors
-    wanted = "finetune" if was_tuned else "pretrain"
+    stage = "finetune" if was_tuned else "pretrain"
     epochs = _spec_of(Settings(settings.before), "finetune" if was_tuned else "training").epochs
-    done = position.epoch * n_steps[wanted] + position.step
-    at_end = position.stage == wanted and done == epochs * n_steps[wanted]
+    done = position.epoch * n_steps[stage] + position.step
+    at_end = position.stage == stage and done == epochs * n_steps[stage]
     if at_end and was_tuned == (more == "finetune") and (was_tuned or position.layer == n_rbms - 1):
-        found.insert(0, last)
-    return found
+        ordered.insert(0, last)
+    return ordered
 
 
 def _last_epoch(history: Sequence[dict[str, Any]], stage: str, layer: int, otherwise: int) -> int:
@@ -207,7 +207,3 @@ def _last_epoch(history: Sequence[dict[str, Any]], stage: str, layer: int, other
 
 def _epochs(history: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return (line for line in history if line["kind"] == "epoch")
-
-
-def _plain(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

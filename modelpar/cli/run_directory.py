@@ -4,13 +4,13 @@
 
     config.toml             the effective configuration; --config accepts it
     metrics.jsonl           one record a line
-    digests.jsonl           with --exact or --digests: what every update has drawn and learned, for ``modelpar diff``
+    digests.jsonl           with --exact or --digests: digests of every update, for ``modelpar diff``
     checkpoints/            step-XXXXXXXX.safetensors, by updates since the run began; the newest few
     pretrained.safetensors  at the end of pre-training, whose weights still generate
     model.safetensors       at the end of the run
-    ranks.txt               the process of each rank, of the latest start: some launchers name no rank that was killed
-    restarts                how many times the run was taken up again
-    summary.json            what the run came to; written last
+    ranks.txt               the process of each rank, of the latest start: some launchers do not name a killed rank
+    restarts                how many times the run was resumed
+    summary.json            the results of the run; written last
     filters.png, reconstructions.png, curves.png
 """
 
@@ -46,13 +46,13 @@ NAMES = (*MODELS, CONFIG, METRICS, digests.NAME, SUMMARY, RANKS, RESTARTS, *PICT
 
 
 class RunDirectory:
-    """Rank 0 looks, makes and removes; what it finds, all ranks know.  Methods are collective unless they say not."""
+    """Rank 0 accesses the files; all ranks get the results.  Methods are collective unless they say otherwise."""
 
     def __init__(self, comm: MPI.Comm, path: str | Path) -> None:
         self.comm, self.path = comm, Path(path)
         self._metrics: BinaryIO | None = None
         self._digests: BinaryIO | None = None
-        self.n_damaged = 0  # lines that ``open_metrics`` could not read, and has left out
+        self.n_damaged = 0  # lines that ``open_metrics`` could not read and left out
 
     @classmethod
     def choose(cls, comm: MPI.Comm, asked: str | Path | None, data_name: str) -> RunDirectory:
@@ -76,7 +76,7 @@ class RunDirectory:
     def check(self, *, resume: bool, overwrite: bool, option: str = "--run-dir") -> None:
         """Raise SpecError, on every rank, where there is no run to resume, or one that would be lost.
 
-        option   what has named the directory; only that of a run can be resumed
+        option   the option that names the directory; only that of a run can be resumed
 
         Nothing is changed.
         """
@@ -95,8 +95,8 @@ class RunDirectory:
                     )
 
     def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the directory, see that files can be written into it, and remove the run that is to be replaced, or
-        what a run that is resumed was writing when it was killed.
+        """Make the directory, check that files can be written into it, and remove the run that is to be replaced, or
+        the incomplete files of a run that is resumed.
 
         Raises as ``check`` does, and CheckpointError where it cannot be written, on every rank.
         """
@@ -119,13 +119,13 @@ class RunDirectory:
             ) from None
 
     def _clear(self, *, half_written_only: bool) -> None:
-        """Remove what an old run of modelpar left, and nothing else."""
+        """Remove the files of an old run of modelpar, and nothing else."""
         for path in self.files():
             if not half_written_only or path.name.endswith(PARTIAL):
                 path.unlink()
 
     def files(self) -> list[Path]:
-        """What a run has left, half-written files included; other files are the user's own.  Not collective."""
+        """The files of a run, incomplete ones included; other files are the user's.  Not collective."""
         own = [self.path / (name + end) for name in NAMES for end in ("", PARTIAL)]
         steps = [path for path in self.checkpoints.glob("step-*") if _STEP.fullmatch(path.name.removesuffix(PARTIAL))]
         return [path for path in (*own, *sorted(steps)) if path.is_symlink() or path.exists()]
@@ -143,26 +143,26 @@ class RunDirectory:
     # -- records -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of the files that are open for appending."""
+        """Close the files that are open for appending."""
         for file in (self._metrics, self._digests):
             if file is not None:
                 file.close()
         self._metrics = self._digests = None
 
     def history(self) -> list[dict[str, Any]]:
-        """The records that were written so far; nothing is changed.  Raises ModelparError on every rank."""
-        found: list[dict[str, Any]] = []
+        """The records that were written so far; no file is changed.  Raises ModelparError on every rank."""
+        records: list[dict[str, Any]] = []
         with together(self.comm):
             if self.comm.rank == 0 and (self.path / METRICS).exists():
-                found, _ = _whole((self.path / METRICS).read_bytes().splitlines())
-        return self.comm.bcast(found)  # type: ignore[no-any-return]
+                records, _ = _parsed((self.path / METRICS).read_bytes().splitlines())
+        return self.comm.bcast(records)  # type: ignore[no-any-return]
 
     def open_metrics(self, position: Position, n_steps: int) -> list[dict[str, Any]]:
-        """Begin ``metrics.jsonl``, or go on where ``position`` stands: later lines are dropped, earlier ones returned.
+        """Begin ``metrics.jsonl``, or go on at ``position``: later lines are dropped, earlier ones returned.
 
         n_steps   updates of one epoch of the stage that ``position`` is in
 
-        Lines that are no records are dropped too, and counted by ``n_damaged``.  Raises ModelparError on every rank
+        Lines that are not records are dropped too, and counted by ``n_damaged``.  Raises ModelparError on every rank
         where the file cannot be read or written.
         """
         kept: list[dict[str, Any]] = []
@@ -170,27 +170,26 @@ class RunDirectory:
         with together(self.comm):
             if self.comm.rank == 0:
                 old = path.read_bytes().splitlines() if path.is_file() else []
-                whole, self.n_damaged = _whole(old)
-                kept = [line for line in whole if _is_before(line, position, n_steps)]
+                records, self.n_damaged = _parsed(old)
+                kept = [line for line in records if _is_before(line, position, n_steps)]
                 with atomic_write(path) as partial:
                     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-                # open to the end of the run; without a buffer, so that a failure is over when it was told
+                # open to the end of the run; without a buffer, so that an error is reported at the write that failed
                 self._metrics = open(path, "ab", buffering=0)  # noqa: SIM115
-        told: list[dict[str, Any]]
-        told, self.n_damaged = self.comm.bcast((kept, self.n_damaged))
-        return told
+        kept, self.n_damaged = self.comm.bcast((kept, self.n_damaged))
+        return kept
 
     def write_metrics(self, record: Record) -> None:
         """Raises ModelparError, on every rank, where the line cannot be written."""
         with together(self.comm):
             if self._metrics is not None:  # on rank 0, where open_metrics comes first
-                left = (json.dumps(record.as_line()) + "\n").encode()
+                unwritten = (json.dumps(record.as_line()) + "\n").encode()
                 with naming(self.path / METRICS):
-                    while left:
-                        left = left[self._metrics.write(left) :]
+                    while unwritten:
+                        unwritten = unwritten[self._metrics.write(unwritten) :]
 
     def open_digests(self, position: Position, n_steps: int) -> None:
-        """Begin ``digests.jsonl``, or go on where ``position`` stands, as ``open_metrics``."""
+        """Begin ``digests.jsonl``, or go on at ``position``, as ``open_metrics``."""
         path = self.path / digests.NAME
         with together(self.comm):
             if self.comm.rank == 0:
@@ -215,8 +214,8 @@ class RunDirectory:
 
     def _on_disk(self) -> list[Path]:
         """Checkpoints, the newest first.  Not collective."""
-        found = [path for path in self.checkpoints.glob("step-*.safetensors") if _STEP.fullmatch(path.name)]
-        return sorted(found, key=_updates_of, reverse=True)
+        steps = [path for path in self.checkpoints.glob("step-*.safetensors") if _STEP.fullmatch(path.name)]
+        return sorted(steps, key=_updates_of, reverse=True)
 
     def save_step(self, network: DeepBeliefNetwork, updates: int, keep: int) -> Path:
         """Write a checkpoint after so many ``updates``, then remove all but the newest ``keep``."""
@@ -236,23 +235,23 @@ class RunDirectory:
                 (self.path / name).unlink(missing_ok=True)
 
     def to_resume(self, updates_of_pretraining: int) -> list[Path]:
-        """Where a run may go on, the newest first."""
-        found: list[tuple[float, Path]] = []
+        """The checkpoints from which a run may go on, the newest first."""
+        checkpoints: list[tuple[float, Path]] = []
         if self.comm.rank == 0:
-            found = [(_updates_of(path), path) for path in self._on_disk()]
+            checkpoints = [(_updates_of(path), path) for path in self._on_disk()]
             if self.pretrained.exists():
-                found.append((updates_of_pretraining + 0.5, self.pretrained))
+                checkpoints.append((updates_of_pretraining + 0.5, self.pretrained))
             if self.model.exists():
-                found.append((float("inf"), self.model))
-        return [path for _, path in sorted(self.comm.bcast(found), reverse=True)]
+                checkpoints.append((float("inf"), self.model))
+        return [path for _, path in sorted(self.comm.bcast(checkpoints), reverse=True)]
 
     @staticmethod
     def number_of(path: Path) -> int | None:
-        """Updates that the name of a checkpoint tells of, None for those of the ends of stages.  Not collective."""
+        """The number of updates in the name of a checkpoint; None for those of the ends of stages.  Not collective."""
         return _updates_of(path) if _STEP.fullmatch(path.name) else None
 
     def check_begun(self) -> None:
-        """Raise SpecError, on every rank, where a directory that is there has nothing of a run."""
+        """Raise SpecError, on every rank, where an existing directory has no files of a run."""
         with together(self.comm):
             if self.comm.rank == 0 and self.path.is_dir() and not (
                 (self.path / CONFIG).exists() or any((self.path / name).exists() for name in MODELS) or self._on_disk()
@@ -263,7 +262,7 @@ class RunDirectory:
                 )
 
     def connections(self, spec: NetworkSpec) -> tuple[Connections | None, ...] | None:
-        """Those of a run that is resumed, from the newest checkpoint that has them; None where none has."""
+        """The connections of a run that is resumed, from the newest checkpoint that has them; None where none has."""
         for path in self.to_resume(0):
             with suppress(CheckpointError):
                 header = checkpoint.files.read_header(path, self.comm)
@@ -274,20 +273,20 @@ class RunDirectory:
 def checkpoint_of(comm: MPI.Comm, path: str, *, generative: bool) -> Path:
     """The checkpoint that a path means: itself, or the one of a run directory.  Collective.
 
-    ``generative``: that of the end of pre-training where there is one, since fine-tuning bends the generative weights.
+    ``generative``: that of the end of pre-training where there is one: fine-tuning changes the generative weights.
     Raises CheckpointError, on every rank, where there is none.
     """
-    found = Path(path)
+    file = Path(path)
     with together(comm):
-        if comm.rank == 0 and found.is_dir():
-            directory = RunDirectory(MPI.COMM_SELF, found)
+        if comm.rank == 0 and file.is_dir():
+            directory = RunDirectory(MPI.COMM_SELF, file)
             first, second = directory.model, directory.pretrained
-            wanted = [second, first] if generative else [first, second]
-            there = [candidate for candidate in (*wanted, *directory._on_disk()) if candidate.exists()]
-            if not there:
+            preferred = [second, first] if generative else [first, second]
+            existing = [candidate for candidate in (*preferred, *directory._on_disk()) if candidate.exists()]
+            if not existing:
                 raise CheckpointError(f"{path} is a directory without checkpoints; name a run directory or a file")
-            found = there[0]
-    return Path(comm.bcast(found))
+            file = existing[0]
+    return Path(comm.bcast(file))
 
 
 def _updates_of(path: Path) -> int:
@@ -295,32 +294,32 @@ def _updates_of(path: Path) -> int:
     return int(matched[1]) if matched else 0
 
 
-def _whole(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
-    """Parsed lines, and how many are no records; the last is not counted: it may be cut off where the run ended."""
-    found = [_record(line) for line in lines]
-    return [line for line in found if line is not None], found[:-1].count(None)
+def _parsed(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
+    """Parsed lines, and how many are not records; the last is not counted: a killed run may have left it incomplete."""
+    records = [_record(line) for line in lines]
+    return [record for record in records if record is not None], records[:-1].count(None)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line.decode("utf-8-sig"))
+        record = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or found.get("stage") not in STAGES:
+    if not isinstance(record, dict) or record.get("stage") not in STAGES:
         return None
-    whole = all(type(found.get(name)) is int for name in ("layer", "epoch", "step"))
-    numbers = all(type(value) in (int, float) for name, value in found.items() if name not in ("kind", "stage"))
-    return found if whole and numbers and found.get("kind") in ("step", "epoch") and "seconds" in found else None
+    integers = all(type(record.get(name)) is int for name in ("layer", "epoch", "step"))
+    numbers = all(type(value) in (int, float) for name, value in record.items() if name not in ("kind", "stage"))
+    return record if integers and numbers and record.get("kind") in ("step", "epoch") and "seconds" in record else None
 
 
 def _is_before(line: dict[str, Any], position: Position, n_steps: int) -> bool:
-    """Whether a record was made before training came to ``position``."""
-    mine, there = (
+    """Whether a record was made before ``position``."""
+    recorded, reached = (
         (STAGES.index(stage), recorded_layer(stage, layer))
         for stage, layer in ((line["stage"], line["layer"]), (position.stage, position.layer))
     )
-    if mine != there:
-        return mine < there
+    if recorded != reached:
+        return recorded < reached
     if line["kind"] == "epoch":
         return int(line["epoch"]) <= position.epoch
     return int(line["step"]) <= position.epoch * n_steps + position.step

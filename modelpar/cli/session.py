@@ -15,98 +15,40 @@ from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
-from modelpar.cli.idle import check_idle, tell_of_labels, why_not_tuned
-from modelpar.cli.own_data import check_resumed, speak
+from modelpar.cli.options import shown_value
+from modelpar.cli.own_data import check_resumed
+from modelpar.cli.preparation import fine_tunes, sizes_of
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.recorded_paths import recorded, without_files
-from modelpar.cli.resuming import check_fewer, go_on, in_order, sort_out, tell_of_fewer
+from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, report_fewer
 from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
-from modelpar.comm.memory import check_fits
 from modelpar.comm.watchdog import Watchdog
 from modelpar.data import DataFeed, Dataset, Minibatches
-from modelpar.errors import CheckpointError, DataError, SpecError, TrainingError
+from modelpar.errors import CheckpointError, TrainingError
 from modelpar.kernels.warm_up import Task
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.patterns import MASK
-from modelpar.plan.memory import memory_bytes
 from modelpar.records import Record, recorded_layer
 from modelpar.spec import NetworkSpec, option_name
 from modelpar.training import monitor
 from modelpar.training.evaluation import accuracy_measures
-from modelpar.training.exactness import check_exact
 from modelpar.training.minibatch_loop import check_position
-from modelpar.training.preconditions import check_tuning, check_values
 from modelpar.training.recovery import Snapshots, SurvivorState, rebuild
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse, tasks_of
 
-CHECKED_AT_ONCE = 1 << 20  # parameters looked through for NaN at a time, so that the look takes no memory
-
-
-def check_memory(settings: Settings, spec: NetworkSpec, grid: Grid) -> None:
-    """Raise OutOfMemoryError, on every rank, where the network will not fit.  Collective."""
-    batch = max(settings.training.batch_size, settings.finetune.batch_size)
-    needed = memory_bytes(spec, grid.n_shards, -(-batch // grid.n_replicas), keep_best=settings.finetune.patience > 0)
-    check_fits(needed, f"a network of {'-'.join(map(str, _sizes(spec)))} units", grid.comm, grid.node_comm)
-
-
-def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset) -> None:
-    """What training will need of the data is looked at now: before an old run goes, and not after hours of
-    pre-training.  Collective.  Raises SpecError or DataError on every rank."""
-    if spec.exact:
-        visible = layout.layers[0].owned(grid.shard)
-        feed = DataFeed(
-            dataset.train, visible, scale=dataset.scale, binarise=dataset.binarise, seed=spec.seed, comm=grid.comm
-        )
-        check_exact(spec, settings.training, binary=feed.binary)
-    say = speak(grid.comm)
-    check_idle(settings, spec, dataset, say)
-    tell_of_labels(grid.comm, settings, spec, dataset, say)
-    check_values(spec, dataset, layout.layers[0].owned(grid.shard), grid.comm)
-    if fine_tunes(settings, spec, dataset):
-        check_tuning(spec, settings.finetune, dataset, grid.comm)
-
-
-def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
-    """The network that was asked for, completed by what the data tell: their width and their classes.
-
-    Raises SpecError where the layers do not begin with the width of the data.
-    """
-    asked = settings.tables.get("network", {})
-    more: dict[str, Any] = {}
-    if "layers" not in asked:
-        more["layers"] = (dataset.n_visible, *settings.network().layers[1:])
-    elif asked["layers"][0] != dataset.n_visible:
-        given = "-".join(map(str, asked["layers"]))
-        right = "-".join(map(str, (dataset.n_visible, *asked["layers"][1:])))
-        raise SpecError(
-            f"--layers {given} begins with {asked['layers'][0]} units, but {dataset.name} has {dataset.n_visible} "
-            f"values a sample; use --layers {right}"
-        )
-    if "classes" not in asked:
-        if dataset.n_classes == 1:
-            raise DataError(
-                f"the labels of {dataset.name} are all 0, but a classifier needs at least 2 classes; give other "
-                "--labels, or --classes 0 to train without them"
-            )
-        more["classes"] = dataset.n_classes
-    return settings.network(**more)
-
-
-def fine_tunes(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> bool:
-    """Whether pre-training is followed by fine-tuning."""
-    return not why_not_tuned(settings, spec, dataset)
+CHECKED_AT_ONCE = 1 << 20  # parameters checked for NaN at a time, to need little memory
 
 
 class Session:
-    """One run of training: the network and everything that watches it."""
+    """One run of training: the network, its records, checkpoints and display."""
 
     def __init__(
         self, settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset,
@@ -117,7 +59,7 @@ class Session:
         self.status, self.names = watchdog.status, watchdog.names
         self.network: DeepBeliefNetwork
         self.training: TrainingRun
-        self.snapshots: Snapshots | None = None  # where the run can go on without a rank
+        self.snapshots: Snapshots | None = None  # where the run can go on without a lost rank
         self.last_good = "no checkpoint was written yet"
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
         self.samples = 0  # of this process
@@ -125,8 +67,8 @@ class Session:
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.fine_tunes = fine_tunes(settings, spec, dataset)
         self._done: dict[tuple[str, int], int] = {}  # updates of each stage and RBM
-        self._ahead = 0  # of the number of the checkpoint that was resumed, of what would be counted
-        self._number: int | None = None  # updates that the name of that checkpoint tells of
+        self._ahead = 0  # difference of ``_number`` and the updates that are counted from the records
+        self._number: int | None = None  # updates in the name of that checkpoint
         n = len(dataset.train)
         self._steps = {
             "pretrain": Minibatches(n, settings.training.batch_size, spec.seed).n_steps,
@@ -136,16 +78,16 @@ class Session:
 
     def run(
         self, *, resume: bool, overwrite: bool, accept_other_data: bool = False,
-        survivor: SurvivorState | None = None, told: str = "",
+        survivor: SurvivorState | None = None, message: str = "",
     ) -> None:  # fmt: skip
         """All stages that are left, then the summary.  Collective.
 
-        accept_other_data   go on with other data than the run was begun with
-        survivor            what the ranks have brought from a grid that lost a rank, which is ``told`` of
+        accept_other_data   go on with other data than the run was started with
+        survivor            the state that this rank brings from a grid that lost a rank, which ``message`` reports
         """
         self._announce()
-        if told:
-            self.progress.say(f"warning: {told}")
+        if message:
+            self.progress.say(f"warning: {message}")
         with self.status.phase("compiling", steady=True):
             compile_seconds = self._warm_up()
         with self.status.phase("making the network"):
@@ -156,26 +98,26 @@ class Session:
         if self.grid.tolerant:
             self.snapshots = Snapshots(network)
             self.training.keep = self.snapshots.keep
-        taken_up = resume and not told  # by the user, whose options may be other ones
-        if taken_up:
+        resumed = resume and not message  # by the user, perhaps with other options
+        if resumed:
             where = str(self.directory.path)
             check_resumed(network, self.dataset, where, accept=accept_other_data, say=self.progress.say)
-        if self._has_finished() and not (taken_up and self._goes_on()):
-            if taken_up:
+        if self._has_finished() and not (resumed and self._goes_on()):
+            if resumed:
                 check_fewer(self.settings)
-                self._sort_out()
+                self._check_changes()
             self.progress.say(
                 f"this run has finished: see {self.directory.path / SUMMARY}; more epochs go on with it, all else "
                 "needs another run"
             )
             return
         self._check_position()
-        if taken_up:
-            self._sort_out()
-            tell_of_fewer(network, self.settings, self._steps, self.progress.say)
+        if resumed:
+            self._check_changes()
+            report_fewer(network, self.settings, self._steps, self.progress.say)
         self.training.data = self.dataset.fingerprint or self.training.data
         position = self.training.position
-        self.directory.prepare(resume=resume, overwrite=overwrite)  # nothing was changed so far
+        self.directory.prepare(resume=resume, overwrite=overwrite)  # no file was changed so far
         self._write_config()
         self.directory.write_text(RANKS, "".join(f"{name}\n" for name in self.names))
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
@@ -187,7 +129,7 @@ class Session:
         self._restore_clock()
         if self._number is not None:
             self._ahead = self._number - self._updates_done()
-        self._no_longer_ended(position)
+        self._remove_end(position)
         try:
             if position.stage == "pretrain" and self.settings.training.epochs:
                 self._consume(pretrain(self.network, self.dataset, self.settings.training, self.settings.sync))
@@ -207,14 +149,11 @@ class Session:
 
     def _announce(self) -> None:
         grid, spec = self.grid, self.spec
-        bound = (
-            ""
-            if self.placement.own_cores >= self.placement.threads
-            else f", bound to {self.placement.own_cores} core(s)"
-        )
+        own_cores = self.placement.own_cores
+        bound = "" if own_cores >= self.placement.threads else f", bound to {own_cores} core(s)"
         self.progress.say(
             f"{self.dataset.name}: {len(self.dataset.train):,} samples of {self.dataset.n_visible} values; "
-            f"network {'-'.join(map(str, _sizes(spec)))}; grid of {grid.n_replicas} replica(s) x {grid.n_shards} model "
+            f"network {shown_value(sizes_of(spec))}; grid of {grid.n_replicas} replica(s) x {grid.n_shards} model "
             f"shard(s), {self.placement.threads} thread(s) a rank{bound}"
         )
         self.progress.say(f"run directory: {self.directory.path}")
@@ -246,11 +185,11 @@ class Session:
         return DeepBeliefNetwork(self.spec, self.grid, self.layout)
 
     def _resumed(self) -> DeepBeliefNetwork:
-        """The network of the newest checkpoint that is whole, or a new one where there is none."""
+        """The network of the newest intact checkpoint, or a new one where there is none."""
         self._count_done(self.directory.history())
         newest = None
-        there = self.directory.to_resume(self._updates_before("finetune", -1))
-        for path in in_order(there, self.directory, self.settings, self._steps):
+        checkpoints = self.directory.to_resume(self._updates_before("finetune", -1))
+        for path in in_order(checkpoints, self.directory, self.settings, self._steps):
             try:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
                 differs = self._differs(spec) or self._other_connections(path, spec)
@@ -285,17 +224,17 @@ class Session:
             say=self.progress.say,
         )  # fmt: skip
 
-    def _no_longer_ended(self, position: Position) -> None:
-        """A run that goes on behind its end has another one: what told of the old one goes, so that it can be taken up
-        from a checkpoint before the new one.  Collective."""
+    def _remove_end(self, position: Position) -> None:
+        """A run that goes on after its end will have another one: remove the files of the old end, so that the run can
+        be resumed from a checkpoint before the new one.  Collective."""
         if not self.directory.has(self.directory.model.name):
             return
         if self._number is None:
             self.directory.save_step(self.network, self._updates_done(), self.settings.run.keep)
         self.directory.remove_end(pretrained=position.stage == "pretrain")
 
-    def _sort_out(self) -> None:
-        sort_out(self.settings, self.network, fine_tunes=self.fine_tunes, say=self.progress.say)
+    def _check_changes(self) -> None:
+        check_changes(self.settings, self.network, fine_tunes=self.fine_tunes, say=self.progress.say)
 
     def _check_position(self) -> None:
         """Raise SpecError, on every rank, where these options do not go on with what the checkpoint has begun."""
@@ -305,22 +244,22 @@ class Session:
         elif position.stage == "finetune":
             check_position(position, "finetune", len(self.dataset.train), settings.finetune.batch_size)
 
-    def _differs(self, found: NetworkSpec) -> str:
+    def _differs(self, stored: NetworkSpec) -> str:
         """In what a checkpoint's network is not the one that was asked for; empty where it is."""
         for name in ("layers", "connections", "visible_grid", "classes", "visible", "dtype", "exact", "seed"):
-            theirs, ours = getattr(found, name), getattr(self.spec, name)
+            theirs, ours = getattr(stored, name), getattr(self.spec, name)
             if name == "connections" and without_files(theirs) == without_files(ours):
-                continue  # masks are known by what they hold
+                continue  # masks are compared by their connections
             if theirs != ours:
-                return f"its {option_name(name)} is {_text(theirs)}, but {_text(ours)} was asked for"
+                return f"its {option_name(name)} is {shown_value(theirs)}, but {shown_value(ours)} was asked for"
         return ""
 
-    def _other_connections(self, path: Path, found: NetworkSpec) -> str:
-        """Whether a mask that is asked for by name is not the checkpoint's.  Collective."""
+    def _other_connections(self, path: Path, spec: NetworkSpec) -> str:
+        """How a mask that is asked for by name differs from the checkpoint's; empty where it does not.  Collective."""
         asked = self.settings.asked.get("network", {}).get("connections")
         if asked is None or MASK not in asked:
             return ""
-        stored = checkpoint.structure.read(path, files.read_header(path, self.grid.comm), found, self.grid.comm)
+        stored = checkpoint.structure.read(path, files.read_header(path, self.grid.comm), spec, self.grid.comm)
         wanted = connect(self.spec, self.grid.comm)
         for i, (a, b) in enumerate(zip(stored or (), wanted, strict=False)):
             if isinstance(a, Listed) and isinstance(b, Listed) and not (
@@ -330,7 +269,7 @@ class Session:
         return ""
 
     def _restore_clock(self) -> None:
-        """The times of what was done before, from the records: checkpoints do not hold them."""
+        """Take the times of earlier stages from the records: checkpoints do not have them."""
         self._count_done(self.history)
         for line in self.history:
             self.stages[line["stage"], line["layer"]] = line["seconds"]
@@ -350,7 +289,7 @@ class Session:
     # -- during ------------------------------------------------------------------------------------------------------
 
     def _consume(self, records: Iterator[Record]) -> None:
-        """Take every record: show it, write it, and save where a checkpoint is due."""
+        """Show and write every record, and save where a checkpoint is due."""
         every, keep = self.settings.run.checkpoint_every, self.settings.run.keep
         saved = self._updates_done()
         for record in records:
@@ -419,20 +358,12 @@ class Session:
         with self.status.phase("scoring"):
             accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
-        found = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
-        self.directory.write_text(SUMMARY, json.dumps(found, indent=1) + "\n")
-        self.progress.console.print(summary_table(for_people(found), "Summary"))
+        summary = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
+        self.directory.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
+        self.progress.console.print(summary_table(for_people(summary), "Summary"))
         self.progress.say(f"model: {self.directory.model}")
-
-
-def _sizes(spec: NetworkSpec) -> tuple[int, ...]:
-    return (*spec.layers, spec.classes) if spec.classes else spec.layers
 
 
 def _layer_names(spec: NetworkSpec) -> list[str]:
     names = ["visible layer", *(f"hidden layer {i}" for i in range(1, len(spec.layers)))]
     return [*names, "output layer"] if spec.classes else names
-
-
-def _text(value: object) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

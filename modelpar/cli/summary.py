@@ -19,7 +19,7 @@ ABOUT = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")  # of 
 
 @dataclass(frozen=True)
 class Clock:
-    """Where the time went."""
+    """Seconds of the stages of a run."""
 
     stages: Mapping[tuple[str, int], float]  # training seconds by (stage, layer), those before a resume included
     seconds_before: float  # of these, before the resume

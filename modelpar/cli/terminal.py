@@ -1,5 +1,6 @@
-"""Whether somebody watches: what a rank prints passes through ``mpirun``, so its own stdout does not tell.
+"""Output for people: a console for stdout, and lines on stderr.
 
+A rank prints through ``mpirun``, so its own stdout does not show whether the output goes to a terminal.
 Open MPI gives its ranks pseudo-terminals even where its own output goes to a file, and MPICH gives them pipes even
 where its own output goes to a terminal.  So the launcher's output is what counts.
 """
@@ -8,9 +9,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import psutil
 from rich.console import Console
+
+from modelpar.files.paths import in_one_line
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Say = Callable[[str], None]
 
 WIDTH = 120  # of what is not a terminal
 LAUNCHERS = ("mpirun", "mpiexec", "prterun", "orterun", "hydra", "srun")
@@ -18,13 +28,13 @@ LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # a launcher sets 
 
 
 def plain_console(*, width: int | None = None, force_terminal: bool | None = None) -> Console:
-    """A console for text that is not ours: brackets are no markup, ``:name:`` is no picture."""
+    """A console for any text: brackets are not markup, and ``:name:`` is not an emoji."""
     return Console(markup=False, emoji=False, highlight=False, width=width, force_terminal=force_terminal)
 
 
 def make_console() -> Console:
     """For stdout: with a live bar where a terminal is at its end, plain and wide elsewhere."""
-    if sys.stdout is not sys.__stdout__:  # a rank whose output is thrown away, or a program that collects it
+    if sys.stdout is not sys.__stdout__:  # a rank whose output is discarded, or a program that collects it
         return plain_console(width=WIDTH)
     if not any(name in os.environ for name in LAUNCHED):
         console = plain_console()
@@ -34,13 +44,13 @@ def make_console() -> Console:
 
 
 def _width_of_launcher() -> int | None:
-    """Columns of the terminal that the launcher writes to; None where it writes elsewhere, or is not found."""
+    """Columns of the terminal that the launcher writes to; None where it writes elsewhere, or is not known."""
     try:
         launchers = [p for p in psutil.Process().parents() if p.name().startswith(LAUNCHERS)]
-        place = os.readlink(f"/proc/{launchers[-1].pid}/fd/1") if launchers else ""
-        if not place.startswith(("/dev/pts/", "/dev/tty")):
+        path = os.readlink(f"/proc/{launchers[-1].pid}/fd/1") if launchers else ""
+        if not path.startswith(("/dev/pts/", "/dev/tty")):
             return None
-        terminal = os.open(place, os.O_RDONLY | os.O_NOCTTY)
+        terminal = os.open(path, os.O_RDONLY | os.O_NOCTTY)
     except (OSError, psutil.Error):
         return None
     try:
@@ -49,3 +59,13 @@ def _width_of_launcher() -> int | None:
         return WIDTH
     finally:
         os.close(terminal)
+
+
+def speak(comm: MPI.Comm) -> Say:
+    """A function that prints a line to standard error, on the first rank only."""
+
+    def say(text: str) -> None:
+        if comm.rank == 0:
+            print(f"modelpar: {in_one_line(text)}", file=sys.stderr, flush=True)
+
+    return say

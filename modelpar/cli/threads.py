@@ -1,7 +1,7 @@
-"""Threads of each rank: chosen before NumPy is loaded, since OpenBLAS reads its environment only then.
+"""Threads of each rank: chosen before NumPy is loaded, which is when OpenBLAS reads its environment.
 
 NumPy and SciPy each bring an OpenBLAS with a pool of its own, and the idle pool of the one spins while the other
-computes.  Products of the engine go through SciPy's, so that one gets the threads and NumPy's gets one.
+computes.  Products of the engine use SciPy's, so SciPy's gets the threads and NumPy's one.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "VARIABLES", "Placement", "limit_loaded", "placement", "prepare"]
 
-# After a product OpenBLAS spins for 2^26 cycles unless told otherwise, and our kernels, which mostly come next,
-# run at half speed beside them on two cores; after 2^16 cycles they sleep, which costs products nothing.
+# After a product OpenBLAS's threads spin for 2^26 cycles by default, and the kernels that mostly follow run at half
+# speed beside them on two cores; with 2^16 cycles they sleep sooner, and products are as fast.
 PATIENCE = "OPENBLAS_THREAD_TIMEOUT"
 
 
 def prepare(comm: MPI.Comm, asked: int | None, *, clear_core_type: bool = False) -> Placement:
     """Choose the threads of this rank, then load NumPy and SciPy's BLAS with them.  Collective.
 
-    ``clear_core_type`` takes OPENBLAS_CORETYPE away: some hosts set it to an older processor, which halves the speed.
+    ``clear_core_type`` unsets OPENBLAS_CORETYPE: some hosts set it to an older processor, which halves the speed.
     """
     chosen = placement(comm, asked)
     if clear_core_type:

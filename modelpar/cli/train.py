@@ -10,11 +10,12 @@ from modelpar.cli.config import Settings
 from modelpar.cli.fault_tolerance import Crew, ends_by_itself, leave
 from modelpar.cli.kill_reporter import named_when_killed
 from modelpar.cli.overwriting import check_run_directory
+from modelpar.cli.preparation import check_data, check_memory, network_spec
 from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.recorded_paths import check_there
-from modelpar.cli.restarts import taken_up_again
+from modelpar.cli.restarts import counted_restart
 from modelpar.cli.run_directory import RunDirectory
-from modelpar.cli.session import Session, check_data, check_memory, network_spec
+from modelpar.cli.session import Session
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
 from modelpar.comm.watchdog import Watchdog, names_of_ranks
@@ -31,16 +32,16 @@ def train(
     comm: MPI.Comm, settings: Settings, placement: Placement, *, resume: bool, overwrite: bool,
     max_restarts: int | None = None, accept_other_data: bool = False,
 ) -> None:  # fmt: skip
-    """Train as the settings say, leaving everything in the run directory.  Collective.
+    """Train according to the settings, with all results in the run directory.  Collective.
 
-    accept_other_data   a run that is resumed may go on with other data than it was begun with
+    accept_other_data   a run that is resumed may go on with other data than it was started with
 
-    Where MPI can live with a lost rank, the others go on without its replica.
+    Where MPI tolerates a lost rank, the others go on without its replica.
     """
     if resume and max_restarts is None and settings.run.run_dir is not None:
         RunDirectory(comm, settings.run.run_dir).check_begun()
     check_run_directory(comm, settings, settings.run.run_dir)
-    with taken_up_again(comm, settings.run.run_dir, max_restarts, resume=resume):
+    with counted_restart(comm, settings.run.run_dir, max_restarts, resume=resume):
         crew = Crew.of(comm, settings.grid)
         while True:
             attempt = Attempt(
@@ -53,12 +54,12 @@ def train(
             except Exception as error:
                 crew = crew.without_lost(error, attempt)
     if crew.has_lost:
-        crew.comm.Barrier()  # nobody is missed by another one
+        crew.comm.Barrier()  # no rank ends while another still needs it
         leave(0)
 
 
 class Attempt:
-    """Training on one grid: all there is, unless a rank is lost."""
+    """Training on one grid; there is another attempt only after a lost rank."""
 
     def __init__(
         self, settings: Settings, placement: Placement, crew: Crew, *, resume: bool, overwrite: bool,
@@ -81,7 +82,7 @@ class Attempt:
                 self._work(self.grid, watchdog)
 
     def _work(self, grid: Grid, watchdog: Watchdog) -> None:
-        """What this rank is there for."""
+        """Serve parameters, or train."""
         if grid.is_server:
             with watchdog.status.phase("serving"):
                 serve(grid)
@@ -97,10 +98,15 @@ class Attempt:
         asked, owners = self.settings.grid, None
         listed = not all(pattern.dense for pattern in spec.patterns)
         if asked.partitioner or asked.partition or listed:
-            # a mask's file may be gone, and pruned connections are nowhere else
-            wired = resumed.connections(spec) if resumed is not None and listed else None
+            # the file of a mask may be gone, and pruned connections are only in checkpoints
+            connections = resumed.connections(spec) if resumed is not None and listed else None
             owners = place(
-                spec, grid.n_shards, grid.comm, partitioner=asked.partitioner, file=asked.partition, connections=wired
+                spec,
+                grid.n_shards,
+                grid.comm,
+                partitioner=asked.partitioner,
+                file=asked.partition,
+                connections=connections,
             )
         return resolve(spec, grid, owners)
 
@@ -113,7 +119,7 @@ class Attempt:
         spec = network_spec(settings, dataset)
         check_memory(settings, spec, grid)
         directory = RunDirectory.choose(grid.comm, self.crew.run_dir or settings.run.run_dir, dataset.name)
-        # what a crew that has lost somebody finds there is its own
+        # after a lost rank the files in the directory are those of this crew
         resume, overwrite = self.resume or self.crew.has_begun, self.overwrite or self.crew.has_begun
         directory.check(resume=resume, overwrite=overwrite)
         layout = self._layout(spec, grid, directory if resume else None)
@@ -122,5 +128,5 @@ class Attempt:
             self.session = Session(settings, spec, layout, grid, dataset, directory, self.placement, progress, watchdog)
             self.session.run(
                 resume=resume, overwrite=self.overwrite, accept_other_data=self.accept_other_data,
-                survivor=self.crew.survivor, told=self.crew.told,
+                survivor=self.crew.survivor, message=self.crew.message,
             )  # fmt: skip

@@ -35,7 +35,7 @@ class Output:
     def __init__(self, path: str | os.PathLike[str], ending: str = PARTIAL) -> None:
         self.path, self.target = Path(path), followed(path)
         self.streamed = is_stream(path)
-        self._folder: str | None = None  # of the temporary file, if streamed
+        self._folder: str | None = None  # folder of the temporary file, if streamed
         self._begun = False
         self.partial = self.target.with_name(self.target.name + ending)
 

@@ -24,7 +24,7 @@ from partitioners.graph import GraphError
 
 Array = npt.NDArray[Any]
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
-LAYER_SEEDS = 1 << 20  # seeds of one layer's connections are so far from those of the next
+LAYER_SEEDS = 1 << 20  # difference between the seeds of successive layers
 
 
 def connect(spec: NetworkSpec, comm: MPI.Comm) -> tuple[Connections | None, ...]:
@@ -69,7 +69,7 @@ def expected_counts(spec: NetworkSpec) -> tuple[int | None, ...]:
 
 
 def image_shapes(spec: NetworkSpec) -> tuple[tuple[int, int, int] | None, ...]:
-    """(maps, rows, columns) of every layer whose units lie in the plane: from the input up while connections are local.
+    """(maps, rows, columns) of every layer below or above local connections, and of the input; None of others.
 
     Raises SpecError where fields do not fit a layer.
     """

@@ -23,7 +23,7 @@ class StepCosts:
     n_hidden: int
     n_shards: int
     batch: int = 256
-    planes: int = 4  # of the statistics
+    planes: int = 4  # bits of the statistics
 
     def received(self, layout: str) -> dict[str, float]:
         """Bytes that one rank receives in a step, by kind, as :class:`modelpar.comm.exchange.Traffic` counts them.

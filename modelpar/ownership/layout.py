@@ -20,7 +20,7 @@ IntArray = npt.NDArray[np.int64]
 # a shard holds the columns of its hidden units, the rows of its visible units, or both
 MATRIX_LAYOUTS = ("column", "row", "dual")
 AUTO = "auto"  # one of these, chosen where the grid is known
-SPARSE = "sparse"  # of connections that are not complete; there is no choice
+SPARSE = "sparse"  # the layout where connections are not complete; there is no other
 
 
 @dataclass(frozen=True, eq=False)

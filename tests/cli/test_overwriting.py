@@ -119,7 +119,7 @@ def test_what_cannot_be_written_is_told_before_the_work(folder: Path, capfd: pyt
     for words, told in {
         "sample r --out no/x.npy": "No such file or directory",
         "sample r --out x.npy/y.npy": "Not a directory",
-        "export r pipe.safetensors": "no regular file",
+        "export r pipe.safetensors": "not a regular file",
         "partition --layers 6-4 --parts 2 --out r": "it is a directory",
     }.items():
         assert run(MPI.COMM_SELF, words.split()) == 2

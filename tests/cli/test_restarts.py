@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mpi4py import MPI
 
-from modelpar.cli.restarts import restarts, taken_up_again
+from modelpar.cli.restarts import counted_restart, restarts
 from modelpar.errors import DataError, SpecError
 
 COMM = MPI.COMM_SELF
@@ -18,7 +18,7 @@ class Killed(BaseException):
 
 
 def fail(run: Path, limit: int | None, how: type[BaseException] = Killed) -> None:
-    with pytest.raises(how), taken_up_again(COMM, run, limit, resume=True):
+    with pytest.raises(how), counted_restart(COMM, run, limit, resume=True):
         raise how("the end")
 
 
@@ -30,7 +30,7 @@ def test_a_run_is_taken_up_again_so_many_times(tmp_path: Path) -> None:
         fail(run, 2)
         assert restarts(run) == n
     with pytest.raises(SpecError, match=r"taken up again 2 time\(s\).*--max-restarts is 2"), \
-            taken_up_again(COMM, run, 2, resume=True):  # fmt: skip
+            counted_restart(COMM, run, 2, resume=True):  # fmt: skip
         pytest.fail("it was taken up again")
     assert restarts(run) == 2
     fail(run, 3)
@@ -45,7 +45,7 @@ def test_it_is_counted_without_a_limit(tmp_path: Path) -> None:
 
 
 def test_a_start_without_resume_is_not_counted(tmp_path: Path) -> None:
-    with taken_up_again(COMM, tmp_path, None, resume=False):
+    with counted_restart(COMM, tmp_path, None, resume=False):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -68,12 +68,12 @@ def test_a_mistake_is_not_counted_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_run_that_has_finished_is_not_refused(tmp_path: Path) -> None:
     (tmp_path / "restarts").write_text("7\n")
     (tmp_path / "summary.json").write_text("{}")
-    with taken_up_again(COMM, tmp_path, 2, resume=True):
+    with counted_restart(COMM, tmp_path, 2, resume=True):
         pass
     assert restarts(tmp_path) == 7
 
 
 def test_a_file_without_a_number(tmp_path: Path) -> None:
     (tmp_path / "restarts").write_text("many\n")
-    with pytest.raises(SpecError, match="holds 'many'"), taken_up_again(COMM, tmp_path, 2, resume=True):
+    with pytest.raises(SpecError, match="holds 'many'"), counted_restart(COMM, tmp_path, 2, resume=True):
         pytest.fail("it was taken up again")

@@ -109,13 +109,13 @@ def node(**attributes) -> nx.Graph:
     [
         (lambda: dense(()), "at least one"),
         (lambda: dense((3, -1)), "layer 1 is -1"),
-        (lambda: dense((3, 2.0)), "layer 1 is 2.0, but must be a whole number"),
+        (lambda: dense((3, 2.0)), "layer 1 is 2.0, but must be an integer"),
         (lambda: dense((2**31, 2)), "2147483648"),
         (lambda: dense(7), "layers are 7"),
-        (lambda: dense((2, 2), [1, 1, 1, float("nan")]), "whole numbers"),
-        (lambda: dense((2, 2), [1.0, 1.0, 1.0, 1.0]), "whole numbers"),
-        (lambda: dense((2, 2), [[1], [1, 1]]), "whole numbers"),
-        (lambda: dense((2, 2), ["1", "1", "1", "1"]), "whole numbers"),
+        (lambda: dense((2, 2), [1, 1, 1, float("nan")]), "integers"),
+        (lambda: dense((2, 2), [1.0, 1.0, 1.0, 1.0]), "integers"),
+        (lambda: dense((2, 2), [[1], [1, 1]]), "integers"),
+        (lambda: dense((2, 2), ["1", "1", "1", "1"]), "integers"),
         (lambda: dense((2, 2), 3), "shape ()"),
         (lambda: dense((2, 2), [2**62, 2**62, 0, 0]), "9223372036854775808 together"),
         (lambda: dense((2, 2), np.array([2**63, 0, 0, 0], np.uint64)), "more than 64 bits"),
@@ -126,8 +126,8 @@ def node(**attributes) -> nx.Graph:
         (lambda: Sparse(np.array([], int), np.array([], int), 3), "offsets"),
         (lambda: sparse((2, 2), []), "1 pairs"),
         (lambda: sparse((2, 2), [([0, 1], [0])]), "2 lower and 1 upper"),
-        (lambda: sparse((2, 2), [([0.5], [0])]), "lower units must be whole numbers"),
-        (lambda: sparse((2, 2), [([np.nan], [0])]), "lower units must be whole numbers"),
+        (lambda: sparse((2, 2), [([0.5], [0])]), "lower units must be integers"),
+        (lambda: sparse((2, 2), [([np.nan], [0])]), "lower units must be integers"),
         (lambda: sparse((2, 2), [([[0]], [[0]])]), "shape (1, 1)"),
         (lambda: from_masks([]), "no masks"),
         (lambda: from_masks([np.ones((2, 3)), np.ones((4, 2))]), "mask 0 has 3 upper units, but mask 1 has 4 lower"),
@@ -150,7 +150,7 @@ def node(**attributes) -> nx.Graph:
         (lambda: from_masks([EYE], None, [None, None]), "coordinates of layer 0"),
         (lambda: UnitGraph((1, 1), (None,), np.ones(2, int)), "links 0 are None"),
         (lambda: UnitGraph.from_networkx(nx.Graph()), "no layers"),
-        (lambda: UnitGraph.from_networkx([(0, 1)]), "no graph of networkx"),
+        (lambda: UnitGraph.from_networkx([(0, 1)]), "not a graph of networkx"),
         (lambda: UnitGraph.from_networkx(node(layer=1.0)), "has layer 1.0"),
         (lambda: UnitGraph.from_networkx(node(layer=-1)), "has layer -1"),
         (lambda: UnitGraph.from_networkx(node(layer=10**12)), "has layer 1000000000000"),
@@ -261,7 +261,7 @@ SMALL = {
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("name", [*OWN, "strided+refined"])
 def test_every_method_places_the_smallest_networks(name, kind, short_searches):
-    """With any number of parts, of any kind of whole number, and any seed."""
+    """With any number of parts, of any kind of integer, and any seed."""
     graph, rng = SMALL[kind], np.random.default_rng(1)
     graph = UnitGraph(graph.layers, graph.links, graph.weights, tuple(rng.random((n, 2)) for n in graph.layers))
     tried = [(np.int8(2), 2**63 - 1), (40, np.uint64(2**64 - 1)), (np.array(5), 2**70), (1, 0)]
@@ -326,7 +326,7 @@ def test_numbers_that_fit_stay_as_they_were():
 @pytest.mark.parametrize(
     ("owners", "n_parts", "told"),
     [
-        ((np.zeros(2), np.zeros(2)), 2, "owners of layer 0 must be whole numbers"),
+        ((np.zeros(2), np.zeros(2)), 2, "owners of layer 0 must be integers"),
         ((np.zeros((2, 1), int), np.zeros(2, int)), 2, "shape (2, 1)"),
         (([0, 1], [0, -1]), 2, "owned by part -1"),
         (([0, 1], [0, 1]), 1, "owned by part 1"),
@@ -358,7 +358,7 @@ def test_searches_look_at_owners_first():
     for owner in (np.array([0, 1, 2, 0]), np.array([0, 1, -1, 0])):
         one_line(lambda owner=owner: repaired(nets, owner, 2, allowed), "the parts are 0 to 1")
         one_line(lambda owner=owner: improved(nets, owner, 2, allowed, lookups=10, hot=0.1, seed=1), "the parts are")
-    one_line(lambda: repaired(nets, np.zeros(3, int), 2, allowed), "owners must be 4 whole numbers")
+    one_line(lambda: repaired(nets, np.zeros(3, int), 2, allowed), "owners must be 4 integers")
     one_line(lambda: limits(graph, 0), "0 parts")
 
 
@@ -533,11 +533,11 @@ def test_hmetis_files_of_every_format(text, weights, tmp_path):
     ("kind", "text", "told"),
     [
         ("metis", "", "its first line must be"),
-        ("metis", "% layers 1 1\n2 1 2\n2\n1\n", "no graph of METIS"),
-        ("metis", "% layers 1 1\n2 1 1010\n2\n1\n", "no graph of METIS"),
-        ("metis", "% layers 1 1\n-2 1\n2\n1\n", "no graph of METIS"),
-        ("metis", "% layers 1 1\n2 1 010 2 5\n", "no graph of METIS"),
-        ("metis", "% layers 0 0\n0 0 010 1000000000000\n", "no graph of METIS"),
+        ("metis", "% layers 1 1\n2 1 2\n2\n1\n", "not a graph of METIS"),
+        ("metis", "% layers 1 1\n2 1 1010\n2\n1\n", "not a graph of METIS"),
+        ("metis", "% layers 1 1\n-2 1\n2\n1\n", "not a graph of METIS"),
+        ("metis", "% layers 1 1\n2 1 010 2 5\n", "not a graph of METIS"),
+        ("metis", "% layers 0 0\n0 0 010 1000000000000\n", "not a graph of METIS"),
         ("metis", "2 1\n2\n1\n", "no weights for layers"),
         ("metis", "% layers 1 2\n2 1\n2\n1\n", "but 2 units"),
         ("metis", "% layers 1 1\n2 1 1\n2 5\n1 5\n", "weights of edges"),
@@ -546,17 +546,17 @@ def test_hmetis_files_of_every_format(text, weights, tmp_path):
         ("metis", "% layers 1 1\n2 1 10 2\n1 0 2\n1 0 1\n", "a weight in another layer"),
         ("metis", "% layers 1 1\n2 1 10 3\n1 0 0 2\n0 1 0 1\n", "3 weights for every unit"),
         ("metis", "% layers 1 1\n2 1 10 2\n1 1 2\n0 1 1\n", "weights in several layers"),
-        ("metis", "2 1 10 2\n0 1 2\n1 0 1\n", "behind those of an upper one"),
+        ("metis", "2 1 10 2\n0 1 2\n1 0 1\n", "after those of an upper one"),
         ("metis", "3 0 10 2\n1 0\n0 0\n0 1\n", "does not tell the layer of unit 2"),
         ("metis", "% layers 1 1\n2 1\n0\n1\n", "they are 1 to 2"),
         ("metis", "% layers 1 1\n2 1\n2\n1 2\n", "not neighbours"),
         ("metis", "% layers 1 1\n2 1 10\n-1 2\n1 1\n", "weight -1"),
         ("metis", "% layers 1 1\n2 1 10\n99999999999999999999 2\n1 1\n", "numbers above"),
         ("metis", "% layers 1 1\n2 1 10\n9223372036854775807 2\n1 1\n", "together"),
-        ("metis", "% layers 1 1\n2 1 10\n1_0 2\n1 1\n", "no whole numbers"),
-        ("metis", "% layers 1 1\n2 1 10\n1.0 2\n1 1\n", "no whole numbers"),
-        ("metis", "% layers 1 1\n2 1 10\n1-0 2\n1 1\n", "no whole numbers"),
-        ("metis", "% layers 1 1\n2 1 10\n\u0661 2\n1 1\n", "no whole numbers"),
+        ("metis", "% layers 1 1\n2 1 10\n1_0 2\n1 1\n", "not integers"),
+        ("metis", "% layers 1 1\n2 1 10\n1.0 2\n1 1\n", "not integers"),
+        ("metis", "% layers 1 1\n2 1 10\n1-0 2\n1 1\n", "not integers"),
+        ("metis", "% layers 1 1\n2 1 10\n\u0661 2\n1 1\n", "not integers"),
         ("metis", "% layers 9999999999 1\n2 1\n2\n1\n", "at most 2147483647"),
         ("hmetis", "", "is not of ours"),
         ("hmetis", "% layers 1 1\n1 2 2\n1 2\n", "is not of ours"),
@@ -581,7 +581,7 @@ def test_parts_in_every_way(tmp_path):
         assert [owner.tolist() for owner in found.owners] == [[0, 1], [1]]
     for text, told in (
         ("0\n1\n", "2 parts of units"), ("0\n1\n1\n0\n", "4 parts of units"), ("0\n1\n2\n", "must be 0 to 1"),
-        ("0\n1\n-1\n", "must be 0 to 1"), ("0 1 1\n", "several numbers"), ("0\n1\nx\n", "no whole numbers"),
+        ("0\n1\n-1\n", "must be 0 to 1"), ("0 1 1\n", "several numbers"), ("0\n1\nx\n", "not integers"),
         ("", "0 parts of units"), ("0\n1\n99999999999999999999\n", "numbers above"),
     ):  # fmt: skip
         (tmp_path / "parts").write_text(text)
@@ -613,10 +613,10 @@ def test_paths_of_every_kind(tmp_path):
         save_placement(path, partition)
         assert load_placement(path)[0].owners[1].tolist() == [0, 1]
     for path in (None, 3.0, "a\0b"):
-        one_line(lambda path=path: graph_files.write_metis(path, graph), "no path")
-        one_line(lambda path=path: graph_files.read_hmetis(path), "no path")
-        one_line(lambda path=path: load_placement(path), "no path")
-        one_line(lambda path=path: save_placement(path, partition), "no path")
+        one_line(lambda path=path: graph_files.write_metis(path, graph), "not a path")
+        one_line(lambda path=path: graph_files.read_hmetis(path), "not a path")
+        one_line(lambda path=path: load_placement(path), "not a path")
+        one_line(lambda path=path: save_placement(path, partition), "not a path")
     for path, why in ((tmp_path, "is a directory"), (tmp_path / "no" / "folder", "cannot be written")):
         one_line(lambda path=path: graph_files.write_hmetis(path, graph), why)
         one_line(lambda path=path: graph_files.write_parts(path, partition), why)

@@ -185,7 +185,7 @@ def test_an_hmetis_file_by_hand(tmp_path):
         ("read_metis", "2 1 010 2\n1 0 2\n0 1 3\n", "joins units that it does not have"),
         ("read_metis", "2 1 010 2\n1 0 2\n1 0 1\n", "not neighbours"),
         ("read_metis", "2 2 010 2\n1 0 2\n0 1 1\n", "1 edges, but 2 are announced"),
-        ("read_metis", "two\n", "no whole numbers"),
+        ("read_metis", "two\n", "not integers"),
         ("read_hmetis", "1 2 10\n1 2\n1\n1\n", "is not of ours"),
         ("read_hmetis", "% layers 1 1\n1 2 10\n1 2\n1\n", "but 1 nets and 2 weights"),
     ],
@@ -228,7 +228,7 @@ def test_placement_files_that_are_wrong(tmp_path):
     np.savez(tmp_path / "other.npz", weights=np.ones(3))
     np.savez(tmp_path / "real.npz", layer0=np.ones(3), n_parts=2, made="{}")
     for name in ("text", "other", "real"):
-        with pytest.raises(GraphError, match="no placement file"):
+        with pytest.raises(GraphError, match="not a placement file"):
             load_placement(tmp_path / f"{name}.npz")
     np.savez(tmp_path / "beyond.npz", layer0=np.array([0, 2]), n_parts=2, made="{}")
     with pytest.raises(GraphError, match="owned by part 2, but there are 2 parts"):
@@ -313,9 +313,9 @@ def test_the_command(tmp_path, short_searches):
     [
         (["--methods", "best"], "there is no method 'best'"),
         (["--networks", "mnist"], "there is no network 'mnist'"),
-        (["--parts", "few"], "no list of numbers"),
-        (["--parts", "4,0"], "no list of numbers from 1"),
-        (["--parts", "4,"], "no list of numbers from 1"),
+        (["--parts", "few"], "not a list of numbers"),
+        (["--parts", "4,0"], "not a list of numbers from 1"),
+        (["--parts", "4,"], "not a list of numbers from 1"),
         (["--seed", "-1"], "-1 is not in the range x>=0"),
         (["--seed", "x"], "is not a valid integer"),
         (["--batch", "-5"], "-5 is not in the range x>=1"),
