@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +127,19 @@ def path_of(path: AnyPath) -> Path:
     return Path(text)
 
 
+def listed(name: str, values: Any, wanted: str) -> list[Any]:
+    """The elements of anything that has them in an order.  Raises GraphError for anything else."""
+    try:
+        if isinstance(values, (str, bytes, Mapping, Set)):
+            raise TypeError
+        return list(values)
+    except TypeError:
+        raise GraphError(f"{name} are {shown(values)}, but must be {wanted}") from None
+
+
 def sizes_of(layers: Iterable[int]) -> tuple[int, ...]:
     """The units of every layer as plain numbers.  Raises GraphError for an impossible one, or without layers."""
-    try:
-        given = list(layers)
-    except TypeError:
-        raise GraphError(f"layers are {shown(layers)}, but must be numbers of units") from None
+    given = listed("layers", layers, "numbers of units")
     sizes = tuple(integer(f"layer {i}", size, most=MOST) for i, size in enumerate(given))
     if not sizes:
         raise GraphError("there are no layers, but a network has at least one")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse as scipy_sparse
 
-from partitioners.arguments import LARGEST, coordinates_of, integer, integers, shown, sizes_of
+from partitioners.arguments import LARGEST, coordinates_of, integer, integers, listed, shown, sizes_of
 from partitioners.arguments import FloatArray as FloatArray
 from partitioners.arguments import GraphError as GraphError
 from partitioners.arguments import IntArray as IntArray
@@ -46,7 +46,7 @@ class UnitGraph:
     coordinates: tuple[FloatArray, ...] | None = None  # for each layer (n_units, 2): row and column
 
     def __post_init__(self) -> None:
-        layers, links = sizes_of(self.layers), tuple(self.links)
+        layers, links = sizes_of(self.layers), tuple(listed("links", self.links, "a list, with those of each RBM"))
         if len(links) != len(layers) - 1:
             raise GraphError(f"{len(layers)} layers need {len(layers) - 1} links, but {len(links)} came")
         for i, link in enumerate(links):
@@ -64,7 +64,7 @@ class UnitGraph:
             raise GraphError(f"weights are {total} together, but at most {LARGEST}; divide them all by the same number")
         coordinates = None
         if self.coordinates is not None:
-            coordinates = tuple(self.coordinates)
+            coordinates = tuple(listed("coordinates", self.coordinates, "a list, with those of each layer"))
             if len(coordinates) != len(layers):
                 raise GraphError(f"coordinates came for {len(coordinates)} layers, but there are {len(layers)}")
             coordinates = tuple(
@@ -210,7 +210,8 @@ def from_masks(
     A mask is a scipy.sparse array or a boolean one.  By default a unit weighs its connections, see ``connections``.
     Raises GraphError where masks, weights or coordinates do not fit each other.
     """
-    links: list[Links] = [m if isinstance(m, (Complete, Sparse)) else Sparse.from_mask(m) for m in masks]
+    given = listed("masks", masks, "a list, with one of each RBM")
+    links: list[Links] = [m if isinstance(m, (Complete, Sparse)) else Sparse.from_mask(m) for m in given]
     if not links:
         raise GraphError("no masks came, but a network has at least one RBM")
     for i, (below, above) in enumerate(pairwise(links)):

@@ -24,6 +24,7 @@ from modelpar.checkpoint.header import Header
 from modelpar.cli.run_directory import CONFIG
 from modelpar.cli.terminal import make_console
 from modelpar.errors import CheckpointError, SpecError, together
+from modelpar.files.paths import in_one_line
 from modelpar.training import digests
 
 TABLES = (
@@ -244,7 +245,7 @@ def show(report: Report, console: Console) -> None:
     """A few lines, and a table of the checkpoints that differ."""
 
     def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(in_one_line(text), markup=False, soft_wrap=True)
 
     if report.updates is not None:
         for line in _first_difference(report.updates, report.runs):

@@ -26,6 +26,7 @@ from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.data import Dataset, Split
 from modelpar.errors import DataError, SpecError, together
+from modelpar.files.paths import in_one_line
 from modelpar.kernels.reductions import squared_error
 from modelpar.model import scores
 from modelpar.model.network import DeepBeliefNetwork
@@ -104,7 +105,7 @@ def sample(
             )
         shape = image_shape or _square(n_visible)
         write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network))
-    print(f"{count} fantasies after {steps} steps of Gibbs sampling: {out}", flush=True)
+    print(f"{count} fantasies after {steps} steps of Gibbs sampling: {in_one_line(out)}", flush=True)
 
 
 def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, at_most: bool, out: str) -> None:
@@ -121,7 +122,7 @@ def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, a
         originals, reconstructed = pictures.reconstructions(network, dataset, split, count)
         white = pictures.white_of(network, dataset.scale)
         write_samples(grid, Path(out), originals, reconstructed, dataset.image_shape, white)
-    print(f"{originals.shape[1]} samples and their reconstructions: {out}", flush=True)
+    print(f"{originals.shape[1]} samples and their reconstructions: {in_one_line(out)}", flush=True)
 
 
 def write_samples(

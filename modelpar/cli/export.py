@@ -24,6 +24,7 @@ from modelpar.cli.run_directory import checkpoint_of
 from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.outputs import Output
+from modelpar.files.paths import in_one_line
 from modelpar.model.network import DeepBeliefNetwork
 
 Array = npt.NDArray[Any]
@@ -43,7 +44,7 @@ def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
             unit = white_of(network)
             takes = "raw values" if unit in (None, 1.0) else f"raw values / {unit:g}"
             write(out, grid, sequential_blocks(network), {"format": "pt", "input": takes})
-    print(f"exported: {out}", flush=True)
+    print(f"exported: {in_one_line(out)}", flush=True)
 
 
 def plain_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:

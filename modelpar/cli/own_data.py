@@ -125,9 +125,11 @@ def _spec(given: dict[str, Any], network: DeepBeliefNetwork, with_labels: bool) 
 
 def _check_options(settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool) -> None:
     asked, binarise = settings.mine.get("data", {}), TrainingRun.of(network).binarise
-    if asked.get("binarise", binarise) != binarise:
+    wanted = settings.asked.get("data", {}).get("binarise", binarise)
+    if wanted != binarise:
+        where = f"--binarise {wanted}" if "binarise" in asked else f"[data] binarise = {wanted} of {settings.config}"
         raise SpecError(
-            f"--binarise {asked['binarise']} has no effect: the network was trained with --binarise {binarise} "
+            f"{where} has no effect: the network was trained with --binarise {binarise} "
             "and its data are made so; leave it out"
         )
     for name in ("labels", "test_labels"):

@@ -14,6 +14,7 @@ from modelpar.cli.options import SPECS
 from modelpar.cli.overwriting import check_run_directory
 from modelpar.cli.recorded_paths import recorded
 from modelpar.cli.run_directory import RunDirectory, checkpoint_of
+from modelpar.files.paths import in_one_line
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.pruning import pruned
 from modelpar.training.state import Position, TrainingRun
@@ -44,7 +45,7 @@ def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: flo
         checkpoint.save(smaller, directory.checkpoints / "step-00000000.safetensors")
         checkpoint.save(smaller, directory.model)
         kept = _kept(network, smaller)
-    print(f"{kept}\npruned: {Path(out) / 'model.safetensors'}", flush=True)
+    print(f"{kept}\npruned: {in_one_line(str(Path(out) / 'model.safetensors'))}", flush=True)
 
 
 def _kept(network: DeepBeliefNetwork, smaller: DeepBeliefNetwork) -> str:

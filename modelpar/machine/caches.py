@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -43,11 +44,18 @@ def kept_folders() -> list[Path]:
 
 
 def obstacle(folder: Path) -> str:
-    """Make a folder where it is missing; return why no file can be written there, an empty text where one can."""
+    """Make a folder where it is missing; return why no file can be written there, an empty text where one can.
+
+    Folders that were made here and take no file are removed again.
+    """
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        with suppress(OSError, ValueError):
+            for path in missing:
+                path.rmdir()
         return getattr(error, "strerror", None) or str(error)
     return ""
 

@@ -191,8 +191,12 @@ def test_judging(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     few = ["--layers", "64-4", "--epochs", "1", "--pretrain-only", "--threads", "1", "--no-pictures"]
     assert modelpar(["train", *few, "--run-dir", tmp_path / "a"], capfd)[0] == 0
     assert modelpar(["train", *few, "--classes", "0", "--run-dir", tmp_path / "b"], capfd)[0] == 0
+    other = tmp_path / "other.toml"
+    other.write_text("[data]\nbinarise = '0.5'\n")
     for words, told in (
         (["evaluate", tmp_path / "a", "--binarise", "0.5"], "--binarise 0.5 has no effect"),
+        (["evaluate", tmp_path / "a", "--config", other], f"[data] binarise = 0.5 of {other} has no effect"),
+        (["reconstruct", tmp_path / "a", "--config", other], f"[data] binarise = 0.5 of {other} has no effect"),
         (["evaluate", tmp_path / "b", "--labels", "y.npy"], "--labels has no effect"),
         (["reconstruct", tmp_path / "a", "--labels", "y.npy"], "--labels has no effect"),
         (["reconstruct", tmp_path / "a", "--out", tmp_path / "x.npy", "--count", "5000"], "--count is 5000, but"),
@@ -201,3 +205,5 @@ def test_judging(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert status == 2, err
         assert told in err
     assert modelpar(["evaluate", tmp_path / "a", "--binarise", "none", "--threads", "1"], capfd) == (0, "")
+    same = tmp_path / "a" / "config.toml"
+    assert modelpar(["evaluate", tmp_path / "a", "--config", same, "--threads", "1"], capfd) == (0, "")

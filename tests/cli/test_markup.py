@@ -87,6 +87,28 @@ def test_the_command_shows_the_name_of_its_file(
     assert (tmp_path / name).is_file()
 
 
+def test_what_was_written_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--layers", "64-4", "--epochs", "1", "--pretrain-only", "--no-pictures"]
+    assert run(MPI.COMM_SELF, ["train", *few, "--threads", "1", "--run-dir", "r"]) == 0
+    for i, words in enumerate([
+        ["export", "r", "{}.npz"], ["export", "r", "{}.safetensors"], ["prune", "r", "{}", "--keep", "0.5"],
+        ["sample", "r", "--count", "2", "--steps", "1", "--out", "{}.npy"],
+        ["reconstruct", "r", "--count", "2", "--out", "{}.npy"],
+    ]):  # fmt: skip
+        name = f"a\nb\x1b[31m\u2028{i}"
+        capfd.readouterr()
+        assert run(MPI.COMM_SELF, [word.format(name) for word in words]) == 0
+        last = capfd.readouterr().out.splitlines()[-1]
+        assert f"a\\nb\\x1b[31m\\u2028{i}" in last, words
+        assert list(tmp_path.glob(f"{name.replace('[', '[[]')}*"))
+    capfd.readouterr()
+    assert run(MPI.COMM_SELF, ["diff", "r", "a\nb\x1b[31m\u20282"]) in (0, 1)
+    assert "\x1b" not in capfd.readouterr().out
+
+
 def test_a_name_that_closes_what_was_never_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
