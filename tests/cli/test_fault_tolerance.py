@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif("--oversubscribe" not in jobs.launcher(), reason="only Open MPI survives a lost rank"),
 ]
 
-WORDS = ["--no-pictures", "--layers", "64-60-40", "--epochs", "200", "--finetune-epochs", "100"]
+WORDS = ["--no-pictures", "--layers", "64-60-40", "--epochs", "80", "--finetune-epochs", "40"]
 GOOD = 0.94  # test accuracy of this network on the digits: 0.96 to 0.98 over seeds, 0.1 untrained
 
 
