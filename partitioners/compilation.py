@@ -1,10 +1,14 @@
 """Compilation of searches, with a cache: beside the sources or in the user's cache directory, as numba chooses, else in
 the user's own folder in TMPDIR, else none.  A choice other than numba's is reported once.
+
+numba takes a cached function for stale when the file of that function has changed, but not when a function that it
+calls, in another file, has: here any change of this package's sources counts, and so does llvmlite's version.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import stat
 import sys
@@ -14,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import llvmlite  # type: ignore[import-untyped]
 import numba
 from numba import config
 
@@ -25,14 +30,31 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compiled(function: Callable[..., Any]) -> Any:
         with suppress(RuntimeError, OSError):  # raised by numba where no folder can be written
-            return numba.njit(cache=True, **options)(function)
+            return _stamped(numba.njit(cache=True, **options)(function))
         folder = _spare_folder()
         if folder is not None:
             with suppress(RuntimeError, OSError), _cached_in(folder):
-                return numba.njit(cache=True, **options)(function)
+                return _stamped(numba.njit(cache=True, **options)(function))
         return numba.njit(**options)(function)
 
     return compiled
+
+
+def _stamped(function: Any) -> Any:
+    """The same compiled function, whose cache is of these sources; it is plain Python under NUMBA_DISABLE_JIT."""
+    if not config.DISABLE_JIT:
+        function._cache._cache_file._source_stamp = _stamp()  # compared with that of the file when it is read
+    return function
+
+
+@functools.cache
+def _stamp() -> str:
+    """A hash of all that compiled searches depend on, but for the processor, which numba looks at itself."""
+    total = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        with suppress(OSError):  # without sources, as in a frozen program, the versions must suffice
+            total.update(path.read_bytes())
+    return total.hexdigest()
 
 
 @functools.cache

@@ -124,7 +124,7 @@ def _products(
     states = pack(rng.random((n_in, n_samples), np.float32) < density)
     chosen = dispatch.choose(states, n_out, up=up)
     sampler = Sampler(np.zeros(n_out, np.float32), np.arange(n_out), Stream(0, 0, Purpose.HIDDEN), 0)
-    buffers = {name: Scratch().room for name in (*dispatch.available(), SAMPLE)}
+    buffers = {name: Scratch().buffer for name in (*dispatch.available(), SAMPLE)}
 
     def product(kernel: str) -> Product:
         return ByKernel(W, states, up, n_in, kernel=kernel)

@@ -32,7 +32,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BatchScore:
-    """Of this replica's part of a minibatch; the same on every shard."""
+    """The score of this replica's part of a minibatch; the same on every shard."""
 
     cross_entropy: float  # summed over the samples
     n_correct: int

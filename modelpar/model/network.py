@@ -40,13 +40,13 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Run(Protocol):
-    """What is known of a network's training: see :class:`modelpar.training.state.TrainingRun`."""
+    """The training of a network: see :class:`modelpar.training.state.TrainingRun`."""
 
     def anew(self) -> Run:
-        """That of a network made from this one."""
+        """The training state of a network made from this one."""
 
     def alike(self) -> dict[str, object]:
-        """What of it must be the same on every rank."""
+        """The values that must be the same on every rank."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class DeepBeliefNetwork:
         return kind.over(visible, hidden, self.grid.shard_comm, self.traffic, exact=self.spec.exact)
 
     def alike(self) -> dict[str, object]:
-        """What must be the same on every rank: all but the blocks of weights, and clocks and sums."""
+        """The values that must be the same on every rank: all but the blocks of weights, and clocks and sums."""
         return {"spec": self.spec, **({} if self.run is None else self.run.alike())}
 
     @property
@@ -164,13 +164,13 @@ class DeepBeliefNetwork:
 
     @property
     def n_parameters(self) -> int:
-        """Of one whole model: weights and biases of the RBMs and of the output layer."""
+        """The number of parameters of one complete model: weights and biases of the RBMs and of the output layer."""
         biases = sum(a + b for a, b in _pairs(self.spec.layers))
         return biases + sum(self.n_weights) + (self.spec.layers[-1] + 1) * self.spec.classes
 
     @property
     def n_weights(self) -> list[int]:
-        """Of each whole RBM: its connections."""
+        """The number of connections of each complete RBM."""
         wired = self.layout.connections or [None] * len(self.rbms)
         return [
             a * b if wires is None else wires.n_connections
@@ -238,7 +238,7 @@ class DeepBeliefNetwork:
         return self.output.logits(self.output.weights.spread_visible(self._up(v)))
 
     def reconstruct(self, v: Activations) -> Array:
-        """Visible means after one pass up and down the whole stack.  v (n_visible_owned, batch).  Collective.
+        """Visible means after one pass up and down the complete stack.  v (n_visible_owned, batch).  Collective.
 
         Raises DataError as :meth:`propagate_up` does.
         """
@@ -278,7 +278,7 @@ class DeepBeliefNetwork:
             means = rbm.visible_given_hidden(means)
         return unpack(means, self.dtype) if isinstance(means, Packed) else means.copy()
 
-    # -- small pieces of the whole, for pictures ---------------------------------------------------------------------
+    # -- small pieces of the model, for pictures ---------------------------------------------------------------------
 
     def whole_visible(self, v: Array) -> Array:
         """(n_visible, batch) in unit-id order on every rank, from owned blocks.  For pictures.  Collective.
@@ -291,9 +291,9 @@ class DeepBeliefNetwork:
         agree(self.grid.shard_comm, "whole_visible", samples=v.shape[1])
         layout = self.layout.layers[0]
         gathered = np.concatenate(self.grid.shard_comm.allgather(np.ascontiguousarray(v)))
-        whole = np.empty_like(gathered)
-        whole[layout.ordering] = gathered
-        return whole
+        by_unit = np.empty_like(gathered)
+        by_unit[layout.ordering] = gathered
+        return by_unit
 
     def filters(self, units: Iterable[int]) -> Array:
         """Weights (len(units), n_visible) of hidden units of the first RBM, on every rank.  Collective.
@@ -313,14 +313,14 @@ class DeepBeliefNetwork:
                 )
         agree(self.grid.shard_comm, "filters", units=wanted)
         W = self.rbms[0].W
-        found = np.zeros((len(wanted), self.spec.layers[0]), W.dtype)
+        filters = np.zeros((len(wanted), self.spec.layers[0]), W.dtype)
         for i, unit in enumerate(wanted):
-            held = self.rbms[0].weights.incoming(W, int(unit))
-            if held is not None:
-                found[i, held[0]] = held[1]
+            incoming = self.rbms[0].weights.incoming(W, int(unit))
+            if incoming is not None:
+                filters[i, incoming[0]] = incoming[1]
         # each weight is held by exactly one shard, so the sum only puts the pieces together
-        self.grid.shard_comm.Allreduce(MPI.IN_PLACE, found)
-        return found
+        self.grid.shard_comm.Allreduce(MPI.IN_PLACE, filters)
+        return filters
 
 
 def _pairs(sizes: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -24,8 +24,8 @@ Array = npt.NDArray[Any]
 def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     """A network of the same units with a part ``keep`` of each RBM's weights, the largest by absolute value.
 
-    The output layer is kept whole.  Weights of the same size as the smallest that is kept are kept too, but for zeros.
-    The state of training is left behind.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
+    The output layer is not pruned.  Weights of the same size as the smallest that is kept are kept too, but for zeros.
+    The state of training is dropped.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
     """
     agree(network.grid.comm, "pruned", network=network, keep=keep)
     keep = plain.real_number("--keep", keep)
@@ -68,12 +68,12 @@ def _listed(keys: Array, n_visible: int, n_hidden: int) -> Listed:
 def _at_owners(keys: Array, values: Array, owner: Array, comm: MPI.Comm) -> Array:
     """The values whose hidden units this shard owns, ascending by key.  Collective."""
     sizes = comm.alltoall(np.bincount(owner, minlength=comm.size).tolist())
-    ours, found = np.empty(sum(sizes), keys.dtype), np.empty(sum(sizes), values.dtype)
+    ours, sorted_values = np.empty(sum(sizes), keys.dtype), np.empty(sum(sizes), values.dtype)
     bounds = np.cumsum(sizes)[:-1]
-    for all_of_them, mine in ((keys, ours), (values, found)):
+    for all_of_them, mine in ((keys, ours), (values, sorted_values)):
         sent = [all_of_them[owner == shard] for shard in range(comm.size)]
         messages.exchange(comm, sent, np.split(mine, bounds))
-    return np.asarray(found[np.argsort(ours)])
+    return np.asarray(sorted_values[np.argsort(ours)])
 
 
 def _smallest_kept(size: Array, n: int, comm: MPI.Comm) -> Array:

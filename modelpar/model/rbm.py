@@ -62,7 +62,7 @@ class Chains:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of contrastive divergence has found, before anything is learned from it."""
+    """The outcome of one step of contrastive divergence, before parameters change."""
 
     statistics: Statistics
     error: float  # summed squared error of the first reconstruction, owned visible units; NaN for PCD, which has none
@@ -265,14 +265,14 @@ class RBM:
                 error, model, h1 = self._reconstruct(v0, h0_sent, first_draw, spec)
             else:
                 error, (model, h1) = float("nan"), self._advance(chains, v0.shape[1], first_draw, spec)
-        whole = (
+        integer = (
             isinstance(v0, Packed) and isinstance(model.v, Packed) and not spec.sparsity_cost
             and (spec.planes > 0 or self.W.dtype == np.float32)
         )  # fmt: skip
         found = {"v0": v0, "h0": hidden.states, "v1": model.v, "h1": h1}
         packed = {name: x for name, x in found.items() if isinstance(x, Packed)}
         data = Phase(v0, v0_sent.wait(), s0, s0_sent.wait())
-        return Step(Statistics(self.weights, data, model, n_all_samples, whole=whole), error, packed)
+        return Step(Statistics(self.weights, data, model, n_all_samples, integer=integer), error, packed)
 
     def _hidden_side(
         self, visible: Transfer, purpose: Purpose, repeat: int, first_draw: int, spec: TrainingSpec, *, states: bool

@@ -40,7 +40,7 @@ _SITES, _START, _HIDDEN, _VISIBLE = range(4)
 
 
 class ShardedRBM(Protocol):
-    """What the scores need to know of an RBM; the inputs hold the biases, W^T v + c and W h + b."""
+    """The interface of an RBM for the scores; the inputs hold the biases, W^T v + c and W h + b."""
 
     index: int
     seed: int
@@ -96,7 +96,7 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Array, samples: IntArray, seed: in
 
     samples   (samples of this replica,) ids of the samples, which key the choice of the unit: ids that come back
               in every epoch choose the same units, so that epochs can be compared
-    seed      of the choice; the RBM's own unless given
+    seed      of the choice; default: the RBM's own
     Raises SpecError where the visible units are Gaussian, DataError where samples or units do not fit.  Collective.
     """
     with _together(rbm):
@@ -183,7 +183,7 @@ def log_partition_ais(
     distributions with inverse temperatures 0 = beta_0 < ... < beta_K = 1 in equal steps:
     log p*_k(v) = (1 - beta_k) base.v + beta_k b.v + sum_j log(1 + exp(beta_k x_j)), their equation 16.
 
-    base_bias   (n_visible_owned,) visible biases of the base-rate RBM, this RBM's own unless given; the log-odds of
+    base_bias   (n_visible_owned,) visible biases of the base-rate RBM, default: this RBM's own; the log-odds of
                 the data means make a better start (the means themselves for Gaussian units)
     Raises SpecError where there are fewer than 2 chains or 2 temperatures.  Collective over the whole grid.
     """
@@ -222,8 +222,8 @@ def log_partition_ais(
             draws.sample_bernoulli(p, _stream(rbm, seed, _HIDDEN), rbm.hidden_ids, counter, h)
             x = betas[k] * rbm.visible_input(h) + (1 - betas[k]) * base[:, None]
             v = _draw_visible(rbm, x.astype(v.dtype), _stream(rbm, seed, _VISIBLE), counter)
-    shares = rbm.replica_comm.allgather(_sum_over_shards(rbm, log_weights))
-    return _estimate(np.concatenate(shares), _log_partition_of_base(rbm, base))
+    parts = rbm.replica_comm.allgather(_sum_over_shards(rbm, log_weights))
+    return _estimate(np.concatenate(parts), _log_partition_of_base(rbm, base))
 
 
 def _owned(rbm: ShardedRBM, v: Activations) -> Array:
@@ -261,7 +261,10 @@ def _estimate(log_weights: Doubles, log_partition_of_base: float) -> LogPartitio
 
 
 def _log_partition_of_base(rbm: ShardedRBM, base: Array) -> float:
-    """Of an RBM without weights and hidden biases: 2^n_hidden times the product of the visible units' own sums."""
+    """The log partition function of an RBM without weights and hidden biases.
+
+    Its partition function is 2^n_hidden times the product of the visible units' own sums.
+    """
     mine = len(rbm.hidden_ids) * math.log(2)
     if rbm.gaussian:
         mine += 0.5 * len(base) * math.log(2 * math.pi)
@@ -271,7 +274,7 @@ def _log_partition_of_base(rbm: ShardedRBM, base: Array) -> float:
 
 
 def _base_term(rbm: ShardedRBM, base: Array, v: Array) -> Doubles:
-    """What the visible biases add to log p* from the base-rate RBM to this one, (samples,), of the owned units."""
+    """The visible biases' contribution to log p* from the base-rate RBM to this one, (samples,), of the owned units."""
     wide, own, old = v.astype(np.float64), rbm.b.astype(np.float64)[:, None], base.astype(np.float64)[:, None]
     if rbm.gaussian:
         return np.asarray(0.5 * ((wide - old) ** 2 - (wide - own) ** 2).sum(axis=0))
@@ -279,7 +282,7 @@ def _base_term(rbm: ShardedRBM, base: Array, v: Array) -> Doubles:
 
 
 def _visible_term(rbm: ShardedRBM, v: Array) -> Doubles:
-    """What the visible biases add to log p*, (samples,), of the owned units."""
+    """The visible biases' contribution to log p*, (samples,), of the owned units."""
     wide, b = v.astype(np.float64), rbm.b.astype(np.float64)
     return np.asarray(-0.5 * ((wide - b[:, None]) ** 2).sum(axis=0) if rbm.gaussian else b @ wide)
 
@@ -315,6 +318,6 @@ def _sum_over_shards(rbm: ShardedRBM, mine: Doubles) -> Doubles:
 
 def _mean_over_replicas(rbm: ShardedRBM, values: Doubles) -> float:
     """Mean over the samples of all replicas; NaN without any.  Collective over the replicas."""
-    told = rbm.replica_comm.allgather((float(values.sum()), len(values)))
-    n_samples = sum(n for _, n in told)
-    return sum(total for total, _ in told) / n_samples if n_samples else math.nan
+    totals = rbm.replica_comm.allgather((float(values.sum()), len(values)))
+    n_samples = sum(n for _, n in totals)
+    return sum(total for total, _ in totals) / n_samples if n_samples else math.nan

@@ -1,1 +1,1 @@
-"""What is decided before a network is made: how each matrix is held, and how much memory that takes."""
+"""Decisions before a network is made: how each matrix is held, and how much memory that takes."""

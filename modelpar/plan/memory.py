@@ -19,7 +19,7 @@ def samples_at_once(spec: NetworkSpec) -> int:
 
 
 def memory_bytes(spec: NetworkSpec, n_shards: int, batch_size: int, *, keep_best: bool = False) -> int:
-    """What the largest shard will hold at the height of training, estimated before anything is allocated.
+    """The peak memory of the largest shard in training, estimated before anything is allocated.
 
     Weights of all layers, the velocities of the layers trained at once, the best weights so far with early stopping
     (``keep_best``), and the activations of a minibatch, or of what is propagated at once.  Where ``auto`` takes a dual

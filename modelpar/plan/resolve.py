@@ -1,4 +1,4 @@
-"""From what was asked for to a layout that is decided: the owners of every layer, and how each matrix is held."""
+"""Resolve the requested layout: the owners of every layer, and how each matrix is held."""
 
 from __future__ import annotations
 
@@ -51,30 +51,35 @@ def resolve(
     # that of an RBM whose connections were listed, and now are complete, was never asked for
     is_open = [word in (AUTO, SPARSE) and wires is None for word, wires in zip(asked, connections, strict=False)]
     context = auto_context(spec, grid) if any(is_open) else AutoContext()
-    found = []
+    layouts = []
     for i, (lower, upper) in enumerate(pairwise(sizes)):
         if i == n_rbms:
             # trained by gradients only, for which a dual layout is a column layout
-            found.append({AUTO: AutoContext().choose(lower, upper), "dual": "column"}.get(asked[i], asked[i]))
+            layouts.append({AUTO: AutoContext().choose(lower, upper), "dual": "column"}.get(asked[i], asked[i]))
         elif connections[i] is not None:
-            found.append(SPARSE)
+            layouts.append(SPARSE)
         else:
-            found.append(context.choose(lower, upper) if is_open[i] else asked[i])
-    if SPARSE not in found:
-        return NetworkLayout(layers, tuple(found))
-    return NetworkLayout(layers, tuple(found), (*connections, *[None] * (len(found) - n_rbms)))
+            layouts.append(context.choose(lower, upper) if is_open[i] else asked[i])
+    if SPARSE not in layouts:
+        return NetworkLayout(layers, tuple(layouts))
+    return NetworkLayout(layers, tuple(layouts), (*connections, *[None] * (len(layouts) - n_rbms)))
 
 
 def _asked_of_output(spec: NetworkSpec) -> str:
-    """What ``spec.layout`` says of the output layer's matrix: one word stands for all, a list may name one for each."""
+    """The layout that ``spec.layout`` asks for the output layer's matrix.
+
+    One word stands for all matrices, a list may name one for each.
+    """
     words = [word.strip() for word in spec.layout.split(",")]
     return layout_words(words[-1], 1)[0] if len(words) in (1, len(spec.layers)) else AUTO
 
 
 def _check(spec: NetworkSpec, sizes: tuple[int, ...], layers: tuple[UnitLayout, ...], n_shards: int) -> None:
-    found = tuple(layer.n_units for layer in layers)
-    if found != sizes:
-        raise LayoutError(f"the layout is for layers of {_dashed(found)} units, but the network has {_dashed(sizes)}")
+    found_sizes = tuple(layer.n_units for layer in layers)
+    if found_sizes != sizes:
+        raise LayoutError(
+            f"the layout is for layers of {_dashed(found_sizes)} units, but the network has {_dashed(sizes)}"
+        )
     for layer in layers:
         if layer.n_shards != n_shards:
             raise LayoutError(f"the layout is for {layer.n_shards} shards, but the grid has {n_shards} model shards")
@@ -83,7 +88,7 @@ def _check(spec: NetworkSpec, sizes: tuple[int, ...], layers: tuple[UnitLayout, 
 
 
 def auto_context(spec: NetworkSpec, grid: Grid) -> AutoContext:
-    """What the automatic choice of layouts looks at, the same on every rank.  Collective."""
+    """The inputs of the automatic choice of layouts, the same on every rank.  Collective."""
     needed = memory_bytes(replace(spec, layout="dual"), grid.n_shards, 1) * grid.node_comm.size
     fits = needed < SHARE_OF_DUAL * grid.node_comm.bcast(available_bytes())
     return AutoContext(grid.n_shards, grid.far, grid.comm.allreduce(fits, MPI.LAND))

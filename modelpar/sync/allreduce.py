@@ -13,7 +13,7 @@ from modelpar.sync.work import Salvage, Share, Work
 
 
 class AllreduceSync:
-    """Every replica adds its samples' share; the sum is the step of one replica with all the samples.
+    """Every replica adds its samples' part; the sum is the step of one replica with all the samples.
 
     overlap   let sums travel while the next ones are made: a layer's velocity while the layer below is taken back, some
               rows of counts while the next rows are counted.  A thread enters MPI meanwhile, so that they do travel.

@@ -11,7 +11,7 @@ import threading
 
 from mpi4py import MPI
 
-INTERVAL = 0.0001  # seconds between looks; one takes some microseconds, and a large update needs many
+INTERVAL = 0.0001  # seconds between two probes; one takes some microseconds, and a large update needs many
 
 
 class Progress:

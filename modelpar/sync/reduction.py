@@ -1,4 +1,4 @@
-"""What replicas add up in a step, and which fraction of a step each of them takes: all that an optimizer is told."""
+"""The sums over replicas in a step, and the fraction of a step that each replica takes, as an optimizer needs them."""
 
 from __future__ import annotations
 

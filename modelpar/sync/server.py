@@ -7,9 +7,9 @@ in windows spread over server ranks or over the replicas themselves, so nobody h
 Work is handed out by tickets: a ticket is one replica's part of a minibatch, and who is faster takes more of them.  So
 replicas come to the end of a segment of steps within one ticket of each other, whatever their speeds.
 
-Between meetings each replica's velocity is its own share of the whole one: a step divides its gradients by the samples
-of the whole minibatch, as with an all-reduce, and the shares of R replicas add up to one step.  The same learning rate
-fits, and without staleness the sum of all updates is that of an all-reduce.
+Between two synchronisations each replica's velocity is its own part of the sum over all replicas: a step divides its
+gradients by the samples of the whole minibatch, as with an all-reduce, and the parts of R replicas add up to one step.
+The same learning rate fits, and without staleness the sum of all updates is that of an all-reduce.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class ParameterServer:
     # -- at one's own pace -------------------------------------------------------------------------------------------
 
     def _part(self) -> None:
-        """Give the servers what all replicas have, and every replica its share of the velocities."""
+        """Give the servers what all replicas have, and every replica its part of the velocities."""
         assert self._arrays is not None
         if self.grid.replica == 0:
             self._gathered(self._base, self._work.parts)
@@ -146,7 +146,7 @@ class ParameterServer:
         self._fetch(keep_own=False)
 
     def _synchronise(self) -> None:
-        """Wait for all pushes, take what they came to, and add the shares of the velocities up again."""
+        """Wait for all pushes, take what they came to, and add the parts of the velocities up again."""
         self._wait_for_all()
         self._apart = False
         self._fetch(keep_own=False)
@@ -177,7 +177,7 @@ class ParameterServer:
             self._refresh()
 
     def _refresh(self) -> None:
-        """Make copies of weights agree, which is no change of this replica's to push."""
+        """Make copies of weights agree, which is not a change for this replica to push."""
         if all(parameters.W.ndim > 1 for parameters in self._work.parts.values()):  # a matrix is held once
             self._work.refresh()
             return
@@ -246,7 +246,7 @@ class ParameterServer:
             parameters.flat[:] = values[self._slices[name]]
 
     def _count(self, verb: str, values: Array) -> None:
-        """What others host had to travel."""
+        """Count the bytes that others host as sent or received."""
         assert self._arrays is not None
         own = self._arrays.hosted(0)[1].nbytes
         self.traffic.add("replica", verb, values, values.nbytes - own)

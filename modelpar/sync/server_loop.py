@@ -1,4 +1,4 @@
-"""What a server rank does: it holds its part of the windows, and enters MPI so that nobody waits for it.
+"""The loop of a server rank, which holds its part of the windows and enters MPI so that nobody waits for it.
 
 The first replica's rank of the same shard tells it when windows are made and given back.
 """
@@ -16,7 +16,7 @@ from modelpar.errors import ModelparError
 from modelpar.sync.windows import SharedArrays
 
 TAG = 71
-NAP = 0.0003  # seconds between looks: a request from another node waits half of that on average
+NAP = 0.0003  # seconds between two probes: a request from another node waits half of that on average
 
 
 def hosts(grid: Grid) -> list[int]:
@@ -60,14 +60,14 @@ def serve(grid: Grid) -> None:
         while not comm.Iprobe(0, TAG):
             grid.look()
             time.sleep(NAP)
-        verb, told = comm.recv(source=0, tag=TAG)
+        verb, message = comm.recv(source=0, tag=TAG)
         if verb == "open":
-            arrays = SharedArrays(comm, *told)
+            arrays = SharedArrays(comm, *message)
         elif verb == "close" and arrays is not None:
             arrays.free()
             arrays = None
         elif verb == "end":
-            if told is not None:
-                kind, text = told
+            if message is not None:
+                kind, text = message
                 raise kind(text)
             return

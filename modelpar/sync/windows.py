@@ -9,7 +9,7 @@ enters MPI, so a host that computes has a :class:`modelpar.sync.progress.Progres
 
 Where ranks may be lost, one more thing is needed: an MPI library that acts on shared memory holds a lock of its own
 meanwhile, and whoever is killed just then leaves it locked for ever.  So the ranks take turns at a host's vectors by a
-counter of ours, and whoever waits for a turn can look whether the holder is still there.  Counters have a window of
+counter of ours, and whoever waits for a turn can check that the holder still runs.  Counters have a window of
 their own, whose operations take some hundred nanoseconds.
 """
 
@@ -28,11 +28,11 @@ IntArray = npt.NDArray[np.int64]
 
 PIECE = 1 << 18  # elements of one operation: bounds what MPI allocates for it
 COUNTER = 8  # bytes
-NAP = 0.00005  # seconds between two looks whether a host is free
+NAP = 0.00005  # seconds between two checks whether a host is free
 
 
 class SharedArrays:
-    """``n_vectors`` vectors of ``n`` elements and ``n_counters`` whole numbers, all zero at first.
+    """``n_vectors`` vectors of ``n`` elements and ``n_counters`` integers, all zero at first.
 
     hosts   ranks of ``comm`` that hold a part of each vector; the first also holds the counters
     dtype   float32 or float64
@@ -67,8 +67,8 @@ class SharedArrays:
             self._take_turn(i)
             for start in range(first, end, PIECE):
                 stop = min(start + PIECE, end)
-                place = (vector * (end - first) + start - first) * self.dtype.itemsize
-                work(host, (place, stop - start, self._type), start, stop)
+                offset = (vector * (end - first) + start - first) * self.dtype.itemsize
+                work(host, (offset, stop - start, self._type), start, stop)
             self._window.Flush(host)
             if self._look is not None:
                 self.set_counters(self._n_counters + i, [0])
@@ -145,12 +145,12 @@ class SharedArrays:
 
     def counters(self) -> IntArray:
         """All counters, each as it is at some moment in between."""
-        found = np.empty(self._n_counters, np.int64)
+        previous = np.empty(self._n_counters, np.int64)
         target = (0, self._n_counters, MPI.INT64_T)
         nothing = [np.empty(0, np.int64), 0, MPI.INT64_T]
-        self._control.Get_accumulate(nothing, [found, MPI.INT64_T], self._hosts[0], target, MPI.NO_OP)
+        self._control.Get_accumulate(nothing, [previous, MPI.INT64_T], self._hosts[0], target, MPI.NO_OP)
         self._control.Flush(self._hosts[0])
-        return found
+        return previous
 
     def set_counters(self, first: int, values: npt.ArrayLike) -> None:
         """Replace some counters, one after the other."""
@@ -161,11 +161,13 @@ class SharedArrays:
 
     def replace_counter(self, counter: int, expected: int, new: int) -> bool:
         """Make a counter ``new`` if it is ``expected``; whether it was."""
-        given, wanted, found = (np.array([x], np.int64) for x in (new, expected, 0))
+        given, wanted, previous = (np.array([x], np.int64) for x in (new, expected, 0))
         kind = MPI.INT64_T
-        self._control.Compare_and_swap([given, kind], [wanted, kind], [found, kind], self._hosts[0], counter * COUNTER)
+        self._control.Compare_and_swap(
+            [given, kind], [wanted, kind], [previous, kind], self._hosts[0], counter * COUNTER
+        )
         self._control.Flush(self._hosts[0])
-        return int(found[0]) == expected
+        return int(previous[0]) == expected
 
     def free(self) -> None:
         """Collective over the communicator that the windows were made on."""

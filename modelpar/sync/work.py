@@ -1,4 +1,4 @@
-"""What a strategy is told: the parameters of one stage of training, and what one replica takes of its steps."""
+"""The work of a strategy: the parameters of one stage of training, and one replica's part of its steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained, and stays the same object to the end of the stage.
+    """The parameters in training, which stay the same objects to the end of the stage.
 
     parts      this shard's parameters by name
     velocity   that of each part
@@ -65,7 +65,7 @@ class Salvage:
     base      (n,) all parameters of the stage, as last fetched, with this replica's own pushes
     version   pushes of all replicas at that fetch
     hosted    (first element, elements) of the part that this rank hosts
-    steps     whole steps that have been handed out since the replicas parted
+    steps     complete steps that have been handed out since the replicas parted
     slices    where each part lies in ``base``
     """
 

@@ -25,7 +25,7 @@ from modelpar.sync.windows import SharedArrays
 TICKET, VERSION, BASE = 0, 1, 2
 LOST = -1  # for a ticket or a version: a rank was lost
 FINISHED = 1 << 62  # base of a replica that pushes no more: nobody waits for it
-NAP = 0.0002  # seconds between two looks of a replica that waits for others
+NAP = 0.0002  # seconds between two checks of a replica that waits for others
 
 
 @dataclass
@@ -60,10 +60,10 @@ class Tickets:
 
         Raises MPI.Exception, on all shards, where the speaker has found that a rank was lost.
         """
-        told = int(self.grid.shard_comm.bcast(value))
-        if told == LOST:
+        shared_value = int(self.grid.shard_comm.bcast(value))
+        if shared_value == LOST:
             raise MPI.Exception(MPI.ERR_PROC_FAILED)
-        return told
+        return shared_value
 
     @property
     def fetched(self) -> int:
@@ -121,7 +121,7 @@ class Tickets:
         return self._told(staleness)
 
     def _publish(self) -> None:
-        # the larger number of own pushes last: who looks in between takes this replica for staler, and waits
+        # the larger number of own pushes last: who reads in between takes this replica for staler, and waits
         self._arrays.set_counters(BASE + self._n + self._me, [0])
         self._arrays.set_counters(BASE + self._me, [self._base.version])
         self._arrays.set_counters(BASE + self._n + self._me, [self._base.own_pushes])
@@ -133,7 +133,7 @@ class Tickets:
         while True:
             counters = self._arrays.counters()
             version = int(counters[VERSION])
-            # any push in between makes the exchange fail, and the look is repeated
+            # any push in between makes the exchange fail, and the check is repeated
             if self._may_push(counters) and self._arrays.replace_counter(VERSION, version, version + 1):
                 return version
             if self._has_lost():
@@ -141,7 +141,7 @@ class Tickets:
             time.sleep(NAP)
 
     def _may_push(self, counters: np.ndarray) -> bool:
-        """Whether another push leaves room for all that those who fetched earlier are still owed.
+        """Whether another push leaves capacity for all that those who fetched earlier are still owed.
 
         Only who fetched later than q waits for q, so the one that fetched first never waits and there is no deadlock;
         and as each of those who fetched before q can push only so often before it fetches again, q's staleness stays

@@ -1,4 +1,4 @@
-"""What a run leaves of every update in ``digests.jsonl``, and where two such files part.  No MPI here.
+"""The digests of every update in ``digests.jsonl``, and where two such files part.  No MPI here.
 
 One JSON object a line, in the order of the updates::
 
@@ -109,7 +109,7 @@ class Parting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the digests of two runs tell."""
+    """The outcome of comparing the digests of two runs."""
 
     n_alike: int  # updates before the parting whose digests agree
     n_alone: int  # updates that could not be compared: a damaged line in one run, or recorded from a later update on

@@ -1,4 +1,4 @@
-"""What a network with an output layer says of labelled samples."""
+"""Scores of a network with an output layer on labelled samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``--exact`` needs, and what shows where two runs part: digests of every step."""
+"""The preconditions of ``--exact``, and digests of every step, which show where two runs part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_exact(spec: NetworkSpec, training: TrainingSpec, *, binary: bool) -> N
          "leave --sparsity-cost out"),
         (training.pass_up != "states" and len(spec.layers) > 2, "--pass-up probabilities: the layers above would sum "
          "real values", "use --pass-up states"),
-        (not binary, "data that are no states", "use --binarise stochastic or a threshold such as --binarise 0.5"),
+        (not binary, "data that are not states", "use --binarise stochastic or a threshold such as --binarise 0.5"),
     ]  # fmt: skip
     for is_so, what, mend in wrong:
         if spec.exact and is_so:

@@ -1,4 +1,4 @@
-"""What each RBM is fed: the data for the first, the activations of the trained ones below for the others.
+"""The inputs of each RBM: the data for the first, the activations of the trained ones below for the others.
 
 A feed fills ``out (n_owned, batch)`` with the owned units' values of given samples.  Upper feeds stay split over the
 shards: nothing is ever collected on one rank.
@@ -162,7 +162,7 @@ class RecomputedActivations:
     def _below(self, samples: IntArray, first_draw: int) -> Activations:
         if self.below.binary:
             return self.below.states(samples, first_draw)
-        v = self._visible.room(self.below.n_units, len(samples), self.rbm.W.dtype)
+        v = self._visible.buffer(self.below.n_units, len(samples), self.rbm.W.dtype)
         self.below.fill(samples, first_draw, v)
         return v
 
@@ -186,7 +186,7 @@ class KeptActivations:
             bounds = np.linspace(start, min(start + chunk, self.n_samples), replica_comm.size + 1).astype(np.int64)
             first, last = bounds[replica_comm.rank], bounds[replica_comm.rank + 1]
             samples = np.arange(first, last)
-            block = out.room(self.n_units, len(samples), dtype)
+            block = out.buffer(self.n_units, len(samples), dtype)
             live.fill(samples, int(first), block)
             rows[first:last] = np.packbits(block.T != 0, axis=1, bitorder="little") if self.binary else block.T
             messages.gather_rows(replica_comm, rows[bounds[0] : bounds[-1]], np.diff(bounds))

@@ -121,7 +121,7 @@ class MinibatchLoop:
             return Packed(spread.words[own], spread.batch), spread
         if self._packed:
             return self.feed.states(samples, first_draw), None
-        v = self._v.room(self.feed.n_units, len(samples), self.network.dtype)
+        v = self._v.buffer(self.feed.n_units, len(samples), self.network.dtype)
         self.feed.fill(samples, first_draw, v)
         return v, None
 

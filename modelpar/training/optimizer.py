@@ -2,10 +2,10 @@
 
     velocity = momentum * velocity + rate * (mean - decay * W);  parameters += velocity
 
-with the decay on weights only.  What is summed over replicas, and by how many samples a sum is divided, is told by a
+with the decay on weights only.  What is summed over replicas, and by how many samples a sum is divided, is given by a
 :class:`modelpar.sync.Reduction`.
 
-Statistics in whole numbers are summed as such, in the smallest type that holds every possible sum, and each replica
+Integer statistics are summed as integers, in the smallest type that holds every possible sum, and each replica
 then takes the same step from them.  Of real values the sum is the velocity itself: the old one is the same on all
 replicas, so only the first one puts it in, and no division, which would round, is needed to undo copies.
 """
@@ -58,8 +58,8 @@ class Optimizer:
         """One step of one part, from this replica's statistics of ``n_samples``."""
         reduction = self._sync.reduction
         scalars = _scalars(size, reduction, n_samples, statistics.n_samples)
-        if statistics.whole:
-            self._learn_whole(parameters, velocity, statistics, scalars)
+        if statistics.integer:
+            self._learn_at_once(parameters, velocity, statistics, scalars)
             return
         assert isinstance(statistics, Statistics)
         carry, gain, shrink = scalars.carry if reduction.is_first else 0.0, scalars.gain, scalars.shrink
@@ -105,7 +105,7 @@ class Optimizer:
             for part in parts:
                 part.weights.limit_norms(part.parameters, max_norm)
 
-    def _learn_whole(
+    def _learn_at_once(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, scalars: Scalars
     ) -> None:
         reduction, (carry, gain, shrink) = self._sync.reduction, scalars
@@ -131,7 +131,7 @@ class Optimizer:
         self, block: Counts, statistics: Statistics | ExactGradient, W: Array, V: Array, scalars: Scalars
     ) -> None:
         """As ``update_from`` of ``_summed``, but some rows travel while the next ones are counted."""
-        counts = self._room(block, statistics)
+        counts = self._buffer(block, statistics)
         rows = max(1, min(-(-len(counts) // PIECES), BUCKET * len(counts) // max(1, counts.size)))
         before: tuple[slice, PendingSum] | None = None
 
@@ -148,13 +148,13 @@ class Optimizer:
 
     def _summed(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
         """Counts of a block of weights (rows, columns), over all replicas."""
-        counts = self._room(block, statistics)
+        counts = self._buffer(block, statistics)
         block.fill(counts)
         for piece in _pieces(counts.reshape(-1)):
             self._sync.reduction.sum(piece)
         return counts
 
-    def _room(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
+    def _buffer(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
         """(rows, columns) of the smallest type that holds a block's sums over all replicas."""
         dtype: np.dtype[Any] = np.dtype(np.int32)
         if isinstance(block, Counts):
@@ -191,5 +191,5 @@ def _pieces(values: Array) -> list[Array]:
 
 
 def _begun(velocity: Parameters, reduction: Reduction) -> list[PendingSum]:
-    """Sums of the pieces of a velocity that this replica has added its share to."""
+    """Sums of the pieces of a velocity that this replica has added its part to."""
     return [reduction.begin(piece) for piece in _pieces(velocity.flat)]

@@ -71,7 +71,7 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class SurvivorState:
-    """What a surviving rank brings to the next grid.
+    """The state that a surviving rank brings to the next grid.
 
     snapshots   by place; salvage and ``now``: where it was at its own pace
     """
@@ -83,7 +83,7 @@ class SurvivorState:
 
 
 def survivor_state(network: DeepBeliefNetwork, snapshots: Snapshots) -> SurvivorState:
-    """What this rank has, looked at when another was lost.  Not collective."""
+    """Return the state of this rank after another one was lost.  Not collective."""
     sync = TrainingRun.of(network).sync
     salvage = None if sync is None else sync.salvage()
     now = Snapshot.of(network) if salvage is not None else None
@@ -114,7 +114,7 @@ def regroup(members: MPI.Comm, grid: Grid | None, n_shards: int, world: MPI.Grou
     grid    theirs, abandoned before; None where one was being made
     world   the group in which lost ranks are named
 
-    Raises MPI.Exception where none was lost, ModelparError where no replica is whole.
+    Raises MPI.Exception where none was lost, ModelparError where no replica is complete.
     """
     before = members.group
     members.Revoke()
@@ -127,16 +127,16 @@ def regroup(members: MPI.Comm, grid: Grid | None, n_shards: int, world: MPI.Grou
     seats = left.allgather(mine)
     if any(replica == -2 for replica, _ in seats):  # nobody has anything to lose: the first ones make new replicas
         seats = [divmod(rank, n_shards) for rank in range(left.size)]
-    whole = [r for r in sorted({r for r, _ in seats if r >= 0}) if sum(seat[0] == r for seat in seats) == n_shards]
-    if not whole:
+    complete = [r for r in sorted({r for r, _ in seats if r >= 0}) if sum(seat[0] == r for seat in seats) == n_shards]
+    if not complete:
         raise ModelparError(
-            f"rank {', '.join(map(str, lost))} was lost, and no replica is whole any more; go on from the last "
+            f"rank {', '.join(map(str, lost))} was lost, and no replica is complete any more; go on from the last "
             "checkpoint with --resume"
         )
     servers = [rank for rank, (replica, _) in enumerate(seats) if replica == -1]
     if {seats[rank][1] for rank in servers} != set(range(n_shards)):  # too few: the replicas hold the parameters
         servers = []
-    order = [seats.index((r, s)) for r in whole for s in range(n_shards)]
+    order = [seats.index((r, s)) for r in complete for s in range(n_shards)]
     # a server serves the shard of its place modulo the shards
     by_shard = [[rank for rank in servers if seats[rank][1] == s] for s in range(n_shards)]
     rounds = min((len(ranks) for ranks in by_shard), default=0)
@@ -144,7 +144,7 @@ def regroup(members: MPI.Comm, grid: Grid | None, n_shards: int, world: MPI.Grou
     idle = sorted(MPI.Group.Translate_ranks(left.group, [r for r in range(left.size) if r not in order], world))
     chosen = left.rank in order
     comm = left.Split(0 if chosen else MPI.UNDEFINED, order.index(left.rank) if chosen else 0)
-    return Survivors(comm, len(whole), rounds * n_shards, lost, idle)
+    return Survivors(comm, len(complete), rounds * n_shards, lost, idle)
 
 
 # -- the network that goes on ------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def _from_salvage(state: SurvivorState, spec: NetworkSpec, grid: Grid, layout: N
     for name, where in salvage.slices.items():
         now.parts[name].flat[:] = base[where]
     for velocity in now.run.velocity.values():
-        messages.allreduce(comm, velocity.flat)  # shares of a replica's own pace add up to one velocity
+        messages.allreduce(comm, velocity.flat)  # the parts of replicas at their own pace add up to one velocity
     now.run.position.step += grid.comm.allreduce(salvage.steps, MPI.MAX)
     network = _network(now, spec, grid, layout)
     now.run.refresh(network)

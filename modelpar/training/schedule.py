@@ -10,7 +10,7 @@ from modelpar.spec import FineTuneSpec, TrainingSpec
 
 @dataclass(frozen=True)
 class StepSize:
-    """Of one epoch: velocity = momentum x velocity + rate x (gradient - decay x W); W += velocity.
+    """The coefficients of one epoch: velocity = momentum x velocity + rate x (gradient - decay x W); W += velocity.
 
     The momentum form is Hinton (2010), section 9.1; the decay is the gradient of an L2 penalty and so keeps the rate.
     """
@@ -21,7 +21,10 @@ class StepSize:
 
 
 def step_size(spec: TrainingSpec | FineTuneSpec, base_rate: float, epoch: int) -> StepSize:
-    """Of ``epoch`` (from 0) out of ``spec.epochs``; rates fall from ``base_rate`` to ``base_rate * final_rate``."""
+    """Return the coefficients of ``epoch`` (from 0) out of ``spec.epochs``.
+
+    Rates fall from ``base_rate`` to ``base_rate * final_rate``.
+    """
     progress = epoch / (spec.epochs - 1) if spec.epochs > 1 else 0.0
     low = spec.final_rate
     factor = {

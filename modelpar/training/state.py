@@ -35,7 +35,7 @@ class Position:
     step: int = 0  # next minibatch of this epoch
     seconds: float = 0.0  # spent training in this stage and layer
     sums: dict[str, Sum] = field(default_factory=dict)  # running measures of this epoch
-    reached: bool = False  # the accuracy at which fine-tuning was to stop
+    reached: bool = False  # the accuracy at which fine-tuning stops
     batch_size: int = 0  # of this stage, and the samples of an epoch; 0 before the first step
     n_samples: int = 0
 
@@ -57,7 +57,7 @@ class Position:
 
 
 def nothing() -> None:
-    """What is done where nothing is to be kept."""
+    """Do nothing: for runs that keep no snapshots."""
 
 
 @dataclass
@@ -92,11 +92,11 @@ class TrainingRun:
         return network.run
 
     def anew(self) -> TrainingRun:
-        """That of a network made from this one, which was not trained itself."""
+        """The state of a network made from this one, which was not trained itself."""
         return TrainingRun(binarise=self.binarise, data=self.data)
 
     def alike(self) -> dict[str, object]:
-        """What must be the same on every rank."""
+        """The values that must be the same on every rank."""
         position = replace(self.position, seconds=0.0, sums={})
         return {"position": position, "binarise": self.binarise, "record_digests": self.record_digests}
 
@@ -146,8 +146,8 @@ class TrainingRun:
 
 def copies(named: dict[str, Parameters]) -> dict[str, Parameters]:
     """Parameters of the same names and values."""
-    found = {}
+    copied = {}
     for name, parameters in named.items():
-        found[name] = parameters.like()
-        found[name].copy_from(parameters)
-    return found
+        copied[name] = parameters.like()
+        copied[name].copy_from(parameters)
+    return copied

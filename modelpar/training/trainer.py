@@ -45,7 +45,7 @@ from modelpar.training.schedule import step_size
 from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.weights.parameters import Parameters
 
-CHECK_EVERY = 100  # updates between looks for NaN within an epoch
+CHECK_EVERY = 100  # updates between two checks for NaN within an epoch
 RATE = "--finetune-learning-rate"
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
@@ -73,7 +73,7 @@ def pretrain(
     run.record_digests = run.record_digests or training.digests
     sync = sync or SyncSpec()
     check_sync(network, sync, training)
-    _first_look(network, run, dataset)
+    _check_data(network, run, dataset)
     visible = visible_feed(network, dataset, dataset.train, run.binarise)
     feed: Feed = visible
     below: Feed = real_values(network, dataset, dataset.train)
@@ -90,7 +90,7 @@ def pretrain(
         if position.stage != "pretrain":
             return
         if network.spec.exact and rbm.index == 0:
-            below = DrawnOnce(visible)  # a grey value is no state
+            below = DrawnOnce(visible)  # a grey value is not a state
         feed = below = feed_above(network, rbm, below, pass_up=training.pass_up, cache=training.cache)
         spread = None
 
@@ -212,7 +212,7 @@ def fine_tune(
     check_sync(network, sync)
     check_width(network, dataset, dataset.validation, dataset.test)
     check_tuning(network.spec, spec, dataset, network.grid.comm)
-    _first_look(network, run, dataset)
+    _check_data(network, run, dataset)
     if run.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
         run.forget_stage()
         run.position = Position("finetune")
@@ -302,20 +302,20 @@ def remember_best(network: DeepBeliefNetwork, run: TrainingRun, accuracy: float)
             run.best[part.name].flat[:] = part.parameters.flat
 
 
-def _first_look(network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset) -> None:
+def _check_data(network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset) -> None:
     """Check width and values of the data; a network that was never trained also learns how to scale and binarise."""
     check_width(network, dataset, dataset.validation, dataset.test)
-    position, comm, found = run.position, network.grid.comm, network.grid.comm.bcast(dataset.fingerprint)
+    position, comm, fingerprint = run.position, network.grid.comm, network.grid.comm.bcast(dataset.fingerprint)
     fresh = position == Position()
     check_values(network.spec, dataset, network.visible_ids, comm, again=not fresh)
     begun = position.epoch > 0 or position.step > 0
-    if begun and run.data is not None and found is not None and (told := found.differs(run.data)):
+    if begun and run.data is not None and fingerprint is not None and (difference := fingerprint.differs(run.data)):
         raise SpecError(
-            f"{dataset.name} is not what this stage of training was begun with: {told}; go on with the same data, or "
-            "set network.run.data to None to go on with these"
+            f"{dataset.name} is not what this stage of training was begun with: {difference}; "
+            "go on with the same data, or set network.run.data to None to go on with these"
         )
-    if found is not None:
-        run.data = found
+    if fingerprint is not None:
+        run.data = fingerprint
     if fresh:
         learn_scaling(network, dataset)
         run.binarise = dataset.binarise

@@ -121,7 +121,7 @@ def _array(dtype: npt.DTypeLike) -> None:
 
 
 def _files(dtype: npt.DTypeLike) -> None:
-    """What saving and loading moves: weights, and whole numbers of 64 bits; checksums of bytes too."""
+    """Compile what saving and loading call: moves of weights and of 64-bit integers, and checksums of bytes."""
     one = np.zeros(1, np.int64)
     for kind in {np.dtype(np.uint64), np.dtype(f"u{np.dtype(dtype).itemsize}")}:
         values = np.zeros((1, 1), kind)

@@ -108,8 +108,8 @@ class Dense:
         return digest(W, self.visible_rows, self.hidden_columns)
 
     def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
-        found = np.flatnonzero(self.hidden_columns == unit)
-        return (self.visible_rows, W[:, found[0]]) if len(found) else None
+        columns = np.flatnonzero(self.hidden_columns == unit)
+        return (self.visible_rows, W[:, columns[0]]) if len(columns) else None
 
     def entries(self, W: Array) -> tuple[IntArray, IntArray, Array]:
         visible = np.broadcast_to(self.visible_rows[:, None], W.shape).reshape(-1)
@@ -157,24 +157,24 @@ class ColumnWeights(Dense):
         return _gathered(self._visible_exchange, owned)
 
     def up(self, parameters: Parameters, visible: Transfer) -> Array:
-        sums = self._upward(parameters.W, visible).sums(self._up.room)
+        sums = self._upward(parameters.W, visible).sums(self._up.buffer)
         return plain_sums(sums, self._visible.n_units)
 
     def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         return plain_sums(self._reduced(parameters, hidden), self._hidden.n_units)
 
     def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
-        return sampler.of_product(self._upward(parameters.W, visible), self._up.room)
+        return sampler.of_product(self._upward(parameters.W, visible), self._up.buffer)
 
     def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_sums(self._reduced(parameters, hidden), self._hidden.n_units)
 
     def _reduced(self, parameters: Parameters, hidden: Transfer) -> Array:
-        partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.room)
+        partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.buffer)
         return self._visible_exchange.reduce(partial)
 
     def _sum_incoming(self, sums: Array) -> None:
-        """Nothing to add: a column of W is whole on its shard."""
+        """Nothing to add: a column of W is complete on its shard."""
 
 
 class RowWeights(Dense):
@@ -196,17 +196,17 @@ class RowWeights(Dense):
         return plain_sums(self._reduced(parameters, visible), self._visible.n_units)
 
     def down(self, parameters: Parameters, hidden: Transfer) -> Array:
-        sums = self._downward(parameters.W, hidden).sums(self._down.room)
+        sums = self._downward(parameters.W, hidden).sums(self._down.buffer)
         return plain_sums(sums, self._hidden.n_units)
 
     def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_sums(self._reduced(parameters, visible), self._visible.n_units)
 
     def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
-        return sampler.of_product(self._downward(parameters.W, hidden), self._down.room)
+        return sampler.of_product(self._downward(parameters.W, hidden), self._down.buffer)
 
     def _reduced(self, parameters: Parameters, visible: Transfer) -> Array:
-        return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.room))
+        return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.buffer))
 
     def _sum_incoming(self, sums: Array) -> None:
         self._hidden_exchange.sum_over_shards(sums)
@@ -217,7 +217,7 @@ class DualWeights(ColumnWeights):
 
     Every sum is made on the shard that owns the unit, so nothing is reduced: both sides are gathered, states as bits.
     The two blocks get the same statistics in the same arithmetic, and so stay the same matrix bit for bit, where these
-    are whole numbers.
+    are integers.
     """
 
     spreads_hidden = True
@@ -232,12 +232,12 @@ class DualWeights(ColumnWeights):
 
     def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         assert parameters.rows is not None
-        sums = self._downward(parameters.rows, hidden).sums(self._down.room)
+        sums = self._downward(parameters.rows, hidden).sums(self._down.buffer)
         return plain_sums(sums, self._hidden.n_units)
 
     def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         assert parameters.rows is not None
-        return sampler.of_product(self._downward(parameters.rows, hidden), self._down.room)
+        return sampler.of_product(self._downward(parameters.rows, hidden), self._down.buffer)
 
     def sides(
         self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
@@ -280,7 +280,7 @@ class Scratch:
     def __init__(self) -> None:
         self._flat: Array = np.empty(0)
 
-    def room(self, n_units: int, batch: int, dtype: npt.DTypeLike) -> Array:
+    def buffer(self, n_units: int, batch: int, dtype: npt.DTypeLike) -> Array:
         """(n_units, batch), contents undefined."""
         if self._flat.size < n_units * batch or self._flat.dtype != dtype:
             self._flat = np.empty(n_units * batch, dtype)
@@ -288,4 +288,4 @@ class Scratch:
 
     def like(self, activations: Array, n_units: int) -> Array:
         """(n_units, batch) of the type and batch size of ``activations``; contents undefined."""
-        return self.room(n_units, activations.shape[1], activations.dtype)
+        return self.buffer(n_units, activations.shape[1], activations.dtype)

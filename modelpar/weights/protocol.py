@@ -1,4 +1,4 @@
-"""What weights answer for, however they are held: what a step asks of them, and what files, pruning and measures ask.
+"""The protocols of weights in any layout: what a step needs, and what files, pruning and measures need.
 
 The mathematics of RBMs and of back-propagation never asks which kind it has.  An activation is *owned* (this shard's
 units) or *spread* (the units that this shard's blocks of weights need); which of the two a side of a block needs is all
@@ -43,7 +43,7 @@ class StepWeights(Protocol):
 
     @property
     def owned_in_spread(self) -> slice:
-        """Where the owned units are among them."""
+        """The positions of the owned units among them."""
 
     def spread_visible(self, owned: Activations) -> Transfer: ...
     def spread_hidden(self, owned: Activations) -> Transfer: ...
@@ -56,10 +56,10 @@ class StepWeights(Protocol):
     ) -> list[tuple[Activations, Activations]]: ...
 
     def counts(self, data: Any, model: Any) -> Counts:
-        """Of one block, from (visible, hidden) activations of both phases as ``sides`` gives them."""
+        """The counts of one block, from (visible, hidden) activations of both phases as ``sides`` gives them."""
 
     def probability_counts(self, data: Any, model: Any, n_samples: int) -> ProbabilityCounts:
-        """The same of probabilities; n_samples of the whole minibatch, over all replicas."""
+        """The same for probabilities; n_samples of the whole minibatch, over all replicas."""
 
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
         """V = carry * V + gain * visible hidden^T, wherever there is a weight; V is like one block."""
@@ -73,9 +73,9 @@ class StepWeights(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """What one shard alone holds of a tensor; the pieces of all shards tile it.
+    """The part of a tensor that one shard alone holds; the pieces of all shards tile it.
 
-    shape     of the whole tensor, one or two dimensions
+    shape     of the complete tensor, one or two dimensions
     values    (len(rows),) or (len(rows), len(columns)); shares memory with the parameters where these are given
     rows      which rows of the tensor they are: ids, or (first ids, lengths) of runs of consecutive ids
     columns   ids of its columns, None of a vector
@@ -116,7 +116,7 @@ class StoredWeights(Protocol):
         """Make the blocks agree after ``parameters.W`` was changed by anything but statistics.  Collective."""
 
     def digest(self, W: Array) -> int:
-        """Of this shard's share of the matrix; 64 bits, adds up over the shards."""
+        """The digest of this shard's part of the matrix: 64 bits, which add up over the shards."""
 
     def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
         """(visible ids, weights) of what this shard holds of one hidden unit, None where it is nothing."""
@@ -128,7 +128,7 @@ class StoredWeights(Protocol):
         """The same as a file has it."""
 
     def lists(self, *, described: bool = False) -> dict[str, Piece]:
-        """What tells the connections in a file, by name; none where they are complete.
+        """The arrays that describe the connections in a file, by name; none where they are complete.
 
         described   also where the network's spec describes them
         """

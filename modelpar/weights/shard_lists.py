@@ -20,8 +20,8 @@ AT_ONCE = 1 << 22  # connections that are looked up at a time while the lists ar
 def recomputing_pays(
     connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, batch: int
 ) -> bool:
-    """Whether hidden units of others are drawn sooner than they are received, between nodes.  Collective."""
-    both = [Shared(connections, visible, hidden, comm.rank, whole=whole) for whole in (False, True)]
+    """Whether hidden units of others are drawn faster than they are received, between nodes.  Collective."""
+    both = [Shared(connections, visible, hidden, comm.rank, all_connections=every) for every in (False, True)]
     (up, down, _), (up_drawn, down_drawn, extra) = (shared.halo_sizes() for shared in both)
     most = [comm.allreduce(n, MPI.MAX) for n in (up, down, up_drawn, down_drawn, extra)]
     return recompute_pays(*most, batch=batch)
@@ -35,10 +35,10 @@ class Shared:
     """
 
     def __init__(
-        self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, shard: int, *, whole: bool
+        self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, shard: int, *, all_connections: bool
     ) -> None:
-        """whole   all connections of the hidden units that owned visible units are connected with"""
-        self._whole = whole
+        """all_connections   take all connections of the hidden units that owned visible units are connected with"""
+        self._all_connections = all_connections
         self.connections, self.visible, self.hidden, self.shard = connections, visible, hidden, shard
         self.visible_ids, self.hidden_ids = visible.owned(shard), hidden.owned(shard)
         kinds = connections.kinds_of(self.hidden_ids)
@@ -65,29 +65,29 @@ class Shared:
             offsets, above, numbers = self.connections.above(some)
             local = mine[above]
             own = local >= 0
-            place = np.full(len(above), -1, np.int64)
-            place[own] = (
+            positions_in_W = np.full(len(above), -1, np.int64)
+            positions_in_W[own] = (
                 self.starts[local[own]] + numbers[own] - self.connections.offsets_of(above[own].astype(np.int64))
             )
             at = int(self._fan_first[start])
             self._fan_hidden[at : at + len(above)] = above
-            self._fan_places[at : at + len(above)] = place
+            self._fan_places[at : at + len(above)] = positions_in_W
             where = np.flatnonzero(~own)
             below = np.repeat(some, np.diff(offsets))[where]
             foreign.append(np.stack([below, above[where].astype(np.int64), numbers[where], where + at]))
-        found = np.concatenate(foreign, axis=1) if foreign else np.zeros((4, 0), np.int64)
-        found = found[:, np.lexsort((found[2], self.hidden.owner[found[1]]))]
-        if not self._whole:
-            self.foreign = found[0], found[1], found[2]
-            self._fan_places[found[3]] = self.starts[-1] + np.arange(found.shape[1])
+        links = np.concatenate(foreign, axis=1) if foreign else np.zeros((4, 0), np.int64)
+        links = links[:, np.lexsort((links[2], self.hidden.owner[links[1]]))]
+        if not self._all_connections:
+            self.foreign = links[0], links[1], links[2]
+            self._fan_places[links[3]] = self.starts[-1] + np.arange(links.shape[1])
             return
-        others = np.unique(found[1])
+        others = np.unique(links[1])
         others = others[np.argsort(self.hidden.owner[others], kind="stable")]
         first, below_others = self.connections.below(others)
         numbers, widths = self.connections.offsets_of(others), np.diff(first)
         self.foreign = below_others.astype(np.int64), np.repeat(others, widths), runs(numbers, widths)
-        which = positions(others, self.hidden.n_units)[found[1]]
-        self._fan_places[found[3]] = self.starts[-1] + first[which] + found[2] - numbers[which]
+        which = positions(others, self.hidden.n_units)[links[1]]
+        self._fan_places[links[3]] = self.starts[-1] + first[which] + links[2] - numbers[which]
 
     @property
     def visible_needed(self) -> IntArray:
@@ -102,27 +102,27 @@ class Shared:
         return np.flatnonzero(needed)
 
     def lent(self, n_shards: int) -> tuple[IntArray, IntArray]:
-        """(places in W of the weights whose visible units others own, in the order in which these hold them; how many
-        go to each shard)"""
-        owners, places = [], []
+        """(positions in W of the weights whose visible units others own, in the order in which they hold them; how
+        many go to each shard)"""
+        owners, position_lists = [], []
         owner_below = self.visible.owner[self._below]
         before = offsets_of(owner_below != self.shard)
         crosses = before[self._offsets[1:]] > before[self._offsets[:-1]]  # of each kind, some go to another shard
         for j in np.flatnonzero(crosses[self._kind]) if len(self._kind) else ():
             k = self._kind[j]
             owner = owner_below[self._offsets[k] : self._offsets[k + 1]]
-            if self._whole:
+            if self._all_connections:
                 for shard in np.unique(owner[owner != self.shard]):
                     owners.append(np.full(len(owner), shard))
-                    places.append(self.starts[j] + np.arange(len(owner)))
+                    position_lists.append(self.starts[j] + np.arange(len(owner)))
             else:
                 away = np.flatnonzero(owner != self.shard)
                 owners.append(owner[away])
-                places.append(self.starts[j] + away)
+                position_lists.append(self.starts[j] + away)
         owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
-        place = np.concatenate(places) if places else np.zeros(0, np.int64)
+        in_W = np.concatenate(position_lists) if position_lists else np.zeros(0, np.int64)
         order = np.argsort(owner, kind="stable")  # hidden units, and their visible units, stay ascending
-        return place[order], np.bincount(owner, minlength=n_shards)
+        return in_W[order], np.bincount(owner, minlength=n_shards)
 
     def halo_sizes(self) -> tuple[int, int, int]:
         """(visible units, hidden units of others that are needed, connections between units of others)"""
@@ -187,6 +187,6 @@ class Shared:
 
 def positions(units: IntArray, n_units: int) -> npt.NDArray[np.int32]:
     """(n_units,) unit id -> where it is in ``units``; -1 for those that are not"""
-    found = np.full(n_units, -1, np.int32)
-    found[units] = np.arange(len(units), dtype=np.int32)
-    return found
+    position_of = np.full(n_units, -1, np.int32)
+    position_of[units] = np.arange(len(units), dtype=np.int32)
+    return position_of

@@ -67,7 +67,7 @@ class SparseWeights:
     ) -> None:  # fmt: skip
         self.connections, self._comm, self.recompute, self._traffic = connections, comm, recompute, traffic
         self._visible_ids, self._hidden_ids = visible.owned(comm.rank), hidden.owned(comm.rank)
-        shared = Shared(connections, visible, hidden, comm.rank, whole=recompute)
+        shared = Shared(connections, visible, hidden, comm.rank, all_connections=recompute)
         self._visible_halo = Halo(comm, visible, shared.visible_needed, traffic)
         self._hidden_halo = Halo(comm, hidden, shared.hidden_needed, traffic)
         self._starts = shared.starts
@@ -126,13 +126,13 @@ class SparseWeights:
             biases: Any = self._hidden_halo.begin(np.ascontiguousarray(sampler.bias[:, None])).wait()
         wider = replace(sampler, bias=biases[:, 0], unit_ids=self._hidden_halo.units)
         size = self._hidden_halo.n_units, self._sizes[0][1]
-        found = self._sampled(self._up, slice(self._up.n_blocks), self._up_inner, W, visible, wider, size)
-        states = None if found.states is None else self._own_part(found.states)
-        statistic = found.statistic
+        sampled = self._sampled(self._up, slice(self._up.n_blocks), self._up_inner, W, visible, wider, size)
+        states = None if sampled.states is None else self._own_part(sampled.states)
+        statistic = sampled.statistic
         if statistic is not None:
-            statistic = states if statistic is found.states else self._own_part(statistic)
-        means = None if found.means is None else found.means[: len(self._hidden_ids)]
-        return Sampled(means, states, statistic, found.error)
+            statistic = states if statistic is sampled.states else self._own_part(statistic)
+        means = None if sampled.means is None else sampled.means[: len(self._hidden_ids)]
+        return Sampled(means, states, statistic, sampled.error)
 
     def _own_part(self, drawn: Packed) -> OwnPart:
         return OwnPart(drawn.words[: len(self._hidden_ids)], drawn.batch, drawn)
@@ -229,7 +229,7 @@ class SparseWeights:
         loops.scale_members(blocks.first, blocks.members, blocks.outs, blocks.starts, spread[:, 0], W)
 
     def digest(self, W: Array) -> int:
-        """Of the connections of the owned hidden units; 64 bits, adds up over the shards."""
+        """The digest of the connections of the owned hidden units: 64 bits, which add up over the shards."""
         offsets, below = self.connections.below(self._hidden_ids)
         return digest_listed(W[: self.n_own], below, np.repeat(self._hidden_ids, np.diff(offsets)))
 

@@ -37,16 +37,16 @@ class Phase:
 
 
 class Statistics:
-    """What the phases of one step say of the weights and biases of one RBM.
+    """The statistics of the weights and biases of one RBM, from the phases of one step.
 
     data, model   the two phases of this replica's part of the minibatch
     n_samples     of the whole minibatch, over all replicas
-    whole         all v are packed states, and s k-bit values or probabilities in float32: the statistics are whole
+    integer       all v are packed states, and s k-bit values or probabilities in float32: the sums are integers
                   numbers.  The same on all replicas.
     """
 
-    def __init__(self, weights: StepWeights, data: Phase, model: Phase, n_samples: int, *, whole: bool) -> None:
-        self.data, self.model, self.n_samples, self.whole = data, model, n_samples, whole
+    def __init__(self, weights: StepWeights, data: Phase, model: Phase, n_samples: int, *, integer: bool) -> None:
+        self.data, self.model, self.n_samples, self.integer = data, model, n_samples, integer
         self._weights = weights
         pairs = [weights.sides((phase.v, phase.v_spread), (phase.s, phase.s_spread)) for phase in (data, model)]
         self._pairs = list(zip(*pairs, strict=True))  # for each block ((v0, s0), (v1, s1))
@@ -57,7 +57,7 @@ class Statistics:
         return self.data.s.planes if isinstance(self.data.s, Packed) else 0
 
     def blocks(self) -> list[Counts | ProbabilityCounts]:
-        """The statistics of each block of weights, where they are whole numbers."""
+        """The statistics of each block of weights, where they are integers."""
         if self.planes:
             return [self._weights.counts(data, model) for data, model in self._pairs]
         return [self._weights.probability_counts(data, model, self.n_samples) for data, model in self._pairs]
@@ -74,7 +74,7 @@ class Statistics:
         data, model = getattr(self.data, side), getattr(self.model, side)
         if isinstance(data, Packed) and isinstance(model, Packed):
             return data.sums() - model.sums()
-        if self.whole:  # probabilities, in their steps
+        if self.integer:  # probabilities, in their steps
             scale = self.blocks()[0].scale  # type: ignore[union-attr]
             return np.asarray(_steps(data, scale) - _steps(model, scale))
         return np.asarray(_row_sums(data) - _row_sums(model))
@@ -87,14 +87,14 @@ class Statistics:
 
     @property
     def mixed(self) -> bool:
-        """Whether the model's phase alone is whole numbers, as for grey data, or with a sparsity penalty.
+        """Whether the model's phase alone has integer sums, as for grey data, or with a sparsity penalty.
 
         The same on all replicas.
         """
-        return not self.whole and isinstance(self.model.v, Packed) and isinstance(self.model.s, Packed)
+        return not self.integer and isinstance(self.model.v, Packed) and isinstance(self.model.s, Packed)
 
     def add_data_to(self, velocity: Parameters, carry: float, gain: float) -> list[Counts]:
-        """As ``add_to``, but for the model's share of the weights, which is returned as the counts of each block."""
+        """As ``add_to``, but for the model's part of the weights, which is returned as the counts of each block."""
         self._add_phase(velocity, 0, carry, gain)
         self._add_to_biases(velocity, carry, gain)
         counts = []
@@ -147,7 +147,7 @@ class Gradient:
 class ExactGradient:
     """The gradient of one layer's parameters, summed over this replica's samples in float64 without rounding.
 
-    For an optimizer it is what statistics in whole numbers are: it adds up exactly over replicas.
+    For an optimizer it is what integer statistics are: it adds up exactly over replicas.
     """
 
     W: Array  # like the block of weights
@@ -155,7 +155,7 @@ class ExactGradient:
     c: Array  # (n_c,)
     n_samples: int  # of the whole minibatch
 
-    whole = True
+    integer = True
     planes = 0
     unit = -1.0  # downhill
 

@@ -176,7 +176,7 @@ def test_a_named_kernel_makes_the_product(kernel: str, up: bool) -> None:
     states = pack(rng.random((20 if up else 30, 70)) < 0.3)
     product = kernels.ByKernel(W, states, up, states.n_units, kernel=kernel)
     assert isinstance(product, Product)
-    sums = product.sums(Scratch().room)
+    sums = product.sums(Scratch().buffer)
     scale = 2.0**20 if sums.dtype == np.int32 else 1.0
     np.testing.assert_array_equal(sums / scale, (W.T if up else W) @ unpack(states))
 

@@ -55,3 +55,26 @@ def test_searches_run_without_a_place_for_them(
     if kind != "other rank":
         assert (str(place) in told) == kept
         assert ("NUMBA_CACHE_DIR" in told) != kept
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+def test_a_cache_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba itself looks at the file of the function only, which is the same here."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    hits = []
+    for stamp in ("one", "one", "two"):
+        monkeypatch.setattr(compilation, "_stamp", lambda stamp=stamp: stamp)
+        compiled = compilation.njit(nogil=True)(twice)
+        assert compiled(21) == 42
+        hits.append(sum(compiled.stats.cache_hits.values()))
+    assert hits == [0, 1, 0]
+
+
+def test_the_stamp_is_of_all_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file of the package counts: with one of them changed the stamp is another one."""
+    read, stamps = Path.read_bytes, {compilation._stamp.__wrapped__()}
+    files = sorted(Path(compilation.__file__).parent.glob("*.py"))
+    for changed in files:
+        monkeypatch.setattr(Path, "read_bytes", lambda path, changed=changed: read(path) + b" " * (path == changed))
+        stamps.add(compilation._stamp.__wrapped__())
+    assert len(stamps) == 1 + len(files)

@@ -244,6 +244,7 @@ def test_auto_is_better_than_what_it_starts_from():
     assert volume(graph, found) < 0.5 * volume(graph, METHODS["strided"](graph, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_parts", "best_known"), [(2, 1200)])
 def test_auto_on_a_local_network_of_28x28(n_parts, best_known):
     graph = from_masks(

@@ -44,7 +44,7 @@ class OneBlock:
 
 def statistics_of(v0, s0, v1, s1, n_samples):
     phases = [Phase(v, v, s, s) for v, s in ((v0, s0), (v1, s1))]
-    return Statistics(OneBlock(), *phases, n_samples, whole=True)
+    return Statistics(OneBlock(), *phases, n_samples, integer=True)
 
 
 @pytest.mark.parametrize(
