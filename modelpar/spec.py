@@ -329,6 +329,8 @@ class DataSpec(Spec):
                     f"--{name.replace('_', '-')} is {plain.shown(value)}, but must be a text or a path; arrays are for "
                     "open_dataset"
                 )
+            if getattr(self, name) == "":
+                raise SpecError(f"--{name.replace('_', '-')} is empty, but must name a file or a data set")
         super().__post_init__()
         self.threshold  # noqa: B018 - raises where binarise is not understood
 

@@ -28,6 +28,7 @@ from modelpar.data.sparse import is_sparse, open_sparse
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.draws import permutation
 from modelpar.errors import DataError, SpecError
+from modelpar.files.paths import in_one_line
 from modelpar.spec import DataSpec
 from modelpar.values import plain
 from modelpar.values.forms import AnyPath, is_path
@@ -377,7 +378,7 @@ def _unknown(data: str, path: Path) -> str:
     looks_like_path = path.suffix != "" or len(path.parts) > 1
     if looks_like_path:
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = [str(path.parent / found) for found in difflib.get_close_matches(path.name, beside)]
+        near = [in_one_line(str(path.parent / found)) for found in difflib.get_close_matches(path.name, beside)]
         looked = "" if path.is_absolute() else f" in {Path.cwd()}"
         return f"{data} does not exist{looked}" + (f"; did you mean {' or '.join(near)}?" if near else "")
     near = difflib.get_close_matches(data.lower(), names + list(KINDS), cutoff=0.5)

@@ -15,7 +15,7 @@ import scipy.sparse
 from mpi4py import MPI
 
 from modelpar.data import DataFeed, check_range, named, open_dataset
-from modelpar.errors import DataError
+from modelpar.errors import DataError, SpecError
 from modelpar.spec import DataSpec
 
 GREY = np.random.default_rng(7).integers(0, 256, (40, 5, 5), dtype=np.uint8)
@@ -370,3 +370,14 @@ def test_with_a_communicator_the_error_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(IDX[:-1])
     with pytest.raises(DataError, match="truncated"):
         open_dataset(str(tmp_path / "file"), MPI.COMM_SELF)
+
+
+def test_an_empty_name_is_not_the_working_folder_and_a_hint_is_one_line(tmp_path: Path) -> None:
+    for wrong in (lambda: open_dataset(""), lambda: open_dataset(b""),
+                  lambda: DataSpec(data=""), lambda: DataSpec(test_labels="")):  # fmt: skip
+        with pytest.raises(SpecError, match="empty, but must name"):
+            wrong()
+    np.save(tmp_path / "a\nbc.npy", np.eye(3))
+    with pytest.raises(DataError, match=r"did you mean .*a\\nbc.npy") as caught:
+        open_dataset(tmp_path / "abc.npy")
+    assert "\n" not in str(caught.value)
