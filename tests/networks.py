@@ -66,8 +66,8 @@ def held(rbm, whole: np.ndarray) -> np.ndarray:
 def mask_of(network: DeepBeliefNetwork, i: int) -> np.ndarray:
     """(n_visible, n_hidden) 1 where there is a connection, else 0"""
     shape = network.spec.layers[i : i + 2]
-    wires = network.layout.connections[i] if network.layout.connections else None
-    found = np.ones(shape, bool) if wires is None else connections.mask_of(wires).toarray()
+    listed = network.layout.connections[i] if network.layout.connections else None
+    found = np.ones(shape, bool) if listed is None else connections.mask_of(listed).toarray()
     return found.astype(network.dtype)
 
 

@@ -99,20 +99,20 @@ def load(
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     run = TrainingRun.of(network)
     try:
-        chains = _make_room(network, run, header, to_train)
+        chains = _prepare_state(network, run, header, to_train)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say where training stood ({error}); was it written by modelpar?"
         ) from None
     files.read_into(path, grid, header, tensors(network, chains), subset=not to_train)
     if chains is not None:
-        run.chains = Chains.share_of(chains, grid.replica, grid.n_replicas)
+        run.chains = Chains.of_replica(chains, grid.replica, grid.n_replicas)
     run.refresh_all(network)
     run.data = Fingerprint.from_text(header.metadata.get("data"))
     return network
 
 
-def _make_room(
+def _prepare_state(
     network: DeepBeliefNetwork, run: TrainingRun, header: Header, to_train: bool
 ) -> npt.NDArray[np.floating] | None:
     """Take up where training stood, with zeros for all tensors of its state; returns those for the chains, if any.

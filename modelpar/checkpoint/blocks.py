@@ -52,8 +52,8 @@ class TensorBlock:
         return Ids.all(1) if self.columns is None else Ids.of(self.columns)
 
     @property
-    def place(self) -> Any:
-        """What indexes the block in the whole tensor."""
+    def index(self) -> Any:
+        """The index of the block in the complete tensor."""
         rows = self.rows.in_memory if isinstance(self.rows, Ids) else self.rows
         return rows if self.columns is None else np.ix_(rows, self.columns)
 

@@ -56,7 +56,7 @@ def read(path: str | Path, header: Header, spec: NetworkSpec, comm: MPI.Comm) ->
     with together(comm):
         if comm.rank == 0:
             listed = [array for i in which for array in _lists(path, header, i, *spec.layers[i : i + 2])]
-    listed = messages.told(comm, listed)
+    listed = messages.bcast_arrays(comm, listed)
     found = list(connect_described(spec))
     for i, degrees, visible in zip(which, listed[::2], listed[1::2], strict=True):
         offsets = offsets_of(degrees)

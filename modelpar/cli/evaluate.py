@@ -34,7 +34,7 @@ from modelpar.ownership.placement import place
 from modelpar.plan.memory import memory_bytes
 from modelpar.plan.resolve import resolve
 from modelpar.training import evaluation
-from modelpar.training.feeds import in_data_units, real_values, shares
+from modelpar.training.feeds import in_data_units, real_values, sample_chunks
 
 Array = npt.NDArray[np.floating]
 
@@ -73,7 +73,7 @@ def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Spl
     evaluation.check_split(network, dataset, split)
     feed = real_values(network, dataset, split)
     errors, likelihood = np.zeros(2), 0.0
-    for samples in shares(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
+    for samples in sample_chunks(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
         errors[0] += squared_error(v, rbm.visible_given_hidden(rbm.hidden_given_visible(v)))

@@ -74,7 +74,7 @@ class Attempt:
         """Collective over the crew."""
         crew, timeout = self.crew, self.settings.run.stall_timeout
         with Grid(crew.comm, model_shards=crew.model_shards, replicas=crew.replicas, servers=crew.servers) as self.grid:
-            names = names_of_ranks(crew.comm, self.grid.seat)
+            names = names_of_ranks(crew.comm, self.grid.role)
             with (
                 named_when_killed(crew.comm, names) as leave,
                 Watchdog(crew.comm, self.grid.status, timeout, names=names, say=print, leave=leave) as watchdog,

@@ -45,13 +45,13 @@ def bcast(comm: MPI.Comm, values: Array, root: int = 0) -> None:
         comm.Bcast(piece, root)
 
 
-def told(comm: MPI.Comm, arrays: list[Array] | None) -> list[Array]:
+def bcast_arrays(comm: MPI.Comm, arrays: list[Array] | None) -> list[Array]:
     """Rank 0's arrays, of any shapes and types, on every rank; the others bring None.  Collective."""
     shapes = comm.bcast(None if arrays is None else [(array.shape, array.dtype.str) for array in arrays])
-    found = [np.empty(*of) for of in shapes] if arrays is None else [np.ascontiguousarray(array) for array in arrays]
-    for array in found:
+    copies = [np.empty(*of) for of in shapes] if arrays is None else [np.ascontiguousarray(array) for array in arrays]
+    for array in copies:
         bcast(comm, array.reshape(-1).view(np.uint8))  # bytes: MPI knows fewer types than files have
-    return found
+    return copies
 
 
 def allreduce(comm: MPI.Comm, values: Array) -> None:

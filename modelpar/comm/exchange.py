@@ -108,27 +108,27 @@ class Exchange:
         self.comm, self.layout, self.traffic = comm, layout, traffic
         self.n_owned = int(layout.counts[comm.rank])
         self._start = int(layout.offsets[comm.rank])
-        self._rooms: dict[tuple[str, np.dtype[Any]], Array] = {}
+        self._buffers: dict[tuple[str, np.dtype[Any]], Array] = {}
 
     def gather(self, owned: Array) -> Array:
         """All units' activations from the owned ones."""
         batch = owned.shape[1]
-        whole = self._room("gather", self.layout.n_units, batch, owned.dtype)
-        self._gather(owned, whole)
-        return whole
+        gathered = self._buffer("gather", self.layout.n_units, batch, owned.dtype)
+        self._gather(owned, gathered)
+        return gathered
 
     def gather_packed(self, owned: Packed) -> Packed:
         """All units' packed values from the owned ones: 1/32 of what floats would take for each plane."""
-        whole = Packed.empty(self.layout.n_units, owned.batch, owned.planes)
-        self._gather(owned.rows, whole.rows)
-        return whole
+        gathered = Packed.empty(self.layout.n_units, owned.batch, owned.planes)
+        self._gather(owned.rows, gathered.rows)
+        return gathered
 
-    def _gather(self, owned: Array, whole: Array) -> None:
-        width = whole.shape[1]
-        whole[self._start : self._start + self.n_owned] = owned
+    def _gather(self, owned: Array, gathered: Array) -> None:
+        n_bytes = (self.layout.n_units - self.n_owned) * gathered.shape[1] * gathered.itemsize
+        gathered[self._start : self._start + self.n_owned] = owned
         with self.traffic.status.waiting("gather"):
-            messages.gather_rows(self.comm, whole, self.layout.counts)
-        self.traffic.add("shard", "gather", whole, (self.layout.n_units - self.n_owned) * width * whole.itemsize)
+            messages.gather_rows(self.comm, gathered, self.layout.counts)
+        self.traffic.add("shard", "gather", gathered, n_bytes)
 
     def reduce(self, partial: Array) -> Array:
         """The owned units' sums over all shards from this shard's part of every unit's sum.
@@ -136,7 +136,7 @@ class Exchange:
         Sums of int32 wrap where they leave it, as additions within a shard do.
         """
         batch = partial.shape[1]
-        owned = self._room("reduce", self.n_owned, batch, partial.dtype)
+        owned = self._buffer("reduce", self.n_owned, batch, partial.dtype)
         # MPI defines the sum of unsigned integers only: they wrap
         sent, received = (x.view(np.uint32) if x.dtype == np.int32 else x for x in (partial, owned))
         with self.traffic.status.waiting("reduce"):
@@ -151,10 +151,10 @@ class Exchange:
             self.comm.Allreduce(MPI.IN_PLACE, values)
         self.traffic.add_allreduce("shard", values, self.comm.size)
 
-    def _room(self, verb: str, n_units: int, batch: int, dtype: npt.DTypeLike) -> Array:
+    def _buffer(self, verb: str, n_units: int, batch: int, dtype: npt.DTypeLike) -> Array:
         """(n_units, batch) that the next call of the same verb uses again."""
         key = verb, np.dtype(dtype)
-        room = self._rooms.get(key)
-        if room is None or room.size < n_units * batch:
-            self._rooms[key] = room = np.empty(n_units * batch, dtype)
-        return room[: n_units * batch].reshape(n_units, batch)
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.size < n_units * batch:
+            self._buffers[key] = buffer = np.empty(n_units * batch, dtype)
+        return buffer[: n_units * batch].reshape(n_units, batch)

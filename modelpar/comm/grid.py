@@ -71,9 +71,9 @@ class Grid:
         self.cores = settle(self.node_comm)
         # a node is named by its lowest rank, so that names need not be compared
         node_of_rank = members.allgather(self.node_comm.bcast(members.rank))
-        place = placement(node_of_rank, self.n_shards)
-        position = place.index(members.rank)
-        nodes = [node_of_rank[rank] for rank in place]
+        order = placement(node_of_rank, self.n_shards)
+        position = order.index(members.rank)
+        nodes = [node_of_rank[rank] for rank in order]
         starts = range(0, n_ranks, self.n_shards)
         # whether the shards of some replica are on several nodes
         self.far = any(len(set(nodes[start : start + self.n_shards])) > 1 for start in starts)
@@ -89,13 +89,13 @@ class Grid:
     tolerant = os.environ.get(TOLERANCE) in ("1", "true") and hasattr(MPI.Comm, "Shrink")
 
     @property
-    def seat(self) -> str:
-        """What this rank is, for people."""
+    def role(self) -> str:
+        """The role of this rank, for people."""
         if self.is_server:
             return f"server of shard {self.shard}"
         return f"replica {self.replica}, shard {self.shard}"
 
-    def look(self) -> None:
+    def check_ranks(self) -> None:
         """Raise MPI.Exception where a rank was lost; not collective, and nothing where ranks are not lost singly."""
         if self.tolerant:
             for comm in (self.comm, self.column_comm):

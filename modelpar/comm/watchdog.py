@@ -26,8 +26,8 @@ from modelpar.comm.status import Status
 from modelpar.errors import ModelparError
 
 STALLED = 3  # exit status of a job that stood still
-LOOKS = 20  # in one timeout; but none is longer than LONGEST_LOOK seconds
-LONGEST_LOOK = 5.0
+N_INTERVALS = 20  # in one timeout; but none is longer than LONGEST_INTERVAL seconds
+LONGEST_INTERVAL = 5.0
 GRACE = 2.0  # seconds in which an answer must come, at least: others may take two looks until they hear the question
 PRINTING = 0.5  # seconds until what was printed has reached the launcher
 TICK = 0.05  # seconds between looks while answers are waited for
@@ -44,12 +44,12 @@ class Answer:
     text: str
 
 
-def names_of_ranks(comm: MPI.Comm, place: str) -> list[str]:
+def names_of_ranks(comm: MPI.Comm, role: str) -> list[str]:
     """``rank 3 (replica 1, shard 1, process 4242 on node7)`` for each rank.  Collective.
 
-    place   of this rank in the grid
+    role   of this rank in the grid
     """
-    return comm.allgather(f"rank {comm.rank} ({place}, process {os.getpid()} on {MPI.Get_processor_name()})")
+    return comm.allgather(f"rank {comm.rank} ({role}, process {os.getpid()} on {MPI.Get_processor_name()})")
 
 
 class Watchdog:
@@ -60,7 +60,7 @@ class Watchdog:
     leave    called before the job is ended
     end      ends the job; for tests
 
-    Until a rank stands still, its thread makes one call of MPI in a look, a probe for questions of others.
+    Until a rank stands still, its thread makes one call of MPI per interval, a probe for questions of others.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Watchdog:
     ) -> None:  # fmt: skip
         self.status, self.timeout, self.names = status, timeout, names
         self._leave = leave
-        self.look = min(LONGEST_LOOK, timeout / LOOKS)
-        self.grace = max(GRACE, 3 * self.look)
+        self.interval = min(LONGEST_INTERVAL, timeout / N_INTERVALS)
+        self.grace = max(GRACE, 3 * self.interval)
         self._training = threading.get_ident()
         self._comm: MPI.Comm | None = None
         self._over = threading.Event()
@@ -107,7 +107,7 @@ class Watchdog:
     def _watch(self) -> None:
         beat, moved = self.status.beat, time.monotonic()
         try:
-            while not self._over.wait(self.look):
+            while not self._over.wait(self.interval):
                 if self.status.beat != beat:
                     beat, moved = self.status.beat, time.monotonic()
                 age = time.monotonic() - moved

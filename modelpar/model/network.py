@@ -81,7 +81,7 @@ class DeepBeliefNetwork:
     """A stack of RBMs, each split over the model shards of ``grid``.
 
     spec     layers, units, seed
-    layout   who owns which unit, and how each matrix is held; contiguous blocks where None.  ``resolve`` completes it
+    layout   who owns which unit, and the layout of each matrix; contiguous blocks where None.  ``resolve`` completes it
 
     The weights are drawn from N(0, spec.weight_scale^2), the same at every grid, unless ``draw_weights`` is false:
     then all parameters are zero.  Collective.
@@ -171,10 +171,10 @@ class DeepBeliefNetwork:
     @property
     def n_weights(self) -> list[int]:
         """The number of connections of each complete RBM."""
-        wired = self.layout.connections or [None] * len(self.rbms)
+        connections = self.layout.connections or [None] * len(self.rbms)
         return [
-            a * b if wires is None else wires.n_connections
-            for (a, b), wires in zip(_pairs(self.spec.layers), wired, strict=False)
+            a * b if listed is None else listed.n_connections
+            for (a, b), listed in zip(_pairs(self.spec.layers), connections, strict=False)
         ]
 
     def parts(self) -> list[Part]:
@@ -318,7 +318,7 @@ class DeepBeliefNetwork:
             incoming = self.rbms[0].weights.incoming(W, int(unit))
             if incoming is not None:
                 filters[i, incoming[0]] = incoming[1]
-        # each weight is held by exactly one shard, so the sum only puts the pieces together
+        # each weight is on exactly one shard, so the sum only puts the pieces together
         self.grid.shard_comm.Allreduce(MPI.IN_PLACE, filters)
         return filters
 

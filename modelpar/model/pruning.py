@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
-    """A network of the same units with a part ``keep`` of each RBM's weights, the largest by absolute value.
+    """A network of the same units with a fraction ``keep`` of each RBM's weights, the largest by absolute value.
 
     The output layer is not pruned.  Weights of the same size as the smallest that is kept are kept too, but for zeros.
     The state of training is dropped.  Collective.  Raises SpecError where ``keep`` is not above 0 and at most 1.
@@ -32,7 +32,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
     if not 0 < keep <= 1:
         raise SpecError(f"--keep is {keep:g}, but must be above 0 and at most 1: a part of the weights")
     comm = network.grid.shard_comm
-    wires, values = [], []
+    connections, values = [], []
     for rbm in network.rbms:
         visible, hidden, own = rbm.weights.entries(rbm.W)
         size = np.abs(own)
@@ -41,9 +41,9 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
         n_visible, n_hidden = network.spec.layers[rbm.index : rbm.index + 2]
         keys = hidden[chosen].astype(np.int64) * n_visible + visible[chosen]  # ascending as connections are counted
         values.append(_at_owners(keys, own[chosen], network.layout.layers[rbm.index + 1].owner[hidden[chosen]], comm))
-        wires.append(_listed(messages.concatenated(comm, keys), n_visible, n_hidden))
+        connections.append(_listed(messages.concatenated(comm, keys), n_visible, n_hidden))
     spec = replace(network.spec, connections=PRUNED, visible_grid="")
-    layout = resolve(spec, network.grid, network.layout, connections=wires)
+    layout = resolve(spec, network.grid, network.layout, connections=connections)
     smaller = DeepBeliefNetwork(spec, network.grid, layout, draw_weights=False)
     for old, new, own in zip(network.rbms, smaller.rbms, values, strict=True):
         _, _, kept = new.weights.entries(new.W)

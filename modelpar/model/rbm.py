@@ -42,10 +42,10 @@ class Chains:
     h: Packed  # (n_hidden_owned, chains)
 
     @classmethod
-    def share_of(cls, whole: Array, replica: int, n_replicas: int) -> Chains:
-        """This replica's columns of all chains (n_hidden_owned, batch), given as 0 and 1."""
-        mine = Minibatches.share(whole.shape[1], replica, n_replicas)
-        return cls(pack(whole[:, mine]))
+    def of_replica(cls, states: Array, replica: int, n_replicas: int) -> Chains:
+        """This replica's columns of the states (n_hidden_owned, batch) of all chains, given as 0 and 1."""
+        mine = Minibatches.share(states.shape[1], replica, n_replicas)
+        return cls(pack(states[:, mine]))
 
     def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> Array:
         """All replicas' chains (n_hidden_owned, batch) as 0 and 1 of ``dtype``.  Collective."""
@@ -90,7 +90,7 @@ def owned_block(x: Any, n_units: int, dtype: npt.DTypeLike, name: str, *, exact:
     float64.
 
     x   anything that NumPy makes an array of; not changed, and not copied where it is in that form
-    Raises DataError for another number of units, or what are no numbers.  Not collective.
+    Raises DataError for another number of units, or values that are not numbers.  Not collective.
     """
     if isinstance(x, Packed):
         if x.n_units != n_units:
@@ -238,7 +238,7 @@ class RBM:
 
         v0           (n_visible_owned, batch), this replica's part of the minibatch; packed where the data are states
         first_draw   global sample counter of its first sample; with the unit ids it keys every draw
-        n_all_samples  samples of the whole minibatch, over all replicas
+        n_all_samples  samples of the complete minibatch, over all replicas
         v0_spread    v0 as the weights need it, where the caller has read it from the data; it is gathered otherwise
         in_step      whether all replicas take this step together, each with its part of the minibatch
 
@@ -269,15 +269,15 @@ class RBM:
             isinstance(v0, Packed) and isinstance(model.v, Packed) and not spec.sparsity_cost
             and (spec.planes > 0 or self.W.dtype == np.float32)
         )  # fmt: skip
-        found = {"v0": v0, "h0": hidden.states, "v1": model.v, "h1": h1}
-        packed = {name: x for name, x in found.items() if isinstance(x, Packed)}
+        sides = {"v0": v0, "h0": hidden.states, "v1": model.v, "h1": h1}
+        packed = {name: x for name, x in sides.items() if isinstance(x, Packed)}
         data = Phase(v0, v0_sent.wait(), s0, s0_sent.wait())
         return Step(Statistics(self.weights, data, model, n_all_samples, integer=integer), error, packed)
 
     def _hidden_side(
         self, visible: Transfer, purpose: Purpose, repeat: int, first_draw: int, spec: TrainingSpec, *, states: bool
     ) -> Sampled:
-        """What the statistics want of the hidden units, and their states where the chain goes on from them."""
+        """The hidden units' values for the statistics, and their states where the chain goes on from them."""
         means = spec.planes == 0 or spec.sparsity_cost > 0
         return self._draw_hidden(visible, purpose, repeat, first_draw, means=means, states=states, planes=spec.planes)
 
@@ -289,7 +289,7 @@ class RBM:
         Returns (squared error of the first reconstruction, the model's phase, h1 where it was drawn).
         """
         error = 0.0
-        # grey values stand for probabilities, and what they are compared with had better be probabilities too
+        # grey values stand for probabilities, and are best compared with probabilities
         sampled = spec.reconstruction == "states" or (spec.reconstruction == "auto" and isinstance(v0, Packed))
         for k in range(1, spec.gibbs_steps + 1):
             v, error_here = self._visible_side(v0 if k == 1 else None, h_sent, k, first_draw, sampled)

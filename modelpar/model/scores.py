@@ -1,4 +1,4 @@
-"""How good an RBM is: free energy, pseudo-likelihood, and the likelihood by enumeration or by AIS.
+"""Scores of an RBM: free energy, pseudo-likelihood, and the likelihood by enumeration or by AIS.
 
 Every function is collective over the ranks of ``shard_comm``, and those that end in a mean or an estimate over
 ``replica_comm`` too, between whose replicas the samples and the chains are shared.  Visible activations are owned
@@ -40,7 +40,7 @@ _SITES, _START, _HIDDEN, _VISIBLE = range(4)
 
 
 class ShardedRBM(Protocol):
-    """The interface of an RBM for the scores; the inputs hold the biases, W^T v + c and W h + b."""
+    """The interface of an RBM for the scores; the inputs include the biases, W^T v + c and W h + b."""
 
     index: int
     seed: int

@@ -191,7 +191,7 @@ def _read_mask(path: str, comm: MPI.Comm) -> Listed:
     arrays: list[Array] | None = None
     if mask is not None:
         arrays = [mask.offsets, mask.visible, np.array([mask.n_visible])]
-    offsets, visible, (n_visible,) = messages.told(comm, arrays)
+    offsets, visible, (n_visible,) = messages.bcast_arrays(comm, arrays)
     return Listed(offsets, visible, int(n_visible))
 
 

@@ -1,1 +1,1 @@
-"""Decisions before a network is made: how each matrix is held, and how much memory that takes."""
+"""Decisions before a network is made: the layout of each matrix, and how much memory it takes."""

@@ -1,4 +1,4 @@
-"""How much memory a network takes, estimated from its spec before anything is allocated."""
+"""The memory that a network takes, estimated from its spec before anything is allocated."""
 
 from __future__ import annotations
 

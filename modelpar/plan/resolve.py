@@ -1,4 +1,4 @@
-"""Resolve the requested layout: the owners of every layer, and how each matrix is held."""
+"""Resolve the requested layout: the owners of every layer, and the layout of each matrix."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def resolve(
                   are split into blocks
     connections   those of every RBM; of ``owners`` or, where these say nothing of them, from the spec where None
 
-    Whoever has placed the units, a matrix that is left to ``auto`` is held as :class:`AutoContext` chooses.  A layout
+    Whoever has placed the units, a matrix that is left to ``auto`` gets the layout of :class:`AutoContext`.  A layout
     that is decided already comes back as it is.  Collective over the grid.  Raises, on every rank, LayoutError where
     the owners do not fit the network or the grid, SpecError where connections cannot be made.
     """
@@ -49,7 +49,7 @@ def resolve(
     if len(connections) != n_rbms:
         raise LayoutError(f"there are connections of {len(connections)} RBMs, but the network has {n_rbms}")
     # that of an RBM whose connections were listed, and now are complete, was never asked for
-    is_open = [word in (AUTO, SPARSE) and wires is None for word, wires in zip(asked, connections, strict=False)]
+    is_open = [word in (AUTO, SPARSE) and listed is None for word, listed in zip(asked, connections, strict=False)]
     context = auto_context(spec, grid) if any(is_open) else AutoContext()
     layouts = []
     for i, (lower, upper) in enumerate(pairwise(sizes)):

@@ -18,7 +18,7 @@ from modelpar.errors import DataError, SpecError, warn
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import Chains
 from modelpar.training.evaluation import check_split
-from modelpar.training.feeds import shares, visible_feed
+from modelpar.training.feeds import sample_chunks, visible_feed
 from modelpar.training.state import TrainingRun
 from modelpar.values import plain
 from modelpar.values.forms import plain_array, plain_rows
@@ -87,7 +87,7 @@ def collect(network: DeepBeliefNetwork) -> dict[str, Array]:
     arrays = {}
     for block in tensors(network):
         array = np.zeros(block.shape, block.block.dtype)
-        array[block.place] = block.block
+        array[block.index] = block.block
         # each element is on exactly one shard, so the sum only joins the pieces
         messages.allreduce(network.grid.shard_comm, array)
         arrays[block.name] = array
@@ -103,10 +103,10 @@ def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
             run.velocity[part.name] = part.parameters.like()
     for block in tensors(network, states):
         if block.name in arrays:
-            block.block[...] = arrays[block.name][block.place]
+            block.block[...] = arrays[block.name][block.index]
     run.refresh(network)
     if states is not None:
-        run.chains = Chains.share_of(states, network.grid.replica, network.grid.n_replicas)
+        run.chains = Chains.of_replica(states, network.grid.replica, network.grid.n_replicas)
 
 
 def each_sample(
@@ -122,7 +122,7 @@ def each_sample(
     _check_scale(network, dataset, X)
     feed = visible_feed(network, dataset, dataset.train, "none")
     result = np.zeros((feed.n_samples, n_units), dtype)
-    for samples in shares(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
+    for samples in sample_chunks(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
         result[np.ix_(samples, unit_ids)] = compute(v, samples).T

@@ -1,4 +1,4 @@
-"""How replicas stay together: one file per strategy, all of the same few verbs; the loop never asks which it has.
+"""Strategies that keep replicas together, one per file, with the same few methods; the loop never asks which it has.
 
 A stage of training is a run of steps, one global minibatch each.  A strategy says what is summed, with whom, and when.
 ``shares`` tells a replica which parts of which minibatches are its own, and moves what has to move before and after
@@ -50,7 +50,7 @@ class Sync(Protocol):
         """Steps from ``done`` to the next moment at which all replicas stand at the same step."""
 
     def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
-        """What this replica does of the steps ``first .. stop - 1`` of an epoch, the next of a stage of which ``done``
+        """This replica's work in the steps ``first .. stop - 1`` of an epoch, the next of a stage of which ``done``
         were done.  Afterwards all of them are done, on all replicas.  Collective over the grid.
 
         rate   learning rate of these steps
@@ -60,10 +60,10 @@ class Sync(Protocol):
         """Leave the same parameters on every replica; called before a score or a save.  Collective over the grid."""
 
     def salvage(self) -> Salvage | None:
-        """What this rank still has when another one was lost, where replicas were at their own pace; else None."""
+        """This rank's parameters after another one was lost, where replicas were at their own pace; else None."""
 
     def end(self) -> None:
-        """Give back what the strategy holds.  Collective over the grid."""
+        """Free the strategy's windows and threads.  Collective over the grid."""
 
 
 def strategy(spec: SyncSpec, grid: Grid, traffic: Traffic, staleness: Counter[int]) -> Sync:

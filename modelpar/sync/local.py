@@ -98,4 +98,4 @@ class LocalSGD:
         return None
 
     def end(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""

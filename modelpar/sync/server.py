@@ -2,7 +2,7 @@
 
 Downpour SGD (Dean et al. 2012, section 4.1; Algorithm 4 of the study): a replica fetches the parameters every so many
 of its steps and pushes what its own steps changed every so many.  The parameters of a shard, and Adagrad's state, live
-in windows spread over server ranks or over the replicas themselves, so nobody holds more of the model than a shard.
+in windows spread over server ranks or over the replicas themselves, so nobody stores more of the model than a shard.
 
 Work is handed out by tickets: a ticket is one replica's part of a minibatch, and who is faster takes more of them.  So
 replicas come to the end of a segment of steps within one ticket of each other, whatever their speeds.
@@ -178,7 +178,7 @@ class ParameterServer:
 
     def _refresh(self) -> None:
         """Make copies of weights agree, which is not a change for this replica to push."""
-        if all(parameters.W.ndim > 1 for parameters in self._work.parts.values()):  # a matrix is held once
+        if all(parameters.W.ndim > 1 for parameters in self._work.parts.values()):  # a matrix is stored once
             self._work.refresh()
             return
         before, after = np.empty_like(self._base), np.empty_like(self._base)

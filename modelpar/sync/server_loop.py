@@ -1,4 +1,4 @@
-"""The loop of a server rank, which holds its part of the windows and enters MPI so that nobody waits for it.
+"""The loop of a server rank, which hosts its part of the windows and enters MPI so that nobody waits for it.
 
 The first replica's rank of the same shard tells it when windows are made and given back.
 """
@@ -20,7 +20,7 @@ NAP = 0.0003  # seconds between two probes: a request from another node waits ha
 
 
 def hosts(grid: Grid) -> list[int]:
-    """Ranks of ``grid.column_comm`` that hold the parameters of this shard."""
+    """Ranks of ``grid.column_comm`` that host the parameters of this shard."""
     n = grid.n_replicas
     return list(range(n, grid.column_comm.size)) if grid.n_servers else list(range(n))
 
@@ -29,7 +29,7 @@ def open_arrays(grid: Grid, n: int, dtype: npt.DTypeLike, n_vectors: int, n_coun
     """Windows on the ranks of this shard that host them.  Collective over the grid."""
     description = (hosts(grid), n, np.dtype(dtype).str, n_vectors, n_counters)
     _tell(grid, ("open", description))
-    return SharedArrays(grid.column_comm, *description, grid.look if grid.tolerant else None)
+    return SharedArrays(grid.column_comm, *description, grid.check_ranks if grid.tolerant else None)
 
 
 def close_arrays(grid: Grid, arrays: SharedArrays) -> None:
@@ -58,7 +58,7 @@ def serve(grid: Grid) -> None:
     comm, arrays = grid.column_comm, None
     while True:
         while not comm.Iprobe(0, TAG):
-            grid.look()
+            grid.check_ranks()
             time.sleep(NAP)
         verb, message = comm.recv(source=0, tag=TAG)
         if verb == "open":

@@ -7,7 +7,7 @@ each element, whoever else changes it at the same time (MPI 4.1, section 12.7.1)
 A host need not take part.  On one node both MPIs act on shared memory; between nodes the request waits until the host
 enters MPI, so a host that computes has a :class:`modelpar.sync.progress.Progress` that does.
 
-Where ranks may be lost, one more thing is needed: an MPI library that acts on shared memory holds a lock of its own
+Where ranks may be lost, one more thing is needed: an MPI library that acts on shared memory takes a lock of its own
 meanwhile, and whoever is killed just then leaves it locked for ever.  So the ranks take turns at a host's vectors by a
 counter of ours, and whoever waits for a turn can check that the holder still runs.  Counters have a window of
 their own, whose operations take some hundred nanoseconds.
@@ -34,9 +34,9 @@ NAP = 0.00005  # seconds between two checks whether a host is free
 class SharedArrays:
     """``n_vectors`` vectors of ``n`` elements and ``n_counters`` integers, all zero at first.
 
-    hosts   ranks of ``comm`` that hold a part of each vector; the first also holds the counters
-    dtype   float32 or float64
-    look    called while a host's vectors are taken: raises where a rank was lost.  None where ranks are not lost
+    hosts         ranks of ``comm`` that host a part of each vector; the first also hosts the counters
+    dtype         float32 or float64
+    check_ranks   called while waiting for a turn: raises where a rank was lost.  None where ranks are not lost
 
     Making one is collective over ``comm``, and so is ``free``.  All other methods are one rank's own, and done when
     they return: whoever reads later, reads what was written.
@@ -44,9 +44,10 @@ class SharedArrays:
 
     def __init__(
         self, comm: MPI.Comm, hosts: list[int], n: int, dtype: npt.DTypeLike, n_vectors: int, n_counters: int,
-        look: Callable[[], None] | None = None,
+        check_ranks: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        self.n, self.dtype, self._hosts, self._look, self._me = n, np.dtype(dtype), hosts, look, comm.rank
+        self.n, self.dtype, self._hosts, self._me = n, np.dtype(dtype), hosts, comm.rank
+        self._check_ranks = check_ranks
         self.bounds = [n * i // len(hosts) for i in range(len(hosts) + 1)]
         self._n_counters = n_counters
         mine = [self.bounds[i + 1] - self.bounds[i] for i, host in enumerate(hosts) if host == comm.rank]
@@ -59,7 +60,7 @@ class SharedArrays:
         self._type = MPI.FLOAT if self.dtype == np.float32 else MPI.DOUBLE
 
     def _each(self, vector: int, work: Callable[[int, Any, int, int], None]) -> None:
-        """``work(host, its place in the window, first element, end)`` for pieces of a vector, done when it returns."""
+        """``work(host, its part of the window, first element, end)`` for pieces of a vector, done when it returns."""
         for i, host in enumerate(self._hosts):
             first, end = self.bounds[i], self.bounds[i + 1]
             if first == end:
@@ -70,14 +71,14 @@ class SharedArrays:
                 offset = (vector * (end - first) + start - first) * self.dtype.itemsize
                 work(host, (offset, stop - start, self._type), start, stop)
             self._window.Flush(host)
-            if self._look is not None:
+            if self._check_ranks is not None:
                 self.set_counters(self._n_counters + i, [0])
 
     def _take_turn(self, i: int) -> None:
-        if self._look is None:
+        if self._check_ranks is None:
             return
         while not self.replace_counter(self._n_counters + i, 0, self._me + 1):
-            self._look()
+            self._check_ranks()
             time.sleep(NAP)
 
     # -- vectors -----------------------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ class SharedArrays:
         )
 
     def hosted(self, vector: int) -> tuple[int, Array]:
-        """(first element, elements) of the part of a vector that this rank holds, in place; none where it is no host.
+        """(first element, elements) of the part of a vector that this rank hosts, in place; none elsewhere.
 
         Without MPI: for what is left when another rank was lost.
         """

@@ -60,7 +60,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Salvage:
-    """What one rank has of a shard's parameters when another rank was lost while replicas were at their own pace.
+    """The parameters of a shard that one rank has when another rank was lost while replicas were at their own pace.
 
     base      (n,) all parameters of the stage, as last fetched, with this replica's own pushes
     version   pushes of all replicas at that fetch

@@ -1,4 +1,4 @@
-"""Who does what next among replicas that go at their own pace: tickets, versions, and a bound on staleness.
+"""The division of work among replicas that go at their own pace: tickets, versions, and a bound on staleness.
 
 Shard 0 of every replica speaks for it, with counters in the window of shard 0, and tells the replica's other shards:
 so all shards of a replica fetch and push at the same steps.
@@ -37,7 +37,7 @@ class _Fetch:
 
 
 class Tickets:
-    """A replica's place among the others.  Methods are collective over its shards."""
+    """A replica's tickets, pushes and fetches.  Methods are collective over its shards."""
 
     def __init__(self, grid: Grid, arrays: SharedArrays, spec: SyncSpec) -> None:
         self.grid, self._arrays, self._spec = grid, arrays, spec
@@ -89,7 +89,7 @@ class Tickets:
     def _has_lost(self) -> bool:
         """Whether a rank was lost: asked between two steps, where nothing is half done."""
         try:
-            self.grid.look()
+            self.grid.check_ranks()
         except MPI.Exception:
             return True
         return False

@@ -36,8 +36,8 @@ class UpdateDigests:
     digests: dict[str, int]  # tensor -> digest below 2^64
 
     @property
-    def place(self) -> tuple[int, int, int]:
-        """Later updates of a run have greater places."""
+    def sort_key(self) -> tuple[int, int, int]:
+        """Stage, layer, step: later updates of a run have greater keys."""
         return STAGES.index(self.stage), self.layer, self.step
 
     def as_line(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def read(path: str | Path) -> tuple[list[UpdateDigests], int]:
             if update is None:
                 n_damaged += 1
                 continue
-            while kept and kept[-1].place >= update.place:
+            while kept and kept[-1].sort_key >= update.sort_key:
                 kept.pop()
             kept.append(update)
     return kept, n_damaged - is_last_damaged
@@ -117,9 +117,9 @@ class Comparison:
 
 
 def compare(first: Sequence[UpdateDigests], second: Sequence[UpdateDigests], n_damaged: tuple[int, int]) -> Comparison:
-    """Where two runs part; both in order, with the number of damaged lines of each.
+    """The first difference of two runs; both in order, with the number of damaged lines of each.
 
-    An update that one run lacks is a parting, unless that run has damaged lines that could have held it, or
+    An update that one run lacks is a parting, unless that run has damaged lines that could have been it, or
     began to record later.  Of an update, the tensors that both have recorded are compared, in their order.
     """
     runs, at, damaged = (first, second), [0, 0], list(n_damaged)
@@ -131,14 +131,14 @@ def compare(first: Sequence[UpdateDigests], second: Sequence[UpdateDigests], n_d
     while at[0] < len(first) or at[1] < len(second):
         here = [run[i] if i < len(run) else None for run, i in zip(runs, at, strict=True)]
         a, b = here
-        if a is not None and b is not None and a.place == b.place:
+        if a is not None and b is not None and a.sort_key == b.sort_key:
             differing = [name for name in a.digests if name in b.digests and a.digests[name] != b.digests[name]]
             if differing:
                 return result(Parting(a.stage, a.layer, a.epoch, a.step, differing[0], tuple(differing[1:])))
             n_alike += 1
             at = [at[0] + 1, at[1] + 1]
             continue
-        ahead = 0 if b is None or (a is not None and a.place < b.place) else 1  # the run with the earlier update
+        ahead = 0 if b is None or (a is not None and a.sort_key < b.sort_key) else 1  # the run with the earlier update
         lacking, update = 1 - ahead, here[ahead]
         assert update is not None  # the loop ends where both have ended
         begins_later = at[lacking] == 0 and here[lacking] is not None

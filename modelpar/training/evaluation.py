@@ -13,7 +13,7 @@ from modelpar.data.doubts import check_fills_range, check_same_scale
 from modelpar.errors import DataError, SpecError, warn
 from modelpar.model.backprop import score_batch, softmax
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.training.feeds import check_width, real_values, shares
+from modelpar.training.feeds import check_width, real_values, sample_chunks
 from modelpar.training.state import TrainingRun
 
 IntArray = npt.NDArray[np.int64]
@@ -21,7 +21,7 @@ IntArray = npt.NDArray[np.int64]
 LOOKED_AT = 512  # samples whose answers tell whether all are alike
 
 
-def check_labels(dataset: Dataset, split: Split, n_classes: int) -> IntArray:
+def required_labels(dataset: Dataset, split: Split, n_classes: int) -> IntArray:
     """The labels (len(split),); raises DataError where there are none or the output layer is too small for them."""
     if split.labels is None:
         raise DataError(f"{dataset.name} has no labels, but fine-tuning needs them; give --labels, or --pretrain-only")
@@ -53,12 +53,12 @@ def check_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> N
     elif TrainingRun.of(network).binarise in ("none", "stochastic"):
         survey = split.survey(mine) if len(mine) else None
         ends = (np.inf, -np.inf) if survey is None else (float(survey.low.min()), float(survey.high.max()))
-        told = comm.allgather(ends)
-        check_fills_range(alone, min(low for low, _ in told), max(high for _, high in told), comm)
+        all_ends = comm.allgather(ends)
+        check_fills_range(alone, min(low for low, _ in all_ends), max(high for _, high in all_ends), comm)
 
 
 def has_labels(split: Split | None) -> bool:
-    """Whether there are samples with labels in it."""
+    """Whether the split has samples with labels."""
     return split is not None and split.labels is not None and len(split) > 0
 
 
@@ -79,7 +79,7 @@ def measured(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) 
     if split is None:
         raise DataError(f"{dataset.name} has no such split; give --test-fraction or --validation-fraction")
     check_width(network, dataset, split)
-    labels = check_labels(dataset, split, network.spec.classes)
+    labels = required_labels(dataset, split, network.spec.classes)
     check_split(network, dataset, split)
     return _accuracy(network, dataset, split, labels)
 
@@ -89,7 +89,7 @@ def _accuracy(network: DeepBeliefNetwork, dataset: Dataset, split: Split, labels
     grid = network.grid
     feed = real_values(network, dataset, split)
     correct, cross_entropy = 0, 0.0
-    for samples in shares(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
+    for samples in sample_chunks(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
         with network.traffic.measuring():
@@ -110,7 +110,7 @@ def accuracy_measures(network: DeepBeliefNetwork, dataset: Dataset) -> dict[str,
     found = {}
     for name, split in splits.items():
         if split is not None and has_labels(split):
-            labels = check_labels(dataset, split, network.spec.classes)
+            labels = required_labels(dataset, split, network.spec.classes)
             found[name] = _accuracy(network, dataset, split, labels)["accuracy"]
     return found
 
@@ -131,7 +131,7 @@ def check_predictions(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     few = replace(split, rows=split.rows[looked_at], labels=split.labels[looked_at])
     grid, feed = network.grid, real_values(network, dataset, few)
     answers: set[int] = set()
-    for samples in shares(len(few), grid.replica, grid.n_replicas, network.samples_at_once):
+    for samples in sample_chunks(len(few), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
         answers.update(network.logits(v).argmax(axis=0).tolist())

@@ -24,7 +24,7 @@ def check_exact(spec: NetworkSpec, training: TrainingSpec, *, binary: bool) -> N
     wrong = [
         (spec.visible != "bernoulli", f"--visible {spec.visible}: real values do not add up exactly",
          "use Bernoulli units, or leave --exact out"),
-        (spec.dtype != "float32", f"--dtype {spec.dtype}: whole-number sums are made of float32 weights",
+        (spec.dtype != "float32", f"--dtype {spec.dtype}: integer sums are made of float32 weights",
          "use --dtype float32"),
         (training.reconstruction == "probabilities", "--reconstruction probabilities: sums of real values are rounded",
          "use --reconstruction states"),
@@ -72,7 +72,7 @@ class Recorder:
         for name, packed in states.items():
             units = rbm.visible_ids if name.startswith("v") else rbm.hidden_ids
             if len(units):  # an empty shard adds nothing
-                mine[name] = digest_states(packed.words, units, batch.place)
+                mine[name] = digest_states(packed.words, units, batch.offset)
         if first_replica:  # all replicas have the same parameters
             mine["W"] = rbm.weights.digest(rbm.W)
             mine["b"] = digest(rbm.b, rbm.visible_ids, None)

@@ -214,30 +214,30 @@ class KeptActivations:
             fill_floats(self._rows, samples, self._units, self._zeros, self._ones, out)
 
 
-MEAN_STEPS = 1 << 32  # float32 values in [0, 1] are summed in exact mode as whole multiples of 1 / MEAN_STEPS
+MEAN_STEPS = 1 << 32  # float32 values in [0, 1] are summed in exact mode as integer multiples of 1 / MEAN_STEPS
 
 
 def mean_of(network: DeepBeliefNetwork, feed: Feed) -> npt.NDArray[np.float64]:
     """(n_units,) mean of every owned unit of a feed over all samples.  Collective.
 
-    Summed in float64; in exact mode in whole numbers, which makes the means the same bits at every grid.
+    Summed in float64; in exact mode as integers, which makes the means the same bits at every grid.
     """
-    grid, whole = network.grid, network.spec.exact
-    sums: Array = np.zeros(feed.n_units, np.int64 if whole else np.float64)
-    for samples in shares(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
+    grid, exact = network.grid, network.spec.exact
+    sums: Array = np.zeros(feed.n_units, np.int64 if exact else np.float64)
+    for samples in sample_chunks(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
         block = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, block)
-        if whole:
+        if exact:
             sums += np.rint(block.astype(np.float64) * MEAN_STEPS).astype(np.int64).sum(axis=1)
         else:
             sums += block.sum(axis=1, dtype=np.float64)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, sums)
     network.traffic.add_allreduce("replica", sums, grid.n_replicas, "biases")
-    return sums / ((MEAN_STEPS if whole else 1) * max(feed.n_samples, 1))
+    return sums / ((MEAN_STEPS if exact else 1) * max(feed.n_samples, 1))
 
 
-def shares(n_samples: int, replica: int, n_replicas: int, chunk: int) -> Sequence[IntArray]:
-    """This replica's samples in pieces; as many pieces on every replica, so that collective work stays in step."""
+def sample_chunks(n_samples: int, replica: int, n_replicas: int, chunk: int) -> Sequence[IntArray]:
+    """This replica's samples in chunks; as many chunks on every replica, so that collective work stays in step."""
     pieces = []
     for start in range(0, n_samples, chunk):
         bounds = np.linspace(start, min(start + chunk, n_samples), n_replicas + 1).astype(np.int64)

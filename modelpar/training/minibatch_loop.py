@@ -1,4 +1,4 @@
-"""The minibatches of one stage of training, from where its position stands, with its clock and running sums."""
+"""The minibatches of one stage of training, from its position on, with its clock and running sums."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Minibatch:
     samples: IntArray  # (batch,) positions in the training split
     first_draw: int  # global sample counter of the first of them: samples that training had seen before
     n_all: int  # samples of the minibatch over all replicas
-    place: int  # of the first of them in the whole minibatch
+    offset: int  # of the first of them in the complete minibatch
 
     @property
     def n_mine(self) -> int:
@@ -77,10 +77,10 @@ class MinibatchLoop:
         return self.position.epoch < self.epochs
 
     def segments(self, sync: Sync, rate: float, every: int = 0) -> Iterator[Iterator[Minibatch]]:
-        """What is left of the current epoch, from one moment at which all replicas stand together to the next.
+        """The rest of the current epoch, from one moment at which all replicas stand at the same step to the next.
 
-        A segment is this replica's minibatches, in turn: call ``count`` for each when its update is done, and
-        ``synchronise`` when a segment is through.
+        A segment is this replica's minibatches, one after the other: call ``count`` for each when its update is done,
+        and ``synchronise`` when a segment is done.
 
         rate    learning rate of these steps
         every   a moment also after so many steps of the stage, 0 for none
@@ -107,9 +107,9 @@ class MinibatchLoop:
         layer = recorded_layer(self.stage, position.layer)
         self.network.traffic.status.begin_step(self.stage, layer, position.epoch + 1, share.step + 1)
         indices = self.batches.indices(self._shuffle + position.epoch, share.step)
-        # a short minibatch is cut where a whole one is: persistent chains belong to places in the minibatch
-        whole = self.batches.share(self._batch_size, share.part, share.n_parts)
-        mine = slice(min(whole.start, len(indices)), min(whole.stop, len(indices)))
+        # a short minibatch is cut where a full one is: persistent chains belong to positions in the minibatch
+        full = self.batches.share(self._batch_size, share.part, share.n_parts)
+        mine = slice(min(full.start, len(indices)), min(full.stop, len(indices)))
         seen = position.epoch * self.feed.n_samples + share.step * self._batch_size
         v, v_spread = self._read(indices[mine], seen + mine.start)
         return Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), mine.start)
@@ -132,7 +132,7 @@ class MinibatchLoop:
             position.sums[name] = position.sums[name]._replace(value=position.sums[name].value + value)
 
     def synchronise(self) -> Record:
-        """The segment is through, on all replicas: move the position on."""
+        """The segment is done on all replicas: advance the position."""
         position = self.position
         samples = min(self._stop * self._batch_size, self.feed.n_samples) - self._first * self._batch_size
         position.step = self._stop

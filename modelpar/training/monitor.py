@@ -12,7 +12,7 @@ from modelpar.errors import TrainingError
 from modelpar.kernels.reductions import squared_error
 from modelpar.model import scores
 from modelpar.model.rbm import RBM
-from modelpar.training.feeds import shares
+from modelpar.training.feeds import sample_chunks
 
 Array = npt.NDArray[np.floating]
 
@@ -37,7 +37,7 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
     n_probe = min(PROBE, feed.n_samples)
     lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
     total, error, likelihood = np.zeros(len(rbm.c)), 0.0, 0.0
-    for samples in shares(n_probe, grid.replica, grid.n_replicas, min(PIECE, at_once)):
+    for samples in sample_chunks(n_probe, grid.replica, grid.n_replicas, min(PIECE, at_once)):
         v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
         if not rbm.gaussian:
@@ -95,7 +95,7 @@ def check_weights(what: str, weights: list[Array], comm: MPI.Comm) -> None:
 
 
 def check_finite(what: str, values: list[Array], comm: MPI.Comm, rate: str = "--learning-rate") -> None:
-    """Raise TrainingError on every rank if any rank's values hold a NaN or infinity.  Collective.
+    """Raise TrainingError on every rank if any rank's values have a NaN or infinity.  Collective.
 
     rate   the option that mends it
     """

@@ -1,5 +1,5 @@
-"""What data must be like for what was asked for: looked at by the command line before an old run goes, and by training
-before anything is changed."""
+"""Checks that the data fit the requested training: made by the command line before an old run is removed, and by
+training before anything is changed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mpi4py import MPI
 from modelpar.data import Dataset, check_classes, check_range, check_training
 from modelpar.errors import SpecError
 from modelpar.spec import FineTuneSpec, NetworkSpec
-from modelpar.training.evaluation import check_labels, has_labels
+from modelpar.training.evaluation import has_labels, required_labels
 from modelpar.training.exactness import check_exact_tuning
 
 
 def check_values(
     spec: NetworkSpec, dataset: Dataset, visible_ids: npt.NDArray[np.int64], comm: MPI.Comm, *, again: bool = False
 ) -> None:
-    """Whether the values fit the visible units, of which this rank owns ``visible_ids``, and can be learned from.
+    """Check that the values fit the visible units, of which this rank owns ``visible_ids``, and can be learned from.
 
     again   as ``check_training`` has it.   Collective.  Raises SpecError or DataError on every rank.
     """
@@ -28,14 +28,14 @@ def check_values(
 
 
 def check_tuning(spec: NetworkSpec, tuning: FineTuneSpec, dataset: Dataset, comm: MPI.Comm) -> None:
-    """Whether there are the labels that fine-tuning needs, and that its end is told by, and they fit the output layer.
+    """Check that the labels that fine-tuning and its stopping rules need are there, and fit the output layer.
 
     Collective.  Raises SpecError or DataError on every rank.
     """
     check_exact_tuning(spec, tuning)
     for split in (dataset.train, dataset.validation, dataset.test):
         if split is not None and (split is dataset.train or has_labels(split)):
-            check_labels(dataset, split, spec.classes)
+            required_labels(dataset, split, spec.classes)
     if tuning.patience and not has_labels(dataset.validation):
         raise SpecError("--patience needs a validation set with labels; give --validation-fraction")
     if tuning.until_accuracy is not None and not (has_labels(dataset.validation) or has_labels(dataset.test)):

@@ -1,17 +1,18 @@
-"""Going on after a rank was lost: what the others keep, how they agree, and the network that they go on with.
+"""Recovery after a rank was lost: what the others keep, how they agree, and the network that they go on with.
 
 Needs User Level Failure Mitigation (Bland et al. 2013, as in Open MPI 5): an operation with a lost rank fails instead
 of ending the job, a communicator can be revoked so that nobody waits on it, and shrunk to those that are left.
 
 A lost rank takes its replica out, for nobody else has its shard of it.  Where replicas take steps together, the others
 go back to the last snapshot that all of them have, at most ``EVERY`` steps, and take these steps again with the
-samples shared anew between them: nothing is lost, and as draws belong to samples, the run does what it would have done.
-Where replicas are at their own pace, they go on from what the servers hold; what a lost server held is taken from the
-replica that fetched it last.
+samples divided anew among them: nothing is lost, and as draws belong to samples, the run does what it would have done.
+Where replicas are at their own pace, they go on from the servers' parameters; those of a lost server are taken from
+the replica that fetched them last.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from modelpar.weights.parameters import Parameters
 
 EVERY = 10  # steps between two snapshots: a copy takes about as long as a step
 
-Place = tuple[int, int, int, int]  # as ``Position.place``
+SortKey = tuple[int, int, int, int]  # as ``Position.sort_key``
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class Snapshots:
 
     def __init__(self, network: DeepBeliefNetwork) -> None:
         self.network = network
-        self.kept: dict[Place, Snapshot] = {}
+        self.kept: dict[SortKey, Snapshot] = {}
 
     def keep(self) -> None:
         """Take one now, unless the last one is hardly older.  Not collective, and the same on all ranks."""
-        here = TrainingRun.of(self.network).position.place
+        here = TrainingRun.of(self.network).position.sort_key
         last = max(self.kept, default=None)
         if last is not None and here[:3] == last[:3] and here[3] - last[3] < EVERY:
             return
@@ -73,11 +74,11 @@ class Snapshots:
 class SurvivorState:
     """The state that a surviving rank brings to the next grid.
 
-    snapshots   by place; salvage and ``now``: where it was at its own pace
+    snapshots   by the sort key of their position; salvage and ``now``: where it was at its own pace
     """
 
     shard: int
-    snapshots: dict[Place, Snapshot]
+    snapshots: dict[SortKey, Snapshot]
     salvage: Salvage | None = None
     now: Snapshot | None = None
 
@@ -124,21 +125,22 @@ def regroup(members: MPI.Comm, grid: Grid | None, n_shards: int, world: MPI.Grou
     gone = MPI.Group.Difference(before, left.group)
     lost = sorted(MPI.Group.Translate_ranks(gone, list(range(gone.size)), world))
     mine = (-2, -2) if grid is None else (grid.replica, grid.shard)
-    seats = left.allgather(mine)
-    if any(replica == -2 for replica, _ in seats):  # nobody has anything to lose: the first ones make new replicas
-        seats = [divmod(rank, n_shards) for rank in range(left.size)]
-    complete = [r for r in sorted({r for r, _ in seats if r >= 0}) if sum(seat[0] == r for seat in seats) == n_shards]
+    coordinates = left.allgather(mine)
+    if any(replica == -2 for replica, _ in coordinates):  # nothing to lose yet: the first ranks make new replicas
+        coordinates = [divmod(rank, n_shards) for rank in range(left.size)]
+    n_left = Counter(replica for replica, _ in coordinates if replica >= 0)
+    complete = sorted(replica for replica, n in n_left.items() if n == n_shards)
     if not complete:
         raise ModelparError(
             f"rank {', '.join(map(str, lost))} was lost, and no replica is complete any more; go on from the last "
             "checkpoint with --resume"
         )
-    servers = [rank for rank, (replica, _) in enumerate(seats) if replica == -1]
-    if {seats[rank][1] for rank in servers} != set(range(n_shards)):  # too few: the replicas hold the parameters
+    servers = [rank for rank, (replica, _) in enumerate(coordinates) if replica == -1]
+    if {coordinates[rank][1] for rank in servers} != set(range(n_shards)):  # too few: the replicas host the parameters
         servers = []
-    order = [seats.index((r, s)) for r in complete for s in range(n_shards)]
-    # a server serves the shard of its place modulo the shards
-    by_shard = [[rank for rank in servers if seats[rank][1] == s] for s in range(n_shards)]
+    order = [coordinates.index((r, s)) for r in complete for s in range(n_shards)]
+    # a server serves the shard of its position modulo the shards
+    by_shard = [[rank for rank in servers if coordinates[rank][1] == s] for s in range(n_shards)]
     rounds = min((len(ranks) for ranks in by_shard), default=0)
     order += [by_shard[s][k] for k in range(rounds) for s in range(n_shards)]
     idle = sorted(MPI.Group.Translate_ranks(left.group, [r for r in range(left.size) if r not in order], world))
@@ -158,7 +160,7 @@ def rebuild(state: SurvivorState, spec: NetworkSpec, grid: Grid, layout: Network
     salvaged = state.salvage is not None and state.now is not None
     if grid.comm.allreduce(salvaged, MPI.LAND):
         return _from_salvage(state, spec, grid, layout)
-    common = set.intersection(*(set(places) for places in grid.comm.allgather(list(state.snapshots))))
+    common = set.intersection(*(set(keys) for keys in grid.comm.allgather(list(state.snapshots))))
     return _network(state.snapshots[max(common)], spec, grid, layout) if common else None
 
 
@@ -170,7 +172,7 @@ def _network(snapshot: Snapshot, spec: NetworkSpec, grid: Grid, layout: NetworkL
         rbm.mean_activation[:] = mean
     network.input_offset, network.input_scale = snapshot.scaling
     network.run = snapshot.run
-    snapshot.run.chains = None  # places in the minibatch are shared anew: all begin new ones
+    snapshot.run.chains = None  # minibatches are divided among other replicas now: all begin new chains
     return network
 
 
@@ -179,14 +181,14 @@ def _from_salvage(state: SurvivorState, spec: NetworkSpec, grid: Grid, layout: N
     assert salvage is not None
     assert now is not None
     comm = grid.replica_comm
-    # the replica that has fetched last lends what lost hosts held; those that are left give their parts
+    # the replica that fetched last replaces the parts of lost hosts; the other hosts give their own
     freshest = max((version, -rank) for rank, version in enumerate(comm.allgather(salvage.version)))
     base = salvage.base.copy()
     messages.bcast(comm, base, -freshest[1])
     start, values = salvage.hosted
-    places, at = comm.allgather((start, len(values))), 0
+    parts, at = comm.allgather((start, len(values))), 0
     hosted = messages.concatenated(comm, values)
-    for start, n in places:
+    for start, n in parts:
         base[start : start + n] = hosted[at : at + n]
         at += n
     for name, where in salvage.slices.items():

@@ -1,4 +1,4 @@
-"""Where the training of a network stands, and all that it needs besides the network's own parameters."""
+"""The state of a network's training: its position, and all that it needs besides the network's own parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sum(NamedTuple):
 
 @dataclass
 class Position:
-    """Where training stands; the same on every rank, but for ``seconds`` and ``sums``.  A step is one minibatch."""
+    """The position of training; the same on every rank, but for ``seconds`` and ``sums``.  A step is one minibatch."""
 
     stage: str = "pretrain"  # of STAGES
     layer: int = 0  # the RBM that is trained, or will be next
@@ -40,8 +40,8 @@ class Position:
     n_samples: int = 0
 
     @property
-    def place(self) -> tuple[int, int, int, int]:
-        """Stage, layer, epoch, step: later positions are greater."""
+    def sort_key(self) -> tuple[int, int, int, int]:
+        """Stage, layer, epoch, step: later positions have greater keys."""
         return STAGES.index(self.stage), self.layer, self.epoch, self.step
 
     def total_sums(self, grid: Grid) -> dict[str, float]:
@@ -62,7 +62,7 @@ def nothing() -> None:
 
 @dataclass
 class TrainingRun:
-    """The training of one network: what a checkpoint has of it, and how this process takes part.
+    """The training of one network: what a checkpoint stores of it, and how this process takes part.
 
     The parameters are the network's; all else that training changes is here.
     """
@@ -85,7 +85,7 @@ class TrainingRun:
 
     @classmethod
     def of(cls, network: DeepBeliefNetwork) -> TrainingRun:
-        """The training of ``network``, begun here where it never was."""
+        """The training of ``network``; a new one where it was never trained."""
         if network.run is None:
             network.run = cls()
         assert isinstance(network.run, cls)
@@ -101,7 +101,7 @@ class TrainingRun:
         return {"position": position, "binarise": self.binarise, "record_digests": self.record_digests}
 
     def forget_stage(self) -> None:
-        """Nothing of what one stage of training needs is of use to the next."""
+        """Drop what one stage of training needs and the next does not."""
         for named in (self.velocity, self.outer, self.squares):
             named.clear()
         self.chains = None
@@ -137,7 +137,7 @@ class TrainingRun:
                     part.weights.refresh(named[part.name])
 
     def copy(self) -> TrainingRun:
-        """As it stands: what goes on from it does not change it.  Without the strategy, which is of this moment."""
+        """A copy that further training does not change; without the strategy, which belongs to this process."""
         named: dict[str, Any] = {name: copies(getattr(self, name)) for name in ("velocity", "best", "outer", "squares")}
         position = replace(self.position, sums=dict(self.position.sums))
         chains = None if self.chains is None else Chains(self.chains.h)  # replaced by new ones, not changed in place

@@ -27,7 +27,7 @@ from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
 from modelpar.sync import Sync, Work, check_bound, strategy
 from modelpar.training import monitor
-from modelpar.training.evaluation import accuracy_measures, check_labels, check_predictions
+from modelpar.training.evaluation import accuracy_measures, check_predictions, required_labels
 from modelpar.training.exactness import Recorder, check_exact, digests_of_parts
 from modelpar.training.feeds import (
     DrawnOnce,
@@ -234,7 +234,7 @@ def _descend(
 ) -> Iterator[Record]:
     """The epochs of fine-tuning, until they are over, or the accuracy is reached, or no longer grows."""
     grid, position = network.grid, run.position
-    labels = check_labels(dataset, dataset.train, network.spec.classes)
+    labels = required_labels(dataset, dataset.train, network.spec.classes)
     backprop, parts = BackPropagation(network, spec), network.parts()
     for part in parts:
         if part.name not in run.velocity:

@@ -26,7 +26,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.trainer import fine_tune, pretrain
 
-POLL = 0.02  # seconds between looks whether the other ranks of the node have finished
+POLL = 0.02  # seconds between two checks whether the other ranks of the node have finished
 
 Tell = Callable[[str, int, int], None]
 
@@ -43,14 +43,14 @@ def rehearse(todo: Sequence[Task], node_comm: MPI.Comm, tell: Tell = lambda *_: 
     error: Exception | None = None
     workers = min(node_comm.size, placement_on(node_comm).cores) if folder() is not None or not compiled() else 0
     done = 0
-    for turn in sorted({task.round for task in todo}) if workers and compiled() else ():
-        this_turn = distribute([task for task in todo if task.round == turn], workers)
-        mine = this_turn[node_comm.rank] if node_comm.rank < workers else []
+    for number in sorted({task.round for task in todo}) if workers and compiled() else ():
+        this_round = distribute([task for task in todo if task.round == number], workers)
+        mine = this_round[node_comm.rank] if node_comm.rank < workers else []
         for task in mine:
             tell(task.name, done, len(todo))
             error = error or _attempt(task.run)
             done += 1
-        _meet(node_comm)
+        _sleeping_barrier(node_comm)
     for task in todo:  # from the cache now
         error = error or _attempt(task.run)
     error = error or _calibrate(node_comm)
@@ -67,7 +67,7 @@ def _attempt(work: Callable[[], object]) -> Exception | None:
     return None
 
 
-def _meet(comm: MPI.Comm) -> None:
+def _sleeping_barrier(comm: MPI.Comm) -> None:
     """A barrier in which ranks sleep: others compile on the cores that they would spin on."""
     arrived = comm.Ibarrier()
     while not arrived.Test():
@@ -75,9 +75,9 @@ def _meet(comm: MPI.Comm) -> None:
 
 
 def _calibrate(node_comm: MPI.Comm) -> Exception | None:
-    """One rank of the node measures the kernels, where that was not done before; all use what it has found."""
+    """One rank of the node measures the kernels, where that was not done before; all use its results."""
     error = _attempt(dispatch.prepare) if node_comm.rank == 0 else None
-    _meet(node_comm)
+    _sleeping_barrier(node_comm)
     dispatch.use(node_comm.bcast(dispatch.calibration()))
     return error
 
@@ -99,12 +99,12 @@ def tasks_of(
     kinds = set(KINDS) - {"panels that draw"}
     if spec.dtype == "float32" and not spec.exact:
         drawn = binary or training.reconstruction == "states" or training.persistent
-        whole = drawn and training.planes > 0
+        integer = drawn and training.planes > 0
         absent = {
             "exact": True, "digests": not digests, "sampled": not drawn,
             "probabilities": not binary or training.planes > 0,
-            "counts": not whole or n_replicas > 1, "summed counts": not whole or n_replicas == 1,
-            "counts of one phase": binary or not whole,
+            "counts": not integer or n_replicas > 1, "summed counts": not integer or n_replicas == 1,
+            "counts of one phase": binary or not integer,
             "tuning": tuning is None, "norms": tuning is None or not tuning.max_norm,
         }  # fmt: skip
         kinds -= {kind for kind, out in absent.items() if out}
@@ -134,7 +134,7 @@ def _files(dtype: npt.DTypeLike) -> None:
 
 def _train(dtype: str) -> None:
     """Every stage once, on one rank, with connections that are lists below complete ones."""
-    with warnings.catch_warnings():  # so few samples are no data
+    with warnings.catch_warnings():  # of so few samples
         warnings.simplefilter("ignore", ModelparWarning)
         _all_stages(dtype)
 

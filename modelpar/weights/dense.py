@@ -1,4 +1,4 @@
-"""Weights of complete connections, a matrix held over shards: what a layout means for the products of an RBM."""
+"""Weights of complete connections, a matrix spread over shards, and the products of an RBM in each layout."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Dense:
             scale_columns(W, np.minimum(1, limit / np.maximum(lengths, 1e-30)).astype(W.dtype))
 
     def _sum_incoming(self, sums: Array) -> None:
-        """Add up over the shards, in place, what each holds of a sum over the visible units.  sums (W.shape[1],)"""
+        """Add up over the shards, in place, the parts of a sum over the visible units.  sums (W.shape[1],)"""
 
     def _upward(self, W: Array, visible: Transfer, *, partial: bool = False) -> Product:
         return Product(W, visible.wait(), True, self._visible.n_units, self._exact or partial)
@@ -142,7 +142,7 @@ class Dense:
 
 
 class ColumnWeights(Dense):
-    """A shard holds the columns of its hidden units: (n_visible, n_hidden_owned).
+    """A shard has the columns of its hidden units: (n_visible, n_hidden_owned).
 
     Visible activations are gathered, their summed inputs reduced; hidden ones stay where they are.
     """
@@ -178,7 +178,7 @@ class ColumnWeights(Dense):
 
 
 class RowWeights(Dense):
-    """A shard holds the rows of its visible units: (n_visible_owned, n_hidden).
+    """A shard has the rows of its visible units: (n_visible_owned, n_hidden).
 
     Hidden activations are gathered, their summed inputs reduced; visible ones stay where they are.
     """
@@ -213,7 +213,7 @@ class RowWeights(Dense):
 
 
 class DualWeights(ColumnWeights):
-    """A shard holds the columns of its hidden units (``parameters.W``) and the rows of its visible units (``.rows``).
+    """A shard has the columns of its hidden units (``parameters.W``) and the rows of its visible units (``.rows``).
 
     Every sum is made on the shard that owns the unit, so nothing is reduced: both sides are gathered, states as bits.
     The two blocks get the same statistics in the same arithmetic, and so stay the same matrix bit for bit, where these

@@ -11,7 +11,7 @@ Array = npt.NDArray[np.floating]
 
 
 class Parameters:
-    """``flat`` holds W, b and c one after the other; W (rows, columns), b (n_b,) and c (n_c,) are views of it.
+    """``flat`` stores W, b and c one after the other; W (rows, columns), b (n_b,) and c (n_c,) are views of it.
 
     Of connections that are listed W is a vector, (connections,).  Collectives and the optimizer see one contiguous
     vector; the RBM sees its weights and biases.  A dual layout has a second block of the same matrix, ``rows`` (rows,
@@ -41,7 +41,7 @@ class Parameters:
 
     @property
     def has_copies(self) -> bool:
-        """Whether a weight may be held more than once: in two blocks, or, of listed connections, on two shards."""
+        """Whether a weight may be stored more than once: in two blocks, or, of listed connections, on two shards."""
         return self.rows is not None or self.W.ndim == 1
 
     @property

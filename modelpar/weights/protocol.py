@@ -65,7 +65,7 @@ class StepWeights(Protocol):
         """V = carry * V + gain * visible hidden^T, wherever there is a weight; V is like one block."""
 
     def for_gradients(self) -> Weights:
-        """How back-propagation holds the same matrix: one block, whose gradients are real values."""
+        """The same matrix as back-propagation uses it: one block, whose gradients are real values."""
 
     def limit_norms(self, parameters: Parameters, limit: float) -> None:
         """Scale back each hidden unit's incoming weights where they are longer than ``limit``.  Collective."""
@@ -73,7 +73,7 @@ class StepWeights(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """The part of a tensor that one shard alone holds; the pieces of all shards tile it.
+    """The part of a tensor that one shard alone has; the pieces of all shards tile it.
 
     shape     of the complete tensor, one or two dimensions
     values    (len(rows),) or (len(rows), len(columns)); shares memory with the parameters where these are given
@@ -119,10 +119,10 @@ class StoredWeights(Protocol):
         """The digest of this shard's part of the matrix: 64 bits, which add up over the shards."""
 
     def incoming(self, W: Array, unit: int) -> tuple[IntArray, Array] | None:
-        """(visible ids, weights) of what this shard holds of one hidden unit, None where it is nothing."""
+        """(visible ids, weights) of this shard's part of one hidden unit, None where it has none."""
 
     def entries(self, W: Array) -> tuple[IntArray, IntArray, Array]:
-        """(visible ids, hidden ids, weights) of what this shard alone holds, one by one; the last is a view of W."""
+        """(visible ids, hidden ids, weights) that this shard alone has, one by one; the last is a view of W."""
 
     def piece(self, W: Array) -> Piece:
         """The same as a file has it."""
@@ -135,4 +135,4 @@ class StoredWeights(Protocol):
 
 
 class Weights(StepWeights, StoredWeights, Protocol):
-    """Weights between two layers, held over shards."""
+    """Weights between two layers, spread over shards."""

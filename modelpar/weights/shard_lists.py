@@ -58,7 +58,7 @@ class Shared:
         self._fan_first = offsets_of(degrees[self.visible_ids])
         n = int(self._fan_first[-1])
         self._fan_hidden = np.empty(n, np.int32)
-        self._fan_places = np.empty(n, np.int32 if 2 * (self.starts[-1] + n) < 1 << 31 else np.int64)
+        self._fan_positions = np.empty(n, np.int32 if 2 * (self.starts[-1] + n) < 1 << 31 else np.int64)
         foreign = []
         for start in range(0, len(self.visible_ids), at_once):
             some = self.visible_ids[start : start + at_once]
@@ -71,7 +71,7 @@ class Shared:
             )
             at = int(self._fan_first[start])
             self._fan_hidden[at : at + len(above)] = above
-            self._fan_places[at : at + len(above)] = positions_in_W
+            self._fan_positions[at : at + len(above)] = positions_in_W
             where = np.flatnonzero(~own)
             below = np.repeat(some, np.diff(offsets))[where]
             foreign.append(np.stack([below, above[where].astype(np.int64), numbers[where], where + at]))
@@ -79,7 +79,7 @@ class Shared:
         links = links[:, np.lexsort((links[2], self.hidden.owner[links[1]]))]
         if not self._all_connections:
             self.foreign = links[0], links[1], links[2]
-            self._fan_places[links[3]] = self.starts[-1] + np.arange(links.shape[1])
+            self._fan_positions[links[3]] = self.starts[-1] + np.arange(links.shape[1])
             return
         others = np.unique(links[1])
         others = others[np.argsort(self.hidden.owner[others], kind="stable")]
@@ -87,7 +87,7 @@ class Shared:
         numbers, widths = self.connections.offsets_of(others), np.diff(first)
         self.foreign = below_others.astype(np.int64), np.repeat(others, widths), runs(numbers, widths)
         which = positions(others, self.hidden.n_units)[links[1]]
-        self._fan_places[links[3]] = self.starts[-1] + first[which] + links[2] - numbers[which]
+        self._fan_positions[links[3]] = self.starts[-1] + first[which] + links[2] - numbers[which]
 
     @property
     def visible_needed(self) -> IntArray:
@@ -102,7 +102,7 @@ class Shared:
         return np.flatnonzero(needed)
 
     def lent(self, n_shards: int) -> tuple[IntArray, IntArray]:
-        """(positions in W of the weights whose visible units others own, in the order in which they hold them; how
+        """(positions in W of the weights whose visible units others own, in the order in which they store them; how
         many go to each shard)"""
         owners, position_lists = [], []
         owner_below = self.visible.owner[self._below]
@@ -171,13 +171,13 @@ class Shared:
         outer[np.searchsorted(self._fan_first, away, side="right") - 1] = True
         order = np.argsort(outer, kind="stable")
         first = offsets_of(widths[order])
-        moved = [np.empty_like(inputs), np.empty_like(self._fan_places)]
+        moved = [np.empty_like(inputs), np.empty_like(self._fan_positions)]
         at_once = max(1, AT_ONCE // max(1, self.connections.widest_down))
         for start in range(0, len(order), at_once):
             some = order[start : start + at_once]
             source = runs(self._fan_first[some], widths[some])
             target = slice(first[start], first[start] + len(source))
-            moved[0][target], moved[1][target] = inputs[source], self._fan_places[source]
+            moved[0][target], moved[1][target] = inputs[source], self._fan_positions[source]
         n = len(order)
         blocks = Blocks(
             first, moved[0], np.arange(n + 1, dtype=np.int64), order.astype(np.int32), np.zeros(0, np.int64), moved[1],

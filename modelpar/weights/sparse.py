@@ -1,7 +1,7 @@
-"""Weights of connections that are not complete, held over shards: compressed, and exchanging only what is needed.
+"""Weights of connections that are not complete, spread over shards: compressed, and exchanging only what is needed.
 
-A shard holds the connections of its hidden units and those of its visible units.  Those between two of its own are
-held once; those to a unit of another shard are held on both sides, and learn the same there.  So every sum is made on
+A shard has the connections of its hidden units and those of its visible units.  Those between two of its own are
+stored once; those to a unit of another shard are on both sides, and learn the same there.  So every sum is made on
 the shard that owns the unit, nothing but states of single units travels, and no float where states are packed: the
 dual layout of a matrix most of which is not there.
 """
@@ -55,7 +55,7 @@ class SparseWeights:
     collective over ``comm``.
 
     recompute   draw the hidden states of others that are needed here too, from their inputs, in place of receiving
-                them: draws belong to units, so they are the same bits.  All connections of these units are held for
+                them: draws belong to units, so they are the same bits.  All connections of these units are stored for
                 it, and more visible states travel.
     """
 
@@ -148,7 +148,7 @@ class SparseWeights:
         n_units, n_inputs = size
         x = spread.activations
         if not isinstance(x, Packed) or W.dtype != np.float32 or not compiled():
-            return sampler.of_sums(self._whole_sums(blocks, part, inner, W, spread, n_units, n_inputs), n_inputs)
+            return sampler.of_sums(self._input_sums(blocks, part, inner, W, spread, n_units, n_inputs), n_inputs)
 
         def split(run: Callable[[int, int], None]) -> None:
             with spread:
@@ -166,9 +166,9 @@ class SparseWeights:
         return (len(self._hidden_ids), wide[0]), (len(self._visible_ids), wide[1])
 
     def _sums(self, blocks: Blocks, part: slice, inner: int, W: Array, x: Transfer, size: tuple[int, int]) -> Array:
-        return plain_sums(self._whole_sums(blocks, part, inner, W, x, *size), size[1])
+        return plain_sums(self._input_sums(blocks, part, inner, W, x, *size), size[1])
 
-    def _whole_sums(
+    def _input_sums(
         self, blocks: Blocks, part: slice, inner: int, W: Array, spread: Transfer, n_units: int, n_inputs: int
     ) -> Array:
         """Summed input (n_units, batch): int32 steps where they are packed and weights are float32, else floats."""
@@ -253,7 +253,7 @@ class SparseWeights:
 
     @property
     def ends(self) -> tuple[IntArray, IntArray]:
-        """(n_weights,) visible and hidden unit ids of every weight that is held, in the order of W"""
+        """(n_weights,) visible and hidden unit ids of every weight of this shard, in the order of W"""
         blocks = self._up
         sizes, widths = np.diff(blocks.members), np.diff(blocks.first)
         lengths = np.repeat(widths, sizes)
@@ -266,7 +266,7 @@ class SparseWeights:
 
     @property
     def _numbers(self) -> tuple[IntArray, IntArray]:
-        """(n_owned hidden,) where in the whole matrix the connections of each begin, and how many there are"""
+        """(n_owned hidden,) where in the complete matrix the connections of each begin, and how many there are"""
         return self.connections.offsets_of(self._hidden_ids), self.connections.degrees()[1][self._hidden_ids]
 
     def entries(self, W: Array) -> tuple[IntArray, IntArray, Array]:
@@ -274,20 +274,20 @@ class SparseWeights:
         return visible[: self.n_own], hidden[: self.n_own], W[: self.n_own]
 
     def piece(self, W: Array) -> Piece:
-        """Of receptive fields (hidden units, units of a field), of all others (connections,)."""
-        wires, own = self.connections, W[: self.n_own]
-        if wires.described:
-            return Piece((wires.n_hidden, wires.widest), own.reshape(-1, wires.widest), self._hidden_ids,
-                         np.arange(wires.widest))  # fmt: skip
-        return Piece((wires.n_connections,), own, self._numbers)
+        """A tensor (hidden units, units of a field) for receptive fields, (connections,) for all others."""
+        connections, own = self.connections, W[: self.n_own]
+        if connections.described:
+            n_hidden, widest = connections.n_hidden, connections.widest
+            return Piece((n_hidden, widest), own.reshape(-1, widest), self._hidden_ids, np.arange(widest))
+        return Piece((connections.n_connections,), own, self._numbers)
 
     def lists(self, *, described: bool = False) -> dict[str, Piece]:
-        wires = self.connections
-        if wires.described and not described:
+        connections = self.connections
+        if connections.described and not described:
             return {}
-        offsets, below = wires.below(self._hidden_ids)
+        offsets, below = connections.below(self._hidden_ids)
         degrees = np.diff(offsets).astype(np.int32)
         return {
-            "degrees": Piece((wires.n_hidden,), degrees, self._hidden_ids),
-            "visible": Piece((wires.n_connections,), np.asarray(below, np.int32), self._numbers),
+            "degrees": Piece((connections.n_hidden,), degrees, self._hidden_ids),
+            "visible": Piece((connections.n_connections,), np.asarray(below, np.int32), self._numbers),
         }

@@ -84,7 +84,7 @@ def fill_state(network: DeepBeliefNetwork) -> None:
         if block.name == "chains":  # states
             whole = np.floor(whole - 1)
         block.block[...] = block_of(whole, block.rows, block.columns)
-    state.chains = Chains.share_of(chains, network.grid.replica, network.grid.n_replicas)
+    state.chains = Chains.of_replica(chains, network.grid.replica, network.grid.n_replicas)
 
 
 def whole_tensor(i: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -32,8 +32,8 @@ TUNING = FineTuneSpec(epochs=1, batch_size=16, max_norm=0.8, dropout=0.0)
 
 def network_of(comm, shape, held: str, **more) -> DeepBeliefNetwork:
     """Three layers and classes; ``listed``: connections that are not complete."""
-    wires = {"connections": "random:4,random:3"} if held == "listed" else {"layout": f"{held},{held},column"}
-    spec = NetworkSpec(LAYERS, classes=3, seed=5, weight_scale=0.1, **wires, **more)
+    pattern = {"connections": "random:4,random:3"} if held == "listed" else {"layout": f"{held},{held},column"}
+    spec = NetworkSpec(LAYERS, classes=3, seed=5, weight_scale=0.1, **pattern, **more)
     owners = [networks.owners("random", n, shape[0], i) for i, n in enumerate(LAYERS)]
     owners.append(networks.owners("blocks", 3, shape[0]))
     layout = networks.NetworkLayout.from_owners(owners, shape[0], spec.layout)
@@ -218,7 +218,7 @@ def test_the_verbs_in_pieces(comm, agree, monkeypatch, limit, dtype):
     found = messages.concatenated(comm, np.full(comm.rank, comm.rank, dtype))
     agree(found.tolist() == [rank for rank in range(comm.size) for _ in range(rank)], "concatenated")
     told = [np.arange(6.0).reshape(2, 3), np.ones(3, bool), np.zeros(0, np.int32), np.arange(3, dtype=">i4")]
-    for mine_, other in zip(messages.told(comm, told if comm.rank == 0 else None), told, strict=True):
+    for mine_, other in zip(messages.bcast_arrays(comm, told if comm.rank == 0 else None), told, strict=True):
         agree(mine_.dtype == other.dtype and np.array_equal(mine_, other), "told")
 
 

@@ -48,8 +48,8 @@ METHODS = WITHOUT_LINKS  # what a search makes of them is another set of owners
 
 
 def sharded(comm, name: str, shape, method: str, **more) -> DeepBeliefNetwork:
-    layers, wires = NETWORKS[name]
-    spec = NetworkSpec(layers, connections=wires, **more)
+    layers, connections = NETWORKS[name]
+    spec = NetworkSpec(layers, connections=connections, **more)
     layout = place(spec, shape[0], comm, partitioner=method)
     return DeepBeliefNetwork(spec, networks.grid_of(comm.size, shape), layout)
 
@@ -107,9 +107,9 @@ def _before(counted: list[int], i: int, spec: TrainingSpec) -> int:
 @shapes
 def test_bytes_where_hidden_states_are_drawn_again(comm, agree, shape, owners, changes, name):
     """Visible states of all that the hidden units of the halo are connected with, and their biases."""
-    layers, wires = NETWORKS[name]
+    layers, connections = NETWORKS[name]
     spec, training = (
-        NetworkSpec(layers[:2], connections=wires.split(",")[0], halo="recompute"),
+        NetworkSpec(layers[:2], connections=connections.split(",")[0], halo="recompute"),
         replace(traffic.STATES, **changes),
     )
     network = networks.sharded(comm, spec, shape, owners)
@@ -236,8 +236,8 @@ TUNING = FineTuneSpec(epochs=1, batch_size=16, learning_rate=0.3, dropout=0.2, w
 
 
 def exact_network(name: str, grid: Grid, layout=None, halo: str = "auto") -> DeepBeliefNetwork:
-    layers, wires = NETWORKS[name]
-    spec = NetworkSpec(layers, connections=wires, halo=halo, classes=3, seed=11, exact=True, weight_scale=0.3)
+    layers, connections = NETWORKS[name]
+    spec = NetworkSpec(layers, connections=connections, halo=halo, classes=3, seed=11, exact=True, weight_scale=0.3)
     return DeepBeliefNetwork(spec, grid, layout)
 
 

@@ -33,13 +33,13 @@ def random_weights(network) -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("wires", ["dense", "random:6", "dense,random:4"])
+@pytest.mark.parametrize("connections", ["dense", "random:6", "dense,random:4"])
 @pytest.mark.parametrize("keep", [1.0, 0.3, 0.05])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("owners", ["blocks", "random", "empty"])
 @shapes
-def test_the_largest_weights_are_kept(comm, agree, shape, owners, dtype, keep, wires):
-    spec = NetworkSpec((14, 11, 9), connections=wires, classes=3, dtype=dtype)
+def test_the_largest_weights_are_kept(comm, agree, shape, owners, dtype, keep, connections):
+    spec = NetworkSpec((14, 11, 9), connections=connections, classes=3, dtype=dtype)
     network = networks.sharded(comm, spec, shape, owners)
     whole = random_weights(network)
     smaller = pruned(network, keep)

@@ -225,19 +225,19 @@ def test_files_that_are_no_masks(tmp_path: Path) -> None:
 )
 def test_how_many_connections_are_expected(text: str) -> None:
     spec = NetworkSpec((49, 49 if "radix" in text else 50), connections=text)
-    [wires], [about] = connect(spec, WORLD), expected_counts(spec)
-    if wires is None:
+    [listed], [about] = connect(spec, WORLD), expected_counts(spec)
+    if listed is None:
         assert about is None
     else:
         assert about is not None
-        assert 0.5 * wires.n_connections <= about <= 1.5 * wires.n_connections
+        assert 0.5 * listed.n_connections <= about <= 1.5 * listed.n_connections
 
 
 def test_layers_have_connections_of_their_own_and_seeds_of_others() -> None:
     first, second = connect(NetworkSpec((20, 20, 20), connections="random:3"), WORLD)
     [other, _] = connect(NetworkSpec((20, 20, 20), connections="random:3", seed=2), WORLD)
     [again, _] = connect(NetworkSpec((20, 20, 20), connections="random:3"), WORLD)
-    masks = [mask_of(wires).toarray() for wires in (first, second, other, again) if wires is not None]
+    masks = [mask_of(listed).toarray() for listed in (first, second, other, again) if listed is not None]
     assert np.array_equal(masks[0], masks[3])
     assert not np.array_equal(masks[0], masks[1])
     assert not np.array_equal(masks[0], masks[2])
@@ -260,7 +260,7 @@ def test_placements_look_at_units_only(method: str, n_shards: int) -> None:
 
 def test_a_unit_weighs_its_connections() -> None:
     graph = graph_of(SPEC, connect(SPEC, WORLD))
-    masks = [mask_of(wires).toarray() for wires in connect(SPEC, WORLD) if wires is not None]
+    masks = [mask_of(listed).toarray() for listed in connect(SPEC, WORLD) if listed is not None]
     wanted = [masks[0].sum(axis=1), masks[0].sum(axis=0) + masks[1].sum(axis=1), masks[1].sum(axis=0)]
     assert np.array_equal(graph.weights, np.concatenate(wanted))
 

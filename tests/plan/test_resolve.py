@@ -102,7 +102,7 @@ def test_complete_connections_beside_listed_ones(how: str, tmp_path: Path) -> No
     placed = place(spec, 2, ALONE) if how == "tiles" else owners(spec, how, tmp_path)
     found = resolve(spec, grid_of(), placed)
     assert found.matrix_layouts == (SPARSE, "dual", "row")
-    assert [wires is not None for wires in found.connections] == [True, False, False]
+    assert [listed is not None for listed in found.connections] == [True, False, False]
     assert resolve(spec, grid_of(far=False), placed).matrix_layouts == (SPARSE, "row", "row")
 
 

@@ -71,9 +71,9 @@ def all_replicas() -> Grid:
 
 
 @pytest.mark.parametrize("n", [1, 7, 300_001])
-@pytest.mark.parametrize("look", [None, lambda: None], ids=["free", "in turns"])
-def test_no_addition_is_lost(comm, agree, n, look):
-    arrays = SharedArrays(comm, list(range(comm.size)), n, np.float32, 2, 3, look)
+@pytest.mark.parametrize("check_ranks", [None, lambda: None], ids=["free", "in turns"])
+def test_no_addition_is_lost(comm, agree, n, check_ranks):
+    arrays = SharedArrays(comm, list(range(comm.size)), n, np.float32, 2, 3, check_ranks)
     times, one = 20, np.full(n, 0.25, np.float32)
     for _ in range(times):
         arrays.add(1, one)

@@ -52,7 +52,7 @@ def test_positions_in_their_order():
         Position(), Position(step=1), Position(epoch=1), Position(layer=1), Position("finetune"),
         Position("finetune", epoch=2, step=5), Position("done"),
     ]  # fmt: skip
-    assert all(earlier.place < later.place for earlier, later in pairwise(stations))
+    assert all(earlier.sort_key < later.sort_key for earlier, later in pairwise(stations))
 
 
 def test_sums_carry_over_whom_they_add_up():
@@ -122,7 +122,7 @@ def test_scripts_go_on_with_what_they_load(grid, tmp_path):
         if record.kind == "step" and record.step == 3:
             save(network, tmp_path / "middle")
     again = load(tmp_path / "middle", grid)
-    assert again.run.position.place == (1, 0, 0, 3)
+    assert again.run.position.sort_key == (1, 0, 0, 3)
     assert list(pretrain(again, data, training)) == []
     list(fine_tune(again, data, tuning))
     assert again.run == network.run

@@ -490,11 +490,11 @@ def test_other_things_that_networks_do_not_have(network: DeepBeliefNetwork, tmp_
         save(network, path)
         assert load(path, network.grid).spec == network.spec
     for connections in ("dense", "random:2"):
-        wired = DeepBeliefNetwork(NetworkSpec((UNITS, 5, 4), connections=connections), network.grid)
-        save(wired, tmp_path / "wired")
+        connected = DeepBeliefNetwork(NetworkSpec((UNITS, 5, 4), connections=connections), network.grid)
+        save(connected, tmp_path / "connected")
         for sizes in ((UNITS, 5), (UNITS, 6, 4), (UNITS, 5, 4, 3)):
             with pytest.raises(LayoutError):
-                load(tmp_path / "wired", network.grid, NetworkLayout.blocks(sizes, 1))
+                load(tmp_path / "connected", network.grid, NetworkLayout.blocks(sizes, 1))
     with pytest.raises(SpecError, match="open_dataset"):
         DataSpec(LEVELS)  # type: ignore[arg-type]
 

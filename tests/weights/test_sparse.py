@@ -40,8 +40,8 @@ patterns = pytest.mark.parametrize("pattern", PATTERNS)
 
 
 def network_of(comm, pattern: str, shape: tuple[int, int], owners: str = "random", **more) -> DeepBeliefNetwork:
-    layers, wires = PATTERNS[pattern]
-    return networks.sharded(comm, NetworkSpec(layers, connections=wires, **more), shape, owners)
+    layers, connections = PATTERNS[pattern]
+    return networks.sharded(comm, NetworkSpec(layers, connections=connections, **more), shape, owners)
 
 
 @patterns
@@ -141,8 +141,8 @@ TUNING = FineTuneSpec(epochs=2, batch_size=16, learning_rate=0.3)
 
 
 def classifier(comm, stack: str, shape, owners: str, **more) -> DeepBeliefNetwork:
-    layers, wires = STACKS[stack]
-    spec = NetworkSpec(layers, **{"connections": wires, "classes": 3, "seed": 5} | more)
+    layers, connections = STACKS[stack]
+    spec = NetworkSpec(layers, **{"connections": connections, "classes": 3, "seed": 5} | more)
     its_owners = [networks.owners(owners, n, shape[0], i) for i, n in enumerate(layers)]
     its_owners.append(networks.owners("blocks", 3, shape[0]))
     return DeepBeliefNetwork(spec, networks.grid_of(comm.size, shape), NetworkLayout.from_owners(its_owners, shape[0]))
