@@ -92,10 +92,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function is not test_on_ranks:
         return
     cases = []
-    for n in (3, 1, 2, 4):
+    for n in (2, 1, 3, 4):
         for i, file in enumerate(FILES):
             if not metafunc.config.option.second_mpi or n == 2 or n == (3, 4)[i % 2] or (n == 1 and i % 4 == 0):
-                marks = [] if n in (1, 3) else [pytest.mark.slow]
+                marks = [] if n == 2 else [pytest.mark.slow]
                 name = f"{file.removeprefix('tests/')}-ranks={n}"
                 cases.append(pytest.param(file, n, id=name, marks=marks))
     metafunc.parametrize(("file", "n"), cases)
