@@ -123,10 +123,16 @@ def _spec(given: dict[str, Any], network: DeepBeliefNetwork, with_labels: bool) 
     return DataSpec(**{**chosen, "binarise": TrainingRun.of(network).binarise})
 
 
+def _binarises_alike(one: str, other: str) -> bool:
+    """Whether two values of --binarise mean the same: 0.5 and 0.50 do.  Raises SpecError."""
+    levels = [DataSpec(binarise=how).threshold for how in (one, other)]
+    return one == other or (levels[0] is not None and levels[0] == levels[1])
+
+
 def _check_options(settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool) -> None:
     asked, binarise = settings.mine.get("data", {}), TrainingRun.of(network).binarise
     wanted = settings.asked.get("data", {}).get("binarise", binarise)
-    if wanted != binarise:
+    if not _binarises_alike(wanted, binarise):
         where = f"--binarise {wanted}" if "binarise" in asked else f"[data] binarise = {wanted} of {settings.config}"
         raise SpecError(
             f"{where} has no effect: the network was trained with --binarise {binarise} "

@@ -149,7 +149,9 @@ def jobs(n_jobs: int | None, share: int) -> int | None:
     except TypeError:
         n = 0
     if n == 0 or isinstance(n_jobs, bool):
-        raise ValueError(f"n_jobs is {n_jobs!r}, but must be None, a positive whole number, or -1 for all cores")
+        raise ValueError(
+            f"n_jobs is {n_jobs!r}, but must be None, a positive integer, or -1 for all cores, -2 for all but one"
+        )
     return n if n > 0 else max(1, share + 1 + n)
 
 

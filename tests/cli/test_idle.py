@@ -189,7 +189,7 @@ def test_what_is_left_out_for_want_of_labels_is_said_once(tmp_path: Path, capfd:
 
 def test_judging(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     few = ["--layers", "64-4", "--epochs", "1", "--pretrain-only", "--threads", "1", "--no-pictures"]
-    assert modelpar(["train", *few, "--run-dir", tmp_path / "a"], capfd)[0] == 0
+    assert modelpar(["train", *few, "--binarise", "0.25", "--run-dir", tmp_path / "a"], capfd)[0] == 0
     assert modelpar(["train", *few, "--classes", "0", "--run-dir", tmp_path / "b"], capfd)[0] == 0
     other = tmp_path / "other.toml"
     other.write_text("[data]\nbinarise = '0.5'\n")
@@ -204,6 +204,6 @@ def test_judging(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         status, err = modelpar([*words, "--threads", "1"], capfd)
         assert status == 2, err
         assert told in err
-    assert modelpar(["evaluate", tmp_path / "a", "--binarise", "none", "--threads", "1"], capfd) == (0, "")
+    assert modelpar(["evaluate", tmp_path / "a", "--binarise", "0.250", "--threads", "1"], capfd) == (0, "")
     same = tmp_path / "a" / "config.toml"
     assert modelpar(["evaluate", tmp_path / "a", "--config", same, "--threads", "1"], capfd) == (0, "")
