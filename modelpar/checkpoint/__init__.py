@@ -31,14 +31,14 @@ from modelpar.weights.parameters import Parameters
 __all__ = ["load", "read_position", "read_spec", "save", "tensors"]
 
 FORMAT = "1"
-OF_STRATEGIES = ("outer", "squares")  # what a strategy of replicas keeps for each part, as TrainingRun calls it
-OVER_SHARDS = "shard_"  # before the name of a running sum of which each shard has its own part
+STRATEGY_STATE = ("outer", "squares")  # attributes of TrainingRun that a strategy of replicas keeps for each part
+OVER_SHARDS = "shard_"  # prefix of the name of a running sum of which each shard has its own part
 
 
 def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
     """Write parameters, and what training needs to go on, to one file.
 
-    The same bytes at every grid for the same values.  The file appears under its name only when it is whole.
+    The same bytes at every grid for the same values.  The file appears under its name only when it is complete.
     Collective.  Raises CheckpointError on every rank where it cannot be written, DisagreementError where ranks bring
     different arguments.
     """
@@ -46,7 +46,7 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
     run = TrainingRun.of(network)
     agree(network.grid.comm, "save", network=network, path=path)
     run.settle()
-    run.refresh(network)  # what is read again has blocks that agree, and what goes on from here must have them too
+    run.refresh(network)  # blocks agree after a load, so they must agree in the training that continues here too
     metadata = {
         "modelpar": FORMAT,
         "network": json.dumps(_definition(network.spec), sort_keys=True),
@@ -56,7 +56,7 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
                 "position": {**vars(run.position), "seconds": 0.0, "sums": _total_sums(run.position, network.grid)},
                 "updates": sorted(run.velocity),
                 "best": sorted(run.best),
-                **{name: sorted(getattr(run, name)) for name in OF_STRATEGIES if getattr(run, name)},
+                **{name: sorted(getattr(run, name)) for name in STRATEGY_STATE if getattr(run, name)},
                 "best_accuracy": run.best_accuracy,
                 "epochs_since_best": run.epochs_since_best,
                 "binarise": run.binarise,
@@ -72,7 +72,7 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
 
 
 def _definition(spec: NetworkSpec) -> dict[str, object]:
-    """What makes the network; how its matrices were held does not, and the bytes do not tell."""
+    """The fields that define the network, without the layout of its matrices, which the file does not depend on."""
     fields = dataclasses.asdict(spec)
     del fields["layout"], fields["halo"]
     return fields
@@ -83,8 +83,8 @@ def load(
 ) -> DeepBeliefNetwork:
     """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
 
-    layout     contiguous blocks, held as ``auto`` chooses, where None
-    halo       as ``NetworkSpec.halo``, which a checkpoint does not tell
+    layout     None: contiguous blocks, in the layouts that ``auto`` chooses
+    halo       as ``NetworkSpec.halo``, which a checkpoint does not store
     to_train   False leaves out what only training needs: velocities, chains, the best parameters so far
 
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind,
@@ -115,9 +115,9 @@ def load(
 def _prepare_state(
     network: DeepBeliefNetwork, run: TrainingRun, header: Header, to_train: bool
 ) -> npt.NDArray[np.floating] | None:
-    """Take up where training stood, with zeros for all tensors of its state; returns those for the chains, if any.
+    """Restore the position of training, with zeros for all tensors of its state; return those of the chains, if any.
 
-    Raises one of Python's lookup and value errors where the file tells of something else than ``save`` writes.
+    Raises one of Python's lookup and value errors where the file has something else than ``save`` writes.
     """
     training = json.loads(header.metadata["training"])
     position = Position(**training["position"])
@@ -126,11 +126,12 @@ def _prepare_state(
     parts = {part.name: part.parameters for part in network.parts()}
     if not to_train:
         return None
-    in_pretraining = position.stage == "pretrain"  # by gradients a second block is not trained
+    in_pretraining = position.stage == "pretrain"  # training by gradients has no second blocks
     run.velocity = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
     run.best = {name: parts[name].like(rows=False) for name in training["best"]}
-    for kept in OF_STRATEGIES:
-        setattr(run, kept, {name: parts[name].like(rows=False) for name in training.get(kept, ())})
+    for attribute in STRATEGY_STATE:
+        stored = training.get(attribute, ())
+        setattr(run, attribute, {name: parts[name].like(rows=False) for name in stored})
     run.best_accuracy, run.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
     if "chains" not in header.tensors:
         return None
@@ -139,7 +140,7 @@ def _prepare_state(
 
 
 def read_position(header: Header) -> Position | None:
-    """Where training stood; None where the file does not tell."""
+    """The position of training; None where the file does not have one."""
     try:
         return Position(**json.loads(header.metadata["training"])["position"])
     except (KeyError, TypeError, ValueError):
@@ -150,8 +151,8 @@ def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
     """The network's definition.  Raises CheckpointError where the file does not hold one that is understood."""
     path = os.fsdecode(path)
     if header.metadata.get("modelpar") != FORMAT:
-        found = header.metadata.get("modelpar")
-        what = f"is a modelpar checkpoint of format {found}" if found else "is not a modelpar checkpoint"
+        version = header.metadata.get("modelpar")
+        what = f"is a modelpar checkpoint of format {version}" if version else "is not a modelpar checkpoint"
         raise CheckpointError(f"{path} {what}, but this version reads format {FORMAT}")
     try:
         fields = json.loads(header.metadata["network"])
@@ -163,15 +164,15 @@ def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
 def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None = None) -> list[TensorBlock]:
     """This shard's block of every tensor of a checkpoint.  Collective where there are chains to collect.
 
-    chains   (n_hidden_owned, all chains) to be filled; where None, those of the training state are collected.
+    chains   (n_hidden_owned, all chains) to be filled; None: those of the training state are collected
     """
     run, sizes = TrainingRun.of(network), network.spec.layers
     blocks: list[TensorBlock] = []
-    of_strategies = [(f"{name}.", getattr(run, name)) for name in OF_STRATEGIES]
+    strategy_state = [(f"{name}.", getattr(run, name)) for name in STRATEGY_STATE]
     parts = {part.name: part for part in network.parts()}
     trained = {name: part.parameters for name, part in parts.items()}
     shapes = dict(zip(parts, pairwise((*sizes, network.spec.classes)), strict=False))
-    for prefix, named in [("", trained), ("velocity.", run.velocity), ("best.", run.best), *of_strategies]:
+    for prefix, named in [("", trained), ("velocity.", run.velocity), ("best.", run.best), *strategy_state]:
         for name, parameters in named.items():
             blocks += _parameter_blocks(prefix + name, parts[name], parameters, shapes[name])
     visible = network.visible_ids
@@ -191,7 +192,7 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
 
 
 def _parameter_blocks(full: str, part: Part, parameters: Parameters, shape: tuple[int, int]) -> list[TensorBlock]:
-    """``parameters`` like those of a part, under a name of their own."""
+    """Blocks of ``parameters``, which have the shapes of a part's, under the name ``full``."""
     blocks = [structure.block(f"{full}.W", part.weights.piece(parameters.W))]
     if part.visible_ids is not None:
         blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, part.visible_ids, None))
@@ -200,16 +201,16 @@ def _parameter_blocks(full: str, part: Part, parameters: Parameters, shape: tupl
 
 
 def _total_sums(position: Position, grid: Grid) -> dict[str, float]:
-    """The running sums of the epoch, as a file names them.  Collective."""
+    """The running sums of the epoch under their names in a file.  Collective."""
     totals = position.total_sums(grid)
     return {(OVER_SHARDS if position.sums[name].over_shards else "") + name: totals[name] for name in totals}
 
 
 def _own_sums(totals: dict[str, float], grid: Grid) -> dict[str, Sum]:
-    """What this rank goes on with, such that the sums over the ranks are the totals of a file."""
+    """This rank's terms of the running sums, such that their sums over the ranks are the totals of a file."""
     sums = {}
     for full, total in totals.items():
         over_shards = full.startswith(OVER_SHARDS)
-        is_mine = grid.comm.rank == 0 if over_shards else grid.replica == 0
-        sums[full.removeprefix(OVER_SHARDS)] = Sum(total if is_mine else 0.0, over_shards)
+        has_total = grid.comm.rank == 0 if over_shards else grid.replica == 0
+        sums[full.removeprefix(OVER_SHARDS)] = Sum(total if has_total else 0.0, over_shards)
     return sums

@@ -47,7 +47,7 @@ def write(
 
     The same bytes at every grid, layout and owner array.  ``blocks`` name the same tensors on every rank; replicas
     hold equal values and share the work.  Written as ``path.partial``, read back, synced, checked and then renamed, so
-    ``path`` is either the old file or the whole new one; a symbolic link stays, and what it leads to is written.  Extra
+    ``path`` is either the old file or the complete new one; a symbolic link stays, and its target is written.  Extra
     memory: at most 40 MiB a rank.  ``status`` is told of every chunk.
 
     Raises CheckpointError, with the same message on every rank, where any rank cannot write; ``path`` is untouched.
@@ -65,7 +65,7 @@ def write(
             output = Output(os.fsdecode(path))
             _create(output)
     partial: str = grid.comm.bcast(None if output is None else str(output.partial))
-    file = LocalFile(partial, MPI.MODE_RDWR)  # without MODE_CREATE: a rank that cannot see rank 0's file has to say so
+    file = LocalFile(partial, MPI.MODE_RDWR)  # without MODE_CREATE: a rank that cannot see rank 0's file must fail
     try:
         with together(grid.comm, file):
             pass
@@ -75,7 +75,7 @@ def write(
             start += int(np.prod(block.shape, dtype=object)) * block.block.itemsize
         head = encode(_tensors(blocks), metadata, checksums)
         with together(grid.comm, file):
-            if grid.comm.rank == 0:  # last, so that a file that was given up half-way is no valid one
+            if grid.comm.rank == 0:  # last, so that an incomplete file is not a valid one
                 file.write(0, np.frombuffer(head, np.uint8))
             file.sync()
         with together(grid.comm, file):
@@ -94,7 +94,7 @@ def write(
 
 
 def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
-    """What a checkpoint holds; rank 0 reads and checks.  Collective.
+    """The header of a checkpoint; rank 0 reads and checks it.  Collective.
 
     Raises CheckpointError on every rank where there is none, or one that is damaged, truncated or not modelpar's.
     """
@@ -112,8 +112,8 @@ def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
             if file.failure:
                 raise CheckpointError(file.failure)
             header = decode(name, text, size)
-    told: Header = comm.bcast(header, 0)
-    return told
+    checked: Header = comm.bcast(header, 0)
+    return checked
 
 
 def read_into(
@@ -121,9 +121,9 @@ def read_into(
 ) -> None:
     """Fill ``blocks`` from a checkpoint that any grid wrote.  Collective over ``grid.comm``.
 
-    A rank holds its blocks and at most 40 MiB more.  Where ranks hold whole rows each reads just its own; else the
-    ranks of a model read consecutive chunks, together each byte once, and exchange
-    them.  With ``subset`` the file may hold tensors that ``blocks`` does not name.
+    A rank holds its blocks and at most 40 MiB more.  Where ranks hold complete rows each reads only its own; else the
+    ranks of a model read consecutive chunks, together each byte once, and exchange them.  With ``subset`` the file may
+    hold tensors that ``blocks`` does not name.
 
     Raises CheckpointError, with the same message on every rank, where the tensors are not those of ``blocks``, or do
     not match their checksums; the blocks are then undefined.
@@ -147,7 +147,7 @@ def read_into(
 def _write_tensor(
     file: LocalFile, grid: GridLike, block: TensorBlock, start: int, buffers: Buffers, status: Status
 ) -> int:
-    """Write this rank's chunks of a tensor whose first byte is ``start``; its checksum.  Collective."""
+    """Write this rank's chunks of a tensor whose first byte is ``start``; return its checksum.  Collective."""
     itemsize = block.block.itemsize
     cut = Cut(*block.full_shape, itemsize, grid.n_shards * grid.n_replicas, buffers.chunk.nbytes)
     shuffle = Shuffle(grid.shard_comm, block, cut, buffers)
@@ -180,19 +180,22 @@ def _read_tensor(file: LocalFile, grid: GridLike, block: TensorBlock, header: He
     shuffle = Shuffle(grid.shard_comm, block, cut, buffers)
     _tiled(grid, shuffle, block)
     start = header.tensors[block.name][2]
-    total = _read_rows(file, block, shuffle, start) if shuffle.whole_rows else _read_chunks(file, grid, shuffle, start)
+    if shuffle.has_complete_rows:
+        total = _read_rows(file, block, shuffle, start)
+    else:
+        total = _read_chunks(file, grid, shuffle, start)
     with together(grid.comm, file):
         pass
-    found = _sum(grid.shard_comm, total)
+    sum_read = _sum(grid.shard_comm, total)
     with together(grid.comm):
-        if found != header.checksums[block.name]:
+        if sum_read != header.checksums[block.name]:
             raise CheckpointError(
                 f"{file.path} is damaged: tensor {block.name!r} does not match its checksum; take an earlier checkpoint"
             )
 
 
 def _read_chunks(file: LocalFile, grid: GridLike, shuffle: Shuffle, start: int) -> int:
-    """Read consecutive chunks and deal them out; the checksum of the chunks of this rank.  Collective."""
+    """Read consecutive chunks and deal them out; return the checksum of the chunks of this rank.  Collective."""
     cut, total = shuffle.cut, 0
     for index in range(cut.n_rounds):
         chunks = [cut.chunk(shard, index) for shard in range(grid.n_shards)]
@@ -206,7 +209,7 @@ def _read_chunks(file: LocalFile, grid: GridLike, shuffle: Shuffle, start: int) 
 
 
 def _read_rows(file: LocalFile, block: TensorBlock, shuffle: Shuffle, start: int) -> int:
-    """Read the rows that this rank holds, grouped into stretches; their checksum.  Not collective."""
+    """Read the rows that this rank holds, grouped into stretches; return their checksum.  Not collective."""
     cut, total = shuffle.cut, 0
     if not block.block.size:
         return 0
@@ -222,13 +225,13 @@ def _read_rows(file: LocalFile, block: TensorBlock, shuffle: Shuffle, start: int
             file.read(start + cut.offset(chunk) * cut.itemsize, values)
             select = ids - chunk.row_start
             total += checksum_rows(values, select, ids, cut.n_columns, left)
-            columns, into = shuffle.columns.between(left, chunk.column_stop)
-            move(values, select, columns - left, shuffle.matrix, positions, into)
+            columns, column_positions = shuffle.columns.between(left, chunk.column_stop)
+            move(values, select, columns - left, shuffle.matrix, positions, column_positions)
     return total
 
 
 def _create(output: Output) -> None:
-    """An empty file; what an earlier run left behind makes way."""
+    """Make an empty file, in place of what an earlier run left."""
     directory = output.target.parent
     if not directory.is_dir():
         raise CheckpointError(f"directory {directory} does not exist; make it, or name another")
@@ -236,13 +239,13 @@ def _create(output: Output) -> None:
         raise CheckpointError(f"{output.path} is a directory; name a file in it")
     if output.streamed:
         raise CheckpointError(
-            f"{output.path} is no regular file, but all ranks write a checkpoint at places of their own; name a file"
+            f"{output.path} is not a regular file, but each rank writes a checkpoint at offsets of its own; name a file"
         )
     output.open()
 
 
 def _sync_directory(path: str) -> None:
-    """Make the renaming last through a power failure."""
+    """Make the renaming durable in a power failure."""
     descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -261,7 +264,7 @@ def _tensors(blocks: Iterable[TensorBlock]) -> list[tuple[str, np.dtype[Any], tu
 
 
 def _same(comm: MPI.Comm, mine: bytes, what: str) -> None:
-    """Different values on different ranks are a bug, but one that should end in a message."""
+    """Raise CheckpointError on all ranks where ``mine`` differs: a bug, but one that should end in a message."""
     first = comm.bcast(mine, 0)
     with together(comm):
         if first != mine:
@@ -270,15 +273,15 @@ def _same(comm: MPI.Comm, mine: bytes, what: str) -> None:
 
 def _fit(path: str, header: Header, blocks: Sequence[TensorBlock], subset: bool) -> None:
     """Raise CheckpointError unless the file holds the tensors of ``blocks``."""
-    wanted = {block.name: (block.block.dtype, tuple(block.shape)) for block in blocks}
-    if missing := sorted(set(wanted) - set(header.tensors)):
+    needed = {block.name: (block.block.dtype, tuple(block.shape)) for block in blocks}
+    if missing := sorted(set(needed) - set(header.tensors)):
         raise CheckpointError(f"{path} has no tensor {missing[0]!r}; {OTHER}")
-    if not subset and (extra := sorted(set(header.tensors) - set(wanted))):
+    if not subset and (extra := sorted(set(header.tensors) - set(needed))):
         raise CheckpointError(f"{path} has a tensor {extra[0]!r}, but this network does not; {OTHER}")
-    for name, (dtype, shape) in wanted.items():
-        found, size = header.tensors[name][:2]
-        if (found, size) != (dtype, shape):
-            has, needs = f"{found} {list(size)}", f"{dtype} {list(shape)}"
+    for name, (dtype, shape) in needed.items():
+        stored_dtype, stored_shape = header.tensors[name][:2]
+        if (stored_dtype, stored_shape) != (dtype, shape):
+            has, needs = f"{stored_dtype} {list(stored_shape)}", f"{dtype} {list(shape)}"
             raise CheckpointError(f"{path} has tensor {name!r} as {has}, but this network needs {needs}; {OTHER}")
 
 

@@ -1,8 +1,8 @@
 """The head of a checkpoint: the JSON of the safetensors format, with checksums among its metadata.  No MPI here.
 
 A safetensors file is the length of the header (8 bytes, little-endian), the header (JSON, padded with spaces), and the
-tensors' bytes in C order without gaps.  Ours is one of these with every choice made: metadata keys sorted, tensors by
-falling element size and then by name (so that each is aligned to its elements), the data at a multiple of 64 bytes.
+tensors' bytes in C order without gaps.  A modelpar checkpoint is one of these with every choice fixed: metadata keys sorted, tensors by
+decreasing element size and then by name (so that each is aligned to its elements), the data at a multiple of 64 bytes.
 Added to the metadata: ``checksum.NAME`` for each tensor and ``header_checksum`` for the header itself, 16 hexadecimal
 digits each; the latter is that of the header's bytes (type uint8, padding included) with its own digits written as 0.
 """
@@ -36,7 +36,7 @@ Tensor = tuple[str, np.dtype[Any], tuple[int, ...]]  # name, dtype, shape
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says about itself; the same value on every rank."""
+    """The header of a checkpoint; the same value on every rank."""
 
     path: str
     metadata: dict[str, str]  # as given to write(), without the checksums
@@ -45,7 +45,7 @@ class Header:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """Bytes of the complete file."""
         return max((stop for _, _, _, stop in self.tensors.values()), default=0)
 
 
@@ -57,7 +57,7 @@ def in_file_order(tensors: list[Tensor]) -> list[Tensor]:
 def encode(tensors: list[Tensor], metadata: dict[str, str], checksums: dict[str, int]) -> bytes:
     """The first bytes of the file, up to the data.
 
-    The length does not depend on the checksums, so it is known before they are.
+    The length does not depend on the checksums, so it is known before them.
     Raises CheckpointError where a name, a type or a piece of metadata cannot be written.
     """
     for key, value in metadata.items():
@@ -85,12 +85,12 @@ def encode(tensors: list[Tensor], metadata: dict[str, str], checksums: dict[str,
 
 
 def header_length(path: str, start: bytes, file_size: int) -> int:
-    """Bytes of the JSON header, from the first 8 bytes of the file.  Raises CheckpointError where that cannot be."""
+    """Bytes of the JSON header, from the first 8 bytes of the file.  Raises CheckpointError where they are not valid."""
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= MAX_HEADER:
         raise CheckpointError(f"{path} is not a safetensors file; name a checkpoint that modelpar wrote")
     if 8 + length > file_size:
-        raise CheckpointError(f"{path} is truncated inside its header, or no safetensors file; {EARLIER}")
+        raise CheckpointError(f"{path} is truncated inside its header, or not a safetensors file; {EARLIER}")
     return length
 
 
@@ -133,4 +133,4 @@ def _parse(path: str, text: bytes) -> dict[str, dict[str, Any]]:
             return entries
     except (ValueError, RecursionError):
         pass
-    raise CheckpointError(f"{path} is damaged, or no safetensors file: its header is not the right JSON; {EARLIER}")
+    raise CheckpointError(f"{path} is damaged, or not a safetensors file: its header is not the right JSON; {EARLIER}")

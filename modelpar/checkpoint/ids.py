@@ -1,4 +1,4 @@
-"""Ids along one dimension of a tensor and where in memory they are, as runs: what a rank holds may be millions."""
+"""Ids along one dimension of a tensor and their positions in memory, as runs: a rank may hold millions of ids."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ IntArray = npt.NDArray[np.int64]
 class Ids:
     """Runs of consecutive ids, ascending; the ids of a run are consecutive in memory too.
 
-    starts, lengths   (n_runs,) the first id of each run, and how many it has
-    positions         (n_runs,) where the first one is in memory
+    starts, lengths   (n_runs,) the first id of each run, and its number of ids
+    positions         (n_runs,) the position of its first id in memory
     """
 
     starts: IntArray
@@ -36,7 +36,7 @@ class Ids:
 
     @classmethod
     def of_runs(cls, starts: IntArray, lengths: IntArray) -> Ids:
-        """From runs in the order of memory, one behind the other."""
+        """From runs in the order of memory, one after the other."""
         ends = np.cumsum(lengths)
         order = np.argsort(starts, kind="stable")
         order = order[lengths[order] > 0]
@@ -70,9 +70,9 @@ class Ids:
         """Whether they have an id in common; both are unique."""
         if not len(self.starts) or not len(other.starts):
             return False
-        behind = np.searchsorted(self.stops, other.starts, side="right")  # the first run that ends behind their start
-        inside = behind < len(self.starts)
-        return bool((self.starts[behind[inside]] < other.stops[inside]).any())
+        next_run = np.searchsorted(self.stops, other.starts, side="right")  # the first run that ends after their start
+        inside = next_run < len(self.starts)
+        return bool((self.starts[next_run[inside]] < other.stops[inside]).any())
 
     def between(self, start: int, stop: int) -> tuple[IntArray, IntArray]:
         """Ids in ``start .. stop - 1``, ascending, and their positions."""

@@ -1,4 +1,4 @@
-"""A file as one rank sees it, and the way in which all ranks agree on what went wrong with it."""
+"""A file that one rank opens by itself, and the agreement of all ranks on its failures."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from modelpar.errors import CheckpointError
 
 
 class LocalFile:
-    """A file opened by this rank alone.  The first failure is kept, and what follows it does nothing.
+    """A file opened by this rank alone.  The first failure is kept, and later calls do nothing.
 
-    So a rank whose disk is full goes on taking part in the exchanges, and all ranks hear of it when they next agree.
+    So a rank whose disk is full still takes part in the exchanges, and all ranks learn of it when they next agree.
     """
 
     def __init__(self, path: str, mode: int) -> None:
         self.path, self.failure = path, ""
         self.handle: MPI.File | None = None
-        with self._kept("cannot be opened (every node must see its directory)"):
+        with self._failure_kept("cannot be opened (every node must see its directory)"):
             self.handle = MPI.File.Open(MPI.COMM_SELF, os.fsencode(path), mode)  # type: ignore[arg-type]
 
     def write(self, offset: int, values: npt.NDArray[Any]) -> None:
@@ -42,12 +42,12 @@ class LocalFile:
         return -1 if self.handle is None else int(self.handle.Get_size())
 
     def sync(self) -> None:
-        with self._kept("cannot be synced to disk"):
+        with self._failure_kept("cannot be synced to disk"):
             if self.handle is not None and not self.failure:
                 self.handle.Sync()
 
     def close(self) -> None:
-        with self._kept("cannot be closed"):
+        with self._failure_kept("cannot be closed"):
             handle, self.handle = self.handle, None
             if handle is not None:
                 handle.Close()
@@ -58,10 +58,10 @@ class LocalFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _transfer(self, words: str, verb: str, offset: int, values: npt.NDArray[Any]) -> None:
+    def _transfer(self, problem: str, verb: str, offset: int, values: npt.NDArray[Any]) -> None:
         if self.handle is None or self.failure:
             return
-        with self._kept(words):
+        with self._failure_kept(problem):
             status = MPI.Status()
             getattr(self.handle, verb)(offset, [values, values.nbytes, MPI.BYTE], status)
             if status.Get_count(MPI.BYTE) != values.nbytes:
@@ -71,15 +71,15 @@ class LocalFile:
                 )
 
     @contextmanager
-    def _kept(self, words: str) -> Iterator[None]:
+    def _failure_kept(self, problem: str) -> Iterator[None]:
         try:
             yield
         except (MPI.Exception, OSError) as error:
-            self.failure = self.failure or f"{self.path} {words}: {_reason(error)}; check free space and permissions"
+            self.failure = self.failure or f"{self.path} {problem}: {_reason(error)}; check free space and permissions"
 
 
 def _reason(error: Exception) -> str:
-    """What the system said, out of what MPI made of it: its own text is pages of internals, or says nothing."""
+    """The operating system's message in an error of MPI, whose own text is pages of internals, or says nothing."""
     text = error.Get_error_string() if isinstance(error, MPI.Exception) else str(error)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EIO):
         if os.strerror(number) in text:
@@ -100,6 +100,6 @@ def together(comm: MPI.Comm, file: LocalFile | None = None) -> Iterator[None]:
         message = f"{what}; check the path, its permissions and the free space"
     if file is not None and file.failure:
         message = file.failure
-    for told in comm.allgather(message):
-        if told is not None:
-            raise CheckpointError(told)
+    for text in comm.allgather(message):
+        if text is not None:
+            raise CheckpointError(text)

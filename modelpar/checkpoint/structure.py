@@ -1,7 +1,7 @@
-"""Weights in a checkpoint: a matrix, or, where connections are listed, their values and what they connect.
+"""Weights in a checkpoint: a matrix, or, where connections are listed, their values and the units that they connect.
 
 Listed connections are counted hidden unit after hidden unit, ascending visible units inside each, as CSC has them in
-scipy.sparse.  ``rbm.0.W`` has their values, ``rbm.0.degrees`` how many each hidden unit has and ``rbm.0.visible`` their
+scipy.sparse.  ``rbm.0.W`` has their values, ``rbm.0.degrees`` their number for each hidden unit and ``rbm.0.visible`` their
 visible units.  For receptive fields, which the network's definition describes, the last two are left out, and the
 values are (hidden units, units of a field).
 """
@@ -39,7 +39,7 @@ def block(name: str, piece: Piece) -> TensorBlock:
 
 
 def blocks(rbm: RBM, *, described: bool = False) -> list[TensorBlock]:
-    """This shard's share of the lists of connections; ``described``: also of those that the spec describes."""
+    """This shard's part of the lists of connections; ``described``: also of those that the spec describes."""
     lists = rbm.weights.lists(described=described)
     return [block(f"rbm.{rbm.index}.{name}", piece) for name, piece in lists.items()]
 
@@ -47,21 +47,21 @@ def blocks(rbm: RBM, *, described: bool = False) -> list[TensorBlock]:
 def read(path: str | Path, header: Header, spec: NetworkSpec, comm: MPI.Comm) -> tuple[Connections | None, ...] | None:
     """The connections of every RBM of a checkpoint; None where all are complete.  Rank 0 reads.  Collective.
 
-    Raises CheckpointError on every rank where the lists are missing or no lists of connections.
+    Raises CheckpointError on every rank where the lists are missing or are not lists of connections.
     """
     if all(pattern.dense for pattern in spec.patterns):
         return None
-    which = [i for i, pattern in enumerate(spec.patterns) if not pattern.dense and pattern.kind != "local"]
+    listed_rbms = [i for i, pattern in enumerate(spec.patterns) if not pattern.dense and pattern.kind != "local"]
     listed: list[Array] | None = None
     with together(comm):
         if comm.rank == 0:
-            listed = [array for i in which for array in _lists(path, header, i, *spec.layers[i : i + 2])]
+            listed = [array for i in listed_rbms for array in _lists(path, header, i, *spec.layers[i : i + 2])]
     listed = messages.bcast_arrays(comm, listed)
-    found = list(connect_described(spec))
-    for i, degrees, visible in zip(which, listed[::2], listed[1::2], strict=True):
+    connections = list(connect_described(spec))
+    for i, degrees, visible in zip(listed_rbms, listed[::2], listed[1::2], strict=True):
         offsets = offsets_of(degrees)
-        found[i] = Listed(offsets, visible, spec.layers[i])
-    return tuple(found)
+        connections[i] = Listed(offsets, visible, spec.layers[i])
+    return tuple(connections)
 
 
 def _lists(path: str | Path, header: Header, i: int, n_visible: int, n_hidden: int) -> tuple[Array, Array]:

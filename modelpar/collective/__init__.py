@@ -1,1 +1,1 @@
-"""Calls that all ranks make together: that they agree, and messages of any size."""
+"""Collective calls: agreement on arguments, and messages of any size."""

@@ -1,7 +1,7 @@
-"""What must be alike on all ranks is compared before work starts: a difference would be a hang, or a wrong answer.
+"""Values that must be alike on all ranks are compared before work starts: a difference means a hang or wrong results.
 
 Every rank brings the name of the call that it makes and one digest of all that must be alike; only where these differ
-do the ranks exchange what they were made of, in order to say what differs, and between which of them.  Nothing is
+do the ranks exchange the values themselves, in order to say what differs, and between which ranks.  Nothing is
 exchanged or digested on a single rank.
 """
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 MENTIONED = 4  # ranks, and differences, that a message names
 PIECE = 1 << 22  # bytes of an array that are made contiguous at a time
-SAMPLE = 1 << 20  # bytes of a mapped file that are looked at: reading it all would take longer than the call
+SAMPLE = 1 << 20  # bytes of a mapped file that are compared: reading it all would take longer than the call
 SHORT = 16  # numbers of a list that a message shows
 
 
 class Leaf(NamedTuple):
-    """One thing that must be alike: as a message tells it, and its digest where that does not say all."""
+    """One value that must be alike: its text in a message, and its digest where the text does not say all."""
 
     name: str
-    told: str
+    text: str
     digest: int = 0
 
 
@@ -42,14 +42,14 @@ def agree(
     """Compare ``call`` and what it is given over the ranks of ``comm``.  Collective.
 
     comm   a communicator, or the two of a grid whose product is all its ranks: that of the shards, that of the replicas
-    call   its name, as a message tells it
+    call   its name in messages
     what   names and values: numbers, texts, arrays, sparse matrices, specs, and lists, mappings and dataclasses of
            these.  Numbers and arrays of the same value are alike whatever they came in.  An object with a method
-           ``alike()`` stands for what that returns; of any other, the kind is compared.
-    in_replica   the same, of what must be alike on the shards of a replica only
+           ``alike()`` stands for what that returns; of any other, the type is compared.
+    in_replica   the same, for values that must be alike on the shards of a replica only
 
     Raises DisagreementError, a ValueError, on all ranks with the same message, where ranks make different calls, or
-    bring different values; SpecError for what is no communicator.
+    bring different values; SpecError where ``comm`` is not a communicator.
     """
     comms = tuple(comm) if isinstance(comm, Sequence) else (comm,)
     try:
@@ -59,44 +59,44 @@ def agree(
         raise SpecError(f"comm is {came}, but must be a communicator of mpi4py to which this rank belongs") from None
     if alone:
         return
-    leaves, part = list(_leaves(what)), list(_leaves(in_replica or {}))
-    told = _told(comms, Call(call, _digest(leaves), _digest(part)))
-    names = [their.name if isinstance(their, Call) else "something else" for their in told]
+    leaves, of_replica = list(_leaves(what)), list(_leaves(in_replica or {}))
+    calls = _allgather(comms, Call(call, _digest(leaves), _digest(of_replica)))
+    names = [their.name if isinstance(their, Call) else "something else" for their in calls]
     if len(set(names)) > 1:
         raise DisagreementError(
             f"the ranks make different calls: {_by_rank(names)}; every rank must make the same calls in the same order"
         )
     head = f"{call}: arguments differ between the ranks: "
-    if len({their.digest for their in told}) > 1:
-        raise DisagreementError(head + _difference(_told(comms, leaves)))
+    if len({their.digest for their in calls}) > 1:
+        raise DisagreementError(head + _difference(_allgather(comms, leaves)))
     n = comms[0].size  # shards of a replica, whose ranks follow each other
-    for first in range(0, len(told), n):
-        if len({their.part for their in told[first : first + n]}) > 1:
-            raise DisagreementError(head + _difference(_told(comms, part)[first : first + n], first))
+    for first in range(0, len(calls), n):
+        if len({their.part for their in calls[first : first + n]}) > 1:
+            raise DisagreementError(head + _difference(_allgather(comms, of_replica)[first : first + n], first))
 
 
 def _digest(leaves: list[Leaf]) -> bytes:
     return hashlib.sha256(repr(leaves).encode("utf-8", "surrogatepass")).digest()
 
 
-def _told(comms: tuple[MPI.Comm, ...], mine: Any) -> list[Any]:
-    """What every rank brings, in the order of the shards of one replica after the other.  Collective."""
-    found: list[Any] = comms[0].allgather(mine)
+def _allgather(comms: tuple[MPI.Comm, ...], mine: Any) -> list[Any]:
+    """The values of all ranks, the shards of one replica after those of the other.  Collective."""
+    gathered: list[Any] = comms[0].allgather(mine)
     for axis in comms[1:]:
-        found = [told for part in axis.allgather(found) for told in part]
-    return found
+        gathered = [value for values in axis.allgather(gathered) for value in values]
+    return gathered
 
 
 # -- what to compare ---------------------------------------------------------------------------------------------------
 
 
 def _leaves(what: Mapping[str, Any]) -> Iterator[Leaf]:
-    seen: dict[int, Any] = {}  # arrays that several names share are digested once; kept, so that no id comes back
+    seen: dict[int, Any] = {}  # arrays of several names are digested once; kept, so that no id is used again
     for name, value in what.items():
-        yield from _of(name, value, seen)
+        yield from _leaves_of(name, value, seen)
 
 
-def _of(name: str, value: Any, seen: dict[int, Any]) -> Iterator[Leaf]:
+def _leaves_of(name: str, value: Any, seen: dict[int, Any]) -> Iterator[Leaf]:
     number = plain.real(value)
     if value is None or plain.is_truth(value) or number is not None:
         if number is not None and number.is_integer() and plain.integer(value) is None:
@@ -112,14 +112,14 @@ def _of(name: str, value: Any, seen: dict[int, Any]) -> Iterator[Leaf]:
             zlib.crc32(path.encode("utf-8", "surrogatepass") if isinstance(path, str) else path),
         )
     elif hasattr(value, "alike"):
-        yield from _of(name, value.alike(), seen)
+        yield from _leaves_of(name, value.alike(), seen)
     elif is_dataclass(value) and not isinstance(value, type):
         for f in fields(value):
             if f.init:
-                yield from _of(f"{name}.{f.name}", getattr(value, f.name), seen)
+                yield from _leaves_of(f"{name}.{f.name}", getattr(value, f.name), seen)
     elif isinstance(value, Mapping):
         for key in value:
-            yield from _of(f"{name}.{key}" if name else str(key), value[key], seen)
+            yield from _leaves_of(f"{name}.{key}" if name else str(key), value[key], seen)
     elif hasattr(value, "tocsr") or hasattr(value, "__array__"):
         yield _array_leaf(name, value, seen)
     elif isinstance(value, list | tuple | range):
@@ -135,10 +135,10 @@ def _of_sequence(name: str, values: Sequence[Any], seen: dict[int, Any]) -> Iter
 
             yield _array_leaf(name, np.asarray(values), seen)
         else:
-            yield Leaf(name, f"({', '.join(leaf.told for value in values for leaf in _of('', value, seen))})")
+            yield Leaf(name, f"({', '.join(leaf.text for value in values for leaf in _leaves_of('', value, seen))})")
     else:
         for i, value in enumerate(values):
-            yield from _of(f"{name}[{i}]", value, seen)
+            yield from _leaves_of(f"{name}[{i}]", value, seen)
 
 
 def _array_leaf(name: str, value: Any, seen: dict[int, Any]) -> Leaf:
@@ -151,21 +151,21 @@ def _array_leaf(name: str, value: Any, seen: dict[int, Any]) -> Leaf:
         if not matrix.has_canonical_format:
             matrix = matrix.copy()
             matrix.sum_duplicates()
-        told = f"a sparse matrix of {_kind(matrix.dtype)} {_size(matrix.shape)}"
+        text = f"a sparse matrix of {_kind(matrix.dtype)} {_size(matrix.shape)}"
         digest = checksum(matrix.data)
         for indices in (matrix.indices, matrix.indptr):
             digest = checksum(indices, digest, np.dtype(np.int64))
     else:
         array = np.asarray(value)
         if array.ndim == 1 and len(array) <= SHORT and array.dtype.kind in "iuf":
-            told, digest = next(_of_sequence(name, array.tolist(), seen)).told, 0
+            text, digest = next(_of_sequence(name, array.tolist(), seen)).text, 0
         elif array.dtype.kind in "biufc":
-            told, digest = f"{_kind(array.dtype)} {_size(array.shape)}", checksum(_sample(array))
-        else:  # texts and objects, whose bytes are those of no value
-            told = f"{'texts' if array.dtype.kind == 'U' else 'objects'} {_size(array.shape)}"
+            text, digest = f"{_kind(array.dtype)} {_size(array.shape)}", checksum(_sample(array))
+        else:  # texts and objects, whose bytes in memory are not those of their values
+            text = f"{'texts' if array.dtype.kind == 'U' else 'objects'} {_size(array.shape)}"
             digest = zlib.crc32(repr(array.tolist()).encode("utf-8", "surrogatepass"))
-    seen[id(value)] = value, told, digest
-    return Leaf(name, told, digest)
+    seen[id(value)] = value, text, digest
+    return Leaf(name, text, digest)
 
 
 def _kind(dtype: Any) -> str:
@@ -197,7 +197,7 @@ def is_mapped(array: Any) -> bool:
 def checksum(array: Any, start: int = 0, dtype: Any = None) -> int:
     """A checksum of the values in C order, whatever the order and the byte order in memory.
 
-    start   that of what comes before; dtype: type of the values that counts, their own where None
+    start   the checksum of what comes before;  dtype: type in which the values are compared, None: their own
     """
     import numpy as np
 
@@ -214,13 +214,13 @@ def checksum(array: Any, start: int = 0, dtype: Any = None) -> int:
 # -- what to say -------------------------------------------------------------------------------------------------------
 
 
-def _difference(told: list[list[Leaf]], start: int = 0) -> str:
-    """The first thing that differs, with its values, and the names of others.   start: the first of these ranks"""
-    found = [{leaf.name: leaf for leaf in leaves} for leaves in told]
-    names = list(dict.fromkeys(leaf.name for leaves in told for leaf in leaves))
-    differing = [name for name in names if any(theirs.get(name) != found[0].get(name) for theirs in found)]
-    first = [theirs.get(differing[0]) for theirs in found]
-    texts = ["missing" if leaf is None else leaf.told for leaf in first]
+def _difference(leaves_of_ranks: list[list[Leaf]], start: int = 0) -> str:
+    """The first value that differs, as text, and the names of others.   start: the first of these ranks"""
+    by_name = [{leaf.name: leaf for leaf in leaves} for leaves in leaves_of_ranks]
+    names = list(dict.fromkeys(leaf.name for leaves in leaves_of_ranks for leaf in leaves))
+    differing = [name for name in names if any(theirs.get(name) != by_name[0].get(name) for theirs in by_name)]
+    first = [theirs.get(differing[0]) for theirs in by_name]
+    texts = ["missing" if leaf is None else leaf.text for leaf in first]
     if len(set(texts)) > 1:
         what = f"{differing[0]} is {_by_rank(texts, start)}"
     else:
@@ -236,10 +236,10 @@ def _by_rank(texts: list[str], start: int = 0) -> str:
     ranks: dict[str, list[int]] = {}
     for rank, text in enumerate(texts, start):
         ranks.setdefault(text, []).append(rank)
-    parts = [f"{text} on {_ranks(which)}" for text, which in ranks.items()]
-    if len(parts) > MENTIONED:
-        parts = [*parts[:MENTIONED], "others elsewhere"]
-    return ", but ".join([parts[0], ", ".join(parts[1:])])
+    phrases = [f"{text} on {_ranks(which)}" for text, which in ranks.items()]
+    if len(phrases) > MENTIONED:
+        phrases = [*phrases[:MENTIONED], "others elsewhere"]
+    return ", but ".join([phrases[0], ", ".join(phrases[1:])])
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -1,8 +1,8 @@
-"""Messages of any size: what one MPI call cannot say is cut into pieces that it can.
+"""Messages of any size: values that are too large for one MPI call are cut into pieces.
 
 Counts and displacements are C ints in MPI 3, and MPI libraries that offer the wider ones of MPI 4 are not everywhere
 yet.  So whatever takes more than ``LIMIT`` bytes moves in several messages, each a run of memory; no displacement is
-ever given beyond it.  All else is one call, as if this module were not there.  Sizes are Python's whole numbers.
+larger.  Smaller messages are one call of MPI.  Sizes are Python's integers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mpi4py import MPI
 
 Array = npt.NDArray[Any]
 
-LIMIT = 1 << 30  # bytes: no count or displacement in it leaves an int, whatever its unit
+LIMIT = 1 << 30  # bytes: counts and displacements up to it fit an int, whatever their unit
 TAG = 24  # of messages between two ranks
 
 
 def fits(n: int, itemsize: int) -> bool:
-    """Whether ``n`` elements, or displacements up to ``n``, may stand in one call."""
+    """Whether ``n`` elements, or displacements up to ``n``, fit one call."""
     return int(n) * itemsize <= LIMIT
 
 
@@ -60,16 +60,16 @@ def allreduce(comm: MPI.Comm, values: Array) -> None:
         comm.Allreduce(MPI.IN_PLACE, piece)
 
 
-def gather_rows(comm: MPI.Comm, whole: Array, rows: Sequence[int] | npt.NDArray[np.int64]) -> None:
-    """Fill ``whole`` (rows, width) from every rank's own rows, which stand in their place already.  Collective.
+def gather_rows(comm: MPI.Comm, values: Array, rows: Sequence[int] | npt.NDArray[np.int64]) -> None:
+    """Fill ``values`` (rows, width) from every rank's own rows, which are at their positions already.  Collective.
 
-    rows   (ranks,) of each rank, one after the other; the same on all ranks
+    rows   (ranks,) the number of each rank, one after the other; the same on all ranks
     """
-    width = whole.shape[1]
-    if fits(whole.size, whole.itemsize):
-        comm.Allgatherv(MPI.IN_PLACE, [whole, np.asarray(rows) * width])
+    width = values.shape[1]
+    if fits(values.size, values.itemsize):
+        comm.Allgatherv(MPI.IN_PLACE, [values, np.asarray(rows) * width])
         return
-    for rank, part in enumerate(_parts(whole, rows)):
+    for rank, part in enumerate(_parts(values, rows)):
         bcast(comm, part, rank)
 
 
@@ -82,18 +82,18 @@ def reduce_rows(comm: MPI.Comm, partial: Array, own: Array, rows: Sequence[int] 
         comm.Reduce_scatter(partial, own, np.asarray(rows) * partial.shape[1])
         return
     for rank, part in enumerate(_parts(partial, rows)):
-        into = cut(own) if rank == comm.rank else [None] * len(cut(part))
-        for piece, sums in zip(cut(part), into, strict=True):
+        outputs = cut(own) if rank == comm.rank else [None] * len(cut(part))
+        for piece, sums in zip(cut(part), outputs, strict=True):
             comm.Reduce(piece, sums, root=rank)
 
 
-def _parts(whole: Array, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[Array]:
+def _parts(values: Array, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[Array]:
     bounds = [0, *accumulate(int(n) for n in rows)]
-    return [whole[start:stop] for start, stop in pairwise(bounds)]
+    return [values[start:stop] for start, stop in pairwise(bounds)]
 
 
 def begin(verb: Callable[..., MPI.Request], values: Array, rank: int, tag: int) -> list[MPI.Request]:
-    """``comm.Isend`` or ``comm.Irecv`` of values of which both sides know the size.   values: C-contiguous"""
+    """Begin ``comm.Isend`` or ``comm.Irecv`` of values whose size both sides know.   values: C-contiguous"""
     return [verb(piece, rank, tag) for piece in cut(values) if piece.size]
 
 
@@ -114,10 +114,10 @@ def exchange(comm: MPI.Comm, sent: Sequence[Array], received: Sequence[Array], t
 
 
 def concatenated(comm: MPI.Comm, values: Array) -> Array:
-    """All ranks' vectors of one type, one after the other, on every rank.   values (n,), n its own.  Collective."""
+    """All ranks' vectors of one type, one after the other, on every rank.   values: (n,), any n.  Collective."""
     sizes = comm.allgather(len(values))
-    whole = np.empty((sum(sizes), 1), values.dtype)
+    joined = np.empty((sum(sizes), 1), values.dtype)
     start = sum(sizes[: comm.rank])
-    whole[start : start + len(values), 0] = values
-    gather_rows(comm, whole, sizes)
-    return whole[:, 0]
+    joined[start : start + len(values), 0] = values
+    gather_rows(comm, joined, sizes)
+    return joined[:, 0]

@@ -1,1 +1,1 @@
-"""Links between ranks: the grid, exchanges of activations, traffic, and the watch over a job that stands still."""
+"""Links between ranks: the grid, exchanges of activations, traffic, and the watchdog of a job that stands still."""

@@ -1,8 +1,8 @@
-"""Threads of each rank: its fair share of the node's cores, chosen at the first grid unless the user has chosen.
+"""Threads of each rank: its fraction of the node's cores, chosen at the first grid where the user has not chosen.
 
 The kernels have a pool of their own (``kernels.threads``), NumPy's and SciPy's BLAS one each.  The command line chooses
 before NumPy is loaded (``cli.threads``); a script's first :class:`modelpar.Grid` does it here.  What the user has set
-is left as it is, and the kernels follow it: in the environment (NUMBA_NUM_THREADS, OMP_NUM_THREADS and the like, which
+stays, and the kernels follow it: in the environment (NUMBA_NUM_THREADS, OMP_NUM_THREADS and the like, which
 joblib sets in its workers), by ``numba.set_num_threads``, or by limits of threadpoolctl.
 
 This module loads neither NumPy nor MPI.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-_OURS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", *VARIABLES)  # that the kernels follow, the first that is set
+_OURS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", *VARIABLES)  # the kernels follow the first that is set
 _LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -36,9 +36,9 @@ MOST_THREADS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Placement:
-    """What one rank has of its node."""
+    """The cores and threads of one rank on its node."""
 
-    cores: int  # of the node, that its ranks may use
+    cores: int  # of the node that its ranks may use
     own_cores: int  # that this rank is bound to, or all
     ranks: int  # on the node
     threads: int  # of this rank
@@ -47,7 +47,7 @@ class Placement:
 def set_threads(n: int) -> None:
     """Use ``n`` threads on this rank from now on, in the kernels and in the BLAS.  Not collective.
 
-    Raises ValueError where n is less than 1 or beyond what libraries count, TypeError where it is not an integer.
+    Raises ValueError where n is less than 1 or more than libraries can count, TypeError where it is not an integer.
     """
     global _settled
     from modelpar.kernels import threads
@@ -62,23 +62,23 @@ def set_threads(n: int) -> None:
 
 
 def settle(node: MPI.Comm) -> int:
-    """Choose the threads of this rank, once in a process; its fair share of the cores.  Collective over ``node``.
+    """Choose the threads of this rank, once in a process; return its fraction of the cores.  Collective over ``node``.
 
-    node    the ranks of the grid on this node; of other ranks the launcher tells
+    node    the ranks of the grid on this node; the launcher's variables tell the number of others
     """
     global _settled
-    share = placement_on(node).threads
+    fair = placement_on(node).threads
     if not _settled:
         from modelpar.kernels import threads
 
         _settled = True
         given = users_choice()
-        threads.set_threads(given or share)
+        threads.set_threads(given or fair)
         if given is None:
             for library in _blas():
-                if library.num_threads > share:
-                    library.set_num_threads(share)
-    return share
+                if library.num_threads > fair:
+                    library.set_num_threads(fair)
+    return fair
 
 
 def is_settled() -> bool:
@@ -87,26 +87,26 @@ def is_settled() -> bool:
 
 
 def mark_settled() -> None:
-    """The threads of this process have been chosen: no grid does it any more."""
+    """Record that the threads of this process are chosen: no grid chooses them again."""
     global _settled
     _settled = True
 
 
 def users_choice() -> int | None:
-    """Threads that the user has chosen, by the environment or in the process; None where nothing was."""
+    """Threads that the user has chosen, by the environment or in the process; None where nothing was chosen."""
     named = threads_named(os.environ)
     if named is not None:
         return named
     parallel: Any = sys.modules.get("numba.np.ufunc.parallel")
     if parallel is not None and parallel._is_initialized and parallel.get_num_threads() != _numba_default():
         return int(parallel.get_num_threads())
-    # a pool has a thread for each core unless it is limited; MKL's one for each physical core
+    # without a limit a pool has a thread for each core, MKL's one for each physical core
     fewest = min((int(library.num_threads) for library in _blas()), default=0)
     return fewest if 0 < fewest < min(len(own_cores()), 64) else None
 
 
 def threads_named(environment: Mapping[str, str]) -> int | None:
-    """Threads that environment variables name: a whole number, or the first of OpenMP's list of levels."""
+    """Threads that environment variables name: an integer, or the first of OpenMP's list of levels."""
     for name in _OURS:
         first = environment.get(name, "").split(",")[0].strip()
         if first.isdigit() and int(first) > 0:
@@ -121,14 +121,14 @@ def _numba_default() -> int:
 
 
 @contextmanager
-def limited(n_jobs: int | None, share: int) -> Iterator[None]:
+def limited(n_jobs: int | None, n_cores: int) -> Iterator[None]:
     """A block in which this thread's kernels, and the BLAS, have as many threads as scikit-learn's ``n_jobs`` says.
 
-    None: as many as the process has; -1: this rank's ``share`` of the cores, -2: all of these but one, and so on
+    None: as many as the process has; -1: this rank's ``n_cores`` cores, -2: all of these but one, and so on
 
-    Not collective.  Raises ValueError for 0 and for what is no whole number.
+    Not collective.  Raises ValueError for 0 and for what is not an integer.
     """
-    n = jobs(n_jobs, min(share, threads_named(os.environ) or share))
+    n = jobs(n_jobs, min(n_cores, threads_named(os.environ) or n_cores))
     if n is None:
         yield
         return
@@ -140,7 +140,7 @@ def limited(n_jobs: int | None, share: int) -> Iterator[None]:
         yield
 
 
-def jobs(n_jobs: int | None, share: int) -> int | None:
+def jobs(n_jobs: int | None, n_cores: int) -> int | None:
     """Threads of ``n_jobs``, as in :func:`limited`."""
     if n_jobs is None:
         return None
@@ -152,20 +152,20 @@ def jobs(n_jobs: int | None, share: int) -> int | None:
         raise ValueError(
             f"n_jobs is {n_jobs!r}, but must be None, a positive integer, or -1 for all cores, -2 for all but one"
         )
-    return n if n > 0 else max(1, share + 1 + n)
+    return n if n > 0 else max(1, n_cores + 1 + n)
 
 
 # -- the node ----------------------------------------------------------------------------------------------------------
 
 
 def placement(comm: MPI.Comm, asked: int | None) -> Placement:
-    """Threads of this rank: ``asked`` for, or the node's cores shared between its ranks.  Collective."""
+    """The cores of this rank, and its threads: ``asked``, or the node's cores divided by its ranks.  Collective."""
     from mpi4py import MPI
 
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    found = placement_on(node, asked)
+    result = placement_on(node, asked)
     node.Free()
-    return found
+    return result
 
 
 def placement_on(node: MPI.Comm, asked: int | None = None) -> Placement:
@@ -179,14 +179,14 @@ def placement_on(node: MPI.Comm, asked: int | None = None) -> Placement:
 
 
 def ranks_beside(environment: Mapping[str, str], known: int) -> int:
-    """Ranks of this job on this node, as far as the launcher tells; ``known`` where it does not.
+    """Ranks of this job on this node, as the launcher's variables say; ``known`` without them.
 
-    A grid of one rank knows of no other, but those of ``mpirun -n 4`` would each take all cores.
+    Without these variables four grids of one rank, started by ``mpirun -n 4``, would each take all cores.
     """
     for name in _LOCAL_RANKS:
-        found = re.match(r"\d+", environment.get(name, ""))
-        if found and int(found[0]) > 0:
-            return int(found[0])
+        match = re.match(r"\d+", environment.get(name, ""))
+        if match and int(match[0]) > 0:
+            return int(match[0])
     return known
 
 
@@ -198,7 +198,7 @@ def own_cores() -> set[int]:
 
 
 def quota() -> int | None:
-    """Whole processors that the container's time limit amounts to; None without a limit."""
+    """The number of processors of the container's time limit, rounded up; None without a limit."""
     try:
         limit, period = _CPU_QUOTA.read_text().split()
         return None if limit == "max" else max(1, ceil(int(limit) / int(period)))
@@ -209,7 +209,7 @@ def quota() -> int | None:
 def limit_loaded(threads: int) -> None:
     """``threads`` for the BLAS that SciPy uses, one for any other that is loaded.
 
-    Does what the environment could not: where NumPy was loaded before, or where both share one library.
+    For what the environment cannot set: where NumPy is loaded already, or where both use one library.
     """
     libraries = _blas()
     for library in libraries:

@@ -17,39 +17,39 @@ from modelpar.kernels.states import Packed
 from modelpar.ownership.layout import UnitLayout
 
 Array = npt.NDArray[Any]
-Counts = dict[str, dict[str, dict[str, int]]]
+NestedBytes = dict[str, dict[str, dict[str, int]]]
 
 
-UPKEEP = ("broadcast", "refresh", "biases")  # verbs of what keeps copies alike, and of what a stage starts from
+UPKEEP = ("broadcast", "refresh", "biases")  # verbs that keep copies alike, or prepare a stage
 
 
 class Traffic:
-    """Bytes that had to cross between ranks, by axis, verb and kind; what this rank received, or pushed.
+    """Bytes that crossed between ranks, by axis, verb and kind: those that this rank received, or pushed.
 
     gather      (n_units - n_owned) x bytes of a unit: the units that this rank does not own; between replicas the
                 activations for the next RBM that the others have propagated and all keep
     reduce      n_owned x (n_shards - 1) x bytes of a unit: the other shards' sums for the owned units
     halo        the units of others that this shard's connections need
     allreduce   2 (R - 1) / R x bytes: what the best algorithm moves (Rabenseifner 2004); statistics or updates of
-                weights and biases, running means of a sparsity penalty, shares of velocities
+                weights and biases, running means of a sparsity penalty, parts of velocities
     average     the same, of parameters and velocities (``sync.LocalSGD``)
-    fetch, push what others host of the vectors of a parameter server
+    fetch, push the elements of a parameter server's vectors that other ranks host
 
-    These are the steps of training and what hands activations to the next RBM: ``counts``.  Apart from them stand
+    These are the steps of training and the propagation to the next RBM: ``counts``.  Counted apart from them are
 
     upkeep      broadcast: the first replica's parameters, at the beginning of a stage; refresh: second blocks and
                 copies of weights; biases: sums over the data from which visible biases start
     measures    all that moves inside of ``measuring()``: scores and monitors
 
     A unit has batch x itemsize bytes, or, packed, 8 bytes for each plane of 64 samples.  The kinds are ``bits``
-    (packed), ``integers`` and ``floats``.  ``status`` tells a watching thread in which verb this rank waits.
+    (packed), ``integers`` and ``floats``.  ``status`` tells the watchdog's thread in which verb this rank waits.
 
-    Not counted: what agrees on errors, sizes, records and tickets, sums of a few numbers, digests; what is told once
-    where a network, a grid or a window is made; what files, pictures, pruning and the recovery from a lost rank move.
+    Not counted: agreement on errors, sizes, records and tickets, sums of a few numbers, digests; messages sent once
+    where a network, a grid or a window is made; the bytes of files, pictures, pruning and recovery from a lost rank.
     """
 
     def __init__(self, status: Status | None = None) -> None:
-        """``status``   of this rank; one of its own where None"""
+        """status   of this rank; None: a new one"""
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.upkeep: Counter[tuple[str, str, str]] = Counter()
         self.measures: Counter[tuple[str, str, str]] = Counter()
@@ -57,18 +57,18 @@ class Traffic:
         self.status = status or Status()
 
     def add(self, axis: str, verb: str, values: Array, n_bytes: int) -> None:
-        """``values``: what travelled, or a part of it, which tells the kind."""
+        """Count ``n_bytes`` of the kind of ``values``, which are those that travelled, or some of them."""
         kind = {"u": "bits", "i": "integers", "f": "floats"}[values.dtype.kind]
         counts = self.measures if self._measuring else self.upkeep if verb in UPKEEP else self.counts
         counts[axis, verb, kind] += int(n_bytes)
 
     def add_allreduce(self, axis: str, values: Array, size: int, verb: str = "allreduce") -> None:
-        """A sum of ``values`` over ``size`` ranks."""
+        """Count a sum of ``values`` over ``size`` ranks."""
         self.add(axis, verb, values, 2 * (size - 1) * values.nbytes // size)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """What travels inside is counted apart: scores and monitors are no part of training."""
+        """A block whose bytes are counted apart: scores and monitors do not belong to training."""
         before, self._measuring = self._measuring, True
         try:
             yield
@@ -76,20 +76,20 @@ class Traffic:
             self._measuring = before
 
     @property
-    def bytes(self) -> Counts:
+    def bytes(self) -> NestedBytes:
         """This rank's bytes, ``{axis: {verb: {kind: bytes}}}``."""
         return _nested(self.counts)
 
-    def total(self, comm: MPI.Comm, of: str = "counts") -> Counts:
+    def total(self, comm: MPI.Comm, of: str = "counts") -> NestedBytes:
         """The bytes of all ranks together, the same on every rank.   of: counts, upkeep or measures.  Collective."""
-        both: Counter[tuple[str, str, str]] = Counter()
+        total: Counter[tuple[str, str, str]] = Counter()
         for counts in comm.allgather(getattr(self, of)):
-            both.update(counts)
-        return _nested(both)
+            total.update(counts)
+        return _nested(total)
 
 
-def _nested(counts: Counter[tuple[str, str, str]]) -> Counts:
-    nested: Counts = {"shard": {}, "replica": {}}
+def _nested(counts: Counter[tuple[str, str, str]]) -> NestedBytes:
+    nested: NestedBytes = {"shard": {}, "replica": {}}
     for (axis, verb, kind), n_bytes in sorted(counts.items()):
         if n_bytes:
             nested[axis].setdefault(verb, {})[kind] = n_bytes
@@ -99,7 +99,7 @@ def _nested(counts: Counter[tuple[str, str, str]]) -> Counts:
 class Exchange:
     """gather (n_owned, batch) -> (n_units, batch); reduce (n_units, batch) -> (n_owned, batch).
 
-    Packed values are gathered as they are.  A gathered array holds the units in ``layout.ordering``.  The array that a
+    Packed values stay packed.  A gathered array holds the units in ``layout.ordering``.  The array that a
     verb returns is used again by the next call of the same verb, unless it is packed.  Both verbs are collective over
     ``comm``; layers and batches of any size that memory holds.
     """
@@ -118,7 +118,7 @@ class Exchange:
         return gathered
 
     def gather_packed(self, owned: Packed) -> Packed:
-        """All units' packed values from the owned ones: 1/32 of what floats would take for each plane."""
+        """All units' packed values from the owned ones: 1/32 of the bytes of floats for each plane."""
         gathered = Packed.empty(self.layout.n_units, owned.batch, owned.planes)
         self._gather(owned.rows, gathered.rows)
         return gathered
@@ -133,7 +133,7 @@ class Exchange:
     def reduce(self, partial: Array) -> Array:
         """The owned units' sums over all shards from this shard's part of every unit's sum.
 
-        Sums of int32 wrap where they leave it, as additions within a shard do.
+        Sums of int32 wrap on overflow, as additions within a shard do.
         """
         batch = partial.shape[1]
         owned = self._buffer("reduce", self.n_owned, batch, partial.dtype)

@@ -1,6 +1,6 @@
 """The ranks of one run as a grid, ``replicas`` x ``model_shards``, and a communicator along each axis.
 
-Behind the grid there may be server ranks, which hold the parameters of a parameter server and nothing else.
+After the grid there may be server ranks, which hold the parameters of a parameter server and nothing else.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Grid:
     replica_comm  the ranks that hold the same shard; updates travel here
     column_comm   those of replica_comm, then the servers of this shard
     node_comm     the ranks of the grid on this node
-    cores         this rank's fair share of the node's cores
+    cores         this rank's fraction of the node's cores
     far           whether the shards of some model are on several nodes
     replicas_far  whether the replicas are on several nodes
 
-    The first one of a process chooses the threads of its rank, unless they were chosen before (``comm.cores``).
+    The first one of a process chooses the threads of its rank, where they were not chosen before (``comm.cores``).
     Making one is collective over the communicator that it is made from, which stays the caller's; so is ``free``.
     Either size may be left out: the other fixes it, and without both there is one model over all ranks.  The last
-    ``servers`` ranks are no part of the grid: they are servers, each of one shard, and have only ``column_comm``.
+    ``servers`` ranks do not belong to the grid: they are servers, each of one shard, and have only ``column_comm``.
     Raises GridError, on every rank, where the sizes do not fit the number of ranks, DisagreementError where they
     differ between ranks.
     """
@@ -56,7 +56,7 @@ class Grid:
         n_ranks = comm.size - servers
         self.n_shards, self.n_replicas = grid_shape(n_ranks, model_shards, replicas, servers)
         check_servers(comm.size, servers, self.n_shards)
-        self.status = Status()  # where this rank stands
+        self.status = Status()  # of this rank
         self.n_servers, self.is_server = servers, comm.rank >= n_ranks
         if self.is_server:
             server = comm.rank - n_ranks
@@ -96,16 +96,16 @@ class Grid:
         return f"replica {self.replica}, shard {self.shard}"
 
     def check_ranks(self) -> None:
-        """Raise MPI.Exception where a rank was lost; not collective, and nothing where ranks are not lost singly."""
+        """Raise MPI.Exception where a rank was lost; does nothing where ranks are not lost singly.  Not collective."""
         if self.tolerant:
             for comm in (self.comm, self.column_comm):
                 if comm != MPI.COMM_NULL:
                     comm.Iprobe()
 
     def abandon(self) -> None:
-        """Interrupt whatever other ranks wait for on these communicators; none of them is of use any more.
+        """Interrupt all waits of other ranks on these communicators, which cannot be used any more.
 
-        Not collective.  What MPI holds for them is not given back: a rank that was lost cannot take part in that.
+        Not collective.  MPI's memory of them is not freed: a rank that was lost cannot take part in that.
         """
         names = ("shard_comm", "replica_comm", "column_comm", "comm", "node_comm")
         for comm in {id(comm): comm for comm in (getattr(self, name) for name in names)}.values():
@@ -151,7 +151,7 @@ def check_servers(n_all: int, servers: int, model_shards: int | None) -> None:
 def grid_shape(n_ranks: int, model_shards: int | None, replicas: int | None, servers: int = 0) -> tuple[int, int]:
     """(model shards, replicas) from what was asked for; raises GridError where they do not fit ``n_ranks``.
 
-    servers   ranks beside those, which only the message tells of
+    servers   number of ranks besides those, for the message
     """
     for name, size in (("--model-shards", model_shards), ("--replicas", replicas)):
         if size is not None and size < 1:
@@ -180,13 +180,13 @@ def grid_shape(n_ranks: int, model_shards: int | None, replicas: int | None, ser
 def placement(node_of_rank: Sequence[int], n_shards: int) -> list[int]:
     """The ranks in grid order (replica by replica) such that the shards of a replica share a node where they can.
 
-    Every node gives as many whole replicas as it has room for; the ranks left over make up the others together.
+    Every node has as many complete replicas as fit on it; the other replicas consist of the ranks that are left over.
     """
-    whole: list[int] = []
+    complete: list[int] = []
     left: list[int] = []
     for node in sorted(set(node_of_rank)):
         ranks = [rank for rank, its_node in enumerate(node_of_rank) if its_node == node]
-        fitting = len(ranks) // n_shards * n_shards
-        whole += ranks[:fitting]
-        left += ranks[fitting:]
-    return whole + left
+        n_fitting = len(ranks) // n_shards * n_shards
+        complete += ranks[:n_fitting]
+        left += ranks[n_fitting:]
+    return complete + left

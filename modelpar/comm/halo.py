@@ -1,7 +1,7 @@
-"""Moves the activations of the units that other shards need, and no others: to each shard those it is connected with.
+"""Moves only the activations that other shards need: to each shard those of the units that it is connected with.
 
-The same two sides as ``exchange``, for connections that are not complete.  Who needs what is agreed on once, when the
-exchange is made; after that each message is the rows of one neighbour.
+The same two sides as ``exchange``, for connections that are not complete.  The shards agree once, when the
+exchange is made, on the units that each needs; after that each message is the rows of one neighbour.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TAG = 16  # of the messages between neighbours
 
 
 class Halo:
-    """The units of one layer that this shard needs: its own, and its *halo*, those of others.
+    """The units of one layer that this shard needs: its own ones, and its *halo*, the units of other shards.
 
     units   (n_owned + n_halo,) their ids: the owned ones first, then the halo shard after shard, ascending in each
 
@@ -33,7 +33,7 @@ class Halo:
     """
 
     def __init__(self, comm: MPI.Comm, layout: UnitLayout, needed: IntArray, traffic: Traffic) -> None:
-        """needed   (n,) ids of units of this layer that this shard's weights take part with, owned ones among them"""
+        """needed   (n,) ids of units of this layer that this shard's weights connect, owned ones among them"""
         self.comm, self.traffic = comm, traffic
         owned = layout.owned(comm.rank)
         self.n_owned = len(owned)
@@ -57,19 +57,19 @@ class Halo:
     def begin(self, owned: Activations) -> Transfer:
         """Send the owned units' activations (n_owned, batch) that others need; theirs arrive after the own ones."""
         rows = owned.rows if isinstance(owned, Packed) else owned
-        whole = np.empty((self.n_units, rows.shape[1]), rows.dtype)
-        whole[: self.n_owned] = rows
-        sent = [rows[which] for _, which in self._send]
-        # nothing is left that could fail between the first request and the last
+        values = np.empty((self.n_units, rows.shape[1]), rows.dtype)
+        values[: self.n_owned] = rows
+        sent = [rows[positions] for _, positions in self._send]
+        # nothing can fail between the first request and the last
         requests: list[MPI.Request] = []
         at = self.n_owned
         for shard, n in self._receive:
-            requests += messages.begin(self.comm.Irecv, whole[at : at + n], shard, TAG)
+            requests += messages.begin(self.comm.Irecv, values[at : at + n], shard, TAG)
             at += n
-        for (shard, _), values in zip(self._send, sent, strict=True):
-            requests += messages.begin(self.comm.Isend, values, shard, TAG)
-        self.traffic.add("shard", "halo", whole, self.n_halo * whole.shape[1] * whole.itemsize)
-        spread: Activations = whole
+        for (shard, _), rows in zip(self._send, sent, strict=True):
+            requests += messages.begin(self.comm.Isend, rows, shard, TAG)
+        self.traffic.add("shard", "halo", values, self.n_halo * values.shape[1] * values.itemsize)
+        spread: Activations = values
         if isinstance(owned, Packed):
-            spread = Packed(whole.reshape(self.n_units, owned.planes, owned.words.shape[2]), owned.batch)
+            spread = Packed(values.reshape(self.n_units, owned.planes, owned.words.shape[2]), owned.batch)
         return Transfer(spread, requests, sent, self.traffic.status)

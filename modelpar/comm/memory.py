@@ -1,4 +1,4 @@
-"""How much memory this node has left, and whether a plan fits into it before anything is allocated."""
+"""The memory that this node has left, and a check that a plan fits it before anything is allocated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int:
-    """Memory that this process may still take: what the node has free, or what its container leaves, if less."""
+    """Memory that this process may still take: the free memory of the node, or of its container if that is less."""
     return min([int(psutil.virtual_memory().available), *_left_by_containers()])
 
 
@@ -34,7 +34,7 @@ def _left_by_containers() -> Iterator[int]:
 
 
 def check_fits(needed: int, what: str, comm: MPI.Comm, node_comm: MPI.Comm) -> None:
-    """Raise OutOfMemoryError on all ranks of ``comm`` if on any node its ranks together need more than it has left.
+    """Raise OutOfMemoryError on all ranks of ``comm`` if the ranks of any node need more together than it has left.
 
     needed   bytes that this rank is about to take for ``what``.   Collective over ``comm`` and ``node_comm``.
     """

@@ -1,4 +1,4 @@
-"""Where this rank stands: in which step, in which phase, and in which verb it waits; read by another thread."""
+"""The state of this rank: its step, its phase, and the verb in which it waits; read by another thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Status:
 
     @contextmanager
     def phase(self, doing: str, *, steady: bool = False) -> Iterator[None]:
-        """A block in which this rank does something else than training: scoring, saving, opening data, ..."""
+        """A block in which this rank does not train: scoring, saving, opening data, ..."""
         before = self.doing, self.steady
         self.doing, self.steady = doing, steady
         self.beat += 1
@@ -51,12 +51,12 @@ class Status:
     def describe(self) -> str:
         """``RBM 0, epoch 2, step 17, training: waits in gather for 10.2 s``"""
         verb, since = self.verb, self.since
-        where = ""
+        step = ""
         if self.stage:
             name = f"RBM {self.layer}" if self.stage == "pretrain" else "fine-tuning"
-            where = f"{name}, epoch {self.epoch}, step {self.step}, "
-        how = f"waits in {verb} for {time.monotonic() - since:.1f} s" if verb else "waits in none of the verbs"
-        return f"{where}{self.doing}: {how}"
+            step = f"{name}, epoch {self.epoch}, step {self.step}, "
+        wait = f"waits in {verb} for {time.monotonic() - since:.1f} s" if verb else "waits in none of the verbs"
+        return f"{step}{self.doing}: {wait}"
 
 
 class _Waiting:

@@ -1,4 +1,4 @@
-"""Activations on their way to the shards that need them: a value that says what is still under way."""
+"""Activations on their way to the shards that need them, with their pending requests."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Array = npt.NDArray[Any]
 
 
 class Transfer:
-    """Activations, of which some may not have arrived yet; with nothing pending they are there already.
+    """Activations, of which some may not have arrived yet; with nothing pending they are complete already.
 
-    activations   their shape and type hold from the start, all their values from ``wait`` on
+    activations   their shape and type are valid from the start, all their values from ``wait`` on
     pending       requests that are not complete
 
-    As a context it is complete when its block is left, by an exception too: MPI then writes into no memory that is
-    forgotten, and no message is left over for a later transfer.
+    As a context it is complete when its block is left, by an exception too: MPI then does not write into memory that
+    is freed, and no message is left for a later transfer.
     """
 
     def __init__(
         self, activations: Activations, pending: Sequence[MPI.Request] = (), sent: Sequence[Array] = (),
         status: Status | None = None,
     ) -> None:  # fmt: skip
-        """sent   what MPI still reads;   status   is told that this rank waits"""
+        """sent   arrays that MPI still reads;   status   records that this rank waits"""
         self.activations, self.pending = activations, list(pending)
         self._sent, self._status = list(sent), status or Status()
 
     def wait(self) -> Activations:
-        """The activations, complete.  Not collective: what this rank waits for, others have begun to send."""
+        """The activations, complete.  Not collective: other ranks have begun to send."""
         if self.pending:
             with self._status.waiting("halo"):
                 MPI.Request.Waitall(self.pending)
@@ -45,8 +45,8 @@ class Transfer:
         return self.activations
 
     def kept(self, owned: Activations) -> Transfer:
-        """The same, to outlive the next one: gathered real values are written over by it, packed and ``owned`` ones
-        are not."""
+        """The same, valid after the next transfer: that overwrites gathered real values, but not packed or ``owned``
+        ones."""
         if not isinstance(self.activations, np.ndarray) or self.activations is owned:
             return self
         return Transfer(self.wait().copy())  # type: ignore[union-attr]
@@ -60,5 +60,5 @@ class Transfer:
         if kind is None:
             self.wait()
             return
-        with suppress(MPI.Exception):  # of a rank that was lost, which the first exception tells of
+        with suppress(MPI.Exception):  # of a lost rank, which the first exception reports
             self.wait()

@@ -1,10 +1,10 @@
-"""Ends a job that stands still, and says where every rank stood: a thread beside the one that trains.
+"""Ends a job that stands still, and reports the state of every rank: a thread beside the one that trains.
 
-The thread sleeps, and now and then looks whether ``Status.beat`` has grown.  Where it has not for ``timeout`` seconds,
+The thread sleeps, and checks at intervals whether ``Status.beat`` has grown.  Where it has not for ``timeout`` seconds,
 it asks the threads of all other ranks, on a communicator of its own.  Each answers, whatever its rank waits in, unless
 its process is stopped, dead, or cut off.  The lowest of the ranks that stand still prints what all have answered and
-ends the job.  Ranks that still move are no reason to end it, replicas may go at their own pace, unless another is
-silent.
+ends the job.  While some ranks move and all answer, the job goes on: replicas may go at their own
+pace.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from modelpar.errors import ModelparError
 STALLED = 3  # exit status of a job that stood still
 N_INTERVALS = 20  # in one timeout; but none is longer than LONGEST_INTERVAL seconds
 LONGEST_INTERVAL = 5.0
-GRACE = 2.0  # seconds in which an answer must come, at least: others may take two looks until they hear the question
+GRACE = 2.0  # seconds in which an answer must come, at least: others may take two checks to receive the question
 PRINTING = 0.5  # seconds until what was printed has reached the launcher
-TICK = 0.05  # seconds between looks while answers are waited for
+TICK = 0.05  # seconds between checks while answers are waited for
 ASK, ANSWER = 1, 2  # tags
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one rank says of itself."""
+    """The answer of one rank about its own state."""
 
     alarm: int  # the question it answers, as counted by the rank that asked
     still: bool  # it has not moved for half of the timeout or more, and asks the others itself
-    steady: bool  # in what it does that is no wonder
+    steady: bool  # what it does may take long without a beat
     text: str
 
 
@@ -55,8 +55,8 @@ def names_of_ranks(comm: MPI.Comm, role: str) -> list[str]:
 class Watchdog:
     """Watches ``status`` while the block runs; a ``timeout`` of 0 watches nothing.  Making one is collective.
 
-    names    what each rank is called in a report, see ``names_of_ranks``
-    say      told once, where the watchdog is wanted but MPI does not let a second thread communicate
+    names    the name of each rank in a report, see ``names_of_ranks``
+    say      called with a warning, where MPI does not let a second thread communicate
     leave    called before the job is ended
     end      ends the job; for tests
 
@@ -114,27 +114,27 @@ class Watchdog:
                 asked = self._answer(still=age > self.timeout / 2)
                 if age > self.timeout or (asked and age > self.timeout / 2):
                     self._raise_alarm(beat)
-                    moved = time.monotonic()  # it was a false one
+                    moved = time.monotonic()  # it was a false alarm
         except MPI.Exception:
-            if not self._over.is_set():  # pragma: no cover - a rank is gone, which the thread that trains will hear of
+            if not self._over.is_set():  # pragma: no cover - a rank is gone; the thread that trains reports it
                 return
 
     def _answer(self, *, still: bool) -> bool:
-        """Answer the questions that have come; whether there was one."""
+        """Answer the questions that have come; return whether there was one."""
         assert self._comm is not None
-        status, asked = MPI.Status(), False
+        status, answered = MPI.Status(), False
         while self._comm.Iprobe(MPI.ANY_SOURCE, ASK, status):
             alarm = self._comm.recv(source=status.source, tag=ASK)
             self._send(self._mine(alarm, still), status.source, ANSWER)
-            asked = True
-        return asked
+            answered = True
+        return answered
 
-    def _send(self, what: object, rank: int, tag: int) -> None:
-        """Nobody waits for it to arrive: the other may be stopped.  A rank that is gone is one that does not answer."""
+    def _send(self, message: object, rank: int, tag: int) -> None:
+        """Send without waiting: the receiver may be stopped.  A rank that is gone does not answer."""
         assert self._comm is not None
         self._sent = [request for request in self._sent if not request.Test()]
         with suppress(MPI.Exception):
-            self._sent.append(self._comm.isend(what, rank, tag))
+            self._sent.append(self._comm.isend(message, rank, tag))
 
     def _raise_alarm(self, beat: int) -> None:
         """Ask all, and end the job, unless this rank moves again or all answer and some of them move."""
@@ -143,9 +143,9 @@ class Watchdog:
         me, size = self._comm.rank, self._comm.size
         began = time.monotonic()
         # where the thread cannot leave MPI, because another process was stopped while it held a lock of it
-        last_word = threading.Timer(self.grace * (size + 2), self._report, [{me: self._mine(0, True)}])
-        last_word.daemon = True
-        last_word.start()
+        fallback = threading.Timer(self.grace * (size + 2), self._report, [{me: self._mine(0, True)}])
+        fallback.daemon = True
+        fallback.start()
         answers = {me: self._mine(self._alarm, True)}
         for rank in range(size):
             if rank != me:
@@ -155,24 +155,24 @@ class Watchdog:
                 break
             self._answer(still=True)
             self._collect(answers)
-            silent = size - len(answers)
+            n_silent = size - len(answers)
             waited = time.monotonic() - began
-            if not silent and not all(answer.still and not answer.steady for answer in answers.values()):
+            if not n_silent and not all(answer.still and not answer.steady for answer in answers.values()):
                 break
-            # each has its turn, so that one speaks: the first may have been stopped after it answered
-            turn = sum(answer.still for rank, answer in answers.items() if rank < me)
-            if waited > self.grace * (turn + 1) or (not silent and turn == 0):
+            # one rank after the other, so that one reports: the first may have been stopped after it answered
+            n_before = sum(answer.still for rank, answer in answers.items() if rank < me)
+            if waited > self.grace * (n_before + 1) or (not n_silent and n_before == 0):
                 self._report(answers)
                 break
             time.sleep(TICK)
-        last_word.cancel()
+        fallback.cancel()
 
     def _collect(self, answers: dict[int, Answer]) -> None:
         assert self._comm is not None
         status = MPI.Status()
         while self._comm.Iprobe(MPI.ANY_SOURCE, ANSWER, status):
             answer: Answer = self._comm.recv(source=status.source, tag=ANSWER)
-            if answer.alarm == self._alarm:  # not one to a question of long ago
+            if answer.alarm == self._alarm:  # not to an earlier question
                 answers[status.source] = answer
 
     def _report(self, answers: dict[int, Answer]) -> None:
@@ -185,23 +185,23 @@ class Watchdog:
         return Answer(alarm, still, self.status.steady, self._state())
 
     def _state(self) -> str:
-        """Where the status stands, and the innermost line of modelpar that the training thread is in."""
+        """The status, and the innermost line of modelpar in the stack of the training thread."""
         frame = sys._current_frames().get(self._training)
-        own = [f for f in traceback.extract_stack(frame) if f"{os.sep}modelpar{os.sep}" in f.filename] if frame else []
+        lines = [f for f in traceback.extract_stack(frame) if f"{os.sep}modelpar{os.sep}" in f.filename] if frame else []
         inside = ""
-        if own:
-            path = own[-1].filename.rpartition(f"{os.sep}modelpar{os.sep}")[2]
-            inside = f", in {own[-1].name} ({path}:{own[-1].lineno})"
+        if lines:
+            path = lines[-1].filename.rpartition(f"{os.sep}modelpar{os.sep}")[2]
+            inside = f", in {lines[-1].name} ({path}:{lines[-1].lineno})"
         return self.status.describe() + inside
 
 
-def report(names: Sequence[str], told: dict[int, str], timeout: float) -> str:
-    """All ranks' states, and which of them is the suspect: those that gave no answer, else those outside any verb."""
-    silent = [rank for rank in range(len(names)) if rank not in told]
-    computing = [rank for rank, text in told.items() if "waits in none" in text]
+def report(names: Sequence[str], answers: dict[int, str], timeout: float) -> str:
+    """A report of all ranks' states and of the suspects: those that gave no answer, else those outside any verb."""
+    silent = [rank for rank in range(len(names)) if rank not in answers]
+    computing = [rank for rank, text in answers.items() if "waits in none" in text]
     lines = [f"modelpar: error: no step for {timeout:g} s (--stall-timeout); the job is ended"]
     for rank, name in enumerate(names):
-        lines.append(f"  {name}: {told.get(rank, 'no answer')}")
+        lines.append(f"  {name}: {answers.get(rank, 'no answer')}")
     if silent:
         named = ", ".join(map(str, silent))
         lines.append(f"suspect: rank {named}: no answer, so stopped, dead, or cut off from the others")
@@ -211,11 +211,11 @@ def report(names: Sequence[str], told: dict[int, str], timeout: float) -> str:
 
 
 def abort(comm: MPI.Comm, status: int) -> None:
-    """End the job with this exit status, for which the launcher has to hear of the abort before a rank is gone.
+    """End the job with this exit status, for which the launcher must receive the abort before a rank is gone.
 
     MPICH's launcher takes the status of the first rank that it finds dead, and a rank that has called MPI_Abort dies
-    while it is on its way there.  So the abort is sent alone, in the one line that MPI_Abort sends (PMI version 1, over
-    the socket whose number is in PMI_FD), and this rank stays until it is killed.  Other launchers get MPI_Abort.
+    before the launcher has received it.  So the abort is sent alone, in the one line that MPI_Abort sends (PMI
+    version 1, over the socket whose number is in PMI_FD), and this rank stays until it is killed.  Other launchers get MPI_Abort.
     """
     socket = os.environ.get("PMI_FD", "")
     if MPI.get_vendor()[0] == "MPICH" and socket.isdigit():

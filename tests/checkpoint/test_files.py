@@ -385,7 +385,7 @@ def test_links_are_followed_and_any_name_will_do(folder, comm, make_grid, agree)
     agree(there.read_bytes() == reference_file(tensors(), METADATA))
     agree(there.stat().st_mode & 0o777 == 0o640)
     message = raised(lambda: write(folder / "pipe", grid, blocks_of(tensors(), grid, "block", "row"), METADATA))
-    agree(message is not None and "no regular file" in message and comm.bcast(message) == message, f"{message}")
+    agree(message is not None and "not a regular file" in message and comm.bcast(message) == message, f"{message}")
     agree(len(list(folder.iterdir())) == 3)
 
 
