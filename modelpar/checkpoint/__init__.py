@@ -211,6 +211,6 @@ def _own_sums(totals: dict[str, float], grid: Grid) -> dict[str, Sum]:
     sums = {}
     for full, total in totals.items():
         over_shards = full.startswith(OVER_SHARDS)
-        has_total = grid.comm.rank == 0 if over_shards else grid.replica == 0
-        sums[full.removeprefix(OVER_SHARDS)] = Sum(total if has_total else 0.0, over_shards)
+        adds_total = grid.comm.rank == 0 if over_shards else grid.replica == 0
+        sums[full.removeprefix(OVER_SHARDS)] = Sum(total if adds_total else 0.0, over_shards)
     return sums

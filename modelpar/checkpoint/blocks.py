@@ -1,6 +1,6 @@
 """The bytes of a tensor that a rank holds, those that it writes or reads, and the exchange between the two.
 
-On disk a tensor is complete rows in unit-id order; in memory it is blocks of scattered rows and columns.  Between the two
+On disk a tensor is complete rows in unit-id order; in memory it is blocks of scattered rows and columns.  Between them
 is collective buffering (two-phase I/O; Thakur, Gropp and Lusk 1999): the tensor is cut into *parts* of consecutive
 rows, one for each rank, a part into *chunks* of bounded size, and chunk after chunk the ranks of one model exchange
 their pieces, so that the file is only ever touched in long contiguous stretches, each byte by one rank.

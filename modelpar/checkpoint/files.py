@@ -48,7 +48,7 @@ def write(
     The same bytes at every grid, layout and owner array.  ``blocks`` name the same tensors on every rank; replicas
     hold equal values and share the work.  Written as ``path.partial``, read back, synced, checked and then renamed, so
     ``path`` is either the old file or the complete new one; a symbolic link stays, and its target is written.  Extra
-    memory: at most 40 MiB a rank.  ``status`` is told of every chunk.
+    memory: at most 40 MiB a rank.  Every chunk is a beat of ``status``.
 
     Raises CheckpointError, with the same message on every rank, where any rank cannot write; ``path`` is untouched.
     """
@@ -272,7 +272,7 @@ def _same(comm: MPI.Comm, mine: bytes, what: str) -> None:
 
 
 def _fit(path: str, header: Header, blocks: Sequence[TensorBlock], subset: bool) -> None:
-    """Raise CheckpointError unless the file holds the tensors of ``blocks``."""
+    """Raise CheckpointError where the file does not hold the tensors of ``blocks``."""
     needed = {block.name: (block.block.dtype, tuple(block.shape)) for block in blocks}
     if missing := sorted(set(needed) - set(header.tensors)):
         raise CheckpointError(f"{path} has no tensor {missing[0]!r}; {OTHER}")

@@ -1,8 +1,9 @@
 """The head of a checkpoint: the JSON of the safetensors format, with checksums among its metadata.  No MPI here.
 
 A safetensors file is the length of the header (8 bytes, little-endian), the header (JSON, padded with spaces), and the
-tensors' bytes in C order without gaps.  A modelpar checkpoint is one of these with every choice fixed: metadata keys sorted, tensors by
-decreasing element size and then by name (so that each is aligned to its elements), the data at a multiple of 64 bytes.
+tensors' bytes in C order without gaps.  A modelpar checkpoint is one of these with every choice fixed: metadata keys
+sorted, tensors by decreasing element size and then by name (so that each is aligned to its elements), the data at a
+multiple of 64 bytes.
 Added to the metadata: ``checksum.NAME`` for each tensor and ``header_checksum`` for the header itself, 16 hexadecimal
 digits each; the latter is that of the header's bytes (type uint8, padding included) with its own digits written as 0.
 """
@@ -85,7 +86,7 @@ def encode(tensors: list[Tensor], metadata: dict[str, str], checksums: dict[str,
 
 
 def header_length(path: str, start: bytes, file_size: int) -> int:
-    """Bytes of the JSON header, from the first 8 bytes of the file.  Raises CheckpointError where they are not valid."""
+    """Bytes of the JSON header, from the first 8 bytes of the file.  Raises CheckpointError where they are wrong."""
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= MAX_HEADER:
         raise CheckpointError(f"{path} is not a safetensors file; name a checkpoint that modelpar wrote")

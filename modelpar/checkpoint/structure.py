@@ -1,8 +1,8 @@
 """Weights in a checkpoint: a matrix, or, where connections are listed, their values and the units that they connect.
 
 Listed connections are counted hidden unit after hidden unit, ascending visible units inside each, as CSC has them in
-scipy.sparse.  ``rbm.0.W`` has their values, ``rbm.0.degrees`` their number for each hidden unit and ``rbm.0.visible`` their
-visible units.  For receptive fields, which the network's definition describes, the last two are left out, and the
+scipy.sparse.  ``rbm.0.W`` has their values, ``rbm.0.degrees`` their number for each hidden unit and ``rbm.0.visible``
+their visible units.  For receptive fields, which the network's definition describes, the last two are left out, and the
 values are (hidden units, units of a field).
 """
 

@@ -3,8 +3,7 @@
 The thread sleeps, and checks at intervals whether ``Status.beat`` has grown.  Where it has not for ``timeout`` seconds,
 it asks the threads of all other ranks, on a communicator of its own.  Each answers, whatever its rank waits in, unless
 its process is stopped, dead, or cut off.  The lowest of the ranks that stand still prints what all have answered and
-ends the job.  While some ranks move and all answer, the job goes on: replicas may go at their own
-pace.
+ends the job.  While some ranks move and all answer, the job goes on: replicas may go at their own pace.
 """
 
 from __future__ import annotations
@@ -187,11 +186,11 @@ class Watchdog:
     def _state(self) -> str:
         """The status, and the innermost line of modelpar in the stack of the training thread."""
         frame = sys._current_frames().get(self._training)
-        lines = [f for f in traceback.extract_stack(frame) if f"{os.sep}modelpar{os.sep}" in f.filename] if frame else []
+        own = [f for f in traceback.extract_stack(frame) if f"{os.sep}modelpar{os.sep}" in f.filename] if frame else []
         inside = ""
-        if lines:
-            path = lines[-1].filename.rpartition(f"{os.sep}modelpar{os.sep}")[2]
-            inside = f", in {lines[-1].name} ({path}:{lines[-1].lineno})"
+        if own:
+            path = own[-1].filename.rpartition(f"{os.sep}modelpar{os.sep}")[2]
+            inside = f", in {own[-1].name} ({path}:{own[-1].lineno})"
         return self.status.describe() + inside
 
 
@@ -215,7 +214,8 @@ def abort(comm: MPI.Comm, status: int) -> None:
 
     MPICH's launcher takes the status of the first rank that it finds dead, and a rank that has called MPI_Abort dies
     before the launcher has received it.  So the abort is sent alone, in the one line that MPI_Abort sends (PMI
-    version 1, over the socket whose number is in PMI_FD), and this rank stays until it is killed.  Other launchers get MPI_Abort.
+    version 1, over the socket whose number is in PMI_FD), and this rank stays until it is killed.  Other launchers
+    get MPI_Abort.
     """
     socket = os.environ.get("PMI_FD", "")
     if MPI.get_vendor()[0] == "MPICH" and socket.isdigit():
