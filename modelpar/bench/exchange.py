@@ -60,7 +60,7 @@ def run(sizes: Sequence[Size] | None = None, *, grid: Grid, repeats: int = 5, se
 def _verbs(size: Size, grid: Grid, repeats: int, seconds: float) -> list[dict[str, Any]]:
     n_samples, n_visible, _ = size
     check_fits(16 * n_samples * n_visible, f"a benchmark of {'x'.join(map(str, size))}", grid.comm, grid.node_comm)
-    mine = Minibatches.share(n_samples, grid.replica, grid.n_replicas)
+    mine = Minibatches.slice_of(n_samples, grid.replica, grid.n_replicas)
     batch = mine.stop - mine.start
     layout = UnitLayout.blocks(n_visible, grid.n_shards)
     traffic = Traffic()
@@ -124,7 +124,7 @@ def bytes_of_step(size: Size, layout: str, statistics: str, *, n_shards: int, n_
     planes = 0 if statistics == "float" else int(statistics)
     counts: Counter[tuple[str, str, str]] = Counter()
     for replica in range(n_replicas):
-        mine = Minibatches.share(n_samples, replica, n_replicas)
+        mine = Minibatches.slice_of(n_samples, replica, n_replicas)
         plane, real = 8 * n_words(mine.stop - mine.start), 4 * (mine.stop - mine.start)
         if layout == "column":
             counts["shard", "reduce", "integers"] += (n_shards - 1) * n_visible * real

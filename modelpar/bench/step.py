@@ -65,7 +65,7 @@ class CD1:
         self.layout = self.network.layout.matrix_layouts[0]
         self.optimizer = Optimizer(AllreduceSync(grid.replica_comm, self.network.traffic))
         self.velocity = self.rbm.parameters.like()
-        mine = Minibatches.share(self.n_samples, grid.replica, grid.n_replicas)
+        mine = Minibatches.slice_of(self.n_samples, grid.replica, grid.n_replicas)
         self.n_mine, self.first_draw = mine.stop - mine.start, mine.start
         self.v0 = self._states(self.rbm.visible_ids)
         spreads = self.rbm.weights.spreads_visible

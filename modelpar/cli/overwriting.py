@@ -13,7 +13,7 @@ from mpi4py import MPI
 
 from modelpar.cli.config import Settings, home_of
 from modelpar.cli.run_directory import CONFIG, PICTURES, RunDirectory
-from modelpar.data.named import FILES, SETS, places
+from modelpar.data.named import FILES, SETS, candidate_folders
 from modelpar.errors import SpecError, together
 from modelpar.files.outputs import Output
 from modelpar.files.paths import identity
@@ -120,7 +120,7 @@ def _files_of(data: str | None) -> Iterator[str | Path]:
     """The files of the data that ``--data`` names."""
     if data is None:
         return
-    folders = places(data) if data in SETS else [Path(data)]
+    folders = candidate_folders(data) if data in SETS else [Path(data)]
     yield data
     for folder in folders:
         yield from (folder / f"{file}{end}" for file in FILES for end in ("", ".gz"))

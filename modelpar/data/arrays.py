@@ -30,7 +30,7 @@ LABEL_KEYS = ("labels", "y", "target", "targets")
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a ``.npy`` file tells."""
+    """The header of a ``.npy`` file."""
 
     shape: tuple[int, ...]
     fortran: bool  # first index fastest
@@ -119,11 +119,11 @@ class Archive:
                 self.headers[key], self.members[key] = header, member.filename
 
     def where(self, key: str) -> str:
-        """What error messages call an array."""
+        """The name of an array in error messages."""
         return f"array {key!r} of {self.path}"
 
     def values(self, key: str) -> Callable[[], Any]:
-        """Opens an array's stream behind its header."""
+        """Opens an array's stream after its header."""
 
         @contextmanager
         def open_values() -> Iterator[IO[bytes]]:
@@ -171,7 +171,7 @@ def open_npz(archive: Archive) -> Source:
 
     ``x_train, y_train, x_test, y_test``; else ``data``, ``x`` or ``samples``, or the only array of two dimensions or
     more, with ``labels``, ``y`` or ``target``; of arrays without names the first, with the second as labels where that
-    has one whole number a sample.  Raises DataError.
+    has one integer a sample.  Raises DataError.
     """
     if "x_train" in archive.headers:
         train = archive.source("x_train", archive.key_of(("y_train",)))
@@ -186,9 +186,9 @@ def open_npz(archive: Archive) -> Source:
         if wide == ["arr_0", "arr_1"] and _may_label(archive.headers["arr_1"], archive.headers["arr_0"]):
             wide = wide[:1]
         if len(wide) != 1:
-            held = ", ".join(sorted(archive.headers)) or "none"
+            names = ", ".join(sorted(archive.headers)) or "none"
             raise DataError(
-                f"{archive.path} has the arrays {held}, so it is not clear which are the samples; name them data "
+                f"{archive.path} has the arrays {names}, so it is not clear which are the samples; name them data "
                 "(and labels)"
             )
         data = wide[0]
@@ -197,9 +197,9 @@ def open_npz(archive: Archive) -> Source:
     return archive.source(data, labels)
 
 
-def _may_label(found: Header | None, samples: Header) -> bool:
+def _may_label(header: Header | None, samples: Header) -> bool:
     """Whether an array without a name, as ``numpy.savez(file, samples, labels)`` writes it, has a class a sample."""
-    if found is None or not samples.shape or not found.shape:
+    if header is None or not samples.shape or not header.shape:
         return False
-    one_each = found.shape in ((samples.shape[0],), (samples.shape[0], 1))
-    return one_each and found.dtype.kind in "uib"
+    one_each = header.shape in ((samples.shape[0],), (samples.shape[0], 1))
+    return one_each and header.dtype.kind in "uib"

@@ -2,8 +2,8 @@
 
 A minibatch wants them units first, 64 samples to a word (:mod:`modelpar.kernels.states`): the transpose of 64 x 64
 blocks of bits by six rounds of masked swaps (Warren, Hacker's Delight, 2nd ed. 2012, section 7-3).  As in
-:mod:`modelpar.data.fill` all blocks of a row go through a round side by side, which the compiler vectorises, and three
-rounds at a time stay in registers.
+:mod:`modelpar.data.gather_dense` all blocks of a row go through a round side by side, which the compiler vectorises,
+and three rounds at a time stay in registers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _swap(low, high, mask, shift):  # type: ignore[no-untyped-def]  # pragma: no
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def turn_bits(tile: Array, n: int) -> None:
+def transpose_bits(tile: Array, n: int) -> None:
     """Transpose the first ``n`` 64 x 64 blocks, in place.   tile (64, blocks) uint64
 
     Bit u of tile[s, b] becomes bit s of tile[u, b].
@@ -116,7 +116,7 @@ def gather_bits(source: Array, rows: Array, first: int, words: Array) -> None:
             for s in range(n_samples, WORD):
                 tile[s, :] = 0
             n_blocks = (some + WORD - 1) // WORD
-            turn_bits(tile, min(_BLOCKS, (n_blocks + _LANES - 1) // _LANES * _LANES))
+            transpose_bits(tile, min(_BLOCKS, (n_blocks + _LANES - 1) // _LANES * _LANES))
             for b in range(n_blocks):
                 for u in range(min(WORD, some - WORD * b)):
                     words[first_unit + WORD * b + u, first_sample // WORD] = tile[u, b]
@@ -133,7 +133,7 @@ def spread_bits(words: Array, bits: Array) -> None:
             tile[:] = 0
             for unit in range(some):
                 tile[unit % WORD, unit // WORD] = words[first_unit + unit, first_sample // WORD]
-            turn_bits(tile, _BLOCKS)
+            transpose_bits(tile, _BLOCKS)
             start, n_octets = first_unit // 8, (some + 7) // 8
             for s in range(min(WORD, batch - first_sample)):
                 octets = bits[first_sample + s]
@@ -145,7 +145,7 @@ def spread_bits(words: Array, bits: Array) -> None:
 def pack_words(values: Array, level: float, states_only: bool, words: Array) -> bool:
     """words = values > float32(level); False, and some words undefined, where a value is wrong.
 
-    values (units, batch) float, compared as in :func:`modelpar.data.fill.threshold`
+    values (units, batch) float, compared as in :func:`modelpar.data.gather_dense.threshold`
     words (units, batch / 64 rounded up) uint64; ``states_only``: values may only be 0 and 1
     """
     batch = values.shape[1]

@@ -117,7 +117,7 @@ def _opened(path: Path, source: Source, level: float | None, *, check: bool = Fa
 
 
 def _packed(table: EagerTable, scale: float, level: float | None) -> PackedColumns | None:
-    """All values as bits; None where they are no states, should be refused, or take less memory as they are.
+    """All values as bits; None where they are not states, should be refused, or take less memory as they are.
 
     Raises DataError where values cannot be read; whoever needs them will see it again.
     """
@@ -135,7 +135,7 @@ def _packed(table: EagerTable, scale: float, level: float | None) -> PackedColum
             return None
         bits[start : start + n] = part
         if highest <= HALF_OF_BYTES and scale == 255:  # what checks of the values must see
-            highest = max(highest, float(columns.survey(rows).high.max()))
+            highest = max(highest, float(columns.summary(rows).high.max()))
         start, dtype = start + n, values_type(columns)
     alike = not bits.any() or bool((bits == np.packbits(np.ones(table.n_units, bool), bitorder="little")).all())
     if alike or (scale == 255 and highest <= HALF_OF_BYTES):

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.fill import affine, arithmetic_of, fill_bytes, fill_floats
-from modelpar.data.survey import Survey, survey_dense
+from modelpar.data.column_summary import ColumnSummary, summary_of_dense
+from modelpar.data.gather_dense import affine, arithmetic_of, fill_bytes, fill_floats
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -22,7 +22,7 @@ class Columns(Protocol):
     def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
         """out = ((values[rows] - offset) / scale).T   rows (batch,); offset, scale (n_units,); out (n_units, batch)"""
 
-    def survey(self, rows: IntArray) -> Survey:
+    def summary(self, rows: IntArray) -> ColumnSummary:
         """Mean, standard deviation, smallest and largest raw value of each unit over ``rows``."""
 
 
@@ -47,6 +47,6 @@ class DenseColumns:
         else:
             fill_floats(self.source, rows, self.unit_ids, offset, scale, out)
 
-    def survey(self, rows: IntArray) -> Survey:
-        """See :meth:`Columns.survey`."""
-        return survey_dense(self.source, rows, self.unit_ids)
+    def summary(self, rows: IntArray) -> ColumnSummary:
+        """See :meth:`Columns.summary`."""
+        return summary_of_dense(self.source, rows, self.unit_ids)

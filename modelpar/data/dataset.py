@@ -1,4 +1,4 @@
-"""What a data set is: tables of raw values, the rows of a table that form a split, and one rank's columns of a table.
+"""Data sets: tables of raw values, the rows of a table that form a split, and one rank's columns of a table.
 
 Opening a table reads headers and labels; ``columns`` reads the values, and only those of the units that are asked for.
 """
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.data.column_summary import ColumnSummary
 from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.packed import PackedColumns, in_memory
-from modelpar.data.survey import Survey
 from modelpar.errors import DataError, together
 from modelpar.values.forms import plain_array
 
@@ -50,14 +50,14 @@ class Split:
     rows: IntArray  # (n,) ids of the table's rows, ascending
     labels: IntArray | None = None  # (n,) classes counted from 0
     # by unit ids, so that values are read once; a split of other rows begins anew
-    surveys: dict[bytes, Survey] = field(init=False, default_factory=dict, repr=False)
+    summaries: dict[bytes, ColumnSummary] = field(init=False, default_factory=dict, repr=False)
     # by unit ids, scaling and threshold: whether values are states, and their bits where these are kept
     states: dict[tuple[Any, ...], tuple[bool, PackedColumns | None]] = field(
         init=False, default_factory=dict, repr=False
     )
 
     def __post_init__(self) -> None:
-        """Raises DataError where the table does not have these rows, or labels are no classes of them."""
+        """Raises DataError where the table does not have these rows, or labels are not classes of them."""
         name, rows = self.table.name, plain_array(self.rows, f"the rows of {self.table.name}")
         check_ids(rows, self.table.n_samples, f"{name} has {self.table.n_samples} samples, but rows")
         object.__setattr__(self, "rows", rows.astype(np.int64, copy=False))
@@ -73,18 +73,18 @@ class Split:
         return len(self.rows)
 
     def alike(self) -> dict[str, Any]:
-        """What must be the same on every rank: not what was read of it so far."""
+        """All that must be the same on every rank: not what was read of it so far."""
         return {"data": self.table, "rows": self.rows, "labels": self.labels}
 
-    def survey(self, unit_ids: IntArray) -> Survey:
+    def summary(self, unit_ids: IntArray) -> ColumnSummary:
         """One pass over the raw values of ``unit_ids``; remembered.  Raises DataError."""
         if not len(self):
             raise DataError(f"{self.table.name} has no samples in this split to look at")
         unit_ids = unit_ids_of(self.table, unit_ids)
         key = unit_ids.tobytes()
-        if key not in self.surveys:
-            self.surveys[key] = self.table.columns(unit_ids).survey(self.rows)
-        return self.surveys[key]
+        if key not in self.summaries:
+            self.summaries[key] = self.table.columns(unit_ids).summary(self.rows)
+        return self.summaries[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a reader brings: a table, its labels, and the test set where it has one of its own."""
+    """A reader's result: a table, its labels, and the test set where it has one of its own."""
 
     table: Table
     scale: float
@@ -129,7 +129,7 @@ class MappedTable:
             self.array = self.array.view(np.uint8)
 
     def alike(self) -> Array:
-        """What must be the same on every rank."""
+        """All that must be the same on every rank."""
         return self.array
 
     def columns(self, unit_ids: IntArray) -> DenseColumns:
@@ -157,7 +157,7 @@ class EagerTable(ABC):
         return self._kept[1]
 
     def alike(self) -> tuple[int, int]:
-        """What must be the same on every rank, as far as it is known without reading the values."""
+        """All that must be the same on every rank, as far as it is known without reading the values."""
         return self.n_samples, self.n_units
 
     @abstractmethod
@@ -192,9 +192,9 @@ def unit_ids_of(table: Table, unit_ids: npt.ArrayLike) -> IntArray:
 
 
 def check_ids(ids: Array, n: int, what: str) -> None:
-    """Raise DataError unless ``ids`` are whole numbers from 0 to ``n`` - 1 in one dimension."""
+    """Raise DataError unless ``ids`` are integers from 0 to ``n`` - 1 in one dimension."""
     if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "ui"):
-        raise DataError(f"{what} came as {ids.dtype} of shape {ids.shape}; give whole numbers in one dimension")
+        raise DataError(f"{what} came as {ids.dtype} of shape {ids.shape}; give integers in one dimension")
     if len(ids) and (ids.min() < 0 or ids.max() >= n):
         raise DataError(f"{what} from {int(ids.min())} to {int(ids.max())} are wanted; they are counted from 0")
 
@@ -205,9 +205,9 @@ def scale_of(dtype: np.dtype[Any], name: str) -> float:
         return 255.0
     if dtype.kind in "bui" or dtype.newbyteorder("=") in (np.float32, np.float64):
         return 1.0
-    held = "Python objects" if dtype.kind == "O" else f"values of type {dtype}"
+    kind = "Python objects" if dtype.kind == "O" else f"values of type {dtype}"
     raise DataError(
-        f"{name} holds {held}, but uint8, bool, float32 or float64 is needed; convert it with .astype(np.float32)"
+        f"{name} holds {kind}, but uint8, bool, float32 or float64 is needed; convert it with .astype(np.float32)"
     )
 
 
@@ -235,7 +235,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def image_shape_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """(rows, columns) of one sample of an array of this shape, None where it is no grey picture."""
+    """(rows, columns) of one sample of an array of this shape, None where it is not a grey picture."""
     sides = [side for side in shape[1:] if side > 1]
     if len(shape) > 2:
         return (sides[0], sides[1]) if len(sides) == 2 else None

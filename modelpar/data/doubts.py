@@ -1,6 +1,6 @@
-"""What makes training pointless is said before it begins: refused where it cannot be meant, warned of where it can.
+"""Data with which training is pointless are reported before it begins: refused if they cannot be meant, else warned of.
 
-All of it is told by the surveys that checks and scaling need anyway, and by the labels, so it costs no pass of its own.
+The summaries that checks and scaling need anyway, and the labels, show all of it, so it costs no pass of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 HALF_OF_BYTES = 128  # bytes that are all below, or just there, were hardly grey values from 0 to 255
-FAINT = 0.1  # part of 1.0 that other values should come up to
+FAINT = 0.1  # fraction of 1.0 that other values should come up to
 ENOUGH = 10  # samples of whose spread something can be said
 OTHER_SPREAD, OTHER_MEAN = 10.0, 5.0  # times that of the training samples; their deviations between the means
 
@@ -31,15 +31,15 @@ _TOLD: WeakKeyDictionary[Table, set[tuple[str, int]]] = WeakKeyDictionary()  # t
 
 def _once(table: Table, comm: MPI.Comm | None, text: str) -> None:
     """Warn, unless the same has been said of these data before: what is pre-trained on them is fine-tuned as well."""
-    told, this = _TOLD.setdefault(table, set()), (text, 0 if comm is None else comm.handle)
-    if this not in told:
+    reported, this = _TOLD.setdefault(table, set()), (text, 0 if comm is None else comm.handle)
+    if this not in reported:
         warn(comm, text)
-        told.add(this)  # not where a filter makes it an error: that is raised again
+        reported.add(this)  # not where a filter makes it an error: that is raised again
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of the training samples, over all ranks."""
+    """Range and sizes of the training samples, over all ranks."""
 
     low: float
     high: float
@@ -50,16 +50,16 @@ class _Seen:
     def of(dataset: Dataset, unit_ids: IntArray, level: float | None, comm: MPI.Comm | None) -> _Seen:
         mine = np.inf, -np.inf, 0, 0
         if len(unit_ids):
-            survey = dataset.train.survey(unit_ids)
-            same = survey.low == survey.high
+            summary = dataset.train.summary(unit_ids)
+            same = summary.low == summary.high
             if level is not None:
-                same = _states(survey.low, dataset.scale, level) == _states(survey.high, dataset.scale, level)
-            mine = float(survey.low.min()), float(survey.high.max()), len(unit_ids), int(same.sum())
-        told = [mine] if comm is None else comm.allgather(mine)
-        times = max(1, sum(t[2] for t in told) // dataset.n_visible)  # every replica has told
+                same = _states(summary.low, dataset.scale, level) == _states(summary.high, dataset.scale, level)
+            mine = float(summary.low.min()), float(summary.high.max()), len(unit_ids), int(same.sum())
+        of_ranks = [mine] if comm is None else comm.allgather(mine)
+        times = max(1, sum(t[2] for t in of_ranks) // dataset.n_visible)  # every replica has of_ranks
         return _Seen(
-            min(t[0] for t in told), max(t[1] for t in told), sum(t[2] for t in told) // times,
-            sum(t[3] for t in told) // times,
+            min(t[0] for t in of_ranks), max(t[1] for t in of_ranks), sum(t[2] for t in of_ranks) // times,
+            sum(t[3] for t in of_ranks) // times,
         )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def check_training(
     fill little of the range from 0 to 1.0, Gaussian units that never vary, and test or validation samples on another
     scale than the training samples.
 
-    again   training goes on: the samples are a part of all there are, and may be alike
+    again   training goes on: the samples are some of all there are, and may be alike
     Collective over ``comm`` where one is given.  Raises DataError, on every rank.
     """
     level = None if dataset.binarise in ("none", "stochastic") else float(dataset.binarise)
@@ -105,10 +105,10 @@ def _check_alike(dataset: Dataset, visible: str, level: float | None, seen: _See
             )
     if seen.n_constant == seen.n_units:
         what = "states" if level is not None else "values"
-        told = f"all {n} training samples of {name} have the same {what}"
+        problem = f"all {n} training samples of {name} have the same {what}"
         if visible == "gaussian":
-            raise DataError(f"{told}, which standardised are 0 everywhere; give samples that differ")
-        _once(dataset.train.table, comm, f"{told}: there is one pattern to learn; look at how it was saved")
+            raise DataError(f"{problem}, which standardised are 0 everywhere; give samples that differ")
+        _once(dataset.train.table, comm, f"{problem}: there is one pattern to learn; look at how it was saved")
     elif visible == "gaussian" and seen.n_constant:
         _once(
             dataset.train.table,
@@ -136,7 +136,7 @@ def check_fills_range(dataset: Dataset, low: float, high: float, comm: MPI.Comm 
 def _check_others(dataset: Dataset, unit_ids: IntArray, comm: MPI.Comm | None) -> None:
     for which, split in (("validation", dataset.validation), ("test", dataset.test)):
         if split is not None and len(split) >= ENOUGH and len(dataset.train) >= ENOUGH:
-            train = dataset.train.survey(unit_ids)
+            train = dataset.train.summary(unit_ids)
             check_same_scale(split, unit_ids, train.mean, train.std, which, comm)
 
 
@@ -149,10 +149,10 @@ def check_same_scale(
     """
     if len(split) < ENOUGH:
         return
-    found = split.survey(unit_ids)
+    summary = split.summary(unit_ids)
     varies = std > 0
-    apart = np.abs(found.mean - mean)[varies] / std[varies] if varies.any() else np.zeros(0)
-    mine = np.array([std[varies].sum(), found.std[varies].sum(), varies.sum(), (apart > OTHER_MEAN).sum()], float)
+    apart = np.abs(summary.mean - mean)[varies] / std[varies] if varies.any() else np.zeros(0)
+    mine = np.array([std[varies].sum(), summary.std[varies].sum(), varies.sum(), (apart > OTHER_MEAN).sum()], float)
     if comm is not None:
         mine = comm.allreduce(mine)
     wanted, spread, n, n_apart = map(float, mine)
@@ -196,13 +196,13 @@ def check_classes(dataset: Dataset, n_classes: int, comm: MPI.Comm | None = None
             if split is not None and split.labels is not None:
                 lost = int(np.isin(split.labels, absent).sum())
                 unseen += [f"{lost} {which} samples are of these"] if lost else []
-        told = ", ".join(
+        gaps = ", ".join(
             [f"{len(absent)} of the {n_classes} classes have no training sample ({_some(absent)})", *unseen]
         )
         _once(
             dataset.train.table,
             comm,
-            f"the training labels of {name} go from {there[0]} to {there[-1]}, and {told}; {renumber}",
+            f"the training labels of {name} go from {there[0]} to {there[-1]}, and {gaps}; {renumber}",
         )
 
 
@@ -212,5 +212,5 @@ def _some(classes: IntArray) -> str:
 
 
 def _states(values: Any, scale: float, level: float) -> Any:
-    """What a threshold makes of raw values, rounded as where it is applied."""
+    """Raw values after a threshold, rounded as where it is applied."""
     return (np.asarray(values, np.float64) / scale).astype(np.float32) > np.float32(level)

@@ -1,6 +1,7 @@
 """States drawn from grey values in bytes, fused: rows -> probabilities -> draws -> packed bits, a panel at a time.
 
-The same bits as :func:`modelpar.data.fill.fill_bytes` into float32 and :func:`modelpar.draws.sample_bernoulli` give.
+The same bits as :func:`modelpar.data.gather_dense.fill_bytes` into float32 and then
+:func:`modelpar.draws.sample_bernoulli` give.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.fill import SAMPLES, UNITS, turn_panel
+from modelpar.data.gather_dense import SAMPLES, UNITS, transpose_panel
 from modelpar.kernels.llvm.sampling import draw_16, philox_32
 from modelpar.kernels.llvm.vectors import LANES
 from modelpar.kernels.sampling.philox import MARGIN, fill_words_at
@@ -31,7 +32,7 @@ def draw_bytes(  # type: ignore[no-untyped-def]
     units, tag, keys as in :mod:`modelpar.kernels.sampling.philox`; words (units, batch / 64 rounded up) uint64
     """
     tile = np.zeros((SAMPLES, UNITS), np.uint8)
-    turned = np.empty((SAMPLES // 8, 8, UNITS // 8), np.uint64)  # [group of samples, unit % 8, unit // 8]
+    transposed = np.empty((SAMPLES // 8, 8, UNITS // 8), np.uint64)  # [group of samples, unit % 8, unit // 8]
     line = np.zeros(SAMPLES, np.uint8)
     line_words = line.view(np.uint64)
     p = np.zeros(SAMPLES, np.float32)
@@ -46,12 +47,12 @@ def draw_bytes(  # type: ignore[no-untyped-def]
         for first_unit in range(start, stop, UNITS):
             n_units = min(UNITS, stop - first_unit)
             wanted = columns[first_unit : first_unit + n_units]
-            turn_panel(source, rows[first_sample : first_sample + n_samples], wanted, adjacent, tile, turned)
+            transpose_panel(source, rows[first_sample : first_sample + n_samples], wanted, adjacent, tile, transposed)
             for u in range(n_units):
                 unit = first_unit + u
                 bright = np.uint64(0)
                 for group in range(n_groups):
-                    line_words[group] = turned[group, u & 7, u >> 3]
+                    line_words[group] = transposed[group, u & 7, u >> 3]
                     bright |= line_words[group]
                 word = np.uint64(0)
                 shift, divisor = offset[unit], scale[unit]

@@ -102,7 +102,7 @@ class DataFeed:
     def states(self, samples: IntArray, first_draw: int | IntArray) -> Packed:
         """See :meth:`Feed.states`; ``first_draw`` may also be the sample counters of all samples."""
         if not self.binary:
-            raise ValueError(f"the values of {self.split.table.name} are not only 0 and 1, so they are no states")
+            raise ValueError(f"the values of {self.split.table.name} are not only 0 and 1, so they are not states")
         return self._source().states(samples, first_draw)
 
     def warm_up(self, dtype: npt.DTypeLike) -> None:

@@ -1,4 +1,4 @@
-"""What tells one data set from another, whatever path it is opened by: shapes, types, and checksums of what is in it.
+"""Fingerprints tell one data set from another, whatever its path: shapes, types, and checksums of the content.
 
 Values are known by a CRC-32 of all that a file holds where that is cheap: a zip archive tells those of its arrays, a
 gzip file ends in its own, and files of up to 64 MiB are read.  Of larger files pieces are read that are spread over
@@ -33,7 +33,7 @@ PIECE, PIECES = 1 << 14, 256  # bytes of a piece of a larger one, and how many t
 
 @dataclass(frozen=True)
 class Contents:
-    """What one table holds."""
+    """The content of one table."""
 
     shape: tuple[int, int]  # samples, units
     type: str  # in which values are kept; empty where that is not known before they are read
@@ -41,7 +41,7 @@ class Contents:
     labels: str  # a digest; empty without labels
 
     def differs(self, other: Contents) -> str:
-        """In what the values are not those of ``other``, for people; empty where nothing was found."""
+        """The difference of the values from those of ``other``, for people; empty where there is none."""
         if self.shape != other.shape:
             (n, units), (n_other, units_other) = self.shape, other.shape
             return f"{n} samples of {units} values, not {n_other} of {units_other}"
@@ -52,7 +52,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a data set is known by; an immutable value that knows neither paths nor ranks."""
+    """The values by which a data set is known; an immutable value that knows neither paths nor ranks."""
 
     train: Contents  # what training samples are taken from
     test: Contents | None  # a test set of its own
@@ -60,15 +60,15 @@ class Fingerprint:
 
     def differs(self, other: Fingerprint) -> str:
         """In what the data are not ``other``, for people; empty where they are."""
-        if told := self.train.differs(other.train):
-            return f"it has {told}"
+        if difference := self.train.differs(other.train):
+            return f"it has {difference}"
         if self.train.labels != other.train.labels:
             return _of_labels("", self.train, other.train)
         if (self.test is None) != (other.test is None):
             return "a test set was added" if self.test is not None else "the test set is missing"
         if self.test is not None and other.test is not None:
-            if told := self.test.differs(other.test):
-                return f"the test set has {told}"
+            if difference := self.test.differs(other.test):
+                return f"the test set has {difference}"
             if self.test.labels != other.test.labels:
                 return _of_labels("test set's ", self.test, other.test)
         return ""
@@ -81,17 +81,17 @@ class Fingerprint:
     def from_text(cls, text: str | None) -> Fingerprint | None:
         """From ``as_text``; None where there is none, or none that this version understands."""
         try:
-            found = json.loads(text or "")
-            train, test = (None if part is None else _contents(part) for part in (found["train"], found["test"]))
-            first, second = map(float, found["fractions"])
+            values = json.loads(text or "")
+            train, test = (None if part is None else _contents(part) for part in (values["train"], values["test"]))
+            first, second = map(float, values["fractions"])
             return None if train is None else cls(train, test, (first, second))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             return None
 
 
-def _contents(found: dict[str, Any]) -> Contents:
-    n, units = map(int, found["shape"])
-    return Contents((n, units), str(found["type"]), str(found["values"]), str(found["labels"]))
+def _contents(values: dict[str, Any]) -> Contents:
+    n, units = map(int, values["shape"])
+    return Contents((n, units), str(values["type"]), str(values["values"]), str(values["labels"]))
 
 
 def _of_labels(whose: str, mine: Contents, other: Contents) -> str:
@@ -101,10 +101,10 @@ def _of_labels(whose: str, mine: Contents, other: Contents) -> str:
 
 
 def contents(source: Source, values: str, labels: npt.NDArray[np.int64] | None) -> Contents:
-    """Of a source as its file gives it, before anything of it was cached.   values: as ``values_of`` has found them"""
+    """The fingerprint of a source as its file gives it, before anything of it was cached.   values: of ``values_of``"""
     table = source.table
-    told = b"" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
-    digest = "" if labels is None else hashlib.blake2b(told, digest_size=8).hexdigest()
+    label_bytes = b"" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
+    digest = "" if labels is None else hashlib.blake2b(label_bytes, digest_size=8).hexdigest()
     return Contents((table.n_samples, table.n_units), _type_of(table), values, digest)
 
 
@@ -132,7 +132,7 @@ def values_of(data: str | os.PathLike[str], *, test: bool = False) -> str:
 
 
 def _of_archive(path: Path, test: bool) -> str:
-    """The archive's own checksums of the arrays that are no labels, which stand at its end."""
+    """The archive's own checksums of the arrays that are not labels, which stand at its end."""
     with reading(path), unpacking(path), zipfile.ZipFile(path) as archive:
         sums = {member.filename.removesuffix(".npy").lower(): member.CRC for member in archive.infolist()}
     if "x_train" in sums:
@@ -172,11 +172,11 @@ def _of_plain(path: Path) -> str:
             while part := file.read(1 << 20):
                 crc = zlib.crc32(part, crc)
             return f"crc32:{crc:08x}"
-        found = hashlib.blake2b(str(size).encode(), digest_size=8)
+        digest = hashlib.blake2b(str(size).encode(), digest_size=8)
         for at in np.linspace(0, size - PIECE, PIECES).astype(np.int64).tolist():
             file.seek(at)
-            found.update(file.read(PIECE))
-    return f"sample:{found.hexdigest()}"
+            digest.update(file.read(PIECE))
+    return f"sample:{digest.hexdigest()}"
 
 
 def _hashed(content: bytes) -> str:

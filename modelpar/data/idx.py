@@ -28,7 +28,7 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of an IDX file tell."""
+    """The first bytes of an IDX file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -117,13 +117,13 @@ def _check_unpacked(file: IO[bytes], name: str, needed: int) -> None:
     if needed == int.from_bytes(file.read(4), "little"):
         return
     file.seek(0)
-    found = 0
+    n_bytes = 0
     with gzip.GzipFile(fileobj=file) as stream:
-        while found <= needed and (part := stream.read(1 << 20)):
-            found += len(part)
-    if found > needed:
+        while n_bytes <= needed and (part := stream.read(1 << 20)):
+            n_bytes += len(part)
+    if n_bytes > needed:
         raise DataError(f"{name} goes on after its last value; its header is wrong")
-    check_size(name, found, needed)
+    check_size(name, n_bytes, needed)
 
 
 def _values(path: Path, header: Header) -> Callable[[], Any]:

@@ -73,23 +73,23 @@ class OwnColumns:
 
     def __init__(self, mine: Table, unit_ids: IntArray, n_units: int) -> None:
         self.name, self.n_samples, self.n_units, self.mine = mine.name, mine.n_samples, n_units, mine
-        self._place = np.full(n_units, -1, np.int64)
-        self._place[unit_ids] = np.arange(len(unit_ids))
+        self._positions = np.full(n_units, -1, np.int64)
+        self._positions[unit_ids] = np.arange(len(unit_ids))
 
     def alike(self) -> tuple[int, int]:
-        """What must be the same on every rank: each has values of its own."""
+        """All that must be the same on every rank: each has values of its own."""
         return self.n_samples, self.n_units
 
     def columns(self, unit_ids: IntArray) -> Columns:
         """See :meth:`modelpar.data.dataset.Table.columns`.  Raises DataError for units that other ranks have."""
         ids = unit_ids_of(self, unit_ids)
-        place = self._place[ids]
-        if (place < 0).any():
+        positions = self._positions[ids]
+        if (positions < 0).any():
             raise DataError(
-                f"{self.name}: this rank was handed {int((self._place >= 0).sum())} of {self.n_units} columns, but "
-                f"that of unit {int(ids[place < 0][0])} is wanted; hand over those of network.visible_ids"
+                f"{self.name}: this rank was handed {int((self._positions >= 0).sum())} of {self.n_units} columns, but "
+                f"that of unit {int(ids[positions < 0][0])} is wanted; hand over those of network.visible_ids"
             )
-        return self.mine.columns(place)
+        return self.mine.columns(positions)
 
 
 def own_source(X: Any, columns: npt.ArrayLike, name: str, comm: MPI.Comm | None) -> Source:
@@ -107,7 +107,7 @@ def own_source(X: Any, columns: npt.ArrayLike, name: str, comm: MPI.Comm | None)
         if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "ui") or len(ids) != source.table.n_units:
             raise DataError(
                 f"{name} has {source.table.n_units} columns, but their units came as {ids.dtype} of shape "
-                f"{ids.shape}; give one whole number for each"
+                f"{ids.shape}; give one integer for each"
             )
         ids = ids.astype(np.int64)
         if len(np.unique(ids)) != len(ids) or ids.min(initial=0) < 0:
@@ -115,15 +115,15 @@ def own_source(X: Any, columns: npt.ArrayLike, name: str, comm: MPI.Comm | None)
         if ids.max(initial=0) >= 1 << 31:
             raise DataError(f"{name} has a column of unit {int(ids.max())}, but there are at most {1 << 31} units")
     mine = source.table.n_samples, source.scale if len(ids) else None, int(ids.max(initial=-1)) + 1
-    told = [mine] if comm is None else comm.allgather(mine)
-    n_units = max(n for _, _, n in told)
-    scales = [scale for _, scale, _ in told if scale is not None]
+    of_ranks = [mine] if comm is None else comm.allgather(mine)
+    n_units = max(n for _, _, n in of_ranks)
+    scales = [scale for _, scale, _ in of_ranks if scale is not None]
     with agreed(comm):
-        for rank, (n_samples, _, _) in enumerate(told):
-            if n_samples != told[0][0]:
+        for rank, (n_samples, _, _) in enumerate(of_ranks):
+            if n_samples != of_ranks[0][0]:
                 raise DataError(
-                    f"{name} has {told[0][0]} samples on rank 0, but {n_samples} on rank {rank}; every rank must hand "
-                    "over its columns of the same rows"
+                    f"{name} has {of_ranks[0][0]} samples on rank 0, but {n_samples} on rank {rank}; every rank must "
+                    "hand over its columns of the same rows"
                 )
         if len(set(scales)) > 1:
             raise DataError(
@@ -157,8 +157,8 @@ def _compare(X: Any, ids: IntArray, n_units: int, name: str, comm: MPI.Comm) -> 
     comm.Allreduce(MPI.IN_PLACE, high, MPI.MAX)
     apart = np.flatnonzero(low < high)
     if len(apart):
-        told = comm.allgather([int(digest) for digest in mine[ids == apart[0]]])
-        which = [next(rank for rank, found in enumerate(told) if end[apart[0]] in found) for end in (low, high)]
+        digests = comm.allgather([int(digest) for digest in mine[ids == apart[0]]])
+        which = [next(rank for rank, of_rank in enumerate(digests) if end[apart[0]] in of_rank) for end in (low, high)]
         raise DisagreementError(
             f"the column of unit {apart[0]} of {name} on rank {min(which)} is not that on rank {max(which)} "
             f"({len(apart)} columns differ); ranks that hand over the same units must bring the same values in the "

@@ -33,6 +33,6 @@ class Minibatches:
         return self._order[step * self.batch_size : (step + 1) * self.batch_size]
 
     @staticmethod
-    def share(n: int, replica: int, n_replicas: int) -> slice:
-        """The part of ``n`` samples that a replica takes: uneven where need be, and empty where there are too few."""
+    def slice_of(n: int, replica: int, n_replicas: int) -> slice:
+        """The samples of ``n`` that a replica takes: uneven where need be, and none where there are too few."""
         return slice(n * replica // n_replicas, n * (replica + 1) // n_replicas)

@@ -1,7 +1,7 @@
 """Data sets known by name whose files the user brings: MNIST and Fashion-MNIST.
 
 Files are looked for in ``$MODELPAR_DATA``, in the user's cache directory and where Linux distributions put data sets,
-each time in a folder of the set's name first, gzip or plain.  They are told apart by the checksums of their content
+each time in a folder of the set's name first, gzip or plain.  They are known by the checksums of their content
 after unpacking, as both sets have the same file names and anybody may pack them again.
 """
 
@@ -30,7 +30,7 @@ SYSTEM = (Path("/usr/local/share/datasets"), Path("/usr/share/datasets"))  # Deb
 class NamedSet:
     """An address to get :data:`FILES` from, and their md5 sums: as they come from there, and of their content.
 
-    What comes from there is only a way to know the content sooner.
+    What comes from there is only a way to know the content earlier.
     """
 
     address: str
@@ -59,15 +59,15 @@ SETS = {
 def find_named(name: str) -> list[Path]:
     """The verified files of a named set, in the order of :data:`FILES`.
 
-    A place with files of another content is passed over; where no place is left, that is the error.
+    A folder with files of another content is passed over; where no folder is left, that is the error.
 
     Raises DataError, which says what was found, or how to get the files.
     """
     wrong: DataError | None = None
-    for place in places(name):
-        if all(_candidates(place, file) for file in FILES):
+    for folder in candidate_folders(name):
+        if all(_candidates(folder, file) for file in FILES):
             try:
-                return verified(name, place)
+                return verified(name, folder)
             except DataError as error:
                 wrong = wrong or error
     if wrong is not None:
@@ -83,10 +83,10 @@ def find_named(name: str) -> list[Path]:
     )
 
 
-def places(name: str) -> list[Path]:
+def candidate_folders(name: str) -> list[Path]:
     """Folders that may hold the files, in the order in which they are looked at."""
     roots = [Path(os.environ[VARIABLE]).expanduser()] if os.environ.get(VARIABLE) else []
-    return [place for root in [*roots, cache_folder(), *SYSTEM] for place in (root / name, root)]
+    return [folder for root in [*roots, cache_folder(), *SYSTEM] for folder in (root / name, root)]
 
 
 def cache_folder() -> Path:
@@ -104,11 +104,11 @@ def _verified(name: str, folder: Path, i: int) -> Path:
     own, wrong = SETS[name], None
     for path in _candidates(folder, FILES[i]):
         try:
-            found = _content_sum(path)
-            if found == own.plain[i]:
+            checksum = _content_sum(path)
+            if checksum == own.plain[i]:
                 return path
             for other, known in SETS.items():
-                if other != name and found in known.plain:
+                if other != name and checksum in known.plain:
                     raise DataError(
                         f"{path} is a file of {other}, not of {name}; put the files of {name} into "
                         f"{cache_folder() / name}"
@@ -117,7 +117,7 @@ def _verified(name: str, folder: Path, i: int) -> Path:
             shape = " x ".join(map(str, header.shape))
             raise DataError(
                 f"{path} is not the file that {name} is known by: unpacked it holds {shape} values whose md5 sum is "
-                f"{found}, but that should be {own.plain[i]}; get a new copy from "
+                f"{checksum}, but that should be {own.plain[i]}; get a new copy from "
                 f"{own.address}/, or give --data {folder} to use the files as they are"
             )
         except DataError as error:
@@ -141,12 +141,12 @@ def files_of(folder: Path) -> list[Path]:
     """
     paths = []
     for file in FILES:
-        found = _candidates(folder, file)
-        if not found:
+        candidates = _candidates(folder, file)
+        if not candidates:
             raise DataError(
                 f"{folder} has no {file}, plain or .gz; a folder of data needs the four files named as those of MNIST"
             )
-        paths.append(found[0])
+        paths.append(candidates[0])
     return paths
 
 
@@ -174,12 +174,12 @@ def _content_sum(path: Path) -> str:
         start = file.read(4)
         packed = is_gzip(start) or (path.suffix == ".gz" and not is_idx(start))  # the latter is an error, below
         file.seek(0)
-        found = _md5(file)
+        checksum = _md5(file)
         if not packed:
-            return found
+            return checksum
         for known in SETS.values():
-            if found in known.compressed:
-                return known.plain[known.compressed.index(found)]
+            if checksum in known.compressed:
+                return known.plain[known.compressed.index(checksum)]
         file.seek(0)
         return _md5(cast(IO[bytes], gzip.GzipFile(fileobj=file)))
 

@@ -50,14 +50,14 @@ def open_dataset(
               (.npy, .npz, sparse .npz, IDX), or of a folder with four IDX files named as those of MNIST; a DataSpec;
               or samples (n_samples, n_units) or (n_samples, rows, columns): anything that NumPy makes an array of
               (lists, tensors and frames with ``__array__``), or any matrix or array of scipy.sparse
-    y         labels (n_samples,) or (n_samples, 1), whole numbers counted from 0, or the path of a file of them
+    y         labels (n_samples,) or (n_samples, 1), integers counted from 0, or the path of a file of them
     comm      all ranks that open the data set; it may also come second, in place of y
     test      the test set, as X, or a pair (X, y) of samples and labels
     columns   (n_mine,) ids of the units that the columns of X (and of ``test``) are, where each rank hands over only
               its own, such as ``network.visible_ids``; the rows must be the same on every rank
     test_fraction, validation_fraction, scale, binarise   as in :class:`modelpar.spec.DataSpec`; not beside one
 
-    Arrays mean what the same arrays mean in a file: bytes are grey values from 0 to 255, other whole numbers must be 0
+    Arrays mean what the same arrays mean in a file: bytes are grey values from 0 to 255, other integers must be 0
     or 1.  They are not changed, and must not be while the data set is used, as they are not copied where they need not
     be.  On several ranks every one must hand over the same values.
 
@@ -83,7 +83,7 @@ def open_dataset(
     if wanted.test is not None:
         other, of_test = _opened(wanted.test, "the test set's X", columns, comm)
         digests = digests[0], of_test[0]
-    if comm is not None:  # a file that one rank does not have was told of before
+    if comm is not None:  # a file that one rank does not have was reported before
         # of its own columns each rank has others; those that several have were compared
         given = {"y": wanted.y, "test y": wanted.test_y}
         if columns is None:
@@ -104,7 +104,7 @@ def open_dataset(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is to be opened: paths or arrays."""
+    """The data to open: paths or arrays."""
 
     X: Any
     y: Any
@@ -126,7 +126,7 @@ def _asked(
     X: Any, y: Any, test: Any, columns: Any, test_fraction: float | None, validation_fraction: float | None,
     scale: float | None, binarise: str | float | None,
 ) -> tuple[DataSpec, _Wanted]:  # fmt: skip
-    """What the arguments of :func:`open_dataset` say.  Raises SpecError."""
+    """The arguments of :func:`open_dataset`, checked.  Raises SpecError."""
     options = {
         "test_fraction": test_fraction, "validation_fraction": validation_fraction, "scale": scale,
         "binarise": binarise,
@@ -175,9 +175,9 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[
         files = comm.bcast(files)
     with agreed(comm):
         source = open_files(files) if files is not None else _open(data)
-        place = _place(data)
-    told = [] if comm is None else comm.allgather((data, place))
-    apart = len(set(told)) > 1 and len({name for name, _ in told}) == 1  # other names are told of by the caller
+        file_state = _file_state(data)
+    sources = [] if comm is None else comm.allgather((data, file_state))
+    apart = len(set(sources)) > 1 and len({name for name, _ in sources}) == 1  # the caller reports other names
     with agreed(comm):
         if comm is None or comm.rank == 0 or apart:
             digests = _digests(data, files, source.test is not None)
@@ -189,8 +189,8 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[
     return source, comm.bcast(digests)
 
 
-def _place(data: str) -> tuple[str, int, int]:
-    """Of a file, what is the same on all ranks that see the same one."""
+def _file_state(data: str) -> tuple[str, int, int]:
+    """The properties of a file that are the same on all ranks that see the same one."""
     path = Path(data).expanduser().absolute()
     if not path.is_file():
         return "", 0, 0
@@ -199,7 +199,7 @@ def _place(data: str) -> tuple[str, int, int]:
 
 
 def _digests(data: str, files: list[Path] | None, has_test: bool) -> tuple[str, str]:
-    """Of the samples, and of those of the test set, where there is one.  Raises DataError."""
+    """Digests of the samples, and of those of the test set, where there is one.  Raises DataError."""
     if data == "digits":  # whatever file has that name
         return "name:digits", ""
     path = Path(data).expanduser()
@@ -224,8 +224,8 @@ def _assemble(
     everything = np.arange(n_samples)
     train_rows, test, known_test = everything, None, None
     if wanted.test is None and wanted.test_y is not None and source.test is None:
-        told = f" {os.fsdecode(wanted.test_y)}" if is_path(wanted.test_y) else ""
-        raise DataError(f"test labels{told} were given without test data; add the test data")
+        path = f" {os.fsdecode(wanted.test_y)}" if is_path(wanted.test_y) else ""
+        raise DataError(f"test labels{path} were given without test data; add the test data")
     if other is not None:
         _check_test(source, other)
         test_labels = _labels(wanted.test_y, "the test set's y", other.table.n_samples, other.labels)
@@ -373,12 +373,12 @@ def _foreign(path: Path, start: bytes) -> str:
 
 
 def _unknown(data: str, path: Path) -> str:
-    """What to say about a name that is neither a data set nor a file."""
+    """The message about a name that is neither a data set nor a file."""
     names = ["digits", *SETS, *(f"{kind}:8" for kind in KINDS)]
     looks_like_path = path.suffix != "" or len(path.parts) > 1
     if looks_like_path:
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = [in_one_line(str(path.parent / found)) for found in difflib.get_close_matches(path.name, beside)]
+        near = [in_one_line(str(path.parent / match)) for match in difflib.get_close_matches(path.name, beside)]
         looked = "" if path.is_absolute() else f" in {Path.cwd()}"
         return f"{data} does not exist{looked}" + (f"; did you mean {' or '.join(near)}?" if near else "")
     near = difflib.get_close_matches(data.lower(), names + list(KINDS), cutoff=0.5)

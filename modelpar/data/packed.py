@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.bits import choose_values, gather_bits, pack_words, spread_bits
+from modelpar.data.column_summary import ColumnSummary, summary_of_two
 from modelpar.data.columns import Columns, DenseColumns
-from modelpar.data.fill import affine, arithmetic_of
-from modelpar.data.survey import Survey, survey_of_two
+from modelpar.data.gather_dense import affine, arithmetic_of
 from modelpar.kernels import threads
 from modelpar.kernels.states import Packed, count_ones
 
@@ -66,12 +66,12 @@ class PackedColumns:
             ones = ((arithmetic.type(self.high) - offset) / scale).astype(out.dtype)
         choose_values(self.states(rows).rows, zeros, ones, out)
 
-    def survey(self, rows: IntArray) -> Survey:
-        """See :meth:`modelpar.data.columns.Columns.survey`."""
+    def summary(self, rows: IntArray) -> ColumnSummary:
+        """See :meth:`modelpar.data.columns.Columns.summary`."""
         counts = np.zeros(self.n_units, np.int64)
         for start in range(0, len(rows), LOOKED_AT):
             counts += count_ones(self.states(rows[start : start + LOOKED_AT]).rows).sum(axis=1, dtype=np.int64)
-        return survey_of_two(len(rows), counts, self.high)
+        return summary_of_two(len(rows), counts, self.high)
 
     def are_states(self, offset: Array, scale: Array, level: float | None) -> bool:
         """Whether the bits are what scaling (and the threshold ``level`` on scaled values) makes of the values."""
@@ -116,7 +116,7 @@ def packed_rows(
 
 
 def values_type(columns: Columns) -> np.dtype[Any]:
-    """Of the raw values: float64 where columns do not tell."""
+    """The type of the raw values: float64 where columns do not tell."""
     source = getattr(columns, "source", None)
     return np.dtype(getattr(columns, "dtype", np.float64) if source is None else source.dtype)
 
@@ -163,7 +163,7 @@ class Keeper:
         return True
 
     def columns(self) -> Columns:
-        """What was kept."""
+        """The columns that were kept."""
         if self.values is not None:
             return DenseColumns(self.values)
         return PackedColumns(self.bits, self.n_units, high=1.0 if self.high is None else self.high, dtype=self.dtype)

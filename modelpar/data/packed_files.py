@@ -88,8 +88,8 @@ def write_packed(
     """
     name = os.fsdecode(path)
     if isinstance(data, Split):
-        found = identity(name)
-        if found is not None and found in (
+        file_identity = identity(name)
+        if file_identity is not None and file_identity in (
             identity(data.table.name),
             identity(getattr(data.table, "path", None) or ""),
         ):
@@ -113,7 +113,7 @@ def write_packed(
         save_bits(Path(name), packed, shape, classes)
     except OSError as error:
         raise DataError(
-            f"{name} cannot be written ({error.strerror or error}); make room for it, or name another place"
+            f"{name} cannot be written ({error.strerror or error}); free some space, or name another path"
         ) from None
 
 
@@ -137,10 +137,10 @@ def save_bits(path: Path, packed: PackedColumns, shape: Sequence[int], labels: A
 def _two_values(columns: Columns, rows: IntArray, name: str) -> PackedColumns:
     """Raises DataError where there is a third value."""
     if isinstance(columns, PackedColumns):
-        whole = np.array_equal(rows, np.arange(len(columns.bits)))
-        bits = columns.bits if whole else columns.bits[rows]
+        has_all_rows = np.array_equal(rows, np.arange(len(columns.bits)))
+        bits = columns.bits if has_all_rows else columns.bits[rows]
         return PackedColumns(bits, columns.n_units, high=columns.high, dtype=columns.dtype)
-    high = float(max(columns.survey(rows).high.max(), 0.0)) if len(rows) and columns.n_units else 0.0
+    high = float(max(columns.summary(rows).high.max(), 0.0)) if len(rows) and columns.n_units else 0.0
     states = packed_rows(columns, rows, scale=np.full(columns.n_units, high or 1.0)) if math.isfinite(high) else None
     if states is None:
         raise DataError(
@@ -160,7 +160,7 @@ def open_packed(archive: Archive) -> Source:
     name = str(archive.path)
     numbers, scale, header = archive.load("shape").reshape(-1), archive.load("scale"), archive.headers["bits"]
     if numbers.dtype.kind not in "iu" or (numbers < 1).any() or (numbers >= 1 << 40).any():
-        raise DataError(f"{archive.where('shape')} must be whole numbers from 1, samples first; save it again")
+        raise DataError(f"{archive.where('shape')} must be integers from 1, samples first; save it again")
     shape = tuple(int(n) for n in numbers)
     check_shape(shape, name)
     n_units = math.prod(shape[1:])
@@ -188,7 +188,7 @@ def bits_of(archive: Archive) -> Array:
             file.seek(member.header_offset)
             local = file.read(_LOCAL_HEADER)
             start = member.header_offset + _LOCAL_HEADER + sum(
-                int.from_bytes(local[at : at + 2], "little") for at in (26, 28)  # of its name, and of what comes behind
+                int.from_bytes(local[at : at + 2], "little") for at in (26, 28)  # of its name, and of what follows
             )  # fmt: skip
             inside = start + member.file_size <= os.fstat(file.fileno()).st_size
             if local[:4] == b"PK\x03\x04" and inside:

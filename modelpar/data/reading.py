@@ -74,12 +74,14 @@ def read_exactly(stream: IO[bytes], n_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def check_size(name: str, found: int, needed: int) -> None:
+def check_size(name: str, n_bytes: int, needed: int) -> None:
     """Raise DataError unless a file has just the bytes that its header tells."""
-    if found < needed:
-        raise DataError(f"{name} is truncated: its header tells of {needed} bytes, but it has {found}; get a new copy")
-    if found > needed:
-        raise DataError(f"{name} has {found} bytes, but its header tells of {needed}; its header or its end is wrong")
+    if n_bytes < needed:
+        raise DataError(
+            f"{name} is truncated: its header tells of {needed} bytes, but it has {n_bytes}; get a new copy"
+        )
+    if n_bytes > needed:
+        raise DataError(f"{name} has {n_bytes} bytes, but its header tells of {needed}; its header or its end is wrong")
 
 
 def chunks(stream: IO[bytes], count: int, dtype: np.dtype[Any], width: int = 1) -> Iterator[Array]:
@@ -128,7 +130,7 @@ class StreamedTable(EagerTable):
 
 
 def check_labels(labels: Any, n_samples: int, name: str) -> IntArray:
-    """Labels as int64 (n_samples,), out of whole numbers of any type, in one column or dimension.
+    """Labels as int64 (n_samples,), out of integers of any type, in one column or dimension.
 
     Raises DataError where they cannot be classes of the samples.
     """

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from modelpar.data.arrays import Archive
+from modelpar.data.column_summary import ColumnSummary, summary_of_sparse
 from modelpar.data.dataset import (
     EagerTable,
     Source,
@@ -18,9 +19,8 @@ from modelpar.data.dataset import (
     plain_values,
     scale_of,
 )  # fmt: skip
-from modelpar.data.fill import affine, fill_sparse
+from modelpar.data.gather_dense import affine, fill_sparse
 from modelpar.data.reading import chunks, reading
-from modelpar.data.survey import Survey, survey_sparse
 from modelpar.errors import DataError
 from modelpar.values.forms import Rows, plain_rows, summed_rows
 from modelpar.values.offsets import offsets_of
@@ -52,11 +52,11 @@ class SparseColumns:
         offset, scale = affine(self.n_units, len(rows), out, np.float64, offset, scale)
         fill_sparse(self.indptr, self.indices, self.data, rows, offset, scale, out)
 
-    def survey(self, rows: IntArray) -> Survey:
+    def summary(self, rows: IntArray) -> ColumnSummary:
         """Mean, standard deviation, smallest and largest raw value of each unit over ``rows``."""
         picked = self.matrix[rows]
         first = picked[[0]].toarray()[0]
-        return survey_sparse(picked.indices, picked.data, len(rows), self.n_units, first)
+        return summary_of_sparse(picked.indices, picked.data, len(rows), self.n_units, first)
 
 
 def _fixed(values: Array) -> Array:
@@ -95,8 +95,8 @@ class CsrTable(EagerTable):
 
     def read(self, unit_ids: IntArray) -> SparseColumns:
         """Read row pointers whole, then column indices and values side by side."""
-        place = np.full(self.n_units, -1, np.int64)  # column of the file -> column that is kept
-        place[unit_ids] = np.arange(len(unit_ids))
+        position = np.full(self.n_units, -1, np.int64)  # column of the file -> column that is kept
+        position[unit_ids] = np.arange(len(unit_ids))
         indptr = self.archive.load("indptr").astype(np.int64)
         n_entries = self.archive.headers["data"].shape[0]
         if (
@@ -113,14 +113,14 @@ class CsrTable(EagerTable):
         for index, value in self._entries(n_entries):
             if len(index) and (index.min() < 0 or index.max() >= self.n_units):
                 raise DataError(f"{self.name} is corrupt: it has an entry outside of its {self.n_units} columns")
-            column = place[index.astype(np.int64, copy=False)]
+            column = position[index.astype(np.int64, copy=False)]
             mine = np.flatnonzero(column >= 0)
             columns.append(column[mine].astype(np.int32))
             values.append(value[mine])
             rows = np.searchsorted(indptr, start + mine, side="right") - 1
             kept += np.bincount(rows, minlength=self.n_samples)
             start += len(index)
-        # duplicates add up in the type that came, as in every other form: two whole numbers may be a third, or none
+        # duplicates add up in the type that came, as in every other form: two integers may be a third, or none
         dtype = self.archive.headers["data"].dtype
         starts, shape = offsets_of(kept), (self.n_samples, len(unit_ids))
         entries = _joined(columns, np.dtype(np.int32)), _joined(values, dtype)
@@ -154,7 +154,7 @@ class ConvertedTable(EagerTable):
                 loaded = scipy.sparse.load_npz(self.archive.path)
         except _WRONG:  # what scipy raises for arrays that do not fit
             raise DataError(
-                f"{self.name} is no sparse matrix that scipy can load; save it again with scipy.sparse.save_npz"
+                f"{self.name} is not a sparse matrix that scipy can load; save it again with scipy.sparse.save_npz"
             ) from None
         rows = plain_rows(loaded, self.name)
         return sparse_columns(rows, self.name, unit_ids)
@@ -171,7 +171,7 @@ def open_sparse(archive: Archive) -> Source:
     numbers = archive.load("shape").reshape(-1)
     if numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers >= 1 << 31).any():
         raise DataError(
-            f"{name} is corrupt: its shape must be two whole numbers from 1 to {(1 << 31) - 1}, samples x units; save "
+            f"{name} is corrupt: its shape must be two integers from 1 to {(1 << 31) - 1}, samples x units; save "
             "it again with scipy.sparse.save_npz"
         )
     shape = tuple(int(n) for n in numbers)
@@ -198,5 +198,5 @@ def _check_csr(archive: Archive, n_samples: int) -> None:
     for key in ("indices", "indptr"):
         if headers[key].dtype.kind not in "iu":
             raise DataError(
-                f"{archive.where(key)} is of type {headers[key].dtype}, but must be whole numbers; save it again"
+                f"{archive.where(key)} is of type {headers[key].dtype}, but must be integers; save it again"
             )

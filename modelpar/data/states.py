@@ -12,7 +12,7 @@ from modelpar.data.bits import pack_words
 from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.dataset import Split
 from modelpar.data.drawn import draw_bytes
-from modelpar.data.fill import threshold
+from modelpar.data.gather_dense import threshold
 from modelpar.data.packed import PackedColumns, packed_rows, width
 from modelpar.draws import GRAIN, sample_bernoulli
 from modelpar.kernels import threads

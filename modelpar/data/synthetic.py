@@ -34,10 +34,10 @@ KINDS = ("bars", "patterns")
 def open_synthetic(name: str) -> Source:
     """``bars:SIDE``, ``patterns:SIDE``, or ``:ROWSxCOLUMNS`` for pictures that are not square.  Raises DataError."""
     kind, _, size = name.partition(":")
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
-    if not found:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
+    if not match:
         raise DataError(f"data {name!r} needs the size of its pictures, as in {kind}:8 or {kind}:8x12")
-    shape = int(found[1]), int(found[2] or found[1])
+    shape = int(match[1]), int(match[2] or match[1])
     least = 2 if kind == "bars" else CELLS
     if min(shape) < least or shape[0] * shape[1] >= 1 << 31:
         raise DataError(
@@ -63,7 +63,7 @@ class Pictures(EagerTable):
         uniform(Stream(_SEED, 0, Purpose.DATA, purpose), ids, self.first, out)
         return out
 
-    def whole(self, purpose: int, n: int) -> IntArray:
+    def integers(self, purpose: int, n: int) -> IntArray:
         """(n_samples,) draws from ``0 .. n - 1``."""
         return (self.draw(purpose, np.zeros(1, np.int64))[0] * n).astype(np.int64)
 
@@ -76,7 +76,7 @@ class BarsAndStripes(Pictures):
 
     def __init__(self, name: str, shape: tuple[int, int], first: int, n: int) -> None:
         super().__init__(name, shape, first, n)
-        self.labels = self.whole(_LABELS, 2)
+        self.labels = self.integers(_LABELS, 2)
         self.lines = (self.draw(_LINES, np.arange(max(shape))) < 0.5).astype(np.uint8)  # (lines, n_samples)
         n_lines = np.where(self.labels == 0, shape[1], shape[0])
         on = np.where(np.arange(max(shape))[:, None] < n_lines, self.lines, 0).sum(axis=0)
@@ -95,7 +95,7 @@ class ShiftedPatterns(Pictures):
 
     def __init__(self, name: str, shape: tuple[int, int], first: int, n: int) -> None:
         super().__init__(name, shape, first, n)
-        self.labels = self.whole(_LABELS, CLASSES)
+        self.labels = self.integers(_LABELS, CLASSES)
         self.row_shifts = self._shifts(_ROW_SHIFTS, shape[0] // 8)
         self.column_shifts = self._shifts(_COLUMN_SHIFTS, shape[1] // 8)
         order = np.empty((CELLS * CELLS, CLASSES), np.float32)
@@ -104,7 +104,7 @@ class ShiftedPatterns(Pictures):
         self.cells = (rank < CELLS_ON).T.astype(np.uint8)  # (classes, cells)
 
     def _shifts(self, purpose: int, most: int) -> IntArray:
-        return self.whole(purpose, 2 * most + 1) - most
+        return self.integers(purpose, 2 * most + 1) - most
 
     def read(self, unit_ids: IntArray) -> Columns:
         """Shift each pixel back and look up its cell, unit by unit: never more than a few columns beside the result."""

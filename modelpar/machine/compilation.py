@@ -45,9 +45,9 @@ SOURCES = (
     "modelpar.kernels",
     "modelpar.data.bits",
     "modelpar.data.drawn",
-    "modelpar.data.fill",
+    "modelpar.data.gather_dense",
     "modelpar.data.pairs",
-    "modelpar.data.survey",
+    "modelpar.data.column_summary",
     "modelpar.checkpoint.blocks",
     "modelpar.checkpoint.checksum",
 )

@@ -44,7 +44,7 @@ class Chains:
     @classmethod
     def of_replica(cls, states: Array, replica: int, n_replicas: int) -> Chains:
         """This replica's columns of the states (n_hidden_owned, batch) of all chains, given as 0 and 1."""
-        mine = Minibatches.share(states.shape[1], replica, n_replicas)
+        mine = Minibatches.slice_of(states.shape[1], replica, n_replicas)
         return cls(pack(states[:, mine]))
 
     def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> Array:

@@ -47,12 +47,12 @@ def check_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> N
         return
     if network.spec.visible == "gaussian":
         # what never varied in training was left unscaled
-        constant = (network.input_scale == 1) & (split.survey(mine).std == 0)
+        constant = (network.input_scale == 1) & (split.summary(mine).std == 0)
         std = np.where(constant, 0.0, network.input_scale).astype(np.float64)
         check_same_scale(split, mine, network.input_offset.astype(np.float64), std, "given", comm)
     elif TrainingRun.of(network).binarise in ("none", "stochastic"):
-        survey = split.survey(mine) if len(mine) else None
-        ends = (np.inf, -np.inf) if survey is None else (float(survey.low.min()), float(survey.high.max()))
+        summary = split.summary(mine) if len(mine) else None
+        ends = (np.inf, -np.inf) if summary is None else (float(summary.low.min()), float(summary.high.max()))
         all_ends = comm.allgather(ends)
         check_fills_range(alone, min(low for low, _ in all_ends), max(high for _, high in all_ends), comm)
 

@@ -17,7 +17,7 @@ from modelpar.collective import messages
 from modelpar.comm.memory import available_bytes
 from modelpar.data import DataFeed, Dataset, Split, column_moments
 from modelpar.data.feed import Feed
-from modelpar.data.fill import fill_floats
+from modelpar.data.gather_dense import fill_floats
 from modelpar.data.packed import PackedColumns
 from modelpar.draws import Purpose
 from modelpar.errors import DataError

@@ -108,7 +108,7 @@ class MinibatchLoop:
         self.network.traffic.status.begin_step(self.stage, layer, position.epoch + 1, share.step + 1)
         indices = self.batches.indices(self._shuffle + position.epoch, share.step)
         # a short minibatch is cut where a full one is: persistent chains belong to positions in the minibatch
-        full = self.batches.share(self._batch_size, share.part, share.n_parts)
+        full = self.batches.slice_of(self._batch_size, share.part, share.n_parts)
         mine = slice(min(full.start, len(indices)), min(full.stop, len(indices)))
         seen = position.epoch * self.feed.n_samples + share.step * self._batch_size
         v, v_spread = self._read(indices[mine], seen + mine.start)

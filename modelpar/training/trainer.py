@@ -338,7 +338,7 @@ def _set_up_chains(network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM, train
     if not training.persistent:
         run.chains = None
     elif n_chains != training.batch_size:
-        mine = Minibatches.share(training.batch_size, grid.replica, grid.n_replicas)
+        mine = Minibatches.slice_of(training.batch_size, grid.replica, grid.n_replicas)
         run.chains = rbm.start_chains(mine.start, mine.stop - mine.start)
 
 

@@ -16,7 +16,7 @@ from modelpar.checkpoint.checksum import checksum_rows
 from modelpar.comm.cores import placement_on
 from modelpar.comm.grid import Grid
 from modelpar.data import open_dataset
-from modelpar.data.fill import fill_floats
+from modelpar.data.gather_dense import fill_floats
 from modelpar.errors import ModelparError, ModelparWarning, raise_together
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch

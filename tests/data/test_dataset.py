@@ -322,7 +322,7 @@ def test_minibatches_are_a_permutation_cut_into_pieces() -> None:
 @pytest.mark.parametrize("n", [0, 1, 3, 100])
 @pytest.mark.parametrize("n_replicas", [1, 2, 3, 7])
 def test_shares_tile_a_minibatch(n: int, n_replicas: int) -> None:
-    shares = [np.arange(n)[Minibatches.share(n, replica, n_replicas)] for replica in range(n_replicas)]
+    shares = [np.arange(n)[Minibatches.slice_of(n, replica, n_replicas)] for replica in range(n_replicas)]
     assert np.array_equal(np.concatenate(shares), np.arange(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

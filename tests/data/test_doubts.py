@@ -104,7 +104,7 @@ def test_states_that_are_all_alike_are_refused(
 
 
 def test_the_threshold_is_compared_as_it_is_applied(tmp_path: Path) -> None:
-    """In float32, 51 / 255 is not above 0.2; see modelpar.data.fill.threshold."""
+    """In float32, 51 / 255 is not above 0.2; see modelpar.data.gather_dense.threshold."""
     values = np.where(STATES, 255, 51).astype(np.uint8)
     assert look(opened(tmp_path, values, binarise="0.2")) == []
     with pytest.raises(DataError, match="makes every state 1"):

@@ -135,12 +135,12 @@ def test_packed_columns_fill_the_same_bits_as_dense_ones(raw: Any, high: float, 
         packed.fill(rows, np.empty((71, UNITS)).T)
 
 
-def test_the_survey_of_bits_is_that_of_numpy() -> None:
+def test_the_summary_of_bits_is_that_of_numpy() -> None:
     values = (STATES * 255).astype(np.float64)
     values[:, 3], values[:, 4] = 0, 255
     rows = np.sort(RNG.permutation(N)[:150])
     columns = PackedColumns(rows_of_bits(values > 0), UNITS, high=255)
-    found, wanted = columns.survey(rows), DenseColumns(values.astype(np.uint8)).survey(rows)
+    found, wanted = columns.summary(rows), DenseColumns(values.astype(np.uint8)).summary(rows)
     assert np.array_equal(found.low, values[rows].min(axis=0))
     assert np.array_equal(found.high, values[rows].max(axis=0))
     assert found.finite.all()
@@ -520,8 +520,8 @@ def problem(path: Path) -> str:
     ("changed", "wanted"),
     [({"bits": rows_of_bits(STATES)[:-1]}, "203 samples of 300 units need uint8"),
      ({"bits": STATES}, "need uint8"), ({"bits": np.asfortranarray(rows_of_bits(STATES))}, "need uint8"),
-     ({"shape": (N, 0)}, "whole numbers from 1"), ({"shape": (N, 300.0)}, "whole numbers"),
-     ({"shape": (N,)}, "at least two"), ({"shape": (N, 2**41)}, "whole numbers"), ({"shape": (N, 305)}, "need uint8"),
+     ({"shape": (N, 0)}, "integers from 1"), ({"shape": (N, 300.0)}, "integers"),
+     ({"shape": (N,)}, "at least two"), ({"shape": (N, 2**41)}, "integers"), ({"shape": (N, 305)}, "need uint8"),
      ({"scale": 0}, "one number above 0"),
      ({"scale": np.nan}, "one number above 0"), ({"scale": (1, 2)}, "one number"), ({"scale": "x"}, "one number"),
      ({"labels": np.arange(7)}, "7 labels")],
@@ -555,7 +555,7 @@ def test_any_changed_byte_around_the_bits_is_one_clear_line_or_harmless(tmp_path
             except DataError as error:
                 assert "\n" not in str(error)  # noqa: PT017
             except ValueError as error:  # a file whose scale was changed holds other values
-                assert "no states" in str(error)  # noqa: PT017
+                assert "not states" in str(error)  # noqa: PT017
 
 
 # -- the cache

@@ -113,7 +113,7 @@ def test_what_cannot_be_written_is_one_line(write: Callable[[Path], None], tmp_p
 def test_a_checkpoint_is_no_stream(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(ModelparError, match="is no regular file"):
+        with pytest.raises(ModelparError, match="is not a regular file"):
             saved(path)
     assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
 

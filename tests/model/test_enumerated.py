@@ -76,7 +76,7 @@ def machine(comm, shape, held, *, sizes=SIZES, gaussian=False, dtype="float64"):
         twin.W *= 0.5
         rbm.W[:] *= 0.5
         rbm.refresh()
-    return network, rbm, twin, Exact(twin), Minibatches.share(N, network.grid.replica, network.grid.n_replicas)
+    return network, rbm, twin, Exact(twin), Minibatches.slice_of(N, network.grid.replica, network.grid.n_replicas)
 
 
 def data_of(n_visible: int, n: int) -> np.ndarray:

@@ -40,7 +40,7 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
     rbm, grid = network.rbms[0], network.grid
     optimizer = Optimizer(AllreduceSync(grid.replica_comm, network.traffic))
     update = rbm.parameters.like()
-    mine = Minibatches.share(batch, grid.replica, grid.n_replicas)
+    mine = Minibatches.slice_of(batch, grid.replica, grid.n_replicas)
     chains = rbm.start_chains(mine.start, mine.stop - mine.start) if spec.persistent else None
     twin.start_chains(batch)
     rng = np.random.default_rng(11)
@@ -133,7 +133,7 @@ def test_grey_data_with_states_of_the_model(comm, agree, shape, batch, name, hel
     spec = replace(EXACT, **GREY[name])
     train(network, twin, spec, 3, batch, grey=True)
     blocks = len(network.rbms[0].parameters.blocks)
-    mine = Minibatches.share(batch, network.grid.replica, network.grid.n_replicas)
+    mine = Minibatches.slice_of(batch, network.grid.replica, network.grid.n_replicas)
     agree(floats == [0] * 3, f"phases in floats: {floats}")
     agree(counts == [(0, mine.stop - mine.start)] * 3 * blocks, f"samples counted: {counts}")
     if spec.statistics == "1" and not spec.sparsity_cost:

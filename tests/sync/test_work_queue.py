@@ -46,7 +46,7 @@ class Ranks:
     def __init__(self, n_replicas, replica, lost=False):
         self.n_replicas, self.replica, self.lost = n_replicas, replica, lost
 
-    def look(self):
+    def check_ranks(self):
         if self.lost:
             raise MPI.Exception(MPI.ERR_OTHER)
 

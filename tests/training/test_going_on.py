@@ -97,8 +97,8 @@ def test_a_grid_is_freed_after_an_error_that_all_ranks_have(comm, agree):
 def test_a_split_of_other_rows_has_its_own_statistics(comm, agree):
     data = small.dataset(13)
     ids = np.arange(13)
-    whole = data.train.survey(ids).mean
-    few = replace(data.train, rows=data.train.rows[:3], labels=None).survey(ids).mean
+    whole = data.train.summary(ids).mean
+    few = replace(data.train, rows=data.train.rows[:3], labels=None).summary(ids).mean
     values = np.empty((13, 3))
     data.train.table.columns(ids).fill(data.train.rows[:3], values)
     agree(np.allclose(few, values.mean(axis=1)) and not np.allclose(few, whole))

@@ -410,7 +410,7 @@ def test_units_and_samples_that_there_are_not() -> None:
     for X in (LEVELS, BITS, np.asfortranarray(GREY), sparse.csr_array(LEVELS)):
         data = open_dataset(X, Y)
         for ids in ([0, UNITS], [-1], [10**9], [0.5], [[1]]):
-            for call in (data.train.table.columns, data.train.survey, lambda ids, data=data: DataFeed(data.train, ids),
+            for call in (data.train.table.columns, data.train.summary, lambda ids, data=data: DataFeed(data.train, ids),
                          lambda ids, data=data: column_moments(data.train, ids)):  # fmt: skip
                 with pytest.raises(DataError):
                     call(np.array(ids))

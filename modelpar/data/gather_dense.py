@@ -33,7 +33,7 @@ def _swap(low, high, mask, shift):  # type: ignore[no-untyped-def]  # pragma: no
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _turn(words: Array, out: Array) -> None:
+def _transpose(words: Array, out: Array) -> None:
     """Transpose 8 x 8 blocks of bytes.   words, out (8, n) uint64
 
     Byte b of words[s, w] becomes byte s of out[b, w].
@@ -70,10 +70,10 @@ def _touch(source: Array, rows: Array, first: int, n: int) -> np.uint8:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def turn_panel(source: Array, rows: Array, columns: Array, adjacent: bool, tile: Array, turned: Array) -> None:
+def transpose_panel(source: Array, rows: Array, columns: Array, adjacent: bool, tile: Array, transposed: Array) -> None:
     """The bytes of at most 64 rows and 256 columns, columns first; those of the last group of 8 rows are filled up.
 
-    source (n, width), tile (64, 256) uint8; turned (8, 8, 32) uint64: byte s % 8 of [s // 8, u % 8, u // 8] is the
+    source (n, width), tile (64, 256) uint8; transposed (8, 8, 32) uint64: byte s % 8 of [s // 8, u % 8, u // 8] is the
     value of row s in column u.  All rows are copied in one call, by loops over unsigned indices: assignments of slices
     took three quarters of the time.
     """
@@ -92,7 +92,7 @@ def turn_panel(source: Array, rows: Array, columns: Array, adjacent: bool, tile:
                 target[u] = row[columns[u]]
     words = tile.view(np.uint64)
     for group in range((n_samples + 7) // 8):
-        _turn(words[8 * group : 8 * group + 8], turned[group])
+        _transpose(words[8 * group : 8 * group + 8], transposed[group])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -105,7 +105,7 @@ def fill_bytes(
     out (units, batch).  ``adjacent``: the columns are neighbours in ascending order.
     """
     tile = np.zeros((SAMPLES, UNITS), np.uint8)
-    turned = np.empty((SAMPLES // 8, 8, UNITS // 8), np.uint64)
+    transposed = np.empty((SAMPLES // 8, 8, UNITS // 8), np.uint64)
     line = np.empty(SAMPLES, np.uint8)
     line_words = line.view(np.uint64)
     for first_sample in range(0, len(rows), SAMPLES):
@@ -113,10 +113,10 @@ def fill_bytes(
         for first_unit in range(0, len(columns), UNITS):
             n_units = min(UNITS, len(columns) - first_unit)
             wanted = columns[first_unit : first_unit + n_units]
-            turn_panel(source, rows[first_sample : first_sample + n_samples], wanted, adjacent, tile, turned)
+            transpose_panel(source, rows[first_sample : first_sample + n_samples], wanted, adjacent, tile, transposed)
             for u in range(n_units):
                 for group in range((n_samples + 7) // 8):
-                    line_words[group] = turned[group, u & 7, u >> 3]
+                    line_words[group] = transposed[group, u & 7, u >> 3]
                 shift, divisor = offset[first_unit + u], scale[first_unit + u]
                 target = out[first_unit + u, first_sample : first_sample + n_samples]
                 for s in range(n_samples):

@@ -1,6 +1,6 @@
-"""What one pass over some columns tells: means, deviations, the smallest and the largest value.
+"""Summaries of columns by one pass over them: means, deviations, the smallest and the largest value.
 
-Sums of bytes are whole numbers.  Sums of floats are pairs of floats (:mod:`modelpar.data.pairs`) of the deviations from
+Sums of bytes are integers.  Sums of floats are pairs of floats (:mod:`modelpar.data.pairs`) of the deviations from
 a column's first value, twice as long as the values: so moments are right to rounding at any unit, offset and order of
 the rows, and the same bits whether values came dense, sparse, packed or in pieces, and however columns are spread over
 ranks.
@@ -30,7 +30,7 @@ _SMALLEST = 1e-130  # a smaller spread loses the ends of its squares: its column
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class ColumnSummary:
     """Raw values of some rows, column by column; every array is (n_units,) float64."""
 
     mean: FloatArray
@@ -40,14 +40,14 @@ class Survey:
     finite: npt.NDArray[np.bool_]  # no value is NaN, infinite, or so large that its square is
 
 
-def survey_dense(source: Array, rows: Array, columns: Array) -> Survey:
-    """Survey of ``source[rows][:, columns]``.   source (n, width) uint8 or float; rows (at least one), columns int64"""
+def summary_of_dense(source: Array, rows: Array, columns: Array) -> ColumnSummary:
+    """Summary of ``source[rows][:, columns]``.   source (n, width) uint8 or float; rows (one or more), columns int64"""
     shape = len(columns)
     low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     if source.dtype == np.uint8:
         sums, squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         _sum_bytes(source, rows, columns, sums, squares, low, high)
-        return survey_of_integers(len(rows), sums, squares, low, high)
+        return summary_of_integers(len(rows), sums, squares, low, high)
     first = source[rows[0], columns].astype(np.float64)
     state = np.zeros((-(-shape // _LANES), _FIELDS // _LANES, _LANES))
     state[:, _LOW // _LANES], state[:, _HIGH // _LANES] = np.inf, -np.inf
@@ -63,13 +63,13 @@ def survey_dense(source: Array, rows: Array, columns: Array) -> Survey:
         _sum_floats(source, rows, columns, state.reshape(len(state), _FIELDS))
         sums[:] = [field(_SUMS + k * _LANES) for k in range(4)]
 
-    found = np.zeros((4, shape))
-    work(np.ones(shape), found)
-    return _survey_of_floats(len(rows), first, found, field(_LOW), field(_HIGH), work)
+    deviations = np.zeros((4, shape))
+    work(np.ones(shape), deviations)
+    return _summary_of_floats(len(rows), first, deviations, field(_LOW), field(_HIGH), work)
 
 
-def survey_sparse(indices: Array, data: Array, n_rows: int, n_units: int, first: Array) -> Survey:
-    """Survey of a CSR matrix (n_rows, n_units) from its entries: column indices and values.
+def summary_of_sparse(indices: Array, data: Array, n_rows: int, n_units: int, first: Array) -> ColumnSummary:
+    """Summary of a CSR matrix (n_rows, n_units) from its entries: column indices and values.
 
     first   (n_units,) the values of the first row
     """
@@ -82,7 +82,7 @@ def survey_sparse(indices: Array, data: Array, n_rows: int, n_units: int, first:
     np.fmax.at(high, indices, values)
     if data.dtype == np.uint8:  # exact: sums of bytes stay far below 2^53
         total, square = np.bincount(indices, values, n_units), np.bincount(indices, values * values, n_units)
-        return survey_of_integers(n_rows, total.astype(np.int64), square.astype(np.int64), low, high)
+        return summary_of_integers(n_rows, total.astype(np.int64), square.astype(np.int64), low, high)
     first = first.astype(np.float64)
     absent = (n_rows - counts).astype(np.float64)
 
@@ -96,21 +96,21 @@ def survey_sparse(indices: Array, data: Array, n_rows: int, n_units: int, first:
     sums = np.zeros((4, n_units))
     with np.errstate(invalid="ignore", over="ignore"):
         work(np.ones(n_units), sums)
-    return _survey_of_floats(n_rows, first, sums, low, high, work)
+    return _summary_of_floats(n_rows, first, sums, low, high, work)
 
 
-def survey_of_integers(n: int, sums: Array, squares: Array, low: FloatArray, high: FloatArray) -> Survey:
+def summary_of_integers(n: int, sums: Array, squares: Array, low: FloatArray, high: FloatArray) -> ColumnSummary:
     """From exact sums (n_units,) int64 over n rows; the variance is a quotient of integers, rounded once."""
     spread = [n * int(q) - int(s) ** 2 for s, q in zip(sums, squares, strict=True)]  # Python's integers: no overflow
     variance = np.array([value / n**2 for value in spread], np.float64)
-    return Survey(sums / n, np.sqrt(variance), low, high, np.ones(len(sums), np.bool_))
+    return ColumnSummary(sums / n, np.sqrt(variance), low, high, np.ones(len(sums), np.bool_))
 
 
-def survey_of_two(n: int, counts: Array, value: float) -> Survey:
-    """Of columns that hold ``value`` in ``counts`` (n_units,) of n rows, and 0 in all others."""
+def summary_of_two(n: int, counts: Array, value: float) -> ColumnSummary:
+    """Summary of columns that hold ``value`` in ``counts`` (n_units,) of n rows, and 0 in all others."""
     low, high = np.where(counts == n, value, 0.0), np.where(counts > 0, value, 0.0)
     if value.is_integer() and abs(value) < 1 << 16:
-        return survey_of_integers(n, counts * int(value), counts * int(value) ** 2, low, high)
+        return summary_of_integers(n, counts * int(value), counts * int(value) ** 2, low, high)
     number, wide = counts.astype(np.float64), np.full(len(counts), value)
     sums = np.stack([*two_product(number, wide), *times(two_product(wide, wide), number)])
 
@@ -118,12 +118,12 @@ def survey_of_two(n: int, counts: Array, value: float) -> Survey:
         sums[:2] = two_product(number, wide * unit)
         sums[2:] = times(two_product(wide * unit, wide * unit), number)
 
-    return _survey_of_floats(n, np.zeros(len(counts)), sums, low, high, work)
+    return _summary_of_floats(n, np.zeros(len(counts)), sums, low, high, work)
 
 
-def _survey_of_floats(
+def _summary_of_floats(
     n: int, first: FloatArray, sums: FloatArray, low: FloatArray, high: FloatArray, work: Any
-) -> Survey:
+) -> ColumnSummary:
     """From the sums (4, n_units) of deviations from ``first`` and of their squares, two floats each.
 
     work   makes the sums anew from values times ``unit`` (n_units,), powers of two
@@ -142,7 +142,7 @@ def _survey_of_floats(
         finite = np.isfinite(mean) & np.isfinite(std) & (largest < _LARGEST)
     same = low == high
     mean, std = np.where(same, low, mean), np.where(same, 0.0, std)
-    return Survey(np.where(finite, mean, np.nan), np.where(finite, std, np.nan), low, high, finite)
+    return ColumnSummary(np.where(finite, mean, np.nan), np.where(finite, std, np.nan), low, high, finite)
 
 
 def _moments(n: int, first: FloatArray, sums: FloatArray) -> Pair:

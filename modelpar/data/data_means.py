@@ -25,8 +25,8 @@ def column_moments(split: Split, unit_ids: IntArray, *, comm: MPI.Comm | None = 
     Collective over ``comm`` where one is given.  Raises DataError where values cannot be read.
     """
     with agreed(comm):
-        survey = split.survey(unit_ids)
-    return survey.mean, survey.std
+        summary = split.summary(unit_ids)
+    return summary.mean, summary.std
 
 
 def check_range(dataset: Dataset, unit_ids: IntArray, visible: str, *, comm: MPI.Comm | None = None) -> None:
@@ -53,15 +53,15 @@ def check_range(dataset: Dataset, unit_ids: IntArray, visible: str, *, comm: MPI
 
 def _check_split(split: Split, unit_ids: IntArray, visible: str, scale: float) -> float:
     """The highest value of the split.  Raises DataError."""
-    survey = split.survey(unit_ids)
+    summary = split.summary(unit_ids)
     name = split.table.name
-    if not survey.finite.all():
-        bad = int(np.flatnonzero(~survey.finite)[0])
+    if not summary.finite.all():
+        bad = int(np.flatnonzero(~summary.finite)[0])
         sample, value = _first_not_finite(split, unit_ids[bad])
         raise DataError(
             f"{name} has the value {value} (sample {sample}, unit {unit_ids[bad]}), but values must be finite numbers"
         )
-    low, high = float(survey.low.min()), float(survey.high.max())
+    low, high = float(summary.low.min()), float(summary.high.max())
     if visible == "bernoulli" and (low < 0 or high > scale * (1 + _SLACK)):
         mend = f" (--scale {high:g})" if low >= 0 else ""
         raise DataError(

@@ -72,13 +72,13 @@ def test_moments_are_those_of_exact_sums_in_every_form(kind: str) -> None:
     mean, std = exact(values)
     shuffled = RNG.permutation(rows)
     forms = {
-        "dense": DenseColumns(values).survey(rows),
-        "permuted": DenseColumns(np.ascontiguousarray(values[shuffled])).survey(np.argsort(shuffled)[::-1].copy()),
-        "sparse": SparseColumns(scipy.sparse.csr_array(values)).survey(rows),
-        "kept": in_memory(values).survey(rows),
+        "dense": DenseColumns(values).summary(rows),
+        "permuted": DenseColumns(np.ascontiguousarray(values[shuffled])).summary(np.argsort(shuffled)[::-1].copy()),
+        "sparse": SparseColumns(scipy.sparse.csr_array(values)).summary(rows),
+        "kept": in_memory(values).summary(rows),
     }
     if values.dtype != np.float64:
-        forms["float64"] = DenseColumns(values.astype(np.float64)).survey(rows)
+        forms["float64"] = DenseColumns(values.astype(np.float64)).summary(rows)
     for form, found in forms.items():
         np.testing.assert_allclose(found.mean, mean, rtol=3e-16, err_msg=form)
         np.testing.assert_allclose(found.std, std, rtol=5e-16, err_msg=form)
@@ -89,10 +89,10 @@ def test_moments_are_those_of_exact_sums_in_every_form(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["an offset", "bytes", "two values"])
-def test_a_shard_without_units_has_nothing_to_survey(kind: str) -> None:
+def test_a_shard_without_units_has_nothing_to_summarise(kind: str) -> None:
     none = ODD[kind][:, :0]
     for form in (DenseColumns(none), SparseColumns(scipy.sparse.csr_array(none)), in_memory(none)):
-        assert form.survey(np.arange(N)).mean.shape == (0,)
+        assert form.summary(np.arange(N)).mean.shape == (0,)
 
 
 def test_two_values_kept_as_bits_are_among_the_forms() -> None:
@@ -112,7 +112,7 @@ def test_moments_of_any_floats(column: list[float], exponent: int, n_zeros: int)
     mean, std = exact(values)
     rows = np.arange(len(values))
     for form in (DenseColumns(values), SparseColumns(scipy.sparse.csr_array(values))):
-        found = form.survey(rows)
+        found = form.summary(rows)
         np.testing.assert_allclose(found.mean, mean, rtol=1e-15)
         np.testing.assert_allclose(found.std, std, rtol=1e-15)
         assert (found.std == 0) == (values.min() == values.max())
