@@ -1,4 +1,4 @@
-"""Files that are written: whole or not at all, through links, and into what is no regular file."""
+"""Files that are written: whole or not at all, through links, and into what is not a regular file."""
 
 from __future__ import annotations
 

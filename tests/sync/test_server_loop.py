@@ -34,7 +34,7 @@ class Ranks:
         self.n_replicas, self.n_servers, self.replica = n_replicas, n_servers, replica
         self.column_comm = Column(n_replicas + n_servers, *messages)
 
-    def look(self):
+    def check_ranks(self):
         raise AssertionError("there was a message")
 
 
