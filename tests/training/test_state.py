@@ -112,6 +112,7 @@ def test_what_is_pruned_is_a_network_of_its_own_that_takes_the_same_data(grid):
     assert run.position == Position("done")
 
 
+@pytest.mark.filterwarnings("ignore:the network answers class:modelpar.errors.ModelparWarning")  # after few epochs
 def test_scripts_go_on_with_what_they_load(grid, tmp_path):
     """Saved by a script in the middle of fine-tuning, and taken up by another call: the same network in the end."""
     data, spec = small.dataset(13, held_out=True), NetworkSpec((13, 9), classes=3)
