@@ -34,10 +34,10 @@ def start(n: int, *words: str | Path, limit: float = LIMIT) -> jobs.Outcome:
 # -- the constants of tests/exact.py, where little else is as usual ----------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "which"), [(1, "alone or every_way or some_ways"), (2, "some_ways")])
-def test_without_compilation(n: int, which: str) -> None:
+@pytest.mark.parametrize("n", [1, 2])
+def test_without_compilation(n: int) -> None:
     """What NumPy computes is what the compiled kernels compute."""
-    command = [*inner_pytest(ROOT / "tests/training/test_exactness.py"), "-k", which]
+    command = [*inner_pytest(ROOT / "tests/training/test_exactness.py"), "-k", "alone or every_way or some_ways"]
     told = jobs.run_on_ranks(n, command, limit=LIMIT, cwd=ROOT, NUMBA_DISABLE_JIT="1").check().output
     assert "no kernel tables on this processor, or without compilation" in told
 
