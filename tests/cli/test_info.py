@@ -63,6 +63,7 @@ def test_every_variable_that_the_sources_read_is_listed() -> None:
 def test_variables_are_shown_with_their_values(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("MODELPAR_DATA", "here")
     monkeypatch.setenv("MODELPAR_NO_CACHE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MODELPAR_KERNELS", raising=False)
