@@ -187,6 +187,7 @@ def test_a_failure_ends_the_job(code: str, told: str, tmp_path: Path) -> None:
     assert told in outcome.output
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended_and_leaves_nothing(tmp_path: Path) -> None:
     outcome = outcome_of(HANGS, tmp_path, 2, limit=20)
     assert outcome.returncode is None, outcome.output

@@ -13,9 +13,11 @@ import os
 import sys
 from zlib import crc32
 
+import numba
 import pytest
 from threadpoolctl import threadpool_limits
 
+from modelpar.kernels import warm_up
 from tests import extent, jobs
 
 MOST = 8  # workers, each of which compiles and imports for itself
@@ -53,6 +55,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Workers share the cores: the threads of a BLAS that wait for one another on one core take many times as long."""
     if is_worker(config):
         threadpool_limits(max(1, cores() // config.workerinput["workercount"]), user_api="blas")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Each worker compiles another part of the kernels, where all tests run: in the first tests one worker would wait
+    for what the other compiles."""
+    if not is_worker(session.config) or extent.names_files(session.config) or numba.config.DISABLE_JIT:
+        return
+    worker = session.config.workerinput
+    parts = warm_up.distribute(warm_up.tasks("float32"), worker["workercount"])
+    for task in parts[int(worker["workerid"].removeprefix("gw"))]:
+        task.run()
 
 
 @pytest.hookimpl(trylast=True)
