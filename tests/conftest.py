@@ -19,7 +19,7 @@ from modelpar.machine import compilation
 from tests import jobs
 
 # Files that bear the mark ``ranks`` run inside MPI jobs that tests/test_on_ranks.py starts, with what in_job.py adds.
-collect_ignore = [] if jobs.IN_JOB else [str(jobs.TESTS.parent / name) for name in jobs.files_on_ranks()]
+collect_ignore = [] if jobs.IN_JOB else [str(jobs.TESTS.parent / name) for name in jobs.files_with("ranks")]
 pytest_plugins = ["tests.extent", "tests.in_job" if jobs.IN_JOB else "tests.workers"]
 
 # The same examples at every run, on every rank; a loaded machine is no failure.

@@ -35,6 +35,7 @@ OPEN_MPI = {
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # another job may run beside it
 }
 
 # More ranks than cores: one that waits for a message sleeps, rather than keep the core from its sender.
@@ -51,17 +52,8 @@ IN_JOB = TAG in os.environ or any(name.startswith(("PMI_RANK", "OMPI_COMM_WORLD_
 TESTS = Path(__file__).parent
 
 
-def files_on_ranks() -> list[str]:
-    """The files of tests that run on every rank of a job, as they say themselves; from the folder above the tests."""
-    return _files_with("ranks")
-
-
-def files_with_jobs() -> list[str]:
-    """The files of tests that start jobs, likewise."""
-    return _files_with("jobs")
-
-
-def _files_with(mark: str) -> list[str]:
+def files_with(mark: str) -> list[str]:
+    """The files of tests that bear this mark, as they say themselves; from the folder above the tests."""
     line = re.compile(rf"^pytestmark = [^=]*\bpytest\.mark\.{mark}\b", re.MULTILINE)
     files = sorted(TESTS.rglob("test_*.py"))
     return [file.relative_to(TESTS.parent).as_posix() for file in files if line.search(file.read_text("utf-8"))]

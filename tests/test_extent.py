@@ -74,12 +74,12 @@ def test_named_tests_run_whatever_their_marks(counted) -> None:
 
 
 def test_files_that_start_jobs_say_so() -> None:
-    """So that no two jobs run side by side."""
-    marked = set(jobs.files_with_jobs())
+    """So that they come first."""
+    marked = set(jobs.files_with("jobs"))
     assert marked
     start = re.compile(r"^(?!def ).*\b(jobs\.run_on_ranks|kills\.one)\(|def test_\w+\([^)]*\bon_ranks\b", re.MULTILINE)
     for file in jobs.TESTS.rglob("test_*.py"):
         name, text = file.relative_to(jobs.TESTS.parent).as_posix(), file.read_text("utf-8")
         if start.search(text) and file != Path(__file__):
             assert name in marked, f"{name} starts MPI jobs: it needs pytestmark = pytest.mark.jobs"
-    assert not marked & set(jobs.files_on_ranks())
+    assert not marked & set(jobs.files_with("ranks"))

@@ -18,7 +18,7 @@ from tests import extent, in_job, jobs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-FILES = jobs.files_on_ranks()
+FILES = jobs.files_with("ranks")
 LIMIT = 240  # seconds for one test, compilation of the kernels included
 
 pytestmark = pytest.mark.jobs

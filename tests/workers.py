@@ -1,7 +1,7 @@
-"""A plugin for pytest: the tests on all cores, by pytest-xdist, but MPI jobs one after another.
+"""A plugin for pytest: the tests on all cores, by pytest-xdist.
 
-The tests of a file run in one worker, for the sake of what they prepare.  Files with the mark ``jobs`` share a worker
-and come first: two jobs at once on few cores take longer than one after the other, and run into their time limits.
+The tests of a file run in one worker, for the sake of what they prepare.  Files with the mark ``jobs`` come first, that
+of the jobs on ranks before all: it takes longest, and a worker that begins it late is waited for at the end.
 
 One process does it where files or tests are named on the command line, with ``-n 0``, under a debugger, inside MPI
 jobs, and without pytest-xdist.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sys
-from zlib import crc32
 
 import numba
 import pytest
@@ -20,8 +19,8 @@ from threadpoolctl import threadpool_limits
 from modelpar.kernels import warm_up
 from tests import extent, jobs
 
-MOST = 8  # workers, each of which compiles and imports for itself
-CORES_OF_A_JOB = 4
+MOST = 8  # workers, each of which imports for itself
+LONGEST = "tests/test_on_ranks.py"
 
 
 def cores() -> int:
@@ -38,7 +37,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if option.numprocesses in (0, 1):
         option.numprocesses = 0
     elif option.numprocesses and option.dist == "no":
-        option.dist, option.loadscopereorder = "loadscope", False
+        option.dist, option.loadscopereorder = "loadfile", False
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -70,20 +69,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("jobs") is None)  # stable: the order of files stays
+    items.sort(key=_turn)  # stable: the order of files stays
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
-    if config.option.dist != "loadscope":
-        return None
-    from xdist.scheduler import LoadScopeScheduling
-
-    with_jobs, at_once = set(jobs.files_with_jobs()), max(1, cores() // CORES_OF_A_JOB)
-
-    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return f"jobs {crc32(file.encode()) % at_once}" if file in with_jobs else file
-
-    return Scheduling(config, log)
+def _turn(item: pytest.Item) -> int:
+    return 0 if item.nodeid.startswith(LONGEST) else 1 if item.get_closest_marker("jobs") else 2

@@ -16,6 +16,9 @@ from modelpar.cli.options import Tables
 from modelpar.data import Dataset, open_dataset
 from modelpar.errors import SpecError
 
+# right after so few epochs, and not what is looked at here
+pytestmark = pytest.mark.filterwarnings("ignore:the network answers class:modelpar.errors.ModelparWarning")
+
 NETWORK = {"layers": (64, 9), "classes": 10}
 LOCAL = {"layers": (64, 36), "connections": "local:3", "classes": 10}
 DEEP = {"layers": (64, 9, 5), "classes": 10}

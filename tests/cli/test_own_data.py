@@ -19,6 +19,9 @@ from modelpar.data.named import SETS
 from modelpar.data.synthetic import KINDS
 from modelpar.spec import DATA_SETS, DRAWN_SETS, DataSpec
 
+# right after so few epochs, and not what is looked at here
+pytestmark = pytest.mark.filterwarnings("ignore:the network answers class:modelpar.errors.ModelparWarning")
+
 RANDOM = np.random.default_rng(7)
 LABELS = RANDOM.integers(0, 3, 120)
 STATES = (RANDOM.random((120, 12)) < 0.15 + 0.6 * (np.arange(12) // 4 == LABELS[:, None])).astype(np.float32)
