@@ -150,10 +150,14 @@ def _asked(
     if isinstance(test, tuple) and len(test) != 2:
         raise SpecError(f"test came as {len(test)} things, but must be samples, or a pair of samples and labels")
     test, test_y = test if isinstance(test, tuple) else (test, None)
-    return spec, _Wanted(
+    wanted = _Wanted(
         samples, spec.labels if y is None else y, spec.test_data if test is None else test,
         spec.test_labels if test_y is None else test_y,
     )  # fmt: skip
+    for name, what in vars(wanted).items():
+        if is_path(what) and not os.fsdecode(what):
+            raise SpecError(f"{name} is empty, but must name a file")
+    return spec, wanted
 
 
 def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[Source, tuple[str, str]]:

@@ -373,7 +373,8 @@ def test_with_a_communicator_the_error_is_the_same(tmp_path: Path) -> None:
 
 
 def test_an_empty_name_is_not_the_working_folder_and_a_hint_is_one_line(tmp_path: Path) -> None:
-    for wrong in (lambda: open_dataset(""), lambda: open_dataset(b""),
+    for wrong in (lambda: open_dataset(""), lambda: open_dataset(b""), lambda: open_dataset(np.eye(3), ""),
+                  lambda: open_dataset(np.eye(3), test=(np.eye(3), b"")),
                   lambda: DataSpec(data=""), lambda: DataSpec(test_labels="")):  # fmt: skip
         with pytest.raises(SpecError, match="empty, but must name"):
             wrong()
