@@ -358,6 +358,7 @@ def test_damaged_records_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([bad[0], json.dumps(good).encode(), *bad[1:]]))
     directory = RunDirectory(MPI.COMM_SELF, tmp_path)
     assert directory.open_metrics(Position("pretrain", layer=1), n_steps=5) == [good]
+    directory.close()
     assert directory.n_damaged == 5  # the last is only cut off
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == good
 
