@@ -93,7 +93,7 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     own = None
     if error is not None:
         plain = isinstance(error, ModelparError | ValueError | TypeError) and len(error.args) == 1
-        own = (type(error) if plain else ModelparError, _one_line(error))
+        own = (type(error) if plain else ModelparError, described(error))
     for rank, other in enumerate(comm.allgather(own)):
         if isinstance(other, Call):
             raise DisagreementError(
@@ -105,7 +105,8 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
             raise kind(message) from error
 
 
-def _one_line(error: Exception) -> str:
+def described(error: BaseException) -> str:
+    """The message of an error; of one of the operating system the file and the reason, without its number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

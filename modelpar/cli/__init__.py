@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelpar.collective.agreement import agree
-from modelpar.errors import ModelparError, ModelparWarning
+from modelpar.errors import ModelparError, ModelparWarning, described
 from modelpar.files.paths import in_one_line
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _end_together(comm, error.format_message(), MISTAKE)
     except (ModelparError, ModelparWarning, OSError, MemoryError) as error:  # python -W error raises warnings
-        return _end_together(comm, _one_line(error), MISTAKE)
+        return _end_together(comm, _message(error), MISTAKE)
     except (KeyboardInterrupt, click.Abort):
         return _end_together(comm, "interrupted", INTERRUPTED)
     except SystemExit as ended:
@@ -105,13 +105,10 @@ def _warnings_in_one_line(comm: MPI.Comm) -> Iterator[None]:
         yield
 
 
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{error.strerror}"
+def _message(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); use more ranks, fewer units or a smaller --batch-size"
-    return " ".join(line.strip() for line in str(error).splitlines())  # spaces in names stay
+    return " ".join(line.strip() for line in described(error).splitlines())  # spaces in names stay
 
 
 def _end_together(comm: MPI.Comm, message: str, status: int) -> int:

@@ -27,7 +27,7 @@ from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.spec import TrainingSpec
 from modelpar.values.forms import plain_array
 from modelpar.weights.protocol import Weights
-from modelpar.weights.statistics import Phase, Statistics
+from modelpar.weights.statistics import Phase, Statistics, real_values
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -74,15 +74,6 @@ def _statistic(hidden: Sampled) -> Activations:
     statistic = hidden.statistic if hidden.statistic is not None else hidden.means
     assert statistic is not None
     return statistic
-
-
-def _floats(x: Activations, dtype: npt.DTypeLike) -> Array:
-    """Real values of packed ones, in the unit of their planes."""
-    if not isinstance(x, Packed):
-        return x
-    values = unpack(x, dtype)
-    values *= values.dtype.type(1.0 / ((1 << x.planes) - 1))
-    return values
 
 
 def owned_block(x: Any, n_units: int, dtype: npt.DTypeLike, name: str, *, exact: bool = False) -> Activations:
@@ -251,7 +242,7 @@ class RBM:
         s0 = _statistic(hidden)
         if spec.sparsity_cost:
             shift = self._sparsity_shift(hidden.means, spec, n_all_samples if in_step else v0.shape[1], in_step)
-            s0 = _floats(s0, shift.dtype) + shift
+            s0 = real_values(s0, shift.dtype) + shift
         with ExitStack() as under_way:
             # the states are spread where the chain goes on from them, or where they are the statistic
             h0_sent, s0_sent = None, None
@@ -318,7 +309,7 @@ class RBM:
             return drawn.states, squared_error(v0, drawn.means)
         mean = self.weights.down(self.parameters, h_sent)
         (add_bias if self.gaussian else bias_sigmoid)(mean, self.b)
-        error = 0.0 if v0 is None else squared_error(_floats(v0, mean.dtype), mean)
+        error = 0.0 if v0 is None else squared_error(real_values(v0, mean.dtype), mean)
         if not sampled:
             return mean, error
         return self._gaussian_values(mean, Purpose.VISIBLE, k - 1, first_draw), error

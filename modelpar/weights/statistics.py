@@ -106,7 +106,7 @@ class Statistics:
     def _add_phase(self, velocity: Parameters, phase: int, carry: float, gain: float) -> None:
         for V, pair in zip(velocity.blocks, self._pairs, strict=True):
             v, s = pair[phase]
-            self._weights.add_products(V, _floats(v, V.dtype), _floats(s, V.dtype), gain, carry)
+            self._weights.add_products(V, real_values(v, V.dtype), real_values(s, V.dtype), gain, carry)
 
     def _add_to_biases(self, velocity: Parameters, carry: float, gain: float) -> None:
         for phase, sign, keep in ((self.data, 1.0, carry), (self.model, -1.0, 1.0)):
@@ -176,8 +176,8 @@ class ExactGradient:
         out[:] = self.W
 
 
-def _floats(x: Activations, dtype: npt.DTypeLike) -> Array:
-    """Real values; k-bit ones in their unit."""
+def real_values(x: Activations, dtype: npt.DTypeLike) -> Array:
+    """Activations as real values; packed ones in the unit of their planes, so that all bits mean 1."""
     if not isinstance(x, Packed):
         return x
     values = unpack(x, dtype)
