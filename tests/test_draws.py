@@ -1,4 +1,8 @@
-"""Draws: the published vectors of Philox, independence of slicing, and distributions."""
+"""Draws: the published vectors of Philox, independence of slicing, and distributions.
+
+Modules: modelpar/kernels/llvm/sampling, modelpar/kernels/sampling/elementary, modelpar/kernels/sampling/philox,
+modelpar/streams
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Benchmarks: fields, formulas and sameness; what is measured is real work, but no test asks how fast it is."""
+"""Benchmarks: fields, formulas and sameness; what is measured is real work, but no test asks how fast it is.
+
+Modules: modelpar/bench/cd1, modelpar/bench/contest, modelpar/bench/exchange, modelpar/bench/kernels,
+modelpar/bench/step, modelpar/bench/tables, modelpar/bench/timing
+"""
 
 from __future__ import annotations
 

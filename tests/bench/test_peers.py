@@ -1,4 +1,9 @@
-"""Peers of the benchmark: that each learns what CD-1 says, how their processes end, and how rounds are compared."""
+"""Peers of the benchmark: that each learns what CD-1 says, how their processes end, and how rounds are compared.
+
+Modules: modelpar/bench/peers/kinds, modelpar/bench/peers/numpy_peer, modelpar/bench/peers/process,
+modelpar/bench/peers/race, modelpar/bench/peers/sgemm, modelpar/bench/peers/sklearn_peer,
+modelpar/bench/peers/torch_gloo, modelpar/bench/peers/torch_peer, modelpar/bench/peers/worker
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Checkpoint files: the bytes of a plain writer from every grid, opened at every other, and damage found by all."""
+"""Checkpoint files: the bytes of a plain writer from every grid, opened at every other, and damage found by all.
+
+Modules: modelpar/checkpoint/blocks, modelpar/checkpoint/header, modelpar/checkpoint/local_file,
+modelpar/checkpoint/structure
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``modelpar bench``: what the commands print, on one rank and on several, and how they refuse mistakes."""
+"""``modelpar bench``: what the commands print, on one rank and on several, and how they refuse mistakes.
+
+Modules: modelpar/bench/figures
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The command line on several ranks, as a user starts it: files, statuses, and nothing that hangs."""
+"""The command line on several ranks, as a user starts it: files, statuses, and nothing that hangs.
+
+Modules: modelpar/cli/evaluate, modelpar/cli/export, modelpar/cli/pictures, modelpar/cli/preparation,
+modelpar/cli/progress, modelpar/cli/session, modelpar/cli/summary, modelpar/cli/train
+"""
 
 from __future__ import annotations
 

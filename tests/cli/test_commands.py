@@ -1,4 +1,8 @@
-"""The command line without mpirun: options, configuration files, errors, and what the commands print."""
+"""The command line without mpirun: options, configuration files, errors, and what the commands print.
+
+Modules: modelpar/cli/atomic_file, modelpar/cli/config, modelpar/cli/options, modelpar/cli/run_directory,
+modelpar/cli/threads
+"""
 
 from __future__ import annotations
 

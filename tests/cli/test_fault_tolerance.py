@@ -1,6 +1,8 @@
 """A rank is killed, and the others go on: every strategy, with Open MPI's fault tolerance.
 
 Twenty kills of each strategy and grid, on MNIST: ``python -m tests.kills``.
+
+Modules: modelpar/training/recovery
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Text that is not ours is never markup: no bracket of a name is lost, and none is an error."""
+"""Text that is not ours is never markup: no bracket of a name is lost, and none is an error.
+
+Modules: modelpar/cli/terminal, partitioners/terminal
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A run knows its own data: by any path, in any folder, and when something else lies in their place."""
+"""A run knows its own data: by any path, in any folder, and when something else lies in their place.
+
+Modules: modelpar/cli/recorded_paths
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sparse layers and placements as a user meets them: partition, train, prune, resume, compare, bench, and mistakes."""
+"""Sparse layers and placements as a user meets them: partition, train, prune, resume, compare, bench, and mistakes.
+
+Modules: modelpar/bench/placements, modelpar/bench/sparse, modelpar/cli/compare, modelpar/cli/prune
+"""
 
 from __future__ import annotations
 

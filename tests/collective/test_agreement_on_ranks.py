@@ -1,4 +1,7 @@
-"""Every collective call of the API, with something that differs on the last rank: a ValueError on all, and no hang."""
+"""Every collective call of the API, with something that differs on the last rank: a ValueError on all, and no hang.
+
+Modules: modelpar/errors
+"""
 
 from __future__ import annotations
 

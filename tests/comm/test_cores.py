@@ -1,4 +1,7 @@
-"""Threads of a rank: a fair share of the cores, unless the user has chosen."""
+"""Threads of a rank: a fair share of the cores, unless the user has chosen.
+
+Modules: modelpar/kernels/threads
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What travels where connections are not complete: bytes as predicted from the partition, and exact mode's bytes."""
+"""What travels where connections are not complete: bytes as predicted from the partition, and exact mode's bytes.
+
+Modules: modelpar/comm/transfer
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""No rank ever holds a whole matrix: what is allocated is traced through all that a network goes through."""
+"""No rank ever holds a whole matrix: what is allocated is traced through all that a network goes through.
+
+Modules: modelpar/plan/memory
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a rank says of itself, what is reported of all, and when; a job that stops is in tests/cli/test_failures.py."""
+"""What a rank says of itself, what is reported of all, and when; a job that stops is in tests/cli/test_failures.py.
+
+Modules: modelpar/comm/status
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Means and deviations: right to rounding, at any unit, offset and order, and the same bits in every form of the data.
 
 The reference is exact: sums of fractions, rounded once at the end.
+
+Modules: modelpar/data/column_summary, modelpar/data/columns, modelpar/data/pairs
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Data: feeds against plain NumPy, splits, labels, statistics, minibatches.  Damaged files are in test_data_errors."""
+"""Data: feeds against plain NumPy, splits, labels, statistics, minibatches.  Damaged files are in test_reading.
+
+Modules: modelpar/data/arrays, modelpar/data/digits, modelpar/data/feed, modelpar/data/gather_dense,
+modelpar/data/minibatches, modelpar/data/sparse, modelpar/data/synthetic
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Binary data: bits in memory and in files against plain NumPy, states against what a feed fills, and the cache."""
+"""Binary data: bits in memory and in files against plain NumPy, states against what a feed fills, and the cache.
+
+Modules: modelpar/data/bits, modelpar/data/cache, modelpar/data/drawn, modelpar/data/packed_files,
+modelpar/data/states
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Data files that cannot be used: each one clear line, found when the file is opened, read or checked."""
+"""Data files that cannot be used: each one clear line, found when the file is opened, read or checked.
+
+Modules: modelpar/data/idx, modelpar/data/named, modelpar/data/opening
+"""
 
 from __future__ import annotations
 

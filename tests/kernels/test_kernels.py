@@ -1,4 +1,8 @@
-"""Kernels against NumPy, and compiled against interpreted code bit for bit."""
+"""Kernels against NumPy, and compiled against interpreted code bit for bit.
+
+Modules: modelpar/kernels/backprop, modelpar/kernels/llvm/exponential, modelpar/kernels/products/dense,
+modelpar/kernels/reductions, modelpar/kernels/sampling/epilogue, modelpar/kernels/statistics/update
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Compilation before a run: only what the run calls, distributed over the ranks of a node."""
+"""Compilation before a run: only what the run calls, distributed over the ranks of a node.
+
+Modules: modelpar/training/warm_up
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """Where compiled kernels are kept: whatever they depend on is in the folder's name, and a place that cannot be written
-costs time but never a run."""
+costs time but never a run.
+
+Modules: modelpar/machine/caches
+"""
 
 from __future__ import annotations
 

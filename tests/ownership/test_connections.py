@@ -1,4 +1,7 @@
-"""Connections as values, what --connections says of them, and where units are placed; against masks and by hand."""
+"""Connections as values, what --connections says of them, and where units are placed; against masks and by hand.
+
+Modules: modelpar/ownership/build_connections, modelpar/ownership/placement, modelpar/patterns
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What is handed to ``partitioners``: the right result for whatever is valid, one line of GraphError for all else."""
+"""What is handed to ``partitioners``: the right result for whatever is valid, one line of GraphError for all else.
+
+Modules: partitioners/arguments, partitioners/generators, partitioners/graph_files, partitioners/links,
+partitioners/writing
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Each method against what it must find: networks whose best cut is known, networkx, and sums over cuts."""
+"""Each method against what it must find: networks whose best cut is known, networkx, and sums over cuts.
+
+Modules: partitioners/bisection, partitioners/block, partitioners/kahip, partitioners/kernighan_lin,
+partitioners/libraries, partitioners/metis, partitioners/mtkahypar, partitioners/nets, partitioners/random,
+partitioners/repair, partitioners/spectral, partitioners/strided
+"""
 
 from __future__ import annotations
 

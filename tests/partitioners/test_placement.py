@@ -1,4 +1,8 @@
-"""What parts send to each other, files of graphs and placements, and the table that compares methods."""
+"""What parts send to each other, files of graphs and placements, and the table that compares methods.
+
+Modules: partitioners/compare, partitioners/fastest, partitioners/networks, partitioners/partition,
+partitioners/report, partitioners/step_time, partitioners/traffic
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Refinement, twins, cuts and generators against counting by hand and against what is known of small networks."""
+"""Refinement, twins, cuts and generators against counting by hand and against what is known of small networks.
+
+Modules: partitioners/annealing, partitioners/assignment, partitioners/auto, partitioners/coarsening,
+partitioners/multilevel, partitioners/spatial
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The scikit-learn estimators: the contract of scikit-learn itself, and their numbers against NumPy and the engine."""
+"""The scikit-learn estimators: the contract of scikit-learn itself, and their numbers against NumPy and the engine.
+
+Modules: modelpar/sklearn/arrays, modelpar/sklearn/base, modelpar/sklearn/classifier, modelpar/sklearn/transformer
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One optimizer against NumPy: what it sums, in which type, and what it makes of gradients, norms and velocities."""
+"""One optimizer against NumPy: what it sums, in which type, and what it makes of gradients, norms and velocities.
+
+Modules: modelpar/weights/parameters, modelpar/weights/statistics
+"""
 
 from __future__ import annotations
 

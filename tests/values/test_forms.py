@@ -1,5 +1,8 @@
 """The same values in every form that users have them in: one result, to the last bit, and the caller's arrays as they
-were; and what is looked at before any value is read."""
+were; and what is looked at before any value is read.
+
+Modules: modelpar/values/plain
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Connections that are not complete, over shards and replicas, against the reference: dense weights times the mask."""
+"""Connections that are not complete, over shards and replicas, against the reference: dense weights times the mask.
+
+Modules: modelpar/kernels/listed/blocks, modelpar/kernels/listed/products, modelpar/kernels/listed/sampling,
+modelpar/kernels/llvm/listed, modelpar/weights/protocol, modelpar/weights/shard_lists
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Products with packed states, and samplers of them: every kernel against NumPy, bit for bit."""
+"""Products with packed states, and samplers of them: every kernel against NumPy, bit for bit.
+
+Modules: modelpar/kernels/products/draw, modelpar/kernels/products/fixed_point
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sums of weights over the units that are on, against NumPy's integers modulo 2^32."""
+"""Sums of weights over the units that are on, against NumPy's integers modulo 2^32.
+
+Modules: modelpar/kernels/llvm/subset_sums, modelpar/kernels/llvm/vectors
+"""
 
 from __future__ import annotations
 

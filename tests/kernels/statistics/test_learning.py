@@ -1,4 +1,8 @@
-"""Statistics in integers and the updates from them, against NumPy bit for bit in the documented order."""
+"""Statistics in integers and the updates from them, against NumPy bit for bit in the documented order.
+
+Modules: modelpar/kernels/llvm/counts, modelpar/kernels/statistics/counts,
+modelpar/kernels/statistics/probability_counts
+"""
 
 from __future__ import annotations
 
