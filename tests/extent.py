@@ -33,12 +33,12 @@ def quick(cases: Iterable[Any], n: int = 1) -> list[Any]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("modelpar")
-    for option, told in (
+    for option, text in (
         (QUICK, "without the tests that take long [where none is named]"),
         (ALL, "all tests, with all pairs of values of their parameters"),
         (PRODUCTS, "all tests, with all combinations of values [where files or tests are named]"),
     ):
-        group.addoption(option, dest="extent", action="store_const", const=option, help=told)
+        group.addoption(option, dest="extent", action="store_const", const=option, help=text)
     group.addoption(
         "--second-mpi", action="store_true", help="all files of ranks passed with another MPI: fewer numbers of ranks"
     )

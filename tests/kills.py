@@ -135,11 +135,11 @@ def ends(n: int, words: list[str], run: Path, moment: float, victim: int, how: s
         if f"rank {victim}" not in output:
             wrong.append("the rank is not named")
     again = Job(1, [*words[:2], "--model-shards", "1", "--resume", "--run-dir", str(run)], tolerant=False)
-    status, told = again.finish()
+    status, printed = again.finish()
     found["accuracy"] = accuracy(run)
     if status != 0:
         wrong.append("it is not resumed")
-        output += told
+        output += printed
     return {**found, "output": output, "wrong": "; ".join(wrong)}
 
 

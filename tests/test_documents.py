@@ -80,16 +80,16 @@ def test_a_page_runs_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "expected"),
     [
         ("```python\nx = 1\nassert x == 2\n```\n", "line 3"),
         ("```bash\nfalse\ntrue\n```\n", "line 2: this block ended with status 1"),
         ("```console\n$ false | true\n$ true\n```\n", "line 2: this block ended with status 1"),
     ],
 )
-def test_a_failing_block_fails_its_page(block: str, told: str, tmp_path: Path) -> None:
+def test_a_failing_block_fails_its_page(block: str, expected: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(block)
     outcome = run_page(page, tmp_path, limit=60)
     assert outcome.returncode == 1
-    assert told in outcome.output
+    assert expected in outcome.output

@@ -173,7 +173,7 @@ def test_what_a_failed_job_tells(lines: list[str], through: str, failed: str, tm
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         (FAILS_ON_THE_LAST, "the last rank is wrong"),
         (AGREES, "ranks differ: not so on rank 1 of 3"),
@@ -181,10 +181,10 @@ def test_what_a_failed_job_tells(lines: list[str], through: str, failed: str, tm
     ],
     ids=["one rank fails", "disagreement", "broken file"],
 )
-def test_a_failure_ends_the_job(code: str, told: str, tmp_path: Path) -> None:
+def test_a_failure_ends_the_job(code: str, expected: str, tmp_path: Path) -> None:
     outcome = outcome_of(code, tmp_path, 3)
     assert outcome.returncode not in (0, None), outcome.output
-    assert told in outcome.output
+    assert expected in outcome.output
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_no_two_options_share_a_name_on_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "told"),
+    ("kind", "changes", "expected"),
     [
         (NetworkSpec, {"layers": (5,)}, "--layers names 1 layer"),
         (NetworkSpec, {"layers": (5, 0)}, "a layer of 0 units"),
@@ -117,10 +117,10 @@ def test_no_two_options_share_a_name_on_the_command_line():
         (DataSpec, {"test_fraction": 1.0}, "--test-fraction"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(kind, changes, told):
+def test_what_cannot_be_is_refused_in_one_line(kind, changes, expected):
     with pytest.raises(SpecError) as refused:
         kind(**changes)
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -47,10 +47,10 @@ def calibrated(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     dispatch.use(before)
 
 
-def text_of(printed: list[Any]) -> str:
+def text_of(shown: list[Any]) -> str:
     console = Console(width=200, no_color=True)
     with console.capture() as capture:
-        for table in printed:
+        for table in shown:
             console.print(table)
     return capture.get()
 
@@ -110,9 +110,9 @@ def test_rows_of_updates(grid: Grid) -> None:
         assert sum(piece["seconds"] for piece in profile["pieces"].values()) == pytest.approx(profile["seconds"])
         assert [name for name, piece in profile["pieces"].items() if piece["over_sgemm"]] == list(PIECES[:4])
     assert json.loads(json.dumps(found)) == found
-    told = text_of(tables.cd1_tables(found))
-    assert "Where the time of a step goes" in told
-    assert "Peers" not in told
+    printed = text_of(tables.cd1_tables(found))
+    assert "Where the time of a step goes" in printed
+    assert "Peers" not in printed
 
 
 @pytest.mark.slow

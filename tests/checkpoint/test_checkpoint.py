@@ -318,7 +318,7 @@ def changed(name: str, metadata: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("other format", "format 99"),
         ("no network", "does not understand"),
@@ -332,7 +332,7 @@ def changed(name: str, metadata: dict[str, str]) -> dict[str, str]:
         ("incomplete state", "where training stood"),
     ],
 )
-def test_checkpoints_that_do_not_fit(agree, comm, grids, folder, name, told):
+def test_checkpoints_that_do_not_fit(agree, comm, grids, folder, name, expected):
     """Files that are whole, with all checksums right, but say something else than this version writes."""
     grid = grids[WHOLE[-1]]
     network = DeepBeliefNetwork(SPEC, grid)
@@ -341,7 +341,7 @@ def test_checkpoints_that_do_not_fit(agree, comm, grids, folder, name, told):
     metadata = {key: known[key] for key in ("modelpar", "network", "training")}
     files.write(folder / "bad", grid, tensors(network), changed(name, metadata))
     kind, message = message_of(comm, lambda: load(folder / "bad", grid))
-    agree(kind is CheckpointError and told in message, f"{kind}: {message}")
+    agree(kind is CheckpointError and expected in message, f"{kind}: {message}")
     agree("\n" not in message and comm.bcast(message) == message, "messages differ")
 
 

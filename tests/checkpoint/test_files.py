@@ -280,12 +280,12 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_one_error_on_all(kind, holds, folder, comm, make_grid, agree):
     grid, path = make_grid(SIZE), folder / "model.safetensors"
-    damage, told = DAMAGE[kind]
+    damage, expected = DAMAGE[kind]
     if comm.rank == 0:
         path.write_bytes(damage(reference_file(tensors(), METADATA)))
     found = blank(blocks_of(tensors(), grid, "strided", holds))
     message = raised(lambda: read_into(path, grid, read_header(path, comm), found))
-    agree(message is not None and told in message and str(path) in message and "\n" not in message, f"{message}")
+    agree(message is not None and expected in message and str(path) in message and "\n" not in message, f"{message}")
     agree(comm.bcast(message) == message, "messages differ")
 
 

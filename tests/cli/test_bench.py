@@ -60,7 +60,7 @@ def test_peers_are_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["cd1", "--sizes", "100x784"], "batch x visible x hidden"),
         (["kernels", "--sizes", "1x2x0"], "batch x visible x hidden"),
@@ -76,10 +76,10 @@ def test_peers_are_parsed() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_mistakes_are_one_line_and_status_2(words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line_and_status_2(words: list[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(MPI.COMM_SELF, ["bench", words[0], "--threads", "1", *words[1:]]) == 2
     out, err = capfd.readouterr()
-    assert told in err
+    assert expected in err
     assert err.startswith("modelpar: error: ")
     assert err.count("\n") == 1
     assert out == ""

@@ -113,9 +113,9 @@ def test_an_interrupted_run_goes_on_at_another_grid(trained: Path, tmp_path: Pat
     (run / "model.safetensors").unlink()
     newest = run / "checkpoints" / "step-00000080.safetensors"
     newest.write_bytes(newest.read_bytes()[:2000])  # cut off: the one before it counts
-    told = start(3, "train", "--resume", "--run-dir", run).check().output
-    assert "truncated" in told
-    assert "pretrained.safetensors" in told  # after 60 updates, as step-00000060 but one stage later
+    printed = start(3, "train", "--resume", "--run-dir", run).check().output
+    assert "truncated" in printed
+    assert "pretrained.safetensors" in printed  # after 60 updates, as step-00000060 but one stage later
     before, after = metrics(trained), metrics(run)
     assert [(line["stage"], line["layer"], line["step"]) for line in after] == [
         (line["stage"], line["layer"], line["step"]) for line in before
@@ -131,19 +131,19 @@ def test_an_interrupted_run_goes_on_at_another_grid(trained: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_finished_run_says_so(trained: Path) -> None:
-    told = start(1, "train", "--resume", "--run-dir", trained).check().output
-    assert "has finished" in told
+    printed = start(1, "train", "--resume", "--run-dir", trained).check().output
+    assert "has finished" in printed
 
 
 @pytest.mark.slow
 def test_a_resumed_run_must_be_of_the_same_network(trained: Path) -> None:
-    told = refused(start(1, "train", "--resume", "--run-dir", trained, "--layers", "64-21-12"))
-    assert "--layers is 64-20-12, but 64-21-12 was asked for" in told
+    printed = refused(start(1, "train", "--resume", "--run-dir", trained, "--layers", "64-21-12"))
+    assert "--layers is 64-20-12, but 64-21-12 was asked for" in printed
 
 
 def test_evaluate_agrees_with_the_run(trained: Path) -> None:
-    told = start(2, "evaluate", trained, "--threads", "1", "--json").check().output
-    found = json.loads(next(line for line in told.splitlines() if line.startswith("{")))
+    printed = start(2, "evaluate", trained, "--threads", "1", "--json").check().output
+    found = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     summary = json.loads((trained / "summary.json").read_text())
     assert found["accuracy"] == summary["test_accuracy"]
     assert {"cross_entropy", "reconstruction_error", "pseudo_likelihood"} <= set(found)
@@ -199,7 +199,7 @@ def test_gaussian_standardisation_is_folded_into_the_export(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("n", "words", "told"),
+    ("n", "words", "expected"),
     extent.quick(
         [
             (3, ["--model-shards", "2"], "2 model shards do not divide the 3 ranks"),
@@ -215,8 +215,8 @@ def test_gaussian_standardisation_is_folded_into_the_export(tmp_path: Path) -> N
     ),
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_mistakes_are_told_once(n: int, words: list[str], told: str, tmp_path: Path) -> None:
-    assert told in refused(start(n, "train", "--threads", "1", *words, "--run-dir", tmp_path / "run", cwd=tmp_path))
+def test_mistakes_are_told_once(n: int, words: list[str], expected: str, tmp_path: Path) -> None:
+    assert expected in refused(start(n, "train", "--threads", "1", *words, "--run-dir", tmp_path / "run", cwd=tmp_path))
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--overwrite", "--data", "bad.npy", "--layers", "64-20"], "has the value nan"),
         (["--overwrite", "--data", "digits", "--layers", "784-20"], "use --layers 64-20"),
@@ -246,7 +246,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_is_refused_changes_nothing(words: list[str], told: str, trained: Path, tmp_path: Path) -> None:
+def test_what_is_refused_changes_nothing(words: list[str], expected: str, trained: Path, tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((50, 64), np.float32)
     values[7, 60] = np.nan
     np.save(tmp_path / "bad.npy", values)
@@ -257,7 +257,7 @@ def test_what_is_refused_changes_nothing(words: list[str], told: str, trained: P
     for step in (40, 60, 80):
         (run / "checkpoints" / f"step-{step:08d}.safetensors").unlink()
     before = contents(run)
-    assert told in refused(start(2, "train", *words, "--threads", "1", "--run-dir", run, cwd=tmp_path))
+    assert expected in refused(start(2, "train", *words, "--threads", "1", "--run-dir", run, cwd=tmp_path))
     assert contents(run) == before
 
 
@@ -291,9 +291,9 @@ def test_a_damaged_checkpoint(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_data_of_another_width(trained: Path) -> None:
-    told = refused(start(2, "evaluate", trained, "--data", "bars:4"))
-    assert "16 values a sample" in told
-    assert "--layers" not in told
+    printed = refused(start(2, "evaluate", trained, "--data", "bars:4"))
+    assert "16 values a sample" in printed
+    assert "--layers" not in printed
 
 
 @pytest.mark.slow
@@ -301,10 +301,12 @@ def test_a_breakdown_names_the_last_good_checkpoint(trained: Path, tmp_path: Pat
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     shutil.copy(trained / "checkpoints" / "step-00000020.safetensors", run / "checkpoints")
-    told = refused(start(2, "train", "--resume", *TINY, "--learning-rate", "1e12", "--epochs", "9", "--run-dir", run))
-    assert "--learning-rate" in told
-    assert "the last good checkpoint is" in told
-    assert "step-00000020.safetensors" in told
+    printed = refused(
+        start(2, "train", "--resume", *TINY, "--learning-rate", "1e12", "--epochs", "9", "--run-dir", run)
+    )
+    assert "--learning-rate" in printed
+    assert "the last good checkpoint is" in printed
+    assert "step-00000020.safetensors" in printed
 
 
 @pytest.mark.slow
@@ -340,8 +342,8 @@ def test_a_bug_on_one_rank_ends_all() -> None:
 @pytest.mark.slow
 def test_bench_prints_its_rows() -> None:
     words = ["--sizes", "16x30x20,8x20x30", "--threads", "1", "--repeats", "1", "--seconds", "0.01", "--json"]
-    told = start(2, "bench", "cd1", *words).check().output
-    found = json.loads(next(line for line in told.splitlines() if line.startswith("{")))
+    printed = start(2, "bench", "cd1", *words).check().output
+    found = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     assert set(found) == {"machine", "rows"}
     assert [row["size"] for row in found["rows"]] == ["16x30x20", "8x20x30"]
     for row in found["rows"]:

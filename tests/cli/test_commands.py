@@ -81,10 +81,10 @@ def test_every_field_of_every_spec_is_one_option_of_train() -> None:
 
 
 def test_help_names_the_default_and_the_meaning_of_every_option() -> None:
-    told = modelpar("train", "--help").check().output
+    printed = modelpar("train", "--help").check().output
     for name in PROMISED:
-        assert name in told
-    assert "[default: 64-256-256]" in " ".join(told.split())
+        assert name in printed
+    assert "[default: 64-256-256]" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(("text", "layers"), [("784-500-500", (784, 500, 500)), ("3-2", (3, 2))])
@@ -121,7 +121,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("[training]\nepoch = 3", "unknown key epoch; did you mean epochs?"),
         ("[training]\nbatch-size = 3", "did you mean batch_size?"),
@@ -139,10 +139,10 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
         ("training = 3", "must be a table"),
     ],
 )
-def test_a_wrong_configuration_is_one_clear_line(text: str, told: str) -> None:
+def test_a_wrong_configuration_is_one_clear_line(text: str, expected: str) -> None:
     with pytest.raises(SpecError) as caught:
         config.parse_config(text, "c.toml")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "c.toml" in str(caught.value)
 
@@ -169,7 +169,7 @@ def test_other_data_than_those_of_the_run_bring_their_own_options(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["train", "--epoch", "3"], "No such option '--epoch'"),
         (["train", "--epochs", "-3"], "--epochs is -3, but must be at least 0"),
@@ -190,17 +190,17 @@ def test_other_data_than_those_of_the_run_bring_their_own_options(tmp_path: Path
         (["explode"], "No such command 'explode'"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line_and_status_2(words: list[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(MPI.COMM_SELF, words) == 2
     out, err = capfd.readouterr()
-    assert told in err
+    assert expected in err
     assert err.startswith("modelpar: error: ")
     assert err.count("\n") == 1
     assert out == ""
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "expected"),
     [
         (DataError("no such data"), 2, "no such data"),
         (ModelparError("two\nlines"), 2, "two lines"),
@@ -210,7 +210,7 @@ def test_mistakes_are_one_line_and_status_2(words: list[str], told: str, capfd: 
     ],
 )
 def test_errors_become_statuses(
-    error: BaseException, status: int, told: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    error: BaseException, status: int, expected: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(**_: object) -> None:
         raise error
@@ -218,7 +218,7 @@ def test_errors_become_statuses(
     monkeypatch.setattr(command_of("info"), "callback", fail)
     assert run(MPI.COMM_SELF, ["info"]) == status
     err = capfd.readouterr().err
-    assert told in err
+    assert expected in err
     assert "Traceback" not in err
     assert err.strip().count("\n") == 0
 
@@ -276,7 +276,7 @@ AVX512 = ["avx", "avx2", "avx512f", "avx512vl"]
 
 
 @pytest.mark.parametrize(
-    ("place", "libraries", "features", "environment", "told"),
+    ("place", "libraries", "features", "environment", "expected"),
     [
         (PLACE, [BLAS], AVX512, {}, None),
         (PLACE, [{**BLAS, "core_type": "Haswell"}], ["avx", "avx2"], {}, None),
@@ -301,11 +301,11 @@ def test_info_warns_of_what_does_not_fit(
     libraries: list[dict[str, Any]],
     features: list[str],
     environment: dict[str, str],
-    told: str | None,
+    expected: str | None,
 ) -> None:
     found = mismatches(place, libraries, features, environment)
-    assert len(found) == (told is not None)
-    assert told is None or told in found[0]
+    assert len(found) == (expected is not None)
+    assert expected is None or expected in found[0]
 
 
 def test_threads_are_the_cores_of_the_node_over_its_ranks() -> None:

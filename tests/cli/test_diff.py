@@ -41,14 +41,14 @@ def diff(n: int, *words: str | Path) -> jobs.Outcome:
     return jobs.run_on_ranks(n, command, limit=LIMIT, PYTHONPATH=str(ROOT))
 
 
-def told(outcome: jobs.Outcome, status: int) -> str:
+def printed_by(outcome: jobs.Outcome, status: int) -> str:
     assert outcome.returncode == status, outcome.output
     assert "Traceback" not in outcome.output
     return outcome.output
 
 
 def as_json(outcome: jobs.Outcome, status: int) -> dict[str, Any]:
-    lines = [line for line in told(outcome, status).splitlines() if line.startswith("{")]
+    lines = [line for line in printed_by(outcome, status).splitlines() if line.startswith("{")]
     assert len(lines) == 1, outcome.output
     found: dict[str, Any] = json.loads(lines[0])
     return found
@@ -105,7 +105,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 def test_runs_that_are_alike(n: int, make_run: Callable[..., Path]) -> None:
     """The grid is no difference."""
     a, b = make_run("a", course()), make_run("b", course(), replicas=4)
-    text = told(diff(n, a, b), 0)
+    text = printed_by(diff(n, a, b), 0)
     assert text.count("no digest differs: 12 update(s) are alike") == 1
     assert "identical: checkpoints/step-00000006.safetensors, checkpoints/step-00000012" in text
     assert "configurations" not in text
@@ -117,7 +117,7 @@ def test_runs_that_are_alike(n: int, make_run: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("n", [1, 2])
 def test_the_first_difference(n: int, make_run: Callable[..., Path]) -> None:
     a, b = make_run("a", course()), make_run("b", course(changed={(1, 5): {"h0": 1, "W": 2}, (1, 6): {"v0": 3}}))
-    text = told(diff(n, a, b), 1)
+    text = printed_by(diff(n, a, b), 1)
     assert text.count("first difference is at step 5 of RBM 1 (epoch 2) in h0, then W; before it 10 update(s)") == 1
     assert "h0 comes from the product up" in text
     assert "the configurations do not explain it" in text
@@ -129,26 +129,26 @@ def test_the_first_difference(n: int, make_run: Callable[..., Path]) -> None:
 @pytest.mark.slow
 def test_configurations_that_explain_it(make_run: Callable[..., Path]) -> None:
     a, b = make_run("a", course()), make_run("b", course(changed={(0, 1): {"W": 1}}), rate=0.05, replicas=2)
-    text = told(diff(1, a, b), 1)
+    text = printed_by(diff(1, a, b), 1)
     assert "the configurations differ: training.learning_rate 0.1 | 0.05" in text
     assert "replicas" not in text
     (b / "config.toml").write_text("[network")
-    assert "b/config.toml cannot be read, so the configurations are not compared" in told(diff(1, a, b), 1)
+    assert "b/config.toml cannot be read, so the configurations are not compared" in printed_by(diff(1, a, b), 1)
 
 
 @pytest.mark.slow
 def test_runs_of_different_lengths(make_run: Callable[..., Path]) -> None:
     a, b = make_run("a", course()), make_run("b", course()[:8])
-    text = told(diff(1, a, b), 1)
+    text = printed_by(diff(1, a, b), 1)
     assert f"the runs part before step 3 of RBM 1 (epoch 1): {b} ends there; 8 update(s) are alike" in text
     c = make_run("c", course(4))
-    assert f"before step 5 of RBM 0 (epoch 2): {c} goes on with step 1 of RBM 1" in told(diff(1, a, c), 1)
+    assert f"before step 5 of RBM 0 (epoch 2): {c} goes on with step 1 of RBM 1" in printed_by(diff(1, a, c), 1)
 
 
 @pytest.mark.slow
 def test_runs_without_digests(make_run: Callable[..., Path]) -> None:
     a, b = make_run("a", course()), make_run("b")
-    text = told(diff(1, a, b), 0)
+    text = printed_by(diff(1, a, b), 0)
     assert f"{b}: no digests.jsonl, so steps cannot be compared; train --exact or train --digests records them" in text
     assert "identical: " in text
 
@@ -159,7 +159,7 @@ def test_damaged_lines(make_run: Callable[..., Path]) -> None:
     lines = (b / "digests.jsonl").read_bytes().splitlines(keepends=True)
     lines[4] = b"damaged\n"
     (b / "digests.jsonl").write_bytes(b"".join(lines))
-    text = told(diff(1, a, b), 0)
+    text = printed_by(diff(1, a, b), 0)
     assert f"{b}: 1 damaged line(s) of digests.jsonl left out" in text
     assert "11 update(s) are alike" in text
     assert "1 update(s) were recorded by one run alone" in text
@@ -173,7 +173,7 @@ def test_the_size_of_the_difference(make_run: Callable[..., Path]) -> None:
     other = {"model.safetensors": tensors(**{"rbm.0.W": weights}), "pretrained.safetensors": tensors()}
     a, b = make_run("a", course()), make_run("b", course(), checkpoints=other)
     expected = float(np.abs(weights.astype(float) - tensors()["rbm.0.W"]).max())
-    text = told(diff(2, a, b), 1)
+    text = printed_by(diff(2, a, b), 1)
     row = next(line for line in text.splitlines() if line.startswith("model.safetensors"))
     assert row.split() == ["model.safetensors", "rbm.0.W", "2", "of", "45", f"{expected:.2g}"]
     assert f"only in {b}: pretrained.safetensors" in text
@@ -189,7 +189,7 @@ def test_many_checkpoints_have_a_row_each(make_run: Callable[..., Path]) -> None
     changed = {"rbm.0.W": tensors()["rbm.0.W"] + 1, "rbm.0.b": tensors()["rbm.0.b"] + 2}
     a = make_run("a", checkpoints=dict.fromkeys(names, tensors()))
     b = make_run("b", checkpoints={**dict.fromkeys(names, tensors(**changed)), names[0]: tensors()})
-    text = told(diff(1, a, b), 1)
+    text = printed_by(diff(1, a, b), 1)
     assert f"identical: {names[0]}" in text
     row = next(line for line in text.splitlines() if line.startswith(names[1]))
     assert row.split()[1:] == ["2", "of", "3", "54", "of", "54", "2", "(rbm.0.b)"]
@@ -202,26 +202,28 @@ def test_checkpoint_files(tmp_path: Path, make_run: Callable[..., Path]) -> None
     wider = {"rbm.1.W": np.zeros((5, 7)), "extra": np.zeros(2), "rbm.0.b": np.r_[np.inf, tensors()["rbm.0.b"][1:]]}
     save(tmp_path / "wide.safetensors", tensors(**wider))
     shutil.copy(run / "model.safetensors", tmp_path / "copy.safetensors")
-    assert "identical: model.safetensors" in told(diff(2, run / "model.safetensors", tmp_path / "copy.safetensors"), 0)
-    text = told(diff(2, run / "model.safetensors", tmp_path / "wide.safetensors"), 1)
+    assert "identical: model.safetensors" in printed_by(
+        diff(2, run / "model.safetensors", tmp_path / "copy.safetensors"), 0
+    )
+    text = printed_by(diff(2, run / "model.safetensors", tmp_path / "wide.safetensors"), 1)
     rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("model.safetensors")}
     assert "float32 [5, 4] against float32 [5, 7]" in rows["rbm.1.W"]
     assert "only in the second" in rows["extra"]
     assert "1 of 9" in rows["rbm.0.b"]
     assert "not finite" in rows["rbm.0.b"]
     shutil.copy(tmp_path / "wide.safetensors", tmp_path / "model.safetensors")
-    assert "rbm.1.W" in told(diff(1, run, tmp_path / "model.safetensors"), 1)
+    assert "rbm.1.W" in printed_by(diff(1, run, tmp_path / "model.safetensors"), 1)
 
 
 @pytest.mark.slow
 def test_other_metadata_are_a_difference(tmp_path: Path) -> None:
     save(tmp_path / "a.safetensors", tensors(), training="{}")
     save(tmp_path / "b.safetensors", tensors(), training='{"best": 1}')
-    assert "metadata: training" in told(diff(1, tmp_path / "a.safetensors", tmp_path / "b.safetensors"), 1)
+    assert "metadata: training" in printed_by(diff(1, tmp_path / "a.safetensors", tmp_path / "b.safetensors"), 1)
 
 
 def refused(outcome: jobs.Outcome) -> str:
-    lines = [line for line in told(outcome, 2).splitlines() if "modelpar: error:" in line]
+    lines = [line for line in printed_by(outcome, 2).splitlines() if "modelpar: error:" in line]
     assert len(lines) == 1, outcome.output
     return lines[0]
 

@@ -38,8 +38,8 @@ def start(n: int, *words: str | Path, limit: float = LIMIT) -> jobs.Outcome:
 def test_without_compilation(n: int) -> None:
     """What NumPy computes is what the compiled kernels compute."""
     command = [*inner_pytest(ROOT / "tests/training/test_exactness.py"), "-k", "alone or every_way or some_ways"]
-    told = jobs.run_on_ranks(n, command, limit=LIMIT, cwd=ROOT, NUMBA_DISABLE_JIT="1").check().output
-    assert "no kernel tables on this processor, or without compilation" in told
+    printed = jobs.run_on_ranks(n, command, limit=LIMIT, cwd=ROOT, NUMBA_DISABLE_JIT="1").check().output
+    assert "no kernel tables on this processor, or without compilation" in printed
 
 
 @pytest.mark.slow
@@ -56,8 +56,8 @@ def test_another_processor(tmp_path: Path) -> None:
         "NUMBA_CACHE_DIR": str(tmp_path), "OPENBLAS_CORETYPE": "Haswell",
         "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX",
     }  # fmt: skip
-    told = jobs.run_on_ranks(1, command, limit=2 * LIMIT, cwd=ROOT, **older).check().output
-    assert "no kernel registers on this processor" in told
+    printed = jobs.run_on_ranks(1, command, limit=2 * LIMIT, cwd=ROOT, **older).check().output
+    assert "no kernel registers on this processor" in printed
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
@@ -99,8 +99,8 @@ def test_resumed_at_another_grid(runs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("config.toml", "metrics.jsonl", "digests.jsonl", "checkpoints/step-00000040.safetensors"):
         (run / name).write_bytes((runs["2x1"] / name).read_bytes())
     n, words = GRIDS["1x3 column"]
-    told = start(n, "train", "--resume", *TINY, *words, "--replicas", "1", "--run-dir", run).check().output
-    assert "step-00000040.safetensors" in told
+    printed = start(n, "train", "--resume", *TINY, *words, "--replicas", "1", "--run-dir", run).check().output
+    assert "step-00000040.safetensors" in printed
     for name in ("pretrained.safetensors", "digests.jsonl"):
         assert (run / name).read_bytes() == (runs["1x1"] / name).read_bytes(), name
 
@@ -117,7 +117,7 @@ def test_fine_tuning_leaves_the_same_at_every_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--visible", "gaussian"], "--visible gaussian"),
         (["--dtype", "float64"], "--dtype float64"),
@@ -130,7 +130,7 @@ def test_fine_tuning_leaves_the_same_at_every_grid(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_exact_is_refused_before_anything_is_written(
-    words: list[str], told: str, tmp_path: Path
+    words: list[str], expected: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     asked = [word for word in TINY if word != "--pretrain-only"]
@@ -138,7 +138,7 @@ def test_what_cannot_be_exact_is_refused_before_anything_is_written(
     assert outcome.returncode == 2, outcome.output
     [line] = [line for line in outcome.output.splitlines() if "modelpar: error:" in line]
     assert "--exact cannot be kept with" in line
-    assert told in line
+    assert expected in line
     assert "Traceback" not in outcome.output
     assert not run.exists()
 

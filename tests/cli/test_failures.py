@@ -110,19 +110,19 @@ def test_a_stopped_rank_is_named(
     job.wait_for_checkpoints(2)
     job.signal(victim, signal.SIGSTOP)
     status = job.status(STALL + GRACE + MARGIN)
-    told = job.output()
-    assert status == 3, told
-    assert told.count("modelpar: error: no step for 8 s") == 1, told
-    lines = [line.strip() for line in told.splitlines()]
+    printed = job.output()
+    assert status == 3, printed
+    assert printed.count("modelpar: error: no step for 8 s") == 1, printed
+    lines = [line.strip() for line in printed.splitlines()]
     told_of = [next(line for line in lines if line.startswith(f"rank {rank} (replica")) for rank in range(4)]
-    assert [rank for rank in range(4) if told_of[rank].endswith("no answer")] == [victim], told
+    assert [rank for rank in range(4) if told_of[rank].endswith("no answer")] == [victim], printed
     assert [line for line in lines if line.startswith("suspect: ")] == [
         f"suspect: rank {victim}: no answer, so stopped, dead, or cut off from the others"
     ]
     for rank in {0, 1, 2, 3} - {victim}:
-        assert "RBM 0, epoch" in told_of[rank], told
-        assert "waits in" in told_of[rank], told
-    assert "Traceback" not in told
+        assert "RBM 0, epoch" in told_of[rank], printed
+        assert "waits in" in told_of[rank], printed
+    assert "Traceback" not in printed
     assert gone(job.tag)
 
 
@@ -133,18 +133,18 @@ def test_a_killed_rank_is_named(victim: int, start: Callable[..., Job], tmp_path
     job.wait_for_checkpoints(2)
     process = job.signal(victim, signal.SIGKILL)
     status = job.status(KILLED)
-    told = job.output()
-    assert status not in (0, 2, 3), told
+    printed = job.output()
+    assert status not in (0, 2, 3), printed
     ranks = (job.run / "ranks.txt").read_text().splitlines()
     assert len(ranks) == 4
     assert ranks[victim].startswith(
         f"rank {victim} (replica {victim // 2}, shard {victim % 2}, process {process.pid} on"
     )
-    assert told.count(f"{ranks[victim]} was killed; ") + told.count(f"rank {victim} with PID {process.pid} on") == 1, (
-        told
-    )
-    assert told.count("modelpar: error") <= 1, told
-    assert "Traceback" not in told
+    assert (
+        printed.count(f"{ranks[victim]} was killed; ") + printed.count(f"rank {victim} with PID {process.pid} on") == 1
+    ), printed
+    assert printed.count("modelpar: error") <= 1, printed
+    assert "Traceback" not in printed
     assert gone(job.tag)
 
 
@@ -163,8 +163,8 @@ def test_a_killed_run_goes_on_with_fewer_ranks(start: Callable[..., Job], tmp_pa
     for shards in (2, 1):
         run = tmp_path / f"shards-{shards}"
         shutil.copytree(job.run, run)
-        told = again(shards, ["--max-restarts", "1"], run).check().output
-        assert "going on from" in told
+        printed = again(shards, ["--max-restarts", "1"], run).check().output
+        assert "going on from" in printed
         assert (run / "model.safetensors").read_bytes() == wanted
         assert not list(run.rglob("*.partial"))
         assert (run / "restarts").read_text() == "1\n"

@@ -138,7 +138,7 @@ def modelpar(words: list[Any], capfd: pytest.CaptureFixture[str]) -> tuple[int, 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["sample", "x", "--out", "x.npy", "--image-shape", "2x2"], "--image-shape has no effect"),
         (["partition", "some.safetensors", "--parts", "2", "--layers", "4-3"], "--layers has no effect"),
@@ -148,10 +148,10 @@ def modelpar(words: list[Any], capfd: pytest.CaptureFixture[str]) -> tuple[int, 
         (["bench", "sparse", "--statistics", "1,3"], "names several"),
     ],
 )
-def test_other_commands(words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_commands(words: list[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     status, err = modelpar(words, capfd)
     assert (status, err.count("\n")) == (2, 1)
-    assert told in err
+    assert expected in err
 
 
 def test_messages_name_what_was_given(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +196,7 @@ def test_judging(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert modelpar(["train", *few, "--classes", "0", "--run-dir", tmp_path / "b"], capfd)[0] == 0
     other = tmp_path / "other.toml"
     other.write_text("[data]\nbinarise = '0.5'\n")
-    for words, told in (
+    for words, expected in (
         (["evaluate", tmp_path / "a", "--binarise", "0.5"], "--binarise 0.5 has no effect"),
         (["evaluate", tmp_path / "a", "--config", other], f"[data] binarise = 0.5 of {other} has no effect"),
         (["reconstruct", tmp_path / "a", "--config", other], f"[data] binarise = 0.5 of {other} has no effect"),
@@ -206,7 +206,7 @@ def test_judging(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ):
         status, err = modelpar([*words, "--threads", "1"], capfd)
         assert status == 2, err
-        assert told in err
+        assert expected in err
     assert modelpar(["evaluate", tmp_path / "a", "--binarise", "0.250", "--threads", "1"], capfd) == (0, "")
     same = tmp_path / "a" / "config.toml"
     assert modelpar(["evaluate", tmp_path / "a", "--config", same, "--threads", "1"], capfd) == (0, "")

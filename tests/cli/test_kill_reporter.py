@@ -48,9 +48,9 @@ def test_the_first_to_end_is_named(first: int, sleepers: list[subprocess.Popen[b
         sleepers[rank].kill()
         sleepers[rank].wait()
     watching.send_signal(signal.SIGCONT)
-    told = watching.communicate(timeout=LIMIT)[1]
-    assert told.startswith(f"modelpar: error: rank {first} (x) was killed")
-    assert told.count("\n") == 1
+    printed = watching.communicate(timeout=LIMIT)[1]
+    assert printed.startswith(f"modelpar: error: rank {first} (x) was killed")
+    assert printed.count("\n") == 1
 
 
 def test_one_that_is_gone_already_is_named(sleepers: list[subprocess.Popen[bytes]]) -> None:
@@ -116,10 +116,10 @@ def test_on_two_nodes_the_first_of_all_is_named(
 ) -> None:
     host, guest = two_nodes
     sleepers[first].kill()
-    told = host.communicate(timeout=LIMIT)[1]
+    printed = host.communicate(timeout=LIMIT)[1]
     name = "rank 0 (x)" if first == 2 else f"rank {first} (x)"  # the guest counts its own from 0
-    assert told.count("\n") == 1
-    assert told.startswith(f"modelpar: error: {name} was killed")
+    assert printed.count("\n") == 1
+    assert printed.startswith(f"modelpar: error: {name} was killed")
     for rank in range(3):
         sleepers[rank].kill()
     assert guest.communicate(timeout=LIMIT)[1] == ""

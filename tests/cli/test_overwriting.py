@@ -73,9 +73,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_inputs_stay(words: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = contents(folder)
     assert run(MPI.COMM_SELF, words.split()) == 2
-    told = capfd.readouterr().err
-    assert "would write over" in told or "both name" in told
-    assert told.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert "would write over" in printed or "both name" in printed
+    assert printed.count("\n") == 1
     assert contents(folder) == before
 
 
@@ -94,9 +94,9 @@ def test_inputs_stay(words: str, folder: Path, capfd: pytest.CaptureFixture[str]
 def test_a_run_takes_no_name_of_what_it_reads(words: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = contents(folder)
     assert run(MPI.COMM_SELF, [*TRAIN, *words.split()]) == 2
-    told = capfd.readouterr().err
-    assert "would write over" in told
-    assert told.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert "would write over" in printed
+    assert printed.count("\n") == 1
     assert contents(folder) == before
 
 
@@ -116,7 +116,7 @@ def test_other_files_are_written(words: str, folder: Path) -> None:
 def test_what_cannot_be_written_is_told_before_the_work(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.save(folder / "x.npy", np.ones((3, 4)))
     os.mkfifo(folder / "pipe.safetensors")
-    for words, told in {
+    for words, expected in {
         "sample r --out no/x.npy": "No such file or directory",
         "sample r --out x.npy/y.npy": "Not a directory",
         "export r pipe.safetensors": "not a regular file",
@@ -124,5 +124,5 @@ def test_what_cannot_be_written_is_told_before_the_work(folder: Path, capfd: pyt
     }.items():
         assert run(MPI.COMM_SELF, words.split()) == 2
         err = capfd.readouterr().err
-        assert told in err
+        assert expected in err
         assert err.count("\n") == 1

@@ -65,7 +65,7 @@ def judged(modelpar: Command, *words: str | Path) -> tuple[dict[str, Any], str]:
     return json.loads(out.splitlines()[-1]), err
 
 
-def told(modelpar: Command, *words: str | Path) -> str:
+def printed_by(modelpar: Command, *words: str | Path) -> str:
     """The one line of a command that is refused."""
     status, _, err = modelpar(*words)
     assert status == 2, err
@@ -130,7 +130,7 @@ def test_another_file_of_the_same_name_is_not_taken_for_it(
     assert found["samples"] == 120
     assert "accuracy" not in found
     assert "x.npy is not the data that the network was trained on: all 120 samples are tested on" in err
-    line = told(modelpar, "train", "--resume", "--run-dir", "../r", "--data", "x.npy", *FEW)
+    line = printed_by(modelpar, "train", "--resume", "--run-dir", "../r", "--data", "x.npy", *FEW)
     assert "other values in the same shape" in line
     assert "--accept-other-data" in line
 
@@ -159,12 +159,12 @@ def test_a_path_that_leads_up_from_a_link(home: Path, modelpar: Command) -> None
 
 def test_labels_of_other_samples_than_those_that_are_judged(home: Path, modelpar: Command) -> None:
     apart = ["evaluate", "r", "--test-data", "other.npy"]
-    assert "--labels has no effect" in told(modelpar, *apart, "--labels", "y.npy")
+    assert "--labels has no effect" in printed_by(modelpar, *apart, "--labels", "y.npy")
     np.savez("both.npz", x_train=STATES, y_train=LABELS, x_test=STATES[:9], y_test=LABELS[:9])
-    assert "--labels has no effect" in told(modelpar, "evaluate", "r", "--data", "both.npz", "--labels", "y.npy")
+    assert "--labels has no effect" in printed_by(modelpar, "evaluate", "r", "--data", "both.npz", "--labels", "y.npy")
     np.save("few.npy", LABELS[:9])
     words = ["evaluate", "r", "--data", "both.npz", "--test-labels", "few.npy"]
-    assert "--test-labels has no effect on --split train" in told(modelpar, *words, "--split", "train")
+    assert "--test-labels has no effect on --split train" in printed_by(modelpar, *words, "--split", "train")
     assert judged(modelpar, *words[1:])[0]["samples"] == 9
     found, err = judged(
         modelpar, "r", "--data", "other.npy", "--validation-fraction", "0.1", "--split", "validation"
@@ -176,7 +176,7 @@ def test_labels_of_other_samples_than_those_that_are_judged(home: Path, modelpar
 def test_nothing_tests_on_training_samples(home: Path, modelpar: Command) -> None:
     for words in (["--test-fraction", "0.5"], ["--data", "./x.npy", "--test-fraction", "0.05"],
                   ["--validation-fraction", "0.2", "--split", "validation"]):  # fmt: skip
-        assert "would mix training and test samples" in told(modelpar, "evaluate", "r", *words, *FEW[:2])
+        assert "would mix training and test samples" in printed_by(modelpar, "evaluate", "r", *words, *FEW[:2])
     # away from its run, the checkpoint knows itself
     shutil.copy(home / "r" / "model.safetensors", home / "alone.safetensors")
     found, _ = judged(modelpar, "alone.safetensors", "--data", "x.npy", "--labels", "y.npy")
@@ -186,8 +186,8 @@ def test_nothing_tests_on_training_samples(home: Path, modelpar: Command) -> Non
 
 def test_a_file_that_was_replaced(home: Path, modelpar: Command) -> None:
     shutil.copy("other.npy", "x.npy")
-    assert "x.npy has changed since the network was trained on it" in told(modelpar, "evaluate", "r", *FEW[:2])
-    assert f"not what the run in {home / 'r'} was trained on" in told(
+    assert "x.npy has changed since the network was trained on it" in printed_by(modelpar, "evaluate", "r", *FEW[:2])
+    assert f"not what the run in {home / 'r'} was trained on" in printed_by(
         modelpar, "train", "--resume", "--run-dir", "r", *FEW
     )
     assert judged(modelpar, "r", "--data", "x.npy")[0]["samples"] == 120
@@ -195,7 +195,7 @@ def test_a_file_that_was_replaced(home: Path, modelpar: Command) -> None:
 
 def test_labels_that_were_replaced(home: Path, modelpar: Command) -> None:
     np.save("y.npy", (LABELS + 1) % 3)
-    assert "the labels are others" in told(modelpar, "train", "--resume", "--run-dir", "r", *FEW)
+    assert "the labels are others" in printed_by(modelpar, "train", "--resume", "--run-dir", "r", *FEW)
     assert "the labels are others" in judged(modelpar, "r")[1]
 
 
@@ -204,10 +204,10 @@ def test_a_run_whose_data_lie_elsewhere_now(home: Path, modelpar: Command) -> No
     (home / "new").mkdir()
     for name in ("r", "x.npy", "y.npy"):
         shutil.move(home / name, home / "new" / name)
-    line = told(modelpar, "evaluate", "new/r", *FEW[:2])
+    line = printed_by(modelpar, "evaluate", "new/r", *FEW[:2])
     assert f"--data {home / 'x.npy'}, which does not exist; say where it is now by --data" in line
-    assert "--data" in told(modelpar, "train", "--resume", "--run-dir", "new/r", *FEW)
-    assert "--labels" in told(modelpar, "evaluate", "new/r", "--data", "new/x.npy", *FEW[:2])
+    assert "--data" in printed_by(modelpar, "train", "--resume", "--run-dir", "new/r", *FEW)
+    assert "--labels" in printed_by(modelpar, "evaluate", "new/r", "--data", "new/x.npy", *FEW[:2])
     words = ["--data", "new/x.npy", "--labels", "new/y.npy"]
     assert judged(modelpar, "new/r", *words)[0]["accuracy"] == plain["accuracy"]
     status, out, err = modelpar("train", "--resume", "--run-dir", "new/r", *words, "--finetune-epochs", "2", *FEW)
@@ -224,12 +224,12 @@ def test_other_data_may_be_asked_for(home: Path, modelpar: Command) -> None:
     assert (status, of_data(err)) == (0, [])
     assert "going on with other data than before: it has other values" in out
     assert judged(modelpar, "r", "--data", "other.npy")[0]["samples"] == 12  # its own from now on
-    assert "give --resume with it" in told(modelpar, "train", "--accept-other-data")
+    assert "give --resume with it" in printed_by(modelpar, "train", "--accept-other-data")
 
 
 def test_where_a_relative_path_was_looked_for(home: Path, modelpar: Command) -> None:
     for words in (["--data", "nowhere/x.npy"], ["--data", "x.npy", "--labels", "nowhere/y.npy"]):
-        assert str(home) in told(modelpar, "train", *words, *FEW)
+        assert str(home) in printed_by(modelpar, "train", *words, *FEW)
 
 
 def test_an_older_checkpoint_tells_nothing_and_goes_by_the_path(home: Path, modelpar: Command) -> None:

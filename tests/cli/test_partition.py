@@ -33,8 +33,10 @@ def start(n: int, *words: str | Path, cwd: Path | None = None) -> jobs.Outcome:
 @pytest.mark.slow
 def test_partition_then_train_then_open_elsewhere(tmp_path: Path) -> None:
     file, run = tmp_path / "placement.npz", tmp_path / "run"
-    told = start(1, "partition", *NETWORK, "--parts", "2", "--method", "tiles", "--out", file, "--json").check().output
-    measures = json.loads(told.strip().splitlines()[-1])
+    printed = (
+        start(1, "partition", *NETWORK, "--parts", "2", "--method", "tiles", "--out", file, "--json").check().output
+    )
+    measures = json.loads(printed.strip().splitlines()[-1])
     assert measures["volume"] == sum(measures["volume_up"]) + sum(measures["volume_down"])
     assert measures["feasible"] is True
     start(2, "train", *NETWORK, *FEW, "--model-shards", "2", "--partition", file, "--run-dir", run).check()
@@ -69,17 +71,17 @@ def _trained(run: Path, *more: str) -> Path:
 def test_prune_then_go_on(tmp_path: Path) -> None:
     whole, small = tmp_path / "whole", tmp_path / "small"
     start(1, "train", "--layers", "64-40", *FEW, "--run-dir", whole).check()
-    told = start(2, "prune", whole, small, "--keep", "0.1").check().output
-    assert "RBM 0: 256 of 2,560 weights are kept (10.00%)" in told
+    printed = start(2, "prune", whole, small, "--keep", "0.1").check().output
+    assert "RBM 0: 256 of 2,560 weights are kept (10.00%)" in printed
     refused = start(1, "prune", whole, small, "--keep", "0.1")
     assert refused.returncode == 2, refused.output
     assert "--overwrite" in refused.output
-    told = (
+    printed = (
         start(2, "train", "--resume", "--run-dir", small, "--model-shards", "2", "--finetune-epochs", "2")
         .check()
         .output
     )
-    assert "going on from" in told
+    assert "going on from" in printed
     start(1, "export", small, tmp_path / "small.npz").check()
     with np.load(tmp_path / "small.npz") as file:
         offsets = np.concatenate([[0], np.cumsum(file["degrees0"])])
@@ -144,7 +146,7 @@ def test_bench_sparse() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["train", "--layers", "64-70", "--connections", "local:3"], "use 72"),
         (["train", "--layers", "64-72", "--connections", "fields:3"], "is not known; use dense"),
@@ -160,11 +162,11 @@ def test_bench_sparse() -> None:
     ],
     ids=lambda value: " ".join(value[:5]) if isinstance(value, list) else "",
 )
-def test_mistakes_are_told_in_one_line(words: list[str], told: str, tmp_path: Path) -> None:
+def test_mistakes_are_told_in_one_line(words: list[str], expected: str, tmp_path: Path) -> None:
     outcome = start(2, *words, *(["--model-shards", "2"] if words[0] == "train" else []), cwd=tmp_path)
     assert outcome.returncode == 2, outcome.output
     lines = [line for line in outcome.output.splitlines() if "error" in line.lower()]
     assert len([line for line in lines if line.startswith("modelpar: error:")]) == 1, outcome.output
-    assert told in outcome.output
+    assert expected in outcome.output
     assert "Traceback" not in outcome.output
     assert not list(tmp_path.rglob("*.partial"))

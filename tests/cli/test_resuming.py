@@ -36,8 +36,8 @@ def train(capfd: pytest.CaptureFixture[str]) -> Command:
         status = run(MPI.COMM_SELF, ["train", *map(str, words)])
         out, err = capfd.readouterr()
         # so few epochs are no training, which is said
-        told = [line for line in err.splitlines(keepends=True) if "has not learned to tell them apart" not in line]
-        return status, out, "".join(told)
+        printed = [line for line in err.splitlines(keepends=True) if "has not learned to tell them apart" not in line]
+        return status, out, "".join(printed)
 
     return started
 
@@ -136,7 +136,7 @@ def test_a_run_that_goes_on_behind_its_end_can_be_cut_off_there(copied: Callable
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "told"),
+    ("name", "words", "expected"),
     [
         ("tuned", ["--epochs", "3"], "--finetune-epochs goes on with that"),
         ("tuned", ["--finetune-epochs", "1"], "asks for fewer epochs than the 2 of this run"),
@@ -155,13 +155,13 @@ def test_a_run_that_goes_on_behind_its_end_can_be_cut_off_there(copied: Callable
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_cannot_act_on_a_finished_run(
-    name: str, words: list[str], told: str, copied: Callable[[str], Path], train: Command
+    name: str, words: list[str], expected: str, copied: Callable[[str], Path], train: Command
 ) -> None:
     path = copied(name)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     status, _, err = train("--resume", "--run-dir", path, *words, *FEW)
     assert (status, err.count("\n")) == (2, 1)
-    assert told in err
+    assert expected in err
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 
@@ -209,19 +209,21 @@ def test_a_falling_rate_follows_the_new_total(copied: Callable[[str], Path], tra
     np.testing.assert_allclose([line["learning_rate"] for line in lines(tmp_path / "run")], [*planned, *after])
 
 
-@pytest.mark.parametrize(("option", "updates", "told"), [
+@pytest.mark.parametrize(("option", "updates", "expected"), [
     ("--epochs", 6, "RBM 0 has had 1 epochs and 2 steps of another, more than --epochs 1"),
     ("--epochs", 8, "RBM 0 has had 2 epochs, more than --epochs 1"), ("--epochs", 12, ""),
     ("--finetune-epochs", 24, "fine-tuning has had 2 epochs, more than --finetune-epochs 1"),
 ])  # fmt: skip
-def test_fewer_epochs_than_a_run_has_had(option: str, updates: int, told: str, train: Command, tmp_path: Path) -> None:
+def test_fewer_epochs_than_a_run_has_had(
+    option: str, updates: int, expected: str, train: Command, tmp_path: Path
+) -> None:
     words = [*TUNED, "--epochs", "2", "--finetune-epochs", "2", "--checkpoint-every", "2", "--keep", "99"]
     assert train(*words, "--run-dir", tmp_path / "run")[0] == 0
     path = cut(tmp_path / "run", updates)
     status, out, _ = train("--resume", "--run-dir", path, option, "1", "--keep", "1", *FEW)
     assert status == 0
-    assert told in out
-    assert ("nothing is undone" in out) == bool(told)
+    assert expected in out
+    assert ("nothing is undone" in out) == bool(expected)
     assert (path / "model.safetensors").exists()
     numbers = [int(step.stem.removeprefix("step-")) for step in (path / "checkpoints").iterdir()]
     assert max(numbers) >= updates  # what comes later has the higher number, though less was planned

@@ -131,12 +131,12 @@ rate|split|path|checkpoint|part kept|fantasies|units|samples|chains|log Z|ids|an
 def test_what_differs_is_refused_on_all_ranks(comm, agree, network, data, name):
     if comm.size == 1:
         return
-    call, told = cases(network, data, comm, comm.rank == comm.size - 1)[name]
+    call, expected = cases(network, data, comm, comm.rank == comm.size - 1)[name]
     with pytest.raises(DisagreementError) as refused:
         call()
     message = str(refused.value)
     agree(isinstance(refused.value, ValueError))
-    agree(told in message, message)
+    agree(expected in message, message)
     agree("rank 0" in message or "ranks 0" in message, message)
     agree(f"{comm.size - 1}" in message, message)
     agree(comm.bcast(message) == message)

@@ -217,8 +217,8 @@ def test_the_verbs_in_pieces(comm, agree, monkeypatch, limit, dtype):
     agree(all((part == 10 * q + comm.rank).all() for q, part in enumerate(received)), "exchange")
     found = messages.concatenated(comm, np.full(comm.rank, comm.rank, dtype))
     agree(found.tolist() == [rank for rank in range(comm.size) for _ in range(rank)], "concatenated")
-    told = [np.arange(6.0).reshape(2, 3), np.ones(3, bool), np.zeros(0, np.int32), np.arange(3, dtype=">i4")]
-    for mine_, other in zip(messages.bcast_arrays(comm, told if comm.rank == 0 else None), told, strict=True):
+    sent = [np.arange(6.0).reshape(2, 3), np.ones(3, bool), np.zeros(0, np.int32), np.arange(3, dtype=">i4")]
+    for mine_, other in zip(messages.bcast_arrays(comm, sent if comm.rank == 0 else None), sent, strict=True):
         agree(mine_.dtype == other.dtype and np.array_equal(mine_, other), "told")
 
 

@@ -168,17 +168,17 @@ def test_a_forked_process_has_one_thread_and_may_have_more() -> None:
     threads.set_threads(3)
     threads.split(30, 1, lambda a, b: None)  # the pool is there now
 
-    def child(told: multiprocessing.SimpleQueue[list[int]]) -> None:
+    def child(answers: multiprocessing.SimpleQueue[list[int]]) -> None:
         before = threads.get_threads()
         threads.set_threads(2)
         ranges: list[int] = []
         threads.split(30, 1, lambda a, b: ranges.append(a))
-        told.put([before, len(ranges)])
+        answers.put([before, len(ranges)])
 
     context = multiprocessing.get_context("fork")
-    told = context.SimpleQueue()
-    process = context.Process(target=child, args=(told,))
+    answers = context.SimpleQueue()
+    process = context.Process(target=child, args=(answers,))
     process.start()
     process.join(60)
     assert not process.is_alive(), "it waits for threads that are not there"
-    assert told.get() == [1, 2]
+    assert answers.get() == [1, 2]

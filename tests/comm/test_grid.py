@@ -26,7 +26,7 @@ def test_one_size_fixes_the_other(n_ranks, model_shards, replicas, shape):
 
 
 @pytest.mark.parametrize(
-    ("n_ranks", "model_shards", "replicas", "told"),
+    ("n_ranks", "model_shards", "replicas", "expected"),
     [
         (6, 4, None, "4 model shards do not divide the 6 ranks"),
         (6, None, 4, "4 replicas do not divide the 6 ranks"),
@@ -36,8 +36,8 @@ def test_one_size_fixes_the_other(n_ranks, model_shards, replicas, shape):
         (6, 3, -2, "--replicas is -2"),
     ],
 )
-def test_shapes_that_do_not_fit(n_ranks, model_shards, replicas, told):
-    with pytest.raises(GridError, match=told):
+def test_shapes_that_do_not_fit(n_ranks, model_shards, replicas, expected):
+    with pytest.raises(GridError, match=expected):
         grid_shape(n_ranks, model_shards, replicas)
 
 

@@ -59,7 +59,7 @@ NAMES = ["rank 0 (a)", "rank 1 (b)", "rank 2 (c)"]
 
 
 @pytest.mark.parametrize(
-    ("told", "suspect"),
+    ("expected", "suspect"),
     [
         ({0: "x: waits in reduce for 9 s", 2: "x: waits in gather for 9 s"}, "suspect: rank 1: no answer"),
         ({0: "x: waits in none of the verbs", 2: "x: waits in gather for 9 s"}, "suspect: rank 1: no answer"),
@@ -69,10 +69,12 @@ NAMES = ["rank 0 (a)", "rank 1 (b)", "rank 2 (c)"]
         ),
     ],
 )
-def test_the_report_names_the_suspect(told: dict[int, str], suspect: str) -> None:
-    lines = report(NAMES, told, 60.0).splitlines()
+def test_the_report_names_the_suspect(expected: dict[int, str], suspect: str) -> None:
+    lines = report(NAMES, expected, 60.0).splitlines()
     assert lines[0].startswith("modelpar: error: no step for 60 s")
-    assert [line.strip() for line in lines[1:4]] == [f"{n}: {told.get(i, 'no answer')}" for i, n in enumerate(NAMES)]
+    assert [line.strip() for line in lines[1:4]] == [
+        f"{n}: {expected.get(i, 'no answer')}" for i, n in enumerate(NAMES)
+    ]
     assert lines[4].startswith(suspect)
     assert len(lines) == 5
 
@@ -100,10 +102,10 @@ def test_no_step_ends_the_job(capfd: pytest.CaptureFixture[str]) -> None:
     status = Status()
     with watched(status, 0.2) as ended, status.waiting("fetch"):
         assert ended.wait(LIMIT)
-    told = capfd.readouterr().err
-    assert "modelpar: error: no step for 0.2 s" in told
-    assert "rank 0 (alone, process " in told
-    assert "starting: waits in fetch for " in told
+    printed = capfd.readouterr().err
+    assert "modelpar: error: no step for 0.2 s" in printed
+    assert "rank 0 (alone, process " in printed
+    assert "starting: waits in fetch for " in printed
 
 
 @pytest.mark.parametrize("how", ["it moves", "it may last"])
@@ -125,11 +127,11 @@ def test_a_timeout_of_0_starts_nothing() -> None:
 
 
 def test_without_threads_in_mpi_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    say: Callable[[str], None] = told.append
+    printed: list[str] = []
+    say: Callable[[str], None] = printed.append
     monkeypatch.setattr(watchdog.MPI, "Query_thread", lambda: MPI.THREAD_SERIALIZED)
     before = threading.active_count()
     with Watchdog(MPI.COMM_SELF, Status(), 1.0, names=["rank 0"], say=say):
         assert threading.active_count() == before
-    assert len(told) == 1
-    assert "--stall-timeout is off" in told[0]
+    assert len(printed) == 1
+    assert "--stall-timeout is off" in printed[0]

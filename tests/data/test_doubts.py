@@ -45,11 +45,11 @@ def write(path: Path, **arrays: Any) -> str:
 
 def look(data: Dataset, visible: str = "bernoulli") -> list[str]:
     """The warnings before training.  Raises DataError."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_range(data, np.arange(data.n_visible), visible)
         check_training(data, np.arange(data.n_visible), visible)
-    return [str(warning.message) for warning in told]
+    return [str(warning.message) for warning in caught]
 
 
 def opened(path: Path, values: Any, **options: Any) -> Dataset:
@@ -72,7 +72,7 @@ def test_named_and_made_data_are_passed_without_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "options", "visible", "told"),
+    ("values", "options", "visible", "expected"),
     [
         (np.zeros((60, 12), bool), {}, "bernoulli", "the value 0 and no other in all 60 training samples"),
         (np.ones((60, 12)), {}, "bernoulli", "the value 1 and no other"),
@@ -89,7 +89,7 @@ def test_named_and_made_data_are_passed_without_a_word() -> None:
     ],
 )  # fmt: skip
 def test_states_that_are_all_alike_are_refused(
-    tmp_path: Path, values: Any, options: dict[str, Any], visible: str, told: str
+    tmp_path: Path, values: Any, options: dict[str, Any], visible: str, expected: str
 ) -> None:
     forms = {"dense.npz": values, "x.npy": values}
     for name, array in forms.items():
@@ -99,7 +99,7 @@ def test_states_that_are_all_alike_are_refused(
             np.save(tmp_path / name, array)
     scipy.sparse.save_npz(tmp_path / "sparse.npz", scipy.sparse.csr_array(values))
     for name in (*forms, "sparse.npz"):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=expected):
             look(open_dataset(DataSpec(data=str(tmp_path / name), test_fraction=0.0, **options)), visible)
 
 
@@ -112,7 +112,7 @@ def test_the_threshold_is_compared_as_it_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         (GREY // 16, "holds values from 0 to 15, but 255 means 1.0.* where 15 should mean 1.0, use --scale 15"),
         (GREY // 2, "values from 0 to 127, but 255 means 1.0"),
@@ -121,9 +121,9 @@ def test_the_threshold_is_compared_as_it_is_applied(tmp_path: Path) -> None:
     ],
     ids=["nibbles", "seven bits", "divided twice", "one sample"],
 )
-def test_what_may_be_meant_is_warned_of(tmp_path: Path, values: Any, told: str) -> None:
+def test_what_may_be_meant_is_warned_of(tmp_path: Path, values: Any, expected: str) -> None:
     data = opened(tmp_path, values)
-    with pytest.warns(ModelparWarning, match=told):
+    with pytest.warns(ModelparWarning, match=expected):
         check_training(data, np.arange(12), "bernoulli")
 
 
@@ -156,11 +156,11 @@ def test_what_is_kept_packed_hides_nothing(tmp_path: Path, monkeypatch: pytest.M
     np.savez_compressed(tmp_path / "low.npz", data=GREY // 16)
     np.savez_compressed(tmp_path / "full.npz", data=GREY)
     for _ in range(2):
-        for name, scale, level, told in (
+        for name, scale, level, expected in (
             ("low", None, "0.5", "makes every state 0"), ("low", 15, "1.0", "makes every state 0"),
             ("full", None, "1", "makes every state 0"),
         ):  # fmt: skip
-            with pytest.raises(DataError, match=told):
+            with pytest.raises(DataError, match=expected):
                 look(open_dataset(DataSpec(data=str(tmp_path / f"{name}.npz"), binarise=level, scale=scale)))
         for scale in (15, 30):  # each threshold has its own bits
             data = open_dataset(DataSpec(data=str(tmp_path / "low.npz"), binarise="0.4", scale=scale, test_fraction=0))
@@ -178,16 +178,16 @@ def test_gaussian_units_that_never_vary_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("test", "visible", "told"),
+    ("test", "visible", "expected"),
     [
         (REAL * 1000, "gaussian", "deviate by 2.* from their means, the others by 0.2"),
         (REAL / 255, "bernoulli", "are the test samples of .* in the unit of the training samples"),
         (REAL + 273, "gaussian", "have means more than 5 deviations away"),
     ],
 )
-def test_a_test_set_in_another_unit_is_warned_of(tmp_path: Path, test: Any, visible: str, told: str) -> None:
+def test_a_test_set_in_another_unit_is_warned_of(tmp_path: Path, test: Any, visible: str, expected: str) -> None:
     data = opened(tmp_path, REAL, test_data=write(tmp_path / "test.npz", data=test))
-    with pytest.warns(ModelparWarning, match=told):
+    with pytest.warns(ModelparWarning, match=expected):
         check_training(data, np.arange(12), visible)
 
 
@@ -201,7 +201,7 @@ def labelled(train: Any, test: Any = None) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    ("data", "classes", "told"),
+    ("data", "classes", "expected"),
     [
         (labelled(2019 + np.arange(60) % 5), 2024, "go from 2019 to 2023, and 2019 of the 2024 classes .*np.unique"),
         (labelled([1, 2, 3] * 5), 4, "go from 1 to 3, and 1 of the 4 classes have no training sample .0."),
@@ -211,8 +211,8 @@ def labelled(train: Any, test: Any = None) -> Dataset:
         (labelled([3] * 10), 4, "all 10 training labels of x are 3"),
     ],
 )
-def test_classes_without_samples_are_warned_of(data: Dataset, classes: int, told: str) -> None:
-    with pytest.warns(ModelparWarning, match=told):
+def test_classes_without_samples_are_warned_of(data: Dataset, classes: int, expected: str) -> None:
+    with pytest.warns(ModelparWarning, match=expected):
         check_classes(data, classes)
 
 
@@ -221,16 +221,16 @@ def test_training_says_it_through_the_interface() -> None:
     assert data.train.labels is not None
     with Grid(MPI.COMM_SELF) as grid:
         network = DeepBeliefNetwork(NetworkSpec((12, 4, 4, 4, 4), classes=4), grid)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in pretrain(network, data, TrainingSpec(epochs=1)):
                 pass
             for _ in fine_tune(network, data, FineTuneSpec(epochs=1)):
                 pass
-        first, last = (str(warning.message) for warning in told)
+        first, last = (str(warning.message) for warning in caught)
         assert "1 of the 4 classes" in first
         assert "answers class 1 to all of 60 training samples, which are of 3" in last
-        assert {warning.filename for warning in told} == {__file__}  # the user's line, not one of ours
+        assert {warning.filename for warning in caught} == {__file__}  # the user's line, not one of ours
         others = Split(MappedTable("y", REAL / 255), np.arange(60), LABELS)
         faint = Dataset("y", 12, 4, None, data.train, None, others, 1.0)
         with pytest.warns(ModelparWarning, match="but 1 means 1.0"):
@@ -245,10 +245,10 @@ def test_a_warning_that_is_made_an_error_is_raised_on_ranks_that_do_not_show_it(
     class Second:
         rank = 1
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn(Second(), "unseen")  # type: ignore[arg-type]
-        assert not told
+        assert not caught
         warnings.simplefilter("error")
         with pytest.raises(ModelparWarning, match="unseen"):
             warn(Second(), "unseen")  # type: ignore[arg-type]
@@ -280,9 +280,9 @@ def test_the_command_line_says_each_thing_once_on_stderr(tmp_path: Path, capfd: 
     assert sum("use --scale 15" in line for line in lines) == 1
     assert sum("2 of the 5 classes" in line for line in lines) == 1
     assert command("train", "--data", data, "--run-dir", tmp_path / "r", "--binarise", "0.5", *QUICK) == 2
-    told = capfd.readouterr().err
-    assert told.count("\n") == 1
-    assert "makes every state 0" in told
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "makes every state 0" in err
     with warnings.catch_warnings():
         warnings.simplefilter("error", ModelparWarning)
         assert command("train", "--data", data, "--run-dir", tmp_path / "r", *QUICK) == 2
@@ -313,7 +313,7 @@ def test_what_is_shown_has_the_unit_of_the_data(tmp_path: Path, capfd: pytest.Ca
 
 
 def test_what_is_said_before_pre_training_is_not_said_again_before_fine_tuning() -> None:
-    with Grid(MPI.COMM_SELF) as grid, warnings.catch_warnings(record=True) as told:
+    with Grid(MPI.COMM_SELF) as grid, warnings.catch_warnings(record=True) as caught:
         for _ in range(2):  # other data, opened anew, are spoken of anew
             data = open_dataset(GREY // 16, LABELS * 2, comm=MPI.COMM_SELF)
             network = DeepBeliefNetwork(NetworkSpec((12, 4), classes=5), grid)
@@ -325,6 +325,6 @@ def test_what_is_said_before_pre_training_is_not_said_again_before_fine_tuning()
             list(pretrain(network, data, TrainingSpec(epochs=1)))
             list(fine_tune(network, data, FineTuneSpec(epochs=1)))
             evaluate(network, data, data.train)
-    texts = [str(warning.message) for warning in told]
+    texts = [str(warning.message) for warning in caught]
     assert sum("255 means 1.0" in text for text in texts) == 2
     assert sum("classes have no training sample" in text for text in texts) == 2

@@ -144,8 +144,8 @@ def test_the_own_output_goes_on_where_it_is(tmp_path: Path) -> None:
         "write_text('/proc/self/fd/1', 'fourth\\n')\n"
     )
     root = Path(__file__).parents[2]
-    with open(tmp_path / "told", "w") as told:
-        subprocess.run([sys.executable, "-c", code], stdout=told, check=True, timeout=120, cwd=root)
+    with open(tmp_path / "told", "w") as printed:
+        subprocess.run([sys.executable, "-c", code], stdout=printed, check=True, timeout=120, cwd=root)
     assert (tmp_path / "told").read_text() == "first\nsecond\nthird\nfourth\n"
 
 

@@ -154,9 +154,9 @@ def test_any_name_is_printed_in_any_encoding(environment: dict[str, str], tmp_pa
 
 def test_errors_with_any_name_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(MPI.COMM_SELF, ["evaluate", os.fsdecode(b"no\xff")]) == 2
-    told = capfd.readouterr().err
-    assert r"no\udcff" in told
-    assert told.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert r"no\udcff" in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a  b", "a\x1b[2Jb", "a\rb", "a\u2028b"])
@@ -170,9 +170,9 @@ def test_a_name_stays_what_it_is_in_one_line(name: str, tmp_path: Path, capfd: p
     np.save(tmp_path / f"{name}.npy", np.eye(4, dtype=bool))
     words = ["train", "--data", missing + ".npy", "--layers", "4-2", "--epochs", "0", "--run-dir", missing]
     assert run(MPI.COMM_SELF, [*words, "--threads", "1", "--no-pictures"]) == 0
-    told = capfd.readouterr()
-    assert [line.startswith("modelpar: ") for line in told.err.split("\n")[:-1]].count(False) == 0
-    assert f"run directory: {tmp_path}/{shown}\n" in told.out
+    printed = capfd.readouterr()
+    assert [line.startswith("modelpar: ") for line in printed.err.split("\n")[:-1]].count(False) == 0
+    assert f"run directory: {tmp_path}/{shown}\n" in printed.out
 
 
 def test_large_data_of_any_name_are_kept_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

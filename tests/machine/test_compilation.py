@@ -88,8 +88,8 @@ def test_the_users_cache_is_the_first_choice(chosen, tmp_path: Path) -> None:
 
 def test_a_chosen_folder_gets_a_subfolder(chosen, tmp_path: Path) -> None:
     below = tmp_path / "chosen" / "below"
-    place, told = chosen(HOME=str(tmp_path), NUMBA_CACHE_DIR=str(below))
-    assert (place, told) == (below / f"modelpar-{compilation.key()}", "")
+    place, printed = chosen(HOME=str(tmp_path), NUMBA_CACHE_DIR=str(below))
+    assert (place, printed) == (below / f"modelpar-{compilation.key()}", "")
     assert not (tmp_path / ".cache").exists()
 
 
@@ -106,21 +106,21 @@ HOMES = {  # what the environment says of the user's cache, where nothing can be
 def test_else_it_is_the_temporary_folder(chosen, home: dict[str, str], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     own = tmp_path / f"modelpar-{os.getuid()}"
-    place, told = chosen(**home, TMPDIR=str(tmp_path))
+    place, printed = chosen(**home, TMPDIR=str(tmp_path))
     assert place == own / "compiled" / compilation.key()
     assert own.stat().st_mode & 0o777 == 0o700
-    assert told.count("\n") == 1
-    assert told.startswith("modelpar: compiled kernels cannot be kept in ")
-    assert told.endswith(f"they are kept in {own / 'compiled'}\n")
+    assert printed.count("\n") == 1
+    assert printed.startswith("modelpar: compiled kernels cannot be kept in ")
+    assert printed.endswith(f"they are kept in {own / 'compiled'}\n")
     assert [path.name for path in tmp_path.iterdir()] == [own.name], "nothing else in the working directory"
 
 
 def test_no_home_is_made(chosen, tmp_path: Path) -> None:
     absent, temporary = tmp_path / "absent", tmp_path / "temporary"
     temporary.mkdir()
-    place, told = chosen(HOME=str(absent), TMPDIR=str(temporary))
+    place, printed = chosen(HOME=str(absent), TMPDIR=str(temporary))
     assert place == temporary / f"modelpar-{os.getuid()}" / "compiled" / compilation.key()
-    assert f"({absent} does not exist)" in told
+    assert f"({absent} does not exist)" in printed
     assert not absent.exists()
 
 
@@ -128,21 +128,21 @@ def test_no_home_is_made(chosen, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_else_there_is_none_which_one_rank_tells(chosen, temporary: str, rank: str, monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
-    place, told = chosen(HOME="/proc/nonexistent", TMPDIR=temporary, PMI_RANK=rank)
+    place, printed = chosen(HOME="/proc/nonexistent", TMPDIR=temporary, PMI_RANK=rank)
     assert place is None
-    assert told.count("\n") == (rank == "0")
-    if told:
-        assert "cannot be kept in /proc/nonexistent/.cache/modelpar/compiled (" in told
-        assert temporary in told
-        assert "NUMBA_CACHE_DIR" in told
+    assert printed.count("\n") == (rank == "0")
+    if printed:
+        assert "cannot be kept in /proc/nonexistent/.cache/modelpar/compiled (" in printed
+        assert temporary in printed
+        assert "NUMBA_CACHE_DIR" in printed
 
 
 def test_a_chosen_folder_that_cannot_be_written_is_named(chosen, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     file, usual = tmp_path / "file" / "cache", tmp_path / ".cache" / "modelpar" / "compiled"
-    place, told = chosen(HOME=str(tmp_path), NUMBA_CACHE_DIR=str(file))
+    place, printed = chosen(HOME=str(tmp_path), NUMBA_CACHE_DIR=str(file))
     assert place == usual / compilation.key()
-    assert told == (
+    assert printed == (
         f"modelpar: compiled kernels cannot be kept in {file} (Not a directory); they are kept in {usual}\n"
     )
 
@@ -150,9 +150,9 @@ def test_a_chosen_folder_that_cannot_be_written_is_named(chosen, tmp_path: Path)
 def test_a_user_without_a_home_has_no_folder_called_tilde(chosen, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a number that no file of users knows
     monkeypatch.chdir(tmp_path)
-    place, told = chosen(TMPDIR=str(tmp_path))
+    place, printed = chosen(TMPDIR=str(tmp_path))
     assert place == tmp_path / f"modelpar-{os.getuid()}" / "compiled" / compilation.key()
-    assert "(no home is known)" in told
+    assert "(no home is known)" in printed
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -174,9 +174,9 @@ def test_a_temporary_folder_of_others_is_not_trusted(tmp_path: Path, monkeypatch
 
 
 def test_without_any_place_kernels_are_compiled_all_the_same(tmp_path: Path) -> None:
-    (value, place), told = run(cwd=tmp_path, HOME="/proc/nonexistent", TMPDIR="/proc")
+    (value, place), printed = run(cwd=tmp_path, HOME="/proc/nonexistent", TMPDIR="/proc")
     assert (value, place) == ("6.0", "None")
-    assert told.count("\n") == (not numba.config.DISABLE_JIT)
+    assert printed.count("\n") == (not numba.config.DISABLE_JIT)
     assert not list(tmp_path.iterdir())
 
 
@@ -228,9 +228,9 @@ def test_a_disk_that_is_full_is_said_once(kernel, monkeypatch, capsys) -> None:
     monkeypatch.setattr(compilation, "_reports", lambda: True)
     compilation._reported.cache_clear()
     assert (kernel()(3), kernel()(4)) == (6, 8)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "No space left on device" in told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "No space left on device" in printed
     compilation._reported.cache_clear()
 
 

@@ -101,7 +101,7 @@ def case(comm):
 
 
 def same_everywhere(comm, value):
-    return all(np.array_equal(value, told, equal_nan=True) for told in comm.allgather(value))
+    return all(np.array_equal(value, other_value, equal_nan=True) for other_value in comm.allgather(value))
 
 
 each_grid = pytest.mark.parametrize("n_shards", SHARDS, ids="shards={}".format)

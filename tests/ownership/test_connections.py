@@ -137,7 +137,7 @@ def test_patterns(text: str, found: Pattern) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("loca:5", "not known; use dense; local:FIELD"),
         ("local", "should have local:FIELD"),
@@ -152,8 +152,8 @@ def test_patterns(text: str, found: Pattern) -> None:
         ("dense,local:3,dense", "names 3 patterns"),
     ],
 )
-def test_patterns_that_are_not_understood(text: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_patterns_that_are_not_understood(text: str, expected: str) -> None:
+    with pytest.raises(SpecError, match=expected):
         NetworkSpec((16, 8, 4), connections=text)
 
 
@@ -165,8 +165,8 @@ def test_grids() -> None:
     assert parse_image_shape("", 49) == (1, 7, 7)
     assert parse_image_shape("3x4", 12) == (1, 3, 4)
     assert parse_image_shape("2x3X4", 24) == (2, 3, 4)
-    for text, told in (("", "is not a square number"), ("3x", "must be rows x columns"), ("3x5", "has 15 units")):
-        with pytest.raises(SpecError, match=told):
+    for text, expected in (("", "is not a square number"), ("3x", "must be rows x columns"), ("3x5", "has 15 units")):
+        with pytest.raises(SpecError, match=expected):
             parse_image_shape(text, 12)
 
 
@@ -183,7 +183,7 @@ def test_layers_of_fields_lie_above_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "more", "told"),
+    ("layers", "more", "expected"),
     [
         ((49, 20), {"connections": "local:3"}, "a multiple of 25 units.*use 25"),
         ((48, 25), {"connections": "local:3"}, "is not a square number"),
@@ -195,8 +195,8 @@ def test_layers_of_fields_lie_above_each_other() -> None:
         ((49, 5), {"connections": "mask:nowhere.npz"}, "nowhere.npz cannot be read"),
     ],
 )
-def test_patterns_that_do_not_fit(layers: tuple[int, ...], more: dict[str, str], told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_patterns_that_do_not_fit(layers: tuple[int, ...], more: dict[str, str], expected: str) -> None:
+    with pytest.raises(SpecError, match=expected):
         connect(NetworkSpec(layers, **more), WORLD)  # type: ignore[arg-type]
 
 
@@ -218,8 +218,8 @@ def test_masks_of_files(suffix: str, tmp_path: Path) -> None:
 def test_files_that_are_no_masks(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no")
     np.save(tmp_path / "flat.npy", np.ones(3))
-    for name, told in (("text.npz", "is not a mask"), ("flat.npy", "has 1 dimensions")):
-        with pytest.raises(SpecError, match=told):
+    for name, expected in (("text.npz", "is not a mask"), ("flat.npy", "has 1 dimensions")):
+        with pytest.raises(SpecError, match=expected):
             connect(NetworkSpec((6, 4), connections=f"mask:{tmp_path / name}"), WORLD)
 
 

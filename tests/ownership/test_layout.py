@@ -48,7 +48,7 @@ def test_layouts_are_equal_by_value():
 
 
 @pytest.mark.parametrize(
-    ("owner", "told"),
+    ("owner", "expected"),
     [
         ([0, 2], "shard 2, but the shards are 0 to 1"),
         ([-1, 0], "shard -1"),
@@ -56,8 +56,8 @@ def test_layouts_are_equal_by_value():
         ([[0, 1]], r"\(1, 2\)"),
     ],
 )
-def test_owners_that_cannot_be(owner, told):
-    with pytest.raises(LayoutError, match=told):
+def test_owners_that_cannot_be(owner, expected):
+    with pytest.raises(LayoutError, match=expected):
         UnitLayout.from_owners(owner, 2)
 
 
@@ -79,10 +79,11 @@ def test_the_larger_side_is_split_and_a_tie_goes_to_columns():
 
 
 @pytest.mark.parametrize(
-    ("layout", "told"), [("column,row", "2 layouts .* 3 weight matrices"), ("diagonal", "auto, column, row or dual")]
+    ("layout", "expected"),
+    [("column,row", "2 layouts .* 3 weight matrices"), ("diagonal", "auto, column, row or dual")],
 )
-def test_layouts_that_are_not_known(layout, told):
-    with pytest.raises(LayoutError, match=told):
+def test_layouts_that_are_not_known(layout, expected):
+    with pytest.raises(LayoutError, match=expected):
         layout_words(layout, 3)
 
 

@@ -50,11 +50,11 @@ def test_searches_run_without_a_place_for_them(
     assert numba.config.CACHE_DIR == ""
     kept = kind in ("spare", "other rank")
     assert bool(list(place.rglob("*.nbi")) if place.is_dir() else []) == kept
-    told = capfd.readouterr().err
-    assert told.count("\n") == (0 if kind == "other rank" else 1)
+    printed = capfd.readouterr().err
+    assert printed.count("\n") == (0 if kind == "other rank" else 1)
     if kind != "other rank":
-        assert (str(place) in told) == kept
-        assert ("NUMBA_CACHE_DIR" in told) != kept
+        assert (str(place) in printed) == kept
+        assert ("NUMBA_CACHE_DIR" in printed) != kept
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")

@@ -77,11 +77,11 @@ def same(one: UnitGraph, other: UnitGraph) -> bool:
     return one.layers == other.layers and ends[0] == ends[1] and np.array_equal(one.weights, other.weights)
 
 
-def one_line(wrong, told: str = "") -> None:
+def one_line(wrong, expected: str = "") -> None:
     with pytest.raises(GraphError) as caught:
         wrong()
     assert "\n" not in str(caught.value)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @st.composite
@@ -109,7 +109,7 @@ def node(**attributes) -> nx.Graph:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "expected"),
     [
         (lambda: dense(()), "at least one"),
         (lambda: dense((3, -1)), "layer 1 is -1"),
@@ -172,8 +172,8 @@ def node(**attributes) -> nx.Graph:
         (lambda: UnitGraph.from_networkx(node(layer=1, weight=2**64)), "more than 64 bits"),
     ],
 )  # fmt: skip
-def test_graphs_that_cannot_be(wrong, told):
-    one_line(wrong, told)
+def test_graphs_that_cannot_be(wrong, expected):
+    one_line(wrong, expected)
 
 
 @pytest.mark.parametrize("position", [(1, 2, 3), (1,), 4, "xy", (np.nan, 0), (1, None)])
@@ -337,7 +337,7 @@ def test_numbers_that_fit_stay_as_they_were():
 
 
 @pytest.mark.parametrize(
-    ("owners", "n_parts", "told"),
+    ("owners", "n_parts", "expected"),
     [
         ((np.zeros(2), np.zeros(2)), 2, "owners of layer 0 must be integers"),
         ((np.zeros((2, 1), int), np.zeros(2, int)), 2, "shape (2, 1)"),
@@ -349,11 +349,11 @@ def test_numbers_that_fit_stay_as_they_were():
         (None, 2, "the partition is"),
     ],
 )
-def test_partitions_that_cannot_be(owners, n_parts, told):
+def test_partitions_that_cannot_be(owners, n_parts, expected):
     graph, partition = from_masks([EYE]), Partition(owners, n_parts)
     for judge in (measure, feasible, traffic, step_seconds, part_weights):
-        one_line(lambda judge=judge: judge(graph, partition), told)
-    one_line(lambda: refined(graph, partition, seed=0), told)
+        one_line(lambda judge=judge: judge(graph, partition), expected)
+    one_line(lambda: refined(graph, partition, seed=0), expected)
     one_line(lambda: measure(graph, None), "must be owners of layers")
 
 
@@ -543,7 +543,7 @@ def test_hmetis_files_of_every_format(text, weights, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "expected"),
     [
         ("metis", "", "its first line must be"),
         ("metis", "% layers 1 1\n2 1 2\n2\n1\n", "not a graph of METIS"),
@@ -581,9 +581,9 @@ def test_hmetis_files_of_every_format(text, weights, tmp_path):
         ("hmetis", "% layers 2 1\n1 3\n1 2\n", "not neighbours"),
     ],
 )  # fmt: skip
-def test_files_that_cannot_be(kind, text, told, tmp_path):
+def test_files_that_cannot_be(kind, text, expected, tmp_path):
     (tmp_path / "file").write_text(text, encoding="utf-8")
-    one_line(lambda: getattr(graph_files, f"read_{kind}")(tmp_path / "file"), told)
+    one_line(lambda: getattr(graph_files, f"read_{kind}")(tmp_path / "file"), expected)
 
 
 def test_parts_in_every_way(tmp_path):
@@ -592,13 +592,13 @@ def test_parts_in_every_way(tmp_path):
         (tmp_path / "parts").write_bytes(text.encode())
         found = graph_files.read_parts(tmp_path / "parts", graph, np.int8(2))
         assert [owner.tolist() for owner in found.owners] == [[0, 1], [1]]
-    for text, told in (
+    for text, expected in (
         ("0\n1\n", "2 parts of units"), ("0\n1\n1\n0\n", "4 parts of units"), ("0\n1\n2\n", "must be 0 to 1"),
         ("0\n1\n-1\n", "must be 0 to 1"), ("0 1 1\n", "several numbers"), ("0\n1\nx\n", "not integers"),
         ("", "0 parts of units"), ("0\n1\n99999999999999999999\n", "numbers above"),
     ):  # fmt: skip
         (tmp_path / "parts").write_text(text)
-        one_line(lambda told=told: graph_files.read_parts(tmp_path / "parts", graph, 2), told)
+        one_line(lambda expected=expected: graph_files.read_parts(tmp_path / "parts", graph, 2), expected)
     one_line(lambda: graph_files.read_parts(tmp_path / "parts", graph, 0), "0 parts were asked for")
     one_line(lambda: graph_files.write_parts(tmp_path / "parts", Partition(([0, 5],), 2)), "owned by part 5")
 
@@ -641,9 +641,9 @@ def test_paths_of_every_kind(tmp_path):
 def test_placements_keep_numbers_of_any_kind(tmp_path):
     made = {"volume": np.int64(3), "seconds": np.float32(0.5), "layers": np.array([2, 1])}
     save_placement(tmp_path / "p", Partition(([0, 1], np.array([1], ">u2")), np.int8(2)), made)
-    found, told = load_placement(tmp_path / "p")
+    found, about = load_placement(tmp_path / "p")
     assert [owner.tolist() for owner in found.owners] == [[0, 1], [1]]
-    assert told == {"volume": 3, "seconds": 0.5, "layers": [2, 1]}
+    assert about == {"volume": 3, "seconds": 0.5, "layers": [2, 1]}
     before = (tmp_path / "p").read_bytes()
     one_line(lambda: save_placement(tmp_path / "p", found, {"graph": object()}), "JSON")
     one_line(lambda: save_placement(tmp_path / "p", Partition(([0, 2],), 2)), "owned by part 2")

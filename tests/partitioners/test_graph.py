@@ -181,7 +181,7 @@ def test_a_wide_dense_network_stays_compact():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "expected"),
     [
         (lambda: sparse((2, 2), [([0, 2], [0, 1])]), "an edge has lower unit 2"),
         (lambda: sparse((2, 2), [([0, 1], [0, -1])]), "an edge has upper unit -1"),
@@ -196,10 +196,10 @@ def test_a_wide_dense_network_stays_compact():
         (lambda: edge_cut(dense((1, 1)), Partition((np.array([3]), np.array([0])), 2)), "owned by part 3"),
     ],
 )
-def test_errors_say_what_came(wrong, told):
+def test_errors_say_what_came(wrong, expected):
     with pytest.raises(GraphError) as caught:
         wrong()
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -182,7 +182,7 @@ def test_an_hmetis_file_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("read", "text", "told"),
+    ("read", "text", "expected"),
     [
         ("read_metis", "2 1\n2\n1\n", "no weights for layers"),
         ("read_metis", "2 1 010 2\n1 0 2\n", "1 lines of units, but 2"),
@@ -194,9 +194,9 @@ def test_an_hmetis_file_by_hand(tmp_path):
         ("read_hmetis", "% layers 1 1\n1 2 10\n1 2\n1\n", "but 1 nets and 2 weights"),
     ],
 )
-def test_graph_files_that_are_wrong(read, text, told, tmp_path):
+def test_graph_files_that_are_wrong(read, text, expected, tmp_path):
     (tmp_path / "graph").write_text(text)
-    with pytest.raises(GraphError, match=told) as caught:
+    with pytest.raises(GraphError, match=expected) as caught:
         getattr(graph_files, read)(tmp_path / "graph")
     assert "\n" not in str(caught.value)
 
@@ -313,7 +313,7 @@ def test_the_command(tmp_path, short_searches):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--methods", "best"], "there is no method 'best'"),
         (["--networks", "mnist"], "there is no network 'mnist'"),
@@ -328,10 +328,10 @@ def test_the_command(tmp_path, short_searches):
         (["--networks", "dense", "--methods", "block", "--html", "/tmp"], "/tmp is a directory"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, told):
+def test_mistakes_are_told_in_one_line(arguments, expected):
     outcome = CliRunner().invoke(main, ["compare", *arguments])
     assert outcome.exit_code != 0
-    assert told in outcome.output
+    assert expected in outcome.output
 
 
 def test_a_number_of_parts_that_cannot_be():

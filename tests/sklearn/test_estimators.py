@@ -252,7 +252,7 @@ def test_grid_search(small):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "expected"),
     [
         ({"rbm_learning_rate": -1}, "rbm_learning_rate is -1, but must be at least 0"),
         ({"learning_rate_init": -1}, "learning_rate_init is -1"),
@@ -285,14 +285,14 @@ def test_grid_search(small):
         ({"visible": "binary"}, "visible is 'binary', but must be one of auto, bernoulli, gaussian"),
     ],
 )
-def test_wrong_parameters(small, parameters, told):
-    with pytest.raises(ValueError, match=told) as refused:
+def test_wrong_parameters(small, parameters, expected):
+    with pytest.raises(ValueError, match=expected) as refused:
         quick(**parameters).fit(*small)
     assert "--" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "expected"),
     [
         ({"n_components": 0}, "n_components is 0, but must be at least 1"),
         ({"n_components": 2.5}, "n_components is 2.5, but must be an integer"),
@@ -305,9 +305,9 @@ def test_wrong_parameters(small, parameters, told):
         ({"visible": "x"}, "visible is 'x', but must be one of auto, bernoulli, gaussian"),
     ],
 )
-def test_wrong_parameters_of_the_transformer(small, parameters, told):
+def test_wrong_parameters_of_the_transformer(small, parameters, expected):
     for method in ("fit",) if "n_iter" in parameters else ("fit", "partial_fit"):  # which makes one pass
-        with pytest.raises(ValueError, match=told) as refused:
+        with pytest.raises(ValueError, match=expected) as refused:
             getattr(RBMTransformer(**{"random_state": 1, **parameters}), method)(small[0])
         assert "--" not in str(refused.value)
 

@@ -66,8 +66,8 @@ def test_the_first_replica_tells_every_server(made, replica):
     grid = Ranks(2, 3, replica=replica)
     close_arrays(grid, open_arrays(grid, 7, "float32", 1, 4))
     dismiss(grid)
-    told = [(server, verb) for verb in ("open", "close", "end") for server in (2, 3, 4)]
-    assert grid.column_comm.sent == (told if replica == 0 else [])
+    verbs = [(server, verb) for verb in ("open", "close", "end") for server in (2, 3, 4)]
+    assert grid.column_comm.sent == (verbs if replica == 0 else [])
     assert made.made[0].freed
 
 

@@ -448,15 +448,15 @@ def test_servers_hold_a_shard_each(comm):
 
 
 @pytest.mark.parametrize(
-    ("sync", "network", "training", "told"),
+    ("sync", "network", "training", "expected"),
     [
         ({"sync": "local"}, {"exact": True}, {"pass_up": "states"}, "--sync allreduce"),
         ({"sync": "server"}, {}, {"digests": True}, "--sync allreduce"),
         ({"sync": "server"}, {}, {"persistent": True}, "--persistent"),
     ],
 )
-def test_what_a_strategy_cannot_do(comm, sync, network, training, told):
+def test_what_a_strategy_cannot_do(comm, sync, network, training, expected):
     spec = NetworkSpec(layers=(13, 9), **network)
     made = networks.sharded(comm, spec, SHAPES[0], "blocks")
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=expected):
         next(pretrain(made, small.dataset(13), TrainingSpec(**training), SyncSpec(**sync)))

@@ -266,7 +266,7 @@ def test_fine_tuning_in_every_layout(comm, agree, folder, tmp_path, shape, owner
 
 
 @pytest.mark.parametrize(
-    ("network_changes", "training_changes", "kind", "told"),
+    ("network_changes", "training_changes", "kind", "expected"),
     [
         ({"visible": "gaussian"}, {}, "real", "--visible gaussian"),
         ({"dtype": "float64"}, {}, "bits", "--dtype float64"),
@@ -277,14 +277,14 @@ def test_fine_tuning_in_every_layout(comm, agree, folder, tmp_path, shape, owner
     ],
     ids=str,
 )
-def test_what_cannot_be_exact_is_refused_on_all_ranks(comm, agree, network_changes, training_changes, kind, told):
+def test_what_cannot_be_exact_is_refused_on_all_ranks(comm, agree, network_changes, training_changes, kind, expected):
     spec = NetworkSpec((13, 9, 6), exact=True, **network_changes)
     network = DeepBeliefNetwork(spec, networks.grid_of(comm.size, SHAPES[-1]))
     before = [part.parameters.flat.copy() for part in network.parts()]
     training = exact.Training("", "", {"batch_size": 16, **training_changes}).spec
     with pytest.raises(SpecError, match="--exact cannot be kept") as caught:
         next(pretrain(network, small.dataset(13, kind=kind), training))
-    agree(told in str(caught.value), str(caught.value))
+    agree(expected in str(caught.value), str(caught.value))
     agree(comm.bcast(str(caught.value)) == str(caught.value))
     after = [part.parameters.flat for part in network.parts()]
     agree(all(np.array_equal(*pair) for pair in zip(before, after, strict=True)), "something was changed")

@@ -20,7 +20,7 @@ FINE = {
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"dead_units": 0.96, "saturated_units": 0.0}, "96% of its hidden units are always off"),
         ({"dead_units": 0.0, "saturated_units": 1.0}, "100% always on"),
@@ -31,10 +31,10 @@ FINE = {
         ({"largest_weight": 1e4}, "explode"),
     ],
 )
-def test_a_breakdown_stops_with_its_reason(changes, told):
+def test_a_breakdown_stops_with_its_reason(changes, expected):
     with pytest.raises(TrainingError, match="RBM 2") as stopped:
         monitor.check_rbm(2, FINE | changes)
-    assert told in str(stopped.value)
+    assert expected in str(stopped.value)
     assert "use a smaller --learning-rate" in str(stopped.value)
     assert "\n" not in str(stopped.value)
 
@@ -87,11 +87,11 @@ def test_a_unit_that_is_off_for_all_but_one_sample_is_not_dead(rbm):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-@pytest.mark.parametrize(("value", "told"), [(np.nan, "a smaller"), (-2000.0, "explode"), (np.inf, "a smaller")])
-def test_weights_that_are_no_good(rbm, value, told):
+@pytest.mark.parametrize(("value", "expected"), [(np.nan, "a smaller"), (-2000.0, "explode"), (np.inf, "a smaller")])
+def test_weights_that_are_no_good(rbm, value, expected):
     it, _, _, feed, grid = rbm
     it.W[4, 2] = value
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(TrainingError, match=expected):
         monitor.check_rbm(0, monitor.measure(it, feed, 13, grid))
 
 
