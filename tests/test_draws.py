@@ -1,7 +1,6 @@
 """Draws: the published vectors of Philox, independence of slicing, and distributions.
 
-Modules: modelpar/kernels/llvm/sampling, modelpar/kernels/sampling/elementary, modelpar/kernels/sampling/philox,
-modelpar/streams
+Modules: modelpar/kernels/sampling/elementary, modelpar/kernels/sampling/philox, modelpar/streams
 """
 
 from __future__ import annotations

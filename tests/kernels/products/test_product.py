@@ -1,6 +1,6 @@
 """Products with packed states, and samplers of them: every kernel against NumPy, bit for bit.
 
-Modules: modelpar/kernels/products/draw, modelpar/kernels/products/fixed_point
+Modules: modelpar/kernels/llvm/sampling, modelpar/kernels/products/draw, modelpar/kernels/products/fixed_point
 """
 
 from __future__ import annotations
