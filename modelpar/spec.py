@@ -160,6 +160,27 @@ class TrainingSpec(Spec):
     weight_decay: float = option(0.0002, "L2 penalty on the weights", at_least=0)
     gibbs_steps: int = option(1, "steps of Gibbs sampling: the k of CD-k", at_least=1)
     persistent: bool = option(False, "persistent chains instead of chains started at the data (PCD, Tieleman 2008)")
+    chains: int = option(
+        0, "chains of their own for the model's statistics, over all replicas, whatever the minibatch; they go on from update to update; 0: with --persistent as many as a minibatch has samples",
+        at_least=0, below=1 << 31,
+    )  # fmt: skip
+    chain_steps: int = option(0, "sweeps of these chains for each update; 0: --gibbs-steps", at_least=0, below=1 << 15)
+    chain_start: str = option("biases", "where these chains start: at samples of the data, at random visible states, or at hidden states drawn from their biases",
+                              choices=("data", "random", "biases"))  # fmt: skip
+    chain_restart: bool = option(
+        False, "start these chains anew for every update: from random states, out-of-equilibrium training (Decelle et al. 2021)"
+    )  # fmt: skip
+    updates: int = option(0, "updates of each RBM, in place of --epochs; 0: as many as the epochs have", at_least=0)
+    centred: bool = option(
+        False, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"
+    )  # fmt: skip
+    average: int = option(
+        0, "average of the parameters over about so many of the last updates, which becomes the RBM at its end; 0 for none (Swersky et al. 2010)",
+        at_least=0,
+    )  # fmt: skip
+    l1: float = option(
+        0.0, "L1 penalty on the weights, by proximal steps, which leave exact zeros", at_least=0, flag="--l1"
+    )
     statistics: str = option(
         "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
@@ -187,6 +208,28 @@ class TrainingSpec(Spec):
     def planes(self) -> int:
         """Bits of the hidden side of the statistics; 0 for probabilities."""
         return 0 if self.statistics == "float" else int(self.statistics)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is any pre-training."""
+        return self.updates > 0 or self.epochs > 0
+
+    @property
+    def n_chains(self) -> int:
+        """Chains of their own, over all replicas; 0 where each chain starts at a sample of the minibatch (CD)."""
+        if self.chains or self.persistent or self.chain_restart:
+            return self.chains or self.batch_size
+        return 0
+
+    @property
+    def sweeps(self) -> int:
+        """Sweeps of chains of their own for each update."""
+        return self.chain_steps or self.gibbs_steps
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.persistent and self.chain_restart:
+            raise SpecError("--persistent and --chain-restart exclude each other: chains go on, or start anew")
 
 
 @dataclass(frozen=True)

@@ -89,14 +89,25 @@ TRAININGS = {
         ),
         Training(
             "PCD of 3 bits, drawn data",
-            "937650ae771261458f11aa7770b0f4c84d9dc27df3aa943de5df2708dc6354b6",
+            "b8f7f1e88622b05589838f41e5bdf0e23a649fa9b1741e9ced2595d781638ec2",
             {"persistent": True},
             binarise="stochastic",
         ),
         Training(
             "PCD-2 of 8 bits",
-            "313f82cf773ed5540969d59d7dc38367ed7a7fea8d815917fc0abeab899e5daf",
+            "5c9d26c5b1bbae04b953c68e887207ee57e4fa5a213d1b26f5379aa719d6807e",
             {"persistent": True, "gibbs_steps": 2, "statistics": "8"},
+        ),
+        Training(
+            "centred, own chains, averaged, L1",
+            "b7fbec7c972791ed16051962244652d186736183fb609fe4ca46bef6d385b516",
+            {"chains": 31, "chain_steps": 2, "chain_start": "random", "centred": True, "average": 4, "l1": 0.01},
+            binarise="stochastic",
+        ),
+        Training(
+            "chains that start at the data anew",
+            "c68a32c18d8c762d84ffe291e972e759d2d3fbebe7ce6c4f4bb1a0be500faa6e",
+            {"chains": 90, "chain_restart": True, "chain_start": "data", "statistics": "float", "updates": 5},
         ),
         Training(
             "CD-1 of probabilities, data above a threshold",

@@ -89,7 +89,8 @@ class RBM:
     def reset(self):
         """No velocity, no chains, no running mean activation: the state in which a stage begins."""
         self.velocity = [np.zeros_like(x) for x in (self.W, self.b, self.c)]
-        self.chains, self.mean_activation = None, np.zeros_like(self.c)
+        self.chains, self.mean_activation, self.n_updates = None, np.zeros_like(self.c), 0
+        self.average = [np.zeros_like(x) for x in (self.W, self.b, self.c)]
 
     def hidden(self, v):
         return sigmoid(self.W.T @ v + self.c[:, None])
@@ -112,9 +113,15 @@ class RBM:
         levels = p.dtype.type(2**bits - 1)
         return np.ceil(p * levels - u) / levels
 
-    def start_chains(self, batch_size):
-        """Persistent hidden states, as many as a whole minibatch has samples, drawn from the hidden biases."""
-        self.chains = self.draw_hidden(np.repeat(sigmoid(self.c)[:, None], batch_size, axis=1), CHAIN, 0, 0)
+    def start_chains(self, n_chains, how="biases", update=0):
+        """Hidden states drawn from the hidden biases, or given random visible states."""
+        first = update * n_chains
+        p = np.repeat(sigmoid(self.c)[:, None], n_chains, axis=1)
+        if how == "random":
+            v = np.zeros((len(self.b), n_chains), self.W.dtype)
+            v = self.draw_visible(v if self.gaussian else v + 0.5, CHAIN, 65535, first)
+            p = self.hidden(v)
+        self.chains = self.draw_hidden(p, CHAIN, 0, first)
 
     def update(self, v0, n, o, rate, momentum):
         """One step of CD-k (Hinton 2002) or PCD (Tieleman 2008).   v0 (n_visible, batch)
@@ -123,20 +130,22 @@ class RBM:
         """
         batch, K, float_statistics = v0.shape[1], o.gibbs_steps, o.statistics == "float"
 
-        def side(p, purpose, repeat):
+        def side(p, purpose, repeat, n=n):
             return p if float_statistics else self.statistic(p, purpose, repeat, n, int(o.statistics))
 
         p0 = self.hidden(v0)
         h = self.draw_hidden(p0, HIDDEN, 0, n)
         s0 = side(p0, HIDDEN, 0)
-        if o.persistent:  # a minibatch shorter than the others goes on with the first chains only
-            h = self.chains[:, :batch]
-            for k in range(1, K + 1):
-                v = self.draw_visible(self.visible(h), CHAIN, 2 * k - 1, n)
+        if o.n_chains:  # all of them go on, whatever the minibatch; their draws are keyed by the update and their ids
+            if o.chain_restart:
+                self.start_chains(o.n_chains, o.chain_start, self.n_updates)
+            h, first = self.chains, self.n_updates * self.chains.shape[1]
+            for k in range(1, o.sweeps + 1):
+                v = self.draw_visible(self.visible(h), CHAIN, 2 * k - 1, first)
                 p1 = self.hidden(v)
-                h = self.draw_hidden(p1, CHAIN, 2 * k, n)
-            self.chains[:, :batch] = h
-            s1, error = side(p1, CHAIN, 2 * k), np.nan
+                h = self.draw_hidden(p1, CHAIN, 2 * k, first)
+            self.chains = h
+            s1, error = side(p1, CHAIN, 2 * k, first), np.nan
         else:
             states = o.reconstruction == "states" or (o.reconstruction == "auto" and np.isin(v0, (0, 1)).all())
             for k in range(1, K + 1):
@@ -150,9 +159,33 @@ class RBM:
         if o.sparsity_cost:  # Hinton 2010, section 11
             self.mean_activation = 0.9 * self.mean_activation + 0.1 * p0.mean(axis=1)
             s0 = s0 + o.sparsity_cost * (o.sparsity_target - self.mean_activation)[:, None]
-        gradients = (v0 @ s0.T - v @ s1.T) * self.mask, (v0 - v).sum(axis=1), (s0 - s1).sum(axis=1)
+        self.n_updates += 1
+        ratio = batch / v.shape[1]  # of the numbers of samples and chains: both phases count as means
+        gradients = [v0 @ s0.T - ratio * (v @ s1.T), v0.sum(axis=1) - ratio * v.sum(axis=1)]
+        gradients.append(s0.sum(axis=1) - ratio * s1.sum(axis=1))
+        if o.centred:
+            gradients = [batch * x for x in centred_gradients(v0, s0, v, s1)]
+        gradients[0] *= self.mask
         step((self.W, self.b, self.c), self.velocity, gradients, rate, momentum, rate * o.weight_decay, batch)
+        if o.l1:
+            self.W[...] = np.sign(self.W) * np.maximum(np.abs(self.W) - rate * o.l1, 0)
+        if o.average:
+            part = 1 / min(self.n_updates, o.average)
+            for mean, x in zip(self.average, (self.W, self.b, self.c), strict=True):
+                mean += part * (x - mean)
         return error
+
+
+def centred_gradients(v0, s0, v1, s1):
+    """Of W, b and c, from the activations of both phases; the phases may have other numbers of samples.
+
+    Of (v - mu) and (h - lambda), with the means over both phases (Cho, Raiko and Ilin 2013, section 3).
+    """
+    (mv0, ms0), (mv1, ms1) = ((v.mean(axis=1), s.mean(axis=1)) for v, s in ((v0, s0), (v1, s1)))
+    mu, la = (mv0 + mv1) / 2, (ms0 + ms1) / 2
+    phases = [(v - mu[:, None]) @ (s - la[:, None]).T / v.shape[1] for v, s in ((v0, s0), (v1, s1))]
+    W = phases[0] - phases[1]
+    return [W, mv0 - mv1 - W @ la, ms0 - ms1 - W.T @ mu]
 
 
 def step(parameters, velocity, gradients, rate, momentum, shrink, batch):
@@ -206,7 +239,7 @@ def pretrain(rbms, data, order, o, *, stochastic=False):
     errors = []
     for rbm in rbms:
         rbm.reset()
-        rbm.start_chains(o.batch_size)
+        rbm.start_chains(o.n_chains or 1)
         rbm.b = visible_biases(data, rbm.gaussian).astype(rbm.b.dtype)
         base = o.gaussian_learning_rate if rbm.gaussian else o.learning_rate
         for epoch, n, positions in minibatches(order, rbm.layer, o):

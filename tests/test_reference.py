@@ -164,13 +164,24 @@ def test_persistent_chains_keep_the_distribution_of_the_model():
     assert chi_squared < 24.3  # 99.9 % of a chi-squared variable with 7 degrees of freedom
 
 
-def test_a_short_minibatch_moves_the_first_chains_only():
+def test_all_chains_move_whatever_the_minibatch():
     rbm = small_rbm()
     rbm.start_chains(50)
     before = rbm.chains.copy()
     rbm.update(np.ones((4, 20)), 100, options(persistent=True, gibbs_steps=3), 0.1, 0.0)
-    assert np.array_equal(rbm.chains[:, 20:], before[:, 20:])
-    assert not np.array_equal(rbm.chains[:, :20], before[:, :20])
+    assert not np.array_equal(rbm.chains[:, 20:], before[:, 20:])
+
+
+def test_the_centred_gradient_does_not_change_where_a_state_is_called_the_other_way_round():
+    """Montavon and Mueller (2012): the plain one does; with 1 - v for v the centred one is that of the same model."""
+    rng = np.random.default_rng(3)
+    v0, s0, v1, s1 = (rng.integers(0, 2, (n, 30)).astype(float) for n in (4, 3, 4, 3))
+    W, b, c = reference.centred_gradients(v0, s0, v1, s1)
+    flipped = reference.centred_gradients(1 - v0, s0, 1 - v1, s1)
+    # of the flipped model the weights are -W, the biases -b and c + sum of W over the visible units
+    assert np.allclose(flipped[0], -W)
+    assert np.allclose(flipped[1], -b)
+    assert np.allclose(flipped[2], c + W.sum(axis=0))
 
 
 def test_an_update_with_no_statistics_is_momentum_and_decay():

@@ -117,7 +117,8 @@ class CD1:
             data = Phase(self.v0, self.v0_spread, s0, s0_sent.wait())
             phases = data, Phase(v1, v1_sent.wait(), s1, s1_sent.wait())
             integer = training.planes > 0 or self.rbm.W.dtype == np.float32
-            statistics = Statistics(weights, *phases, self.n_samples, integer=integer)
+            n = self.n_samples
+            statistics = Statistics(weights, *phases, n, n, self.rbm.shard_comm, integer=integer)
             self.optimizer.learn(parameters, self.velocity, statistics, _size(training), self.n_mine)
         self.first_draw += self.n_samples
         return spent

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.chains.gibbs import Chains
 from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.collective.agreement import agree
@@ -20,7 +21,6 @@ from modelpar.comm.grid import Grid
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import CheckpointError, SpecError
 from modelpar.model.network import DeepBeliefNetwork, Part
-from modelpar.model.rbm import Chains
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
@@ -31,7 +31,8 @@ from modelpar.weights.parameters import Parameters
 __all__ = ["load", "read_position", "read_spec", "save", "tensors"]
 
 FORMAT = "1"
-STRATEGY_STATE = ("outer", "squares")  # attributes of TrainingRun that a strategy of replicas keeps for each part
+# attributes of TrainingRun that some trainings keep for each part: strategies of replicas, averages of the last updates
+OPTIONAL_STATE = ("outer", "squares", "average")
 OVER_SHARDS = "shard_"  # prefix of the name of a running sum of which each shard has its own part
 
 
@@ -56,7 +57,7 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
                 "position": {**vars(run.position), "seconds": 0.0, "sums": _total_sums(run.position, network.grid)},
                 "updates": sorted(run.velocity),
                 "best": sorted(run.best),
-                **{name: sorted(getattr(run, name)) for name in STRATEGY_STATE if getattr(run, name)},
+                **{name: sorted(getattr(run, name)) for name in OPTIONAL_STATE if getattr(run, name)},
                 "best_accuracy": run.best_accuracy,
                 "epochs_since_best": run.epochs_since_best,
                 "binarise": run.binarise,
@@ -85,7 +86,8 @@ def load(
 
     layout     None: contiguous blocks, in the layouts that ``auto`` chooses
     halo       as ``NetworkSpec.halo``, which a checkpoint does not store
-    to_train   False leaves out what only training needs: velocities, chains, the best parameters so far
+    to_train   False leaves out what only training needs: velocities, chains, the best parameters so far.  Of an RBM
+               whose training averages its parameters, it takes the average
 
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind,
     DisagreementError where ranks bring different arguments.
@@ -105,6 +107,8 @@ def load(
             f"{path} does not say where training stood ({error}); was it written by modelpar?"
         ) from None
     files.read_into(path, grid, header, tensors(network, chains), subset=not to_train)
+    if not to_train:
+        _use_averages(network, run)
     if chains is not None:
         run.chains = Chains.of_replica(chains, grid.replica, grid.n_replicas)
     run.refresh_all(network)
@@ -124,12 +128,13 @@ def _prepare_state(
     position.sums = _own_sums(training["position"]["sums"], network.grid)
     run.position, run.binarise = position, training["binarise"]
     parts = {part.name: part.parameters for part in network.parts()}
+    run.average = {name: parts[name].like(rows=False) for name in training.get("average", ())}
     if not to_train:
         return None
     in_pretraining = position.stage == "pretrain"  # training by gradients has no second blocks
     run.velocity = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
     run.best = {name: parts[name].like(rows=False) for name in training["best"]}
-    for attribute in STRATEGY_STATE:
+    for attribute in OPTIONAL_STATE:
         stored = training.get(attribute, ())
         setattr(run, attribute, {name: parts[name].like(rows=False) for name in stored})
     run.best_accuracy, run.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
@@ -137,6 +142,13 @@ def _prepare_state(
         return None
     n_hidden = len(network.rbms[position.layer].hidden_ids)
     return np.zeros((n_hidden, header.tensors["chains"][1][1]), network.dtype)
+
+
+def _use_averages(network: DeepBeliefNetwork, run: TrainingRun) -> None:
+    """Make averages over the last updates the parameters of their parts: they are what is used, beside training."""
+    for part in network.parts():
+        if part.name in run.average:
+            part.parameters.flat[:] = run.average.pop(part.name).flat
 
 
 def read_position(header: Header) -> Position | None:
@@ -168,11 +180,11 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
     """
     run, sizes = TrainingRun.of(network), network.spec.layers
     blocks: list[TensorBlock] = []
-    strategy_state = [(f"{name}.", getattr(run, name)) for name in STRATEGY_STATE]
+    optional_state = [(f"{name}.", getattr(run, name)) for name in OPTIONAL_STATE]
     parts = {part.name: part for part in network.parts()}
     trained = {name: part.parameters for name, part in parts.items()}
     shapes = dict(zip(parts, pairwise((*sizes, network.spec.classes)), strict=False))
-    for prefix, named in [("", trained), ("velocity.", run.velocity), ("best.", run.best), *strategy_state]:
+    for prefix, named in [("", trained), ("velocity.", run.velocity), ("best.", run.best), *optional_state]:
         for name, parameters in named.items():
             blocks += _parameter_blocks(prefix + name, parts[name], parameters, shapes[name])
     visible = network.visible_ids

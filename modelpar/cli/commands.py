@@ -88,6 +88,38 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
+@spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
+@click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
+              help="which samples of the data")  # fmt: skip
+@click.option("--method", type=click.Choice(["auto", "exact", "ais", "reverse-ais"]), default="auto",
+              show_default=True, help="exact by enumeration (one side of at most 25 units), annealed importance "
+              "sampling (an optimistic value), the same from the data backwards (a pessimistic one); auto: exact where "
+              "that takes seconds, else both directions")  # fmt: skip
+@click.option("--chains", type=click.IntRange(2), default=500, show_default=True, metavar="N",
+              help="chains of each direction")  # fmt: skip
+@click.option("--temperatures", type=click.IntRange(2), default=5000, show_default=True, metavar="N",
+              help="inverse temperatures that each chain goes through")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
+              help="seed of the draws")  # fmt: skip
+@JSON
+@click.pass_obj
+def score(
+    comm: MPI.Comm, checkpoint: str, config: str | None, split: str, method: str, chains: int, temperatures: int,
+    seed: int, as_json: bool, **values: Any,
+) -> None:  # fmt: skip
+    """Log-likelihood of data in nats a sample, with its interval; of a stack, the variational lower bound."""
+    settings = configuration.gather(comm, given(values), config, beside=checkpoint)
+    _prepare(comm, settings.run.threads)
+    from modelpar.cli.score import score as work
+
+    work(
+        comm, settings, checkpoint, split, method=method, n_chains=chains, n_betas=temperatures, seed=seed,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@modelpar.command(cls=GroupedCommand)
+@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",

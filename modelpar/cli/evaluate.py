@@ -28,7 +28,7 @@ from modelpar.data import Dataset, Split
 from modelpar.errors import DataError, SpecError, together
 from modelpar.files.paths import in_one_line
 from modelpar.kernels.reductions import squared_error
-from modelpar.model import scores
+from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.placement import place
 from modelpar.plan.memory import memory_bytes
@@ -45,7 +45,7 @@ def evaluate(comm: MPI.Comm, settings: Settings, where: str, split: str, *, as_j
         path = checkpoint_of(comm, where, generative=False)
         network = open_network(path, grid, settings)
         say = speak(grid.comm)
-        dataset, chosen = _open_split(settings, network, split, with_labels=network.output is not None, say=say)
+        dataset, chosen = open_split(settings, network, split, with_labels=network.output is not None, say=say)
         measures: dict[str, Any] = {"checkpoint": str(path), "data": dataset.name, "split": split}
         measures["samples"] = len(chosen)
         if network.output is not None and chosen.labels is not None:
@@ -80,7 +80,7 @@ def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Spl
         errors[1] += squared_error(v, network.reconstruct(v))
         if not rbm.gaussian:
             n_all = grid.replica_comm.allreduce(len(samples))
-            likelihood += n_all * scores.pseudo_log_likelihood(rbm, v, samples)
+            likelihood += n_all * pseudo_log_likelihood(rbm, v, samples)
     first, stack = grid.comm.allreduce(errors) / (len(split) * network.spec.layers[0])
     measures = {"reconstruction_error": float(first), "network_reconstruction_error": float(stack)}
     return measures if rbm.gaussian else {**measures, "pseudo_likelihood": likelihood / len(split)}
@@ -116,7 +116,7 @@ def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, a
     check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
-        dataset, split = _open_split(settings, network, "test", with_labels=False, say=speak(grid.comm))
+        dataset, split = open_split(settings, network, "test", with_labels=False, say=speak(grid.comm))
         if len(split) < count and not at_most:
             raise SpecError(f"--count is {count}, but the test set of {dataset.name} has {len(split)} samples")
         originals, reconstructed = pictures.reconstructions(network, dataset, split, count)
@@ -179,7 +179,7 @@ def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwor
     return checkpoint.load(path, grid, resolve(spec, grid, owners), to_train=False)
 
 
-def _open_split(
+def open_split(
     settings: Settings, network: DeepBeliefNetwork, split: str, *, with_labels: bool, say: Say
 ) -> tuple[Dataset, Split]:
     """Raises SpecError without data, DataError where they have no such split; both on every rank."""

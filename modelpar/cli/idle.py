@@ -143,9 +143,22 @@ def _of_strategy(sync: SyncSpec) -> Iterator[Idle]:
 
 def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
     training = settings.training
-    if training.epochs == 0:
+    if not training.trains:
         yield from _all_but("training", ("epochs", "digests"), "there is no pre-training (--epochs 0)")
         return
+    if training.updates:
+        yield Idle("training", "epochs", f"--updates {training.updates} says how long each RBM is trained")
+    if not training.n_chains:
+        for name in ("chain_steps", "chain_start"):
+            yield Idle(
+                "training", name, "there are no chains of their own without --chains, --persistent or --chain-restart"
+            )
+    elif training.chain_steps:
+        yield Idle("training", "gibbs_steps", f"--chain-steps {training.chain_steps} says how far the chains go")
+    if training.chains:
+        yield Idle("training", "persistent", "--chains are persistent, unless there is --chain-restart")
+    if training.n_chains:
+        yield Idle("training", "reconstruction", "chains of their own do not reconstruct the data")
     yield from _of_rates(settings, "training")
     single = len(spec.layers) == 2
     if spec.visible != "gaussian":
@@ -164,7 +177,8 @@ def _of_rates(settings: Settings, table: str) -> Iterator[Idle]:
     prefix = "--" + SPECS[table].prefix.replace("_", "-")
     if spec.schedule == "constant" and spec.final_rate != 1:
         yield Idle(table, "final_rate", f"the rate is constant without {prefix}schedule")
-    if spec.epochs == 1 and spec.schedule != "constant":
+    by_updates = table == "training" and settings.training.updates
+    if spec.epochs == 1 and spec.schedule != "constant" and not by_updates:
         for name in ("schedule", "final_rate"):
             yield Idle(
                 table, name, "the rate falls from one epoch to the next, and there is one", depends_on_epochs=True
@@ -173,7 +187,7 @@ def _of_rates(settings: Settings, table: str) -> Iterator[Idle]:
         for name in ("momentum", "initial_momentum", "momentum_epochs"):
             yield Idle(table, name, "--adagrad takes the place of momentum")
     elif spec.momentum != spec.initial_momentum:
-        if spec.momentum_epochs >= spec.epochs:
+        if spec.momentum_epochs >= spec.epochs and not by_updates:
             why = f"it begins after {prefix}momentum-epochs {spec.momentum_epochs}, but there are {spec.epochs} epochs"
             yield Idle(table, "momentum", why, depends_on_epochs=True)
         if spec.momentum_epochs == 0:

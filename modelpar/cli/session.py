@@ -131,7 +131,7 @@ class Session:
             self._ahead = self._number - self._updates_done()
         self._remove_end(position)
         try:
-            if position.stage == "pretrain" and self.settings.training.epochs:
+            if position.stage == "pretrain" and self.settings.training.trains:
                 self._consume(pretrain(self.network, self.dataset, self.settings.training, self.settings.sync))
                 self._check_finite()
                 checkpoint.save(self.network, self.directory.pretrained)
@@ -239,7 +239,7 @@ class Session:
     def _check_position(self) -> None:
         """Raise SpecError, on every rank, where these options do not go on with what the checkpoint has begun."""
         position, settings = self.training.position, self.settings
-        if position.stage == "pretrain" and settings.training.epochs:
+        if position.stage == "pretrain" and settings.training.trains:
             check_position(position, "pretrain", len(self.dataset.train), settings.training.batch_size)
         elif position.stage == "finetune":
             check_position(position, "finetune", len(self.dataset.train), settings.finetune.batch_size)
@@ -316,7 +316,8 @@ class Session:
     def _updates_before(self, stage: str, layer: int) -> int:
         """Updates since the run began, before a stage: those that were made, and where no record tells of them those
         that were planned.  Epochs and minibatches may have been others before a run was taken up again."""
-        planned = self.settings.training.epochs * self._steps["pretrain"]
+        training = self.settings.training
+        planned = training.updates or training.epochs * self._steps["pretrain"]
         lower = layer if stage == "pretrain" else len(self.spec.layers) - 1
         return self._ahead + sum(self._done.get(("pretrain", i), planned) for i in range(lower))
 

@@ -7,6 +7,7 @@ Sampled states have one plane; k-bit statistics (values 0 .. 2^k - 1) have k.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +81,17 @@ class Packed:
 
     def take(self, start: int, stop: int) -> Packed:
         """Return a copy of the samples ``start .. stop - 1``."""
-        return pack(unpack(self)[:, start:stop], self.planes)
+        if start % WORD:
+            return pack(unpack(self)[:, start:stop], self.planes)
+        words = self.words[:, :, start // WORD : start // WORD + n_words(stop - start)].copy()
+        if (stop - start) % WORD:
+            words[:, :, -1] &= np.uint64((1 << (stop - start) % WORD) - 1)
+        return Packed(words, stop - start)
+
+    @classmethod
+    def join(cls, pieces: Sequence[Packed]) -> Packed:
+        """Return the samples of all pieces, one after the other; all but the last have a multiple of 64 samples."""
+        return cls(np.concatenate([piece.words for piece in pieces], axis=2), sum(piece.batch for piece in pieces))
 
 
 @njit(cache=True, nogil=True)

@@ -1,1 +1,1 @@
-"""The mathematics: RBMs, networks of them, back-propagation, scores and pruning."""
+"""The mathematics: RBMs, networks of them, back-propagation and pruning."""

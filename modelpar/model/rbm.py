@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,13 @@ from mpi4py import MPI
 from modelpar import draws
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.transfer import Transfer
-from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import DataError
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
+from modelpar.kernels.products.sweeps import visible_after
 from modelpar.kernels.reductions import row_sums, squared_error
 from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
-from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.kernels.states import Packed
 from modelpar.spec import TrainingSpec
 from modelpar.values.forms import plain_array
 from modelpar.weights.protocol import Weights
@@ -35,29 +35,13 @@ IntArray = npt.NDArray[np.int64]
 SPARSITY_DECAY = 0.9  # of the running mean activation (Hinton 2010, section 11)
 
 
-@dataclass
-class Chains:
-    """Persistent hidden states of PCD (Tieleman 2008), one column for each sample of this replica's minibatch."""
+class ModelChains(Protocol):
+    """Chains that belong to no sample; see :class:`modelpar.chains.gibbs.Chains`."""
 
-    h: Packed  # (n_hidden_owned, chains)
+    n_all: int  # over all replicas
 
-    @classmethod
-    def of_replica(cls, states: Array, replica: int, n_replicas: int) -> Chains:
-        """This replica's columns of the states (n_hidden_owned, batch) of all chains, given as 0 and 1."""
-        mine = Minibatches.slice_of(states.shape[1], replica, n_replicas)
-        return cls(pack(states[:, mine]))
-
-    def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> Array:
-        """All replicas' chains (n_hidden_owned, batch) as 0 and 1 of ``dtype``.  Collective."""
-        return np.concatenate([unpack(h, dtype) for h in replica_comm.allgather(self.h)], axis=1)
-
-    def keep(self, h: Packed) -> None:
-        """New states of the first chains."""
-        if h.batch < self.h.batch:  # a short minibatch at the end of an epoch
-            all_of_them = unpack(self.h, np.uint8)
-            all_of_them[:, : h.batch] = unpack(h, np.uint8)
-            h = pack(all_of_them)
-        self.h = h
+    def advance(self, rbm: Any, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
+        """Move them on; (the model's phase of the statistics, hidden states)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +53,7 @@ class Step:
     states: dict[str, Packed]  # v0, h0, v1, h1 as far as they are packed: what a digest of the step is made of
 
 
-def _statistic(hidden: Sampled) -> Activations:
+def statistic_of(hidden: Sampled) -> Activations:
     """The hidden side of the statistics: k-bit values where these were asked for, else probabilities."""
     statistic = hidden.statistic if hidden.statistic is not None else hidden.means
     assert statistic is not None
@@ -201,6 +185,22 @@ class RBM:
         assert drawn.states is not None
         return drawn.states
 
+    def visible_after(self, h: Packed, sweeps: int, purpose: Purpose, samples: int) -> Activations:
+        """Visible states, or values, after ``sweeps`` >= 1 sweeps of Gibbs sampling from h (n_hidden_owned, batch).
+
+        The visible and the hidden side of sweep k are drawn with the repeats 2 k - 1 and 2 k of ``purpose``, the last
+        hidden side is not.  One piece of compiled work where one shard has the whole matrix.  Collective.
+        """
+        if self.weights.whole_matrix and not self.gaussian:
+            stream = Stream(self.seed, self.index, purpose)
+            sides = (self.b, self.c), (self.visible_ids, self.hidden_ids)
+            v = visible_after(self.W, *sides, h, sweeps, stream, samples, integer_sums=self.exact)
+            if v is not None:
+                return v
+        for k in range(1, sweeps):
+            h = self.sample_hidden(self.sample_visible(h, purpose, 2 * k - 1, samples), purpose, 2 * k, samples)
+        return self.sample_visible(h, purpose, 2 * sweeps - 1, samples)
+
     def _draw_hidden(
         self, visible: Transfer, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
     ) -> Sampled:
@@ -220,26 +220,27 @@ class RBM:
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def contrastive_divergence(
-        self, v0: Activations, first_draw: int, spec: TrainingSpec, chains: Chains | None = None, *,
-        n_all_samples: int, v0_spread: Activations | None = None, in_step: bool = True,
+        self, v0: Activations, first_draw: int, spec: TrainingSpec, chains: ModelChains | None = None, *,
+        n_all_samples: int, v0_spread: Activations | None = None, in_step: bool = True, chain_draw: int | None = None,
     ) -> Step:  # fmt: skip
         """The statistics of one minibatch: <v h> of the data and of the model, which an optimizer learns from.
 
-        Algorithm 1: CD-k (Hinton 2002), or PCD (Tieleman 2008) where ``chains`` are given, whose states it advances.
+        Algorithm 1: CD-k (Hinton 2002), or PCD (Tieleman 2008) where ``chains`` are given, which it moves on.
 
         v0           (n_visible_owned, batch), this replica's part of the minibatch; packed where the data are states
         first_draw   global sample counter of its first sample; with the unit ids it keys every draw
         n_all_samples  samples of the complete minibatch, over all replicas
         v0_spread    v0 as the weights need it, where the caller has read it from the data; it is gathered otherwise
         in_step      whether all replicas take this step together, each with its part of the minibatch
+        chain_draw   counter of the draws of this replica's first chain, where it is not ``first_draw``
 
         Collective over the shards; with a sparsity penalty over the replicas too, where they are in step.
         """
         v0 = self._visible(v0)
         v0_sent = self.weights.spread_visible(v0).kept(v0) if v0_spread is None else Transfer(v0_spread)
-        hidden = self._hidden_side(v0_sent, Purpose.HIDDEN, 0, first_draw, spec, states=True)
+        hidden = self.hidden_side(v0_sent, Purpose.HIDDEN, 0, first_draw, spec, states=True)
         assert hidden.states is not None  # they were asked for
-        s0 = _statistic(hidden)
+        s0 = statistic_of(hidden)
         if spec.sparsity_cost:
             shift = self._sparsity_shift(hidden.means, spec, n_all_samples if in_step else v0.shape[1], in_step)
             s0 = real_values(s0, shift.dtype) + shift
@@ -255,7 +256,8 @@ class RBM:
                 assert h0_sent is not None
                 error, model, h1 = self._reconstruct(v0, h0_sent, first_draw, spec)
             else:
-                error, (model, h1) = float("nan"), self._advance(chains, v0.shape[1], first_draw, spec)
+                counter = first_draw if chain_draw is None else chain_draw
+                error, (model, h1) = float("nan"), chains.advance(self, counter, spec)
         integer = (
             isinstance(v0, Packed) and isinstance(model.v, Packed) and not spec.sparsity_cost
             and (spec.planes > 0 or self.W.dtype == np.float32)
@@ -263,9 +265,15 @@ class RBM:
         sides = {"v0": v0, "h0": hidden.states, "v1": model.v, "h1": h1}
         packed = {name: x for name, x in sides.items() if isinstance(x, Packed)}
         data = Phase(v0, v0_sent.wait(), s0, s0_sent.wait())
-        return Step(Statistics(self.weights, data, model, n_all_samples, integer=integer), error, packed)
+        n_chains = n_all_samples if chains is None else chains.n_all
+        # a short minibatch is shared between the replicas otherwise than as many chains are
+        apart = chains is not None and not n_chains == n_all_samples == spec.batch_size
+        statistics = Statistics(
+            self.weights, data, model, n_all_samples, n_chains, self.shard_comm, integer=integer, apart=apart
+        )
+        return Step(statistics, error, packed)
 
-    def _hidden_side(
+    def hidden_side(
         self, visible: Transfer, purpose: Purpose, repeat: int, first_draw: int, spec: TrainingSpec, *, states: bool
     ) -> Sampled:
         """The hidden units' values for the statistics, and their states where the chain goes on from them."""
@@ -287,11 +295,11 @@ class RBM:
             error += error_here
             v_sent = self.weights.spread_visible(v)
             last = k == spec.gibbs_steps
-            hidden = self._hidden_side(v_sent, Purpose.HIDDEN, k, first_draw, spec, states=not last)
+            hidden = self.hidden_side(v_sent, Purpose.HIDDEN, k, first_draw, spec, states=not last)
             if not last:
                 assert hidden.states is not None
                 h_sent = self.weights.spread_hidden(hidden.states)
-        s1 = _statistic(hidden)
+        s1 = statistic_of(hidden)
         return error, Phase(v, v_sent.wait(), s1, self.weights.spread_hidden(s1).wait()), hidden.statistic
 
     def _visible_side(
@@ -318,30 +326,6 @@ class RBM:
         values = np.empty_like(mean)
         draws.sample_gaussian(mean, Stream(self.seed, self.index, purpose, repeat), self.visible_ids, samples, values)
         return values
-
-    def _advance(self, chains: Chains, n: int, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed | None]:
-        """Move the first ``n`` persistent chains of this replica on by k steps of Gibbs sampling.
-
-        Returns (the model's phase, hidden states of the chains).
-        """
-        h = chains.h if n == chains.h.batch else chains.h.take(0, n)
-        for k in range(1, spec.gibbs_steps + 1):
-            v: Activations = self.sample_visible(h, Purpose.CHAIN, 2 * k - 1, first_draw)
-            v_sent = self.weights.spread_visible(v)
-            hidden = self._hidden_side(v_sent, Purpose.CHAIN, 2 * k, first_draw, spec, states=True)
-            assert hidden.states is not None
-            h = hidden.states
-        chains.keep(h)
-        s1 = _statistic(hidden)
-        return Phase(v, v_sent.wait(), s1, self.weights.spread_hidden(s1).wait()), h
-
-    def start_chains(self, first: int, n_chains: int) -> Chains:
-        """Chains ``first .. first + n_chains - 1`` of the minibatch, drawn from the hidden biases."""
-        x: Array = np.zeros((len(self.hidden_ids), n_chains), self.W.dtype)
-        sampler = Sampler(self.c, self.hidden_ids, Stream(self.seed, self.index, Purpose.CHAIN, 0), first)
-        drawn = sampler.of_sums(x, 1)
-        assert drawn.states is not None
-        return Chains(drawn.states)
 
     def _sparsity_shift(self, p0: Array | None, spec: TrainingSpec, n_samples: int, in_step: bool) -> Array:
         """(n_hidden_owned, 1) that moves each unit's mean activation towards the target (Hinton 2010, section 11).

@@ -49,7 +49,7 @@ class StepCosts:
 
 
 def halo_bytes(
-    up: int, down: int, batch: int, *, planes: int = 4, gibbs_steps: int = 1, persistent: bool = False,
+    up: int, down: int, batch: int, *, planes: int = 4, gibbs_steps: int = 1, chains: int | None = None,
     read: bool = True, recompute: bool = False,
 ) -> int:  # fmt: skip
     """Bytes that all shards of one replica receive in a step of CD-k on states, where connections are listed.
@@ -58,18 +58,21 @@ def halo_bytes(
                minus one, as ``partitioners`` measures it
     batch      samples of this replica's share of the minibatch
     planes     bits of the statistics, at least 1; those of 1 bit are the states
+    chains     this replica's chains of their own; None for CD, whose chains start at the data
     read       whether each shard reads the data of its halo itself, as it does in the first RBM
     recompute  whether a shard draws the hidden states of others itself: ``up`` then counts what that needs, and of
                hidden units only biases travel, in single precision; not with persistent chains
 
     Exactly what :class:`modelpar.comm.exchange.Traffic` counts.
     """
-    visible = 8 * -(-batch // 64) * up * (gibbs_steps + (not read))
+    of_data = 8 * -(-batch // 64)  # bytes of one unit's states
+    of_model = of_data if chains is None else 8 * -(-chains // 64)
+    visible = up * (of_model * gibbs_steps + of_data * (not read))
     if recompute:
         return visible + 4 * down * (1 + gibbs_steps)
     # the chain's states, and both statistics; that of the data is the state which CD's chain goes on from, at 1 bit
-    hidden = gibbs_steps + (planes if persistent or planes > 1 else 0) + planes
-    return visible + 8 * -(-batch // 64) * down * hidden
+    data_planes = planes if chains is not None or planes > 1 else 0
+    return visible + down * (of_model * (gibbs_steps + planes) + of_data * data_planes)
 
 
 def recompute_pays(up: int, down: int, up_drawn: int, down_drawn: int, extra: int, *, batch: int) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from modelpar.chains.gibbs import Chains
 from modelpar.checkpoint import tensors
 from modelpar.collective import messages
 from modelpar.data import Dataset, Split
@@ -16,7 +17,6 @@ from modelpar.data.doubts import ENOUGH, check_fills_range
 from modelpar.data.memory import array_source
 from modelpar.errors import DataError, SpecError, warn
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.model.rbm import Chains
 from modelpar.training.evaluation import check_split
 from modelpar.training.feeds import sample_chunks, visible_feed
 from modelpar.training.state import TrainingRun

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from modelpar.comm.grid import Grid
 from modelpar.draws import Purpose
 from modelpar.kernels.states import Packed, unpack
-from modelpar.model import scores
+from modelpar.likelihood.energy import free_energy
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
@@ -213,10 +213,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             rbm, computed = network.rbms[0], np.arange(int(grid.shard == 0))
 
             def score(v: Array, samples: IntArray) -> Array:
-                if rbm.gaussian:
-                    values = -scores.free_energy(rbm, v)
-                else:
-                    values = self._pseudo_likelihood(network, X[samples], v)
+                values = -free_energy(rbm, v) if rbm.gaussian else self._pseudo_likelihood(network, X[samples], v)
                 return values[None, :][: len(computed)]  # all shards compute them, the first one returns them
 
             return each_sample(network, X, computed, 1, np.float64, score)[:, 0]
@@ -230,9 +227,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         rows, columns = np.nonzero(rbm.visible_ids[:, None] == sites[None, :])
         trial = v.copy()
         trial[rows, columns] = 0
-        evidence = scores.free_energy(rbm, trial)
+        evidence = free_energy(rbm, trial)
         trial[rows, columns] = 1
-        evidence = evidence - scores.free_energy(rbm, trial)  # log-odds of a one given the other units
+        evidence = evidence - free_energy(rbm, trial)  # log-odds of a one given the other units
         return np.asarray(-n * (observed * np.logaddexp(0, -evidence) + (1 - observed) * np.logaddexp(0, evidence)))
 
     def _checked(self, method: str, X: Any) -> Any:

@@ -11,7 +11,6 @@ from modelpar.kernels.states import Packed
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
-from modelpar.training.minibatch_loop import Minibatch
 
 TENSORS = ("v0", "h0", "v1", "h1", "W", "b", "c")  # in the order in which a step makes them
 
@@ -65,14 +64,17 @@ class Recorder:
     def __init__(self, network: DeepBeliefNetwork, rbm: RBM) -> None:
         self.grid, self.rbm = network.grid, rbm
 
-    def of(self, states: dict[str, Packed], batch: Minibatch) -> dict[str, int]:
-        """The digests of one step, the same on every rank.  Collective over the grid."""
+    def of(self, states: dict[str, Packed], offset: int, model_offset: int) -> dict[str, int]:
+        """The digests of one step, the same on every rank.  Collective over the grid.
+
+        offset, model_offset   of this replica's samples in the minibatch, and of its part of the model's phase
+        """
         rbm, first_replica = self.rbm, self.grid.replica == 0
         mine = dict.fromkeys(TENSORS, 0)
         for name, packed in states.items():
             units = rbm.visible_ids if name.startswith("v") else rbm.hidden_ids
             if len(units):  # an empty shard adds nothing
-                mine[name] = digest_states(packed.words, units, batch.offset)
+                mine[name] = digest_states(packed.words, units, offset if name.endswith("0") else model_offset)
         if first_replica:  # all replicas have the same parameters
             mine["W"] = rbm.weights.digest(rbm.W)
             mine["b"] = digest(rbm.b, rbm.visible_ids, None)

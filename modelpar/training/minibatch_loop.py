@@ -32,6 +32,7 @@ class Minibatch:
     samples: IntArray  # (batch,) positions in the training split
     first_draw: int  # global sample counter of the first of them: samples that training had seen before
     n_all: int  # samples of the minibatch over all replicas
+    update: int  # number of its update in the stage, from 0
     offset: int  # of the first of them in the complete minibatch
 
     @property
@@ -42,6 +43,7 @@ class Minibatch:
 class MinibatchLoop:
     """One stage: ``epochs`` passes over ``feed``, shuffled by (seed, ``shuffle``, epoch) alike at every grid.
 
+    n_updates   updates of the stage, in place of ``epochs``, where it is not 0: the last pass ends where they do
     packed   states come packed where the feed has them
     sums     what ``count`` adds up over an epoch, by name: as it is at the beginning
     spread   a feed of the units that the weights need, in their order, of which the owned ones are taken
@@ -53,11 +55,12 @@ class MinibatchLoop:
     def __init__(
         self, network: DeepBeliefNetwork, run: TrainingRun, feed: Feed, *, epochs: int, batch_size: int, stage: str,
         shuffle: int, packed: bool = False, spread: Feed | None = None, sums: Mapping[str, Sum] | None = None,
+        n_updates: int = 0,
     ) -> None:  # fmt: skip
         self._packed, self._spread = packed and feed.binary, spread
         self.network, self.run, self.feed, self.epochs, self.stage = network, run, feed, epochs, stage
         self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
-        self._batch_size, self._shuffle = batch_size, shuffle << 24
+        self._batch_size, self._shuffle, self._n_updates = batch_size, shuffle << 24, n_updates
         self._sums = {**(sums or {}), "samples": Sum(0.0)}
         self._v = Scratch()
         check_position(self.position, stage, feed.n_samples, batch_size)
@@ -73,8 +76,23 @@ class MinibatchLoop:
         return self.position.epoch * self.batches.n_steps + self.position.step
 
     @property
+    def n_updates(self) -> int:
+        """Updates of the whole stage."""
+        return self._n_updates or self.batches.n_steps * self.epochs
+
+    @property
     def unfinished(self) -> bool:
-        return self.position.epoch < self.epochs
+        return self.n_done < self.n_updates if self.batches.n_steps else self.position.epoch < self.epochs
+
+    @property
+    def will_go_on(self) -> bool:
+        """Whether there is another epoch after this one, all of whose minibatches are done."""
+        return (self.position.epoch + 1) * self.batches.n_steps < self.n_updates
+
+    @property
+    def progress(self) -> float | None:
+        """The part of the stage's updates that are done, up to 1 at the last; None where it is counted in epochs."""
+        return min(1.0, self.n_done / max(1, self._n_updates - 1)) if self._n_updates else None
 
     def segments(self, sync: Sync, rate: float, every: int = 0) -> Iterator[Iterator[Minibatch]]:
         """The rest of the current epoch, from one moment at which all replicas stand at the same step to the next.
@@ -88,15 +106,20 @@ class MinibatchLoop:
         position = self.position
         # a replica may come to the end of an epoch without a minibatch of its own
         position.sums = {**self._sums, **position.sums}
-        while position.step < self.batches.n_steps:
+        while position.step < self._last_step:
             if sync.alike:
                 self.run.keep()
             self._started = time.perf_counter()
             length = sync.steps_together(self.n_done)
             if every:
                 length = min(length, every - self.n_done % every)
-            self._first, self._stop = position.step, min(position.step + length, self.batches.n_steps)
+            self._first, self._stop = position.step, min(position.step + length, self._last_step)
             yield self._minibatches(sync, rate)
+
+    @property
+    def _last_step(self) -> int:
+        """Minibatches of the current epoch."""
+        return min(self.batches.n_steps, self.n_updates - self.position.epoch * self.batches.n_steps)
 
     def _minibatches(self, sync: Sync, rate: float) -> Iterator[Minibatch]:
         for share in sync.shares(self._first, self._stop, self.n_done, rate):
@@ -107,12 +130,13 @@ class MinibatchLoop:
         layer = recorded_layer(self.stage, position.layer)
         self.network.traffic.status.begin_step(self.stage, layer, position.epoch + 1, share.step + 1)
         indices = self.batches.indices(self._shuffle + position.epoch, share.step)
-        # a short minibatch is cut where a full one is: persistent chains belong to positions in the minibatch
+        # a short minibatch is cut where a full one is: a replica's samples lie at the same places in all of them
         full = self.batches.slice_of(self._batch_size, share.part, share.n_parts)
         mine = slice(min(full.start, len(indices)), min(full.stop, len(indices)))
         seen = position.epoch * self.feed.n_samples + share.step * self._batch_size
         v, v_spread = self._read(indices[mine], seen + mine.start)
-        return Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), mine.start)
+        update = position.epoch * self.batches.n_steps + share.step
+        return Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), update, mine.start)
 
     def _read(self, samples: IntArray, first_draw: int) -> tuple[Activations, Packed | None]:
         if self._packed and self._spread is not None:
@@ -146,13 +170,14 @@ class MinibatchLoop:
     def end_epoch(self, measures: dict[str, float]) -> Record:
         """All minibatches of the epoch are done: begin the next."""
         position = self.position
+        samples = min(position.step * self._batch_size, self.feed.n_samples)
         position.epoch, position.step, position.sums = position.epoch + 1, 0, {}
-        return self._record("epoch", position.epoch, self.feed.n_samples, measures)
+        return self._record("epoch", position.epoch, samples, measures)
 
     def _record(self, kind: str, epoch: int, samples: int, measures: dict[str, float]) -> Record:
         layer = recorded_layer(self.stage, self.position.layer)
-        steps = self.batches.n_steps * self.epochs
-        return Record(kind, self.stage, layer, epoch, self.n_done, steps, samples, self.position.seconds, measures)
+        done = min(self.n_done, self.n_updates)
+        return Record(kind, self.stage, layer, epoch, done, self.n_updates, samples, self.position.seconds, measures)
 
 
 def check_position(position: Position, stage: str, n_samples: int, batch_size: int) -> None:

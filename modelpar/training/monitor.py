@@ -10,7 +10,7 @@ from modelpar.comm.grid import Grid
 from modelpar.data.feed import Feed
 from modelpar.errors import TrainingError
 from modelpar.kernels.reductions import squared_error
-from modelpar.model import scores
+from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
 from modelpar.model.rbm import RBM
 from modelpar.training.feeds import sample_chunks
 
@@ -64,7 +64,7 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
 def _sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64]) -> float:
     """Pseudo-log-likelihoods of all replicas' samples of this piece, added up.  Collective."""
     n = rbm.replica_comm.allreduce(len(samples))
-    return scores.pseudo_log_likelihood(rbm, v, samples) * n if n else 0.0
+    return pseudo_log_likelihood(rbm, v, samples) * n if n else 0.0
 
 
 def check_rbm(index: int, measures: dict[str, float], rate: str = "--learning-rate") -> None:

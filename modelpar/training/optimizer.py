@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels.statistics.learning import Counts, update_from
-from modelpar.kernels.statistics.update import apply_update
+from modelpar.kernels.statistics.learning import Counts, accumulate, update_from
+from modelpar.kernels.statistics.update import apply_update, shrink
 from modelpar.model.network import Part
 from modelpar.sync import PendingSum, Reduction, Sync
 from modelpar.sync.reduction import BUCKET
+from modelpar.training.centring import centre
 from modelpar.training.schedule import StepSize
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.statistics import ExactGradient, Gradient, Statistics
@@ -34,11 +35,12 @@ PIECES = 8  # of a block's counts that travel one by one: few enough that each i
 
 
 class Scalars(NamedTuple):
-    """velocity = carry * velocity + gain * sum - shrink * W"""
+    """velocity = carry * velocity + gain * sum - shrink * W, with another gain for the model's part of statistics"""
 
     carry: float
     gain: float
     shrink: float
+    model_gain: float = 0.0
 
 
 class Optimizer:
@@ -53,28 +55,55 @@ class Optimizer:
 
     def learn(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
-        n_samples: int,
+        n_samples: int, *, centred: bool = False, l1: float = 0.0,
     ) -> None:  # fmt: skip
-        """One step of one part, from this replica's statistics of ``n_samples``."""
+        """One step of one part, from this replica's statistics of ``n_samples``.
+
+        centred   take the centred gradient (:mod:`modelpar.training.centring`), of statistics of an RBM
+        l1        weight of an L1 penalty, whose proximal step follows
+        """
         reduction = self._sync.reduction
         scalars = _scalars(size, reduction, n_samples, statistics.n_samples)
-        if statistics.integer:
+        if isinstance(statistics, Statistics):
+            n_chains = reduction.n_samples(statistics.model.v.shape[1], statistics.n_chains)
+            scalars = scalars._replace(model_gain=size.rate / n_chains)
+            if centred:
+                divisors = reduction.n_samples(n_samples, statistics.n_samples), n_chains
+                keep = scalars.carry if statistics.integer or reduction.is_first else 0.0
+                enter = 1.0 if statistics.integer or reduction.is_first else 0.0
+                centre(velocity, statistics, reduction, divisors, keep, size.rate * enter)
+                scalars = scalars._replace(carry=1.0)
+            if statistics.integer and statistics.apart:
+                self._learn_apart(parameters, velocity, statistics, scalars)
+            elif statistics.integer:
+                self._learn_at_once(parameters, velocity, statistics, scalars)
+            else:
+                self._learn_real(parameters, velocity, statistics, scalars)
+        else:
             self._learn_at_once(parameters, velocity, statistics, scalars)
-            return
-        assert isinstance(statistics, Statistics)
-        carry, gain, shrink = scalars.carry if reduction.is_first else 0.0, scalars.gain, scalars.shrink
-        counts = statistics.add_data_to(velocity, carry, gain) if statistics.mixed else []
+        if l1:
+            for W in parameters.blocks:
+                shrink(W, size.rate * l1 / reduction.n_shares)
+
+    def _learn_real(
+        self, parameters: Parameters, velocity: Parameters, statistics: Statistics, scalars: Scalars
+    ) -> None:
+        """One step from statistics that are real values, at least in the data's phase."""
+        reduction = self._sync.reduction
+        carry, gain, decay, model_gain = scalars
+        carry = carry if reduction.is_first else 0.0
+        counts = statistics.add_data_to(velocity, carry, gain, model_gain) if statistics.mixed else []
         if counts and reduction.size == 1:  # no other replica waits for a velocity of real values
             for count, W, V in zip(counts, parameters.blocks, velocity.blocks, strict=True):
-                count.learn(W, V, 1.0, gain * count.unit, shrink)
+                count.learn(W, V, 1.0, model_gain * count.unit, decay)
             parameters.b += velocity.b
             parameters.c += velocity.c
             return
         for count, V in zip(counts, velocity.blocks, strict=False):
-            count.add_to(V, gain * count.unit)
+            count.add_to(V, model_gain * count.unit)
         if not counts:
-            statistics.add_to(velocity, carry, gain)
-        self._apply(parameters, velocity, shrink, _begun(velocity, reduction))
+            statistics.add_to(velocity, carry, gain, model_gain)
+        self._apply(parameters, velocity, decay, _begun(velocity, reduction))
 
     def descend(
         self, gradients: Iterable[tuple[str, Gradient | ExactGradient]], parts: Sequence[Part],
@@ -93,9 +122,9 @@ class Optimizer:
             if isinstance(gradient, ExactGradient):
                 exact[name] = gradient
                 continue
-            carry, gain, shrink = _scalars(size, reduction, n_samples, gradient.n_samples)
+            carry, gain, decay, _ = _scalars(size, reduction, n_samples, gradient.n_samples)
             gradient.add_to(velocity[name], carry if reduction.is_first else 0.0, gain)
-            travelling[name] = shrink, _begun(velocity[name], reduction)
+            travelling[name] = decay, _begun(velocity[name], reduction)
         for part in parts:
             if part.name in exact:
                 self.learn(part.parameters, velocity[part.name], exact[part.name], size, n_samples)
@@ -108,16 +137,17 @@ class Optimizer:
     def _learn_at_once(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, scalars: Scalars
     ) -> None:
-        reduction, (carry, gain, shrink) = self._sync.reduction, scalars
+        reduction, (carry, gain, decay, _) = self._sync.reduction, scalars
         blocks = statistics.blocks()
         for block, W, V in zip(blocks, parameters.blocks, velocity.blocks, strict=False):  # gradients are of one block
-            of_block = Scalars(carry, gain * block.unit, shrink)
+            of_block = Scalars(carry, gain * block.unit, decay)
             if reduction.size == 1:
-                block.learn(W, V, *of_block)  # counted and learned in one pass
+                block.learn(W, V, *of_block[:3])  # counted and learned in one pass
             elif reduction.overlaps and isinstance(block, Counts):
                 self._learn_in_pieces(block, statistics, W, V, of_block)
             else:
-                update_from(self._summed(block, statistics), W, V, *of_block)
+                summed = self._summed(block, statistics, statistics.n_samples)
+                update_from(summed, W, V, *of_block[:3])
         units = 1.0, blocks[0].unit
         for bias, old, sums, unit in zip(
             (parameters.b, parameters.c), (velocity.b, velocity.c), statistics.sums(), units, strict=True
@@ -127,18 +157,40 @@ class Optimizer:
             old += old.dtype.type(gain * unit) * sums.astype(old.dtype)
             bias += old
 
+    def _learn_apart(
+        self, parameters: Parameters, velocity: Parameters, statistics: Statistics, scalars: Scalars
+    ) -> None:
+        """As ``_learn_at_once`` where data and model have other divisors: their integers are kept apart."""
+        carry, gain, decay, model_gain = scalars
+        data, model = statistics.blocks("data"), statistics.blocks("model")
+        for of_data, of_model, W, V in zip(data, model, parameters.blocks, velocity.blocks, strict=True):
+            # each holds - v s^T of its phase
+            accumulate(self._summed(of_data, statistics, statistics.n_samples), V, carry, -gain * of_data.unit)
+            summed = self._summed(of_model, statistics, statistics.n_chains)
+            update_from(summed, W, V, 1.0, model_gain * of_model.unit, decay)
+        units = 1.0, data[0].unit
+        pairs = zip(statistics.sums("data"), statistics.sums("model"), strict=True)
+        biases = (parameters.b, parameters.c), (velocity.b, velocity.c)
+        for bias, old, (first, second), unit in zip(*biases, pairs, units, strict=True):
+            both = np.concatenate([first, second])
+            self._sync.reduction.sum(both)
+            old *= old.dtype.type(carry)
+            old += old.dtype.type(gain * unit) * both[: len(first)].astype(old.dtype)
+            old -= old.dtype.type(model_gain * unit) * both[len(first) :].astype(old.dtype)
+            bias += old
+
     def _learn_in_pieces(
         self, block: Counts, statistics: Statistics | ExactGradient, W: Array, V: Array, scalars: Scalars
     ) -> None:
         """As ``update_from`` of ``_summed``, but some rows travel while the next ones are counted."""
-        counts = self._buffer(block, statistics)
+        counts = self._buffer(block, statistics, statistics.n_samples)
         rows = max(1, min(-(-len(counts) // PIECES), BUCKET * len(counts) // max(1, counts.size)))
         before: tuple[slice, PendingSum] | None = None
 
         def learn(piece: tuple[slice, PendingSum] | None) -> None:
             if piece is not None:
                 piece[1].wait()
-                update_from(counts[piece[0]], W[piece[0]], V[piece[0]], *scalars)
+                update_from(counts[piece[0]], W[piece[0]], V[piece[0]], *scalars[:3])
 
         for start, stop in block.fill_in_pieces(counts, rows):
             travelling = self._sync.reduction.begin(counts[start:stop].reshape(-1))
@@ -146,19 +198,19 @@ class Optimizer:
             before = slice(start, stop), travelling
         learn(before)
 
-    def _summed(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
-        """Counts of a block of weights (rows, columns), over all replicas."""
-        counts = self._buffer(block, statistics)
+    def _summed(self, block: Any, statistics: Statistics | ExactGradient, n_samples: int) -> Array:
+        """Counts of a block of weights (rows, columns), over all replicas, that have ``n_samples`` together."""
+        counts = self._buffer(block, statistics, n_samples)
         block.fill(counts)
         for piece in _pieces(counts.reshape(-1)):
             self._sync.reduction.sum(piece)
         return counts
 
-    def _buffer(self, block: Any, statistics: Statistics | ExactGradient) -> Array:
+    def _buffer(self, block: Any, statistics: Statistics | ExactGradient, n_samples: int) -> Array:
         """(rows, columns) of the smallest type that holds a block's sums over all replicas."""
         dtype: np.dtype[Any] = np.dtype(np.int32)
         if isinstance(block, Counts):
-            largest = block.largest(statistics.planes, statistics.n_samples)
+            largest = block.largest(statistics.planes, n_samples)
             dtype = next(np.dtype(t) for t in (np.int8, np.int16, np.int32) if largest <= np.iinfo(t).max)
         elif isinstance(block, ExactGradient):
             dtype = block.W.dtype

@@ -20,12 +20,17 @@ class StepSize:
     decay: float
 
 
-def step_size(spec: TrainingSpec | FineTuneSpec, base_rate: float, epoch: int) -> StepSize:
+def step_size(
+    spec: TrainingSpec | FineTuneSpec, base_rate: float, epoch: int, progress: float | None = None
+) -> StepSize:
     """Return the coefficients of ``epoch`` (from 0) out of ``spec.epochs``.
 
     Rates fall from ``base_rate`` to ``base_rate * final_rate``.
+
+    progress   part of the updates that are done, 0 to 1, where a stage is counted in updates; None: in epochs
     """
-    progress = epoch / (spec.epochs - 1) if spec.epochs > 1 else 0.0
+    if progress is None:
+        progress = epoch / (spec.epochs - 1) if spec.epochs > 1 else 0.0
     low = spec.final_rate
     factor = {
         "constant": lambda: 1.0,

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modelpar.chains.gibbs import Chains
 from modelpar.comm.grid import Grid
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.model.rbm import Chains
 from modelpar.records import STAGES
 from modelpar.sync import Sync
 from modelpar.weights.parameters import Parameters
@@ -56,6 +56,9 @@ class Position:
         return grid.comm.bcast(totals)
 
 
+NAMED = ("velocity", "best", "outer", "squares", "average")  # attributes that hold parameters by the name of a part
+
+
 def nothing() -> None:
     """Do nothing: for runs that keep no snapshots."""
 
@@ -69,7 +72,8 @@ class TrainingRun:
 
     position: Position = field(default_factory=Position)
     velocity: dict[str, Parameters] = field(default_factory=dict)  # of each trained part, by its name
-    chains: Chains | None = None  # of PCD: this replica's columns
+    chains: Chains | None = None  # chains of their own that go on from update to update: this replica's
+    average: dict[str, Parameters] = field(default_factory=dict)  # of the last updates, of the RBM that is trained
     outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
     squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)
     best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
@@ -102,7 +106,7 @@ class TrainingRun:
 
     def forget_stage(self) -> None:
         """Drop what one stage of training needs and the next does not."""
-        for named in (self.velocity, self.outer, self.squares):
+        for named in (self.velocity, self.outer, self.squares, self.average):
             named.clear()
         self.chains = None
 
@@ -132,15 +136,15 @@ class TrainingRun:
         """The same of all that was read into this state, the copies that shards have of listed weights included."""
         network.refresh()
         for part in network.parts():
-            for named in (self.velocity, self.outer, self.squares, self.best):
+            for named in (self.velocity, self.outer, self.squares, self.best, self.average):
                 if part.name in named and named[part.name].has_copies:
                     part.weights.refresh(named[part.name])
 
     def copy(self) -> TrainingRun:
         """A copy that further training does not change; without the strategy, which belongs to this process."""
-        named: dict[str, Any] = {name: copies(getattr(self, name)) for name in ("velocity", "best", "outer", "squares")}
+        named: dict[str, Any] = {name: copies(getattr(self, name)) for name in NAMED}
         position = replace(self.position, sums=dict(self.position.sums))
-        chains = None if self.chains is None else Chains(self.chains.h)  # replaced by new ones, not changed in place
+        chains = None if self.chains is None else replace(self.chains)  # its states are replaced, not changed
         return replace(self, position=position, chains=chains, sync=None, keep=nothing, **named)
 
 

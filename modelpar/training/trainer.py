@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from modelpar.collective.agreement import agree
-from modelpar.data import Dataset, Minibatches
+from modelpar.data import Dataset
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import ModelparError, SpecError, TrainingError
@@ -26,7 +26,8 @@ from modelpar.model.rbm import RBM
 from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
 from modelpar.sync import Sync, Work, check_bound, strategy
-from modelpar.training import monitor
+from modelpar.training import averaging, monitor
+from modelpar.training.chain_supply import ChainSupply
 from modelpar.training.evaluation import accuracy_measures, check_predictions, required_labels
 from modelpar.training.exactness import Recorder, check_exact, digests_of_parts
 from modelpar.training.feeds import (
@@ -101,34 +102,42 @@ def _train_rbm(
 ) -> Iterator[Record]:  # fmt: skip
     """``feed`` is what the RBM is trained on, ``real_feed`` the same before draws, ``spread`` as in MinibatchLoop."""
     grid, position = network.grid, run.position
-    loop = MinibatchLoop(network, run, feed, epochs=training.epochs, batch_size=training.batch_size,
-                         stage="pretrain", shuffle=rbm.index, packed=True, spread=spread,
-                         sums={"squared_error": Sum(0.0, over_shards=True)})  # fmt: skip
+    loop = MinibatchLoop(network, run, feed, epochs=training.epochs, n_updates=training.updates,
+                         batch_size=training.batch_size, stage="pretrain", shuffle=rbm.index, packed=True,
+                         spread=spread, sums={"squared_error": Sum(0.0, over_shards=True)})  # fmt: skip
     if loop.unfinished and loop.n_done == 0:
         _set_visible_biases(network, rbm, real_feed)
     if rbm.name not in run.velocity:
         run.velocity[rbm.name] = rbm.parameters.like()
     velocity = run.velocity[rbm.name]
-    _set_up_chains(network, run, rbm, training)
+    supply = ChainSupply(network, run, rbm, training, feed)
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
     with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done) as sync:
         optimizer = Optimizer(sync)
         while loop.unfinished:
-            size = step_size(training, base_rate, position.epoch)
+            size = step_size(training, base_rate, position.epoch, loop.progress)
             for segment in loop.segments(sync, size.rate):
+                size = step_size(training, base_rate, position.epoch, loop.progress)
                 for batch in segment:
+                    chains = supply.at(batch)
                     step = rbm.contrastive_divergence(
-                        batch.v, batch.first_draw, training, run.chains, n_all_samples=batch.n_all,
-                        v0_spread=batch.v_spread, in_step=sync.in_step,
+                        batch.v, batch.first_draw, training, chains, n_all_samples=batch.n_all,
+                        v0_spread=batch.v_spread, in_step=sync.in_step, chain_draw=supply.first_draw(batch),
                     )  # fmt: skip
-                    optimizer.learn(rbm.parameters, velocity, step.statistics, size, batch.n_mine)
-                    # PCD never reconstructs its data, so it has no error to add up: the probe's stands in
-                    loop.count(batch, squared_error=0.0 if training.persistent else step.error)
+                    optimizer.learn(
+                        rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
+                        l1=training.l1,
+                    )  # fmt: skip
+                    if training.average:
+                        averaging.add(run.average, rbm.name, rbm.parameters, training.average, batch.update + 1)
+                    # chains of their own never reconstruct the data: they have no error, and the probe's stands in
+                    loop.count(batch, squared_error=0.0 if chains else step.error)
                 record = loop.synchronise()
                 if recorder is not None:  # replicas in step have had one minibatch each
-                    record = replace(record, digests=recorder.of(step.states, batch))
+                    offset = batch.offset if chains is None else chains.first
+                    record = replace(record, digests=recorder.of(step.states, batch.offset, offset))
                 if loop.crossed(CHECK_EVERY):
                     monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm, rate_of(rbm))
                 yield record
@@ -138,8 +147,10 @@ def _train_rbm(
             with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                 measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
             error = totals["squared_error"] / (totals["samples"] * n_visible)
-            measures["reconstruction_error"] = measures["probe_error"] if training.persistent else error
+            measures["reconstruction_error"] = measures["probe_error"] if training.n_chains else error
             monitor.check_rbm(rbm.index, measures, rate_of(rbm))
+            if not loop.will_go_on:
+                averaging.take_over(network, run, rbm)
             yield loop.end_epoch({**measures, "learning_rate": size.rate})
 
 
@@ -169,9 +180,20 @@ def _end(run: TrainingRun, sync: Sync) -> None:
 
 
 def check_sync(network: DeepBeliefNetwork, sync: SyncSpec, training: TrainingSpec | None = None) -> None:
-    """Raise SpecError, on every rank alike, where a strategy cannot do what else was asked for."""
+    """Raise SpecError, on every rank alike, where a strategy or connections cannot do what else was asked for."""
+    if training is not None and training.centred and not all(pattern.dense for pattern in network.spec.patterns):
+        raise SpecError(
+            "--centred needs complete connections, but some are listed; leave --centred out, or use --connections dense"
+        )
     if sync.sync == "allreduce":
         return
+    if training is not None and training.average:
+        raise SpecError(
+            f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
+        )
+    if training is not None and sync.sync == "server" and (training.centred or training.l1):
+        option = "--centred" if training.centred else "--l1"
+        raise SpecError(f"{option} changes parameters beside the server; use --sync local or allreduce")
     if network.spec.exact or TrainingRun.of(network).record_digests:
         what = "--exact" if network.spec.exact else "--digests"
         raise SpecError(
@@ -179,10 +201,10 @@ def check_sync(network: DeepBeliefNetwork, sync: SyncSpec, training: TrainingSpe
         )
     if sync.sync == "server":
         check_bound(sync, network.grid.n_replicas)
-        if training is not None and training.persistent:
+        if training is not None and training.n_chains:
+            option = "--persistent" if training.persistent else "--chains" if training.chains else "--chain-restart"
             raise SpecError(
-                "--persistent needs replicas with places of their own in a minibatch, but --sync is server; use "
-                "--sync local or allreduce"
+                f"{option} needs replicas that take the same updates, but --sync is server; use local or allreduce"
             )
 
 
@@ -329,17 +351,6 @@ def _next_layer(network: DeepBeliefNetwork, run: TrainingRun) -> None:
     else:
         fresh = Position("pretrain", layer)
     vars(run.position).update(vars(fresh))
-
-
-def _set_up_chains(network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM, training: TrainingSpec) -> None:
-    """One persistent chain for each place in the minibatch with PCD, none without; those that fit are kept."""
-    grid = network.grid
-    n_chains = grid.replica_comm.allreduce(0 if run.chains is None else run.chains.h.batch)
-    if not training.persistent:
-        run.chains = None
-    elif n_chains != training.batch_size:
-        mine = Minibatches.slice_of(training.batch_size, grid.replica, grid.n_replicas)
-        run.chains = rbm.start_chains(mine.start, mine.stop - mine.start)
 
 
 def _set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:

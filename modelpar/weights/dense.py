@@ -42,6 +42,7 @@ class Dense:
         self._visible_exchange, self._hidden_exchange = visible, hidden
         self._up, self._down = Scratch(), Scratch()
         self.visible_rows, self.hidden_columns = self._visible.ordering, self._hidden.ordering
+        self.whole_matrix = visible.comm.size == 1
 
     @classmethod
     def over(

@@ -36,6 +36,7 @@ class StepWeights(Protocol):
     """
 
     spreads_visible: bool  # whether spread visible activations are of more units than the owned ones
+    whole_matrix: bool  # whether ``parameters.W`` is the complete matrix: nothing is exchanged
 
     @property
     def visible_spread(self) -> IntArray:

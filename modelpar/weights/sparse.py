@@ -59,7 +59,7 @@ class SparseWeights:
                 it, and more visible states travel.
     """
 
-    spreads_visible, has_copies, matrix_ids = True, True, None
+    spreads_visible, has_copies, matrix_ids, whole_matrix = True, True, None, False
 
     def __init__(
         self, connections: Connections, visible: UnitLayout, hidden: UnitLayout, comm: MPI.Comm, traffic: Traffic, *,

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.reductions import row_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, update_from
-from modelpar.kernels.statistics.probability_counts import add_steps
+from modelpar.kernels.statistics.probability_counts import add_steps, fraction_bits
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import StepWeights
 
@@ -39,14 +40,22 @@ class Phase:
 class Statistics:
     """The statistics of the weights and biases of one RBM, from the phases of one step.
 
-    data, model   the two phases of this replica's part of the minibatch
+    data, model   the two phases: this replica's part of the minibatch, and of the chains
     n_samples     of the whole minibatch, over all replicas
-    integer       all v are packed states, and s k-bit values or probabilities in float32: the sums are integers
-                  numbers.  The same on all replicas.
+    n_chains      of the model's phase, over all replicas: as many as samples, or chains of their own
+    shard_comm    over the shards of the RBM
+    integer       all v are packed states, and s k-bit values or probabilities in float32: the sums are integers.
+                  The same on all replicas.
+    apart         the phases may have other numbers of samples, here or on another replica: their integers are counted
+                  one by one.  The same on all replicas.
     """
 
-    def __init__(self, weights: StepWeights, data: Phase, model: Phase, n_samples: int, *, integer: bool) -> None:
-        self.data, self.model, self.n_samples, self.integer = data, model, n_samples, integer
+    def __init__(
+        self, weights: StepWeights, data: Phase, model: Phase, n_samples: int, n_chains: int, shard_comm: MPI.Comm, *,
+        integer: bool, apart: bool = False,
+    ) -> None:  # fmt: skip
+        self.data, self.model, self.integer, self.apart = data, model, integer, apart
+        self.n_samples, self.n_chains, self.shard_comm = n_samples, n_chains, shard_comm
         self._weights = weights
         pairs = [weights.sides((phase.v, phase.v_spread), (phase.s, phase.s_spread)) for phase in (data, model)]
         self._pairs = list(zip(*pairs, strict=True))  # for each block ((v0, s0), (v1, s1))
@@ -56,34 +65,58 @@ class Statistics:
         """Bits of the hidden side, 0 where it is real."""
         return self.data.s.planes if isinstance(self.data.s, Packed) else 0
 
-    def blocks(self) -> list[Counts | ProbabilityCounts]:
-        """The statistics of each block of weights, where they are integers."""
-        if self.planes:
-            return [self._weights.counts(data, model) for data, model in self._pairs]
-        return [self._weights.probability_counts(data, model, self.n_samples) for data, model in self._pairs]
+    def blocks(self, phase: str = "both") -> list[Counts | ProbabilityCounts]:
+        """The statistics of each block of weights, where they are integers; of one phase: ``- v s^T`` of that alone."""
+        pairs = {
+            "both": self._pairs,
+            "data": [(a, a) for a, _ in self._pairs],
+            "model": [(b, b) for _, b in self._pairs],
+        }
+        found: list[Counts | ProbabilityCounts] = []
+        for first, second in pairs[phase]:
+            if self.planes:
+                data = first if phase == "both" else Counts.empty_like(second)
+                found.append(self._weights.counts(data, second))
+            else:
+                data = first if phase == "both" else ProbabilityCounts.empty_like(second)
+                found.append(self._weights.probability_counts(data, second, max(self.n_samples, self.n_chains)))
+        return found
 
-    def sums(self) -> tuple[Array, Array]:
-        """(those of the owned visible units, of the owned hidden units), for the biases
+    @property
+    def pairs(self) -> list[Any]:
+        """For each block ((v0, s0), (v1, s1)), activations of the units that its rows and columns belong to."""
+        return self._pairs
+
+    def sums(self, phase: str = "both") -> tuple[Array, Array]:
+        """(those of the owned visible units, of the owned hidden units), for the biases: data less model, or of one
 
         Whole numbers: int64 (in the unit of ``blocks`` for hidden units); else floats.
         """
-        v, s = (self._difference(side) for side in ("v", "s"))
-        return v, s
+        sides = []
+        for side in ("v", "s"):
+            data, model = getattr(self.data, side), getattr(self.model, side)
+            if phase != "both":
+                sides.append(self.row_sums(data if phase == "data" else model))
+            else:
+                sides.append(self.row_sums(data) - self.row_sums(model))
+        return sides[0], sides[1]
 
-    def _difference(self, side: str) -> Array:
-        data, model = getattr(self.data, side), getattr(self.model, side)
-        if isinstance(data, Packed) and isinstance(model, Packed):
-            return data.sums() - model.sums()
-        if self.integer:  # probabilities, in their steps
-            scale = self.blocks()[0].scale  # type: ignore[union-attr]
-            return np.asarray(_steps(data, scale) - _steps(model, scale))
-        return np.asarray(_row_sums(data) - _row_sums(model))
+    def row_sums(self, x: Activations) -> Array:
+        """(units,) sums over the samples: int64 of integer statistics (of probabilities: their steps), else floats."""
+        if self.integer:
+            return _steps(x, self.scale)
+        return np.asarray(_row_sums(x))
 
-    def add_to(self, velocity: Parameters, carry: float, gain: float) -> None:
-        """velocity = carry * velocity + gain * statistics, in floats, all parameters."""
+    @property
+    def scale(self) -> np.float32:
+        """Steps of the integers that stand for probabilities."""
+        return np.float32(2.0 ** fraction_bits(max(self.n_samples, self.n_chains)))
+
+    def add_to(self, velocity: Parameters, carry: float, gain: float, model_gain: float) -> None:
+        """velocity = carry * velocity + gain * data - model_gain * model, in floats, all parameters."""
         self._add_phase(velocity, 0, carry, gain)
-        self._add_phase(velocity, 1, 1.0, -gain)
-        self._add_to_biases(velocity, carry, gain)
+        self._add_phase(velocity, 1, 1.0, -model_gain)
+        self._add_to_biases(velocity, carry, gain, model_gain)
 
     @property
     def mixed(self) -> bool:
@@ -93,10 +126,10 @@ class Statistics:
         """
         return not self.integer and isinstance(self.model.v, Packed) and isinstance(self.model.s, Packed)
 
-    def add_data_to(self, velocity: Parameters, carry: float, gain: float) -> list[Counts]:
+    def add_data_to(self, velocity: Parameters, carry: float, gain: float, model_gain: float) -> list[Counts]:
         """As ``add_to``, but for the model's part of the weights, which is returned as the counts of each block."""
         self._add_phase(velocity, 0, carry, gain)
-        self._add_to_biases(velocity, carry, gain)
+        self._add_to_biases(velocity, carry, gain, model_gain)
         counts = []
         for _, model in self._pairs:
             pair: Any = model  # of mixed statistics both sides are packed
@@ -108,11 +141,11 @@ class Statistics:
             v, s = pair[phase]
             self._weights.add_products(V, real_values(v, V.dtype), real_values(s, V.dtype), gain, carry)
 
-    def _add_to_biases(self, velocity: Parameters, carry: float, gain: float) -> None:
-        for phase, sign, keep in ((self.data, 1.0, carry), (self.model, -1.0, 1.0)):
+    def _add_to_biases(self, velocity: Parameters, carry: float, gain: float, model_gain: float) -> None:
+        for phase, weight, keep in ((self.data, gain, carry), (self.model, -model_gain, 1.0)):
             for activations, bias in ((phase.v, velocity.b), (phase.s, velocity.c)):
                 bias *= bias.dtype.type(keep)
-                bias += bias.dtype.type(sign * gain) * _row_sums(activations).astype(bias.dtype)
+                bias += bias.dtype.type(weight) * _row_sums(activations).astype(bias.dtype)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import pytest
 from mpi4py import MPI
 from safetensors.numpy import load_file, save_file
 
+from modelpar.chains.gibbs import Chains
 from modelpar.checkpoint import files, load, save, tensors
 from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError, LayoutError, ModelparError
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.model.rbm import Chains
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.state import Position, Sum, TrainingRun

@@ -28,7 +28,9 @@ from modelpar import (
 )
 from modelpar.cli import run
 from modelpar.errors import DisagreementError, SpecError
-from modelpar.model import scores
+from modelpar.likelihood.annealing import log_partition_ais
+from modelpar.likelihood.energy import log_likelihood
+from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
 from modelpar.model.pruning import pruned
 from modelpar.ownership.connections import Listed
 from tests import networks, small
@@ -116,9 +118,9 @@ def cases(net, data, comm, odd):
         "fantasies": (lambda: net.fantasies(3, steps=1 + odd), "steps is 1"),
         "units": (lambda: net.filters([0, 1 + odd]), "units is (0, 1)"),
         "samples": (lambda: net.reconstruct(block(rbm, 3 + odd)), "samples is 3"),
-        "chains": (lambda: scores.log_partition_ais(rbm, 10 + odd, 5), "n_chains is 10"),
-        "log Z": (lambda: scores.log_likelihood(rbm, block(rbm, 2), 1.0 + odd), "log_partition is '1'"),
-        "ids": (lambda: scores.pseudo_log_likelihood(rbm, block(rbm, 2), ids), "samples is (0, 1)"),
+        "chains": (lambda: log_partition_ais(rbm, 10 + odd, 5), "n_chains is 10"),
+        "log Z": (lambda: log_likelihood(rbm, block(rbm, 2), 1.0 + odd), "log_partition is '1'"),
+        "ids": (lambda: pseudo_log_likelihood(rbm, block(rbm, 2), ids), "samples is (0, 1)"),
         "another call": (lambda: evaluate(net, data, data.test) if odd else save(net, "/nowhere/x"), "save"),
     }
 

@@ -16,6 +16,7 @@ from mpi4py import MPI
 
 import partitioners
 from modelpar import checkpoint
+from modelpar.chains.gibbs import Chains, start
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.halo import Halo
@@ -82,11 +83,12 @@ def test_bytes_that_are_predicted_are_those_that_are_counted(comm, agree, shape,
         start = wanted if i == 0 else _before(counted, i, spec)
         total = start
         for n, batch in enumerate(traffic.steps_of(spec)):
-            cuts = np.minimum(np.arange(shape[1] + 1) * spec.batch_size // shape[1], batch)
-            for part in np.diff(cuts).tolist():
+            cuts = np.arange(shape[1] + 1) * spec.batch_size // shape[1]
+            chains = np.diff(cuts).tolist()
+            for part, n_chains in zip(np.diff(np.minimum(cuts, batch)).tolist(), chains, strict=True):
                 total += halo_bytes(
                     int(volume.up[i]), int(volume.down[i]), part, planes=spec.planes, gibbs_steps=spec.gibbs_steps,
-                    persistent=spec.persistent, read=i == 0,
+                    chains=n_chains if spec.persistent else None, read=i == 0,
                 )  # fmt: skip
             found = next(steps)
             if i == 0 or n > 0:
@@ -171,14 +173,14 @@ def bits(n_units: int, seed: int) -> Packed:
 
 @pytest.mark.parametrize("changes", [{"statistics": "1"}, {"statistics": "3", "gibbs_steps": 2}, {"persistent": True}])
 @pytest.mark.parametrize("halo", ["receive", "recompute"])
-@pytest.mark.parametrize("breaks", [None, "_reconstruct", "_visible_side", "_advance", "sample_down"])
+@pytest.mark.parametrize("breaks", [None, "_reconstruct", "_visible_side", "advance", "sample_down"])
 @shapes
 def test_all_is_complete_after_a_step_that_breaks_off(comm, agree, shape, breaks, halo, changes, begun, monkeypatch):
     spec = NetworkSpec((20, 15), connections="random:4", halo=halo)
     network = networks.sharded(comm, spec, shape, "random")
     rbm, training = network.rbms[0], replace(traffic.STATES, **changes)
     v0 = bits(len(rbm.visible_ids), 3 + network.grid.shard)
-    chains = rbm.start_chains(0, 70) if training.persistent else None
+    chains = start(rbm, "biases", 0, 1, 70) if training.persistent else None
 
     def stop(*_, **__):
         raise RuntimeError("stop")
@@ -191,7 +193,7 @@ def test_all_is_complete_after_a_step_that_breaks_off(comm, agree, shape, breaks
     if breaks:
         begun.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(rbm.weights if breaks == "sample_down" else rbm, breaks, stop)
+            patch.setattr({"sample_down": rbm.weights, "advance": Chains}.get(breaks, rbm), breaks, stop)
             with suppress(RuntimeError):
                 step()
         agree(bool(begun) and not any(transfer.pending for transfer in begun))

@@ -51,7 +51,7 @@ def dataset(n_visible: int) -> Dataset:
 # -- the formula -----------------------------------------------------------------------------------------------------
 
 
-def of_shards(held: str, n_v: int, n_h: int, spec: TrainingSpec, batch: int, *, read: bool) -> Counter:
+def of_shards(held: str, n_v: int, n_h: int, spec: TrainingSpec, batch: int, n_chains: int, *, read: bool) -> Counter:
     """Bytes of one step and replica, with ``batch`` samples, for each shard but the one: all shards together receive
     what each unit's owner has (gather), or a sum for each unit (reduce), once for every other shard.
 
@@ -59,24 +59,26 @@ def of_shards(held: str, n_v: int, n_h: int, spec: TrainingSpec, batch: int, *, 
     """
     k, gibbs, pcd = spec.planes, spec.gibbs_steps, spec.persistent
     means = spec.reconstruction == "probabilities" and not pcd
-    bits, numbers = 8 * -(-batch // 64), 4 * batch  # bytes of a unit: packed states, and 32-bit sums or real values
+    n_chains = n_chains if pcd else batch
+    # bytes of a unit in each phase: packed states, and 32-bit sums or real values
+    (bits, numbers), (model_bits, model_numbers) = ((8 * -(-n // 64), 4 * n) for n in (batch, n_chains))
     moved: Counter = Counter()
     if held in ("column", "dual"):
         moved["gather", "bits"] += bits * n_v * (not read)  # v0
-        moved["gather", "floats" if means else "bits"] += (numbers if means else bits) * n_v * gibbs  # v1
+        moved["gather", "floats" if means else "bits"] += (model_numbers if means else model_bits) * n_v * gibbs  # v1
     if held in ("row", "dual"):
-        moved["gather", "bits"] += bits * n_h * gibbs  # the states that the chain goes on from
+        moved["gather", "bits"] += model_bits * n_h * gibbs  # the states that the chain goes on from
         moved["gather", "bits"] += bits * n_h * (pcd and k == 1)  # the data's, where they are the statistic
         # the hidden side of both statistics: that of the data is its states already if it has one bit
         if k:
-            moved["gather", "bits"] += bits * n_h * ((k if k > 1 else 0) + k)
+            moved["gather", "bits"] += n_h * (bits * (k if k > 1 else 0) + model_bits * k)
         else:
-            moved["gather", "floats"] += numbers * n_h * 2
+            moved["gather", "floats"] += (numbers + model_numbers) * n_h
     if held == "column":
-        moved["reduce", "integers"] += numbers * n_v * gibbs  # votes
+        moved["reduce", "integers"] += model_numbers * n_v * gibbs  # votes
     if held == "row":
         moved["reduce", "integers"] += numbers * n_h  # what v0 adds to the hidden units
-        moved["reduce", "floats" if means else "integers"] += numbers * n_h * gibbs
+        moved["reduce", "floats" if means else "integers"] += model_numbers * n_h * gibbs
     return moved
 
 
@@ -91,9 +93,12 @@ def of_replicas(network: DeepBeliefNetwork, held: str, n_v: int, n_h: int, spec:
             blocks[0] += own_v + own_h
             arrays, kind = [4 * block for block in blocks], "floats"
         else:
-            largest = batch * ((1 << k) - 1) if k else 1 << 31
-            width = 1 if largest < 128 else 2 if largest < 32768 else 4
-            arrays, kind = [width * block for block in blocks] + [8 * own_v, 8 * own_h], "integers"
+            # phases of as many samples are one sum
+            phases = [batch, spec.batch_size] if spec.persistent and batch != spec.batch_size else [batch]
+            largest = [n * ((1 << k) - 1) if k else 1 << 31 for n in phases]
+            widths = [1 if most < 128 else 2 if most < 32768 else 4 for most in largest]
+            arrays = [width * block for width in widths for block in blocks]
+            arrays, kind = [*arrays, 8 * len(phases) * own_v, 8 * len(phases) * own_h], "integers"
         moved["allreduce", kind] += n * sum(2 * (n - 1) * int(array) // n for array in arrays)
     return moved
 
@@ -103,9 +108,9 @@ def expected(network: DeepBeliefNetwork, held: str, spec: TrainingSpec, batches:
     grid, found = network.grid, {"shard": Counter(), "replica": Counter()}
     for batch in batches:
         # a minibatch that is short is cut where a whole one is
-        cuts = np.minimum(np.arange(grid.n_replicas + 1) * spec.batch_size // grid.n_replicas, batch)
-        for part in np.diff(cuts).tolist():
-            for key, n_bytes in of_shards(held, n_v, n_h, spec, part, read=read).items():
+        cuts = np.arange(grid.n_replicas + 1) * spec.batch_size // grid.n_replicas
+        for part, n_chains in zip(np.diff(np.minimum(cuts, batch)).tolist(), np.diff(cuts).tolist(), strict=True):
+            for key, n_bytes in of_shards(held, n_v, n_h, spec, part, n_chains, read=read).items():
                 found["shard"][key] += n_bytes * (grid.n_shards - 1)
         found["replica"].update(of_replicas(network, held, n_v, n_h, spec, batch))
     return {axis: {key: n for key, n in counts.items() if n} for axis, counts in found.items()}
@@ -198,9 +203,9 @@ def test_the_formula_in_plain_numbers():
     """784-1000 with minibatches of 128: the bytes of the design's table, for two shards."""
     spec = replace(STATES, batch_size=128)
     bits, sums = 784 * 16, 784 * 128 * 4
-    assert of_shards("column", 784, 1000, spec, 128, read=True) == {
+    assert of_shards("column", 784, 1000, spec, 128, 128, read=True) == {
         ("gather", "bits"): bits,
         ("reduce", "integers"): sums,
     }
-    dual = of_shards("dual", 784, 1000, spec, 128, read=True)
+    dual = of_shards("dual", 784, 1000, spec, 128, 128, read=True)
     assert +dual == {("gather", "bits"): bits + 1000 * 16 * (1 + 3 + 3)}

@@ -13,6 +13,7 @@ import pytest
 from mpi4py import MPI
 from scipy.stats import chi2
 
+from modelpar.chains.gibbs import start
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose
 from modelpar.kernels.states import pack, unpack
@@ -90,7 +91,7 @@ def data_of(n_visible: int, n: int) -> np.ndarray:
 def summed(network, step):
     """The statistics of all replicas in this shard's block, a sample's share."""
     update = network.rbms[0].parameters.like()
-    step.statistics.add_to(update, 0.0, 1 / N)
+    step.statistics.add_to(update, 0.0, 1 / N, 1 / N)
     network.grid.replica_comm.Allreduce(MPI.IN_PLACE, update.flat)
     return update
 
@@ -139,7 +140,7 @@ def test_persistent_chains_give_the_gradient_and_keep_the_distribution(comm, agr
     """PCD from the hidden biases: after 30 steps the chains are the model's, whatever the data, and 10 updates without
     a change of the parameters leave them so.  The hidden states are compared state by state by chi-square."""
     network, rbm, twin, exact, mine = machine(comm, shape, held)
-    chains = rbm.start_chains(mine.start, mine.stop - mine.start)
+    chains = start(rbm, "biases", network.grid.replica, network.grid.n_replicas, N)
     v0 = np.ascontiguousarray(data_of(SIZES[0], N)[rbm.visible_ids][:, mine])
     p0 = twin.hidden(data_of(SIZES[0], N))
     gradient = data_of(SIZES[0], N) @ p0.T / N - exact.vh

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from modelpar.chains.gibbs import start
 from modelpar.data.minibatches import Minibatches
 from modelpar.kernels.listed.blocks import BlockCounts
 from modelpar.kernels.states import pack
@@ -41,8 +42,13 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
     optimizer = Optimizer(AllreduceSync(grid.replica_comm, network.traffic))
     update = rbm.parameters.like()
     mine = Minibatches.slice_of(batch, grid.replica, grid.n_replicas)
-    chains = rbm.start_chains(mine.start, mine.stop - mine.start) if spec.persistent else None
-    twin.start_chains(batch)
+    n_chains = spec.chains or batch
+
+    def started(update=0):
+        return start(rbm, spec.chain_start, grid.replica, grid.n_replicas, n_chains, update=update)
+
+    chains = started() if spec.n_chains else None
+    twin.start_chains(n_chains, spec.chain_start)
     rng = np.random.default_rng(11)
     errors = []
     for step in range(n_steps):
@@ -50,11 +56,14 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
         v0 = v0.astype(network.dtype)
         n = step * batch
         own = np.ascontiguousarray(v0[rbm.visible_ids][:, mine])
+        if spec.chain_restart:
+            chains = started(step)
         found = rbm.contrastive_divergence(
-            pack(own) if packed and not grey else own, n + mine.start, spec, chains, n_all_samples=batch
-        )
-        size = StepSize(spec.learning_rate, 0.5, spec.weight_decay)
-        optimizer.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start)
+            pack(own) if packed and not grey else own, n + mine.start, spec, chains, n_all_samples=batch,
+            chain_draw=step * n_chains + chains.first if chains else None,
+        )  # fmt: skip
+        size, more = StepSize(spec.learning_rate, 0.5, spec.weight_decay), {"centred": spec.centred, "l1": spec.l1}
+        optimizer.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start, **more)
         expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)
         errors.append((grid.comm.allreduce(found.error) / v0.size, expected))
     return errors
@@ -178,6 +187,38 @@ def test_statistics_of_few_bits_equal_the_reference_to_rounding(comm, agree, sha
     training = TrainingSpec(statistics=bits, learning_rate=0.2, **{"reconstruction": "states"} | changes)
     train(network, twin, training, n_steps=4, batch=70)
     agree(networks.close_block(network.rbms[0], twin, 1e-12))
+
+
+OWN_CHAINS = [
+    {"chains": 37},
+    {"chains": 150, "chain_steps": 3, "centred": True, "l1": 0.01},
+    {"chain_restart": True, "chain_start": "random", "chains": 33, "statistics": "float", "centred": True},
+    {"persistent": True, "centred": True, "reconstruction": "states"},
+    {"centred": True, "statistics": "1"},
+]
+
+
+@pytest.mark.parametrize("held", MATRIX_LAYOUTS)
+@pytest.mark.parametrize("changes", OWN_CHAINS, ids=str)
+@pytest.mark.parametrize("data", ["states", "grey"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_chains_of_their_own_and_centred_gradients_equal_the_reference(comm, agree, shape, data, changes, held):
+    """To the rounding of offsets to 2^-16, which moves no draw here."""
+    network = networks.sharded(comm, NetworkSpec((13, 7), layout=held, dtype="float64"), shape, "random")
+    [twin] = networks.twin(network)
+    training = TrainingSpec(learning_rate=0.2, **changes)
+    train(network, twin, training, n_steps=4, batch=70, packed=data == "states", grey=data == "grey")
+    agree(networks.close_block(network.rbms[0], twin, 2e-5 if training.centred else 1e-11))
+
+
+@pytest.mark.parametrize("changes", OWN_CHAINS[:3], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_chains_of_their_own_in_single_precision(comm, agree, shape, changes):
+    """Above: weights in steps of 2^-20, and all sweeps as one piece of work on one shard."""
+    network = networks.sharded(comm, NetworkSpec((40, 21)), shape, "strided")
+    [twin] = networks.twin(network)
+    train(network, twin, TrainingSpec(learning_rate=0.2, **changes), 3, batch=70)
+    agree(networks.close_block(network.rbms[0], twin, 5e-5))
 
 
 @pytest.mark.parametrize("held", MATRIX_LAYOUTS)

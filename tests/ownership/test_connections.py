@@ -292,7 +292,8 @@ def test_what_travels_by_hand() -> None:
     assert halo_bytes(3, 5, 100, planes=1) == 16 * (3 + 5 * 2)
     assert halo_bytes(3, 5, 100, gibbs_steps=2, read=False) == 16 * (3 * 3 + 5 * (2 + 8))
     # persistent chains never start at the data's hidden states, which stay at home
-    assert halo_bytes(3, 5, 100, persistent=True) == 16 * (3 + 5 * (1 + 8))
+    assert halo_bytes(3, 5, 100, chains=100) == 16 * (3 + 5 * (1 + 8))
+    assert halo_bytes(3, 5, 100, chains=200) == 32 * (3 + 5 * (1 + 4)) + 16 * 5 * 4
     assert halo_bytes(9, 5, 100, recompute=True) == 16 * 9 + 4 * 5 * 2
 
 

@@ -45,9 +45,11 @@ class OneBlock:
         return [(visible[1], hidden[1])]
 
 
-def statistics_of(v0, s0, v1, s1, n_samples):
+def statistics_of(v0, s0, v1, s1, n_samples, n_chains=None):
+    """n_chains   of a model's phase of its own, None for as many as samples"""
     phases = [Phase(v, v, s, s) for v, s in ((v0, s0), (v1, s1))]
-    return Statistics(OneBlock(), *phases, n_samples, integer=True)
+    n_all = n_samples, n_chains or n_samples
+    return Statistics(OneBlock(), *phases, *n_all, MPI.COMM_SELF, integer=True, apart=n_chains is not None)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,24 @@ def test_counts_of_replicas_are_summed_in_the_smallest_type_that_holds_them(plan
     np.testing.assert_allclose(parameters.W, sign, rtol=1e-12)
     np.testing.assert_allclose(parameters.b, sign, rtol=1e-12)
     assert not parameters.c.any()
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_chains", "kinds"),
+    [(8, 9, (np.int8, np.int16)), (9, 8, (np.int16, np.int8)), (9, 2185, (np.int16, np.int32))],
+)
+def test_counts_of_both_phases_are_kept_apart(n_samples, n_chains, kinds):
+    """15 is the most that a sample of 4 bits adds: 8 x 15 fits 8 bits, 9 x 15 does not, 2185 x 15 not even 16."""
+    on, off = pack(np.ones((3, 1))), pack(np.zeros((3, 1)))
+    full = pack(np.full((2, 1), 15), 4)
+    comm = Alike(n_samples)  # as many replicas as samples, and for the model's phase as if each had its part of chains
+    parameters, velocity = Parameters((3, 2), 3, 2, np.float64), Parameters((3, 2), 3, 2, np.float64)
+    statistics = statistics_of(on, full, off, full, n_samples, n_chains)
+    Optimizer(AllreduceSync(comm, Traffic())).learn(parameters, velocity, statistics, StepSize(1.0, 0.0, 0.0), 1)
+    assert tuple(comm.types[:2]) == kinds
+    np.testing.assert_allclose(parameters.W, 1, rtol=1e-12)
+    np.testing.assert_allclose(parameters.b, 1, rtol=1e-12)
+    np.testing.assert_allclose(parameters.c, 1 - n_samples / n_chains, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from modelpar.chains.gibbs import Chains
 from modelpar.checkpoint import load, save
 from modelpar.comm.grid import Grid
 from modelpar.kernels.states import pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.pruning import pruned
-from modelpar.model.rbm import Chains
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.evaluation import evaluate
 from modelpar.training.state import Position, Sum, TrainingRun
@@ -67,8 +67,8 @@ def named(value):
 
 
 def test_a_copy_stays_as_it_was():
-    kinds = ("velocity", "outer", "squares", "best")
-    run = TrainingRun(Position(sums={"n": Sum(1.0)}), chains=Chains(pack(np.ones((3, 2)))), binarise="0.5")
+    kinds = ("velocity", "outer", "squares", "best", "average")
+    run = TrainingRun(Position(sums={"n": Sum(1.0)}), chains=Chains(pack(np.ones((3, 2))), 0, 2), binarise="0.5")
     for i, kind in enumerate(kinds):
         setattr(run, kind, named(i + 1.0))
     run.staleness[2] = 7
@@ -77,7 +77,7 @@ def test_a_copy_stays_as_it_was():
     for kind in kinds:
         getattr(run, kind)["rbm.0"].flat[:] = -1
         getattr(run, kind)["rbm.0"].rows[:] = -1
-    run.chains.keep(pack(np.zeros((3, 2))))
+    run.chains.h = pack(np.zeros((3, 2)))
     assert (copy.position.step, copy.position.sums, copy.binarise) == (0, {"n": Sum(1.0)}, "0.5")
     for i, kind in enumerate(kinds):
         kept = getattr(copy, kind)["rbm.0"]

@@ -35,7 +35,9 @@ from modelpar.data import DataFeed, Dataset, Split, column_moments, read_labels,
 from modelpar.data.dataset import MappedTable
 from modelpar.errors import DataError, LayoutError, ModelparError, SpecError
 from modelpar.kernels.states import pack
-from modelpar.model import scores
+from modelpar.likelihood.annealing import log_partition_ais
+from modelpar.likelihood.energy import free_energy, log_likelihood
+from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
 from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from partitioners import GraphError, Sparse
@@ -437,8 +439,8 @@ def test_activations_of_other_units(network: DeepBeliefNetwork, v: Any) -> None:
     rbm = network.rbms[0]
     calls: list[Callable[[Any], Any]] = [
         rbm.hidden_given_visible, rbm.hidden_input, network.propagate_up, network.reconstruct, network.logits,
-        network.whole_visible, lambda v: rbm.sample_hidden(v, 0, 0, 0), lambda v: scores.free_energy(rbm, v),  # type: ignore[arg-type]
-        lambda v: scores.pseudo_log_likelihood(rbm, v, np.arange(3)), lambda v: scores.log_likelihood(rbm, v, 0.0),
+        network.whole_visible, lambda v: rbm.sample_hidden(v, 0, 0, 0), lambda v: free_energy(rbm, v),  # type: ignore[arg-type]
+        lambda v: pseudo_log_likelihood(rbm, v, np.arange(3)), lambda v: log_likelihood(rbm, v, 0.0),
         lambda v: rbm.contrastive_divergence(v, 0, TrainingSpec(), n_all_samples=3),
         rbm.visible_given_hidden, rbm.visible_input, network.generate_down,
     ]  # fmt: skip
@@ -453,7 +455,7 @@ def test_activations_in_every_form(network: DeepBeliefNetwork) -> None:
     rbm = network.rbms[0]
     forms = [*(form(x) for name, form in DENSE.items() if name != "pictures"), x.astype(bool), x.astype(np.int64),
              x.astype(np.float64), x.astype(np.float16), x.tolist()]  # fmt: skip
-    calls = (rbm.hidden_given_visible, network.reconstruct, network.logits, lambda v: scores.free_energy(rbm, v))
+    calls = (rbm.hidden_given_visible, network.reconstruct, network.logits, lambda v: free_energy(rbm, v))
     for call in calls:
         wanted = np.array(call(x))
         for form in forms:
@@ -473,9 +475,9 @@ def test_other_things_that_networks_do_not_have(network: DeepBeliefNetwork, tmp_
             network.propagate_up(np.ones((UNITS, 3)), n_rbms)  # type: ignore[arg-type]
     for log_z in ("x", None, np.nan):
         with pytest.raises(SpecError, match="log_partition"):
-            scores.log_likelihood(rbm, np.ones((UNITS, 3)), log_z)  # type: ignore[arg-type]
+            log_likelihood(rbm, np.ones((UNITS, 3)), log_z)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="base biases"):
-        scores.log_partition_ais(rbm, 3, 3, base_bias=np.full(UNITS, "x"))
+        log_partition_ais(rbm, 3, 3, base_bias=np.full(UNITS, "x"))
     for seed in (2**63, -1, 1.0):
         with pytest.raises(SpecError, match="seed"):
             open_dataset(LEVELS, seed=seed)  # type: ignore[arg-type]
@@ -486,9 +488,9 @@ def test_other_things_that_networks_do_not_have(network: DeepBeliefNetwork, tmp_
     with pytest.raises(SpecError, match="at least 0"):
         network.fantasies(-1, 2)
     with pytest.raises(DataError, match="samples"):
-        scores.pseudo_log_likelihood(rbm, np.ones((UNITS, 3)), np.arange(2))
+        pseudo_log_likelihood(rbm, np.ones((UNITS, 3)), np.arange(2))
     with pytest.raises(DataError, match="base biases"):
-        scores.log_partition_ais(rbm, 3, 3, base_bias=np.zeros(UNITS - 1))
+        log_partition_ais(rbm, 3, 3, base_bias=np.zeros(UNITS - 1))
     for path in (tmp_path / "a", str(tmp_path / "b"), bytes(tmp_path / "c")):
         save(network, path)
         assert load(path, network.grid).spec == network.spec

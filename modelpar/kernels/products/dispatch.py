@@ -95,10 +95,15 @@ def forced() -> str | None:
 
 def choose(states: Packed, n_out: int, *, up: bool, integer_sums: bool = False) -> str:
     """Return the kernel for a product of states (n_in, batch) into ``n_out`` units.  Raises SpecError as ``forced``."""
+    return choose_for(states, n_out, states.batch, up=up, integer_sums=integer_sums)
+
+
+def choose_for(states: Packed, n_out: int, batch: int, *, up: bool, integer_sums: bool = False) -> str:
+    """Return the kernel for products of ``batch`` samples with states such as these."""
     name = forced()
     if name:
         return name
-    n_in, batch = states.shape
+    n_in = states.n_units
     times = {}
     for kernel in available():
         if kernel == "blas" and integer_sums and compiled():

@@ -20,7 +20,7 @@ from modelpar.kernels import threads
 from modelpar.kernels.llvm.vectors import LANES, compiled
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics import counts, probability_counts
-from modelpar.kernels.statistics.update import update_row
+from modelpar.kernels.statistics.update import add_row, update_row
 
 Array = npt.NDArray[Any]
 Pair = tuple[Packed, Packed]
@@ -124,6 +124,12 @@ class ProbabilityCounts:
         self.unit = 1.0 / float(self.scale)
         self.shape: tuple[int, ...] = data[0].n_units, len(data[1])
 
+    @staticmethod
+    def empty_like(model: tuple[Packed, Array]) -> tuple[Packed, Array]:
+        """Return a phase of the same units without samples."""
+        v, p = model
+        return Packed.empty(v.n_units, 0), np.empty((len(p), 0), p.dtype)
+
     def _operands(self) -> tuple[Any, ...]:
         operands: list[Any] = []
         for v, p in (self.data, self.model):
@@ -175,6 +181,16 @@ def update_from(C: Array, W: Array, V: Array, carry: float, gain: float, shrink:
         _update(W, V, C, *scalars)
         return
     threads.split(len(W), _rows(W), lambda a, b: counts.update_rows(W, V, C, *scalars, a, b))
+
+
+def accumulate(C: Array, V: Array, carry: float, gain: float) -> None:
+    """V = carry * V + gain * C, of integers C, of the shape of V."""
+    keep, scale = _scalars(V, carry, gain)
+    if not compiled():
+        V[:] = keep * V + scale * C.astype(V.dtype)
+        return
+    flat, counted = V.reshape(-1), C.reshape(-1)
+    threads.split(len(flat), GRAIN, lambda a, b: add_row(flat[a:b], counted[a:b], keep, scale))
 
 
 def _update(W: Array, V: Array, C: Array, carry: Any, gain: Any, shrink: Any) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import threads
 from modelpar.machine.compilation import njit
+
+Array = npt.NDArray[Any]
 
 GRAIN = 1 << 16  # parameters for which one more thread is worth waking
 
@@ -31,7 +34,67 @@ def update_row(W, V, counts, carry, gain, shrink):  # type: ignore[no-untyped-de
         W[j] += velocity
 
 
-def apply_update(parameters: npt.NDArray[Any], velocity: npt.NDArray[Any], decay: float) -> None:
+@njit(cache=True, nogil=True)
+def add_row(V, counts, carry, gain):  # type: ignore[no-untyped-def]
+    """V = carry * V + gain * counts      V (n,), counts (n,) of any integer type, carry and gain of V's type"""
+    for j in range(len(V)):
+        V[j] = carry * V[j] + gain * V.dtype.type(counts[j])
+
+
+@njit(cache=True, nogil=True)
+def subtract_outer_rows(V, carry, a, d, c, f, start, stop):  # type: ignore[no-untyped-def]
+    """V[i, j] = carry * V[i, j] - (a[i] * d[j] + c[i] * f[j]), rows ``start .. stop - 1``; all of one type"""
+    for i in range(start, stop):
+        row, one, other = V[i], a[i], c[i]
+        for j in range(len(row)):
+            row[j] = carry * row[j] - (one * d[j] + other * f[j])
+
+
+@njit(cache=True, nogil=True)
+def shrink_span(W, limit):  # type: ignore[no-untyped-def]
+    """W (n,) moves towards 0 by ``limit``, and ends there where it is nearer."""
+    for i in range(len(W)):
+        size = abs(W[i]) - limit
+        W[i] = (size if W[i] > 0 else -size) if size > 0 else W[i] - W[i]
+
+
+@njit(cache=True, nogil=True)
+def approach_span(average, values, part):  # type: ignore[no-untyped-def]
+    """average (n,) moves towards values (n,) by a part of the distance, of their type."""
+    for i in range(len(average)):
+        average[i] += part * (values[i] - average[i])
+
+
+def approach(average: Array, values: Array, part: float) -> None:
+    """``average += part * (values - average)``, both (n,) of one type, in place."""
+    scalar = average.dtype.type(part)
+    threads.split(
+        len(average), GRAIN, lambda start, stop: approach_span(average[start:stop], values[start:stop], scalar)
+    )
+
+
+def subtract_outer(V: Array, carry: float, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> None:
+    """``V = carry * V - (a d^T + c f^T)`` in place, V (n, m) of one type.
+
+    rows   a, c (n,); columns: d, f (m,); of any type, rounded to V's first
+    """
+    a, c = (np.ascontiguousarray(x, V.dtype) for x in rows)
+    d, f = (np.ascontiguousarray(x, V.dtype) for x in columns)
+    keep = V.dtype.type(carry)
+    grain = threads.rows_of(GRAIN, V.shape[1])
+    threads.split(len(V), grain, lambda start, stop: subtract_outer_rows(V, keep, a, d, c, f, start, stop))
+
+
+def shrink(W: Array, limit: float) -> None:
+    """The proximal step of an L1 penalty: every weight moves towards 0 by ``limit``, and stops there.
+
+    W   of any shape, C-contiguous, in place.
+    """
+    flat, amount = W.reshape(-1), W.dtype.type(limit)
+    threads.split(len(flat), GRAIN, lambda start, stop: shrink_span(flat[start:stop], amount))
+
+
+def apply_update(parameters: Array, velocity: Array, decay: float) -> None:
     """``velocity -= decay * parameters; parameters += velocity``, both (n,) in place.
 
     Raises ValueError where they differ in shape or type.

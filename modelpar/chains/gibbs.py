@@ -1,0 +1,100 @@
+"""Chains of Gibbs sampling for the model's statistics: PCD, and training out of equilibrium.
+
+Every chain has an id, which keys its draws together with the number of the update, so that the chains are the same at
+every grid.  A replica has those of consecutive ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import draws
+from modelpar.data.minibatches import Minibatches
+from modelpar.draws import Purpose, Stream
+from modelpar.kernels.products.product import Activations, Sampler
+from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.model.rbm import RBM, statistic_of
+from modelpar.spec import TrainingSpec
+from modelpar.weights.statistics import Phase
+
+Array = npt.NDArray[Any]
+
+# repeats of the stream of Purpose.CHAIN; the visible and the hidden side of sweep k have 2 k - 1 and 2 k
+START, RANDOM = 0, 65535
+
+
+@dataclass
+class Chains:
+    """The hidden states of this replica's chains, and which of all chains they are."""
+
+    h: Packed  # (n_hidden_owned, chains of this replica)
+    first: int  # id of the first of them
+    n_all: int  # chains over all replicas
+
+    @classmethod
+    def of_replica(cls, states: Array, replica: int, n_replicas: int) -> Chains:
+        """This replica's columns of the states (n_hidden_owned, n_all) of all chains, given as 0 and 1."""
+        mine = Minibatches.slice_of(states.shape[1], replica, n_replicas)
+        return cls(pack(states[:, mine]), mine.start, states.shape[1])
+
+    def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> Array:
+        """All replicas' chains (n_hidden_owned, n_all) as 0 and 1 of ``dtype``.  Collective."""
+        return np.concatenate([unpack(h, dtype) for h in replica_comm.allgather(self.h)], axis=1)
+
+    def advance(self, rbm: RBM, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
+        """Move the chains on by ``spec.sweeps`` sweeps of Gibbs sampling: PCD-k (Tieleman 2008).
+
+        first_draw   counter of the draws of this replica's first chain
+        Returns (the model's phase of the statistics, hidden states of the chains).  Collective over the shards.
+        """
+        v = rbm.visible_after(self.h, spec.sweeps, Purpose.CHAIN, first_draw)
+        v_sent = rbm.weights.spread_visible(v)
+        hidden = rbm.hidden_side(v_sent, Purpose.CHAIN, 2 * spec.sweeps, first_draw, spec, states=True)
+        assert hidden.states is not None  # they were asked for
+        self.h = hidden.states
+        s = statistic_of(hidden)
+        return Phase(v, v_sent.wait(), s, rbm.weights.spread_hidden(s).wait()), self.h
+
+
+def start(
+    rbm: RBM, how: str, replica: int, n_replicas: int, n_all: int, *, update: int = 0, data: Activations | None = None
+) -> Chains:
+    """This replica's part of ``n_all`` chains, at the start of ``update``.  Collective over the shards.
+
+    how    ``biases``: hidden states drawn from their biases; ``random``: given random visible states, or standard
+           normal values of Gaussian units; ``data``: given ``data``
+    data   (n_visible_owned, chains of this replica)
+    """
+    mine = Minibatches.slice_of(n_all, replica, n_replicas)
+    first, n = update * n_all + mine.start, mine.stop - mine.start
+    if how == "biases":
+        h = _drawn(rbm.c, rbm, n, first)
+    else:
+        v = _random(rbm, n, first) if how == "random" else data
+        assert v is not None
+        h = rbm.sample_hidden(v, Purpose.CHAIN, START, first)
+    return Chains(h, mine.start, n_all)
+
+
+def _drawn(bias: Array, rbm: RBM, n: int, first: int) -> Packed:
+    sampler = Sampler(bias, rbm.hidden_ids, Stream(rbm.seed, rbm.index, Purpose.CHAIN, START), first)
+    drawn = sampler.of_sums(np.zeros((len(bias), n), bias.dtype), 1)
+    assert drawn.states is not None  # they were asked for
+    return drawn.states
+
+
+def _random(rbm: RBM, n: int, first: int) -> Activations:
+    """Visible states that are 0 and 1 alike, or standard normal values."""
+    stream = Stream(rbm.seed, rbm.index, Purpose.CHAIN, RANDOM)
+    x = np.zeros((len(rbm.visible_ids), n), rbm.W.dtype)
+    if rbm.gaussian:
+        draws.sample_gaussian(x, stream, rbm.visible_ids, first, x)
+        return x
+    drawn = Sampler(np.zeros_like(rbm.b), rbm.visible_ids, stream, first).of_sums(x, 1)
+    assert drawn.states is not None  # they were asked for
+    return drawn.states

@@ -1,0 +1,61 @@
+"""``modelpar score``: the log-likelihood of data under a network."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from mpi4py import MPI
+
+from modelpar.cli.config import Settings
+from modelpar.cli.evaluate import make_grid, open_network, open_split
+from modelpar.cli.progress import summary_table
+from modelpar.cli.run_directory import checkpoint_of
+from modelpar.cli.terminal import make_console, speak
+from modelpar.likelihood.score import Score
+from modelpar.training.scoring import score_split, states_of
+
+
+def score(
+    comm: MPI.Comm, settings: Settings, where: str, split: str, *,
+    method: str, n_chains: int, n_betas: int, seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Print the mean log-likelihood of one split of some data.  Collective."""
+    with make_grid(comm, settings) as grid:
+        path = checkpoint_of(comm, where, generative=True)
+        network = open_network(path, grid, settings)
+        say = speak(grid.comm)
+        dataset, chosen = open_split(settings, network, split, with_labels=False, say=say)
+        if states_of(network, dataset, chosen)[1]:
+            say(f"{dataset.name} has grey values: states are drawn from them, once, by the seed {network.spec.seed}")
+        found = score_split(network, dataset, chosen, method, n_chains=n_chains, n_betas=n_betas, seed=seed)
+        for doubt in found.doubts:
+            say(f"not to be trusted: {doubt}")
+        bound = len(network.rbms) > 1
+    what = {"checkpoint": str(path), "data": dataset.name, "split": split}
+    if as_json:
+        values = {name: _finite(value) for name, value in asdict(found).items()}
+        print(json.dumps({**what, **values, "bound": bound}), flush=True)
+        return
+    make_console().print(summary_table({**what, **_shown(found, bound=bound)}, ""))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(found: Score, *, bound: bool) -> dict[str, str]:
+    name = "log-likelihood" + (", lower bound" if bound else "")
+    rows = {
+        "samples": str(found.samples), "method": found.method,
+        name: f"{found.log_likelihood:.3f} nats a sample", "interval": f"{found.low:.3f} to {found.high:.3f}",
+        "log Z": f"{found.log_partition:.3f}",
+    }  # fmt: skip
+    if math.isfinite(found.gap):
+        rows["optimistic - pessimistic"] = f"{found.gap:.3f} nats"
+    if math.isfinite(found.effective_chains):
+        rows["effective chains"] = f"{found.effective_chains:.1f}"
+    return {**rows, "seconds": f"{found.seconds:.1f}"}

@@ -1,0 +1,70 @@
+"""Sums of log(1 + exp(x)) over the units of a layer, for many samples: a sigmoid a value, a logarithm a group of units.
+
+``log(1 + exp(x)) = max(x, 0) - log(sigmoid(|x|))``, and the logarithms of a group's units are that of the product of
+their sigmoids, each at least 1/2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.kernels import threads
+from modelpar.kernels.llvm.vectors import compiled
+from modelpar.kernels.sampling.epilogue import sigmoid
+from modelpar.machine.compilation import njit
+
+Array = npt.NDArray[Any]
+
+GROUP = 64  # units whose sigmoids are multiplied: products stay above 2^-64
+SPAN = 512  # samples at a time, whose products stay in the first-level cache
+GRAIN = 1 << 14  # values that are worth another thread
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_differences(x, low, high, first, last, out):  # type: ignore[no-untyped-def]
+    """out[s] += sum over units of log(1 + exp(high x[s])) - log(1 + exp(low x[s])), s = first .. last - 1
+
+    x (units, samples) float32 or float64; low, high of its type; out (samples,) float64
+    """
+    n_units = x.shape[0]
+    below, above = np.empty(SPAN, x.dtype), np.empty(SPAN, x.dtype)
+    linear = np.empty(SPAN, x.dtype)
+    for start in range(first, last, SPAN):
+        n = min(SPAN, last - start)
+        for group in range(0, n_units, GROUP):
+            for s in range(n):
+                below[s], above[s], linear[s] = 1, 1, 0
+            for j in range(group, min(group + GROUP, n_units)):
+                row = x[j, start : start + n]
+                for s in range(n):
+                    a, b = low * row[s], high * row[s]
+                    linear[s] += max(b, b - b) - max(a, a - a)
+                    below[s] *= sigmoid(abs(a))
+                    above[s] *= sigmoid(abs(b))
+            for s in range(n):
+                out[start + s] += np.float64(linear[s]) + math.log(np.float64(below[s]) / np.float64(above[s]))
+
+
+def softplus_differences(x: Array, low: float, high: float) -> npt.NDArray[np.float64]:
+    """(samples,) float64: sum over units of log(1 + exp(high x)) - log(1 + exp(low x)).
+
+    x   (units, samples) float32 or float64, C-contiguous
+    """
+    out = np.zeros(x.shape[1])
+    if not compiled():
+        wide = x.astype(np.float64)
+        out += (np.logaddexp(0, high * wide) - np.logaddexp(0, low * wide)).sum(axis=0)
+        return out
+    a, b = x.dtype.type(low), x.dtype.type(high)
+    grain = threads.rows_of(GRAIN, x.shape[0])
+    threads.split(x.shape[1], grain, lambda start, stop: add_differences(x, a, b, start, stop, out), align=16)
+    return out
+
+
+def softplus_sums(x: Array) -> npt.NDArray[np.float64]:
+    """(samples,) float64: sum over units of log(1 + exp(x)); x as in :func:`softplus_differences`."""
+    return softplus_differences(x, 0.0, 1.0) + len(x) * math.log(2)

@@ -1,0 +1,236 @@
+"""The log-likelihood of data under a network, exact or between an optimistic and a pessimistic estimate."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from modelpar.collective.agreement import agree
+from modelpar.errors import DataError, SpecError
+from modelpar.kernels.products.product import Activations, Sampler
+from modelpar.kernels.sampling.softplus import softplus_sums
+from modelpar.kernels.states import WORD, Packed, pack, unpack
+from modelpar.likelihood.annealing import LogPartition, log_partition_ais, reverse_log_likelihoods, temperatures
+from modelpar.likelihood.energy import (
+    Array,
+    Doubles,
+    IntArray,
+    free_energy,
+    on_whole_grid,
+    stream_of,
+    sum_over_shards,
+    visible_values,
+)
+from modelpar.likelihood.enumeration import enumerated_side, log_partition_exact
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import RBM
+
+METHODS = ("auto", "exact", "ais", "reverse-ais")
+AUTO_EXACT = 20  # units of the smaller side up to which `auto` enumerates: some seconds at most
+CONFIDENCE = 0.95  # of the intervals
+WIDE_GAP = 1.0  # nats between the optimistic and the pessimistic estimate above which neither is to be trusted
+FEW_CHAINS = 0.1  # part of the chains that the weights must be worth
+# repeats of the stream of Purpose.SCORE, after those of annealing
+UPWARDS = 16
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean log-likelihood per sample, in nats, with its interval.
+
+    log_likelihood    by forward AIS where both directions were used: an optimistic value
+    low, high         95 % intervals: of one method, its own; of both, from the low end of the pessimistic one to the
+                      high end of the optimistic one.  They tell how well the model's value is known for these very
+                      samples, not how much it would vary over others
+    effective_chains  what the chains' weights are worth; NaN where there were none
+    gap               optimistic minus pessimistic estimate; NaN where only one was made
+    doubts            why the value is not to be trusted, in words; empty where nothing speaks against it
+    """
+
+    log_likelihood: float
+    low: float
+    high: float
+    log_partition: float
+    effective_chains: float
+    method: str
+    seconds: float
+    gap: float
+    samples: int
+    doubts: tuple[str, ...] = ()
+
+
+def score(
+    network: DeepBeliefNetwork, v: Activations, samples: IntArray, method: str = "auto", *,
+    n_chains: int = 500, n_betas: int = 5000, seed: int = 0,
+) -> Score:  # fmt: skip
+    """The mean log-likelihood of the samples of all replicas under ``network``.
+
+    Of a stack it is the variational lower bound of Salakhutdinov and Murray (2008, equation 20), with states of the
+    hidden layers drawn once a sample from the posterior of the trained RBMs.
+
+    v         (n_visible_owned, samples of this replica), states, or values of Gaussian units
+    samples   (samples of this replica,) ids, which key the draws
+    method    ``exact`` (enumeration, up to 25 units on one side of the top RBM), ``ais`` (optimistic), ``reverse-ais``
+              (pessimistic), or ``auto``: exact up to 20 units, else both directions of AIS
+    n_chains  of forward AIS, and samples that reverse AIS starts from, at most
+    n_betas   inverse temperatures
+    Collective.  Raises SpecError for a method that cannot be used, DataError where there are no samples or units do
+    not fit.
+    """
+    started = time.perf_counter()
+    top = network.rbms[-1]
+    agree(network.grid.comm, "score", method=method, n_chains=n_chains, n_betas=n_betas, seed=seed)
+    if method not in METHODS:
+        raise SpecError(f"the method is {method!r}, but must be one of {', '.join(METHODS)}")
+    n_samples = network.grid.replica_comm.allreduce(v.shape[1])
+    if not n_samples:
+        raise DataError("there are no samples to score")
+    unnormalised, h = _bound_below(network, v, samples, seed)
+    total, error = _mean_and_error(top, unnormalised, exact_terms=len(network.rbms) == 1)
+    n_visible, n_hidden, over_hidden = enumerated_side(top)
+    if method == "auto":
+        method = "exact" if (n_hidden if over_hidden else n_visible) <= AUTO_EXACT else "both"
+    if method == "exact":
+        log_z = log_partition_exact(top)
+        value, half = total - log_z, stats.norm.ppf(0.5 + CONFIDENCE / 2) * error
+        return Score(value, value - half, value + half, log_z, math.nan, "exact", time.perf_counter() - started,
+                     math.nan, n_samples)  # fmt: skip
+    base = _base_rate(top, h, n_samples)
+    betas = temperatures(top, n_betas, seed, base)
+    optimistic = pessimistic = None
+    if method in ("ais", "both"):
+        log_z_low = log_partition_ais(top, n_chains, seed=seed, base_bias=base, betas=betas)
+        optimistic = _by_forward(total, error, log_z_low)
+    if method in ("reverse-ais", "both"):
+        pessimistic = _by_reverse(network, h, samples, betas, seed, base, total, error, n_chains, n_samples)
+    seconds = time.perf_counter() - started
+    best, low = optimistic or pessimistic, pessimistic or optimistic
+    assert best is not None
+    assert low is not None
+    gap = best[0] - low[0] if optimistic and pessimistic else math.nan
+    chains = log_z_low.effective_chains if optimistic else float(min(n_chains, n_samples))
+    doubts = _doubts(gap, chains / n_chains if optimistic else 1.0)
+    name = "ais+reverse-ais" if method == "both" else method
+    return Score(best[0], low[1], best[2], best[3], chains, name, seconds, gap, n_samples, doubts)
+
+
+Estimate = tuple[float, float, float, float]  # log-likelihood, low, high, log Z
+
+
+def _by_forward(total: float, error: float, log_z: LogPartition) -> Estimate:
+    """log Z from below on average: E[Z] is right, so E[log Z] is too small (Jensen)."""
+    spread = math.hypot(error, log_z.error)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(log_z.effective_chains - 1, 1))) * spread
+    value = total - log_z.value
+    return value, value - half, value + half, log_z.value
+
+
+def _by_reverse(
+    network: DeepBeliefNetwork, h: Activations, samples: IntArray, betas: Doubles, seed: int, base: Array,
+    total: float, error: float, n_chains: int, n_samples: int,
+) -> Estimate:  # fmt: skip
+    """The mean over all samples of log p* less a log Z that some of them, spread evenly, find in reverse."""
+    top, comm = network.rbms[-1], network.grid.replica_comm
+    before = sum(comm.allgather(h.shape[1])[: comm.rank])
+    wanted = np.unique(np.linspace(0, n_samples - 1, min(n_chains, n_samples)).astype(np.int64))
+    mine = wanted[(wanted >= before) & (wanted < before + h.shape[1])] - before
+    chosen = unpack(h, top.W.dtype) if isinstance(h, Packed) else h
+    chosen = np.ascontiguousarray(chosen[:, mine])
+    start = pack(chosen) if isinstance(h, Packed) else chosen
+    found = reverse_log_likelihoods(top, start, np.asarray(samples)[mine], betas, seed, base)
+    log_z = np.concatenate(comm.allgather(-free_energy(top, start) - found))
+    value, n = total - float(log_z.mean()), len(log_z)
+    noise = float(log_z.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(n - 1, 1))) * math.hypot(error, noise)
+    return value, value - half, value + half, float(log_z.mean())
+
+
+def _doubts(gap: float, part: float) -> tuple[str, ...]:
+    found = []
+    if gap > WIDE_GAP:
+        found.append(f"the optimistic and the pessimistic estimate are {gap:.3g} nats apart: use more temperatures")
+    if part < FEW_CHAINS:
+        found.append(f"the estimate hangs on {part:.1%} of the chains: use more temperatures or chains")
+    return tuple(found)
+
+
+def _bound_below(
+    network: DeepBeliefNetwork, v: Activations, samples: IntArray, seed: int
+) -> tuple[Doubles, Activations]:
+    """(log p* of every sample, or what it is bounded by, (samples,); states of the top RBM's visible units).
+
+    The states h of each layer are drawn once from q, the RBM's posterior, which is factorial; each RBM below the top
+    one gains log p(v | h) - log q(h | v), and the top one -F(h).  Some samples at a time.  Collective over the shards.
+    """
+    with on_whole_grid(network.rbms[0]):
+        visible_values(network.rbms[0], v)
+    at_once = max(WORD, network.samples_at_once // network.grid.n_replicas // WORD * WORD)
+    gains, states = [np.zeros(0)], []
+    for start in range(0, v.shape[1], at_once):
+        stop = min(start + at_once, v.shape[1])
+        here = _samples(v, start, stop)
+        total = np.zeros(stop - start)
+        for rbm in network.rbms[:-1]:
+            total += _gain(rbm, here, above := _states_above(rbm, here, samples[start:stop], seed))
+            here = above
+        gains.append(total - free_energy(network.rbms[-1], here))
+        states.append(here)
+    if len(network.rbms) == 1:
+        return np.concatenate(gains), v
+    top = [piece for piece in states if isinstance(piece, Packed)]
+    empty = Packed.empty(len(network.rbms[-1].visible_ids), 0)
+    return np.concatenate(gains), Packed.join(top) if top else empty
+
+
+def _states_above(rbm: RBM, v: Activations, samples: IntArray, seed: int) -> Packed:
+    """Hidden states drawn given v, keyed by the samples' ids."""
+    x = rbm.hidden_input(v)
+    sampler = Sampler(
+        np.zeros_like(rbm.c), rbm.hidden_ids, stream_of(rbm, seed, UPWARDS), np.asarray(samples, np.int64)
+    )
+    drawn = sampler.of_sums(x, 1)
+    assert drawn.states is not None  # they were asked for
+    return drawn.states
+
+
+def _gain(rbm: RBM, v: Activations, h: Packed) -> Doubles:
+    """log p(v | h) - log q(h | v) of every sample, (samples,)."""
+    x = rbm.hidden_input(v).astype(np.float64)
+    mine = softplus_sums(x) - (unpack(h, np.float64) * x).sum(axis=0)  # -log q = sum_j log(1 + exp(x_j)) - h_j x_j
+    return sum_over_shards(rbm, mine + _log_given_hidden(rbm, v, rbm.visible_input(h).astype(np.float64)))
+
+
+def _samples(v: Activations, start: int, stop: int) -> Activations:
+    return v.take(start, stop) if isinstance(v, Packed) else np.ascontiguousarray(v[:, start:stop])
+
+
+def _log_given_hidden(rbm: RBM, v: Activations, x: Doubles) -> Doubles:
+    """log p(v | h) of the owned visible units, (samples,), from x = W h + b."""
+    values = unpack(v, np.float64) if isinstance(v, Packed) else v.astype(np.float64)
+    if rbm.gaussian:
+        return np.asarray(-0.5 * ((values - x) ** 2).sum(axis=0) - 0.5 * len(x) * math.log(2 * math.pi))
+    return np.asarray((values * x).sum(axis=0) - softplus_sums(x))
+
+
+def _mean_and_error(rbm: RBM, values: Doubles, *, exact_terms: bool) -> tuple[float, float]:
+    """(mean over all replicas, standard error of the draws that it depends on: 0 where the terms are exact)"""
+    everything = np.concatenate(rbm.replica_comm.allgather(values))
+    n = len(everything)
+    return float(everything.mean()), 0.0 if exact_terms or n < 2 else float(everything.std(ddof=1)) / math.sqrt(n)
+
+
+def _base_rate(rbm: RBM, h: Activations, n_samples: int) -> Array:
+    """Visible biases of the RBM without weights that fits these samples: their log-odds, or their means.  Collective
+
+    One half of a sample more of each state keeps the odds of a unit that never changes finite.
+    """
+    sums = np.asarray(h.sums(), np.float64) if isinstance(h, Packed) else h.sum(axis=1, dtype=np.float64)
+    total = np.sum(rbm.replica_comm.allgather(sums), axis=0)
+    if rbm.gaussian:
+        return np.asarray(total / n_samples)
+    mean = (total + 0.5) / (n_samples + 1)
+    return np.asarray(np.log(mean / (1 - mean)))

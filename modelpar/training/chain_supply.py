@@ -1,0 +1,71 @@
+"""The chains that a stage of training draws its model's statistics from, where they belong to no sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.chains.gibbs import Chains, start
+from modelpar.data.feed import Feed
+from modelpar.data.minibatches import Minibatches
+from modelpar.draws import permutation
+from modelpar.kernels.products.product import Activations
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import RBM
+from modelpar.spec import TrainingSpec
+from modelpar.training.feeds import BEYOND_TRAINING
+from modelpar.training.minibatch_loop import Minibatch
+from modelpar.training.state import TrainingRun
+
+IntArray = npt.NDArray[np.int64]
+
+
+class ChainSupply:
+    """The chains of every update: those of the run that go on, or new ones each time; none for CD.
+
+    Chains that a run has are kept where they are as many as wanted.  Making one, and ``at``, are collective over the
+    shards.
+    """
+
+    def __init__(
+        self, network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM, training: TrainingSpec, feed: Feed
+    ) -> None:
+        self._rbm, self._run, self._training, self._feed = rbm, run, training, feed
+        self._replica, self._n_replicas = network.grid.replica, network.grid.n_replicas
+        self._order: IntArray | None = None
+        n_all, restart = training.n_chains, training.chain_restart
+        if not n_all or restart:
+            run.chains = None
+        elif run.chains is None or run.chains.n_all != n_all:
+            run.chains = self._started(0)
+
+    def at(self, batch: Minibatch) -> Chains | None:
+        """The chains as the update of this minibatch finds them."""
+        return self._started(batch.update) if self._training.chain_restart else self._run.chains
+
+    def first_draw(self, batch: Minibatch) -> int | None:
+        """The counter of the draws of this replica's first chain in an update; None without chains."""
+        n_all = self._training.n_chains
+        mine = Minibatches.slice_of(n_all, self._replica, self._n_replicas)
+        return batch.update * n_all + mine.start if n_all else None
+
+    def _started(self, update: int) -> Chains:
+        training = self._training
+        where = training.chain_start, self._replica, self._n_replicas, training.n_chains
+        data = self._samples(update) if training.chain_start == "data" else None
+        return start(self._rbm, *where, update=update, data=data)
+
+    def _samples(self, update: int) -> Activations:
+        """Samples for this replica's chains, in a random order that all chains of all updates go through."""
+        feed, n_all = self._feed, self._training.n_chains
+        if self._order is None:
+            self._order = permutation(self._rbm.seed, self._rbm.index << 24, feed.n_samples)
+        mine = Minibatches.slice_of(n_all, self._replica, self._n_replicas)
+        counters = update * n_all + np.arange(mine.start, mine.stop)
+        samples = self._order[counters % feed.n_samples]
+        first = BEYOND_TRAINING + update * n_all + mine.start
+        if feed.binary:
+            return feed.states(samples, first)
+        v = np.empty((feed.n_units, len(samples)), self._rbm.W.dtype)
+        feed.fill(samples, first, v)
+        return v

@@ -1,0 +1,69 @@
+"""``modelpar score``: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from modelpar import DataSpec, DeepBeliefNetwork, Grid, NetworkSpec, open_dataset, save
+from modelpar.likelihood.energy import free_energy
+from modelpar.likelihood.enumeration import log_partition_exact
+from modelpar.training.feeds import visible_feed
+
+pytestmark = pytest.mark.jobs
+
+LIMIT = 120  # seconds
+COMMAND = [sys.executable, "-m", "modelpar", "score"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An RBM of the 3 x 3 bars, and the exact mean log-likelihood of all of these."""
+    path = tmp_path_factory.mktemp("score") / "bars.safetensors"
+    dataset = open_dataset(DataSpec(data="bars:3"))
+    with Grid(MPI.COMM_SELF) as grid:
+        network = DeepBeliefNetwork(NetworkSpec(layers=(9, 6), seed=1, weight_scale=0.5), grid)
+        v = np.empty((9, len(dataset.train)), np.float32)
+        visible_feed(network, dataset, dataset.train, "none").fill(np.arange(v.shape[1]), 0, v)
+        exact = float(-free_energy(network.rbms[0], v).mean() - log_partition_exact(network.rbms[0]))
+        save(network, path)
+    return str(path), exact
+
+
+def test_all_methods_on_two_ranks(trained, on_ranks) -> None:
+    path, exact = trained
+    words = [*COMMAND, path, "--data", "bars:3", "--split", "train", "--json"]
+    for method in ("auto", "ais", "reverse-ais"):
+        outcome = on_ranks(2, [*words, "--method", method, "--temperatures", "200", "--chains", "100"], limit=LIMIT)
+        assert outcome.returncode == 0, outcome.output
+        found = json.loads(outcome.output.strip().splitlines()[-1])
+        assert {"log_likelihood", "low", "high", "log_partition", "effective_chains", "method", "seconds"} <= set(found)
+        assert math.isclose(found["log_likelihood"], exact, abs_tol=1e-4 if method == "auto" else 0.1)
+        assert found["low"] - 1e-9 <= found["log_likelihood"] <= found["high"] + 1e-9
+        assert found["method"] == ("exact" if method == "auto" else method)
+
+
+def test_a_table_for_people(trained, on_ranks) -> None:
+    outcome = on_ranks(1, [*COMMAND, trained[0], "--data", "bars:3", "--split", "train"], limit=LIMIT)
+    assert "nats a sample" in outcome.output, outcome.output
+    assert "interval" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "guess"], "'guess' is not one of"),
+        (["--chains", "1"], "not in the range"),
+        (["--data", "digits"], "64"),
+    ],
+)
+def test_mistakes_are_one_line(trained, on_ranks, words, message) -> None:
+    outcome = on_ranks(2, [*COMMAND, trained[0], "--data", "bars:3", *words], limit=LIMIT)
+    assert outcome.returncode == 2, outcome.output
+    assert message in outcome.output, outcome.output
+    assert outcome.output.count("modelpar: error:") == 1, outcome.output

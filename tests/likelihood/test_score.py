@@ -1,0 +1,147 @@
+"""Scores of networks against enumeration, and how often their intervals hold, at every grid of the ranks.
+
+Modules: modelpar/kernels/sampling/softplus, modelpar/training/scoring
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+from scipy import stats
+
+from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpec, open_dataset, pretrain
+from modelpar.errors import DataError, SpecError
+from modelpar.kernels.sampling.softplus import softplus_differences, softplus_sums
+from modelpar.kernels.states import pack
+from modelpar.likelihood.score import score
+from modelpar.spec import DataSpec
+from modelpar.training.scoring import score_split
+from tests.likelihood.cases import all_states, each_grid, exact_log_partition, log_sum_over_hidden
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (64, 7), (130, 1000)])
+def test_sums_of_softplus(dtype, shape):
+    x = np.random.default_rng(1).normal(0, 8, shape).astype(dtype)
+    wide, tolerance = x.astype(np.float64), 1e-5 if dtype == "float32" else 1e-12
+    expected = (np.logaddexp(0, 0.8 * wide) - np.logaddexp(0, 0.3 * wide)).sum(axis=0)
+    assert np.allclose(softplus_differences(x, 0.3, 0.8), expected, rtol=tolerance, atol=tolerance * 10)
+    assert np.allclose(softplus_sums(x), np.logaddexp(0, wide).sum(axis=0), rtol=tolerance, atol=tolerance * 10)
+
+
+def of_case(it):
+    """A network around the RBM of a case, as ``score`` takes it."""
+    network = DeepBeliefNetwork(
+        NetworkSpec(layers=(len(it.whole.b), len(it.whole.c)), dtype="float64", seed=31), it.grid, draw_weights=False
+    )
+    rbm = network.rbms[0]
+    rbm.W[...] = it.whole.W[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+    rbm.b[...], rbm.c[...] = it.whole.b[rbm.visible_ids], it.whole.c[rbm.hidden_ids]
+    rbm.refresh()
+    return network
+
+
+def share(network, v):
+    """(this replica's columns of the owned rows, their ids)"""
+    ids = np.array_split(np.arange(v.shape[1]), network.grid.n_replicas)[network.grid.replica]
+    return np.ascontiguousarray(v[np.ix_(network.visible_ids, ids)]), ids
+
+
+@each_grid
+@pytest.mark.parametrize("packed", [False, True], ids=["values", "states"])
+def test_the_exact_score(agree, case, n_shards, packed):
+    it = case(n_shards)
+    network = of_case(it)
+    v = np.random.default_rng(2).integers(0, 2, (7, 70)).astype(float)
+    mine, ids = share(network, v)
+    found = score(network, pack(mine) if packed else mine, ids)
+    expected = (log_sum_over_hidden(it.whole, v) - exact_log_partition(it.whole)).mean()
+    agree(found.method == "exact" and np.allclose([found.log_likelihood, found.low, found.high], expected, rtol=1e-12))
+
+
+@each_grid
+def test_both_directions_enclose_the_truth(agree, case, n_shards):
+    it = case(n_shards)
+    network = of_case(it)
+    v = np.random.default_rng(2).integers(0, 2, (7, 70)).astype(float)
+    mine, ids = share(network, v)
+    optimistic, pessimistic = (
+        score(network, mine, ids, method, n_chains=100, n_betas=300) for method in ("ais", "reverse-ais")
+    )
+    expected = (log_sum_over_hidden(it.whole, v) - exact_log_partition(it.whole)).mean()
+    agree(abs(optimistic.log_likelihood - expected) < 0.1 and abs(pessimistic.log_likelihood - expected) < 0.1)
+    agree(optimistic.high - optimistic.low < 0.3 and not optimistic.doubts)
+
+
+@pytest.mark.parametrize("method", ["ais", "reverse-ais"])
+def test_intervals_hold_as_often_as_they_say(method):
+    """Of 200 random RBMs, 95 % of the intervals hold the exact value; fewer than 180 would come once in 10^3 times."""
+    assert stats.binom.cdf(179, 200, 0.95) < 2e-3
+    held = 0
+    for seed in range(200) if MPI.COMM_WORLD.rank == 0 else ():
+        rng = np.random.default_rng(seed)
+        n_visible, n_hidden = rng.integers(2, 12), rng.integers(2, 20)
+        with Grid(MPI.COMM_SELF) as grid:
+            network = DeepBeliefNetwork(NetworkSpec(layers=(n_visible, n_hidden), seed=seed), grid)
+            rbm = network.rbms[0]
+            rbm.W[...] *= 100 * rng.random()  # standard deviations of up to 1
+            rbm.b[...], rbm.c[...] = rng.normal(0, 1, n_visible), rng.normal(0, 1, n_hidden)
+            rbm.refresh()
+            v = pack(rng.integers(0, 2, (n_visible, 40)))
+            exact = score(network, v, np.arange(40), "exact").log_likelihood
+            found = score(network, v, np.arange(40), method, n_chains=40, n_betas=60, seed=seed)
+        # in reverse the bias is towards smaller values, which the interval of a pessimistic estimate allows for
+        held += found.low <= exact <= found.high if method == "ais" else found.low <= exact
+    assert MPI.COMM_WORLD.rank > 0 or held >= 180, held
+
+
+@each_grid
+def test_the_bound_of_a_stack(agree, comm, n_shards):
+    """It stands below the likelihood by enumeration, and is its mean over the draws of the hidden states."""
+    rng = np.random.default_rng(4)
+    W = [rng.normal(0, 1.0, (6, 5)), rng.normal(0, 1.0, (5, 4))]
+    biases = [(rng.normal(0, 0.5, a), rng.normal(0, 0.5, b)) for a, b in ((6, 5), (5, 4))]
+    v = rng.integers(0, 2, (6, 3000)).astype(float)
+    with Grid(comm, model_shards=n_shards, replicas=comm.size // n_shards) as grid:
+        network = DeepBeliefNetwork(NetworkSpec(layers=(6, 5, 4), dtype="float64", seed=7), grid)
+        for rbm, weights, (b, c) in zip(network.rbms, W, biases, strict=True):
+            rbm.W[...] = weights[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
+            rbm.b[...], rbm.c[...] = b[rbm.visible_ids], c[rbm.hidden_ids]
+            rbm.refresh()
+        found = score(network, *share(network, v))
+    h, ((b0, c0), (b1, c1)) = all_states(5), biases
+    # log p(h) of the top RBM, by its own hidden states, and the bound, by all states of the layer between
+    log_top = b1 @ h + np.logaddexp(0, W[1].T @ h + c1[:, None]).sum(axis=0)
+    log_top -= np.logaddexp.reduce(log_top)
+    x, y = W[0].T @ v + c0[:, None], W[0] @ h + b0[:, None]
+    log_q = h.T @ x - np.logaddexp(0, x).sum(axis=0)  # (states, samples)
+    log_joint = log_top[:, None] + y.T @ v - np.logaddexp(0, y).sum(axis=0)[:, None]
+    bound = (np.exp(log_q) * (log_joint - log_q)).sum(axis=0).mean()
+    likelihood = np.logaddexp.reduce(log_joint, axis=0).mean()
+    half = (found.high - found.low) / 2
+    agree(0 < half < 0.1 and abs(found.log_likelihood - bound) < 3 * half)
+    agree(found.log_likelihood < likelihood)
+
+
+@each_grid
+def test_trained_networks_on_their_data(agree, comm, n_shards):
+    """A trained RBM gives its data a likelihood far above that of an RBM without weights, the same in both forms."""
+    dataset = open_dataset(DataSpec(data="bars:3", test_fraction=0.5), comm)
+    with Grid(comm, model_shards=n_shards, replicas=comm.size // n_shards) as grid:
+        network = DeepBeliefNetwork(NetworkSpec(layers=(9, 12), seed=1), grid)
+        before = score_split(network, dataset, dataset.train)
+        for _ in pretrain(network, dataset, TrainingSpec(epochs=3, batch_size=20)):
+            pass
+        after = score_split(network, dataset, dataset.train)
+        both = score_split(network, dataset, dataset.train, "ais", n_chains=200, n_betas=300)
+        agree(after.log_likelihood > before.log_likelihood + 0.5)
+        agree(both.low - 0.05 <= after.log_likelihood <= both.high + 0.05)
+        with pytest.raises(SpecError, match="must be one of auto, exact"):
+            score_split(network, dataset, dataset.train, "best")
+        with pytest.raises(DataError, match="no samples to score"):
+            score_split(network, dataset, dataclasses.replace(dataset.train, rows=dataset.train.rows[:0], labels=None))

@@ -1,0 +1,71 @@
+"""The centred gradient's correction, and averages of parameters, in plain NumPy.
+
+Modules: modelpar/training/averaging
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from modelpar import NetworkSpec, TrainingSpec, pretrain
+from modelpar.errors import SpecError
+from modelpar.kernels.statistics.update import shrink
+from modelpar.training import averaging
+from modelpar.weights.parameters import Parameters
+from tests import networks, small
+
+pytestmark = pytest.mark.ranks
+
+shapes = pytest.mark.parametrize("shape", networks.grids(MPI.COMM_WORLD), ids=str)
+
+
+def test_an_average_is_that_of_all_at_first_and_then_forgets():
+    averages: dict = {}
+    parameters = Parameters((2, 3), 2, 3, np.float64)
+    expected = None
+    for update in range(1, 10):
+        parameters.flat[:] = np.random.default_rng(update).normal(size=parameters.flat.shape)
+        averaging.add(averages, "it", parameters, 4, update)
+        part = 1 / min(update, 4)
+        expected = parameters.flat.copy() if expected is None else expected + part * (parameters.flat - expected)
+        if update <= 4:
+            means = [np.random.default_rng(u).normal(size=parameters.flat.shape) for u in range(1, update + 1)]
+            assert np.allclose(averages["it"].flat, np.mean(means, axis=0))
+    assert np.allclose(averages["it"].flat, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_proximal_step_leaves_exact_zeros(dtype):
+    W = np.random.default_rng(2).normal(0, 1, (7, 11)).astype(dtype)
+    W[0, :3] = [0.25, -0.25, 0.0]
+    expected = np.sign(W) * np.maximum(np.abs(W) - np.dtype(dtype).type(0.25), 0)
+    shrink(W, 0.25)
+    assert np.array_equal(W, expected)
+    assert (W == 0).sum() >= 3
+
+
+@shapes
+@pytest.mark.parametrize("layout", ["column", "row", "dual"])
+def test_the_average_becomes_the_rbm(comm, agree, shape, layout):
+    """Of the last three updates, so near them, and never one of them."""
+    network = networks.sharded(comm, NetworkSpec((13, 7), layout=layout, dtype="float64"), shape, "random")
+    rbm, seen = network.rbms[0], []
+    training = TrainingSpec(epochs=2, batch_size=10, learning_rate=0.5, average=3, l1=0.01, centred=True)
+    for record in pretrain(network, small.dataset(13), training):
+        if record.kind == "step":
+            seen.append(rbm.parameters.flat.copy())
+    average = seen[0]
+    for update, values in enumerate(seen[1:], start=2):
+        average = average + (values - average) / min(update, 3)
+    agree(np.allclose(rbm.parameters.flat, average, atol=1e-12) and not np.allclose(average, seen[-1]))
+    agree(not network.run.average)
+
+
+@shapes
+def test_listed_connections_are_refused(comm, agree, shape):
+    network = networks.sharded(comm, NetworkSpec((13, 7), connections="random:3"), shape, "blocks")
+    with pytest.raises(SpecError, match="--centred needs complete connections"):
+        next(pretrain(network, small.dataset(13), TrainingSpec(centred=True)))
+    agree(True)
