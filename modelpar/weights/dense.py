@@ -168,6 +168,8 @@ class ColumnWeights(Dense):
         return sampler.of_product(self._upward(parameters.W, visible), self._up.buffer)
 
     def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
+        if self.whole_matrix:  # the same sums, drawn from while they are in the cache
+            return sampler.of_product(self._downward(parameters.W, hidden, partial=True), self._down.buffer)
         return sampler.of_sums(self._reduced(parameters, hidden), self._hidden.n_units)
 
     def _reduced(self, parameters: Parameters, hidden: Transfer) -> Array:
@@ -201,6 +203,8 @@ class RowWeights(Dense):
         return plain_sums(sums, self._hidden.n_units)
 
     def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
+        if self.whole_matrix:  # the same sums, drawn from while they are in the cache
+            return sampler.of_product(self._upward(parameters.W, visible, partial=True), self._up.buffer)
         return sampler.of_sums(self._reduced(parameters, visible), self._visible.n_units)
 
     def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:

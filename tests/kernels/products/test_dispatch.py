@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -176,11 +177,12 @@ def measured(monkeypatch):
     """Kernels and directions that were measured, by a substitute that takes no time."""
     names = []
 
-    def measure(kernel, *, up):
-        names.append((kernel, up))
-        return fake_measurement(kernel, up=up)
+    def measure():
+        cases = [(kernel, up) for kernel in available() for up in (True, False)]
+        names.extend(cases)
+        return {f"{kernel}.{'up' if up else 'down'}": fake_measurement(kernel, up=up) for kernel, up in cases}
 
-    monkeypatch.setattr(dispatch, "_measure", measure)
+    monkeypatch.setattr(dispatch, "_measured", measure)
     return names
 
 
@@ -330,16 +332,48 @@ def test_a_folder_that_cannot_be_written_to_is_not_an_error(cache, measured, mon
     assert files_in(cache) == []
 
 
-@pytest.mark.parametrize("kernel", available())
-@pytest.mark.parametrize("up", [True, False])
-def test_measured_rates_are_times(kernel, up, monkeypatch):
+def test_measured_rates_are_times(monkeypatch):
     """A real measurement of small products returns usable rates."""
     monkeypatch.setattr(dispatch, "_SIZE", (60, 70))
-    monkeypatch.setattr(dispatch, "_REPEATS", 1)
-    rate = dispatch._measure(kernel, up=up)
-    assert rate.weight >= 0
-    assert 0 < rate.sample < 1e6
-    assert np.isfinite(rate.weight)
+    monkeypatch.setattr(dispatch, "_ROUNDS", 1)
+    rates = dispatch._measured()
+    assert set(rates) == {f"{kernel}.{direction}" for kernel in available() for direction in ("up", "down")}
+    for rate in rates.values():
+        assert rate.weight >= 0
+        assert 0 < rate.sample < 1e6
+        assert np.isfinite(rate.weight)
+
+
+def test_a_disturbed_measurement_is_made_again_and_never_kept(monkeypatch):
+    """A time that does not grow with the load belongs to no kernel: something else ran beside the smaller product."""
+    calls = []
+
+    def seconds(work):
+        calls.append(work)
+        work()
+        return 1.0  # alike at both loads, always
+
+    monkeypatch.setattr(dispatch, "_time", seconds)
+    monkeypatch.setattr(dispatch, "_SIZE", (60, 70))
+    monkeypatch.setattr(dispatch, "_ROUNDS", 2)
+    assumed = dispatch._RATES_WITH if dispatch.HAS_LOOKUP else dispatch._RATES_WITHOUT
+    found = dispatch._measured()
+    assert len(calls) == dispatch._ATTEMPTS * 2 * 4 * len(available())  # rounds; two loads, two directions
+    assert all(rate == assumed[name.partition(".")[0]] for name, rate in found.items())
+    times = cycle([1.0, 8.0])
+    calls.clear()
+    monkeypatch.setattr(dispatch, "_time", lambda work: calls.append(work) or next(times))
+    assert all(rate.sample > 0 for rate in dispatch._measured().values())
+    assert len(calls) == 2 * 4 * len(available())  # every time grows with the load: once is enough
+
+
+def test_rates_from_two_times():
+    """A product of n weights takes weight + load x sample nanoseconds for each of them."""
+    n = dispatch._SIZE[0] * dispatch._SIZE[1]
+    rate = dispatch._rate_of([n * 1e-9 * (0.5 + 32 * 0.01), n * 1e-9 * (0.5 + 256 * 0.01)], [32, 256])
+    assert np.isclose(rate.weight, 0.5)
+    assert np.isclose(rate.sample, 0.01)
+    assert dispatch._rate_of([n * 1e-9, n * 1.0001e-9], [32, 256]) is None
 
 
 @needs_compilation
