@@ -72,7 +72,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """All kinds of statistics in turn, each with the product beside it."""
     comm = bench.network.grid.comm
-    product, product_operations = _product(bench)
+    product, product_operations = dense_product(bench)
     works: dict[str, Callable[[], object]] = {}
     for name, training in trainings.items():
         works[name] = _update(bench, training)
@@ -103,7 +103,7 @@ def _update(bench: CD1, training: TrainingSpec) -> Callable[[], None]:
     return lambda: bench.update(training)
 
 
-def _product(bench: CD1) -> tuple[Callable[[], None], float]:
+def dense_product(bench: CD1) -> tuple[Callable[[], None], float]:
     """(one dense product of this rank's samples with its block of W, its operations)"""
     W, n_samples = bench.rbm.W, bench.n_mine
     gemm = sgemm if W.dtype == np.float32 else dgemm
@@ -128,7 +128,7 @@ def _profile(size: Size, bench: CD1, training: TrainingSpec, repeats: int, secon
     pieces, ``seconds`` the sum of all.  Of several ranks the slowest one's clock counts, piece by piece.  Collective.
     """
     comm = bench.network.grid.comm
-    product, operations = _product(bench)
+    product, operations = dense_product(bench)
     calls = repeats * calls_for(seconds, _update(bench, training), comm)
     steps, products = np.empty((calls, len(PIECES) + 1)), np.empty((calls, 1))
     for i in range(calls):

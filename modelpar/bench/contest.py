@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,11 +26,13 @@ WATCHED_THREADS = 2  # from so many threads in all, free processors are checked 
 
 
 def contest(
-    update: Work, size: Size, names: list[str], *, comm: MPI.Comm, threads: int, repeats: int, seconds: float
-) -> dict[str, Any]:
+    update: Work, size: Size, names: list[str], *, comm: MPI.Comm, threads: int, repeats: int, seconds: float,
+    n_samples: int | None = None, more: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """The result of :func:`modelpar.bench.peers.race`, the same on every rank.  Collective.
 
-    update    one update of the engine, collective over ``comm``, by ``size[0]`` samples
+    update    one update of the engine, collective over ``comm``, by ``n_samples`` samples (default: ``size[0]``)
+    more      further options of the peers' programs
     names     the peers; one that is not installed, or does not run here, is a line of ``failed``
     threads   of each rank; a peer gets as many as all ranks together have
     repeats   rounds; as many more replace those that are discarded because the machine was not free
@@ -42,12 +45,12 @@ def contest(
         def engine_round(seconds: float) -> float:
             calls = max(1, math.ceil(seconds / max(once, 1e-6)))
             _tell(comm, calls)
-            rate = size[0] / _measure(update, calls, comm)
+            rate = (n_samples or size[0]) / _measure(update, calls, comm)
             time.sleep(SETTLING)
             return rate
 
         try:
-            outcome = _lead(engine_round, size, names, threads * comm.size, repeats, seconds)
+            outcome = _lead(engine_round, size, names, threads * comm.size, repeats, seconds, more)
         except ModelparError as caught:
             error = caught
         _tell(comm, 0)
@@ -59,7 +62,7 @@ def contest(
 
 
 def _lead(
-    engine_round: Any, size: Size, names: list[str], threads: int, repeats: int, seconds: float
+    engine_round: Any, size: Size, names: list[str], threads: int, repeats: int, seconds: float, more: Sequence[str]
 ) -> dict[str, Any]:
     failed = missing(names)
     with ExitStack() as stack:
@@ -67,7 +70,7 @@ def _lead(
         sides = []
         for name in available(names):
             try:
-                sides.append(stack.enter_context(peer(name, size, threads)))
+                sides.append(stack.enter_context(peer(name, size, threads, more=more)))
             except PeerError as error:
                 failed[name] = str(error)
         spare = repeats if sgemm is not None else 0

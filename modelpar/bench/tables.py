@@ -27,6 +27,21 @@ def cd1_tables(results: Results) -> list[Table]:
     return [main, *([_profiles(profiled)] if profiled else []), *([_peers(contested)] if contested else [])]
 
 
+def pcd_tables(results: Results) -> list[Table]:
+    """Updates by chains of many sweeps beside products, and beside peers."""
+    names = list(dict.fromkeys(name for row in results["rows"] for name in row["peers"]))
+    main = _table("B x visible x hidden", "chains", "sweeps", "layout", "updates/s", "chains swept/s", "GFLOP/s",
+                  "GEMM GFLOP/s", "over GEMM", *(f"over {name}" for name in names))  # fmt: skip
+    for row in results["rows"]:
+        ratios = [f"{row['peers'][name]:.2f}" if name in row["peers"] else "" for name in names]
+        main.add_row(
+            row["size"], str(row["chains"]), str(row["chain_steps"]), row["layout"],
+            f"{row['updates_per_second']:.3g}", f"{row['samples_per_second']:,.0f}", f"{row['gflops']:.1f}",
+            f"{row['sgemm_gflops']:.1f}", f"{row['over_sgemm']:.2f}", *ratios,
+        )  # fmt: skip
+    return [main]
+
+
 def sparse_tables(results: Results) -> list[Table]:
     """Updates where connections are listed, by partitioner."""
     main = _table("partitioner", "ms an update", "samples/s", "GFLOP/s", "over scipy.sparse", "over SGEMM",

@@ -18,6 +18,7 @@ from rich.table import Table
 from modelpar.bench import cd1 as cd1_benchmark
 from modelpar.bench import exchange as exchange_benchmark
 from modelpar.bench import kernels as kernels_benchmark
+from modelpar.bench import pcd as pcd_benchmark
 from modelpar.bench import peers as peer_processes
 from modelpar.bench import sparse as sparse_benchmark
 from modelpar.bench import tables
@@ -60,6 +61,31 @@ def cd1(
     header = f"CD-1 on {machine['cpu']}: {machine['grid']}, {machine['threads']} thread(s) a rank, {machine['dtype']}"
     _show(results, header, tables.cd1_tables, tables.cd1_notes(results), as_json=as_json)
     _draw(comm, picture, "cd1_figure", results)
+
+
+def pcd(
+    comm: MPI.Comm, settings: Settings, placement: Placement, *, sizes: str | None, repeats: int, seconds: float,
+    as_json: bool, chains: int, chain_steps: int, statistics: str | None, centred: bool, peers: Sequence[str],
+) -> None:  # fmt: skip
+    """``bench pcd``.  Collective.  Raises SpecError and others on every rank."""
+    chosen_sizes, (kind, *more) = parse_sizes(sizes), parse_statistics(statistics)
+    if more:
+        raise SpecError(f"--statistics {statistics} names several, but one is measured here; give one of them")
+    names = parse_peers(peers, ranks=comm.size, step="pcd")
+    with _grid(comm, settings) as grid:
+        results = pcd_benchmark.run(
+            chosen_sizes, grid=grid, chains=chains, chain_steps=chain_steps, threads=placement.threads,
+            repeats=repeats, seconds=seconds, statistics=kind, centred=centred, layout=settings.network().layout,
+            peers=names,
+        )  # fmt: skip
+    results["machine"] = {**_machine(placement), **results["machine"]}
+    machine = results["machine"]
+    header = f"PCD on {machine['cpu']}: {machine['grid']}, {machine['threads']} thread(s) a rank"
+    contests = [row["contest"] for row in results["rows"] if "contest" in row]
+    notes = [line for contest in contests for line in contest["failed"].values()]
+    if any(contest["engine"] is None for contest in contests):
+        notes.append("peers were left out: two threads got no more than one's work done, so the machine is busy")
+    _show(results, header, tables.pcd_tables, notes, as_json=as_json)
 
 
 def kernels(
@@ -159,13 +185,14 @@ def parse_statistics(text: str | None) -> list[str]:
     return _once(names)
 
 
-def parse_peers(words: Iterable[str], *, ranks: int) -> list[str]:
+def parse_peers(words: Iterable[str], *, ranks: int, step: str = "cd1") -> list[str]:
     """Names of peers from ``numpy``, ``torch,sklearn``, ``all``, given once or several times.  Raises SpecError."""
     names: list[str] = []
     for word in (part.strip().lower() for words_here in words for part in words_here.split(",")):
-        if word not in peer_processes.WORDS:
-            raise SpecError(f"--peer has {word!r}, but needs one of {', '.join(peer_processes.WORDS)}")
-        names += peer_processes.names_of(word, ranks=ranks)
+        known = peer_processes.WORDS_OF[step]
+        if word not in known:
+            raise SpecError(f"--peer has {word!r}, but needs one of {', '.join(known)}")
+        names += peer_processes.names_of(word, ranks=ranks, step=step)
     return _once(names)
 
 

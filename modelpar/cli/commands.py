@@ -357,6 +357,25 @@ def cd1(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
+@spec_options("run.threads", "grid", "network.layout",
+              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+@_measurements(3, 1.0, "2000x784x500")
+@click.option("--chains", type=COUNT, default=2000, show_default=True, metavar="N", help="persistent chains")
+@click.option("--chain-steps", type=click.IntRange(1, 30000), default=100, show_default=True, metavar="K",
+              help="sweeps of the chains for each update")  # fmt: skip
+@click.option("--statistics", metavar="K|float", default=None,
+              help=f"1 to 8 bits, or float  [default: {TrainingSpec.statistics}]")  # fmt: skip
+@click.option("--centred/--no-centred", default=True, show_default=True, help="the centred gradient")
+@click.option("--peer", "peers", metavar="NAME", multiple=True,
+              help="run the same updates in rbms, torch, numpy or all of them too, where these are installed;"
+              " may be repeated")  # fmt: skip
+@click.pass_obj
+def pcd(comm: MPI.Comm, config: str | None, **values: Any) -> None:
+    """Updates by persistent chains of many sweeps (PCD-k), and products of dense matrices (SGEMM), in turn."""
+    _bench(comm, "pcd", config, values)
+
+
+@bench.command(cls=GroupedCommand)
 @spec_options("run.threads")
 @_measurements(3, 0.02, "100x784x500,256x784x4096")
 @click.option("--calibrate", is_flag=True, help="measure the rates by which kernels are chosen again, and save them")

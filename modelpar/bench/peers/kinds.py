@@ -16,6 +16,7 @@ class Kind:
     distribution: str  # that brings it
     variant: str = ""
     ranks: int = 1  # processes that share the threads
+    step: str = "cd1"  # what it is a peer of: bench cd1, or bench pcd
     note: str = ""  # how its step differs from the engine's
 
 
@@ -29,20 +30,25 @@ KINDS = {
     "torch-gloo-medium": Kind(
         "torch_gloo", "torch", "torch", "medium", ranks=2, note="2 ranks, hidden units split, products in bfloat16"
     ),
+    "pcd-numpy": Kind("pcd_numpy", "numpy", "numpy", step="pcd"),
+    "pcd-torch": Kind("pcd_torch", "torch", "torch", step="pcd"),
+    "pcd-rbms": Kind("pcd_rbms", "rbms", "rbms", step="pcd", note="rbms.training.pcd.fit_batch_pcd"),
 }
 NAMES = tuple(KINDS)
-WORDS = ("torch", "sklearn", "numpy", "all")  # that the command line takes
+# words that the command line takes, by what is measured
+WORDS_OF = {"cd1": ("torch", "sklearn", "numpy", "all"), "pcd": ("rbms", "torch", "numpy", "all")}
+WORDS = WORDS_OF["cd1"]
 
 
-def names_of(word: str, *, ranks: int) -> list[str]:
+def names_of(word: str, *, ranks: int, step: str = "cd1") -> list[str]:
     """The peers that one word of the command line names, where the engine runs on ``ranks`` ranks.
 
     ``torch`` is all that PyTorch does on as many ranks as it can: tensor parallelism only beside an engine on two.
     Raises ValueError for any other word.
     """
-    if word not in WORDS:
-        raise ValueError(f"{word!r} is not a peer; one of {', '.join(WORDS)} was needed")
-    usable = [name for name, kind in KINDS.items() if kind.ranks == 1 or kind.ranks == ranks]
+    if word not in WORDS_OF[step]:
+        raise ValueError(f"{word!r} is not a peer; one of {', '.join(WORDS_OF[step])} was needed")
+    usable = [name for name, kind in KINDS.items() if kind.step == step and kind.ranks in (1, ranks)]
     return [name for name in usable if word in ("all", KINDS[name].needs)]
 
 

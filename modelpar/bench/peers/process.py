@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,10 +158,12 @@ class Peer:
 
 @contextmanager
 def peer(
-    name: str, size: Size, threads: int, *, start_limit: float = 300.0, answer_limit: float = 60.0
-) -> Iterator[Peer]:
+    name: str, size: Size, threads: int, *, more: Sequence[str] = (), start_limit: float = 300.0,
+    answer_limit: float = 60.0,
+) -> Iterator[Peer]:  # fmt: skip
     """A peer that is warmed up and waits, with ``threads`` threads in all; its process ends with the block.
 
+    more   further options of its program (``worker.parse``)
     Raises PeerError, one line, where it is not installed or does not run here.
     """
     absent = missing([name])
@@ -169,7 +171,7 @@ def peer(
         raise PeerError(absent[name])
     kind = KINDS[name]
     own_threads = max(1, threads // kind.ranks)
-    options = ["--size", "x".join(map(str, size)), "--threads", str(own_threads), "--variant", kind.variant]
+    options = ["--size", "x".join(map(str, size)), "--threads", str(own_threads), "--variant", kind.variant, *more]
     with _started(name, kind.program, options, own_threads, start_limit) as worker:
         yield Peer(name, worker, answer_limit)
 

@@ -33,6 +33,8 @@ class Order:
     variant: str
     rank: int = 0
     port: int = 0  # where further ranks meet rank 0
+    chains: int = 0  # of PCD
+    sweeps: int = 0  # of the chains, for each update
 
 
 def parse(arguments: list[str]) -> Order:
@@ -42,9 +44,12 @@ def parse(arguments: list[str]) -> Order:
     parser.add_argument("--variant", default="")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--chains", type=int, default=0)
+    parser.add_argument("--sweeps", type=int, default=0)
     given = parser.parse_args(arguments)
     batch, visible, hidden = map(int, given.size.split("x"))
-    return Order((batch, visible, hidden), given.threads, given.variant, given.rank, given.port)
+    size, more = (batch, visible, hidden), (given.chains, given.sweeps)
+    return Order(size, given.threads, given.variant, given.rank, given.port, *more)
 
 
 def serve(prepare: Callable[[Order], Measure]) -> None:
@@ -68,13 +73,14 @@ def serve(prepare: Callable[[Order], Measure]) -> None:
         sys.exit(1)
 
 
-def timed(step: Callable[[], object], n_samples: int) -> Measure:
+def timed(step: Callable[[], object], n_samples: int, warm_steps: int = WARM_STEPS) -> Measure:
     """A function that measures steps; some are taken here to warm up."""
-    for _ in range(WARM_STEPS):
+    for _ in range(warm_steps):
         step()
 
     def measure(seconds: float) -> dict[str, Any]:
-        step()  # the others' rounds have taken the caches
+        if warm_steps > 1:
+            step()  # the others' rounds have taken the caches
         started, steps, taken = time.perf_counter(), 0, 0.0
         while taken < seconds or not steps:
             step()
