@@ -137,11 +137,11 @@ class Outcome:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the tensors of all checkpoints and the digests of all updates."""
-        found = hashlib.sha256()
+        result = hashlib.sha256()
         for file in self.files.values():
-            found.update(file[8 + int.from_bytes(file[:8], "little") :])  # behind the header
-        found.update(json.dumps(self.digests).encode())
-        return found.hexdigest()
+            result.update(file[8 + int.from_bytes(file[:8], "little") :])  # behind the header
+        result.update(json.dumps(self.digests).encode())
+        return result.hexdigest()
 
     def parts_from(self, other: Outcome) -> str:
         """In what it differs from ``other``, of which it may hold a part only; empty where in nothing."""

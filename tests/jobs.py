@@ -95,12 +95,14 @@ def environment(**extra: str) -> dict[str, str]:
 def launcher() -> tuple[str, ...]:
     """``mpiexec`` and the flags it needs; the one beside this interpreter comes before any other."""
     beside = Path(sys.executable).parent / "mpiexec"
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if found is None:
+    result = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if result is None:
         pytest.fail("no mpiexec was found; install an MPI, for example with: pip install '.[mpich]'", pytrace=False)
-    version = subprocess.run([found, "--version"], env=environment(), capture_output=True, text=True, timeout=60).stdout
+    version = subprocess.run(
+        [result, "--version"], env=environment(), capture_output=True, text=True, timeout=60
+    ).stdout
     open_mpi = any(name in version for name in ("Open MPI", "OpenRTE", "PRRTE"))
-    return (found, "--allow-run-as-root", "--oversubscribe") if open_mpi else (found,)
+    return (result, "--allow-run-as-root", "--oversubscribe") if open_mpi else (result,)
 
 
 def run(
@@ -168,11 +170,11 @@ def end_all(process: subprocess.Popen[str], tag: str) -> None:
 
 def alive(tag: str) -> list[psutil.Process]:
     """The processes of the job with this tag, wherever they have got to."""
-    found = []
+    result = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(TAG) == tag and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                result.append(process)
         except psutil.Error:
             continue  # ended meanwhile, or another user's
-    return found
+    return result

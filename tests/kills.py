@@ -38,15 +38,15 @@ def command(n: int, tolerant: bool, words: list[str]) -> list[str]:
 
 def rank_processes(tag: str) -> dict[int, psutil.Process]:
     """The ranks of the job with this tag that are running."""
-    found = {}
+    result = {}
     for process in jobs.alive(tag):
         try:
             rank = process.environ().get(RANK) or process.environ().get("PMI_RANK")
             if rank is not None and "modelpar" in process.cmdline():
-                found[int(rank)] = process
+                result[int(rank)] = process
         except psutil.Error:
             continue
-    return found
+    return result
 
 
 class Job:
@@ -120,27 +120,27 @@ def ends(n: int, words: list[str], run: Path, moment: float, victim: int, how: s
     """As ``one``, where the job is to end: ``wrong`` says what is not as it should be, once it was resumed."""
     more = ["--checkpoint-every", "200", "--stall-timeout", str(STALL if how == "stopped" else 0)]
     number = signal.SIGSTOP if how == "stopped" else signal.SIGKILL
-    found = one(n, [*words, *more], run, moment, victim, tolerant=False, number=number)
-    if not found["hit"]:
-        return found
-    wrong, output = [], found["output"]
+    result = one(n, [*words, *more], run, moment, victim, tolerant=False, number=number)
+    if not result["hit"]:
+        return result
+    wrong, output = [], result["output"]
     if how == "stopped":
-        if found["status"] != 3:
-            wrong.append(f"exit status {found['status']}, not 3")
+        if result["status"] != 3:
+            wrong.append(f"exit status {result['status']}, not 3")
         if output.count(f"suspect: rank {victim}:") != 1:
             wrong.append("the watchdog does not name it once")
     else:
-        if found["status"] in (0, None) or found["seconds"] > 10:
-            wrong.append(f"status {found['status']} after {found['seconds']:.1f} s")
+        if result["status"] in (0, None) or result["seconds"] > 10:
+            wrong.append(f"status {result['status']} after {result['seconds']:.1f} s")
         if f"rank {victim}" not in output:
             wrong.append("the rank is not named")
     again = Job(1, [*words[:2], "--model-shards", "1", "--resume", "--run-dir", str(run)], tolerant=False)
     status, printed = again.finish()
-    found["accuracy"] = accuracy(run)
+    result["accuracy"] = accuracy(run)
     if status != 0:
         wrong.append("it is not resumed")
         output += printed
-    return {**found, "output": output, "wrong": "; ".join(wrong)}
+    return {**result, "output": output, "wrong": "; ".join(wrong)}
 
 
 def main() -> int:
@@ -176,23 +176,25 @@ def main() -> int:
             tried += 1
             run = Path(folder) / f"run-{tried}"
             if options.how == "lost":
-                found = one(n, words, run, moment, victim)
+                result = one(n, words, run, moment, victim)
             else:
-                found = ends(n, words, run, moment, victim, options.how)
-            if not found["hit"]:  # it was through before
+                result = ends(n, words, run, moment, victim, options.how)
+            if not result["hit"]:  # it was through before
                 continue
             killed += 1
-            got = found["accuracy"]
+            got = result["accuracy"]
             worst = max(worst, abs(got - base)) if got is not None else float("inf")
             print(
-                f"{killed:3}  rank {victim} after {moment:6.2f} s: status {found['status']} after "
-                f"{found['seconds']:.1f} s, accuracy {'none' if got is None else f'{got:.2%}'} "
-                f"{found.get('wrong', '')}",
+                f"{killed:3}  rank {victim} after {moment:6.2f} s: status {result['status']} after "
+                f"{result['seconds']:.1f} s, accuracy {'none' if got is None else f'{got:.2%}'} "
+                f"{result.get('wrong', '')}",
                 flush=True,
             )
-            wrong += bool(found.get("wrong"))
-            if options.show and (found.get("wrong") or (options.how == "lost" and found["status"] != 0) or got is None):
-                print(found["output"], flush=True)
+            wrong += bool(result.get("wrong"))
+            if options.show and (
+                result.get("wrong") or (options.how == "lost" and result["status"] != 0) or got is None
+            ):
+                print(result["output"], flush=True)
     print(f"largest difference {worst:.2%}; {wrong} of {killed} did not end as they should")
     return 0 if worst <= 0.01 and not wrong else 1
 

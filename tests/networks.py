@@ -67,8 +67,8 @@ def mask_of(network: DeepBeliefNetwork, i: int) -> np.ndarray:
     """(n_visible, n_hidden) 1 where there is a connection, else 0"""
     shape = network.spec.layers[i : i + 2]
     listed = network.layout.connections[i] if network.layout.connections else None
-    found = np.ones(shape, bool) if listed is None else connections.mask_of(listed).toarray()
-    return found.astype(network.dtype)
+    result = np.ones(shape, bool) if listed is None else connections.mask_of(listed).toarray()
+    return result.astype(network.dtype)
 
 
 def twin(network: DeepBeliefNetwork) -> list[reference.RBM]:

@@ -64,12 +64,12 @@ assert x == 41 and open("seven").read() == "7"
 
 
 def test_blocks_of_a_page() -> None:
-    found = list(pages.blocks(PAGE))
-    assert [b.language for b in found] == ["python", "python", "text", "console", "bash", "python"]
-    assert [b.not_run for b in found] == [None, "it would fail", None, None, None, None]
-    assert [b.line for b in found][:2] == [5, 10]
-    assert found[4].code == 'test "$(cat seven)" = 7\n'
-    assert pages.commands(found[3].code) == "printf %s \\\n    7 > seven\ncat seven\n"
+    result = list(pages.blocks(PAGE))
+    assert [b.language for b in result] == ["python", "python", "text", "console", "bash", "python"]
+    assert [b.not_run for b in result] == [None, "it would fail", None, None, None, None]
+    assert [b.line for b in result][:2] == [5, 10]
+    assert result[4].code == 'test "$(cat seven)" = 7\n'
+    assert pages.commands(result[3].code) == "printf %s \\\n    7 > seven\ncat seven\n"
 
 
 def test_a_page_runs_in_order(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def run(name: str, n: int, *options: str) -> str:
 @pytest.mark.parametrize("n", [0, 3, 4])
 def test_train_dbn(n: int) -> None:
     output = run("train_dbn.py", n)
-    found = re.search(r"test accuracy (\S+)", output)
-    assert found
-    assert float(found[1]) > 0.95
+    result = re.search(r"test accuracy (\S+)", output)
+    assert result
+    assert float(result[1]) > 0.95
     assert output.count("RBM 1 epoch 10") == 1  # one rank speaks
 
 
@@ -43,9 +43,9 @@ def test_train_dbn(n: int) -> None:
 @pytest.mark.parametrize("n", [0, 2, 3])
 def test_local_network(n: int) -> None:
     output = run("local_network.py", n)
-    found = re.search(r"test accuracy (\S+)", output)
-    assert found
-    assert float(found[1]) > 0.92
+    result = re.search(r"test accuracy (\S+)", output)
+    assert result
+    assert float(result[1]) > 0.92
     travelled = re.search(r"tile\(s\): (\d+) bytes, (\d+) predicted", output)
     assert travelled
     assert travelled[1] == travelled[2]
@@ -56,18 +56,18 @@ def test_local_network(n: int) -> None:
 @pytest.mark.parametrize("n", [0, 2, 3])
 def test_resume_at_another_grid(n: int) -> None:
     output = run("resume_at_another_grid.py", n)
-    found = re.search(r"largest difference of a weight (\S+)", output)
-    assert found
-    assert float(found[1]) == 0
+    result = re.search(r"largest difference of a weight (\S+)", output)
+    assert result
+    assert float(result[1]) == 0
     assert f"{max(n, 1)} replicas x 1 model shards" in output
 
 
 @pytest.mark.slow
 def test_sklearn_pipeline() -> None:
     pytest.importorskip("sklearn")
-    found = re.findall(r": (?:.*accuracy )?(\d\.\d+)$", run("sklearn_pipeline.py", 0), re.MULTILINE)
-    assert len(found) == 3
-    assert all(float(accuracy) > bound for accuracy, bound in zip(found, (0.95, 0.8, 0.9), strict=True))
+    result = re.findall(r": (?:.*accuracy )?(\d\.\d+)$", run("sklearn_pipeline.py", 0), re.MULTILINE)
+    assert len(result) == 3
+    assert all(float(accuracy) > bound for accuracy, bound in zip(result, (0.95, 0.8, 0.9), strict=True))
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def outcomes(
     files    relative to ``cwd``, as the names of their tests begin
     folder   for the jobs' notes of their progress
     """
-    found: dict[str, jobs.Outcome] = {}
+    result: dict[str, jobs.Outcome] = {}
     left = list(files)
     while left:
         progress = folder / f"ranks-{n}-of-{len(left)}-files"
@@ -52,11 +52,11 @@ def outcomes(
         through, failed = read(progress, left)
         if outcome.returncode == 0 and in_job.FINISHED in progress.read_text().splitlines():
             through, failed = left, None
-        found |= {file: jobs.Outcome(0, outcome.output, outcome.tag) for file in through}
+        result |= {file: jobs.Outcome(0, outcome.output, outcome.tag) for file in through}
         if failed is not None:
-            found[failed] = outcome
-        left = [file for file in left if file not in found]
-    return found
+            result[failed] = outcome
+        left = [file for file in left if file not in result]
+    return result
 
 
 def read(progress: Path, files: Sequence[str]) -> tuple[Sequence[str], str]:
@@ -151,10 +151,10 @@ def test_a_file_that_fails_hides_no_other(tmp_path: Path) -> None:
     codes = {"test_a.py": GOOD, "test_b.py": FAILS_ON_THE_LAST, "test_c.py": BROKEN, "test_d.py": GOOD}
     for name, code in codes.items():
         (tmp_path / name).write_text(code)
-    found = outcomes(2, list(codes), tmp_path, *settings(tmp_path), cwd=tmp_path)
-    assert [name for name in codes if found[name].returncode == 0] == ["test_a.py", "test_d.py"]
-    assert "rank 1 of 2 failed in test_b.py::test_alone" in found["test_b.py"].output
-    assert "a_module_that_is_not_there" in found["test_c.py"].output
+    result = outcomes(2, list(codes), tmp_path, *settings(tmp_path), cwd=tmp_path)
+    assert [name for name in codes if result[name].returncode == 0] == ["test_a.py", "test_d.py"]
+    assert "rank 1 of 2 failed in test_b.py::test_alone" in result["test_b.py"].output
+    assert "a_module_that_is_not_there" in result["test_c.py"].output
 
 
 @pytest.mark.parametrize(

@@ -56,20 +56,20 @@ def imports(module: str, source: str, is_package: bool) -> Iterator[tuple[int, s
 
 def wrong_imports(module: str, source: str, is_package: bool = False) -> list[str]:
     """What this module imports and must not."""
-    mine, found = package(module), []
+    mine, result = package(module), []
     for line, other in imports(module, source, is_package):
         if other.split(".")[0] != "modelpar":
             continue
         theirs = package(other)
         if mine is None:
-            found.append(f"line {line}: {module} imports nothing of modelpar, but has {other}")
+            result.append(f"line {line}: {module} imports nothing of modelpar, but has {other}")
         elif other == "modelpar" and mine == TOP:
             continue
         elif theirs is None:
-            found.append(f"line {line}: {module} imports {other}, which is above it")
+            result.append(f"line {line}: {module} imports {other}, which is above it")
         elif PACKAGES.index(theirs) > PACKAGES.index(mine):
-            found.append(f"line {line}: {module} (of {mine}) imports {other} (of {theirs}), which comes later")
-    return found
+            result.append(f"line {line}: {module} (of {mine}) imports {other} (of {theirs}), which comes later")
+    return result
 
 
 def circle(arrows: dict[str, set[str]]) -> list[str]:
@@ -98,13 +98,13 @@ def test_every_module_has_a_package() -> None:
 
 
 def test_imports_go_down() -> None:
-    found = [
+    result = [
         line
         for module, path in MODULES.items()
         if module not in ROOF
         for line in wrong_imports(module, path.read_text(), path.name == "__init__.py")
     ]
-    assert not found, "\n".join(found)
+    assert not result, "\n".join(result)
 
 
 def test_no_circle_of_modules() -> None:
@@ -143,12 +143,12 @@ def test_the_reader_of_imports(module: str, source: str, is_wrong: bool) -> None
 
 
 @pytest.mark.parametrize(
-    ("arrows", "found"),
+    ("arrows", "result"),
     [
         ({"a": {"b"}, "b": set()}, []),
         ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["a", "b", "c"]),
         ({"a": {"b", "x"}, "b": set()}, []),
     ],
 )
-def test_the_search_for_circles(arrows: dict[str, set[str]], found: list[str]) -> None:
-    assert circle(arrows) == found
+def test_the_search_for_circles(arrows: dict[str, set[str]], result: list[str]) -> None:
+    assert circle(arrows) == result

@@ -61,8 +61,8 @@ def run(
                 update, size, list(peers), comm=grid.comm, threads=threads, repeats=repeats, seconds=seconds,
                 n_samples=swept, more=options,
             )  # fmt: skip
-            found = row["contest"]["peers"]
-            row["peers"] = {name.removeprefix("pcd-"): side["ratio"] for name, side in found.items()}
+            sides = row["contest"]["peers"]
+            row["peers"] = {name.removeprefix("pcd-"): side["ratio"] for name, side in sides.items()}
         rows.append(row)
     shape = f"{grid.n_replicas} replica(s) x {grid.n_shards} model shard(s)"
     return {"machine": {"ranks": grid.comm.size, "grid": shape, "threads": threads}, "rows": rows}

@@ -95,9 +95,9 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
               show_default=True, help="exact by enumeration (one side of at most 25 units), annealed importance "
               "sampling (an optimistic value), the same from the data backwards (a pessimistic one); auto: exact where "
               "that takes seconds, else both directions")  # fmt: skip
-@click.option("--chains", type=click.IntRange(2), default=500, show_default=True, metavar="N",
+@click.option("--chains", type=click.IntRange(2), default=100, show_default=True, metavar="N",
               help="chains of each direction")  # fmt: skip
-@click.option("--temperatures", type=click.IntRange(2), default=5000, show_default=True, metavar="N",
+@click.option("--temperatures", type=click.IntRange(2), default=10000, show_default=True, metavar="N",
               help="inverse temperatures that each chain goes through")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip

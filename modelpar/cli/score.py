@@ -30,16 +30,16 @@ def score(
         dataset, chosen = open_split(settings, network, split, with_labels=False, say=say)
         if states_of(network, dataset, chosen)[1]:
             say(f"{dataset.name} has grey values: states are drawn from them, once, by the seed {network.spec.seed}")
-        found = score_split(network, dataset, chosen, method, n_chains=n_chains, n_betas=n_betas, seed=seed)
-        for doubt in found.doubts:
+        result = score_split(network, dataset, chosen, method, n_chains=n_chains, n_betas=n_betas, seed=seed)
+        for doubt in result.doubts:
             say(f"not to be trusted: {doubt}")
         bound = len(network.rbms) > 1
     what = {"checkpoint": str(path), "data": dataset.name, "split": split}
     if as_json:
-        values = {name: _finite(value) for name, value in asdict(found).items()}
+        values = {name: _finite(value) for name, value in asdict(result).items()}
         print(json.dumps({**what, **values, "bound": bound}), flush=True)
         return
-    make_console().print(summary_table({**what, **_shown(found, bound=bound)}, ""))
+    make_console().print(summary_table({**what, **_shown(result, bound=bound)}, ""))
 
 
 def _finite(value: Any) -> Any:
@@ -47,15 +47,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _shown(found: Score, *, bound: bool) -> dict[str, str]:
+def _shown(result: Score, *, bound: bool) -> dict[str, str]:
     name = "log-likelihood" + (", lower bound" if bound else "")
     rows = {
-        "samples": str(found.samples), "method": found.method,
-        name: f"{found.log_likelihood:.3f} nats a sample", "interval": f"{found.low:.3f} to {found.high:.3f}",
-        "log Z": f"{found.log_partition:.3f}",
+        "samples": str(result.samples), "method": result.method,
+        name: f"{result.log_likelihood:.3f} nats a sample", "interval": f"{result.low:.3f} to {result.high:.3f}",
+        "log Z": f"{result.log_partition:.3f}",
     }  # fmt: skip
-    if math.isfinite(found.gap):
-        rows["optimistic - pessimistic"] = f"{found.gap:.3f} nats"
-    if math.isfinite(found.effective_chains):
-        rows["effective chains"] = f"{found.effective_chains:.1f}"
-    return {**rows, "seconds": f"{found.seconds:.1f}"}
+    if math.isfinite(result.gap):
+        rows["optimistic - pessimistic"] = f"{result.gap:.3f} nats"
+    if math.isfinite(result.effective_chains):
+        rows["effective chains"] = f"{result.effective_chains:.1f}"
+    return {**rows, "seconds": f"{result.seconds:.1f}"}

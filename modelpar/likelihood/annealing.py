@@ -136,13 +136,13 @@ def reverse_log_likelihoods(
     base, _ = _base(rbm, base_bias)
     with on_whole_grid(rbm):
         v = owned_block(v, len(rbm.visible_ids), rbm.W.dtype, "visible activations")
-    steps, path, found = _checked(betas), _Path(rbm, base, seed), []
+    steps, path, estimates = _checked(betas), _Path(rbm, base, seed), []
     for start in range(0, v.shape[1], CHAINS_AT_A_TIME):
         stop = min(start + CHAINS_AT_A_TIME, v.shape[1])
         here = v.take(start, stop) if isinstance(v, Packed) else np.ascontiguousarray(v[:, start:stop])
         gains = sum_over_shards(rbm, path.backwards(steps, here, samples[start:stop]))
-        found.append(gains + -free_energy(rbm, here) - path.log_partition_of_base())
-    return np.concatenate(found) if found else np.zeros(0)
+        estimates.append(gains + -free_energy(rbm, here) - path.log_partition_of_base())
+    return np.concatenate(estimates) if estimates else np.zeros(0)
 
 
 class _Path:

@@ -65,7 +65,7 @@ class Score:
 
 def score(
     network: DeepBeliefNetwork, v: Activations, samples: IntArray, method: str = "auto", *,
-    n_chains: int = 500, n_betas: int = 5000, seed: int = 0,
+    n_chains: int = 100, n_betas: int = 10000, seed: int = 0,
 ) -> Score:  # fmt: skip
     """The mean log-likelihood of the samples of all replicas under ``network``.
 
@@ -141,8 +141,8 @@ def _by_reverse(
     chosen = unpack(h, top.W.dtype) if isinstance(h, Packed) else h
     chosen = np.ascontiguousarray(chosen[:, mine])
     start = pack(chosen) if isinstance(h, Packed) else chosen
-    found = reverse_log_likelihoods(top, start, np.asarray(samples)[mine], betas, seed, base)
-    log_z = np.concatenate(comm.allgather(-free_energy(top, start) - found))
+    estimates = reverse_log_likelihoods(top, start, np.asarray(samples)[mine], betas, seed, base)
+    log_z = np.concatenate(comm.allgather(-free_energy(top, start) - estimates))
     value, n = total - float(log_z.mean()), len(log_z)
     noise = float(log_z.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(n - 1, 1))) * math.hypot(error, noise)
@@ -150,12 +150,12 @@ def _by_reverse(
 
 
 def _doubts(gap: float, part: float) -> tuple[str, ...]:
-    found = []
+    doubts = []
     if gap > WIDE_GAP:
-        found.append(f"the optimistic and the pessimistic estimate are {gap:.3g} nats apart: use more temperatures")
+        doubts.append(f"the optimistic and the pessimistic estimate are {gap:.3g} nats apart: use more temperatures")
     if part < FEW_CHAINS:
-        found.append(f"the estimate hangs on {part:.1%} of the chains: use more temperatures or chains")
-    return tuple(found)
+        doubts.append(f"the estimate hangs on {part:.1%} of the chains: use more temperatures or chains")
+    return tuple(doubts)
 
 
 def _bound_below(

@@ -49,17 +49,17 @@ class UpdateDigests:
     def from_line(cls, line: bytes) -> UpdateDigests | None:
         """The update of a line; None where it is damaged."""
         try:
-            found = json.loads(line.decode("utf-8-sig"))
+            entry = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             return None
-        if not isinstance(found, dict) or found.get("stage") not in STAGES[:-1]:
+        if not isinstance(entry, dict) or entry.get("stage") not in STAGES[:-1]:
             return None
-        layer, epoch, step, digests = (found.get(name) for name in ("layer", "epoch", "step", "digests"))
+        layer, epoch, step, digests = (entry.get(name) for name in ("layer", "epoch", "step", "digests"))
         if type(layer) is not int or type(epoch) is not int or type(step) is not int or not isinstance(digests, dict):
             return None
         if not all(isinstance(value, str) and _HEX.fullmatch(value) for value in digests.values()):
             return None
-        return cls(found["stage"], layer, epoch, step, {name: int(value, 16) for name, value in digests.items()})
+        return cls(entry["stage"], layer, epoch, step, {name: int(value, 16) for name, value in digests.items()})
 
 
 def append(file: BinaryIO, update: UpdateDigests) -> None:

@@ -107,12 +107,12 @@ def _accuracy(network: DeepBeliefNetwork, dataset: Dataset, split: Split, labels
 def accuracy_measures(network: DeepBeliefNetwork, dataset: Dataset) -> dict[str, float]:
     """``validation_accuracy`` and ``test_accuracy``, each where the data set has that split.  Collective."""
     splits = {"validation_accuracy": dataset.validation, "test_accuracy": dataset.test}
-    found = {}
+    accuracies = {}
     for name, split in splits.items():
         if split is not None and has_labels(split):
             labels = required_labels(dataset, split, network.spec.classes)
-            found[name] = _accuracy(network, dataset, split, labels)["accuracy"]
-    return found
+            accuracies[name] = _accuracy(network, dataset, split, labels)["accuracy"]
+    return accuracies
 
 
 def check_predictions(network: DeepBeliefNetwork, dataset: Dataset) -> None:

@@ -38,8 +38,8 @@ BEYOND_TRAINING = 1 << 62  # no training counts so many samples
 def check_width(network: DeepBeliefNetwork, dataset: Dataset, *splits: Split | None) -> None:
     """Raise DataError, on every rank alike, where samples of a data set or of splits have another number of values
     than there are visible units.  To be called before any value is read: readers take the ids of units."""
-    found = [dataset.n_visible, *(split.table.n_units for split in (dataset.train, *splits) if split is not None)]
-    for width in found:
+    widths = [dataset.n_visible, *(split.table.n_units for split in (dataset.train, *splits) if split is not None)]
+    for width in widths:
         if width != network.spec.layers[0]:
             raise DataError(
                 f"{dataset.name} has {width} values a sample, but the network has {network.spec.layers[0]} visible "

@@ -17,7 +17,7 @@ from modelpar.training.state import TrainingRun
 
 def score_split(
     network: DeepBeliefNetwork, dataset: Dataset, split: Split, method: str = "auto", *,
-    n_chains: int = 500, n_betas: int = 5000, seed: int = 0,
+    n_chains: int = 100, n_betas: int = 10000, seed: int = 0,
 ) -> Score:  # fmt: skip
     """The mean log-likelihood of the samples of a split; see :func:`modelpar.likelihood.score.score`.
 

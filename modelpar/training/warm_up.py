@@ -109,10 +109,10 @@ def tasks_of(
         }  # fmt: skip
         kinds -= {kind for kind, out in absent.items() if out}
     listed = not all(pattern.dense for pattern in spec.patterns)
-    found = [*tasks(spec.dtype, kinds), Task("checkpoints", 2.2, lambda: _files(spec.dtype))]
+    chosen = [*tasks(spec.dtype, kinds), Task("checkpoints", 2.2, lambda: _files(spec.dtype))]
     if len(spec.layers) > 2 or tuning is not None:  # layers above are fed arrays
-        found.append(Task("arrays as data", 0.6, lambda: _array(spec.dtype)))
-    return [*found, *([Task("listed connections", 15.0, lambda: _train(spec.dtype), round=1)] if listed else [])]
+        chosen.append(Task("arrays as data", 0.6, lambda: _array(spec.dtype)))
+    return [*chosen, *([Task("listed connections", 15.0, lambda: _train(spec.dtype), round=1)] if listed else [])]
 
 
 def _array(dtype: npt.DTypeLike) -> None:

@@ -72,15 +72,15 @@ class Statistics:
             "data": [(a, a) for a, _ in self._pairs],
             "model": [(b, b) for _, b in self._pairs],
         }
-        found: list[Counts | ProbabilityCounts] = []
+        blocks: list[Counts | ProbabilityCounts] = []
         for first, second in pairs[phase]:
             if self.planes:
                 data = first if phase == "both" else Counts.empty_like(second)
-                found.append(self._weights.counts(data, second))
+                blocks.append(self._weights.counts(data, second))
             else:
                 data = first if phase == "both" else ProbabilityCounts.empty_like(second)
-                found.append(self._weights.probability_counts(data, second, max(self.n_samples, self.n_chains)))
-        return found
+                blocks.append(self._weights.probability_counts(data, second, max(self.n_samples, self.n_chains)))
+        return blocks
 
     @property
     def pairs(self) -> list[Any]:

@@ -61,10 +61,10 @@ def text_of(shown: list[Any]) -> str:
 def test_works_are_measured_in_turn() -> None:
     done: list[str] = []
     works: dict[str, Callable[[], object]] = {name: lambda name=name: done.append(name) for name in "ab"}  # type: ignore[misc]
-    found = in_turn(works, repeats=3, seconds=1e-9, comm=MPI.COMM_SELF)
-    assert [len(times) for times in found.values()] == [3, 3]
+    result = in_turn(works, repeats=3, seconds=1e-9, comm=MPI.COMM_SELF)
+    assert [len(times) for times in result.values()] == [3, 3]
     assert done[-6:] == list("ababab")
-    assert all(seconds > 0 for times in found.values() for seconds in times)
+    assert all(seconds > 0 for times in result.values() for seconds in times)
 
 
 def test_every_work_is_done_at_least_once() -> None:
@@ -91,12 +91,12 @@ def test_a_step_in_pieces_learns_the_same(grid: Grid, layout: str, statistics: s
 
 @pytest.mark.slow
 def test_rows_of_updates(grid: Grid) -> None:
-    found = cd1.run([SIZE, (8, 9, 10)], grid=grid, statistics=("1", "float"), layout="dual", profile=True, **QUICK)
-    assert set(found) == {"machine", "rows"}
-    assert [(row["size"], row["statistics"]) for row in found["rows"]] == [
+    result = cd1.run([SIZE, (8, 9, 10)], grid=grid, statistics=("1", "float"), layout="dual", profile=True, **QUICK)
+    assert set(result) == {"machine", "rows"}
+    assert [(row["size"], row["statistics"]) for row in result["rows"]] == [
         ("70x33x21", "1"), ("70x33x21", "float"), ("8x9x10", "1"), ("8x9x10", "float"),
     ]  # fmt: skip
-    for row in found["rows"]:
+    for row in result["rows"]:
         _, visible, hidden = map(int, row["size"].split("x"))
         assert (row["layout"], row["ranks"], row["threads"], row["dtype"]) == ("dual", 1, 1, "float32")
         assert row["gflops"] == pytest.approx(row["samples_per_second"] * 10 * visible * hidden / 1e9)
@@ -109,8 +109,8 @@ def test_rows_of_updates(grid: Grid) -> None:
         assert sum(piece["share"] for piece in profile["pieces"].values()) == pytest.approx(1)
         assert sum(piece["seconds"] for piece in profile["pieces"].values()) == pytest.approx(profile["seconds"])
         assert [name for name, piece in profile["pieces"].items() if piece["over_sgemm"]] == list(PIECES[:4])
-    assert json.loads(json.dumps(found)) == found
-    printed = text_of(tables.cd1_tables(found))
+    assert json.loads(json.dumps(result)) == result
+    printed = text_of(tables.cd1_tables(result))
     assert "Where the time of a step goes" in printed
     assert "Peers" not in printed
 
@@ -155,16 +155,16 @@ def test_peers_are_measured_beside_the_engine(grid: Grid, monkeypatch: pytest.Mo
     monkeypatch.setattr(contest, "peer", Steady)
     monkeypatch.setattr(contest, "available", list)
     monkeypatch.setattr(contest, "missing", lambda names: {"absent": "absent: is not installed"})
-    found = cd1.run([SIZE], grid=grid, peers=["steady", "broken"], **QUICK)
-    peers = found["rows"][0]["peers"]
+    result = cd1.run([SIZE], grid=grid, peers=["steady", "broken"], **QUICK)
+    peers = result["rows"][0]["peers"]
     assert peers["rounds"] == 2
     assert list(peers["peers"]) == ["steady"]
     assert peers["peers"]["steady"]["median"] == 10.0
     assert peers["failed"] == {"absent": "absent: is not installed", "broken": "broken: does not run here"}
     assert peers["notes"] == {"steady": "a stand-in"}
     assert peers["sgemm"] is None  # one thread in all: nobody else's processor is needed
-    assert "steady" in text_of(tables.cd1_tables(found))
-    assert tables.cd1_notes(found) == ["absent: is not installed", "broken: does not run here", "steady: a stand-in"]
+    assert "steady" in text_of(tables.cd1_tables(result))
+    assert tables.cd1_notes(result) == ["absent: is not installed", "broken: does not run here", "steady: a stand-in"]
 
 
 # -- kernels -----------------------------------------------------------------------------------------------------------
@@ -187,14 +187,14 @@ def test_a_named_kernel_makes_the_product(kernel: str, up: bool) -> None:
 
 def test_rows_of_kernels() -> None:
     set_to: list[int] = []
-    found = kernels.run(
+    result = kernels.run(
         [SIZE], comm=MPI.COMM_SELF, set_threads=set_to.append, threads=(1, 2), densities=(0.1, 0.5), **QUICK
     )
     assert set_to == [1, 2]
-    assert found["machine"]["kernels"] == list(dispatch.available())
-    assert found["machine"]["calibrations"] == {"1": None, "2": None}
-    products = [row for row in found["rows"] if row["direction"] != "statistics"]
-    statistics = [row for row in found["rows"] if row["direction"] == "statistics"]
+    assert result["machine"]["kernels"] == list(dispatch.available())
+    assert result["machine"]["calibrations"] == {"1": None, "2": None}
+    products = [row for row in result["rows"] if row["direction"] != "statistics"]
+    statistics = [row for row in result["rows"] if row["direction"] == "statistics"]
     each = [*dispatch.available(), "sample"]
     assert [(r["threads"], r["direction"], r["density"], r["kernel"]) for r in products] == [
         (n, direction, density, k) for n in (1, 2) for direction in ("up", "down") for density in (0.1, 0.5)
@@ -203,11 +203,11 @@ def test_rows_of_kernels() -> None:
     assert [row["kernel"] for row in statistics] == 2 * ["popcount-1", "popcount-3", "popcount-8", "soft", "blas"]
     for at in range(0, len(products), len(each)):
         assert [row["chosen"] for row in products[at : at + len(each)]].count(True) == 1
-    for row in found["rows"]:
+    for row in result["rows"]:
         assert row["over_sgemm"] == pytest.approx(row["gflops"] / row["sgemm_gflops"])
         assert row["chosen"] is None if row["kernel"] == "sample" or row in statistics else row["chosen"] in (0, 1)
-    assert json.loads(json.dumps(found)) == found
-    assert "popcount-8" in text_of(tables.kernel_tables(found))
+    assert json.loads(json.dumps(result)) == result
+    assert "popcount-8" in text_of(tables.kernel_tables(result))
 
 
 def test_the_calibration_is_read_and_never_made() -> None:
@@ -238,8 +238,8 @@ BITS, SUMS = "bits", "integers"
     ],
 )
 def test_bytes_of_a_step(layout: str, statistics: str, expected: dict[str, Any]) -> None:
-    found = exchange.bytes_of_step(SIZE, layout, statistics, n_shards=2, n_replicas=1)
-    assert found == {"shard": expected, "replica": {}}
+    result = exchange.bytes_of_step(SIZE, layout, statistics, n_shards=2, n_replicas=1)
+    assert result == {"shard": expected, "replica": {}}
     three = exchange.bytes_of_step(SIZE, layout, statistics, n_shards=3, n_replicas=1)
     assert three["shard"] == {verb: {kind: 2 * n for kind, n in kinds.items()} for verb, kinds in expected.items()}
 
@@ -247,19 +247,19 @@ def test_bytes_of_a_step(layout: str, statistics: str, expected: dict[str, Any])
 @pytest.mark.parametrize(("statistics", "itemsize"), [("1", 1), ("2", 2), ("8", 2), ("float", 4)])
 def test_bytes_between_replicas(statistics: str, itemsize: int) -> None:
     """Two replicas: each receives all of the weights' counts once, and the biases' in 8 bytes."""
-    found = exchange.bytes_of_step(SIZE, "column", statistics, n_shards=1, n_replicas=2)
-    assert found == {"shard": {}, "replica": {"allreduce": {SUMS: 2 * (33 * 21 * itemsize + 8 * (33 + 21))}}}
+    result = exchange.bytes_of_step(SIZE, "column", statistics, n_shards=1, n_replicas=2)
+    assert result == {"shard": {}, "replica": {"allreduce": {SUMS: 2 * (33 * 21 * itemsize + 8 * (33 + 21))}}}
 
 
 def test_one_rank_exchanges_nothing(grid: Grid) -> None:
-    found = exchange.run([SIZE], grid=grid, **QUICK)
-    assert set(found) == {"machine", "rows", "steps"}
-    assert [row["what"] for row in found["rows"]] == [
+    result = exchange.run([SIZE], grid=grid, **QUICK)
+    assert set(result) == {"machine", "rows", "steps"}
+    assert [row["what"] for row in result["rows"]] == [
         "gather bits", "gather floats", "reduce floats", "allreduce floats",
     ]  # fmt: skip
-    assert all((row["bytes"], row["bandwidth"]) == (0, 0) and row["seconds"] > 0 for row in found["rows"])
-    assert [(step["layout"], step["statistics"]) for step in found["steps"]] == [
+    assert all((row["bytes"], row["bandwidth"]) == (0, 0) and row["seconds"] > 0 for row in result["rows"])
+    assert [(step["layout"], step["statistics"]) for step in result["steps"]] == [
         (layout, statistics) for layout in ("column", "row", "dual") for statistics in ("1", "3", "float")
     ]
-    assert all(step["agree"] and step["total"] == 0 for step in found["steps"])
-    assert "gather bits" in text_of(tables.exchange_tables(found))
+    assert all(step["agree"] and step["total"] == 0 for step in result["steps"])
+    assert "gather bits" in text_of(tables.exchange_tables(result))

@@ -77,10 +77,10 @@ def learned(W, b, c, v0, steps=2):
     return parameters | {f"velocity_{name}": x for name, x in velocities.items()}
 
 
-def assert_learned(found, wanted, transposed=False):
+def assert_learned(result, wanted, transposed=False):
     assert any(np.any(wanted[f"velocity_{name}"]) for name in "bc")
     for name, x in wanted.items():
-        mine = np.asarray(getattr(found, name))
+        mine = np.asarray(getattr(result, name))
         mine = mine.T if transposed and name.endswith("W") else mine
         assert mine.dtype == np.float32
         np.testing.assert_allclose(mine, x, rtol=2e-6, atol=1e-8, err_msg=name)
@@ -120,10 +120,10 @@ def test_numpy_draws_states():
 @pytest.fixture
 def torch():
     """PyTorch, and its precision put back afterwards."""
-    found = pytest.importorskip("torch")
-    before = found.get_float32_matmul_precision()
-    yield found
-    found.set_float32_matmul_precision(before)
+    result = pytest.importorskip("torch")
+    before = result.get_float32_matmul_precision()
+    yield result
+    result.set_float32_matmul_precision(before)
 
 
 def torch_rbm(torch):
@@ -213,10 +213,10 @@ def test_two_ranks_over_gloo_learn_cd1(tmp_path):
     for name, wanted in learned(W, b, c, v0).items():
         if name.endswith("b"):
             assert np.array_equal(first[name], second[name])
-            found = first[name]
+            result = first[name]
         else:
-            found = np.concatenate([first[name], second[name]]).T
-        np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-8, err_msg=name)
+            result = np.concatenate([first[name], second[name]]).T
+        np.testing.assert_allclose(result, wanted, rtol=2e-6, atol=1e-8, err_msg=name)
 
 
 def test_sklearn_learns_pcd_in_single_precision():
@@ -287,20 +287,20 @@ def test_a_missing_peer_is_named(monkeypatch):
 
 def group_of(leader):
     """Processes that live in the group of a process."""
-    found = []
+    result = []
     for one in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             if os.getpgid(one.pid) == leader and one.status() != psutil.STATUS_ZOMBIE:
-                found.append(one)
-    return found
+                result.append(one)
+    return result
 
 
 def left_of(leader, patience=10.0):
     """Processes of the group that are there even after some seconds: a signal takes its time."""
     until = time.monotonic() + patience
-    while (found := group_of(leader)) and time.monotonic() < until:
+    while (result := group_of(leader)) and time.monotonic() < until:
         time.sleep(0.02)
-    return found
+    return result
 
 
 @contextlib.contextmanager
@@ -439,12 +439,12 @@ def test_environment_of_a_peer(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("HOME", "/somewhere")
-    found = environment(3)
+    result = environment(3)
     starts = ("PMI", "OMPI_", "HYD", "MPI_")
-    assert not [name for name in found if name.startswith(starts) or name in ("OPENBLAS_CORETYPE", "OMP_WAIT_POLICY")]
-    assert {found[name] for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"3"}
-    assert found["HOME"] == "/somewhere"
-    assert Path(found["PYTHONPATH"].split(os.pathsep)[0], "modelpar").is_dir()
+    assert not [name for name in result if name.startswith(starts) or name in ("OPENBLAS_CORETYPE", "OMP_WAIT_POLICY")]
+    assert {result[name] for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"3"}
+    assert result["HOME"] == "/somewhere"
+    assert Path(result["PYTHONPATH"].split(os.pathsep)[0], "modelpar").is_dir()
 
 
 @pytest.mark.parametrize(("threads", "widened"), [(1, False), (2, True)])
@@ -462,9 +462,9 @@ def test_a_measurement_takes_at_least_one_step():
     calls = []
     measure = worker.timed(lambda: calls.append(1), n_samples=4)
     calls.clear()
-    found = measure(0.0)
-    assert (found["steps"], len(calls)) == (1, 2)
-    assert found["samples_per_second"] > 0
+    result = measure(0.0)
+    assert (result["steps"], len(calls)) == (1, 2)
+    assert result["samples_per_second"] > 0
 
 
 # -- rounds ------------------------------------------------------------------------------------------------------------
@@ -486,13 +486,13 @@ class Fake:
 
 def test_ratios_are_of_each_round():
     engine = Fake("engine", [10, 40, 30])
-    found = race(engine.round, [Fake("a", [5, 10, 10]), Fake("b", [20, 20, 60])], rounds=3, seconds=0.1)
-    assert found["engine"] == {"median": 30, "min": 10, "max": 40}
-    assert found["peers"] == {
+    result = race(engine.round, [Fake("a", [5, 10, 10]), Fake("b", [20, 20, 60])], rounds=3, seconds=0.1)
+    assert result["engine"] == {"median": 30, "min": 10, "max": 40}
+    assert result["peers"] == {
         "a": {"median": 10, "min": 5, "max": 10, "ratio": 3},  # of 2, 4 and 3; that of the medians is 3 too
         "b": {"median": 20, "min": 20, "max": 60, "ratio": 0.5},  # of 0.5, 2 and 0.5; that of the medians would be 1.5
     }
-    assert (found["rounds"], found["discarded"], found["failed"], found["sgemm"]) == (3, 0, {}, None)
+    assert (result["rounds"], result["discarded"], result["failed"], result["sgemm"]) == (3, 0, {}, None)
 
 
 def test_each_round_begins_with_another_side():
@@ -520,33 +520,33 @@ def products(ratios):
 )
 def test_rounds_without_a_second_processor_are_discarded(ratios, kept):
     engine = Fake("engine", [100, 200, 300])
-    found = race(engine.round, [Fake("a", [1, 1, 1])], rounds=3, seconds=0.1, sgemm=products(ratios))
-    assert (found["rounds"], found["discarded"]) == (len(kept), 3 - len(kept))
+    result = race(engine.round, [Fake("a", [1, 1, 1])], rounds=3, seconds=0.1, sgemm=products(ratios))
+    assert (result["rounds"], result["discarded"]) == (len(kept), 3 - len(kept))
     if kept:
-        assert found["engine"] == {"median": np.median(kept) * 100, "min": min(kept) * 100, "max": max(kept) * 100}
-        assert found["peers"]["a"]["ratio"] == np.median(kept) * 100
+        assert result["engine"] == {"median": np.median(kept) * 100, "min": min(kept) * 100, "max": max(kept) * 100}
+        assert result["peers"]["a"]["ratio"] == np.median(kept) * 100
     else:
-        assert found["engine"] is None
-        assert found["peers"] == {}
-    assert found["sgemm"]["one"] == 100
-    assert found["sgemm"]["ratios"] == pytest.approx([min(pair) for pair in pairwise(ratios)])
+        assert result["engine"] is None
+        assert result["peers"] == {}
+    assert result["sgemm"]["one"] == 100
+    assert result["sgemm"]["ratios"] == pytest.approx([min(pair) for pair in pairwise(ratios)])
 
 
 def test_spare_rounds_replace_discarded_ones():
     ratios = [1.9, 1.0, 1.9, 1.9, 1.9, 1.9]
     engine = Fake("engine", range(1, 9))
-    found = race(engine.round, [], rounds=2, seconds=0.1, sgemm=products(ratios), spare=5)
-    assert (found["rounds"], found["discarded"]) == (2, 2)
-    assert found["engine"] == {"median": 3.5, "min": 3, "max": 4}
+    result = race(engine.round, [], rounds=2, seconds=0.1, sgemm=products(ratios), spare=5)
+    assert (result["rounds"], result["discarded"]) == (2, 2)
+    assert result["engine"] == {"median": 3.5, "min": 3, "max": 4}
 
 
 def test_a_peer_that_fails_is_left_out():
     log = []
     bad = Fake("bad", [1, PeerError("bad: its process ended by signal 9")], log)
-    found = race(Fake("engine", [2, 4, 6]).round, [bad, Fake("good", [1, 1, 1])], rounds=3, seconds=0.1)
-    assert found["failed"] == {"bad": "bad: its process ended by signal 9"}
-    assert list(found["peers"]) == ["good"]
-    assert found["peers"]["good"]["ratio"] == 4
+    result = race(Fake("engine", [2, 4, 6]).round, [bad, Fake("good", [1, 1, 1])], rounds=3, seconds=0.1)
+    assert result["failed"] == {"bad": "bad: its process ended by signal 9"}
+    assert list(result["peers"]) == ["good"]
+    assert result["peers"]["good"]["ratio"] == 4
     assert log == ["bad", "bad"]
 
 

@@ -28,17 +28,17 @@ def whole(network, chains: Chains) -> np.ndarray:
     """(n_hidden, all chains) on every rank."""
     mine = chains.collect(network.grid.replica_comm, np.int64)
     rbm = network.rbms[0]
-    found = np.zeros((network.spec.layers[1], mine.shape[1]), np.int64)
-    found[rbm.hidden_ids] = mine
-    return network.grid.shard_comm.allreduce(found)
+    result = np.zeros((network.spec.layers[1], mine.shape[1]), np.int64)
+    result[rbm.hidden_ids] = mine
+    return network.grid.shard_comm.allreduce(result)
 
 
 def matrix(network) -> np.ndarray:
     """W of the first RBM on every rank."""
     weights = network.rbms[0].weights
-    found = np.zeros(network.spec.layers[:2])
-    found[np.ix_(weights.visible_rows, weights.hidden_columns)] = network.rbms[0].W
-    return network.grid.shard_comm.allreduce(found)
+    result = np.zeros(network.spec.layers[:2])
+    result[np.ix_(weights.visible_rows, weights.hidden_columns)] = network.rbms[0].W
+    return network.grid.shard_comm.allreduce(result)
 
 
 @shapes
@@ -48,8 +48,8 @@ def test_random_starts_have_the_published_draws(comm, agree, shape, visible):
     [twin], rbm, grid = networks.twin(network), network.rbms[0], network.grid
     for how, update in (("random", 0), ("random", 3), ("biases", 3)):
         twin.start_chains(11, how, update)
-        found = whole(network, start(rbm, how, grid.replica, grid.n_replicas, 11, update=update))
-        agree(np.array_equal(found, twin.chains), how)
+        result = whole(network, start(rbm, how, grid.replica, grid.n_replicas, 11, update=update))
+        agree(np.array_equal(result, twin.chains), how)
 
 
 @shapes

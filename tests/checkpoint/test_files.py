@@ -189,9 +189,9 @@ def test_opened_at_another_grid(written_at, opened_at, owners, holds, folder, co
     path, before, after = folder / "model.safetensors", make_grid(written_at), make_grid(opened_at)
     write(path, before, blocks_of(tensors(), before, "random", "column"), METADATA)
     expected = blocks_of(tensors(), after, owners, holds)
-    header, found = read_header(path, comm), blank(expected)
-    read_into(path, after, header, found)
-    agree(same(found, expected), "values differ")
+    header, result = read_header(path, comm), blank(expected)
+    read_into(path, after, header, result)
+    agree(same(result, expected), "values differ")
     agree(header.metadata == METADATA)
     agree({name: (d, s) for name, (d, s, _, _) in header.tensors.items()}
           == {name: (a.dtype, a.shape) for name, a in tensors().items()})  # fmt: skip
@@ -207,9 +207,9 @@ def test_tiles_of_rows_and_columns(folder, comm, make_grid, agree):
     tile = TensorBlock("W", W.shape, np.ascontiguousarray(W[np.ix_(rows, columns)]), rows, columns)
     write(folder / "tiles", grid, [tile], {})
     agree((folder / "tiles").read_bytes() == reference_file({"W": W}, {}))
-    found = blank([tile])
-    read_into(folder / "tiles", grid, read_header(folder / "tiles", comm), found)
-    agree(same(found, [tile]))
+    result = blank([tile])
+    read_into(folder / "tiles", grid, read_header(folder / "tiles", comm), result)
+    agree(same(result, [tile]))
 
 
 @pytest.mark.slow
@@ -223,9 +223,9 @@ def test_many_chunks_of_real_size(folder, comm, make_grid, agree):
     write(folder / "large", grid, written, {})
     loaded = load_file(folder / "large")
     agree(all(np.array_equal(loaded[name], arrays[name]) for name in arrays))
-    found = blank(written)
-    read_into(folder / "large", grid, read_header(folder / "large", comm), found)
-    agree(same(found, written))
+    result = blank(written)
+    read_into(folder / "large", grid, read_header(folder / "large", comm), result)
+    agree(same(result, written))
 
 
 def test_an_ordinary_safetensors_file(folder, make_grid, agree):
@@ -242,9 +242,9 @@ def test_some_of_the_tensors(folder, comm, make_grid, agree):
     grid = make_grid(1)
     path, blocks = folder / "model.safetensors", blocks_of(tensors(), grid, "block", "row")
     write(path, grid, blocks, METADATA)
-    found = blank(blocks[:2])
-    read_into(path, grid, read_header(path, comm), found, subset=True)
-    agree(same(found, blocks[:2]))
+    result = blank(blocks[:2])
+    read_into(path, grid, read_header(path, comm), result, subset=True)
+    agree(same(result, blocks[:2]))
 
 
 # ---- damage
@@ -283,8 +283,8 @@ def test_damage_is_one_error_on_all(kind, holds, folder, comm, make_grid, agree)
     damage, expected = DAMAGE[kind]
     if comm.rank == 0:
         path.write_bytes(damage(reference_file(tensors(), METADATA)))
-    found = blank(blocks_of(tensors(), grid, "strided", holds))
-    message = raised(lambda: read_into(path, grid, read_header(path, comm), found))
+    result = blank(blocks_of(tensors(), grid, "strided", holds))
+    message = raised(lambda: read_into(path, grid, read_header(path, comm), result))
     agree(message is not None and expected in message and str(path) in message and "\n" not in message, f"{message}")
     agree(comm.bcast(message) == message, "messages differ")
 
@@ -310,8 +310,8 @@ def test_another_network(kind, folder, comm, make_grid, agree):
     else:
         b = arrays["rbm.0.b"]
         arrays["rbm.0.b"] = b[:-1] if kind == "shape" else b.astype(np.float64)
-    found = blank(blocks_of(arrays, grid, "block", "row"))
-    message = raised(lambda: read_into(path, grid, read_header(path, comm), found))
+    result = blank(blocks_of(arrays, grid, "block", "row"))
+    message = raised(lambda: read_into(path, grid, read_header(path, comm), result))
     agree(message is not None and "another network" in message and "'rbm." in message, f"{message}")
 
 

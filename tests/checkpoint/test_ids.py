@@ -25,9 +25,9 @@ def test_between_gives_ids_and_where_they_are(ids):
     assert held.in_memory.tolist() == list(ids)
     for start in range(-1, 13):
         for stop in range(start, 14):
-            found, positions = held.between(start, stop)
-            assert found.tolist() == sorted(i for i in ids if start <= i < stop)
-            assert [ids[at] for at in positions] == found.tolist()
+            result, positions = held.between(start, stop)
+            assert result.tolist() == sorted(i for i in ids if start <= i < stop)
+            assert [ids[at] for at in positions] == result.tolist()
 
 
 def test_neighbours_in_memory_are_one_run():

@@ -109,13 +109,13 @@ def test_no_picture_without_matplotlib(
 @pytest.mark.parametrize("n", [1, 2])
 def test_updates_as_json(n: int, tmp_path: Path) -> None:
     words = [*QUICK, "--statistics", "1,float", "--layout", "dual", "--profile", "--json"]
-    found = only_object(start(n, "cd1", *words, XDG_CACHE_HOME=str(tmp_path)))
-    assert set(found) == {"machine", "rows"}
-    assert {"cpu", "cores", "instruction_set", "blas_core_type", "mpi", "ranks", "grid"} <= set(found["machine"])
-    assert [(row["statistics"], row["layout"], row["ranks"]) for row in found["rows"]] == [
+    result = only_object(start(n, "cd1", *words, XDG_CACHE_HOME=str(tmp_path)))
+    assert set(result) == {"machine", "rows"}
+    assert {"cpu", "cores", "instruction_set", "blas_core_type", "mpi", "ranks", "grid"} <= set(result["machine"])
+    assert [(row["statistics"], row["layout"], row["ranks"]) for row in result["rows"]] == [
         ("1", "dual", n), ("float", "dual", n),
     ]  # fmt: skip
-    assert all("exchange" in row["profile"]["pieces"] for row in found["rows"])
+    assert all("exchange" in row["profile"]["pieces"] for row in result["rows"])
 
 
 @pytest.mark.slow
@@ -131,25 +131,25 @@ def test_updates_beside_a_peer_on_two_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kernels_as_json_with_a_calibration(tmp_path: Path) -> None:
-    found = only_object(start(2, "kernels", *QUICK, "--calibrate", "--json", XDG_CACHE_HOME=str(tmp_path)))
-    assert set(found) == {"machine", "rows"}
-    assert found["machine"]["threads"] == [1]
-    calibration = found["machine"]["calibrations"]["1"]
+    result = only_object(start(2, "kernels", *QUICK, "--calibrate", "--json", XDG_CACHE_HOME=str(tmp_path)))
+    assert set(result) == {"machine", "rows"}
+    assert result["machine"]["threads"] == [1]
+    calibration = result["machine"]["calibrations"]["1"]
     assert Path(calibration["file"]).is_relative_to(tmp_path)
-    assert set(calibration["rates"]) == {f"{k}.{way}" for k in found["machine"]["kernels"] for way in ("up", "down")}
-    assert {row["direction"] for row in found["rows"]} == {"up", "down", "statistics"}
+    assert set(calibration["rates"]) == {f"{k}.{way}" for k in result["machine"]["kernels"] for way in ("up", "down")}
+    assert {row["direction"] for row in result["rows"]} == {"up", "down", "statistics"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "grid"), [(1, []), (2, []), (4, ["--model-shards", "2"])])
 def test_exchange_as_json(n: int, grid: list[str]) -> None:
     """The engine counts the bytes that the closed form says."""
-    found = only_object(start(n, "exchange", *QUICK, *grid, "--json"))
+    result = only_object(start(n, "exchange", *QUICK, *grid, "--json"))
     shards = 2 if n > 1 else 1
-    assert set(found) == {"machine", "rows", "steps"}
-    assert found["machine"]["model_shards"] == shards
-    assert [step for step in found["steps"] if not step["agree"]] == []
-    crossed = {row["what"]: row["bytes"] for row in found["rows"]}
+    assert set(result) == {"machine", "rows", "steps"}
+    assert result["machine"]["model_shards"] == shards
+    assert [step for step in result["steps"] if not step["agree"]] == []
+    crossed = {row["what"]: row["bytes"] for row in result["rows"]}
     batch, words, replicas = (35, 1, 2) if n == 4 else (70, 2, 1)
     assert crossed == {
         "gather bits": (shards - 1) * replicas * 33 * 8 * words,
@@ -181,9 +181,9 @@ def test_info_tells_the_kernels_and_measures_nothing(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert run(MPI.COMM_SELF, ["info", "--threads", "1", "--json"]) == 0
-    found = json.loads(capfd.readouterr().out)
-    assert "blas" in found["kernels"]
-    assert found["calibration"] is None
+    result = json.loads(capfd.readouterr().out)
+    assert "blas" in result["kernels"]
+    assert result["calibration"] is None
     assert list(tmp_path.iterdir()) == []
     assert run(MPI.COMM_SELF, ["info", "--threads", "1"]) == 0
     assert "bench kernels --calibrate" in capfd.readouterr().out

@@ -143,10 +143,10 @@ def test_a_resumed_run_must_be_of_the_same_network(trained: Path) -> None:
 
 def test_evaluate_agrees_with_the_run(trained: Path) -> None:
     printed = start(2, "evaluate", trained, "--threads", "1", "--json").check().output
-    found = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    result = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     summary = json.loads((trained / "summary.json").read_text())
-    assert found["accuracy"] == summary["test_accuracy"]
-    assert {"cross_entropy", "reconstruction_error", "pseudo_likelihood"} <= set(found)
+    assert result["accuracy"] == summary["test_accuracy"]
+    assert {"cross_entropy", "reconstruction_error", "pseudo_likelihood"} <= set(result)
 
 
 @pytest.mark.slow
@@ -343,10 +343,10 @@ def test_a_bug_on_one_rank_ends_all() -> None:
 def test_bench_prints_its_rows() -> None:
     words = ["--sizes", "16x30x20,8x20x30", "--threads", "1", "--repeats", "1", "--seconds", "0.01", "--json"]
     printed = start(2, "bench", "cd1", *words).check().output
-    found = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
-    assert set(found) == {"machine", "rows"}
-    assert [row["size"] for row in found["rows"]] == ["16x30x20", "8x20x30"]
-    for row in found["rows"]:
+    result = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    assert set(result) == {"machine", "rows"}
+    assert [row["size"] for row in result["rows"]] == ["16x30x20", "8x20x30"]
+    for row in result["rows"]:
         assert (row["ranks"], row["threads"]) == (2, 1)
         _, visible, hidden = map(int, row["size"].split("x"))
         assert row["gflops"] == pytest.approx(row["samples_per_second"] * 10 * visible * hidden / 1e9)

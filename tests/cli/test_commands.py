@@ -40,11 +40,11 @@ PROMISED = [
 
 
 def command_of(*names: str) -> click.Command:
-    found: Any = group
+    result: Any = group
     for name in names:
-        found = found.commands[name]
-    assert isinstance(found, click.Command)
-    return found
+        result = result.commands[name]
+    assert isinstance(result, click.Command)
+    return result
 
 
 def flags(*names: str) -> set[str]:
@@ -248,12 +248,12 @@ def test_numpy_is_not_loaded_before_the_threads_are_known() -> None:
 
 
 def test_info_tells_all_as_json() -> None:
-    found = json.loads(modelpar("info", "--json", "--threads", "1").check().output)
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert found["numpy"] == np.__version__
-    assert found["ranks"] == 1
-    assert found["ranks_per_node"] == [1]
-    assert found["threads_per_rank"] == 1
+    result = json.loads(modelpar("info", "--json", "--threads", "1").check().output)
+    assert result["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert result["numpy"] == np.__version__
+    assert result["ranks"] == 1
+    assert result["ranks_per_node"] == [1]
+    assert result["threads_per_rank"] == 1
     wanted = {
         "modelpar",
         "scipy",
@@ -266,8 +266,8 @@ def test_info_tells_all_as_json() -> None:
         "numba_cache",
         "warnings",
     }
-    assert wanted <= set(found)
-    assert {"core_type", "threads", "of"} <= set(found["blas"][0])
+    assert wanted <= set(result)
+    assert {"core_type", "threads", "of"} <= set(result["blas"][0])
 
 
 PLACE = Placement(cores=8, own_cores=8, ranks=2, threads=4)
@@ -303,9 +303,9 @@ def test_info_warns_of_what_does_not_fit(
     environment: dict[str, str],
     expected: str | None,
 ) -> None:
-    found = mismatches(place, libraries, features, environment)
-    assert len(found) == (expected is not None)
-    assert expected is None or expected in found[0]
+    result = mismatches(place, libraries, features, environment)
+    assert len(result) == (expected is not None)
+    assert expected is None or expected in result[0]
 
 
 def test_threads_are_the_cores_of_the_node_over_its_ranks() -> None:
@@ -378,7 +378,7 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
 
     with pytest.raises(ModelparError, match=r"file cannot be written \(No space left on device\)"):
         fail()
-    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("file", "old")]
+    assert [(result.name, result.read_text()) for result in tmp_path.iterdir()] == [("file", "old")]
 
 
 def test_runs_go_on_from_the_newest_checkpoint(tmp_path: Path) -> None:

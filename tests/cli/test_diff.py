@@ -50,8 +50,8 @@ def printed_by(outcome: jobs.Outcome, status: int) -> str:
 def as_json(outcome: jobs.Outcome, status: int) -> dict[str, Any]:
     lines = [line for line in printed_by(outcome, status).splitlines() if line.startswith("{")]
     assert len(lines) == 1, outcome.output
-    found: dict[str, Any] = json.loads(lines[0])
-    return found
+    result: dict[str, Any] = json.loads(lines[0])
+    return result
 
 
 def tensors(**changed: Any) -> dict[str, np.ndarray]:
@@ -109,9 +109,9 @@ def test_runs_that_are_alike(n: int, make_run: Callable[..., Path]) -> None:
     assert text.count("no digest differs: 12 update(s) are alike") == 1
     assert "identical: checkpoints/step-00000006.safetensors, checkpoints/step-00000012" in text
     assert "configurations" not in text
-    found = as_json(diff(n, a, b, "--json"), 0)
-    assert found["differs"] is False
-    assert found["updates"] == {"n_alike": 12, "n_alone": 0, "parting": None}
+    result = as_json(diff(n, a, b, "--json"), 0)
+    assert result["differs"] is False
+    assert result["updates"] == {"n_alike": 12, "n_alone": 0, "parting": None}
 
 
 @pytest.mark.parametrize("n", [1, 2])

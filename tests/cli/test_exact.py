@@ -150,12 +150,12 @@ def test_what_cannot_be_exact_is_refused_before_anything_is_written(
 def test_an_epoch_of_mnist_at_four_grids(mnist_path: Path, tmp_path: Path) -> None:
     words = ["--exact", "--data", "mnist", "--layers", "784-1000-500", "--epochs", "1", "--pretrain-only",
              "--no-pictures", "--threads", "1"]  # fmt: skip
-    found = {}
+    result = {}
     for name, (n, grid) in GRIDS.items():
         run = tmp_path / name.replace(" ", "-")
         command = [sys.executable, "-m", "modelpar", "train", *words, *grid, "--run-dir", run]
         jobs.run_on_ranks(
             n, command, limit=4 * LIMIT, PYTHONPATH=str(ROOT), MODELPAR_DATA=str(mnist_path)
         ).check()  # fmt: skip
-        found[name] = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
-    assert len(set(found.values())) == 1, found
+        result[name] = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    assert len(set(result.values())) == 1, result

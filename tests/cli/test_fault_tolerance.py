@@ -31,12 +31,12 @@ def words_of(grid: str, *more: str) -> tuple[int, list[str]]:
 
 
 def killed(tmp_path: Path, n: int, words: list[str], victim: int, moment: float) -> dict:
-    found = kills.one(n, words, tmp_path / "run", moment, victim)
-    assert found["hit"], "the run was over before the kill; choose an earlier moment"
-    assert found["status"] == 0, found["output"]
-    assert f"rank {victim} was lost" in found["output"]
-    assert found["accuracy"] > GOOD
-    return found
+    result = kills.one(n, words, tmp_path / "run", moment, victim)
+    assert result["hit"], "the run was over before the kill; choose an earlier moment"
+    assert result["status"] == 0, result["output"]
+    assert f"rank {victim} was lost" in result["output"]
+    assert result["accuracy"] > GOOD
+    return result
 
 
 @pytest.mark.parametrize("sync", ["allreduce", "local", "server"])
@@ -45,8 +45,8 @@ def killed(tmp_path: Path, n: int, words: list[str], victim: int, moment: float)
 def test_a_lost_replica(grid: str, sync: str, victim: int, tmp_path: Path) -> None:
     moment = random.Random(f"{grid} {sync} {victim}").uniform(0, 2)
     n, words = words_of(grid, "--sync", sync)
-    found = killed(tmp_path, n, words, victim, moment)
-    assert f"going on with {3 if grid == '4x1' else 1} replica(s)" in found["output"]
+    result = killed(tmp_path, n, words, victim, moment)
+    assert f"going on with {3 if grid == '4x1' else 1} replica(s)" in result["output"]
 
 
 OTHERS = [

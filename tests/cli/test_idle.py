@@ -25,11 +25,11 @@ DEEP = {"layers": (64, 9, 5), "classes": 10}
 
 
 def unlabelled() -> Dataset:
-    found = open_dataset("bars:4")
-    assert found.train.labels is None or found.n_classes
+    result = open_dataset("bars:4")
+    assert result.train.labels is None or result.n_classes
     bare = {name: None if split is None else dataclasses.replace(split, labels=None)
-            for name, split in (("train", found.train), ("test", found.test))}  # fmt: skip
-    return dataclasses.replace(found, n_classes=0, **bare)  # type: ignore[arg-type]
+            for name, split in (("train", result.train), ("test", result.test))}  # fmt: skip
+    return dataclasses.replace(result, n_classes=0, **bare)  # type: ignore[arg-type]
 
 
 def outcome(mine: Tables, dataset: Dataset | None = None, file: Tables | None = None) -> tuple[str, str]:

@@ -51,9 +51,9 @@ SOURCES = [path for top in ("modelpar", "partitioners") for path in sorted((ROOT
 
 
 def test_no_text_is_read_as_markup() -> None:
-    found = {str(path.relative_to(ROOT)): list(makers(path.read_text(encoding="utf-8"))) for path in SOURCES}
-    assert not {name: calls for name, calls in found.items() if calls}
-    made = {name for name in found if "Console(" in (ROOT / name).read_text(encoding="utf-8")}
+    result = {str(path.relative_to(ROOT)): list(makers(path.read_text(encoding="utf-8"))) for path in SOURCES}
+    assert not {name: calls for name, calls in result.items() if calls}
+    made = {name for name in result if "Console(" in (ROOT / name).read_text(encoding="utf-8")}
     assert made == HOMES, "consoles are made by plain_console"
 
 

@@ -85,8 +85,8 @@ def test_names_of_data_sets_are_those_of_the_reader() -> None:
 
 @pytest.mark.slow
 def test_recorded_paths_are_absolute(home: Path) -> None:
-    found = tomllib.loads((home / "r" / "config.toml").read_text())["data"]
-    assert (found["data"], found["labels"]) == (str(home / "x.npy"), str(home / "y.npy"))
+    result = tomllib.loads((home / "r" / "config.toml").read_text())["data"]
+    assert (result["data"], result["labels"]) == (str(home / "x.npy"), str(home / "y.npy"))
     data = DataSpec(data="bars:4", test_data="~/t.npy", test_labels="a/../l.npy")
     every = recorded_paths.recorded({"data": data})["data"]
     assert every == DataSpec("bars:4", None, os.path.expanduser("~/t.npy"), str(home / "l.npy"))
@@ -97,9 +97,9 @@ def test_masks_and_placements_are_recorded_by_absolute_paths(home: Path) -> None
     from modelpar.spec import NetworkSpec
 
     network = NetworkSpec((4, 3, 2), connections="mask:m.npz, dense")
-    found = recorded_paths.recorded({"network": network, "grid": GridSpec(partition="p.npz")})
-    assert found["network"].connections == f"mask:{home / 'm.npz'}, dense"  # type: ignore[attr-defined]
-    assert found["grid"] == GridSpec(partition=str(home / "p.npz"))
+    result = recorded_paths.recorded({"network": network, "grid": GridSpec(partition="p.npz")})
+    assert result["network"].connections == f"mask:{home / 'm.npz'}, dense"  # type: ignore[attr-defined]
+    assert result["grid"] == GridSpec(partition=str(home / "p.npz"))
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_the_same_data_by_another_path_are_the_runs_own(spelling: str, home: Pat
     shutil.copy(home / "x.npy", home / "sub" / "copy.npy")
     np.savez(home / "zipped.npz", STATES)
     plain, _ = judged(modelpar, "r")
-    found, err = judged(modelpar, "r", "--data", spelling)
-    assert found["samples"] == 12
-    assert found["accuracy"] == plain["accuracy"]
+    result, err = judged(modelpar, "r", "--data", spelling)
+    assert result["samples"] == 12
+    assert result["accuracy"] == plain["accuracy"]
     assert not err
 
 
@@ -126,9 +126,9 @@ def test_another_file_of_the_same_name_is_not_taken_for_it(
     plain, _ = judged(modelpar, "r")
     monkeypatch.chdir(home / "sub")
     assert judged(modelpar, "../r")[0]["accuracy"] == plain["accuracy"]
-    found, err = judged(modelpar, "../r", "--data", "x.npy")
-    assert found["samples"] == 120
-    assert "accuracy" not in found
+    result, err = judged(modelpar, "../r", "--data", "x.npy")
+    assert result["samples"] == 120
+    assert "accuracy" not in result
     assert "x.npy is not the data that the network was trained on: all 120 samples are tested on" in err
     line = printed_by(modelpar, "train", "--resume", "--run-dir", "../r", "--data", "x.npy", *FEW)
     assert "other values in the same shape" in line
@@ -136,12 +136,12 @@ def test_another_file_of_the_same_name_is_not_taken_for_it(
 
 
 def test_other_data_are_a_test_set(home: Path, modelpar: Command) -> None:
-    found, err = judged(modelpar, "r", "--data", "other.npy", "--labels", "y.npy")
-    assert found["samples"] == 120
-    assert "accuracy" in found
+    result, err = judged(modelpar, "r", "--data", "other.npy", "--labels", "y.npy")
+    assert result["samples"] == 120
+    assert "accuracy" in result
     assert err.count("\n") == 1
-    found, err = judged(modelpar, "r", "--data", "other.npy", "--labels", "y.npy", "--test-fraction", "0.25")
-    assert found["samples"] == 30
+    result, err = judged(modelpar, "r", "--data", "other.npy", "--labels", "y.npy", "--test-fraction", "0.25")
+    assert result["samples"] == 30
     assert "--test-fraction 0.25 of it is tested on" in err
 
 
@@ -166,10 +166,10 @@ def test_labels_of_other_samples_than_those_that_are_judged(home: Path, modelpar
     words = ["evaluate", "r", "--data", "both.npz", "--test-labels", "few.npy"]
     assert "--test-labels has no effect on --split train" in printed_by(modelpar, *words, "--split", "train")
     assert judged(modelpar, *words[1:])[0]["samples"] == 9
-    found, err = judged(
+    result, err = judged(
         modelpar, "r", "--data", "other.npy", "--validation-fraction", "0.1", "--split", "validation"
     )  # fmt: skip
-    assert found["samples"] == 12
+    assert result["samples"] == 12
     assert "its validation set of 12 samples" in err
 
 
@@ -179,9 +179,9 @@ def test_nothing_tests_on_training_samples(home: Path, modelpar: Command) -> Non
         assert "would mix training and test samples" in printed_by(modelpar, "evaluate", "r", *words, *FEW[:2])
     # away from its run, the checkpoint knows itself
     shutil.copy(home / "r" / "model.safetensors", home / "alone.safetensors")
-    found, _ = judged(modelpar, "alone.safetensors", "--data", "x.npy", "--labels", "y.npy")
-    assert found["samples"] == 12
-    assert found["accuracy"] == judged(modelpar, "r")[0]["accuracy"]
+    result, _ = judged(modelpar, "alone.safetensors", "--data", "x.npy", "--labels", "y.npy")
+    assert result["samples"] == 12
+    assert result["accuracy"] == judged(modelpar, "r")[0]["accuracy"]
 
 
 def test_a_file_that_was_replaced(home: Path, modelpar: Command) -> None:
@@ -213,9 +213,9 @@ def test_a_run_whose_data_lie_elsewhere_now(home: Path, modelpar: Command) -> No
     status, out, err = modelpar("train", "--resume", "--run-dir", "new/r", *words, "--finetune-epochs", "2", *FEW)
     assert (status, of_data(err)) == (0, [])
     assert "epoch   2" in out
-    found = tomllib.loads((home / "new" / "r" / "config.toml").read_text())
-    assert found["data"]["data"] == str(home / "new" / "x.npy")
-    assert found["finetune"]["epochs"] == 2
+    result = tomllib.loads((home / "new" / "r" / "config.toml").read_text())
+    assert result["data"]["data"] == str(home / "new" / "x.npy")
+    assert result["finetune"]["epochs"] == 2
 
 
 def test_other_data_may_be_asked_for(home: Path, modelpar: Command) -> None:

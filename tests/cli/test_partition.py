@@ -114,11 +114,11 @@ def test_compare_joins_what_is_predicted_and_what_is_measured(tmp_path: Path) ->
         2, "compare", "--networks", "smallworld,dense", "--methods", "block,strided,tiles", "--batch", "70",
         "--json", tmp_path / "it.json", "--html", tmp_path / "it.html",
     ).check()  # fmt: skip
-    found = json.loads((tmp_path / "it.json").read_text())
-    assert [(one["network"], one["method"]) for one in found] == [
+    result = json.loads((tmp_path / "it.json").read_text())
+    assert [(one["network"], one["method"]) for one in result] == [
         (network, method) for network in ("smallworld", "dense") for method in ("block", "strided", "tiles")
     ]
-    for one in found:
+    for one in result:
         if one["method"] == "tiles":  # neither network lies in the plane
             assert "coordinates" in one["problem"]
             continue

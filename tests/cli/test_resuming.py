@@ -181,9 +181,9 @@ def test_what_acts_from_here_on_is_said_and_recorded(copied: Callable[[str], Pat
     assert "from here on: --learning-rate 0.05 (was 0.1), --finetune-schedule constant (was linear)" in out
     assert {line["learning_rate"] for line in lines(path) if line["layer"] == 1} == {0.05}
     assert lines(path)[0]["learning_rate"] == 0.1
-    found = tomllib.loads((path / "config.toml").read_text())
-    assert (found["training"]["learning_rate"], found["finetune"]["schedule"]) == (0.05, "constant")
-    assert found["run"]["checkpoint_every"] == 7
+    result = tomllib.loads((path / "config.toml").read_text())
+    assert (result["training"]["learning_rate"], result["finetune"]["schedule"]) == (0.05, "constant")
+    assert result["run"]["checkpoint_every"] == 7
 
 
 def test_options_of_a_stage_that_is_over(copied: Callable[[str], Path], train: Command, tmp_path: Path) -> None:

@@ -41,11 +41,13 @@ def test_all_methods_on_two_ranks(trained, on_ranks) -> None:
     for method in ("auto", "ais", "reverse-ais"):
         outcome = on_ranks(2, [*words, "--method", method, "--temperatures", "200", "--chains", "100"], limit=LIMIT)
         assert outcome.returncode == 0, outcome.output
-        found = json.loads(outcome.output.strip().splitlines()[-1])
-        assert {"log_likelihood", "low", "high", "log_partition", "effective_chains", "method", "seconds"} <= set(found)
-        assert math.isclose(found["log_likelihood"], exact, abs_tol=1e-4 if method == "auto" else 0.1)
-        assert found["low"] - 1e-9 <= found["log_likelihood"] <= found["high"] + 1e-9
-        assert found["method"] == ("exact" if method == "auto" else method)
+        result = json.loads(outcome.output.strip().splitlines()[-1])
+        assert {"log_likelihood", "low", "high", "log_partition", "effective_chains", "method", "seconds"} <= set(
+            result
+        )
+        assert math.isclose(result["log_likelihood"], exact, abs_tol=1e-4 if method == "auto" else 0.1)
+        assert result["low"] - 1e-9 <= result["log_likelihood"] <= result["high"] + 1e-9
+        assert result["method"] == ("exact" if method == "auto" else method)
 
 
 def test_a_table_for_people(trained, on_ranks) -> None:

@@ -15,12 +15,12 @@ INT = 2**31 - 1  # the largest count, and displacement, that MPI 3 takes
 @pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
 @pytest.mark.parametrize("n", [0, 1, 2**28, 2**30 + 1, INT, 2**31, 3_000_000_000, np.int64(5_000_000_001)])
 def test_pieces_are_all_of_it_and_each_can_be_said(n, itemsize):
-    found = list(messages.pieces(n, itemsize))
-    assert found[0].start == 0
-    assert found[-1].stop == n
-    assert all(before.stop == after.start for before, after in pairwise(found))
-    assert all(0 <= (piece.stop - piece.start) * itemsize <= messages.LIMIT <= INT for piece in found)
-    assert len(found) == max(1, -(-int(n) * itemsize // messages.LIMIT))
+    result = list(messages.pieces(n, itemsize))
+    assert result[0].start == 0
+    assert result[-1].stop == n
+    assert all(before.stop == after.start for before, after in pairwise(result))
+    assert all(0 <= (piece.stop - piece.start) * itemsize <= messages.LIMIT <= INT for piece in result)
+    assert len(result) == max(1, -(-int(n) * itemsize // messages.LIMIT))
 
 
 def test_what_fits_is_asked_in_whole_numbers_without_a_limit():

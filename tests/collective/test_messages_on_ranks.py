@@ -93,9 +93,9 @@ class CountedWindow(MPI.Win):
         self._count(host, target, 1)
         super().Accumulate(values, host, target, op)
 
-    def Get_accumulate(self, values, found, host, target, op):
+    def Get_accumulate(self, values, result, host, target, op):
         self._count(host, target, 1 if op == MPI.NO_OP else 2)
-        super().Get_accumulate(values, found, host, target, op)
+        super().Get_accumulate(values, result, host, target, op)
 
     def _count(self, host, target, ways: int) -> None:
         _, n, kind = target
@@ -176,12 +176,12 @@ def test_what_is_kept_apart(comm, agree, shape):
     data = small.dataset(13, held_out=True)
     for _ in pretrain(network, data, STATES):
         pass
-    found = {of: network.traffic.total(comm, of) for of in ("counts", "upkeep", "measures")}
-    agree(set(found["counts"]["shard"]) == ({"gather"} if shape[0] > 1 else set()), str(found))
-    agree(set(found["upkeep"]["shard"]) == ({"refresh"} if shape[0] > 1 else set()), str(found))
-    agree(set(found["counts"]["replica"]) == ({"allreduce", "gather"} if shape[1] > 1 else set()), str(found))
-    agree(set(found["upkeep"]["replica"]) == ({"broadcast", "biases"} if shape[1] > 1 else set()), str(found))
-    agree(bool(found["measures"]["shard"]) == (shape[0] > 1), str(found))
+    result = {of: network.traffic.total(comm, of) for of in ("counts", "upkeep", "measures")}
+    agree(set(result["counts"]["shard"]) == ({"gather"} if shape[0] > 1 else set()), str(result))
+    agree(set(result["upkeep"]["shard"]) == ({"refresh"} if shape[0] > 1 else set()), str(result))
+    agree(set(result["counts"]["replica"]) == ({"allreduce", "gather"} if shape[1] > 1 else set()), str(result))
+    agree(set(result["upkeep"]["replica"]) == ({"broadcast", "biases"} if shape[1] > 1 else set()), str(result))
+    agree(bool(result["measures"]["shard"]) == (shape[0] > 1), str(result))
     before = network.traffic.total(comm)
     with network.traffic.measuring():
         network.propagate_up(np.zeros((len(network.visible_ids), 3), np.float32))
@@ -215,8 +215,8 @@ def test_the_verbs_in_pieces(comm, agree, monkeypatch, limit, dtype):
     received = [np.zeros((q, comm.rank), dtype) for q in range(comm.size)]
     messages.exchange(comm, sent, received)
     agree(all((part == 10 * q + comm.rank).all() for q, part in enumerate(received)), "exchange")
-    found = messages.concatenated(comm, np.full(comm.rank, comm.rank, dtype))
-    agree(found.tolist() == [rank for rank in range(comm.size) for _ in range(rank)], "concatenated")
+    result = messages.concatenated(comm, np.full(comm.rank, comm.rank, dtype))
+    agree(result.tolist() == [rank for rank in range(comm.size) for _ in range(rank)], "concatenated")
     sent = [np.arange(6.0).reshape(2, 3), np.ones(3, bool), np.zeros(0, np.int32), np.arange(3, dtype=">i4")]
     for mine_, other in zip(messages.bcast_arrays(comm, sent if comm.rank == 0 else None), sent, strict=True):
         agree(mine_.dtype == other.dtype and np.array_equal(mine_, other), "told")

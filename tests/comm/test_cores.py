@@ -50,8 +50,8 @@ def test_the_first_grid_takes_the_free_cores() -> None:
     assert threads.get_threads() == 1, "and nothing is changed by asking"
     assert grid_threads() == 4
     assert blas_threads() == {4}
-    found = modelpar.info()
-    assert (found["threads_per_rank"], found["cores"], found["ranks"]) == (4, 4, 1)
+    result = modelpar.info()
+    assert (result["threads_per_rank"], result["cores"], result["ranks"]) == (4, 4, 1)
     threads.set_threads(3)
     assert grid_threads() == 3, "the second grid chooses nothing"
 

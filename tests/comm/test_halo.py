@@ -90,11 +90,11 @@ def test_bytes_that_are_predicted_are_those_that_are_counted(comm, agree, shape,
                     int(volume.up[i]), int(volume.down[i]), part, planes=spec.planes, gibbs_steps=spec.gibbs_steps,
                     chains=n_chains if spec.persistent else None, read=i == 0,
                 )  # fmt: skip
-            found = next(steps)
+            result = next(steps)
             if i == 0 or n > 0:
-                agree(found == total, f"RBM {i}, step {n}: {found} instead of {total}")
+                agree(result == total, f"RBM {i}, step {n}: {result} instead of {total}")
             else:  # what hands the data up has been counted by then
-                total = found
+                total = result
     agree(shape[0] > 1 or not any(counted))
 
 
@@ -135,8 +135,8 @@ def test_bytes_where_hidden_states_are_drawn_again(comm, agree, shape, owners, c
             )
     for _ in pretrain(network, traffic.dataset(layers[0]), training):
         pass
-    found = _halo(network, comm)
-    agree(found == wanted, f"{found} instead of {wanted}")
+    result = _halo(network, comm)
+    agree(result == wanted, f"{result} instead of {wanted}")
 
 
 @pytest.mark.parametrize("kind", networks.OWNERS)
@@ -161,10 +161,10 @@ def test_a_halo_brings_each_unit_that_is_needed_and_no_other(comm, agree, kind):
 @pytest.fixture
 def begun(monkeypatch) -> list[Transfer]:
     """All transfers that halos begin."""
-    found: list[Transfer] = []
+    result: list[Transfer] = []
     begin = Halo.begin
-    monkeypatch.setattr(Halo, "begin", lambda halo, owned: found.append(begin(halo, owned)) or found[-1])
-    return found
+    monkeypatch.setattr(Halo, "begin", lambda halo, owned: result.append(begin(halo, owned)) or result[-1])
+    return result
 
 
 def bits(n_units: int, seed: int) -> Packed:
@@ -275,6 +275,6 @@ def test_exact_mode_leaves_the_same_bytes_at_every_grid(comm, agree, shape, halo
     its_owners = [networks.owners(owners, n, shape[0], i) for i, n in enumerate(layers)]
     layout = networks.NetworkLayout.from_owners(its_owners, shape[0])
     network = exact_network(name, networks.grid_of(comm.size, shape), layout, halo)
-    found = trained(network, comm.bcast(tmp_path) / "here.safetensors", changes)
-    agree(found[1] == ALONE[key][1], "digests differ")
-    agree(found[0] == ALONE[key][0], "bytes differ")
+    result = trained(network, comm.bcast(tmp_path) / "here.safetensors", changes)
+    agree(result[1] == ALONE[key][1], "digests differ")
+    agree(result[0] == ALONE[key][0], "bytes differ")

@@ -105,15 +105,15 @@ def of_replicas(network: DeepBeliefNetwork, held: str, n_v: int, n_h: int, spec:
 
 def expected(network: DeepBeliefNetwork, held: str, spec: TrainingSpec, batches: list[int], *, read: bool) -> dict:
     n_v, n_h = network.spec.layers[:2]
-    grid, found = network.grid, {"shard": Counter(), "replica": Counter()}
+    grid, result = network.grid, {"shard": Counter(), "replica": Counter()}
     for batch in batches:
         # a minibatch that is short is cut where a whole one is
         cuts = np.arange(grid.n_replicas + 1) * spec.batch_size // grid.n_replicas
         for part, n_chains in zip(np.diff(np.minimum(cuts, batch)).tolist(), np.diff(cuts).tolist(), strict=True):
             for key, n_bytes in of_shards(held, n_v, n_h, spec, part, n_chains, read=read).items():
-                found["shard"][key] += n_bytes * (grid.n_shards - 1)
-        found["replica"].update(of_replicas(network, held, n_v, n_h, spec, batch))
-    return {axis: {key: n for key, n in counts.items() if n} for axis, counts in found.items()}
+                result["shard"][key] += n_bytes * (grid.n_shards - 1)
+        result["replica"].update(of_replicas(network, held, n_v, n_h, spec, batch))
+    return {axis: {key: n for key, n in counts.items() if n} for axis, counts in result.items()}
 
 
 def flat(counts: dict) -> dict:
@@ -148,10 +148,10 @@ def test_bytes_of_the_first_rbm(comm, agree, shape, name, held, owners):
     network = networks.sharded(comm, NetworkSpec((13, 7), layout=held), shape, owners)
     records = list(pretrain(network, dataset(13), spec))
     agree(records[-1].step == len(steps_of(spec)))
-    found = flat(network.traffic.total(comm))
+    result = flat(network.traffic.total(comm))
     # columns are made of the data, which a shard reads for all visible units at once
     wanted = expected(network, held, spec, steps_of(spec), read=held != "row")
-    agree(found == wanted, f"{found} instead of {wanted}")
+    agree(result == wanted, f"{result} instead of {wanted}")
 
 
 @pytest.mark.parametrize("held", MATRIX_LAYOUTS)
@@ -164,7 +164,7 @@ def test_bytes_of_an_upper_rbm(comm, agree, shape, held):
         if (record.layer, record.kind, record.step) == (1, "step", 1):
             before = flat(network.traffic.total(comm))
     after = flat(network.traffic.total(comm))
-    found = {
+    result = {
         axis: {key: n - before[axis].get(key, 0) for key, n in counts.items() if n != before[axis].get(key, 0)}
         for axis, counts in after.items()
     }
@@ -173,7 +173,7 @@ def test_bytes_of_an_upper_rbm(comm, agree, shape, held):
         network.layout, layers=network.layout.layers[1:], matrix_layouts=network.layout.matrix_layouts[1:]
     )
     wanted = expected(top, held, STATES, steps_of(STATES)[1:], read=False)
-    agree(found == wanted, f"{found} instead of {wanted}")
+    agree(result == wanted, f"{result} instead of {wanted}")
 
 
 @pytest.mark.parametrize("changes", [{}, {"gibbs_steps": 2, "statistics": "1"}, {"persistent": True}], ids=str)
@@ -182,9 +182,9 @@ def test_a_dual_layout_moves_bits_only(comm, agree, shape, changes):
     """In every layer, and between the layers."""
     network = networks.sharded(comm, NetworkSpec((13, 7, 9), layout="dual"), shape, "strided")
     list(pretrain(network, dataset(13), replace(STATES, **changes)))
-    found = network.traffic.total(comm)["shard"]
-    agree(set(found) == ({"gather"} if shape[0] > 1 else set()), str(found))
-    agree(all(set(kinds) == {"bits"} for kinds in found.values()), str(found))
+    result = network.traffic.total(comm)["shard"]
+    agree(set(result) == ({"gather"} if shape[0] > 1 else set()), str(result))
+    agree(all(set(kinds) == {"bits"} for kinds in result.values()), str(result))
 
 
 @shapes

@@ -81,13 +81,13 @@ def test_moments_are_those_of_exact_sums_in_every_form(kind: str) -> None:
     }
     if values.dtype != np.float64:
         forms["float64"] = DenseColumns(values.astype(np.float64)).summary(rows)
-    for form, found in forms.items():
-        np.testing.assert_allclose(found.mean, mean, rtol=3e-16, err_msg=form)
-        np.testing.assert_allclose(found.std, std, rtol=5e-16, err_msg=form)
-        np.testing.assert_array_equal(found.mean, forms["dense"].mean, err_msg=form)
-        np.testing.assert_array_equal(found.std, forms["dense"].std, err_msg=form)
-        assert np.array_equal(found.low, values.min(axis=0)), form
-        assert np.array_equal(found.high, values.max(axis=0)), form
+    for form, result in forms.items():
+        np.testing.assert_allclose(result.mean, mean, rtol=3e-16, err_msg=form)
+        np.testing.assert_allclose(result.std, std, rtol=5e-16, err_msg=form)
+        np.testing.assert_array_equal(result.mean, forms["dense"].mean, err_msg=form)
+        np.testing.assert_array_equal(result.std, forms["dense"].std, err_msg=form)
+        assert np.array_equal(result.low, values.min(axis=0)), form
+        assert np.array_equal(result.high, values.max(axis=0)), form
 
 
 @pytest.mark.parametrize("kind", ["an offset", "bytes", "two values"])
@@ -114,10 +114,10 @@ def test_moments_of_any_floats(column: list[float], exponent: int, n_zeros: int)
     mean, std = exact(values)
     rows = np.arange(len(values))
     for form in (DenseColumns(values), SparseColumns(scipy.sparse.csr_array(values))):
-        found = form.summary(rows)
-        np.testing.assert_allclose(found.mean, mean, rtol=1e-15)
-        np.testing.assert_allclose(found.std, std, rtol=1e-15)
-        assert (found.std == 0) == (values.min() == values.max())
+        result = form.summary(rows)
+        np.testing.assert_allclose(result.mean, mean, rtol=1e-15)
+        np.testing.assert_allclose(result.std, std, rtol=1e-15)
+        assert (result.std == 0) == (values.min() == values.max())
 
 
 FORMS: dict[str, Callable[[Any, Any], None]] = {
@@ -137,8 +137,8 @@ def test_files_of_all_forms_have_the_same_moments(tmp_path: Path) -> None:
         with open(tmp_path / form, "wb") as file:
             save(file, values)
         train = open_dataset(DataSpec(data=str(tmp_path / form), test_fraction=0)).train
-        for found, expected in zip(column_moments(train, np.arange(UNITS)), wanted, strict=True):
-            np.testing.assert_array_equal(found, expected, err_msg=form)
+        for result, expected in zip(column_moments(train, np.arange(UNITS)), wanted, strict=True):
+            np.testing.assert_array_equal(result, expected, err_msg=form)
 
 
 def standardised(values: np.ndarray[Any, Any], *, loaded: bool = False) -> np.ndarray[Any, Any]:
@@ -171,5 +171,5 @@ def test_standardised_values_have_no_offset() -> None:
 def test_standardised_values_have_no_form(kind: str) -> None:
     values = ODD[kind]
     wanted = (values - values.mean(axis=0)) / values.std(axis=0)
-    for found in (standardised(values), standardised(values, loaded=True), standardised(values.astype(np.float64))):
-        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13)
+    for result in (standardised(values), standardised(values, loaded=True), standardised(values.astype(np.float64))):
+        np.testing.assert_allclose(result, wanted, rtol=1e-12, atol=1e-13)

@@ -28,9 +28,9 @@ LABELS = np.arange(40) % 3
 
 
 def mark(data: str | Path, **more: Any) -> Fingerprint:
-    found = open_dataset(DataSpec(data=str(data), **more)).fingerprint
-    assert found is not None
-    return found
+    result = open_dataset(DataSpec(data=str(data), **more)).fingerprint
+    assert result is not None
+    return result
 
 
 def idx(path: Path, values: np.ndarray) -> Path:
@@ -57,10 +57,10 @@ def test_one_array_in_several_forms(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", data=STATES, labels=LABELS)
     np.savez_compressed(tmp_path / "c.npz", data=STATES)
     np.savez(tmp_path / "d.npz", STATES, LABELS)
-    found = [mark(tmp_path / name).train for name in ("a.npy", "b.npz", "c.npz", "d.npz")]
-    assert len({each.values for each in found}) == 1
-    assert not any(each.differs(found[0]) for each in found)
-    assert [bool(each.labels) for each in found] == [False, True, False, True]
+    result = [mark(tmp_path / name).train for name in ("a.npy", "b.npz", "c.npz", "d.npz")]
+    assert len({each.values for each in result}) == 1
+    assert not any(each.differs(result[0]) for each in result)
+    assert [bool(each.labels) for each in result] == [False, True, False, True]
     plain = idx(tmp_path / "e", STATES.reshape(40, 3, 4))
     (tmp_path / "f.gz").write_bytes(gzip.compress(plain.read_bytes(), 1))
     (tmp_path / "g.gz").write_bytes(gzip.compress(plain.read_bytes(), 9))

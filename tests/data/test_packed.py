@@ -144,12 +144,12 @@ def test_the_summary_of_bits_is_that_of_numpy() -> None:
     values[:, 3], values[:, 4] = 0, 255
     rows = np.sort(RNG.permutation(N)[:150])
     columns = PackedColumns(rows_of_bits(values > 0), UNITS, high=255)
-    found, wanted = columns.summary(rows), DenseColumns(values.astype(np.uint8)).summary(rows)
-    assert np.array_equal(found.low, values[rows].min(axis=0))
-    assert np.array_equal(found.high, values[rows].max(axis=0))
-    assert found.finite.all()
-    np.testing.assert_allclose(found.mean, wanted.mean, rtol=1e-15)
-    np.testing.assert_allclose(found.std, values[rows].std(axis=0), rtol=1e-13)
+    result, wanted = columns.summary(rows), DenseColumns(values.astype(np.uint8)).summary(rows)
+    assert np.array_equal(result.low, values[rows].min(axis=0))
+    assert np.array_equal(result.high, values[rows].max(axis=0))
+    assert result.finite.all()
+    np.testing.assert_allclose(result.mean, wanted.mean, rtol=1e-15)
+    np.testing.assert_allclose(result.std, values[rows].std(axis=0), rtol=1e-13)
 
 
 @pytest.mark.parametrize("late", [None, 0, 63, 64, 150, 202])
@@ -763,14 +763,14 @@ def test_the_cache_hides_no_mistake(tmp_path: Path, own_cache: Path, values: Arr
 @pytest.mark.usefixtures("small_too")
 def test_moments_and_splits_do_not_depend_on_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_npz(tmp_path / "file", STATES.astype(np.float32))
-    found: list[tuple[Array, ...]] = []
+    result: list[tuple[Array, ...]] = []
     for switch in ("1", "0", "0"):
         monkeypatch.setenv("MODELPAR_NO_CACHE", switch)
         data = open_dataset(str(tmp_path / "file"), seed=5)
         out = np.empty((UNITS, 9), np.float32)
         mean, std = column_moments(data.train, np.arange(UNITS))
         DataFeed(data.train, np.arange(UNITS), offset=mean, scale=std).fill(np.arange(9), 0, out)
-        found.append((data.train.rows, mean, std, out))
-    for other in found[1:]:
-        for mine, wanted in zip(other, found[0], strict=True):
+        result.append((data.train.rows, mean, std, out))
+    for other in result[1:]:
+        for mine, wanted in zip(other, result[0], strict=True):
             assert np.array_equal(mine, wanted)

@@ -51,7 +51,7 @@ def test_names_of_data_sets_are_those_that_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "found"),
+    ("text", "kind", "result"),
     [
         ("~/x.npy", "file", "HOME/x.npy"),
         ("~/x.npy", "data", "HOME/x.npy"),
@@ -69,11 +69,11 @@ def test_names_of_data_sets_are_those_that_there_are() -> None:
         ("mask:~/a.npz, mask:m~.npz,local:3", "masks", "mask:HOME/a.npz, mask:m~.npz,local:3"),
     ],
 )
-def test_names(text: str, kind: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names(text: str, kind: str, result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").touch()
-    expected = found.replace("HOME", str(tmp_path / "home")).replace("HERE", str(tmp_path))
+    expected = result.replace("HOME", str(tmp_path / "home")).replace("HERE", str(tmp_path))
     assert options.located(text, kind) == expected
 
 
@@ -91,10 +91,10 @@ def test_homes_in_every_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         'partition = "~/p.npz"\n[run]\nrun_dir = "~/r"\n[network]\nconnections = "mask:~/m.npz"\n',
         encoding="utf-8-sig",  # as some editors save it
     )
-    found = config.gather(MPI.COMM_SELF, {}, str(file))
-    assert found.data == DataSpec(str(tmp_path / "x.npy"), str(tmp_path / "y.npy"), "bars:8", str(tmp_path / "z"))
-    assert (found.grid.partition, found.run.run_dir) == (str(tmp_path / "p.npz"), str(tmp_path / "r"))
-    assert found.network().connections == f"mask:{tmp_path}/m.npz"
+    result = config.gather(MPI.COMM_SELF, {}, str(file))
+    assert result.data == DataSpec(str(tmp_path / "x.npy"), str(tmp_path / "y.npy"), "bars:8", str(tmp_path / "z"))
+    assert (result.grid.partition, result.run.run_dir) == (str(tmp_path / "p.npz"), str(tmp_path / "r"))
+    assert result.network().connections == f"mask:{tmp_path}/m.npz"
 
 
 def test_homes_in_the_python_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ def test_any_name_is_printed_in_any_encoding(environment: dict[str, str], tmp_pa
             assert done.returncode == 0, done.stderr
             assert os.path.exists(os.path.join(os.fsencode(tmp_path), name))
             done.stdout.decode("ascii")
-    found = json.loads(done.stdout)["placement"]
-    assert found.endswith("b\udcff[v1]")
+    result = json.loads(done.stdout)["placement"]
+    assert result.endswith("b\udcff[v1]")
 
 
 def test_errors_with_any_name_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:

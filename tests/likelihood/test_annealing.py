@@ -27,12 +27,12 @@ pytestmark = pytest.mark.ranks
 def test_ais_finds_the_exact_log_partition(comm, agree, case, n_shards, gaussian, base):
     it = case(n_shards, gaussian=gaussian)
     base_bias = None if base == "own biases" else np.linspace(-0.5, 0.5, 7)[it.rbm.visible_ids]
-    found = log_partition_ais(it.rbm, n_chains=200, n_betas=300, base_bias=base_bias)
+    result = log_partition_ais(it.rbm, n_chains=200, n_betas=300, base_bias=base_bias)
     exact = exact_log_partition(it.whole)
-    agree(found.low < exact < found.high)
-    agree(abs(found.value - exact) < 0.1)
-    agree(found.effective_chains > 100)
-    agree(same_everywhere(comm, found.value))
+    agree(result.low < exact < result.high)
+    agree(abs(result.value - exact) < 0.1)
+    agree(result.effective_chains > 100)
+    agree(same_everywhere(comm, result.value))
 
 
 @each_grid
@@ -53,9 +53,9 @@ def test_the_interval_of_ais_covers_the_truth(agree, case, n_shards):
     """Few temperatures make wide intervals; of 30 seeds nearly all have log Z inside, and their mean Z is right."""
     it = case(n_shards)
     exact = exact_log_partition(it.whole)
-    found = [log_partition_ais(it.rbm, n_chains=100, n_betas=5, seed=seed) for seed in range(30)]
-    agree(sum(one.low < exact < one.high for one in found) >= 28)
-    ratios = np.exp([one.value - exact for one in found])
+    result = [log_partition_ais(it.rbm, n_chains=100, n_betas=5, seed=seed) for seed in range(30)]
+    agree(sum(one.low < exact < one.high for one in result) >= 28)
+    ratios = np.exp([one.value - exact for one in result])
     agree(abs(ratios.mean() - 1) < 5 * ratios.std() / np.sqrt(30))
 
 
@@ -80,13 +80,13 @@ def test_reverse_ais_finds_the_exact_likelihood(comm, agree, case, n_shards, gau
 @each_owner
 def test_reverse_ais_is_the_same_at_every_grid(agree, case, n_shards, owners, hold):
     v = np.random.default_rng(8).integers(0, 2, (7, 9)).astype(float)
-    found = []
+    result = []
     for n, on in ((n_shards, MPI.COMM_WORLD), (1, MPI.COMM_SELF)):
         it = case(n, owners=owners, hold=hold, on=on)
         mine = it.share(9)
         here = reverse_log_likelihoods(it.rbm, it.mine(v[:, mine]), mine, np.linspace(0, 1, 20), seed=5)
-        found.append(np.concatenate(it.grid.replica_comm.allgather(here)))
-    agree(np.allclose(*found, rtol=1e-10))
+        result.append(np.concatenate(it.grid.replica_comm.allgather(here)))
+    agree(np.allclose(*result, rtol=1e-10))
 
 
 def reverse_step_by_step(rbm, v, betas, seed):
@@ -114,9 +114,9 @@ def test_reverse_ais_step_by_step(agree, case, n_shards):
     it = case(n_shards)
     v, betas = np.random.default_rng(8).integers(0, 2, (7, 9)).astype(float), np.array([0.0, 0.3, 0.55, 0.9, 1.0])
     mine = it.share(9)
-    found = reverse_log_likelihoods(it.rbm, it.mine(v[:, mine]), mine, betas, seed=5)
-    found = np.concatenate(it.grid.replica_comm.allgather(found))
-    agree(np.allclose(found, reverse_step_by_step(it.whole, v, betas, 5), rtol=1e-10))
+    result = reverse_log_likelihoods(it.rbm, it.mine(v[:, mine]), mine, betas, seed=5)
+    result = np.concatenate(it.grid.replica_comm.allgather(result))
+    agree(np.allclose(result, reverse_step_by_step(it.whole, v, betas, 5), rtol=1e-10))
 
 
 @each_grid

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.ranks
 @each_owner
 def test_the_exact_log_partition(comm, agree, case, n_shards, shape, owners, hold):
     it = case(n_shards, *shape, owners=owners, hold=hold)
-    found = log_partition_exact(it.rbm)
-    agree(np.isclose(found, exact_log_partition(it.whole), rtol=1e-12))
-    agree(same_everywhere(comm, found))
+    result = log_partition_exact(it.rbm)
+    agree(np.isclose(result, exact_log_partition(it.whole), rtol=1e-12))
+    agree(same_everywhere(comm, result))
 
 
 @each_grid
@@ -34,9 +34,9 @@ def test_the_exact_log_partition_over_more_states_than_fit_at_a_time(agree, case
 @pytest.mark.parametrize("shape", [(7, 5), (4, 9)], ids=["more visible", "more hidden"])
 def test_the_exact_log_partition_with_gaussian_units(comm, agree, case, n_shards, shape):
     it = case(n_shards, *shape, gaussian=True)
-    found = log_partition_exact(it.rbm)
-    agree(np.isclose(found, exact_log_partition(it.whole), rtol=1e-12))
-    agree(same_everywhere(comm, found))
+    result = log_partition_exact(it.rbm)
+    agree(np.isclose(result, exact_log_partition(it.whole), rtol=1e-12))
+    agree(same_everywhere(comm, result))
 
 
 @each_grid

@@ -36,9 +36,9 @@ def test_pseudo_likelihood_of_the_drawn_sites(comm, agree, case, n_shards, owner
     v = np.round(v) if values == "states" else v
     ids = 1000 + 3 * np.arange(21)
     mine = it.share(21)
-    found = pseudo_log_likelihood(it.rbm, it.mine(v[:, mine]), ids[mine], seed=77)
-    agree(np.isclose(found, expected_pseudo_likelihood(it.whole, v, ids, 77), rtol=1e-12))
-    agree(same_everywhere(comm, found))
+    result = pseudo_log_likelihood(it.rbm, it.mine(v[:, mine]), ids[mine], seed=77)
+    agree(np.isclose(result, expected_pseudo_likelihood(it.whole, v, ids, 77), rtol=1e-12))
+    agree(same_everywhere(comm, result))
 
 
 @each_grid
@@ -52,8 +52,8 @@ def test_pseudo_likelihood_estimates_the_mean_over_all_sites(agree, case, n_shar
         both[site] = 1 - v[site, 0], v[site, 0]
         other, own = log_sum_over_hidden(it.whole, both)
         values.append(own - np.logaddexp(own, other))
-    found = pseudo_log_likelihood(it.rbm, it.mine(np.repeat(v, 20000, axis=1)), np.arange(20000))
-    agree(abs(found - sum(values)) < 5 * 7 * np.std(values) / np.sqrt(20000))
+    result = pseudo_log_likelihood(it.rbm, it.mine(np.repeat(v, 20000, axis=1)), np.arange(20000))
+    agree(abs(result - sum(values)) < 5 * 7 * np.std(values) / np.sqrt(20000))
 
 
 @each_grid

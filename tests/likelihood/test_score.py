@@ -59,9 +59,11 @@ def test_the_exact_score(agree, case, n_shards, packed):
     network = of_case(it)
     v = np.random.default_rng(2).integers(0, 2, (7, 70)).astype(float)
     mine, ids = share(network, v)
-    found = score(network, pack(mine) if packed else mine, ids)
+    result = score(network, pack(mine) if packed else mine, ids)
     expected = (log_sum_over_hidden(it.whole, v) - exact_log_partition(it.whole)).mean()
-    agree(found.method == "exact" and np.allclose([found.log_likelihood, found.low, found.high], expected, rtol=1e-12))
+    agree(
+        result.method == "exact" and np.allclose([result.log_likelihood, result.low, result.high], expected, rtol=1e-12)
+    )
 
 
 @each_grid
@@ -94,9 +96,9 @@ def test_intervals_hold_as_often_as_they_say(method):
             rbm.refresh()
             v = pack(rng.integers(0, 2, (n_visible, 40)))
             exact = score(network, v, np.arange(40), "exact").log_likelihood
-            found = score(network, v, np.arange(40), method, n_chains=40, n_betas=60, seed=seed)
+            result = score(network, v, np.arange(40), method, n_chains=40, n_betas=60, seed=seed)
         # in reverse the bias is towards smaller values, which the interval of a pessimistic estimate allows for
-        held += found.low <= exact <= found.high if method == "ais" else found.low <= exact
+        held += result.low <= exact <= result.high if method == "ais" else result.low <= exact
     assert MPI.COMM_WORLD.rank > 0 or held >= 180, held
 
 
@@ -113,7 +115,7 @@ def test_the_bound_of_a_stack(agree, comm, n_shards):
             rbm.W[...] = weights[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
             rbm.b[...], rbm.c[...] = b[rbm.visible_ids], c[rbm.hidden_ids]
             rbm.refresh()
-        found = score(network, *share(network, v))
+        result = score(network, *share(network, v))
     h, ((b0, c0), (b1, c1)) = all_states(5), biases
     # log p(h) of the top RBM, by its own hidden states, and the bound, by all states of the layer between
     log_top = b1 @ h + np.logaddexp(0, W[1].T @ h + c1[:, None]).sum(axis=0)
@@ -123,9 +125,9 @@ def test_the_bound_of_a_stack(agree, comm, n_shards):
     log_joint = log_top[:, None] + y.T @ v - np.logaddexp(0, y).sum(axis=0)[:, None]
     bound = (np.exp(log_q) * (log_joint - log_q)).sum(axis=0).mean()
     likelihood = np.logaddexp.reduce(log_joint, axis=0).mean()
-    half = (found.high - found.low) / 2
-    agree(0 < half < 0.1 and abs(found.log_likelihood - bound) < 3 * half)
-    agree(found.log_likelihood < likelihood)
+    half = (result.high - result.low) / 2
+    agree(0 < half < 0.1 and abs(result.log_likelihood - bound) < 3 * half)
+    agree(result.log_likelihood < likelihood)
 
 
 @each_grid

@@ -96,10 +96,10 @@ def summed(network, step):
     return update
 
 
-def worst(network, rbm, found, exact, deviation):
+def worst(network, rbm, result, exact, deviation):
     """The largest error of this shard's block, in standard errors of a mean over N chains."""
     block = np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)
-    errors = np.abs(found.W - exact[block]) / (deviation[block] / np.sqrt(N))
+    errors = np.abs(result.W - exact[block]) / (deviation[block] / np.sqrt(N))
     return float(network.grid.comm.allreduce(errors.max(initial=0.0), MPI.MAX))
 
 
@@ -121,17 +121,17 @@ def test_long_chains_give_the_gradient_of_the_likelihood(comm, agree, shape, hel
     o = TrainingSpec(gibbs_steps=K, statistics=statistics, reconstruction="states")
     own = np.ascontiguousarray(v0[rbm.visible_ids][:, mine])
     step = rbm.contrastive_divergence(own if gaussian else pack(own), mine.start, o, n_all_samples=N)
-    found = summed(network, step)
+    result = summed(network, step)
     p0 = twin.hidden(v0)
     gradient = v0 @ p0.T / N - exact.vh
     assert np.abs(gradient).max() > 0.2, "the case shows nothing"
     # rounded data statistics add an error of their own, at most that of a coin between neighbouring levels
     extra = 0.0 if statistics == "float" else 0.25 / (2 ** int(statistics) - 1) ** 2
-    agree(worst(network, rbm, found, gradient, np.sqrt(exact.deviation**2 + extra)) < FIVE_SIGMA)
+    agree(worst(network, rbm, result, gradient, np.sqrt(exact.deviation**2 + extra)) < FIVE_SIGMA)
     b, c = (v0.mean(axis=1) - exact.v)[rbm.visible_ids], (p0.mean(axis=1) - exact.hidden)[rbm.hidden_ids]
     spread_v = np.sqrt((exact.square @ exact.p_h) - exact.v**2)[rbm.visible_ids]
-    agree(np.all(np.abs(found.b - b) < FIVE_SIGMA * spread_v / np.sqrt(N)))
-    agree(np.all(np.abs(found.c - c) < FIVE_SIGMA * np.sqrt(0.5 / N)))
+    agree(np.all(np.abs(result.b - b) < FIVE_SIGMA * spread_v / np.sqrt(N)))
+    agree(np.all(np.abs(result.c - c) < FIVE_SIGMA * np.sqrt(0.5 / N)))
 
 
 @held

@@ -19,7 +19,7 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} re
 
 def random_weights(network) -> list[np.ndarray]:
     """Different weights for every connection, the same whole matrices on every rank."""
-    rng, found = np.random.default_rng(3), []
+    rng, result = np.random.default_rng(3), []
     for rbm in network.rbms:
         whole = rng.normal(size=network.spec.layers[rbm.index : rbm.index + 2]).astype(network.dtype)
         whole *= networks.mask_of(network, rbm.index)
@@ -29,8 +29,8 @@ def random_weights(network) -> list[np.ndarray]:
             rng.normal(size=whole.shape[1])[rbm.hidden_ids],
         )
         rbm.refresh()
-        found.append(whole)
-    return found
+        result.append(whole)
+    return result
 
 
 @pytest.mark.parametrize("connections", ["dense", "random:6", "dense,random:4"])

@@ -58,14 +58,14 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
         own = np.ascontiguousarray(v0[rbm.visible_ids][:, mine])
         if spec.chain_restart:
             chains = started(step)
-        found = rbm.contrastive_divergence(
+        result = rbm.contrastive_divergence(
             pack(own) if packed and not grey else own, n + mine.start, spec, chains, n_all_samples=batch,
             chain_draw=step * n_chains + chains.first if chains else None,
         )  # fmt: skip
         size, more = StepSize(spec.learning_rate, 0.5, spec.weight_decay), {"centred": spec.centred, "l1": spec.l1}
-        optimizer.learn(rbm.parameters, update, found.statistics, size, mine.stop - mine.start, **more)
+        optimizer.learn(rbm.parameters, update, result.statistics, size, mine.stop - mine.start, **more)
         expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)
-        errors.append((grid.comm.allreduce(found.error) / v0.size, expected))
+        errors.append((grid.comm.allreduce(result.error) / v0.size, expected))
     return errors
 
 

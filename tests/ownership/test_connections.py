@@ -71,11 +71,11 @@ def check(connections: Connections, mask: np.ndarray) -> None:
             if mask[:, unit].any():
                 assert starts[j] == numbers[:, unit].max() - mask[:, unit].sum() + 1
     for visible in (np.arange(n_visible), np.sort(rng.permutation(n_visible)[: n_visible // 2])):
-        offsets, above, found = connections.above(visible)
+        offsets, above, result = connections.above(visible)
         for i, unit in enumerate(visible):
             run = slice(offsets[i], offsets[i + 1])
             assert np.array_equal(above[run], np.flatnonzero(mask[unit]))
-            assert np.array_equal(found[run], numbers[unit][mask[unit]])
+            assert np.array_equal(result[run], numbers[unit][mask[unit]])
     kinds = connections.kinds_of(np.arange(n_hidden))
     for a in range(n_hidden):
         for b in range(a):
@@ -118,7 +118,7 @@ def test_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "result"),
     [
         ("dense", Pattern()),
         ("local:5", Pattern("local", (5, 1))),
@@ -132,8 +132,8 @@ def test_runs() -> None:
         ("pruned", Pattern("pruned")),
     ],
 )
-def test_patterns(text: str, found: Pattern) -> None:
-    assert parse(text) == found
+def test_patterns(text: str, result: Pattern) -> None:
+    assert parse(text) == result
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ def test_masks_of_files(suffix: str, tmp_path: Path) -> None:
         np.save(path, mask)
     else:
         sparse.save_npz(path, sparse.csr_array(mask))
-    [found] = connect(NetworkSpec((6, 4), connections=f"mask:{path}"), WORLD)
-    assert found is not None
-    check(found, mask)
+    [result] = connect(NetworkSpec((6, 4), connections=f"mask:{path}"), WORLD)
+    assert result is not None
+    check(result, mask)
     with pytest.raises(SpecError, match="joins 6 with 4 units, but --layers has 6 and 5"):
         connect(NetworkSpec((6, 5), connections=f"mask:{path}"), WORLD)
 

@@ -229,9 +229,9 @@ FORMS = {
 def test_masks_of_every_form(form):
     mask = np.random.default_rng(3).random((6, 4)) < 0.4
     given_mask = FORMS[form](mask)
-    found = from_masks([given_mask])
-    assert np.array_equal(found.links[0].mask.toarray(), mask)
-    assert same(found, from_masks([mask]))
+    actual = from_masks([given_mask])
+    assert np.array_equal(actual.links[0].mask.toarray(), mask)
+    assert same(actual, from_masks([mask]))
 
 
 def test_masks_with_duplicates_and_zeros_are_left_as_they_are():
@@ -249,9 +249,9 @@ def test_masks_with_duplicates_and_zeros_are_left_as_they_are():
 
 
 def test_neighbours_in_any_order():
-    found = Sparse([0, 3, 3, 5], [2, 0, 2, 1, 0], np.int8(3))
-    assert (found.offsets.tolist(), found.neighbours.tolist(), found.n_upper) == ([0, 2, 2, 4], [0, 2, 0, 1], 3)
-    assert UnitGraph([3, np.int64(3)], [found], np.ones(6, np.uint8)).layers == (3, 3)
+    actual = Sparse([0, 3, 3, 5], [2, 0, 2, 1, 0], np.int8(3))
+    assert (actual.offsets.tolist(), actual.neighbours.tolist(), actual.n_upper) == ([0, 2, 2, 4], [0, 2, 0, 1], 3)
+    assert UnitGraph([3, np.int64(3)], [actual], np.ones(6, np.uint8)).layers == (3, 3)
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------
@@ -279,14 +279,14 @@ def test_every_method_places_the_smallest_networks(name, kind, short_searches):
     graph = UnitGraph(graph.layers, graph.links, graph.weights, tuple(rng.random((n, 2)) for n in graph.layers))
     tried = [(np.int8(2), 2**63 - 1), (40, np.uint64(2**64 - 1)), (np.array(5), 2**70), (1, 0)]
     for n_parts, seed in tried[:2] if name in ("auto", "fastest") else tried:
-        found = method(name)(graph, n_parts, seed=seed)
-        assert found.n_parts == int(n_parts)
-        assert type(found.n_parts) is int
-        assert [owner.dtype for owner in found.owners] == [np.int64] * len(graph.layers)
-        assert part_weights(graph, found).sum() == sum(graph.weights.tolist())
-        assert step_seconds(graph, found) >= 0
+        actual = method(name)(graph, n_parts, seed=seed)
+        assert actual.n_parts == int(n_parts)
+        assert type(actual.n_parts) is int
+        assert [owner.dtype for owner in actual.owners] == [np.int64] * len(graph.layers)
+        assert part_weights(graph, actual).sum() == sum(graph.weights.tolist())
+        assert step_seconds(graph, actual) >= 0
         if "refined" in name or name == "auto":
-            assert feasible(graph, found)
+            assert feasible(graph, actual)
 
 
 @pytest.mark.parametrize("name", [*OWN, *EXTRAS])
@@ -308,10 +308,10 @@ def test_methods_by_others_take_weights_and_seeds_of_any_size(name):
     pytest.importorskip(EXTRAS[name])
     ring = np.eye(12, dtype=bool) | np.roll(np.eye(12, dtype=bool), 1, axis=1)
     light, heavy = from_masks([ring], np.full(24, 3)), from_masks([ring], np.full(24, 3 * 2**52))
-    found = [method(name)(graph, 2, seed=seed) for graph, seed in ((light, 5), (heavy, 5), (light, 2**70))]
-    for partition in found:
+    actual = [method(name)(graph, 2, seed=seed) for graph, seed in ((light, 5), (heavy, 5), (light, 2**70))]
+    for partition in actual:
         assert sorted(np.bincount(flat(partition), minlength=2)) == [12, 12]
-    assert measure(light, found[0]).volume.total == measure(heavy, found[1]).volume.total
+    assert measure(light, actual[0]).volume.total == measure(heavy, actual[1]).volume.total
     assert method(name)(light, 100, seed=1).n_parts == 100
 
 
@@ -361,8 +361,8 @@ def test_partitions_of_any_whole_numbers():
     graph = from_masks([EYE])
     plain = measure(graph, Partition((np.array([0, 1]), np.array([1, 0])), 2))
     for owners in ([[0, 1], [1, 0]], (np.array([0, 1], np.uint8), np.array([1, 0], ">i2"))):
-        found = measure(graph, Partition(owners, np.int16(2)))
-        assert (found.volume.total, found.edge_cut) == (plain.volume.total, plain.edge_cut) == (4, 2)
+        actual = measure(graph, Partition(owners, np.int16(2)))
+        assert (actual.volume.total, actual.edge_cut) == (plain.volume.total, plain.edge_cut) == (4, 2)
 
 
 def test_searches_look_at_owners_first():
@@ -590,8 +590,8 @@ def test_parts_in_every_way(tmp_path):
     graph = sparse((2, 1), [NONE])
     for text in ("0\n1\n1\n", "\n0\n\n1\n1\n\n", "% parts\n 0 \r\n1\r\n%\n1", "\ufeff0\n1\n1"):
         (tmp_path / "parts").write_bytes(text.encode())
-        found = graph_files.read_parts(tmp_path / "parts", graph, np.int8(2))
-        assert [owner.tolist() for owner in found.owners] == [[0, 1], [1]]
+        actual = graph_files.read_parts(tmp_path / "parts", graph, np.int8(2))
+        assert [owner.tolist() for owner in actual.owners] == [[0, 1], [1]]
     for text, expected in (
         ("0\n1\n", "2 parts of units"), ("0\n1\n1\n0\n", "4 parts of units"), ("0\n1\n2\n", "must be 0 to 1"),
         ("0\n1\n-1\n", "must be 0 to 1"), ("0 1 1\n", "several numbers"), ("0\n1\nx\n", "not integers"),
@@ -641,11 +641,11 @@ def test_paths_of_every_kind(tmp_path):
 def test_placements_keep_numbers_of_any_kind(tmp_path):
     made = {"volume": np.int64(3), "seconds": np.float32(0.5), "layers": np.array([2, 1])}
     save_placement(tmp_path / "p", Partition(([0, 1], np.array([1], ">u2")), np.int8(2)), made)
-    found, about = load_placement(tmp_path / "p")
-    assert [owner.tolist() for owner in found.owners] == [[0, 1], [1]]
+    actual, about = load_placement(tmp_path / "p")
+    assert [owner.tolist() for owner in actual.owners] == [[0, 1], [1]]
     assert about == {"volume": 3, "seconds": 0.5, "layers": [2, 1]}
     before = (tmp_path / "p").read_bytes()
-    one_line(lambda: save_placement(tmp_path / "p", found, {"graph": object()}), "JSON")
+    one_line(lambda: save_placement(tmp_path / "p", actual, {"graph": object()}), "JSON")
     one_line(lambda: save_placement(tmp_path / "p", Partition(([0, 2],), 2)), "owned by part 2")
     one_line(lambda: save_placement(tmp_path / "p", None), "the partition is None")
     assert (tmp_path / "p").read_bytes() == before
@@ -702,6 +702,6 @@ def test_the_command_says_what_cannot_be_done(tmp_path, monkeypatch):
     assert outcome.exit_code == 0, outcome.output
     assert "pip install 'modelpar[kahip]'" in outcome.output
     assert "dense, 500 parts, block: 100 parts own no unit of layer 0" in outcome.output
-    found = json.loads((tmp_path / "r.json").read_text())
-    assert [one["empty_parts"] for one in found if one["method"] == "block"] == [[0, 0, 0], [100, 0, 100]]
-    assert found[0]["seed"] == 2**70
+    actual = json.loads((tmp_path / "r.json").read_text())
+    assert [one["empty_parts"] for one in actual if one["method"] == "block"] == [[0, 0, 0], [100, 0, 100]]
+    assert actual[0]["seed"] == 2**70

@@ -56,18 +56,18 @@ def test_measures_equal_counting_by_hand(case):
     plain = graph.to_networkx()
     owner = dict(enumerate(np.concatenate(partition.owners).tolist()))
 
-    found = measure(graph, partition)
+    result = measure(graph, partition)
     n_links = len(case["layers"]) - 1
-    assert found.volume.up.tolist() == [volume_by_hand(plain, owner, i, i + 1) for i in range(n_links)]
-    assert found.volume.down.tolist() == [volume_by_hand(plain, owner, i + 1, i) for i in range(n_links)]
-    assert found.volume.total == sum(found.volume.up) + sum(found.volume.down)
-    assert found.edge_cut == sum(owner[a] != owner[b] for a, b in plain.edges())
+    assert result.volume.up.tolist() == [volume_by_hand(plain, owner, i, i + 1) for i in range(n_links)]
+    assert result.volume.down.tolist() == [volume_by_hand(plain, owner, i + 1, i) for i in range(n_links)]
+    assert result.volume.total == sum(result.volume.up) + sum(result.volume.down)
+    assert result.edge_cut == sum(owner[a] != owner[b] for a, b in plain.edges())
     parts = range(case["n_parts"])
     for layer in range(len(case["layers"])):
         mine = [(owner[node], data["weight"]) for node, data in plain.nodes(data=True) if data["layer"] == layer]
         sums = [sum(weight for part, weight in mine if part == p) for p in parts]
         expected = max(sums) * len(sums) / sum(sums) - 1 if sum(sums) else 0.0
-        assert found.imbalance[layer] == pytest.approx(expected, abs=1e-12)
+        assert result.imbalance[layer] == pytest.approx(expected, abs=1e-12)
 
 
 @given(graphs)
@@ -174,10 +174,10 @@ def test_owners_feed_the_engine(method):
 def test_a_wide_dense_network_stays_compact():
     graph = dense((200_000, 300_000))  # 6e10 edges
     partition = METHODS["block"](graph, 4, seed=1)
-    found = measure(graph, partition)
-    assert found.edge_cut == 200_000 * 300_000 * 3 // 4
-    assert found.volume.up.tolist() == [200_000 * 3]
-    assert found.volume.down.tolist() == [300_000 * 3]
+    result = measure(graph, partition)
+    assert result.edge_cut == 200_000 * 300_000 * 3 // 4
+    assert result.volume.up.tolist() == [200_000 * 3]
+    assert result.volume.down.tolist() == [300_000 * 3]
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def test_what_is_not_connected_is_cut_there(name):
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
     graph = two_blocks()
-    found = method(name)(graph, 2, seed=1)
-    assert measure(graph, found).volume.total == 0
-    assert [np.bincount(owner).tolist() for owner in found.owners] == [[8, 8]] * 3
+    result = method(name)(graph, 2, seed=1)
+    assert measure(graph, result).volume.total == 0
+    assert [np.bincount(owner).tolist() for owner in result.owners] == [[8, 8]] * 3
 
 
 @pytest.mark.parametrize("name", ["assignment", "auto"])
@@ -64,18 +64,18 @@ def test_a_radix_net_whose_parts_hold_one_node_each(name):
     """8 nodes of 2 copies on 8 parts: a node's state is needed by two nodes above, and one of them is at home."""
     masks = generators.radix_net([2, 2, 2], copies=2, n_layers=5, shuffle=4)
     graph = from_masks(masks)
-    found = method(name)(graph, 8, seed=1)
-    assert feasible(graph, found)
-    assert measure(graph, found).volume.total == 4 * 2 * 16
+    result = method(name)(graph, 8, seed=1)
+    assert feasible(graph, result)
+    assert measure(graph, result).volume.total == 4 * 2 * 16
 
 
 def test_the_second_eigenvector_is_that_of_networkx():
     """The slowest vibration of a path, the same for the normalised Laplacian I - A as for the adjacency A."""
     path = nx.path_graph(21)
-    found = fiedler(scipy_sparse.csr_array(nx.to_scipy_sparse_array(path, dtype=float)), np.random.default_rng(1))
+    result = fiedler(scipy_sparse.csr_array(nx.to_scipy_sparse_array(path, dtype=float)), np.random.default_rng(1))
     expected = nx.fiedler_vector(path, normalized=True, seed=1) / np.sqrt([d for _, d in path.degree()])
-    found, expected = found / np.linalg.norm(found), expected / np.linalg.norm(expected)
-    assert abs(found @ expected) == pytest.approx(1, abs=1e-3)
+    result, expected = result / np.linalg.norm(result), expected / np.linalg.norm(expected)
+    assert abs(result @ expected) == pytest.approx(1, abs=1e-3)
 
 
 @given(st.integers(0, 2**31))
@@ -103,8 +103,8 @@ def test_repair_ends_within_the_limits_wherever_it_starts(seed, n_parts):
     rng = np.random.default_rng(seed)
     graph = random_network(seed, (12, 9, 7), 0.5)
     start = rng.integers(0, rng.integers(1, n_parts + 1), graph.n_units).astype(np.int32)
-    found = repaired(nets_of(graph), start, n_parts, limits(graph, n_parts))
-    assert feasible(graph, by_layers(found, graph, n_parts))
+    result = repaired(nets_of(graph), start, n_parts, limits(graph, n_parts))
+    assert feasible(graph, by_layers(result, graph, n_parts))
 
 
 @pytest.mark.parametrize("name", ["random", "kernighan_lin", "spectral", "metis", "kahip", "mtkahypar"])

@@ -65,12 +65,12 @@ def same(one, other) -> bool:
 def test_units_are_sent_to_whoever_owns_a_neighbour(seed, n_parts):
     graph = random_network(seed)
     partition = random_partition(seed, graph, n_parts)
-    found = traffic(graph, partition)
+    actual = traffic(graph, partition)
     for rbm, link in enumerate(graph.links):
         mask = link.mask.toarray()
         for sent, matrix, senders, receivers in (
-            (found.up[rbm], mask, partition.owners[rbm], partition.owners[rbm + 1]),
-            (found.down[rbm], mask.T, partition.owners[rbm + 1], partition.owners[rbm]),
+            (actual.up[rbm], mask, partition.owners[rbm], partition.owners[rbm + 1]),
+            (actual.down[rbm], mask.T, partition.owners[rbm + 1], partition.owners[rbm]),
         ):
             expected = np.zeros((n_parts, n_parts), int)
             for unit, row in enumerate(matrix):
@@ -78,10 +78,10 @@ def test_units_are_sent_to_whoever_owns_a_neighbour(seed, n_parts):
                     expected[senders[unit], part] += 1
             assert np.array_equal(sent, expected)
     volume = communication_volume(graph, partition)
-    assert [sent.sum() for sent in found.up] == volume.up.tolist()
-    assert [sent.sum() for sent in found.down] == volume.down.tolist()
-    assert largest_send(found) == max(sum(sent[part].sum() for sent in found.directions) for part in range(n_parts))
-    assert messages(found) == sum(np.count_nonzero(sent) for sent in found.directions)
+    assert [sent.sum() for sent in actual.up] == volume.up.tolist()
+    assert [sent.sum() for sent in actual.down] == volume.down.tolist()
+    assert largest_send(actual) == max(sum(sent[part].sum() for sent in actual.directions) for part in range(n_parts))
+    assert messages(actual) == sum(np.count_nonzero(sent) for sent in actual.directions)
 
 
 def test_complete_links_send_as_their_edges_do():
@@ -95,11 +95,11 @@ def test_complete_links_send_as_their_edges_do():
 def test_bytes_are_words_of_64_samples(batch, planes, each):
     graph = from_masks([np.array([[1, 1], [0, 1], [1, 0]], bool)])
     partition = Partition((np.array([0, 0, 1]), np.array([0, 1])), 2)
-    found = predicted_bytes(graph, partition, batch, planes)
+    actual = predicted_bytes(graph, partition, batch, planes)
     # up: units 0 and 1 to part 1, unit 2 to part 0; down: upper unit 0 to part 1, upper unit 1 to part 0
-    assert found.up.tolist() == [3 * each]
-    assert found.down.tolist() == [2 * each]
-    assert found.total == 5 * each
+    assert actual.up.tolist() == [3 * each]
+    assert actual.down.tolist() == [2 * each]
+    assert actual.total == 5 * each
 
 
 # -- the time of a step ------------------------------------------------------------------------------------------------
@@ -205,8 +205,8 @@ def test_answers_of_other_partitioners(tmp_path):
     graph = random_network(1)
     partition = random_partition(1, graph, 3)
     graph_files.write_parts(tmp_path / "parts", partition)
-    found = graph_files.read_parts(tmp_path / "parts", graph, 3)
-    assert all(np.array_equal(a, b) for a, b in zip(found.owners, partition.owners, strict=True))
+    actual = graph_files.read_parts(tmp_path / "parts", graph, 3)
+    assert all(np.array_equal(a, b) for a, b in zip(actual.owners, partition.owners, strict=True))
     with pytest.raises(GraphError, match="must be 0 to 1"):
         graph_files.read_parts(tmp_path / "parts", graph, 2)
     with pytest.raises(GraphError, match="the graph has 4 units"):
@@ -216,10 +216,10 @@ def test_answers_of_other_partitioners(tmp_path):
 def test_placement_files(tmp_path):
     partition = random_partition(1, random_network(1), 3)
     save_placement(tmp_path / "placement.npz", partition, {"method": "auto", "seed": 1, "volume": 12})
-    found, made = load_placement(tmp_path / "placement.npz")
-    assert found.n_parts == 3
+    actual, made = load_placement(tmp_path / "placement.npz")
+    assert actual.n_parts == 3
     assert made == {"method": "auto", "seed": 1, "volume": 12}
-    assert all(np.array_equal(a, b) for a, b in zip(found.owners, partition.owners, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(actual.owners, partition.owners, strict=True))
     with np.load(tmp_path / "placement.npz") as file:
         assert file["layer0"].dtype == np.int32
     assert [path.name for path in tmp_path.iterdir()] == ["placement.npz"], "nothing is left beside it"
@@ -267,9 +267,9 @@ def test_results_are_what_the_measures_say(tmp_path):
         if result.method == "tiles":
             assert "coordinates" in result.problem
             continue
-        found = measure(one.graph, result.partition)
-        assert (result.volume, result.edge_cut) == (found.volume.total, found.edge_cut)
-        assert result.imbalance == pytest.approx(found.imbalance, abs=1e-4)
+        actual = measure(one.graph, result.partition)
+        assert (result.volume, result.edge_cut) == (actual.volume.total, actual.edge_cut)
+        assert result.imbalance == pytest.approx(actual.imbalance, abs=1e-4)
         assert result.predicted_bytes == result.measured["bytes"]
     assert table(results).row_count == 6
     assert {len(cells) for cells in rows(results)} == {14}
@@ -305,8 +305,8 @@ def test_the_command(tmp_path, short_searches):
     outcome = CliRunner().invoke(main, [*arguments, *files])
     assert outcome.exit_code == 0, outcome.output
     assert "smallworld" in outcome.output
-    found = json.loads((tmp_path / "r.json").read_text())
-    assert [(one["network"], one["method"]) for one in found] == [
+    actual = json.loads((tmp_path / "r.json").read_text())
+    assert [(one["network"], one["method"]) for one in actual] == [
         (name, how) for name in ("smallworld", "dense") for how in ("block", "tiles", "auto")
     ]
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")

@@ -81,7 +81,7 @@ def cost_by_hand(graph, owner) -> int:
     for unit in range(graph.n_units):
         for net in nets.nets[nets.starts[unit] : nets.starts[unit + 1]]:
             parts.setdefault(int(net), set()).add(int(owner[unit]))
-    return sum(len(found) - 1 for found in parts.values())
+    return sum(len(result) - 1 for result in parts.values())
 
 
 # -- generators --------------------------------------------------------------------------------------------------------
@@ -224,13 +224,13 @@ def test_twins_are_packed_so_that_parts_can_be_balanced(n_parts):
 @pytest.mark.parametrize("n_parts", [1, 2, 3, 5])
 def test_every_method_places_every_unit_alike_for_a_seed(name, n_parts):
     graph = local_network(side=8)
-    found = METHODS[name](graph, n_parts, seed=3)
-    assert found.n_parts == n_parts
-    assert [len(owner) for owner in found.owners] == list(graph.layers)
+    result = METHODS[name](graph, n_parts, seed=3)
+    assert result.n_parts == n_parts
+    assert [len(owner) for owner in result.owners] == list(graph.layers)
     again = METHODS[name](graph, n_parts, seed=3)
-    assert all(np.array_equal(a, b) for a, b in zip(found.owners, again.owners, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(result.owners, again.owners, strict=True))
     if name in ("tiles", "strips", "auto"):
-        assert feasible(graph, refined(graph, found, seed=1))
+        assert feasible(graph, refined(graph, result, seed=1))
 
 
 def test_tiles_need_coordinates():
@@ -240,12 +240,12 @@ def test_tiles_need_coordinates():
 
 def test_auto_is_better_than_what_it_starts_from():
     graph = local_network()
-    found = auto(graph, 4, seed=1)
-    assert feasible(graph, found)
-    assert volume(graph, found) <= min(
+    result = auto(graph, 4, seed=1)
+    assert feasible(graph, result)
+    assert volume(graph, result) <= min(
         volume(graph, refined(graph, METHODS[name](graph, 4, seed=1), seed=1)) for name in ("block", "tiles")
     )
-    assert volume(graph, found) < 0.5 * volume(graph, METHODS["strided"](graph, 4))
+    assert volume(graph, result) < 0.5 * volume(graph, METHODS["strided"](graph, 4))
 
 
 @pytest.mark.slow
@@ -255,9 +255,9 @@ def test_auto_on_a_local_network_of_28x28(n_parts, best_known):
         [generators.local(28, 28, field=5, maps=4), generators.local(24, 24, field=5, maps=4, maps_below=4)],
         None, [places(28, 28, 1, 0), places(24, 24, 4, 2), places(20, 20, 4, 4)],
     )  # fmt: skip
-    found = auto(graph, n_parts, seed=1)
-    assert feasible(graph, found)
-    assert volume(graph, found) <= best_known
+    result = auto(graph, n_parts, seed=1)
+    assert feasible(graph, result)
+    assert volume(graph, result) <= best_known
 
 
 def test_masks_may_be_arrays_or_sparse():

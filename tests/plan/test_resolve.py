@@ -61,11 +61,11 @@ WAYS = ("nobody", "partitioner", "file", "arrays", "arrays with the output layer
 def test_auto_is_chosen_whoever_has_placed_the_units(how: str, tmp_path: Path) -> None:
     placed = owners(SPEC, how, tmp_path)
     assert resolve(SPEC, grid_of(far=False), placed).matrix_layouts == ("row", "column", "row")
-    found = resolve(SPEC, grid_of(), placed)
-    assert found.matrix_layouts == ("dual", "column", "row")
+    result = resolve(SPEC, grid_of(), placed)
+    assert result.matrix_layouts == ("dual", "column", "row")
     if placed is not None:
-        assert found.layers[:3] == placed.layers[:3]
-    assert resolve(SPEC, grid_of(far=False), found) == found  # what is decided stays
+        assert result.layers[:3] == placed.layers[:3]
+    assert resolve(SPEC, grid_of(far=False), result) == result  # what is decided stays
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -100,9 +100,9 @@ def test_words_mean_the_same_whoever_has_placed_the_units(
 def test_complete_connections_beside_listed_ones(how: str, tmp_path: Path) -> None:
     spec = NetworkSpec((64, 72, 20), classes=3, connections="local:3,dense")
     placed = place(spec, 2, ALONE) if how == "tiles" else owners(spec, how, tmp_path)
-    found = resolve(spec, grid_of(), placed)
-    assert found.matrix_layouts == (SPARSE, "dual", "row")
-    assert [listed is not None for listed in found.connections] == [True, False, False]
+    result = resolve(spec, grid_of(), placed)
+    assert result.matrix_layouts == (SPARSE, "dual", "row")
+    assert [listed is not None for listed in result.connections] == [True, False, False]
     assert resolve(spec, grid_of(far=False), placed).matrix_layouts == (SPARSE, "row", "row")
 
 

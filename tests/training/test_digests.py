@@ -91,15 +91,15 @@ def test_what_was_done_again_counts(tmp_path: Path) -> None:
 def parted(first: list[UpdateDigests], second: list[UpdateDigests], *damaged: int) -> Comparison:
     """And the other way round, where the runs change places and nothing else."""
     n_damaged = damaged or (0, 0)
-    found, turned = compare(first, second, n_damaged), compare(second, first, n_damaged[::-1])
-    assert (found.n_alike, found.n_alone, found.parting is None) == (
+    result, turned = compare(first, second, n_damaged), compare(second, first, n_damaged[::-1])
+    assert (result.n_alike, result.n_alone, result.parting is None) == (
         turned.n_alike, turned.n_alone, turned.parting is None,
     )  # fmt: skip
-    if found.parting and turned.parting:
-        assert (found.parting.stage, found.parting.layer, found.parting.step, found.parting.tensor) == (
+    if result.parting and turned.parting:
+        assert (result.parting.stage, result.parting.layer, result.parting.step, result.parting.tensor) == (
             turned.parting.stage, turned.parting.layer, turned.parting.step, turned.parting.tensor,
         )  # fmt: skip
-    return found
+    return result
 
 
 def test_runs_that_are_alike() -> None:
@@ -128,15 +128,15 @@ def test_fine_tuning() -> None:
 
 
 def test_one_run_ends() -> None:
-    found = compare(course(), course()[:8], (0, 0))
-    assert found == Comparison(8, 0, Parting("pretrain", 1, 1, 3, None, missing_in=1))
+    result = compare(course(), course()[:8], (0, 0))
+    assert result == Comparison(8, 0, Parting("pretrain", 1, 1, 3, None, missing_in=1))
     assert compare([], course(), (0, 0)).parting == Parting("pretrain", 0, 1, 1, None, missing_in=0)
 
 
 def test_one_run_goes_on_to_the_next_rbm_earlier() -> None:
     short = [update(0, step) for step in range(1, 4)] + [update(1, step) for step in range(1, 7)]
-    found = compare(course(), short, (0, 0))
-    assert found == Comparison(3, 0, Parting("pretrain", 0, 1, 4, None, missing_in=1, instead="step 1 of RBM 1"))
+    result = compare(course(), short, (0, 0))
+    assert result == Comparison(3, 0, Parting("pretrain", 0, 1, 4, None, missing_in=1, instead="step 1 of RBM 1"))
     assert describe("finetune", -1, 3) == "step 3 of fine-tuning"
 
 

@@ -105,8 +105,8 @@ def test_one_training_in_every_way(comm, agree, folder, alone, monkeypatch, shap
     monkeypatch.setenv(dispatch.VARIABLE, kernel)
     training, number = exact.EVERYWHERE, LAYOUTS.index(layout) + 2 * OWNERS.index(owners) + KERNELS.index(kernel)
     network = training.network(networks.grid_of(comm.size, shape), layout, owners)
-    found = exact.run(network, training, folder, [PLACES[number % len(PLACES)]])
-    agree(found.parts_from(alone(training)) == "", found.parts_from(alone(training)))
+    result = exact.run(network, training, folder, [PLACES[number % len(PLACES)]])
+    agree(result.parts_from(alone(training)) == "", result.parts_from(alone(training)))
 
 
 # Every layout with every training, each time with another kernel; every kernel with every layout, over the trainings.
@@ -126,8 +126,8 @@ def test_every_training_in_some_ways(
     training = exact.TRAININGS[name]
     monkeypatch.setenv(dispatch.VARIABLE, kernel if kernel in THERE else "auto")
     network = training.network(networks.grid_of(comm.size, shape), layout, owners)
-    found = exact.run(network, training, folder, [place])
-    agree(found.parts_from(alone(training)) == "", found.parts_from(alone(training)))
+    result = exact.run(network, training, folder, [place])
+    agree(result.parts_from(alone(training)) == "", result.parts_from(alone(training)))
 
 
 @pytest.mark.parametrize("cached", ["keep", "recompute"])
@@ -135,8 +135,8 @@ def test_every_training_in_some_ways(
 def test_kept_and_recomputed_activations_leave_the_same(comm, agree, folder, alone, shape, cached):
     training = exact.TRAININGS["PCD of 3 bits, drawn data"]
     network = training.network(networks.grid_of(comm.size, shape), "column,dual", "random")
-    found = exact.run(network, training, folder, ["at the end"], cache=cached)
-    agree(found.parts_from(alone(training)) == "", found.parts_from(alone(training)))
+    result = exact.run(network, training, folder, ["at the end"], cache=cached)
+    agree(result.parts_from(alone(training)) == "", result.parts_from(alone(training)))
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_going_on_at_another_grid_and_layout(comm, agree, folder, alone, shape, 
         grid = networks.grid_of(comm.size, here)
         spec = NetworkSpec(training.layers, layout=layout)
         network = checkpoint.load(path, grid, networks.layout_of(spec, grid.n_shards, "random"))
-        found = exact.run(network, training, folder, later)
-        agree(found.digests and found.parts_from(alone(training)) == "", found.parts_from(alone(training)))
+        result = exact.run(network, training, folder, later)
+        agree(result.digests and result.parts_from(alone(training)) == "", result.parts_from(alone(training)))
         if comm.rank == 0 and len(later) > 1:
-            path.write_bytes(found.files[later[0]])
+            path.write_bytes(result.files[later[0]])
         later = later[1:]
         if not later:
             break
@@ -177,10 +177,10 @@ def test_the_number_of_threads_does_not_matter(comm, agree, folder, alone, shape
     threads.set_threads(2)
     try:
         network = training.network(networks.grid_of(comm.size, shape), "dual,column", "blocks")
-        found = exact.run(network, training, folder, ["at the end"])
+        result = exact.run(network, training, folder, ["at the end"])
     finally:
         threads.set_threads(1)
-    agree(found.parts_from(alone(training)) == "", found.parts_from(alone(training)))
+    agree(result.parts_from(alone(training)) == "", result.parts_from(alone(training)))
 
 
 @shapes
@@ -195,8 +195,8 @@ def test_means_are_the_same_to_the_last_bit(comm, agree, shape):
         return network.visible_ids, mean_of(network, real_values(network, data, split))
 
     _, expected = means(grid_of_one())
-    ids, found = means(networks.grid_of(comm.size, shape))
-    agree(np.array_equal(found, expected[ids]) and np.allclose(expected, values.mean(axis=0)), f"{found} {expected}")
+    ids, result = means(networks.grid_of(comm.size, shape))
+    agree(np.array_equal(result, expected[ids]) and np.allclose(expected, values.mean(axis=0)), f"{result} {expected}")
 
 
 def test_another_seed_is_another_training(agree, alone):
@@ -258,8 +258,8 @@ def test_fine_tuning_in_every_layout(comm, agree, folder, tmp_path, shape, owner
     if "tuned" not in OUTCOMES:
         OUTCOMES["tuned"] = tuned(grid_of_one(), tmp_path, "column", "blocks")
     expected = OUTCOMES["tuned"]
-    found = tuned(networks.grid_of(comm.size, shape), folder, layout, owners)
-    agree(len(found.files) == 2 and found.parts_from(expected) == "", found.parts_from(expected))
+    result = tuned(networks.grid_of(comm.size, shape), folder, layout, owners)
+    agree(len(result.files) == 2 and result.parts_from(expected) == "", result.parts_from(expected))
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------

@@ -71,9 +71,9 @@ def read_only(x: np.ndarray) -> np.ndarray:
 
 def unaligned(x: np.ndarray) -> np.ndarray:
     raw = np.empty(x.nbytes + 1, np.uint8)[1:]
-    found = raw.view(x.dtype).reshape(x.shape) if x.dtype.itemsize == 1 else np.ndarray(x.shape, x.dtype, raw)
-    found[...] = x
-    return found
+    result = raw.view(x.dtype).reshape(x.shape) if x.dtype.itemsize == 1 else np.ndarray(x.shape, x.dtype, raw)
+    result[...] = x
+    return result
 
 
 class Tensor:
@@ -104,12 +104,12 @@ DENSE: dict[str, Callable[[np.ndarray], Any]] = {
 
 def shuffled(x: np.ndarray) -> sparse.csr_array:
     """CSR whose columns come in any order."""
-    found = sparse.csr_array(x)
-    for a, b in zip(found.indptr[:-1], found.indptr[1:], strict=True):
+    result = sparse.csr_array(x)
+    for a, b in zip(result.indptr[:-1], result.indptr[1:], strict=True):
         order = RNG.permutation(b - a)
-        found.indices[a:b], found.data[a:b] = found.indices[a:b][order], found.data[a:b][order]
-    found.has_sorted_indices = False
-    return found
+        result.indices[a:b], result.data[a:b] = result.indices[a:b][order], result.data[a:b][order]
+    result.has_sorted_indices = False
+    return result
 
 
 def with_zeros(x: np.ndarray) -> sparse.coo_array:
@@ -119,26 +119,26 @@ def with_zeros(x: np.ndarray) -> sparse.coo_array:
 
 def duplicates(x: np.ndarray) -> sparse.coo_array:
     """Every value in parts: states beside themselves, numbers in two halves, a third of nothing."""
-    found = sparse.coo_array(x)
-    half = found.data.copy() if x.dtype == bool else found.data // 2 if x.dtype.kind in "ui" else found.data / 2
-    rest = found.data.copy() if x.dtype == bool else found.data - half
-    order = RNG.permutation(2 * found.nnz)
-    rows, columns = (np.tile(ids, 2)[order] for ids in (found.row, found.col))
+    result = sparse.coo_array(x)
+    half = result.data.copy() if x.dtype == bool else result.data // 2 if x.dtype.kind in "ui" else result.data / 2
+    rest = result.data.copy() if x.dtype == bool else result.data - half
+    order = RNG.permutation(2 * result.nnz)
+    rows, columns = (np.tile(ids, 2)[order] for ids in (result.row, result.col))
     return sparse.coo_array((np.concatenate([half, rest])[order], (rows, columns)), shape=x.shape)
 
 
 def duplicates_in_rows(x: np.ndarray) -> sparse.csr_array:
     """The same in CSR, whose conversions do not add them up."""
-    found = duplicates(x)
-    order = np.argsort(found.row, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(found.row, minlength=len(x)))])
-    return sparse.csr_array((found.data[order], found.col[order], starts), shape=x.shape)
+    result = duplicates(x)
+    order = np.argsort(result.row, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(result.row, minlength=len(x)))])
+    return sparse.csr_array((result.data[order], result.col[order], starts), shape=x.shape)
 
 
 def long_indices(x: np.ndarray) -> sparse.csr_array:
-    found = sparse.csr_array(x)
-    found.indices, found.indptr = found.indices.astype(np.int64), found.indptr.astype(np.int64)
-    return found
+    result = sparse.csr_array(x)
+    result.indices, result.indptr = result.indices.astype(np.int64), result.indptr.astype(np.int64)
+    return result
 
 
 SPARSE: dict[str, Callable[[np.ndarray], Any]] = {
@@ -181,9 +181,9 @@ def test_every_form_of_the_same_array(tmp_path: Path, form: str, values: str) ->
     wanted, labels = seen(tmp_path / "x.npy")
     given = {**DENSE, **SPARSE}[form](x)
     before = arrays_of(given)
-    found = seen(given)
-    assert np.array_equal(found[0], wanted)
-    assert np.array_equal(found[1], labels)
+    result = seen(given)
+    assert np.array_equal(result[0], wanted)
+    assert np.array_equal(result[1], labels)
     assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(before, arrays_of(given), strict=True))
     if form in SPARSE and getattr(given, "format", "") not in ("lil", "dok"):
         sparse.save_npz(tmp_path / "s.npz", given)
@@ -204,9 +204,9 @@ def test_lists_and_memory_maps(tmp_path: Path) -> None:
      np.asfortranarray(np.tile(Y[:, None], (1, 2)))[:, :1], np.ma.masked_array(Y), Y.astype(np.uint64)],
 )  # fmt: skip
 def test_labels_in_every_form(tmp_path: Path, y: Any) -> None:
-    found, wanted = open_dataset(GREY, y), open_dataset(GREY, Y)
-    assert found.n_classes == 3
-    for a, b in ((found.train, wanted.train), (found.test, wanted.test)):
+    result, wanted = open_dataset(GREY, y), open_dataset(GREY, Y)
+    assert result.n_classes == 3
+    for a, b in ((result.train, wanted.train), (result.test, wanted.test)):
         assert a is not None
         assert b is not None
         assert np.array_equal(a.labels, b.labels)  # type: ignore[arg-type]
@@ -333,10 +333,10 @@ def test_write_packed_takes_every_form(tmp_path: Path) -> None:
 def test_masks_in_every_form(tmp_path: Path, form: str) -> None:
     wanted, given = Listed.from_mask(BITS), {**DENSE, **SPARSE}[form](BITS)
     before = arrays_of(given)
-    found = Listed.from_mask(given)
-    assert np.array_equal(found.offsets, wanted.offsets)
-    assert np.array_equal(found.visible, wanted.visible)
-    assert (found.n_visible, found.n_hidden) == BITS.shape
+    result = Listed.from_mask(given)
+    assert np.array_equal(result.offsets, wanted.offsets)
+    assert np.array_equal(result.visible, wanted.visible)
+    assert (result.n_visible, result.n_hidden) == BITS.shape
     links = Sparse.from_mask(np.asarray(given) if form == "tensor" else given)
     assert np.array_equal(links.mask.toarray(), BITS)
     assert all(np.array_equal(a, b) for a, b in zip(before, arrays_of(given), strict=True))

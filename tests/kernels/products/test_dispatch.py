@@ -357,9 +357,9 @@ def test_a_disturbed_measurement_is_made_again_and_never_kept(monkeypatch):
     monkeypatch.setattr(dispatch, "_SIZE", (60, 70))
     monkeypatch.setattr(dispatch, "_ROUNDS", 2)
     assumed = dispatch._RATES_WITH if dispatch.HAS_LOOKUP else dispatch._RATES_WITHOUT
-    found = dispatch._measured()
+    result = dispatch._measured()
     assert len(calls) == dispatch._ATTEMPTS * 2 * 4 * len(available())  # rounds; two loads, two directions
-    assert all(rate == assumed[name.partition(".")[0]] for name, rate in found.items())
+    assert all(rate == assumed[name.partition(".")[0]] for name, rate in result.items())
     times = cycle([1.0, 8.0])
     calls.clear()
     monkeypatch.setattr(dispatch, "_time", lambda work: calls.append(work) or next(times))

@@ -46,12 +46,12 @@ def test_sweeps_equal_one_side_after_the_other(monkeypatch, kernel, n_threads, n
     before = h.words.copy()
     threads.set_threads(n_threads)
     try:
-        found = sweeps.visible_after(W, (b, c), ids, h, 3, Stream(5, 1, Purpose.CHAIN), 7)
+        result = sweeps.visible_after(W, (b, c), ids, h, 3, Stream(5, 1, Purpose.CHAIN), 7)
     finally:
         threads.set_threads(1)
     expected = side_by_side(W, b, c, ids, h, 3, 7)
-    assert isinstance(found, Packed)
-    assert np.array_equal(found.words, expected.words)
+    assert isinstance(result, Packed)
+    assert np.array_equal(result.words, expected.words)
     assert np.array_equal(h.words, before)
 
 
