@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels.llvm.vectors import compiled, count_bits
+from modelpar.kernels.llvm.vectors import compiled, count_bits, lowest_bit
 from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
@@ -103,6 +103,53 @@ def add_values(words, sums):  # type: ignore[no-untyped-def]
             for w in range(words.shape[2]):
                 ones += count_bits(words[i, p, w])
             sums[i] += ones << p
+
+
+@njit(cache=True, nogil=True)
+def add_over_units(words, weights, out):  # type: ignore[no-untyped-def]
+    """out (samples,) float64 += sum over the units of weights (units,) times the unit's values"""
+    one, zero = np.uint64(1), np.uint64(0)
+    for i in range(words.shape[0]):
+        for p in range(words.shape[1]):
+            weight = weights[i] * np.float64(1 << p)
+            for w in range(words.shape[2]):
+                word = words[i, p, w]
+                while word != zero:
+                    out[64 * w + lowest_bit(word)] += weight
+                    word &= word - one
+
+
+@njit(cache=True, nogil=True)
+def add_over_samples(words, weights, out):  # type: ignore[no-untyped-def]
+    """out (units,) float64 += sum over the samples of weights (samples,) times the unit's values"""
+    one, zero = np.uint64(1), np.uint64(0)
+    for i in range(words.shape[0]):
+        for p in range(words.shape[1]):
+            total = 0.0
+            for w in range(words.shape[2]):
+                word = words[i, p, w]
+                while word != zero:
+                    total += weights[64 * w + lowest_bit(word)]
+                    word &= word - one
+            out[i] += total * np.float64(1 << p)
+
+
+def over_units(states: Packed, weights: Array) -> Array:
+    """(samples,) float64: the sum over the units of weights (units,) times the unit's value, bit by bit."""
+    if not compiled():
+        return np.asarray(weights @ unpack(states, np.float64))
+    out = np.zeros(states.batch)
+    add_over_units(states.words, np.ascontiguousarray(weights, np.float64), out)
+    return out
+
+
+def over_samples(states: Packed, weights: Array) -> Array:
+    """(units,) float64: the sum over the samples of weights (samples,) times each unit's values, bit by bit."""
+    if not compiled():
+        return np.asarray(unpack(states, np.float64) @ weights)
+    out = np.zeros(states.n_units)
+    add_over_samples(states.words, np.ascontiguousarray(weights, np.float64), out)
+    return out
 
 
 def pack(values: Array, planes: int = 1) -> Packed:

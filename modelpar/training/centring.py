@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from modelpar.collective import messages
 from modelpar.kernels.products.product import Activations
-from modelpar.kernels.states import Packed, unpack
+from modelpar.kernels.states import Packed, over_samples, over_units
 from modelpar.kernels.statistics.update import subtract_outer
 from modelpar.sync import Reduction
 from modelpar.weights.parameters import Parameters
@@ -66,7 +66,8 @@ def centre(
     values = [
         (_values(phase.v, statistics), _values(phase.s, statistics)) for phase in (statistics.data, statistics.model)
     ]
-    own = [la @ s for _, s in values] + [mu @ x for x, _ in values]  # of every sample, over this shard's units
+    # of every sample, over this shard's units
+    own = [_over_units(s, la) for _, s in values] + [_over_units(x, mu) for x, _ in values]
     dots = np.array([la @ la, la @ dh, mu @ mu, mu @ dv])
     sums = np.concatenate([*own, dots])
     with reduction.traffic.status.waiting("allreduce"):
@@ -74,7 +75,8 @@ def centre(
     reduction.traffic.add_allreduce("shard", sums, statistics.shard_comm.size)
     above0, above1, below0, below1, dots = np.split(sums, np.cumsum([len(x) for x in own]))
     (v0, s0), (v1, s1) = values
-    products = np.concatenate([v0 @ above0, v1 @ above1, s0 @ below0, s1 @ below1])
+    sides = (v0, above0), (v1, above1), (s0, below0), (s1, below1)
+    products = np.concatenate([_over_samples(x, sums) for x, sums in sides])
     reduction.sum(products)
     n_v, n_h = len(mu), len(la)
     of_v0, of_v1, of_h0, of_h1 = np.split(products * unit / STEPS, [n_v, 2 * n_v, 2 * n_v + n_h])
@@ -108,10 +110,16 @@ def _means(
     return visible, hidden
 
 
-def _values(x: Activations, statistics: Statistics) -> Doubles:
-    """(units, samples): integers where the statistics are, in their steps; else real values."""
+def _values(x: Activations, statistics: Statistics) -> Activations:
+    """(units, samples): packed, or integers where the statistics are, in their steps; else real values."""
     if not statistics.integer:
         return real_values(x, np.float64).astype(np.float64, copy=False)
-    if isinstance(x, Packed):
-        return unpack(x, np.float64)
-    return np.rint(x * statistics.scale).astype(np.float64)
+    return x if isinstance(x, Packed) else np.rint(x * statistics.scale).astype(np.float64)
+
+
+def _over_units(x: Activations, weights: Doubles) -> Doubles:
+    return over_units(x, weights) if isinstance(x, Packed) else np.asarray(weights @ x)
+
+
+def _over_samples(x: Activations, weights: Doubles) -> Doubles:
+    return over_samples(x, weights) if isinstance(x, Packed) else np.asarray(x @ weights)

@@ -136,7 +136,7 @@ class Steady:
 
     note = "a stand-in"
 
-    def __init__(self, name: str, *_: Any) -> None:
+    def __init__(self, name: str, *_: Any, **__: Any) -> None:
         self.name = name
 
     def __enter__(self) -> Steady:

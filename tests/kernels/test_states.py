@@ -7,7 +7,7 @@ import pytest
 
 from modelpar.kernels import states as states_module
 from modelpar.kernels.products.product import Sampler
-from modelpar.kernels.states import Packed, n_words, pack, unpack
+from modelpar.kernels.states import Packed, n_words, over_samples, over_units, pack, unpack
 from modelpar.streams import Purpose, Stream
 
 BATCHES = [0, 1, 63, 64, 65, 130]
@@ -155,3 +155,15 @@ def test_ones_are_counted_as_python_counts_them(shape):
     assert np.array_equal(
         states_module.count_ones(words), np.array([int(w).bit_count() for w in words.ravel()]).reshape(shape)
     )
+
+
+@pytest.mark.parametrize("planes", [1, 4])
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (7, 64), (70, 131)])
+def test_weighted_sums_over_units_and_over_samples(shape, planes):
+    """Of integers, so that every order of summation is exact."""
+    rng = np.random.default_rng(planes)
+    values = rng.integers(0, 1 << planes, shape)
+    of_units, of_samples = (rng.integers(-(1 << 16), 1 << 16, n).astype(np.float64) for n in shape)
+    packed = pack(values, planes)
+    assert np.array_equal(over_units(packed, of_units), of_units @ values)
+    assert np.array_equal(over_samples(packed, of_samples), values @ of_samples)
