@@ -16,7 +16,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.memory import memory_bytes
 from modelpar.spec import NetworkSpec
 from modelpar.training.exactness import check_exact
-from modelpar.training.preconditions import check_tuning, check_values
+from modelpar.training.preconditions import check_strategy, check_tuning, check_values
 
 
 def check_memory(settings: Settings, spec: NetworkSpec, grid: Grid) -> None:
@@ -29,6 +29,10 @@ def check_memory(settings: Settings, spec: NetworkSpec, grid: Grid) -> None:
 def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset) -> None:
     """Check the requirements on the data now: before an old run is removed, and not after hours of pre-training.
     Collective.  Raises SpecError or DataError on every rank."""
+    check_strategy(
+        spec, settings.sync, settings.training if settings.training.trains else None, n_replicas=grid.n_replicas,
+        digests=settings.training.digests,
+    )  # fmt: skip
     if spec.exact:
         visible = layout.layers[0].owned(grid.shard)
         feed = DataFeed(

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from modelpar.kernels import backprop, reductions
 from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
-from modelpar.kernels.products import dense, dispatch, draw, subset_sums
+from modelpar.kernels.products import dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
 from modelpar.kernels.sampling import epilogue, philox
-from modelpar.kernels.states import pack
+from modelpar.kernels.states import over_samples, over_units, pack
 from modelpar.kernels.statistics import update
-from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, update_from
+from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, accumulate, update_from
 from modelpar.kernels.statistics.probability_counts import add_steps
 from modelpar.streams import Purpose, Stream
 
@@ -38,6 +38,11 @@ KINDS = (
     "digests",
     "exact",
     "panels that draw",
+    "sweeps",
+    "phases apart",
+    "centred",
+    "averages",
+    "L1",
 )
 
 
@@ -66,6 +71,10 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         Task("sums", 0.4, lambda: (reductions.row_sums(x, bias), reductions.squared_error(x, x))),
         Task("BLAS", 0.0, lambda: dense.matmul(x[:, :1], bias[None, :], np.zeros((1, 1), dtype))),
     ]
+    if "averages" in kinds:
+        chosen.append(Task("averages", 0.2, lambda: update.approach_span(bias, bias.copy(), bias.dtype.type(0))))
+    if "L1" in kinds:
+        chosen.append(Task("L1", 0.2, lambda: update.shrink_span(bias.copy(), bias.dtype.type(0))))
     if "tuning" in kinds:
         chosen.append(Task("gradients", 0.5, lambda: (backprop.sigmoid_gradient(x, x, 1.0),
                                                       backprop.keep_or_drop(x, x, 0.5))))  # fmt: skip
@@ -91,7 +100,20 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
             Counts(*pairs).fill(counts)
             update_from(counts, W, W.copy(), 0.0, 0.0, 0.0)
 
+    def centred() -> None:
+        update.subtract_outer_rows(W.copy(), W.dtype.type(0), *[bias] * 4, 0, 1)
+        over_units(states, np.zeros(1))
+        over_samples(states, np.zeros(4))
+
+    def added() -> None:
+        for kind in (np.int8, np.int16, np.int32):
+            accumulate(np.zeros((1, 1), kind), W.copy(), 0.0, 0.0)
+
     chosen = [Task("sums of states", 0.3, states.sums)]
+    if "centred" in kinds:
+        chosen.append(Task("centred gradients", 0.8, centred))
+    if "phases apart" in kinds:
+        chosen.append(Task("statistics of phases apart", 0.6, added))
     if "counts of one phase" in kinds:  # grey values in the data's phase, states in the model's
         empty = Counts.empty_like(pairs[0])
         chosen.append(Task("statistics of the model", 1.5, lambda: Counts(empty, pairs[1]).add_to(W, 0.0)))
@@ -138,6 +160,10 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
     if "sampled" in kinds:
         chosen.append(Task("states of sums", 1.7, lambda: sampled(np.int32), round=1))
         chosen.append(Task("states of products", 3.0, sampled_products, round=1))
+    if "sweeps" in kinds:
+        sides = (bias, bias), (np.zeros(1, np.int64), np.zeros(1, np.int64))
+        stream = Stream(0, 0, Purpose.CHAIN)
+        chosen.append(Task("sweeps", 4.0, lambda: sweeps.visible_after(W, *sides, states, 2, stream, 0), round=1))
     if "probabilities" in kinds:
         chosen.append(Task("statistics of probabilities", 4.0, probabilities, round=1))
     return chosen

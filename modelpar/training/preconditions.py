@@ -9,9 +9,41 @@ from mpi4py import MPI
 
 from modelpar.data import Dataset, check_classes, check_range, check_training
 from modelpar.errors import SpecError
-from modelpar.spec import FineTuneSpec, NetworkSpec
+from modelpar.spec import FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
+from modelpar.sync import check_bound
 from modelpar.training.evaluation import has_labels, required_labels
 from modelpar.training.exactness import check_exact_tuning
+
+
+def check_strategy(
+    spec: NetworkSpec, sync: SyncSpec, training: TrainingSpec | None = None, *, n_replicas: int, digests: bool
+) -> None:
+    """Raise SpecError, on every rank alike, where a strategy or connections cannot do what else was asked for."""
+    if training is not None and training.centred and not all(pattern.dense for pattern in spec.patterns):
+        raise SpecError(
+            "--centred needs complete connections, but some are listed; leave --centred out, or use --connections dense"
+        )
+    if sync.sync == "allreduce":
+        return
+    if training is not None and training.average:
+        raise SpecError(
+            f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
+        )
+    if training is not None and sync.sync == "server" and (training.centred or training.l1):
+        option = "--centred" if training.centred else "--l1"
+        raise SpecError(f"{option} changes parameters beside the server; use --sync local or allreduce")
+    if spec.exact or digests:
+        what = "--exact" if spec.exact else "--digests"
+        raise SpecError(
+            f"{what} needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
+        )
+    if sync.sync == "server":
+        check_bound(sync, n_replicas)
+        if training is not None and training.n_chains:
+            option = "--persistent" if training.persistent else "--chains" if training.chains else "--chain-restart"
+            raise SpecError(
+                f"{option} needs replicas that take the same updates, but --sync is server; use local or allreduce"
+            )
 
 
 def check_values(

@@ -25,7 +25,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
-from modelpar.sync import Sync, Work, check_bound, strategy
+from modelpar.sync import Sync, Work, strategy
 from modelpar.training import averaging, monitor
 from modelpar.training.chain_supply import ChainSupply
 from modelpar.training.evaluation import accuracy_measures, check_predictions, required_labels
@@ -41,7 +41,7 @@ from modelpar.training.feeds import (
 )
 from modelpar.training.minibatch_loop import MinibatchLoop
 from modelpar.training.optimizer import Optimizer
-from modelpar.training.preconditions import check_tuning, check_values
+from modelpar.training.preconditions import check_strategy, check_tuning, check_values
 from modelpar.training.schedule import step_size
 from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.weights.parameters import Parameters
@@ -181,31 +181,8 @@ def _end(run: TrainingRun, sync: Sync) -> None:
 
 def check_sync(network: DeepBeliefNetwork, sync: SyncSpec, training: TrainingSpec | None = None) -> None:
     """Raise SpecError, on every rank alike, where a strategy or connections cannot do what else was asked for."""
-    if training is not None and training.centred and not all(pattern.dense for pattern in network.spec.patterns):
-        raise SpecError(
-            "--centred needs complete connections, but some are listed; leave --centred out, or use --connections dense"
-        )
-    if sync.sync == "allreduce":
-        return
-    if training is not None and training.average:
-        raise SpecError(
-            f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
-        )
-    if training is not None and sync.sync == "server" and (training.centred or training.l1):
-        option = "--centred" if training.centred else "--l1"
-        raise SpecError(f"{option} changes parameters beside the server; use --sync local or allreduce")
-    if network.spec.exact or TrainingRun.of(network).record_digests:
-        what = "--exact" if network.spec.exact else "--digests"
-        raise SpecError(
-            f"{what} needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
-        )
-    if sync.sync == "server":
-        check_bound(sync, network.grid.n_replicas)
-        if training is not None and training.n_chains:
-            option = "--persistent" if training.persistent else "--chains" if training.chains else "--chain-restart"
-            raise SpecError(
-                f"{option} needs replicas that take the same updates, but --sync is server; use local or allreduce"
-            )
+    digests = TrainingRun.of(network).record_digests
+    check_strategy(network.spec, sync, training, n_replicas=network.grid.n_replicas, digests=digests)
 
 
 def fine_tune(

@@ -97,13 +97,19 @@ def tasks_of(
     What is uncommon (other types and strategies, exact runs, connections that are lists) gets all kernels there are.
     """
     kinds = set(KINDS) - {"panels that draw"}
+    own = training.n_chains > 0
+    asked = {
+        "sweeps": own, "phases apart": own, "centred": training.centred, "averages": training.average > 0,
+        "L1": training.l1 > 0,
+    }  # fmt: skip
+    kinds -= {kind for kind, wanted in asked.items() if not wanted}
     if spec.dtype == "float32" and not spec.exact:
-        drawn = binary or training.reconstruction == "states" or training.persistent
+        drawn = binary or training.reconstruction == "states" or own
         integer = drawn and training.planes > 0
         absent = {
             "exact": True, "digests": not digests, "sampled": not drawn,
             "probabilities": not binary or training.planes > 0,
-            "counts": not integer or n_replicas > 1, "summed counts": not integer or n_replicas == 1,
+            "counts": not integer or n_replicas > 1, "summed counts": not own and (not integer or n_replicas == 1),
             "counts of one phase": binary or not integer,
             "tuning": tuning is None, "norms": tuning is None or not tuning.max_norm,
         }  # fmt: skip

@@ -59,7 +59,11 @@ if MPI.COMM_WORLD.rank == 0:
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
 def test_training_compiles_nothing(on_ranks, tmp_path: Path) -> None:
     few = f"train --epochs 1 --finetune-epochs 1 --no-pictures --run-dir {tmp_path}/"
-    runs = few + "grey --layers 64-9-8", few + "states --layers 16-9 --data bars:4 --replicas 2"
+    own = "--chains 7 --chain-steps 2 --centred --average 3 --l1 0.001"
+    runs = (
+        few + "grey --layers 64-9-8", few + "states --layers 16-9 --data bars:4 --replicas 2",
+        few + f"own --layers 16-9 --data bars:4 --replicas 2 {own}",
+    )  # fmt: skip
     done = on_ranks(2, [sys.executable, "-c", COUNTED, *runs], limit=600, cwd=ROOT).check()
     assert "compiled in training: [] of True" in done.output
 
@@ -90,8 +94,11 @@ def test_a_run_compiles_what_it_calls() -> None:
     assert "states of products" in names(training=TrainingSpec(persistent=True))
     assert names(tuning=FineTuneSpec(max_norm=1.0)) - grey == {"gradients", "norms", "arrays as data"}
     assert names(digests=True) - grey == {"digests"}
+    own = TrainingSpec(chains=5, centred=True, average=3, l1=0.1)
+    theirs = {"sweeps", "statistics of phases apart", "centred gradients", "averages", "L1", "statistics of replicas"}
+    assert names(binary=True, training=own) - names(binary=True) == theirs
     everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
-    assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True))
+    assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True), training=own)
 
 
 def test_workers_end_together() -> None:
