@@ -73,7 +73,9 @@ def test_training_raises_the_exact_likelihood(agree, case, n_shards, persistent)
     for step in range(60):
         first = 40 * step + int(mine[0])
         states = pack(it.mine(data[:, mine]) > 0)  # as the engine keeps binary data, which `auto` goes by
-        result = it.rbm.contrastive_divergence(states, first, o, chains, n_all_samples=40)
+        # chains are shared evenly, which samples here are not
+        own = 40 * step + chains.first if chains else None
+        result = it.rbm.contrastive_divergence(states, first, o, chains, n_all_samples=40, chain_draw=own)
         optimizer.learn(it.rbm.parameters, velocity, result.statistics, StepSize(0.2, 0.5, 0.0), len(mine))
         it.whole.update(data, 40 * step, o, 0.2, 0.5)
     W = it.whole.W[np.ix_(it.rbm.weights.visible_rows, it.rbm.weights.hidden_columns)]
