@@ -143,12 +143,12 @@ def test_the_reader_of_imports(module: str, source: str, is_wrong: bool) -> None
 
 
 @pytest.mark.parametrize(
-    ("arrows", "result"),
+    ("arrows", "expected"),
     [
         ({"a": {"b"}, "b": set()}, []),
         ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["a", "b", "c"]),
         ({"a": {"b", "x"}, "b": set()}, []),
     ],
 )
-def test_the_search_for_circles(arrows: dict[str, set[str]], result: list[str]) -> None:
-    assert circle(arrows) == result
+def test_the_search_for_circles(arrows: dict[str, set[str]], expected: list[str]) -> None:
+    assert circle(arrows) == expected

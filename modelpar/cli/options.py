@@ -138,6 +138,14 @@ class PathType(click.ParamType):
 
 
 PATH = PathType()
+COUNT = click.IntRange(1)
+JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of a table")
+
+
+def help_without_command(context: click.Context) -> None:
+    """What a group does that is called alone."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def located(text: str, kind: str) -> str:

@@ -1,6 +1,6 @@
 """``modelpar bench``: what the commands print, on one rank and on several, and how they refuse mistakes.
 
-Modules: modelpar/bench/figures
+Modules: modelpar/bench/figures, modelpar/cli/bench_commands
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def test_names_of_data_sets_are_those_that_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "result"),
+    ("text", "kind", "expected"),
     [
         ("~/x.npy", "file", "HOME/x.npy"),
         ("~/x.npy", "data", "HOME/x.npy"),
@@ -69,11 +69,11 @@ def test_names_of_data_sets_are_those_that_there_are() -> None:
         ("mask:~/a.npz, mask:m~.npz,local:3", "masks", "mask:HOME/a.npz, mask:m~.npz,local:3"),
     ],
 )
-def test_names(text: str, kind: str, result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names(text: str, kind: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").touch()
-    expected = result.replace("HOME", str(tmp_path / "home")).replace("HERE", str(tmp_path))
+    expected = expected.replace("HOME", str(tmp_path / "home")).replace("HERE", str(tmp_path))
     assert options.located(text, kind) == expected
 
 

@@ -118,7 +118,7 @@ def test_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "result"),
+    ("text", "expected"),
     [
         ("dense", Pattern()),
         ("local:5", Pattern("local", (5, 1))),
@@ -132,8 +132,8 @@ def test_runs() -> None:
         ("pruned", Pattern("pruned")),
     ],
 )
-def test_patterns(text: str, result: Pattern) -> None:
-    assert parse(text) == result
+def test_patterns(text: str, expected: Pattern) -> None:
+    assert parse(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,13 @@ class NumpyRBM:
         self.v[:n] = v0
         v1 = self.v[n:]
         np.matmul(v0, W, out=p[:n])
-        _sigmoid(p[:n], self.c)
+        sigmoid(p[:n], self.c)
         np.less(self.rng.random(dtype=np.float32, out=self.draws_h), p[:n], out=self.h)
         np.matmul(self.h, W.T, out=self.mean_v)
-        _sigmoid(self.mean_v, self.b)
+        sigmoid(self.mean_v, self.b)
         np.less(self.rng.random(dtype=np.float32, out=self.draws_v), self.mean_v, out=v1)
         np.matmul(v1, W, out=p[n:])
-        _sigmoid(p[n:], self.c)
+        sigmoid(p[n:], self.c)
         gain = RATE / n
         p[:n] *= gain
         p[n:] *= -gain
@@ -69,7 +69,7 @@ class NumpyRBM:
         self.c += self.velocity_c
 
 
-def _sigmoid(x: Array, bias: Array) -> None:
+def sigmoid(x: Array, bias: Array) -> None:
     """x = 1 / (1 + exp(-(x + bias)))"""
     x += bias
     x *= 0.5

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.bench.peers.numpy_peer import sigmoid
 from modelpar.bench.peers.worker import MOMENTUM, ONES, RATE, Measure, Order, serve, timed
 
 Array = npt.NDArray[Any]
@@ -30,13 +31,13 @@ class NumpyPCD:
     def step(self, v0: Array) -> None:
         """Learn from one minibatch (n_samples, n_visible) of states, and sweep the chains."""
         np.matmul(v0, self.W, out=self.p0)
-        _sigmoid(self.p0, self.c)
+        sigmoid(self.p0, self.c)
         for _ in range(self.sweeps):
             np.matmul(self.h, self.W.T, out=self.mean)
-            _sigmoid(self.mean, self.b)
+            sigmoid(self.mean, self.b)
             np.less(self.rng.random(dtype=np.float32, out=self.draws_v), self.mean, out=self.v)
             np.matmul(self.v, self.W, out=self.p)
-            _sigmoid(self.p, self.c)
+            sigmoid(self.p, self.c)
             np.less(self.rng.random(dtype=np.float32, out=self.draws_h), self.p, out=self.h)
         gradient = v0.T @ self.p0 / np.float32(len(v0)) - self.v.T @ self.p / np.float32(len(self.v))
         self.velocity *= np.float32(MOMENTUM)
@@ -44,15 +45,6 @@ class NumpyPCD:
         self.W += self.velocity
         self.b += np.float32(RATE) * (v0.mean(axis=0) - self.v.mean(axis=0))
         self.c += np.float32(RATE) * (self.p0.mean(axis=0) - self.p.mean(axis=0))
-
-
-def _sigmoid(x: Array, bias: Array) -> None:
-    """x = 1 / (1 + exp(-(x + bias)))"""
-    x += bias
-    x *= 0.5
-    np.tanh(x, out=x)
-    x *= 0.5
-    x += 0.5
 
 
 def prepare(order: Order) -> Measure:

@@ -79,7 +79,7 @@ def timed(step: Callable[[], object], n_samples: int, warm_steps: int = WARM_STE
         step()
 
     def measure(seconds: float) -> dict[str, Any]:
-        if warm_steps > 1:
+        if warm_steps > 1:  # a single one is enough where a step takes seconds, and then none is needed here
             step()  # the others' rounds have taken the caches
         started, steps, taken = time.perf_counter(), 0, 0.0
         while taken < seconds or not steps:
