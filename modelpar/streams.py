@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 
@@ -43,3 +43,20 @@ class Stream:
         """The last counter word and the two key words."""
         tag = int(self.layer) << 24 | int(self.purpose) << 16 | int(self.repeat)
         return tag, int(self.seed) & 0xFFFFFFFF, int(self.seed) >> 32
+
+
+@dataclass(frozen=True)
+class SweepStreams:
+    """Streams of the draws of both sides in sweeps of Gibbs sampling, each side ``step`` repeats after its last."""
+
+    visible: Stream  # of the first sweep
+    hidden: Stream
+    step: int
+
+    def at(self, sweep: int) -> tuple[Stream, Stream]:
+        """Those of the visible and of the hidden side in sweep 0, 1, ..."""
+        further = self.step * sweep
+        return (
+            replace(self.visible, repeat=self.visible.repeat + further),
+            replace(self.hidden, repeat=self.hidden.repeat + further),
+        )

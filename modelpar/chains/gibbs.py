@@ -20,6 +20,7 @@ from modelpar.kernels.products.product import Activations, Sampler
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.model.rbm import RBM, statistic_of
 from modelpar.spec import TrainingSpec
+from modelpar.streams import SweepStreams
 from modelpar.weights.statistics import Phase
 
 Array = npt.NDArray[Any]
@@ -52,7 +53,9 @@ class Chains:
         first_draw   counter of the draws of this replica's first chain
         Returns (the model's phase of the statistics, hidden states of the chains).  Collective over the shards.
         """
-        v = rbm.visible_after(self.h, spec.sweeps, Purpose.CHAIN, first_draw)
+        first, second = (Stream(rbm.seed, rbm.index, Purpose.CHAIN, repeat) for repeat in (1, 2))
+        streams = SweepStreams(visible=first, hidden=second, step=2)
+        v = rbm.visible_after(self.h, spec.sweeps, streams, first_draw)
         v_sent = rbm.weights.spread_visible(v)
         hidden = rbm.hidden_side(v_sent, Purpose.CHAIN, 2 * spec.sweeps, first_draw, spec, states=True)
         assert hidden.states is not None  # they were asked for

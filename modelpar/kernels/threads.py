@@ -15,6 +15,7 @@ from contextlib import contextmanager
 _n_threads = 1
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0  # threads that the pool may have, in addition to the calling one
+_submission = threading.Lock()
 _of_this_thread = threading.local()  # ``n``: the number of threads for calls from this thread; None: the default
 
 
@@ -79,10 +80,19 @@ def split(n: int, grain: int, work: Callable[[int, int], object], align: int = 1
         work(first, first + n)
         return
     bounds = [first + n * panel // n_panels // align * align for panel in range(n_panels)] + [first + n]
-    pool = _others(n_panels - 1)
-    others = [pool.submit(work, bounds[panel], bounds[panel + 1]) for panel in range(1, n_panels)]
+    side_by_side(n_panels, lambda panel: work(bounds[panel], bounds[panel + 1]))
+
+
+def side_by_side(n: int, work: Callable[[int], object]) -> None:
+    """Run ``work(0)`` to ``work(n - 1)`` in ``n`` threads at the same time, so that they may wait for one another.
+
+    Returns when all are done, and raises the first exception of any.  ``work`` must not call this itself.
+    """
+    with _submission:  # calls from several threads take turns in the queue, or each could wait for the rest of it
+        pool = _others(n - 1) if n > 1 else None
+        others = [pool.submit(work, i) for i in range(1, n)] if pool else []
     try:
-        work(bounds[0], bounds[1])
+        work(0)
     finally:
         wait(others)
     for other in others:

@@ -24,7 +24,7 @@ from modelpar.kernels.states import over_samples, over_units, pack
 from modelpar.kernels.statistics import update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, accumulate, update_from
 from modelpar.kernels.statistics.probability_counts import add_steps
-from modelpar.streams import Purpose, Stream
+from modelpar.streams import Purpose, Stream, SweepStreams
 
 # Kernels that only some runs need.
 KINDS = (
@@ -162,8 +162,8 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
         chosen.append(Task("states of products", 3.0, sampled_products, round=1))
     if "sweeps" in kinds:
         sides = (bias, bias), (np.zeros(1, np.int64), np.zeros(1, np.int64))
-        stream = Stream(0, 0, Purpose.CHAIN)
-        chosen.append(Task("sweeps", 4.0, lambda: sweeps.visible_after(W, *sides, states, 2, stream, 0), round=1))
+        streams = SweepStreams(Stream(0, 0, Purpose.CHAIN, 1), Stream(0, 0, Purpose.CHAIN, 2), 2)
+        chosen.append(Task("sweeps", 4.0, lambda: sweeps.visible_after(W, *sides, states, 2, streams, 0), round=1))
     if "probabilities" in kinds:
         chosen.append(Task("statistics of probabilities", 4.0, probabilities, round=1))
     return chosen

@@ -25,6 +25,7 @@ from modelpar.kernels.reductions import row_sums, squared_error
 from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.states import Packed
 from modelpar.spec import TrainingSpec
+from modelpar.streams import SweepStreams
 from modelpar.values.forms import plain_array
 from modelpar.weights.protocol import Weights
 from modelpar.weights.statistics import Phase, Statistics, real_values
@@ -185,27 +186,32 @@ class RBM:
         assert drawn.states is not None
         return drawn.states
 
-    def visible_after(self, h: Packed, sweeps: int, purpose: Purpose, samples: int) -> Activations:
+    def visible_after(self, h: Packed, sweeps: int, streams: SweepStreams, samples: int) -> Activations:
         """Visible states, or values, after ``sweeps`` >= 1 sweeps of Gibbs sampling from h (n_hidden_owned, batch).
 
-        The visible and the hidden side of sweep k are drawn with the repeats 2 k - 1 and 2 k of ``purpose``, the last
-        hidden side is not.  One piece of compiled work where one shard has the whole matrix.  Collective.
+        The hidden side of the last sweep is not drawn.  One piece of compiled work where one shard has the whole
+        matrix.  Collective.
         """
         if self.weights.whole_matrix and not self.gaussian:
-            stream = Stream(self.seed, self.index, purpose)
             sides = (self.b, self.c), (self.visible_ids, self.hidden_ids)
-            v = visible_after(self.W, *sides, h, sweeps, stream, samples, integer_sums=self.exact)
-            if v is not None:
-                return v
-        for k in range(1, sweeps):
-            h = self.sample_hidden(self.sample_visible(h, purpose, 2 * k - 1, samples), purpose, 2 * k, samples)
-        return self.sample_visible(h, purpose, 2 * sweeps - 1, samples)
+            done = visible_after(self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact)
+            if done is not None:
+                return done
+        for k in range(sweeps - 1):
+            visible, hidden = streams.at(k)
+            v = self.sample_visible(h, visible.purpose, visible.repeat, samples)
+            h = self.sample_hidden(v, hidden.purpose, hidden.repeat, samples)
+        last, _ = streams.at(sweeps - 1)
+        return self.sample_visible(h, last.purpose, last.repeat, samples)
+
+    def _stream(self, purpose: Purpose, repeat: int) -> Stream:
+        return Stream(self.seed, self.index, purpose, repeat)
 
     def _draw_hidden(
         self, visible: Transfer, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
     ) -> Sampled:
         with visible:
-            stream = Stream(self.seed, self.index, purpose, repeat)
+            stream = self._stream(purpose, repeat)
             sampler = Sampler(self.c, self.hidden_ids, stream, samples, **wanted)
             return self.weights.sample_up(self.parameters, visible, sampler)
 
@@ -213,7 +219,7 @@ class RBM:
         self, hidden: Transfer, purpose: Purpose, repeat: int, samples: int | IntArray, **wanted: Any
     ) -> Sampled:
         with hidden:
-            stream = Stream(self.seed, self.index, purpose, repeat)
+            stream = self._stream(purpose, repeat)
             sampler = Sampler(self.b, self.visible_ids, stream, samples, **wanted)
             return self.weights.sample_down(self.parameters, hidden, sampler)
 
@@ -287,18 +293,19 @@ class RBM:
 
         Returns (squared error of the first reconstruction, the model's phase, h1 where it was drawn).
         """
-        error = 0.0
         # grey values stand for probabilities, and are best compared with probabilities
         sampled = spec.reconstruction == "states" or (spec.reconstruction == "auto" and isinstance(v0, Packed))
-        for k in range(1, spec.gibbs_steps + 1):
-            v, error_here = self._visible_side(v0 if k == 1 else None, h_sent, k, first_draw, sampled)
-            error += error_here
-            v_sent = self.weights.spread_visible(v)
-            last = k == spec.gibbs_steps
-            hidden = self.hidden_side(v_sent, Purpose.HIDDEN, k, first_draw, spec, states=not last)
-            if not last:
-                assert hidden.states is not None
-                h_sent = self.weights.spread_hidden(hidden.states)
+        v, error = self._visible_side(v0, h_sent, 0, first_draw, sampled)
+        if sampled and spec.gibbs_steps > 1:
+            h = self.sample_hidden(v, Purpose.HIDDEN, 1, first_draw)
+            streams = SweepStreams(self._stream(Purpose.VISIBLE, 1), self._stream(Purpose.HIDDEN, 2), step=1)
+            v = self.visible_after(h, spec.gibbs_steps - 1, streams, first_draw)
+        for k in range(1, 1 if sampled else spec.gibbs_steps):
+            hidden = self._draw_hidden(self.weights.spread_visible(v), Purpose.HIDDEN, k, first_draw)
+            assert hidden.states is not None  # they were asked for
+            v, _ = self._visible_side(None, self.weights.spread_hidden(hidden.states), k, first_draw, sampled)
+        v_sent = self.weights.spread_visible(v)
+        hidden = self.hidden_side(v_sent, Purpose.HIDDEN, spec.gibbs_steps, first_draw, spec, states=False)
         s1 = statistic_of(hidden)
         return error, Phase(v, v_sent.wait(), s1, self.weights.spread_hidden(s1).wait()), hidden.statistic
 
@@ -324,7 +331,7 @@ class RBM:
 
     def _gaussian_values(self, mean: Array, purpose: Purpose, repeat: int, samples: int | IntArray) -> Array:
         values = np.empty_like(mean)
-        draws.sample_gaussian(mean, Stream(self.seed, self.index, purpose, repeat), self.visible_ids, samples, values)
+        draws.sample_gaussian(mean, self._stream(purpose, repeat), self.visible_ids, samples, values)
         return values
 
     def _sparsity_shift(self, p0: Array | None, spec: TrainingSpec, n_samples: int, in_step: bool) -> Array:

@@ -80,12 +80,13 @@ def test_both_directions_enclose_the_truth(agree, case, n_shards):
     agree(optimistic.high - optimistic.low < 0.3 and not optimistic.doubts)
 
 
+@pytest.mark.skipif(MPI.COMM_WORLD.size > 1, reason="one rank does it alone")
 @pytest.mark.parametrize("method", ["ais", "reverse-ais"])
 def test_intervals_hold_as_often_as_they_say(method):
     """Of 200 random RBMs, 95 % of the intervals hold the exact value; fewer than 180 would come once in 10^3 times."""
     assert stats.binom.cdf(179, 200, 0.95) < 2e-3
     held = 0
-    for seed in range(200) if MPI.COMM_WORLD.rank == 0 else ():
+    for seed in range(200):
         rng = np.random.default_rng(seed)
         n_visible, n_hidden = rng.integers(2, 12), rng.integers(2, 20)
         with Grid(MPI.COMM_SELF) as grid:
@@ -99,7 +100,7 @@ def test_intervals_hold_as_often_as_they_say(method):
             result = score(network, v, np.arange(40), method, n_chains=40, n_betas=60, seed=seed)
         # in reverse the bias is towards smaller values, which the interval of a pessimistic estimate allows for
         held += result.low <= exact <= result.high if method == "ais" else result.low <= exact
-    assert MPI.COMM_WORLD.rank > 0 or held >= 180, held
+    assert held >= 180, held
 
 
 @each_grid

@@ -1,7 +1,8 @@
 """Sweeps of Gibbs sampling as one piece, where nothing is exchanged in between.
 
 Chains do not touch each other, so each thread takes some of them through all sweeps, a block at a time whose states
-and sums stay in the caches, and no thread waits for another between the layers.
+and sums stay in the caches, and no thread waits for another between the layers.  Where there are too few chains for
+that, each thread has units instead, and all meet after each layer, without a return to Python.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import threads
+from modelpar.kernels.llvm.atomics import meet
+from modelpar.kernels.llvm.subset_sums import UNITS
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.draw import sample_units
-from modelpar.kernels.products.subset_sums import KERNELS, LISTS, codes_of, fixed_point_scale, lists_of
+from modelpar.kernels.products.subset_sums import KERNELS, LISTS, PANEL, codes_of, fixed_point_scale, lists_of
 from modelpar.kernels.sampling import philox
 from modelpar.kernels.states import WORD, Packed
 from modelpar.machine.compilation import njit
 
 if TYPE_CHECKING:
-    from modelpar.streams import Stream
+    from modelpar.streams import SweepStreams
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -30,15 +33,16 @@ BLOCK = 512  # chains at a time
 
 
 @njit(cache=True, nogil=True)
-def sampled_side(kernel, W, up, scale, words, batch, bias, draw, means, states, planes, targets):  # type: ignore[no-untyped-def]
-    """states (units, words) of one side drawn given those of the other, ``words``; the rest as in ``sample_units``."""
+def sampled_side(kernel, W, up, scale, words, batch, bias, start, stop, draw, means, states, planes, targets):  # type: ignore[no-untyped-def]
+    """Rows ``start .. stop - 1`` of the states (units, words) of one side, drawn given those of the other, ``words``;
+    the rest as in ``sample_units``."""
     codes, offsets, active = np.empty((0, 0), np.uint16), np.empty((0, 0), np.int64), np.empty(0, np.int32)
     if kernel == LISTS:
         offsets, active = lists_of(words, batch)
     else:
         codes = codes_of(words)
     wanted = (means, states, planes, targets)
-    sample_units(kernel, W, up, words.shape[0], scale, codes, offsets, active, batch, bias, 0, len(bias), draw, wanted)
+    sample_units(kernel, W, up, words.shape[0], scale, codes, offsets, active, batch, bias, start, stop, draw, wanted)
 
 
 @njit(cache=True, nogil=True)
@@ -51,7 +55,7 @@ def sweep(  # type: ignore[no-untyped-def]
     hidden,
     visible,
     first,
-    tag,
+    tags,
     keys,
     sweeps,
     samples,
@@ -61,35 +65,56 @@ def sweep(  # type: ignore[no-untyped-def]
     start,
     stop,
     batch,
+    rows,
+    crew,
 ):
     """Take the chains of the words ``start .. stop - 1`` through their sweeps, up to the last visible states.
 
     kernels, scales   (down, up); biases, units: (visible, hidden)
     hidden            (n_hidden, words) uint64, where the chains are; visible (n_visible, words): where they end
-    tag               of the draws before the first sweep, whose sides have the next two
+    tags              of the first draws of both sides, and the step from sweep to sweep
     samples, means, planes, targets   empty arrays
+    rows              (first, last + 1, ...) of the visible and of the hidden units that this thread samples
+    crew              (threads that share these chains, address of the int64 where they meet): those of more than one
+                      write to ``hidden`` and ``visible`` after each side; one alone leaves ``hidden`` as it is
     """
-    block = BLOCK // WORD
+    alone = crew[0] == 1
+    block = BLOCK // WORD if alone else stop - start
+    met = 0
     for low in range(start, stop, block):
         high = min(low + block, stop)
         n = min(batch, high * WORD) - low * WORD
-        h = hidden[:, low:high].copy()
-        v = np.zeros((visible.shape[0], high - low), np.uint64)
+        h, v = hidden, visible
+        if alone:
+            h = hidden[:, low:high].copy()
+            v = np.zeros((visible.shape[0], high - low), np.uint64)
         here = first + low * WORD
-        for k in range(1, sweeps + 1):
-            draw = (here, samples, units[0], tag + 2 * k - 1, keys, np.float32(0))
-            sampled_side(kernels[0], W, False, scales[0], h, n, biases[0], draw, means, v, planes, targets)
-            if k < sweeps:
-                draw = (here, samples, units[1], tag + 2 * k, keys, np.float32(0))
-                sampled_side(kernels[1], W, True, scales[1], v, n, biases[1], draw, means, h, planes, targets)
-        for i in range(visible.shape[0]):
-            for w in range(high - low):
-                visible[i, low + w] = v[i, w]
+        for k in range(sweeps):
+            draw = (here, samples, units[0], tags[0] + tags[2] * k, keys, np.float32(0))
+            sampled_side(
+                kernels[0], W, False, scales[0], h, n, biases[0], rows[0], rows[1], draw, means, v, planes, targets
+            )
+            if k == sweeps - 1:
+                break
+            if not alone:
+                met += 1
+                meet(crew[1], met * crew[0])
+            draw = (here, samples, units[1], tags[1] + tags[2] * k, keys, np.float32(0))
+            sampled_side(
+                kernels[1], W, True, scales[1], v, n, biases[1], rows[2], rows[3], draw, means, h, planes, targets
+            )
+            if not alone:
+                met += 1
+                meet(crew[1], met * crew[0])
+        if alone:
+            for i in range(visible.shape[0]):
+                for w in range(high - low):
+                    visible[i, low + w] = v[i, w]
 
 
 def visible_after(
-    W: Array, biases: tuple[Array, Array], ids: tuple[IntArray, IntArray], h: Packed, sweeps: int, stream: Stream,
-    first: int, *, integer_sums: bool = False,
+    W: Array, biases: tuple[Array, Array], ids: tuple[IntArray, IntArray], h: Packed, sweeps: int,
+    streams: SweepStreams, first: int, *, integer_sums: bool = False,
 ) -> Packed | None:  # fmt: skip
     """Visible states after ``sweeps`` sweeps from hidden states h; None where our own kernels are not the fastest.
 
@@ -97,7 +122,7 @@ def visible_after(
 
     W            (n_visible, n_hidden) float32
     biases, ids  (of the visible units, of the hidden ones)
-    stream       of the draws; the visible and the hidden side of sweep k have its repeat and 2 k - 1, 2 k
+    streams      of the draws
     first        counter of the draws of the first chain; the others follow
     integer_sums   as in :class:`modelpar.kernels.products.product.Product`
     """
@@ -111,20 +136,47 @@ def visible_after(
     )
     if "blas" in chosen:
         return None
-    v = Packed(np.zeros((n_visible, 1, h.words.shape[2]), np.uint64), h.batch)
-    tag, key0, key1 = stream.words
+    n_words = h.words.shape[2]
+    v = Packed(np.zeros((n_visible, 1, n_words), np.uint64), h.batch)
+    tag, key0, key1 = streams.visible.words
+    tags = tag, streams.hidden.words[0], streams.step
     units = tuple(philox.kernel_units(of_side, n) for of_side, n in zip(ids, W.shape, strict=True))
     no_samples, no_means = np.empty(0, np.int64), np.empty((0, 0), np.float32)
     no_planes, no_targets = np.empty((0, 0, 0), np.uint64), np.empty((0, 0), np.uint64)
     numbers = KERNELS[chosen[0]], KERNELS[chosen[1]]
     scales = fixed_point_scale(n_hidden), fixed_point_scale(n_visible)
-    rows, out = np.ascontiguousarray(h.rows), v.rows
+    together = _threads_together(h.batch, W.shape)
+    # threads that share chains change the hidden states as they go
+    rows, out = h.rows.copy() if together > 1 else np.ascontiguousarray(h.rows), v.rows
+    counter = np.zeros(1, np.int64)
 
-    def work(start: int, stop: int) -> None:
+    def work(start: int, stop: int, own: tuple[int, ...]) -> None:
         sweep(
-            numbers, W, scales, biases, units, rows, out, first, tag, (key0, key1), sweeps, no_samples, no_means,
-            no_planes, no_targets, start, stop, h.batch,
+            numbers, W, scales, biases, units, rows, out, first, tags, (key0, key1), sweeps, no_samples, no_means,
+            no_planes, no_targets, start, stop, h.batch, own, (together, counter.ctypes.data),
         )  # fmt: skip
 
-    threads.split(h.words.shape[2], 1, work)
+    if together > 1:
+        bounds = _bounds(n_visible, together, UNITS), _bounds(n_hidden, together, PANEL)
+        threads.side_by_side(
+            together,
+            lambda i: work(0, n_words, (*bounds[0][i : i + 2], *bounds[1][i : i + 2])),
+        )
+    else:
+        threads.split(n_words, 1, lambda start, stop: work(start, stop, (0, n_visible, 0, n_hidden)))
     return v
+
+
+def _threads_together(batch: int, shape: tuple[int, int]) -> int:
+    """The threads that share all chains and divide the units: 1 where each has chains enough for itself.
+
+    What is made of the weights for a product costs as much as some hundred chains, and fewer threads do it when
+    each has units of its own.
+    """
+    n = threads.get_threads()
+    return 1 if batch >= n * BLOCK else min(n, *(-(-units // PANEL) for units in shape))
+
+
+def _bounds(n_units: int, n: int, align: int) -> list[int]:
+    """Where the units of each of ``n`` threads begin, and the end: multiples of ``align`` in between."""
+    return [round(n_units * i / n / align) * align for i in range(n)] + [n_units]

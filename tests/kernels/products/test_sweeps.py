@@ -11,25 +11,26 @@ from modelpar.kernels.products import sweeps
 from modelpar.kernels.products.dispatch import VARIABLE, available
 from modelpar.kernels.products.product import Product, Sampler
 from modelpar.kernels.states import Packed, pack
-from modelpar.streams import Purpose, Stream
+from modelpar.streams import Purpose, Stream, SweepStreams
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="sweeps as one piece are for compiled kernels")
 
+STREAMS = SweepStreams(Stream(5, 1, Purpose.VISIBLE, 3), Stream(5, 1, Purpose.HIDDEN, 1), 2)
 OWN = [name for name in available() if name != "blas"]
 
 
 def side_by_side(W, b, c, ids, h, n, first):
     """The definition: one product and one draw after the other."""
 
-    def side(states, bias, units, up, repeat):
-        sampler = Sampler(bias, units, Stream(5, 1, Purpose.CHAIN, repeat), first)
+    def side(states, bias, units, up, stream):
+        sampler = Sampler(bias, units, stream, first)
         drawn = sampler.of_product(Product(W, states, up, states.n_units, True), lambda *_: None)
         assert drawn.states is not None
         return drawn.states
 
-    for k in range(1, n + 1):
-        v = side(h, b, ids[0], False, 2 * k - 1)
-        h = side(v, c, ids[1], True, 2 * k)
+    for k in range(n):
+        v = side(h, b, ids[0], False, Stream(5, 1, Purpose.VISIBLE, 3 + 2 * k))
+        h = side(v, c, ids[1], True, Stream(5, 1, Purpose.HIDDEN, 1 + 2 * k))
     return v
 
 
@@ -46,7 +47,7 @@ def test_sweeps_equal_one_side_after_the_other(monkeypatch, kernel, n_threads, n
     before = h.words.copy()
     threads.set_threads(n_threads)
     try:
-        result = sweeps.visible_after(W, (b, c), ids, h, 3, Stream(5, 1, Purpose.CHAIN), 7)
+        result = sweeps.visible_after(W, (b, c), ids, h, 3, STREAMS, 7)
     finally:
         threads.set_threads(1)
     expected = side_by_side(W, b, c, ids, h, 3, 7)
@@ -60,4 +61,4 @@ def test_where_the_blas_is_faster_there_is_no_such_piece(monkeypatch):
     W, ids = np.zeros((4, 3), np.float32), (np.arange(4), np.arange(3))
     h = pack(np.ones((3, 10)))
     biases = np.zeros(4, np.float32), np.zeros(3, np.float32)
-    assert sweeps.visible_after(W, biases, ids, h, 2, Stream(5, 1, Purpose.CHAIN), 0) is None
+    assert sweeps.visible_after(W, biases, ids, h, 2, STREAMS, 0) is None
