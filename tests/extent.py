@@ -2,7 +2,7 @@
 
 ``--quick``      what takes minutes: without the mark ``slow``, and thinned as ``--all`` is; where nothing is named
 ``--all``        every test; of one with three or more parameters not the combinations that add no new pair of their
-                 values (``pairs.covering``)
+                 values (``pairs.covering``); inside MPI jobs see ``beyond_pairs``
 ``--products``   every combination too; where files or tests are named
 """
 
@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests import pairs
+from tests import jobs, pairs
 
 QUICK, ALL, PRODUCTS = "--quick", "--all", "--products"
+GRIDS = ("shape", "n_shards")  # parameters that tell how the ranks of a job are arranged
 MINUTES = {ALL: 20, PRODUCTS: 30}  # on two cores, roughly
 
 _LEFT_OUT = pytest.StashKey[int]()
@@ -60,7 +61,13 @@ def names_files(config: pytest.Config) -> bool:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.option.extent == PRODUCTS:
         return
-    unneeded, without_slow = beyond_pairs(items), config.option.extent == QUICK
+    n_ranks = 0
+    if jobs.IN_JOB:
+        from mpi4py import MPI
+
+        n_ranks = MPI.COMM_WORLD.size
+    unneeded = beyond_pairs(items, n_ranks)
+    without_slow = config.option.extent == QUICK
     left_out = [item for item in items if item in unneeded or (without_slow and item.get_closest_marker("slow"))]
     gone = set(left_out)
     items[:] = [item for item in items if item not in gone]
@@ -70,16 +77,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
-def beyond_pairs(items: list[pytest.Item]) -> set[pytest.Item]:
-    """The cases of tests that bring no pair of values which the others lack."""
+def beyond_pairs(items: list[pytest.Item], n_ranks: int = 0) -> set[pytest.Item]:
+    """The cases of tests that bring no pair of values which the others lack; ``n_ranks``: of the MPI job, 0 for none.
+
+    Pairs of values are those of the job on 2 ranks; on other numbers of ranks each value runs on each grid.  Of the
+    grids of 4 ranks and more, those of one replica or one shard are like those of 2 and 3, and run one case of each
+    test.  A test with the mark ``every_grid`` has its pairs everywhere.
+    """
     cases = defaultdict(list)
     for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and len(item.callspec.params) > 2:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and len(item.callspec.params) > 1:
             cases[item.parent, item.originalname].append(item)
     unneeded: set[pytest.Item] = set()
     for group in cases.values():
+        names = sorted(group[0].callspec.params)
         values = [[_key(value) for _, value in sorted(item.callspec.params.items())] for item in group]
-        unneeded.update(set(group) - {group[i] for i in pairs.covering(values)})
+        in_job = n_ranks not in (0, 2) and not any(True for _ in group[0].iter_markers("every_grid"))
+        grid = next((names.index(name) for name in GRIDS if name in names), None) if in_job else None
+        if grid is not None:
+            like_fewer = {_key(value) for value in ((1, n_ranks), (n_ranks, 1), 1, n_ranks)} if n_ranks > 3 else set()
+            needed = pairs.with_grids(values, grid, like_fewer)
+        else:
+            needed = pairs.covering(values) if len(names) > 2 else [*range(len(group))]
+        unneeded.update(set(group) - {group[i] for i in needed})
     return unneeded
 
 

@@ -7,17 +7,30 @@ system, 1997.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from itertools import combinations
 
 
 def covering(rows: Sequence[Sequence[Hashable]]) -> list[int]:
     """Numbers, ascending, of few ``rows`` that have all values, and all pairs of values, that any of them has."""
-    pairs = [set(combinations(enumerate(row), 2)) or {(*enumerate(row),)} for row in rows]
-    missing = set().union(*pairs)
-    chosen = []
+    return chosen([set(combinations(enumerate(row), 2)) or {(*enumerate(row),)} for row in rows])
+
+
+def with_grids(rows: Sequence[Sequence[Hashable]], grid: int, only_once: Collection[Hashable] = ()) -> list[int]:
+    """As ``covering``, but only pairs of a value with that in column ``grid``; of those in ``only_once`` one row."""
+    pairs: list[set[Hashable]] = []
+    for row in rows:
+        others = [value for i, value in enumerate(enumerate(row)) if i != grid and row[grid] not in only_once]
+        pairs.append({(row[grid], value) for value in others} | {row[grid]})
+    return chosen(pairs)
+
+
+def chosen(parts: Sequence[set[Hashable]]) -> list[int]:
+    """Numbers, ascending, of few sets that together have all that any of them has."""
+    missing = set().union(*parts)
+    result = []
     while missing:
-        best = max(range(len(rows)), key=lambda i: len(pairs[i] & missing))
-        chosen.append(best)
-        missing -= pairs[best]
-    return sorted(chosen)
+        best = max(range(len(parts)), key=lambda i: len(parts[i] & missing))
+        result.append(best)
+        missing -= parts[best]
+    return sorted(result)

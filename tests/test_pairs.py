@@ -6,7 +6,7 @@ from itertools import combinations, product
 
 import pytest
 
-from tests.pairs import covering
+from tests.pairs import covering, with_grids
 
 
 def pairs_of(rows: list[tuple[int, ...]]) -> set[tuple[tuple[int, int], tuple[int, int]]]:
@@ -31,3 +31,9 @@ def test_combinations_that_are_not_tried_are_not_missed() -> None:
 @pytest.mark.parametrize(("rows", "chosen"), [([], []), ([(0,), (1,)], [0, 1]), ([(0, 0, 0)], [0])])
 def test_small_cases(rows: list[tuple[int, ...]], chosen: list[int]) -> None:
     assert covering(rows) == chosen
+
+
+def test_every_value_is_there_with_every_grid() -> None:
+    rows = [("2x1", 0, "a"), ("2x1", 0, "b"), ("2x1", 1, "a"), ("2x1", 1, "b"), ("1x2", 0, "a"), ("1x2", 1, "b")]
+    assert with_grids(rows, 0) == [0, 3, 4, 5]
+    assert with_grids(rows, 0, only_once=["1x2"]) == [0, 3, 4]

@@ -295,7 +295,7 @@ class RBM:
         """
         # grey values stand for probabilities, and are best compared with probabilities
         sampled = spec.reconstruction == "states" or (spec.reconstruction == "auto" and isinstance(v0, Packed))
-        v, error = self._visible_side(v0, h_sent, 0, first_draw, sampled)
+        v, error = self._visible_side(v0, h_sent, 1, first_draw, sampled)
         if sampled and spec.gibbs_steps > 1:
             h = self.sample_hidden(v, Purpose.HIDDEN, 1, first_draw)
             streams = SweepStreams(self._stream(Purpose.VISIBLE, 1), self._stream(Purpose.HIDDEN, 2), step=1)
@@ -303,7 +303,7 @@ class RBM:
         for k in range(1, 1 if sampled else spec.gibbs_steps):
             hidden = self._draw_hidden(self.weights.spread_visible(v), Purpose.HIDDEN, k, first_draw)
             assert hidden.states is not None  # they were asked for
-            v, _ = self._visible_side(None, self.weights.spread_hidden(hidden.states), k, first_draw, sampled)
+            v, _ = self._visible_side(None, self.weights.spread_hidden(hidden.states), k + 1, first_draw, sampled)
         v_sent = self.weights.spread_visible(v)
         hidden = self.hidden_side(v_sent, Purpose.HIDDEN, spec.gibbs_steps, first_draw, spec, states=False)
         s1 = statistic_of(hidden)

@@ -98,13 +98,13 @@ def tasks_of(
     """
     kinds = set(KINDS) - {"panels that draw"}
     own = training.n_chains > 0
+    drawn = binary or training.reconstruction == "states" or own
     asked = {
-        "sweeps": own, "phases apart": own, "centred": training.centred, "averages": training.average > 0,
+        "sweeps": own or (drawn and training.gibbs_steps > 1), "phases apart": own, "centred": training.centred, "averages": training.average > 0,
         "L1": training.l1 > 0,
     }  # fmt: skip
     kinds -= {kind for kind, wanted in asked.items() if not wanted}
     if spec.dtype == "float32" and not spec.exact:
-        drawn = binary or training.reconstruction == "states" or own
         integer = drawn and training.planes > 0
         absent = {
             "exact": True, "digests": not digests, "sampled": not drawn,

@@ -90,6 +90,7 @@ def _no_measures(monkeypatch):
     monkeypatch.setattr(monitor, "measure", lambda *_: dict(fine))
 
 
+@pytest.mark.every_grid
 @pytest.mark.usefixtures("_no_measures")
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -117,6 +118,7 @@ SOME_WAYS = [
 ]
 
 
+@pytest.mark.every_grid
 @pytest.mark.usefixtures("_no_measures")
 @pytest.mark.parametrize(("name", "layout", "owners", "kernel", "place"), SOME_WAYS)
 @shapes
