@@ -88,14 +88,15 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
 @spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
-@click.option("--method", type=click.Choice(["auto", "exact", "ais", "reverse-ais"]), default="auto",
+@click.option("--method", type=click.Choice(["auto", "exact", "ais", "reverse-ais", "trajectory"]), default="auto",
               show_default=True, help="exact by enumeration (one side of at most 25 units), annealed importance "
               "sampling (an optimistic value), the same from the data backwards (a pessimistic one); auto: exact where "
-              "that takes seconds, else both directions")  # fmt: skip
+              "that takes seconds, else both directions; trajectory: both directions through the models that train "
+              "--keep-trajectory has kept")  # fmt: skip
 @click.option("--chains", type=click.IntRange(2), default=100, show_default=True, metavar="N",
               help="chains of each direction")  # fmt: skip
 @click.option("--temperatures", type=click.IntRange(2), default=10000, show_default=True, metavar="N",
-              help="inverse temperatures that each chain goes through")  # fmt: skip
+              help="inverse temperatures that each chain goes through, or points of the trajectory")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip
 @JSON

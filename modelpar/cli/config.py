@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SpecClass = TypeVar("SpecClass", bound=Spec)
 
+TRAJECTORY = "trajectory"  # the folder of a run directory for models from the course of its training
+
 # The defaults with --exact: states wherever sums of real values would be rounded.
 EXACT_TRAINING = {"pass_up": "states"}
 EXACT_DATA = {"binarise": "stochastic"}
@@ -260,4 +262,4 @@ def home_of(where: str | Path) -> Path:
     """The directory of the run, if any, that a checkpoint or run directory belongs to.  Not collective."""
     path = Path(where)
     home = path if path.is_dir() else path.parent
-    return home.parent if home.name == "checkpoints" else home
+    return home.parent if home.name in ("checkpoints", TRAJECTORY) else home

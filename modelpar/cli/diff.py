@@ -21,6 +21,7 @@ from rich.table import Table
 from modelpar.checkpoint import files
 from modelpar.checkpoint.checksum import MODULUS, bits, checksum
 from modelpar.checkpoint.header import Header
+from modelpar.cli.config import TRAJECTORY
 from modelpar.cli.run_directory import CONFIG
 from modelpar.cli.terminal import make_console
 from modelpar.errors import CheckpointError, SpecError, together
@@ -175,8 +176,9 @@ def _compare_configurations(pair: tuple[Path, Path], report: Report) -> dict[str
 def _checkpoints(run: Path) -> list[str]:
     """Names below the run directory, in the order of training."""
     steps = sorted((run / "checkpoints").glob("step-*.safetensors"), key=lambda path: (len(path.name), path.name))
+    kept = sorted((run / TRAJECTORY).glob("rbm-*.safetensors"))
     last = [run / name for name in ("pretrained.safetensors", "model.safetensors")]
-    return [str(path.relative_to(run)) for path in (*steps, *last) if path.is_file()]
+    return [str(path.relative_to(run)) for path in (*kept, *steps, *last) if path.is_file()]
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
     training = settings.training
     if not training.trains:
         yield from _all_but("training", ("epochs", "digests"), "there is no pre-training (--epochs 0)")
+        yield Idle("run", "keep_trajectory", "there is no pre-training (--epochs 0)")
         return
     if training.updates:
         yield Idle("training", "epochs", f"--updates {training.updates} says how long each RBM is trained")

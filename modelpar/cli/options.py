@@ -59,6 +59,9 @@ class RunSpec(Spec):
     pretrain_only: bool = option(False, "leave out fine-tuning")
     checkpoint_every: int = option(0, "updates between checkpoints; 0 for one after each RBM and stage", at_least=0)
     keep: int = option(3, "checkpoints to keep; older ones are removed", at_least=1)
+    keep_trajectory: bool = option(
+        False, "keep models from the course of pre-training, about 8 while the updates grow tenfold, in trajectory/"
+    )
     pictures: bool = option(True, "draw filters.png, reconstructions.png and curves.png")
     # longer than any normal silence (a step, a read of the data or a compilation takes seconds, rarely minutes), and
     # much shorter than the hours for which a batch system would keep a hanging job

@@ -6,6 +6,7 @@
     metrics.jsonl           one record a line
     digests.jsonl           with --exact or --digests: digests of every update, for ``modelpar diff``
     checkpoints/            step-XXXXXXXX.safetensors, by updates since the run began; the newest few
+    trajectory/             with --keep-trajectory: rbm-X-update-XXXXXXXXXX.safetensors, from the course of pre-training
     pretrained.safetensors  at the end of pre-training, whose weights still generate
     model.safetensors       at the end of the run
     ranks.txt               the process of each rank, of the latest start: some launchers do not name a killed rank
@@ -23,12 +24,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from mpi4py import MPI
 
 from modelpar import checkpoint
 from modelpar.cli.atomic_file import PARTIAL, atomic_write, naming
+from modelpar.cli.config import TRAJECTORY
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.paths import printable
 from modelpar.model.network import DeepBeliefNetwork
@@ -39,10 +41,23 @@ from modelpar.training import digests
 from modelpar.training.state import Position
 
 _STEP = re.compile(r"step-(\d+)\.safetensors")
+_KEPT = re.compile(r"rbm-(\d+)-update-(\d{10,})\.safetensors")
 CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "ranks.txt", "restarts"
 PICTURES = ("filters.png", "reconstructions.png", "curves.png")
 MODELS = ("model.safetensors", "pretrained.safetensors")
 NAMES = (*MODELS, CONFIG, METRICS, digests.NAME, SUMMARY, RANKS, RESTARTS, *PICTURES)
+
+
+class KeptModel(NamedTuple):
+    """A checkpoint from the course of pre-training; sorted, they are in its order."""
+
+    rbm: int  # the RBM that was trained
+    update: int  # of it, from 0: the start
+    path: Path
+
+    @staticmethod
+    def name_of(rbm: int, update: int) -> str:
+        return f"rbm-{rbm}-update-{update:010d}.safetensors"
 
 
 class RunDirectory:
@@ -123,12 +138,24 @@ class RunDirectory:
         for path in self.files():
             if not half_written_only or path.name.endswith(PARTIAL):
                 path.unlink()
+        if not half_written_only:
+            with suppress(OSError):  # the user has files in it, or it is a link
+                (self.path / TRAJECTORY).rmdir()
 
     def files(self) -> list[Path]:
         """The files of a run, incomplete ones included; other files are the user's.  Not collective."""
         own = [self.path / (name + end) for name in NAMES for end in ("", PARTIAL)]
         steps = [path for path in self.checkpoints.glob("step-*") if _STEP.fullmatch(path.name.removesuffix(PARTIAL))]
-        return [path for path in (*own, *sorted(steps)) if path.is_symlink() or path.exists()]
+        kept = [
+            path for path in (self.path / TRAJECTORY).glob("rbm-*") if _KEPT.fullmatch(path.name.removesuffix(PARTIAL))
+        ]
+        return [path for path in (*own, *sorted(steps), *sorted(kept)) if path.is_symlink() or path.exists()]
+
+    def trajectory(self) -> list[KeptModel]:
+        """The models that are kept from the course of pre-training, in its order.  Not collective."""
+        paths = (self.path / TRAJECTORY).glob("rbm-*.safetensors")
+        named = [(matched, path) for path in paths if (matched := _KEPT.fullmatch(path.name))]
+        return sorted(KeptModel(int(matched[1]), int(matched[2]), path) for matched, path in named)
 
     def write_text(self, name: str, text: str) -> None:
         """Raises ModelparError, on every rank, where the file cannot be written; an old one is then untouched."""

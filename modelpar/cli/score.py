@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
+from modelpar import checkpoint
+from modelpar.checkpoint import files
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network, open_split
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console, speak
+from modelpar.cli.trajectory import models_of
+from modelpar.comm.grid import Grid
+from modelpar.data import Minibatches
+from modelpar.errors import CheckpointError
 from modelpar.likelihood.score import Score
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import RBM
 from modelpar.training.scoring import score_split, states_of
 
 
@@ -28,9 +38,10 @@ def score(
         network = open_network(path, grid, settings)
         say = speak(grid.comm)
         dataset, chosen = open_split(settings, network, split, with_labels=False, say=say)
+        kept = _kept(where, path, network, grid, settings) if method == "trajectory" else []
         if states_of(network, dataset, chosen)[1]:
             say(f"{dataset.name} has grey values: states are drawn from them, once, by the seed {network.spec.seed}")
-        result = score_split(network, dataset, chosen, method, n_chains=n_chains, n_betas=n_betas, seed=seed)
+        result = score_split(network, dataset, chosen, method, n_chains=n_chains, n_betas=n_betas, seed=seed, kept=kept)
         for doubt in result.doubts:
             say(f"not to be trusted: {doubt}")
         bound = len(network.rbms) > 1
@@ -40,6 +51,26 @@ def score(
         print(json.dumps({**what, **values, "bound": bound}), flush=True)
         return
     make_console().print(summary_table({**what, **_shown(result, bound=bound)}, ""))
+
+
+def _kept(where: str, path: Path, network: DeepBeliefNetwork, grid: Grid, settings: Settings) -> list[RBM]:
+    """The top RBMs of the models that the run has kept of it before that of ``path``, in order.  Collective.
+
+    All are held in memory, for a chain goes through all of them.  Raises CheckpointError, on every rank, without any.
+    """
+    top = network.rbms[-1]
+    models = models_of(where, grid.comm, top.index)
+    position = checkpoint.read_position(files.read_header(path, grid.comm))
+    if position is not None and position.stage == "pretrain":
+        n_steps = Minibatches(position.n_samples, max(position.batch_size, 1), network.spec.seed).n_steps
+        done = position.epoch * n_steps + position.step if position.layer == top.index else 0
+        models = [model for model in models if model.update < done]
+        if not models:
+            raise CheckpointError(f"{path} is from before the trajectory of its top RBM; name a later one")
+    kept = [open_network(model.path, grid, settings).rbms[-1] for model in models]
+    # the last one of a finished run is the model itself
+    same = np.array_equal(kept[-1].parameters.flat, top.parameters.flat) if len(kept) > 1 else False
+    return kept[:-1] if grid.comm.allreduce(same, MPI.LAND) else kept
 
 
 def _finite(value: Any) -> Any:

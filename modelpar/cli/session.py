@@ -24,6 +24,7 @@ from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, r
 from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
+from modelpar.cli.trajectory import Trajectory
 from modelpar.comm.grid import Grid
 from modelpar.comm.watchdog import Watchdog
 from modelpar.data import DataFeed, Dataset, Minibatches
@@ -97,7 +98,10 @@ class Session:
         self.network, self.training = network, TrainingRun.of(network)
         if self.grid.tolerant:
             self.snapshots = Snapshots(network)
-            self.training.keep = self.snapshots.keep
+        self.trajectory = Trajectory(
+            self.directory, network, keeps=self.settings.run.keep_trajectory, check_finite=self._check_finite
+        )
+        self.training.keep = self._keep
         resumed = resume and not message  # by the user, perhaps with other options
         if resumed:
             where = str(self.directory.path)
@@ -130,6 +134,8 @@ class Session:
         if self._number is not None:
             self._ahead = self._number - self._updates_done()
         self._remove_end(position)
+        if self.settings.training.trains:
+            self.trajectory.begin(self._updates_of_stage(), self._planned)
         try:
             if position.stage == "pretrain" and self.settings.training.trains:
                 self._consume(pretrain(self.network, self.dataset, self.settings.training, self.settings.sync))
@@ -302,12 +308,20 @@ class Session:
                 self.directory.write_metrics(record)
                 self.history.append(record.as_line())
             self._done[record.stage, record.layer] = record.step
+            if record.kind == "epoch" and record.stage == "pretrain" and record.step == record.steps:
+                self.trajectory.keep(record.step)
             updates = self._updates_before(record.stage, record.layer) + record.step
             due = updates // every > saved // every if every else self._ends_rbm(record)
             saved = updates
             if due:
                 self._check_finite()
                 self._remember(str(self.directory.save_step(self.network, updates, keep)))
+
+    def _keep(self) -> None:
+        """Keep what is due where all replicas are alike, before a step.  Collective."""
+        if self.snapshots is not None:
+            self.snapshots.keep()
+        self.trajectory.keep_due(self._updates_of_stage())
 
     def _ends_rbm(self, record: Record) -> bool:
         is_last = record.layer == len(self.spec.layers) - 2  # after the last one comes pretrained.safetensors
@@ -316,15 +330,23 @@ class Session:
     def _updates_before(self, stage: str, layer: int) -> int:
         """Updates since the run began, before a stage: those that were made, and where no record tells of them those
         that were planned.  Epochs and minibatches may have been others before a run was taken up again."""
-        training = self.settings.training
-        planned = training.updates or training.epochs * self._steps["pretrain"]
         lower = layer if stage == "pretrain" else len(self.spec.layers) - 1
-        return self._ahead + sum(self._done.get(("pretrain", i), planned) for i in range(lower))
+        return self._ahead + sum(self._done.get(("pretrain", i), self._planned) for i in range(lower))
+
+    @property
+    def _planned(self) -> int:
+        """Updates that each RBM is to have."""
+        training = self.settings.training
+        return training.updates or training.epochs * self._steps["pretrain"]
+
+    def _updates_of_stage(self) -> int:
+        """Updates of this stage, and in pre-training of this RBM."""
+        position = self.training.position
+        return position.epoch * self._steps[position.stage] + position.step
 
     def _updates_done(self) -> int:
         """Updates since the run began, before the next record."""
-        position = self.training.position
-        done = position.epoch * self._steps[position.stage] + position.step
+        position, done = self.training.position, self._updates_of_stage()
         if position.stage == "pretrain":
             self._done["pretrain", position.layer] = done
         return self._updates_before(position.stage, position.layer) + done

@@ -5,6 +5,10 @@ Murray 2008, equation 16), from an RBM without weights, whose log Z is known, to
 
     log f_k(v) = (1 - beta_k) base.v + beta_k b.v + sum_j log(1 + exp(beta_k x_j)),   x = W^T v + c
 
+With RBMs from the course of its training the way goes through them in order (Bereux, Decelle, Furtlehner, Rosset and
+Seoane 2024, trajectory annealing), and beta runs to their number, a whole number at each of them.  Between two of them
+W, b and c are interpolated linearly, and so are x = W^T v + c and W h + b, which are all that is needed of them.
+
 Forwards, log Z comes out too small where too few chains or temperatures find all modes, and likelihoods too large; in
 reverse it is the other way round, so the truth lies between (Burda, Grosse and Salakhutdinov 2015).
 """
@@ -12,9 +16,9 @@ reverse it is the other way round, so the truth lies between (Burda, Grosse and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +45,7 @@ from modelpar.values.forms import plain_array
 
 CHAINS_AT_A_TIME = 512  # whose activations stay in the caches
 PILOT = 100  # temperatures, and chains, by which those of an estimate are placed
+LEAST = 10  # steps of the pilot from one RBM to the next
 EVEN = 0.25  # part of the temperatures that are placed at equal distances, whatever the pilot has seen
 # repeats of the stream of Purpose.SCORE: 0 belongs to the pseudo-likelihood
 START, HIDDEN, VISIBLE, REVERSE_HIDDEN, REVERSE_VISIBLE = range(1, 6)
@@ -63,29 +68,33 @@ class LogPartition:
 
 def log_partition_ais(
     rbm: ShardedRBM, n_chains: int = 100, n_betas: int = 1000, seed: int | None = None,
-    base_bias: Array | None = None, betas: Array | None = None,
+    base_bias: Array | None = None, betas: Array | None = None, kept: Sequence[ShardedRBM] = (),
 ) -> LogPartition:  # fmt: skip
     """log Z by annealed importance sampling (Neal 2001; Salakhutdinov and Murray 2008, section 4.1).
 
     base_bias   (n_visible_owned,) visible biases of the base-rate RBM, default: this RBM's own; the log-odds of
                 the data means make a better start (the means themselves for Gaussian units)
     betas       inverse temperatures, from 0 up to 1, such as :func:`temperatures` places; default: ``n_betas`` of them
-                in equal steps
-    Raises SpecError where there are fewer than 2 chains or 2 temperatures.  Collective over the whole grid.
+                in equal steps.  With ``kept`` they go up to the number of RBMs, over all whole numbers
+    kept        RBMs of the same units from the course of training, in its order, which the way goes through
+    Raises SpecError where there are fewer than 2 chains or 2 temperatures, DataError where ``kept`` are of other units.
+    Collective over the whole grid.
     """
     base, given = _base(rbm, base_bias)
     n_betas = n_betas if betas is None else len(betas)
     what: dict[str, Any] = {"n_chains": n_chains, "n_betas": n_betas, "seed": rbm.seed if seed is None else seed}
     # each shard has the bias of its own units
     what["base_bias"] = rbm.shard_comm.allgather(None if not given else checksum(base))
+    what["kept"] = len(kept)
     what["betas"] = None if betas is None else checksum(np.asarray(betas, np.float64))
     agree(whole_grid(rbm), "log_partition_ais", **what, in_replica={"base_bias": not given})
     n_chains, n_betas = plain.integer_number("n_chains", n_chains), plain.integer_number("n_betas", n_betas)
     seed = None if seed is None else plain.integer_number("seed", seed, at_least=0)
     if n_chains < 2 or n_betas < 2:
         raise SpecError(f"AIS needs at least 2 chains and 2 temperatures, but was given {n_chains} and {n_betas}")
-    steps = np.linspace(0.0, 1.0, n_betas) if betas is None else _checked(betas)
-    path = _Path(rbm, base, seed)
+    path = _Path([*kept, rbm], base, seed)
+    even = np.arange(path.length + 1.0)
+    steps = _placed(n_betas, even, even) if betas is None else _checked(betas, path.length)
     mine = np.zeros(0)
     for first, last in _pieces(rbm, n_chains):
         gains = sum(gain for _, gain in path.forwards(steps, first, last, n_chains))
@@ -93,34 +102,41 @@ def log_partition_ais(
     return _estimate(np.concatenate(rbm.replica_comm.allgather(mine)), path.log_partition_of_base())
 
 
-def temperatures(rbm: ShardedRBM, n_betas: int, seed: int | None = None, base_bias: Array | None = None) -> Doubles:
+def temperatures(
+    rbm: ShardedRBM, n_betas: int, seed: int | None = None, base_bias: Array | None = None,
+    kept: Sequence[ShardedRBM] = (),
+) -> Doubles:  # fmt: skip
     """Inverse temperatures (n_betas,) from 0 to 1 that lie close where log f changes most between chains.
 
     A pilot of 100 chains in equal steps measures the spread over the chains of d log f / d beta: the steps of the least
     variance of log Z are in inverse proportion to it (the thermodynamic length; Gelman and Meng 1998, section 3.2).
-    Parameters and errors as in :func:`log_partition_ais`.  Collective over the whole grid.
+    With ``kept`` they go up to the number of RBMs.  Parameters and errors as in :func:`log_partition_ais`.
+    Collective over the whole grid.
     """
     base, given = _base(rbm, base_bias)
     bases = rbm.shard_comm.allgather(None if not given else checksum(base))
     what: dict[str, Any] = {"n_betas": n_betas, "seed": rbm.seed if seed is None else seed, "base_bias": bases}
+    what["kept"] = len(kept)
     agree(whole_grid(rbm), "temperatures", **what)
     n_betas = plain.integer_number("n_betas", n_betas, at_least=2)
-    even = np.linspace(0.0, 1.0, PILOT)
-    gains = np.zeros((PILOT - 1, 0))
+    path = _Path([*kept, rbm], base, seed)
+    n_even = path.length * max(-(-(PILOT - 1) // path.length), LEAST)
+    even = np.linspace(0.0, path.length, n_even + 1)
+    even[:: n_even // path.length] = np.arange(path.length + 1)
+    gains = np.zeros((n_even, 0))
     for first, last in _pieces(rbm, PILOT):
-        steps = [sum_over_shards(rbm, gain) for _, gain in _Path(rbm, base, seed).forwards(even, first, last, PILOT)]
+        steps = [sum_over_shards(rbm, gain) for _, gain in path.forwards(even, first, last, PILOT)]
         gains = np.concatenate([gains, np.array(steps)], axis=1)
     spread = np.concatenate(rbm.replica_comm.allgather(gains), axis=1).std(axis=1)
     density = spread + EVEN * spread.mean() + 1e-12
     length = np.concatenate([[0.0], np.cumsum(density)])
-    placed = np.interp(np.linspace(0, length[-1], n_betas), length, even)
-    placed[0], placed[-1] = 0.0, 1.0
+    placed = _placed(n_betas, length, even)
     return np.asarray(rbm.shard_comm.bcast(rbm.replica_comm.bcast(placed)))
 
 
 def reverse_log_likelihoods(
     rbm: ShardedRBM, v: Activations, samples: IntArray, betas: Array, seed: int | None = None,
-    base_bias: Array | None = None,
+    base_bias: Array | None = None, kept: Sequence[ShardedRBM] = (),
 ) -> Doubles:  # fmt: skip
     """Estimates of log p(v) of every sample, (samples,), that are too small on average (RAISE; Burda et al. 2015).
 
@@ -130,13 +146,14 @@ def reverse_log_likelihoods(
 
     v         (n_visible_owned, samples of this replica), states or values of Gaussian units
     samples   (samples of this replica,) ids, which key the draws
-    betas, seed, base_bias   as in :func:`log_partition_ais`; base_bias defaults to the RBM's own biases
+    betas, seed, base_bias, kept   as in :func:`log_partition_ais`; base_bias defaults to the RBM's own biases
     Collective over the shards.  Raises DataError where units do not fit.
     """
     base, _ = _base(rbm, base_bias)
     with on_whole_grid(rbm):
         v = owned_block(v, len(rbm.visible_ids), rbm.W.dtype, "visible activations")
-    steps, path, estimates = _checked(betas), _Path(rbm, base, seed), []
+    path, estimates = _Path([*kept, rbm], base, seed), []
+    steps = _checked(betas, path.length)
     for start in range(0, v.shape[1], CHAINS_AT_A_TIME):
         stop = min(start + CHAINS_AT_A_TIME, v.shape[1])
         here = v.take(start, stop) if isinstance(v, Packed) else np.ascontiguousarray(v[:, start:stop])
@@ -145,14 +162,55 @@ def reverse_log_likelihoods(
     return np.concatenate(estimates) if estimates else np.zeros(0)
 
 
-class _Path:
-    """The distributions between a base-rate RBM and ``rbm``; its methods are collective over the shards."""
+@dataclass(frozen=True)
+class _BaseRate:
+    """An RBM whose weights and hidden biases are 0.   b   (n_visible_owned,)"""
 
-    def __init__(self, rbm: ShardedRBM, base: Array, seed: int | None) -> None:
-        """base   (n_visible_owned,) visible biases of the base-rate RBM, of the type of the weights"""
-        self.rbm, self.base, self.seed = rbm, base, seed
+    b: Array
+
+    def hidden_input(self, v: Activations) -> None:
+        """Nothing, which stands for 0."""
+
+    def visible_input(self, h: Activations) -> Array:
+        return self.b[:, None]
+
+
+class _Leg(NamedTuple):
+    """The distributions from ``low`` to ``high``, 0 to 1, between two RBMs; the first may be the base-rate RBM."""
+
+    start: _BaseRate | ShardedRBM
+    end: ShardedRBM
+    low: float
+    high: float
+
+    def hidden_inputs(self, v: Activations) -> tuple[Array | None, Array]:
+        """W^T v + c of both RBMs."""
+        return self.start.hidden_input(v), self.end.hidden_input(v)
+
+
+class _Path:
+    """The distributions from a base-rate RBM through ``rbms``; its methods are collective over the shards."""
+
+    def __init__(self, rbms: Sequence[ShardedRBM], base: Array, seed: int | None) -> None:
+        """base   (n_visible_owned,) visible biases of the base-rate RBM, of the type of the weights
+
+        Raises DataError on every rank where RBMs are of other units than the last one.
+        """
+        self.rbm, self.base, self.seed, self.length = rbms[-1], base, seed, len(rbms)
+        rbm = self.rbm
+        if len(rbms) > 1:
+            with on_whole_grid(rbm):
+                for other in rbms[:-1]:
+                    _check_units(other, rbm)
         self._no_bias = np.zeros(max(len(rbm.hidden_ids), len(rbm.visible_ids)), rbm.W.dtype)
-        self._shift = (rbm.b - base).astype(rbm.W.dtype)
+        self._rbms: list[_BaseRate | ShardedRBM] = [_BaseRate(base), *rbms]
+
+    def _leg(self, low: float, high: float) -> _Leg:
+        """Between the two RBMs that ``low`` and ``high`` lie between."""
+        first = min(int(low), self.length - 1)
+        end = self._rbms[first + 1]
+        assert not isinstance(end, _BaseRate)
+        return _Leg(self._rbms[first], end, low - first, high - first)
 
     def log_partition_of_base(self) -> float:
         """2^n_hidden times the product of the visible units' own sums, as a logarithm."""
@@ -165,48 +223,48 @@ class _Path:
 
     def forwards(self, betas: Doubles, first: int, last: int, n_chains: int) -> Iterator[tuple[float, Doubles]]:
         """(beta_k, log f_k(v_k) - log f_(k-1)(v_k)) of the owned units, (chains,), of chains ``first .. last - 1``."""
-        rbm = self.rbm
         x: Array = np.repeat(self.base[:, None], last - first, axis=1)
         v = self._visible(x, START, first)
         for k in range(1, len(betas)):
-            x = rbm.hidden_input(v)
-            yield betas[k], self._difference(v, x, betas[k - 1], betas[k])
+            leg = self._leg(betas[k - 1], betas[k])
+            inputs = leg.hidden_inputs(v)
+            yield betas[k], self._difference(leg, v, inputs)
             if k < len(betas) - 1:
                 counter = k * n_chains + first  # a draw of its own for every chain at every temperature
-                v = self._moved(x, betas[k], (HIDDEN, VISIBLE), counter)
+                v = self._moved(leg, inputs, (HIDDEN, VISIBLE), counter)
 
     def backwards(self, betas: Doubles, v: Activations, samples: IntArray) -> Doubles:
-        """Sum over k of log f_(k-1)(v_k) - log f_k(v_k) of the owned units, (samples,), from v at beta = 1 down."""
-        rbm, gains = self.rbm, np.zeros(v.shape[1])
-        x = rbm.hidden_input(v)
+        """Sum over k of log f_(k-1)(v_k) - log f_k(v_k) of the owned units, (samples,), from v at the end down."""
+        gains, before = np.zeros(v.shape[1]), None
         ids: Any = np.asarray(samples, np.int64)
         if len(ids) and np.all(np.diff(ids) == 1):
             ids = int(ids[0])  # draws of consecutive ids are made faster
         for k in range(len(betas) - 1, 0, -1):
+            leg = self._leg(betas[k - 1], betas[k])
+            if leg.end is not before:
+                inputs, before = leg.hidden_inputs(v), leg.end
             # ids of samples are below 2^40, and so those of different temperatures differ
-            v = self._moved(x, betas[k], (REVERSE_HIDDEN, REVERSE_VISIBLE), ids + (k << 40))
-            x = rbm.hidden_input(v)
-            gains -= self._difference(v, x, betas[k - 1], betas[k])
+            v = self._moved(leg, inputs, (REVERSE_HIDDEN, REVERSE_VISIBLE), ids + (k << 40))
+            inputs = leg.hidden_inputs(v)
+            gains -= self._difference(leg, v, inputs)
         return gains
 
-    def _difference(self, v: Activations, x: Array, low: float, high: float) -> Doubles:
+    def _difference(self, leg: _Leg, v: Activations, inputs: tuple[Array | None, Array]) -> Doubles:
         """log f_high(v) - log f_low(v), of the owned units on both sides."""
         values: Array = unpack(v, self.rbm.W.dtype) if isinstance(v, Packed) else v
         if self.rbm.gaussian:
-            wide, own, old = (a.astype(np.float64) for a in (values, self.rbm.b[:, None], self.base[:, None]))
+            wide, own, old = (a.astype(np.float64) for a in (values, leg.end.b[:, None], leg.start.b[:, None]))
             visible = 0.5 * ((wide - old) ** 2 - (wide - own) ** 2).sum(axis=0)
         else:
-            visible = (self._shift @ values).astype(np.float64)
-        return (high - low) * visible + softplus_differences(x, low, high)
+            visible = ((leg.end.b - leg.start.b).astype(values.dtype) @ values).astype(np.float64)
+        return (leg.high - leg.low) * visible + softplus_differences(inputs[1], leg.low, leg.high, inputs[0])
 
-    def _moved(self, x: Array, beta: float, repeats: tuple[int, int], counter: int | IntArray) -> Activations:
-        """v after a step of Gibbs sampling at ``beta``, from x = W^T v + c, which is overwritten."""
-        rbm = self.rbm
-        x *= x.dtype.type(beta)
-        h = self._drawn(x, rbm.hidden_ids, repeats[0], counter)
-        x = rbm.visible_input(h)
-        x *= x.dtype.type(beta)
-        x += x.dtype.type(1 - beta) * self.base[:, None]
+    def _moved(
+        self, leg: _Leg, inputs: tuple[Array | None, Array], repeats: tuple[int, int], counter: int | IntArray
+    ) -> Activations:
+        """v after a step of Gibbs sampling at ``leg.high``, from both W^T v + c, which are overwritten."""
+        h = self._drawn(_mixed(*inputs, leg.high), self.rbm.hidden_ids, repeats[0], counter)
+        x = _mixed(leg.start.visible_input(h), leg.end.visible_input(h), leg.high)
         return self._visible(x, repeats[1], counter)
 
     def _visible(self, x: Array, repeat: int, counter: int | IntArray) -> Activations:
@@ -222,6 +280,14 @@ class _Path:
         drawn = sampler.of_sums(x, 1)
         assert drawn.states is not None  # they were asked for
         return drawn.states
+
+
+def _mixed(start: Array | None, end: Array, fraction: float) -> Array:
+    """(1 - fraction) start + fraction end, in the place of ``end``."""
+    end *= end.dtype.type(fraction)
+    if start is not None:
+        end += end.dtype.type(1 - fraction) * start
+    return end
 
 
 def _pieces(rbm: ShardedRBM, n_chains: int) -> list[tuple[int, int]]:
@@ -247,11 +313,50 @@ def _base(rbm: ShardedRBM, base_bias: Array | None) -> tuple[Array, bool]:
     return base.astype(rbm.W.dtype), base_bias is not None
 
 
-def _checked(betas: Array) -> Doubles:
-    """Raises SpecError, on every rank alike, where inverse temperatures do not rise from 0 to 1."""
+def _check_units(rbm: ShardedRBM, last: ShardedRBM) -> None:
+    """Raises DataError on this rank."""
+    mine, theirs = ((it.gaussian, it.W.dtype, it.visible_ids.tobytes(), it.hidden_ids.tobytes()) for it in (rbm, last))
+    if mine != theirs:
+        raise DataError(
+            f"an RBM from the course of training has {len(rbm.visible_ids)} visible and {len(rbm.hidden_ids)} hidden "
+            f"units here, but the last one {len(last.visible_ids)} and {len(last.hidden_ids)}; they must be the same "
+            "units, of the same kind and type"
+        )
+
+
+def _placed(n_betas: int, length: Doubles, even: Doubles) -> Doubles:
+    """Temperatures (n_betas,) at equal distances along ``length``, as near as those at all whole numbers allow.
+
+    length   (n,) of the way from 0 to each temperature of ``even``, (n,), which has all whole numbers up to its last
+    Raises SpecError, on every rank alike, where there are fewer temperatures than whole numbers.
+    """
+    n_rbms, n_steps = int(even[-1]), n_betas - 1
+    if n_steps < n_rbms:
+        raise SpecError(
+            f"a way through {n_rbms} RBMs needs at least {n_rbms + 1} temperatures, but {n_betas} were given"
+        )
+    at = np.searchsorted(even, np.arange(n_rbms + 1))
+    cuts = np.rint(length[at] / length[-1] * n_steps).astype(np.int64)
+    least, most = np.arange(n_rbms + 1), n_steps - np.arange(n_rbms, -1, -1)
+    cuts = np.minimum(np.maximum.accumulate(cuts - least) + least, most)  # every leg has a step
+    pieces = [np.zeros(1)]
+    for first, last, a, b in zip(cuts[:-1], cuts[1:], at[:-1], at[1:], strict=True):
+        pieces.append(np.interp(np.linspace(length[a], length[b], last - first + 1), length, even)[1:])
+    placed = np.concatenate(pieces)
+    placed[cuts] = np.arange(n_rbms + 1)
+    return placed
+
+
+def _checked(betas: Array, n_rbms: int) -> Doubles:
+    """Raises SpecError, on every rank alike, where inverse temperatures do not rise from 0 to ``n_rbms``, or leave a
+    whole number out."""
     steps = np.asarray(betas, np.float64)
-    if steps.ndim != 1 or len(steps) < 2 or steps[0] != 0 or steps[-1] != 1 or np.any(np.diff(steps) < 0):
-        raise SpecError(f"inverse temperatures must rise from 0 to 1, at least 2 of them, but are {plain.shown(betas)}")
+    rise = steps.ndim == 1 and len(steps) > 1 and steps[0] == 0 and steps[-1] == n_rbms and np.all(np.diff(steps) >= 0)
+    if not rise or not np.isin(np.arange(n_rbms), steps).all():
+        over = " over all whole numbers" if n_rbms > 1 else ""
+        raise SpecError(
+            f"inverse temperatures must rise from 0 to {n_rbms}{over}, at least 2 of them, but are {plain.shown(betas)}"
+        )
     return steps
 
 

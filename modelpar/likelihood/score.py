@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from modelpar.likelihood.enumeration import enumerated_side, log_partition_exact
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 
-METHODS = ("auto", "exact", "ais", "reverse-ais")
+METHODS = ("auto", "exact", "ais", "reverse-ais", "trajectory")
 AUTO_EXACT = 20  # units of the smaller side up to which `auto` enumerates: some seconds at most
 CONFIDENCE = 0.95  # of the intervals
 WIDE_GAP = 1.0  # nats between the optimistic and the pessimistic estimate above which neither is to be trusted
@@ -65,7 +66,7 @@ class Score:
 
 def score(
     network: DeepBeliefNetwork, v: Activations, samples: IntArray, method: str = "auto", *,
-    n_chains: int = 100, n_betas: int = 10000, seed: int = 0,
+    n_chains: int = 100, n_betas: int = 10000, seed: int = 0, kept: Sequence[RBM] = (),
 ) -> Score:  # fmt: skip
     """The mean log-likelihood of the samples of all replicas under ``network``.
 
@@ -75,17 +76,23 @@ def score(
     v         (n_visible_owned, samples of this replica), states, or values of Gaussian units
     samples   (samples of this replica,) ids, which key the draws
     method    ``exact`` (enumeration, up to 25 units on one side of the top RBM), ``ais`` (optimistic), ``reverse-ais``
-              (pessimistic), or ``auto``: exact up to 20 units, else both directions of AIS
+              (pessimistic), ``auto``: exact up to 20 units, else both directions of AIS; or ``trajectory``: both
+              directions through the RBMs ``kept`` from the course of the top RBM's training, instead of temperatures
     n_chains  of forward AIS, and samples that reverse AIS starts from, at most
-    n_betas   inverse temperatures
+    n_betas   inverse temperatures; for ``trajectory`` points on the way
+    kept      of the same units as the top RBM, in the order of training
     Collective.  Raises SpecError for a method that cannot be used, DataError where there are no samples or units do
     not fit.
     """
     started = time.perf_counter()
     top = network.rbms[-1]
-    agree(network.grid.comm, "score", method=method, n_chains=n_chains, n_betas=n_betas, seed=seed)
+    agree(network.grid.comm, "score", method=method, n_chains=n_chains, n_betas=n_betas, seed=seed, kept=len(kept))
     if method not in METHODS:
         raise SpecError(f"the method is {method!r}, but must be one of {', '.join(METHODS)}")
+    if bool(kept) != (method == "trajectory"):
+        raise SpecError(
+            f"the method is {method} with {len(kept)} RBMs kept from training; trajectory needs some, others none"
+        )
     n_samples = network.grid.replica_comm.allreduce(v.shape[1])
     if not n_samples:
         raise DataError("there are no samples to score")
@@ -100,13 +107,13 @@ def score(
         return Score(value, value - half, value + half, log_z, math.nan, "exact", time.perf_counter() - started,
                      math.nan, n_samples)  # fmt: skip
     base = _base_rate(top, h, n_samples)
-    betas = temperatures(top, n_betas, seed, base)
+    betas = temperatures(top, n_betas, seed, base, kept)
     optimistic = pessimistic = None
-    if method in ("ais", "both"):
-        log_z_low = log_partition_ais(top, n_chains, seed=seed, base_bias=base, betas=betas)
+    if method != "reverse-ais":
+        log_z_low = log_partition_ais(top, n_chains, seed=seed, base_bias=base, betas=betas, kept=kept)
         optimistic = _by_forward(total, error, log_z_low)
-    if method in ("reverse-ais", "both"):
-        pessimistic = _by_reverse(network, h, samples, betas, seed, base, total, error, n_chains, n_samples)
+    if method != "ais":
+        pessimistic = _by_reverse(network, h, samples, betas, seed, base, total, error, n_chains, n_samples, kept)
     seconds = time.perf_counter() - started
     best, low = optimistic or pessimistic, pessimistic or optimistic
     assert best is not None
@@ -131,7 +138,7 @@ def _by_forward(total: float, error: float, log_z: LogPartition) -> Estimate:
 
 def _by_reverse(
     network: DeepBeliefNetwork, h: Activations, samples: IntArray, betas: Doubles, seed: int, base: Array,
-    total: float, error: float, n_chains: int, n_samples: int,
+    total: float, error: float, n_chains: int, n_samples: int, kept: Sequence[RBM],
 ) -> Estimate:  # fmt: skip
     """The mean over all samples of log p* less a log Z that some of them, spread evenly, find in reverse."""
     top, comm = network.rbms[-1], network.grid.replica_comm
@@ -141,7 +148,7 @@ def _by_reverse(
     chosen = unpack(h, top.W.dtype) if isinstance(h, Packed) else h
     chosen = np.ascontiguousarray(chosen[:, mine])
     start = pack(chosen) if isinstance(h, Packed) else chosen
-    estimates = reverse_log_likelihoods(top, start, np.asarray(samples)[mine], betas, seed, base)
+    estimates = reverse_log_likelihoods(top, start, np.asarray(samples)[mine], betas, seed, base, kept)
     log_z = np.concatenate(comm.allgather(-free_energy(top, start) - estimates))
     value, n = total - float(log_z.mean()), len(log_z)
     noise = float(log_z.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf

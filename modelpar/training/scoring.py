@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from modelpar.collective.agreement import agree
@@ -10,6 +12,7 @@ from modelpar.data.feed import DataFeed
 from modelpar.kernels.products.product import Activations
 from modelpar.likelihood.score import Score, score
 from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import RBM
 from modelpar.training.evaluation import check_split
 from modelpar.training.feeds import DrawnOnce, visible_feed
 from modelpar.training.state import TrainingRun
@@ -17,7 +20,7 @@ from modelpar.training.state import TrainingRun
 
 def score_split(
     network: DeepBeliefNetwork, dataset: Dataset, split: Split, method: str = "auto", *,
-    n_chains: int = 100, n_betas: int = 10000, seed: int = 0,
+    n_chains: int = 100, n_betas: int = 10000, seed: int = 0, kept: Sequence[RBM] = (),
 ) -> Score:  # fmt: skip
     """The mean log-likelihood of the samples of a split; see :func:`modelpar.likelihood.score.score`.
 
@@ -36,7 +39,7 @@ def score_split(
     else:
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
-    return score(network, v, samples, method, n_chains=n_chains, n_betas=n_betas, seed=seed)
+    return score(network, v, samples, method, n_chains=n_chains, n_betas=n_betas, seed=seed, kept=kept)
 
 
 def states_of(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> tuple[DataFeed | DrawnOnce, bool]:

@@ -25,11 +25,14 @@ GRAIN = 1 << 14  # values that are worth another thread
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add_differences(x, low, high, first, last, out):  # type: ignore[no-untyped-def]
-    """out[s] += sum over units of log(1 + exp(high x[s])) - log(1 + exp(low x[s])), s = first .. last - 1
+def add_differences(x, base, low, high, first, last, out):  # type: ignore[no-untyped-def]
+    """out[s] += sum over units of log(1 + exp(y(high)[s])) - log(1 + exp(y(low)[s])), s = first .. last - 1,
+    y(a) = a x + (1 - a) base
 
-    x (units, samples) float32 or float64; low, high of its type; out (samples,) float64
+    x, base (units, samples) float32 or float64; base may be None, for 0; low, high of their type
+    out (samples,) float64
     """
+    one = np.ones(1, x.dtype)[0]
     n_units = x.shape[0]
     below, above = np.empty(SPAN, x.dtype), np.empty(SPAN, x.dtype)
     linear = np.empty(SPAN, x.dtype)
@@ -42,6 +45,10 @@ def add_differences(x, low, high, first, last, out):  # type: ignore[no-untyped-
                 row = x[j, start : start + n]
                 for s in range(n):
                     a, b = low * row[s], high * row[s]
+                    if base is not None:
+                        other = base[j, start + s]
+                        a += (one - low) * other
+                        b += (one - high) * other
                     linear[s] += max(b, b - b) - max(a, a - a)
                     below[s] *= sigmoid(abs(a))
                     above[s] *= sigmoid(abs(b))
@@ -49,19 +56,20 @@ def add_differences(x, low, high, first, last, out):  # type: ignore[no-untyped-
                 out[start + s] += np.float64(linear[s]) + math.log(np.float64(below[s]) / np.float64(above[s]))
 
 
-def softplus_differences(x: Array, low: float, high: float) -> npt.NDArray[np.float64]:
-    """(samples,) float64: sum over units of log(1 + exp(high x)) - log(1 + exp(low x)).
+def softplus_differences(x: Array, low: float, high: float, base: Array | None = None) -> npt.NDArray[np.float64]:
+    """(samples,) float64: sum over units of log(1 + exp(y(high))) - log(1 + exp(y(low))), y(a) = a x + (1 - a) base.
 
-    x   (units, samples) float32 or float64, C-contiguous
+    x, base   (units, samples) float32 or float64, C-contiguous; base is 0 where it is None
     """
     out = np.zeros(x.shape[1])
     if not compiled():
-        wide = x.astype(np.float64)
-        out += (np.logaddexp(0, high * wide) - np.logaddexp(0, low * wide)).sum(axis=0)
+        wide, other = x.astype(np.float64), 0.0 if base is None else base.astype(np.float64)
+        below, above = (a * wide + (1 - a) * other for a in (low, high))
+        out += (np.logaddexp(0, above) - np.logaddexp(0, below)).sum(axis=0)
         return out
     a, b = x.dtype.type(low), x.dtype.type(high)
     grain = threads.rows_of(GRAIN, x.shape[0])
-    threads.split(x.shape[1], grain, lambda start, stop: add_differences(x, a, b, start, stop, out), align=16)
+    threads.split(x.shape[1], grain, lambda start, stop: add_differences(x, base, a, b, start, stop, out), align=16)
     return out
 
 
