@@ -75,7 +75,7 @@ def start(
     if how == "biases":
         h = _drawn(rbm.c, rbm, n, first)
     else:
-        v = _random(rbm, n, first) if how == "random" else data
+        v = random_visible(rbm, n, first) if how == "random" else data
         assert v is not None
         h = rbm.sample_hidden(v, Purpose.CHAIN, START, first)
     return Chains(h, mine.start, n_all)
@@ -88,9 +88,9 @@ def _drawn(bias: Array, rbm: RBM, n: int, first: int) -> Packed:
     return drawn.states
 
 
-def _random(rbm: RBM, n: int, first: int) -> Activations:
-    """Visible states that are 0 and 1 alike, or standard normal values."""
-    stream = Stream(rbm.seed, rbm.index, Purpose.CHAIN, RANDOM)
+def random_visible(rbm: RBM, n: int, first: int, purpose: Purpose = Purpose.CHAIN) -> Activations:
+    """Visible states that are 0 and 1 alike, or standard normal values, of ``n`` chains; ``first`` keys the draws."""
+    stream = Stream(rbm.seed, rbm.index, purpose, RANDOM)
     x = np.zeros((len(rbm.visible_ids), n), rbm.W.dtype)
     if rbm.gaussian:
         draws.sample_gaussian(x, stream, rbm.visible_ids, first, x)
