@@ -123,7 +123,7 @@ def score(
 @click.option("--chains", type=click.IntRange(2), default=500, show_default=True, metavar="N",
               help="chains of each start, at random and at the data")  # fmt: skip
 @click.option("--sweeps", type=click.IntRange(2), default=1000, show_default=True, metavar="N",
-              help="sweeps of Gibbs sampling that chains make, and that their autocorrelation is taken over")  # fmt: skip
+              help="sweeps of Gibbs sampling that chains make, and again for their autocorrelation")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip
 @click.option("--three-body", is_flag=True, help="compare correlations of triples of units too")

@@ -130,10 +130,10 @@ def _spectra_over_time(
                 found.append((int(matched[2]), path))
         found.sort()
         found = [found[i] for i in spread_evenly(len(found), MOMENTS_SHOWN)] if found else []
-    spectra = []
+    spectra, (n_visible, n_hidden) = [], network.spec.layers[-2:]
     for update, path in grid.comm.bcast(found):
         rbm = open_network(path, grid, settings).rbms[-1]
-        values = singular_values(rbm, *network.spec.layers[-2:], at_most=MODES)
+        values = singular_values(rbm, n_visible, n_hidden, MODES)
         if values is not None:
             spectra.append((update, values))
     return spectra

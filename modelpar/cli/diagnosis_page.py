@@ -32,7 +32,7 @@ CURVES = {
     "pseudo_likelihood": "pseudo-log-likelihood", "reconstruction_error": "reconstruction error",
     "log_likelihood": "log-likelihood",
 }  # fmt: skip
-STYLE = {
+STYLE: Any = {
     "font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "grid.linewidth": 0.5, "lines.linewidth": 1.3, "legend.frameon": False, "axes.axisbelow": True,
@@ -68,6 +68,7 @@ def save_page(path: Path, page: Page) -> None:
     """Not collective.  Raises ModelparError where the file cannot be written; an incomplete file is removed."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     r = page.result
     panels: list[Panel] = [
@@ -77,7 +78,9 @@ def save_page(path: Path, page: Page) -> None:
         lambda axes: _scatter(axes, r.data.pairs, r.samples.pairs, r.moments["pairs"], "covariances of pairs"),
     ]  # fmt: skip
     if "triples" in r.moments:
-        panels.append(lambda axes: _scatter(axes, *r.triples, r.moments["triples"], "correlations of triples"))
+        panels.append(
+            lambda axes: _scatter(axes, r.triples[0], r.triples[1], r.moments["triples"], "correlations of triples")
+        )
     if r.neighbours is not None:
         panels.append(lambda axes: _neighbours(axes, r))
     panels.append(lambda axes: _free_energies(axes, r))
@@ -93,8 +96,8 @@ def save_page(path: Path, page: Page) -> None:
     n_rows = math.ceil(len(panels) / COLUMNS)
     heights = [*([1.15] if with_tiles else []), *([1.0] * n_rows)]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 0.6 + 2.75 * sum(heights)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
+        engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
+        figure = Figure(figsize=(10, 0.8 + 2.75 * sum(heights)), layout=engine)
         figure.suptitle(page.title, fontsize=11, fontweight="bold")
         figure.supxlabel(_below(r), fontsize=7.5, color="#444444")
         grid = figure.add_gridspec(len(heights), COLUMNS, height_ratios=heights)
@@ -174,7 +177,7 @@ def _distance(axes: Any, r: Diagnosis, name: str) -> None:
 
     for start, distances in r.distances.items():
         colour, label = STARTS[start]
-        axes.plot(r.sweeps, of(distances), color=colour, marker=".", markersize=4, label=f"{label} to data")
+        axes.plot(r.sweeps, of(distances), color=colour, marker=".", markersize=4, label=label)
     axes.plot(r.sweeps, of(r.between), color=GREY, linestyle=":", label="random to data start")
     floor = r.floor[0 if name == "means" else 1]
     if math.isfinite(floor) and floor > 0:
@@ -185,8 +188,13 @@ def _distance(axes: Any, r: Diagnosis, name: str) -> None:
     axes.set_xlabel("sweeps")
     axes.set_ylabel("rms difference")
     axes.set_title(f"Distance in time: {'means' if name == 'means' else 'covariances of pairs'}")
-    axes.legend(loc="upper left", ncols=2, columnspacing=1.0, title="shaded: as many samples of the data",
-                title_fontsize=7, alignment="left")  # fmt: skip
+    _wide_legend(axes, "to the data; shaded: as many samples of the data")
+
+
+def _wide_legend(axes: Any, title: str) -> None:
+    """Over the panel's width; it does not make the panel narrower where it is wider."""
+    axes.legend(loc="upper left", ncols=2, columnspacing=1.0, handlelength=1.6, borderaxespad=0.1, title=title,
+                title_fontsize=7, alignment="left").set_in_layout(False)  # fmt: skip
 
 
 def _positive_log(axes: Any, values: list[Array]) -> None:
@@ -254,14 +262,16 @@ def _neighbours(axes: Any, r: Diagnosis) -> None:
     axes.set_xlabel("squared distance of the nearest neighbour")
     axes.set_ylabel("part of the set")
     axes.set_title("Nearest neighbours")
-    accuracy = f"adversarial accuracy {r.neighbours.truth:.2f} of data, {r.neighbours.synthetic:.2f} of samples"
-    axes.legend(loc="upper left", ncols=2, columnspacing=1.0, title=accuracy, title_fontsize=7.5, alignment="left")
+    accuracy = f"adversarial accuracy {r.neighbours.truth:.2f} (data), {r.neighbours.synthetic:.2f} (samples)"
+    _wide_legend(axes, accuracy)
 
 
 def _free_energies(axes: Any, r: Diagnosis) -> None:
     everything = np.concatenate(list(r.free_energies.values()))
     low, high = np.quantile(everything, [0.002, 0.998])
-    bins = np.linspace(low, high if high > low else low + 1, 50)
+    fewest = min(len(values) for values in r.free_energies.values() if len(values))
+    n_bins = int(np.clip(1.5 * math.sqrt(fewest), 10, 50))
+    bins = np.linspace(low, high if high > low else low + 1, n_bins + 1)
     for name, (colour, label) in SETS.items():
         values = r.free_energies.get(name)
         if values is not None and len(values):

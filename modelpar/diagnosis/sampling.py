@@ -66,7 +66,7 @@ class Walk:
     def some(self, chains: IntArray, first_draw: int) -> Walk:
         """The chains of some ids, to go on from here with other draws.  Collective."""
         assert self._h is not None  # they have moved
-        return Walk.of_hidden(self.network, _states(resample(self.network, self._h, chains)), len(chains), first_draw)
+        return Walk.of_hidden(self.network, states(resample(self.network, self._h, chains)), len(chains), first_draw)
 
     def means(self, count: int) -> Array:
         """Visible means (n_visible, count) of the first chains, on every rank; states before they move.  Collective."""
@@ -133,6 +133,7 @@ def resample(network: DeepBeliefNetwork, v: Activations, wanted: IntArray) -> Ac
     return pack(chosen) if isinstance(v, Packed) else chosen
 
 
-def _states(x: Activations) -> Packed:
+def states(x: Activations) -> Packed:
+    """What is known to be packed."""
     assert isinstance(x, Packed)
     return x
