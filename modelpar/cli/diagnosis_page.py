@@ -29,8 +29,8 @@ NEIGHBOURS = {
     "synthetic_synthetic": (GREEN, "-", "samples to samples"), "synthetic_truth": (GREEN, "--", "samples to data"),
 }  # fmt: skip
 CURVES = {
-    "pseudo_likelihood": "pseudo-log-likelihood", "reconstruction_error": "reconstruction error",
-    "log_likelihood": "log-likelihood",
+    "log_likelihood": "log-likelihood", "pseudo_likelihood": "pseudo-log-likelihood",
+    "reconstruction_error": "reconstruction error",
 }  # fmt: skip
 STYLE: Any = {
     "font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
@@ -88,10 +88,9 @@ def save_page(path: Path, page: Page) -> None:
         panels.append(lambda axes: _spectrum(axes, r))
     if page.over_time:
         panels.append(lambda axes: _spectrum_over_time(axes, page.over_time))
-    panels += [
-        lambda axes, name=name: _curve(axes, page.history, name)  # type: ignore[misc]
-        for name in CURVES if any(name in line and line["kind"] == "epoch" for line in page.history)
-    ]  # fmt: skip
+    curves = [name for name in CURVES if any(name in line for line in _epochs(page.history))][:2]
+    if curves:
+        panels.append(lambda axes: _curves(axes, _epochs(page.history), curves))
     with_tiles = page.shape is not None and r.shown is not None and page.filters is not None
     n_rows = math.ceil(len(panels) / COLUMNS)
     heights = [*([1.15] if with_tiles else []), *([1.0] * n_rows)]
@@ -318,15 +317,28 @@ def _spectrum_over_time(axes: Any, over_time: list[tuple[int, Doubles]]) -> None
     axes.set_title(f"The {values.shape[1]} largest modes in training")
 
 
-def _curve(axes: Any, history: list[dict[str, Any]], name: str) -> None:
-    colours = (BLUE, ORANGE, GREEN, RED, SKY, BLACK)
-    lines = [line for line in history if line["kind"] == "epoch" and name in line and line["stage"] == "pretrain"]
-    layers = sorted({line["layer"] for line in lines})
-    for i, layer in enumerate(layers):
-        points = [(line["epoch"], line[name]) for line in lines if line["layer"] == layer]
-        axes.plot(*zip(*points, strict=True), marker=".", color=colours[i % len(colours)], label=f"RBM {layer}")
+def _epochs(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in history if (line["kind"], line["stage"]) == ("epoch", "pretrain")]
+
+
+def _curves(axes: Any, epochs: list[dict[str, Any]], names: list[str]) -> None:
+    """One measure, or two with an axis each; RBMs differ in their lines."""
+    styles = ("-", "--", ":", "-.")
+    layers = sorted({line["layer"] for line in epochs})
+    for name, colour, side in zip(names, (BLUE, RED), (axes, None), strict=False):
+        here = side or axes.twinx()
+        for layer in layers:
+            points = [(line["epoch"], line[name]) for line in epochs if line["layer"] == layer and name in line]
+            if points:
+                here.plot(*zip(*points, strict=True), marker=".", color=colour, linestyle=styles[layer % len(styles)],
+                          label=f"RBM {layer}")  # fmt: skip
+        here.set_ylabel(CURVES[name], color=colour)
+        here.tick_params(axis="y", colors=colour)
+        if side is None:
+            here.grid(False)
+            here.spines["right"].set_visible(True)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
-    axes.set_title(f"Training: {CURVES[name]}")
+    axes.set_title("Training")
     if len(layers) > 1:
         axes.legend()
