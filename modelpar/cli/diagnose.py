@@ -161,7 +161,7 @@ def _shown(result: Diagnosis) -> dict[str, str]:
     if result.autocorrelation_time is not None:
         mixing = result.mixing_time
         rows["mixing time"] = (
-            f"{mixing} sweeps" if mixing is not None else f"more than {result.n_sweeps} sweeps"
+            f"{mixing} sweep{'s' * (mixing != 1)}" if mixing is not None else f"more than {result.n_sweeps} sweeps"
         ) + f" (autocorrelation below 1/e; {at_equilibrium})"
         at_least = "" if result.window is not None else "at least "
         rows["autocorrelation time"] = f"{at_least}{result.autocorrelation_time:.3g} sweeps"
