@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     PASS_UP = 6
     SCORE = 7
     FANTASY = 8
+    DIAGNOSIS = 9
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class SweepStreams:
     visible: Stream  # of the first sweep
     hidden: Stream
     step: int
+
+    @classmethod
+    def of_purpose(cls, seed: int, layer: int, purpose: Purpose) -> SweepStreams:
+        """Both sides of one purpose: those of sweep k, from 0, have the repeats 2 k + 1 and 2 k + 2."""
+        return cls(Stream(seed, layer, purpose, 1), Stream(seed, layer, purpose, 2), step=2)
 
     def at(self, sweep: int) -> tuple[Stream, Stream]:
         """Those of the visible and of the hidden side in sweep 0, 1, ..."""

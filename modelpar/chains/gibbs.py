@@ -53,8 +53,7 @@ class Chains:
         first_draw   counter of the draws of this replica's first chain
         Returns (the model's phase of the statistics, hidden states of the chains).  Collective over the shards.
         """
-        first, second = (Stream(rbm.seed, rbm.index, Purpose.CHAIN, repeat) for repeat in (1, 2))
-        streams = SweepStreams(visible=first, hidden=second, step=2)
+        streams = SweepStreams.of_purpose(rbm.seed, rbm.index, Purpose.CHAIN)
         v = rbm.visible_after(self.h, spec.sweeps, streams, first_draw)
         v_sent = rbm.weights.spread_visible(v)
         hidden = rbm.hidden_side(v_sent, Purpose.CHAIN, 2 * spec.sweeps, first_draw, spec, states=True)
@@ -78,7 +77,7 @@ def start(
     if how == "biases":
         h = _drawn(rbm.c, rbm, n, first)
     else:
-        v = _random(rbm, n, first) if how == "random" else data
+        v = random_visible(rbm, n, first) if how == "random" else data
         assert v is not None
         h = rbm.sample_hidden(v, Purpose.CHAIN, START, first)
     return Chains(h, mine.start, n_all)
@@ -91,9 +90,9 @@ def _drawn(bias: Array, rbm: RBM, n: int, first: int) -> Packed:
     return drawn.states
 
 
-def _random(rbm: RBM, n: int, first: int) -> Activations:
-    """Visible states that are 0 and 1 alike, or standard normal values."""
-    stream = Stream(rbm.seed, rbm.index, Purpose.CHAIN, RANDOM)
+def random_visible(rbm: RBM, n: int, first: int, purpose: Purpose = Purpose.CHAIN) -> Activations:
+    """Visible states that are 0 and 1 alike, or standard normal values, of ``n`` chains; ``first`` keys the draws."""
+    stream = Stream(rbm.seed, rbm.index, purpose, RANDOM)
     x = np.zeros((len(rbm.visible_ids), n), rbm.W.dtype)
     if rbm.gaussian:
         draws.sample_gaussian(x, stream, rbm.visible_ids, first, x)

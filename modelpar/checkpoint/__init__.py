@@ -151,6 +151,25 @@ def _use_averages(network: DeepBeliefNetwork, run: TrainingRun) -> None:
             part.parameters.flat[:] = run.average.pop(part.name).flat
 
 
+def read_chains(path: AnyPath, network: DeepBeliefNetwork) -> Chains | None:
+    """The chains of the top RBM that training carried, at any grid; None where the file has none of them.
+
+    Collective.  Raises CheckpointError, on every rank, where the file is damaged or of another network.
+    """
+    path, grid, top = os.fsdecode(path), network.grid, network.rbms[-1]
+    header = files.read_header(path, grid.comm)
+    position = read_position(header)
+    if "chains" not in header.tensors or position is None or position.layer != top.index:
+        return None
+    n_all = header.tensors["chains"][1][1]
+    states = np.zeros((len(top.hidden_ids), n_all), network.dtype)
+    shape = network.spec.layers[-1], n_all
+    files.read_into(
+        path, grid, header, [TensorBlock("chains", shape, states, top.hidden_ids, np.arange(n_all))], subset=True
+    )
+    return Chains.of_replica(states, grid.replica, grid.n_replicas)
+
+
 def read_position(header: Header) -> Position | None:
     """The position of training; None where the file does not have one."""
     try:

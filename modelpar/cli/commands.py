@@ -118,6 +118,39 @@ def score(
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
+@spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
+@click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
+              help="which samples of the data")  # fmt: skip
+@click.option("--chains", type=click.IntRange(2), default=500, show_default=True, metavar="N",
+              help="chains of each start, at random and at the data")  # fmt: skip
+@click.option("--sweeps", type=click.IntRange(2), default=1000, show_default=True, metavar="N",
+              help="sweeps of Gibbs sampling that chains make, and again for their autocorrelation")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
+              help="seed of the draws")  # fmt: skip
+@click.option("--three-body", is_flag=True, help="compare correlations of triples of units too")
+@click.option("--out", type=PATH, metavar="FILE", default=None, help="the page (.png)  [default: diagnosis.png]")
+@JSON
+@click.pass_obj
+def diagnose(
+    comm: MPI.Comm, checkpoint: str, config: str | None, split: str, chains: int, sweeps: int, seed: int,
+    three_body: bool, out: str | None, as_json: bool, **values: Any,
+) -> None:  # fmt: skip
+    """How good a generative model is, and whether its chains mix: measures, and a page of pictures."""
+    out = out or absolute("diagnosis.png")
+    if not out.endswith(".png"):
+        raise click.UsageError(f"--out {out} has an ending that is not known; use .png")
+    settings = configuration.gather(comm, given(values), config, beside=checkpoint)
+    _prepare(comm, settings.run.threads)
+    from modelpar.cli.diagnose import diagnosis as work
+
+    work(
+        comm, settings, checkpoint, split, n_chains=chains, n_sweeps=sweeps, seed=seed, three_body=three_body, out=out,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@modelpar.command(cls=GroupedCommand)
+@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
 @click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",

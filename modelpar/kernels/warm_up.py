@@ -162,7 +162,7 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
         chosen.append(Task("states of products", 3.0, sampled_products, round=1))
     if "sweeps" in kinds:
         sides = (bias, bias), (np.zeros(1, np.int64), np.zeros(1, np.int64))
-        streams = SweepStreams(Stream(0, 0, Purpose.CHAIN, 1), Stream(0, 0, Purpose.CHAIN, 2), 2)
+        streams = SweepStreams.of_purpose(0, 0, Purpose.CHAIN)
         chosen.append(Task("sweeps", 4.0, lambda: sweeps.visible_after(W, *sides, states, 2, streams, 0), round=1))
     if "probabilities" in kinds:
         chosen.append(Task("statistics of probabilities", 4.0, probabilities, round=1))

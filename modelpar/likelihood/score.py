@@ -96,7 +96,7 @@ def score(
     n_samples = network.grid.replica_comm.allreduce(v.shape[1])
     if not n_samples:
         raise DataError("there are no samples to score")
-    unnormalised, h = _bound_below(network, v, samples, seed)
+    unnormalised, h = log_unnormalised(network, v, samples, seed)
     total, error = _mean_and_error(top, unnormalised, exact_terms=len(network.rbms) == 1)
     n_visible, n_hidden, over_hidden = enumerated_side(top)
     if method == "auto":
@@ -165,10 +165,10 @@ def _doubts(gap: float, part: float) -> tuple[str, ...]:
     return tuple(doubts)
 
 
-def _bound_below(
+def log_unnormalised(
     network: DeepBeliefNetwork, v: Activations, samples: IntArray, seed: int
 ) -> tuple[Doubles, Activations]:
-    """(log p* of every sample, or what it is bounded by, (samples,); states of the top RBM's visible units).
+    """(log p* of every sample, or what bounds it from below, (samples,); states of the top RBM's visible units).
 
     The states h of each layer are drawn once from q, the RBM's posterior, which is factorial; each RBM below the top
     one gains log p(v | h) - log q(h | v), and the top one -F(h).  Some samples at a time.  Collective over the shards.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from modelpar.collective.agreement import agree
 from modelpar.data import Dataset, Split
 from modelpar.data.feed import DataFeed
+from modelpar.data.minibatches import Minibatches
 from modelpar.kernels.products.product import Activations
 from modelpar.likelihood.score import Score, score
 from modelpar.model.network import DeepBeliefNetwork
@@ -16,6 +18,8 @@ from modelpar.model.rbm import RBM
 from modelpar.training.evaluation import check_split
 from modelpar.training.feeds import DrawnOnce, visible_feed
 from modelpar.training.state import TrainingRun
+
+IntArray = npt.NDArray[np.int64]
 
 
 def score_split(
@@ -30,16 +34,28 @@ def score_split(
     """
     agree(network.grid.comm, "score_split", network=network, scale=dataset.scale, split=split)
     check_split(network, dataset, split)
-    feed, _ = states_of(network, dataset, split)
-    grid, n = network.grid, len(split)
-    samples = np.arange(n * grid.replica // grid.n_replicas, n * (grid.replica + 1) // grid.n_replicas)
-    v: Activations
-    if feed.binary:
-        v = feed.states(samples, int(samples[0]) if len(samples) else 0)
-    else:
-        v = np.empty((feed.n_units, len(samples)), network.dtype)
-        feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
+    v, samples = share_of_split(network, dataset, split)
     return score(network, v, samples, method, n_chains=n_chains, n_betas=n_betas, seed=seed, kept=kept)
+
+
+def share_of_split(
+    network: DeepBeliefNetwork, dataset: Dataset, split: Split, at_most: int | None = None
+) -> tuple[Activations, IntArray]:
+    """(This replica's samples of a split, (n_visible_owned, samples), as scores see them; their positions in it).
+
+    at_most   samples over all replicas, spread evenly over the split
+    Collective.  Raises DataError where the data do not fit the network.
+    """
+    feed, _ = states_of(network, dataset, split)
+    n = len(split)
+    chosen = np.unique(np.linspace(0, n - 1, min(n, n if at_most is None else at_most)).astype(np.int64))
+    samples = chosen[Minibatches.slice_of(len(chosen), network.grid.replica, network.grid.n_replicas)]
+    first = int(samples[0]) if len(samples) else 0
+    if feed.binary:
+        return feed.states(samples, first), samples
+    v = np.empty((feed.n_units, len(samples)), network.dtype)
+    feed.fill(samples, first, v)
+    return v, samples
 
 
 def states_of(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> tuple[DataFeed | DrawnOnce, bool]:

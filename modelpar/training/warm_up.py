@@ -100,7 +100,8 @@ def tasks_of(
     own = training.n_chains > 0
     drawn = binary or training.reconstruction == "states" or own
     asked = {
-        "sweeps": own or (drawn and training.gibbs_steps > 1), "phases apart": own, "centred": training.centred, "averages": training.average > 0,
+        "sweeps": own or (drawn and training.gibbs_steps > 1),
+        "phases apart": own, "centred": training.centred, "averages": training.average > 0,
         "L1": training.l1 > 0,
     }  # fmt: skip
     kinds -= {kind for kind, wanted in asked.items() if not wanted}
