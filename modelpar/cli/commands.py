@@ -118,27 +118,51 @@ def score(
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
-@click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
+@click.option("--count", type=COUNT, default=None, metavar="N",
+              help="fantasies, or completions of each given sample  [default: 100, or 1]")  # fmt: skip
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
               help="steps of Gibbs sampling in the top RBM")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip
 @click.option("--image-shape", metavar="ROWSxCOLUMNS", default=None, help="of one sample, where it is not a square")
+@click.option("--given", "samples", type=PATH, metavar="FILE", default=None,
+              help="samples to complete, in a data file; --mask says which of their units are given")  # fmt: skip
+@click.option("--mask", type=PATH, metavar="FILE", default=None,
+              help="1 for units that are held as --given has them, 0 for those that are sampled: .npy or .npz, units "
+              "or samples x units")  # fmt: skip
+@click.option("--states", is_flag=True, help="with --given: write states of the others in place of their means")
 @OUT
 @click.pass_obj
 def sample(
-    comm: MPI.Comm, checkpoint: str, config: str | None, count: int, steps: int, seed: int,
-    image_shape: str | None, out: str | None, **values: Any,
+    comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, steps: int, seed: int,
+    image_shape: str | None, samples: str | None, mask: str | None, states: bool, out: str | None, **values: Any,
 ) -> None:  # fmt: skip
-    """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png)."""
+    """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png).
+
+    With --given and --mask, completions of samples of which some units are given.
+    """
+    if (samples is None) != (mask is None):
+        there, missing = ("--mask", "--given") if samples is None else ("--given", "--mask")
+        raise click.UsageError(
+            f"{there} came without {missing}: one has values, the other says which of them are given"
+        )
+    if states and samples is None:
+        raise click.UsageError("--states has no effect on fantasies, which are means; give --given and --mask with it")
     settings = configuration.gather(comm, given(values), config)
     shape, out = _image_shape(image_shape), _picture_or_array(out or absolute("samples.png"))
     if shape is not None and out.endswith(".npy"):
         raise click.UsageError(f"--image-shape has no effect on the array {out}; leave it out, or use .png")
     _prepare(comm, settings.run.threads)
+    if samples is not None and mask is not None:
+        from modelpar.cli.complete import complete
+
+        return complete(
+            comm, settings, checkpoint, given=samples, mask=mask, count=count or 1, steps=steps, seed=seed,
+            states=states, image_shape=shape, out=out,
+        )  # fmt: skip
     from modelpar.cli.evaluate import sample as work
 
-    work(comm, settings, checkpoint, count=count, steps=steps, seed=seed, image_shape=shape, out=out)
+    work(comm, settings, checkpoint, count=count or 100, steps=steps, seed=seed, image_shape=shape, out=out)
 
 
 @modelpar.command(cls=GroupedCommand)
