@@ -152,27 +152,51 @@ def diagnose(
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
-@click.option("--count", type=COUNT, default=100, show_default=True, metavar="N", help="fantasies")
+@click.option("--count", type=COUNT, default=None, metavar="N",
+              help="fantasies, or completions of each given sample  [default: 100, or 1]")  # fmt: skip
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
               help="steps of Gibbs sampling in the top RBM")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip
 @click.option("--image-shape", metavar="ROWSxCOLUMNS", default=None, help="of one sample, where it is not a square")
+@click.option("--given", "samples", type=PATH, metavar="FILE", default=None,
+              help="samples to complete, in a data file; --mask says which of their units are given")  # fmt: skip
+@click.option("--mask", type=PATH, metavar="FILE", default=None,
+              help="1 for units that are held as --given has them, 0 for those that are sampled: .npy or .npz, units "
+              "or samples x units")  # fmt: skip
+@click.option("--states", is_flag=True, help="with --given: write states of the others in place of their means")
 @OUT
 @click.pass_obj
 def sample(
-    comm: MPI.Comm, checkpoint: str, config: str | None, count: int, steps: int, seed: int,
-    image_shape: str | None, out: str | None, **values: Any,
+    comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, steps: int, seed: int,
+    image_shape: str | None, samples: str | None, mask: str | None, states: bool, out: str | None, **values: Any,
 ) -> None:  # fmt: skip
-    """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png)."""
+    """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png).
+
+    With --given and --mask, completions of samples of which some units are given.
+    """
+    if (samples is None) != (mask is None):
+        there, missing = ("--mask", "--given") if samples is None else ("--given", "--mask")
+        raise click.UsageError(
+            f"{there} came without {missing}: one has values, the other says which of them are given"
+        )
+    if states and samples is None:
+        raise click.UsageError("--states has no effect on fantasies, which are means; give --given and --mask with it")
     settings = configuration.gather(comm, given(values), config)
     shape, out = _image_shape(image_shape), _picture_or_array(out or absolute("samples.png"))
     if shape is not None and out.endswith(".npy"):
         raise click.UsageError(f"--image-shape has no effect on the array {out}; leave it out, or use .png")
     _prepare(comm, settings.run.threads)
+    if samples is not None and mask is not None:
+        from modelpar.cli.complete import complete
+
+        return complete(
+            comm, settings, checkpoint, given=samples, mask=mask, count=count or 1, steps=steps, seed=seed,
+            states=states, image_shape=shape, out=out,
+        )  # fmt: skip
     from modelpar.cli.evaluate import sample as work
 
-    work(comm, settings, checkpoint, count=count, steps=steps, seed=seed, image_shape=shape, out=out)
+    work(comm, settings, checkpoint, count=count or 100, steps=steps, seed=seed, image_shape=shape, out=out)
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -198,20 +222,58 @@ def reconstruct(
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @click.argument("out", type=PATH, metavar="OUT")
 @spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
+@click.option("--to-rbms", is_flag=True, help="write a file of the package rbms, as the ending .h5 does")
+@click.option("--rbm", type=click.IntRange(0), default=None, metavar="I",
+              help="for rbms: which RBM of a stack, from 0")  # fmt: skip
 @click.pass_obj
-def export(comm: MPI.Comm, checkpoint: str, out: str, config: str | None, **values: Any) -> None:
+def export(
+    comm: MPI.Comm, checkpoint: str, out: str, config: str | None, to_rbms: bool, rbm: int | None, **values: Any
+) -> None:
     """Write the parameters for other programs.
 
     OUT.npz holds W0, b0, c0, W1, ... as plain arrays; OUT.safetensors is the state dict of a PyTorch nn.Sequential of
-    Linear and Sigmoid layers, whose last Linear is the output layer.
+    Linear and Sigmoid layers, whose last Linear is the output layer; OUT.h5 is one RBM with its chains, as the package
+    rbms keeps it.
     """
-    if not out.endswith((".npz", ".safetensors")):
-        raise click.UsageError(f"{out} has an ending that is not known; use .npz or .safetensors")
+    to_rbms = to_rbms or out.endswith(".h5")
+    if not to_rbms and not out.endswith((".npz", ".safetensors")):
+        raise click.UsageError(f"{out} has an ending that is not known; use .npz, .safetensors or .h5")
+    if to_rbms and out.endswith((".npz", ".safetensors")):
+        raise click.UsageError(f"--to-rbms writes HDF5, but {out} has another ending; use .h5")
+    if rbm is not None and not to_rbms:
+        raise click.UsageError(f"--rbm {rbm} has no effect on {out}, which holds all RBMs; leave it out, or use .h5")
     settings = configuration.gather(comm, given(values), config)
     _prepare(comm, settings.run.threads)
+    if to_rbms:
+        from modelpar.cli.rbms_export import export_rbms
+
+        return export_rbms(comm, settings, checkpoint, out, index=rbm)
     from modelpar.cli.export import export as work
 
     work(comm, settings, checkpoint, out)
+
+
+@modelpar.command("import", cls=GroupedCommand)
+@click.argument("file", type=PATH, metavar="FILE.h5")
+@click.argument("out", type=PATH, metavar="OUT_RUN_DIR_OR_CHECKPOINT")
+@spec_options("data.data", "data.binarise", "grid", "run.threads", "network.layout", without=("grid.servers",))
+@click.option("--update", type=click.IntRange(0), default=None, metavar="N",
+              help="the model after so many updates  [default: the last]")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="replace the run that OUT_RUN_DIR holds")
+@click.pass_obj
+def import_(
+    comm: MPI.Comm, file: str, out: str, config: str | None, update: int | None, overwrite: bool, **values: Any
+) -> None:
+    """Make a run directory, or a checkpoint (.safetensors), of a file of the package rbms.
+
+    modelpar train --resume --run-dir OUT_RUN_DIR --data ... --epochs N goes on with its chains; what it had so far
+    counts as one epoch. --data and --binarise are kept as those of the run.
+    """
+    settings = configuration.gather(comm, given(values), config)
+    _prepare(comm, settings.run.threads)
+    from modelpar.cli.rbms_import import import_rbms as work
+
+    work(comm, settings, file, out, update=update, overwrite=overwrite)
 
 
 @modelpar.command(cls=GroupedCommand)

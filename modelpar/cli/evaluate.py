@@ -103,7 +103,7 @@ def sample(
             raise SpecError(
                 f"--image-shape {rows}x{columns} is of {rows * columns} values, but a sample has {n_visible}"
             )
-        shape = image_shape or _square(n_visible)
+        shape = image_shape or square(n_visible)
         write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network))
     print(f"{count} fantasies after {steps} steps of Gibbs sampling: {in_one_line(out)}", flush=True)
 
@@ -126,13 +126,14 @@ def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, a
 
 
 def write_samples(
-    grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None, white: float | None
-) -> None:
+    grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None,
+    white: float | None, *, columns: int | None = None,
+) -> None:  # fmt: skip
     """Write samples (n_visible, count), in the unit of the data, as a picture or as an array (count, n_visible).
 
     Of two, the picture has the tiles of the first above those of the second, the array is (2, count, n_visible).
-    ``white`` as in ``save_tiles``.  Collective.  Raises SpecError on every rank where that is impossible, ModelparError
-    where the file cannot be written.
+    ``white`` as in ``save_tiles``, and ``columns`` where there is no second.  Collective.  Raises SpecError on every
+    rank where that is impossible, ModelparError where the file cannot be written.
     """
     values = first.T if second is None else np.stack([first.T, second.T])
     with together(grid.comm):
@@ -145,7 +146,7 @@ def write_samples(
                 )
             if not pictures.have_matplotlib():
                 raise SpecError("matplotlib is not installed: pip install 'modelpar[plots]', or use --out with .npy")
-            columns = None if second is None else values.shape[1]
+            columns = columns if second is None else values.shape[1]
             pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns, white=white)
 
 
@@ -198,6 +199,6 @@ def open_split(
     return dataset, chosen
 
 
-def _square(n_units: int) -> tuple[int, int] | None:
+def square(n_units: int) -> tuple[int, int] | None:
     side = math.isqrt(n_units)
     return (side, side) if side * side == n_units else None

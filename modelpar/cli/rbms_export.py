@@ -1,0 +1,260 @@
+"""Files of ``rbms`` (Decelle, Béreux et al., on PyPI), to and from: one HDF5 file with the models of a training.
+
+::
+
+    model_type                 BBRBM: Bernoulli visible and hidden units
+    parallel_chains            (chains, n_visible) visible states, as of the last update
+    hyperparameters/           batch_size, gibbs_steps, learning_rate, L1, L2, ...
+    update_N/params/           weight_matrix (n_visible, n_hidden), vbias, hbias after N updates
+    update_N/                  time, random states, flags/
+
+The energy is ours, -v.b - h.c - v.W h, so parameters are taken as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import checkpoint
+from modelpar.chains.gibbs import Chains, start
+from modelpar.checkpoint import files
+from modelpar.checkpoint.files import TensorBlock
+from modelpar.cli.atomic_file import cannot_write
+from modelpar.cli.config import Settings, home_of, read_own_config
+from modelpar.cli.evaluate import make_grid, open_network
+from modelpar.cli.export import rows_in_order
+from modelpar.cli.overwriting import check_outputs
+from modelpar.cli.run_directory import RunDirectory, checkpoint_of
+from modelpar.draws import Purpose
+from modelpar.errors import CheckpointError, SpecError, together
+from modelpar.files.outputs import Output
+from modelpar.files.paths import in_one_line
+from modelpar.kernels.states import Packed, unpack
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import RBM
+from modelpar.spec import TrainingSpec
+from modelpar.training.state import TrainingRun
+
+Array = npt.NDArray[Any]
+
+MODEL = "BBRBM"
+NAMES = ("weight_matrix", "vbias", "hbias")
+DRAWN_FROM_CHAINS = 1  # repeat of the stream of Purpose.CHAIN for the visible states that are exported
+
+
+def h5py_module() -> Any:
+    """Raises SpecError where it is not installed."""
+    try:
+        import h5py
+    except ImportError:
+        raise SpecError("files of rbms need h5py, which is not installed: pip install 'modelpar[rbms]'") from None
+    return h5py
+
+
+def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, index: int | None) -> None:
+    """Write one RBM of a checkpoint, and its chains, as ``rbms`` does.  Rank 0 writes, rows after rows.  Collective.
+
+    index   which of the RBMs of a stack
+    """
+    with together(comm):
+        h5py_module()
+    check_outputs(comm, settings, {"OUT": out}, checkpoint=where)
+    with make_grid(comm, settings) as grid:
+        path = checkpoint_of(comm, where, generative=True)
+        network = open_network(path, grid, settings)
+        rbm = _chosen(network, index)
+        training, updates = Settings(read_own_config(comm, where)).training, _updates_of(comm, where, path, rbm)
+        chains = _chains_of(comm, where, path, network, rbm)
+        rng = np.random.RandomState(network.spec.seed % 2**32)
+        v = _visible_states(network, rbm, chains, training.batch_size)
+        group = f"update_{updates}"
+        small = {
+            "model_type": MODEL, "parallel_chains": v, f"{group}/time": 0.0, f"{group}/flags/checkpoint": True,
+            f"{group}/save_checkpoint": True, f"{group}/torch_rng_state": torch_state(network.spec.seed % 2**32),
+            **{f"{group}/numpy_rng_arg{i}": part for i, part in enumerate(rng.get_state())},
+            **{f"hyperparameters/{name}": value for name, value in _hyperparameters(rbm, network, training, v).items()},
+        }  # fmt: skip
+        writer = _Writer(Path(out) if comm.rank == 0 else None)
+        try:
+            for name, value in small.items():
+                writer.put(name, value)
+            for name, block in _blocks(network, rbm).items():
+                writer.begin(f"{group}/params/{name}", f"{group}/{name}", block)
+                for rows in rows_in_order(grid, block):
+                    writer.add(rows)
+            with together(comm):
+                writer.finish()
+        except BaseException:
+            writer.give_up()
+            raise
+        comm.barrier()
+    print(f"exported: {in_one_line(out)}, as {group} with {len(v)} chains", flush=True)
+
+
+def _chosen(network: DeepBeliefNetwork, index: int | None) -> RBM:
+    """Raises SpecError, on every rank alike."""
+    n = len(network.rbms)
+    if index is None and n > 1:
+        raise SpecError(f"a file of rbms holds one RBM, but the network is a stack of {n}; choose one by --rbm")
+    if index is not None and index >= n:
+        raise SpecError(f"--rbm is {index}, but the network has the RBMs 0 to {n - 1}")
+    rbm = network.rbms[index or 0]
+    if rbm.gaussian:
+        raise SpecError("rbms has no Gaussian visible units, as this RBM has; export to .npz")
+    if rbm.weights.matrix_ids is None:
+        raise SpecError(f"RBM {rbm.index} has connections that are not complete, as rbms needs them; export to .npz")
+    return rbm
+
+
+def _blocks(network: DeepBeliefNetwork, rbm: RBM) -> dict[str, TensorBlock]:
+    ours = {f"rbm.{rbm.index}.{name}": theirs for name, theirs in zip("Wbc", NAMES, strict=True)}
+    return {ours[block.name]: block for block in checkpoint.tensors(network) if block.name in ours}
+
+
+def _updates_of(comm: MPI.Comm, where: str, path: Path, rbm: RBM) -> int:
+    """The number of updates of a checkpoint, by its name or the records of its run; 1 where neither tells.
+    Collective."""
+    own = RunDirectory.number_of(path)
+    if own is None:
+        records = RunDirectory(comm, comm.bcast(home_of(where))).history()
+        mine = [line["step"] for line in records if (line["stage"], line["layer"]) == ("pretrain", rbm.index)]
+        own = max(mine, default=1)
+    return max(1, own)
+
+
+def _chains_of(comm: MPI.Comm, where: str, path: Path, network: DeepBeliefNetwork, rbm: RBM) -> Chains | None:
+    """The chains of the newest checkpoint that has some, if that is of the same parameters.  Collective."""
+    candidates = [path]
+    if Path(where).is_dir():
+        steps = [
+            file for file in RunDirectory(MPI.COMM_SELF, where).files() if RunDirectory.number_of(file) is not None
+        ]
+        candidates += sorted(steps, reverse=True)
+    for file in comm.bcast(candidates):
+        with suppress(CheckpointError):  # of an older checkpoint
+            header = files.read_header(file, comm)
+            position = checkpoint.read_position(header)
+            if "chains" not in header.tensors or position is None or position.layer != rbm.index:
+                continue
+            run = TrainingRun.of(other := checkpoint.load(file, network.grid, network.layout))
+            kept = run.average.get(rbm.name, other.rbms[rbm.index].parameters)
+            same = kept.flat.tobytes() == rbm.parameters.flat.tobytes()
+            return run.chains if comm.allreduce(same, MPI.LAND) else None
+    return None
+
+
+def _visible_states(network: DeepBeliefNetwork, rbm: RBM, chains: Chains | None, otherwise: int) -> Array:
+    """(chains, n_visible) drawn given the chains' hidden states, on every rank; where there are no chains, so many
+    start at their biases.  Collective."""
+    grid = network.grid
+    if chains is None:
+        chains = start(rbm, "biases", grid.replica, grid.n_replicas, otherwise)
+    v = rbm.sample_visible(chains.h, Purpose.CHAIN, DRAWN_FROM_CHAINS, chains.first)
+    assert isinstance(v, Packed)  # Gaussian units were refused
+    mine = unpack(v, network.dtype)
+    ids = np.concatenate(grid.shard_comm.allgather(rbm.visible_ids))
+    of_replica = np.concatenate(grid.shard_comm.allgather(mine))
+    whole = np.empty_like(of_replica)
+    whole[ids] = of_replica
+    return np.ascontiguousarray(np.concatenate(grid.replica_comm.allgather(whole), axis=1).T)
+
+
+def _hyperparameters(rbm: RBM, network: DeepBeliefNetwork, training: TrainingSpec, v: Array) -> dict[str, Any]:
+    """As far as both have them; L2 counts half there."""
+    n_visible, n_hidden = network.spec.layers[rbm.index : rbm.index + 2]
+    return {
+        "num_visibles": n_visible, "num_hiddens": n_hidden, "num_chains": len(v), "batch_size": training.batch_size,
+        "gibbs_steps": training.sweeps, "learning_rate": training.learning_rate, "L1": training.l1,
+        "L2": training.weight_decay / 2, "seed": network.spec.seed % 2**32,
+    }  # fmt: skip
+
+
+def torch_state(seed: int) -> npt.NDArray[np.uint8]:
+    """What ``torch.get_rng_state()`` is after ``torch.manual_seed(seed)``, (5056,): with it rbms resumes a training.
+
+    seed   0 .. 2^32 - 1
+    """
+    state = np.zeros(5056, np.uint8)
+    state[:8] = np.array([seed], "<u8").view(np.uint8)
+    state[8:16] = np.array([1, 1], "<i4").view(np.uint8)  # words left before the next round, and that it is seeded
+    words = np.asarray(np.random.RandomState(seed).get_state()[1])  # type: ignore[index]
+    state[24 : 24 + 8 * len(words)] = words.astype("<u8").view(np.uint8)
+    return state
+
+
+class _Writer:
+    """Rank 0's file; an error is reported at the end, since the others go on sending rows.  No file on other ranks."""
+
+    def __init__(self, target: Path | None) -> None:
+        self.target, self.failure = target, ""
+        self._output: Output | None = None
+        self._file: Any = None
+        self._data: Any = None
+        self._row = 0
+        self._try(self._open)
+
+    def _open(self) -> None:
+        assert self.target is not None  # checked in _try
+        self._output = Output(self.target)
+        self._output.open()
+        self._file = h5py_module().File(self._output.partial, "w")
+
+    def put(self, name: str, value: Any) -> None:
+        def work() -> None:
+            self._file[name] = value
+
+        self._try(work)
+
+    def begin(self, name: str, link: str, block: TensorBlock) -> None:
+        """A dataset for the rows of a block, under another name too, where older versions of rbms have it."""
+
+        def work() -> None:
+            self._data, self._row = self._file.create_dataset(name, block.shape, block.block.dtype), 0
+            self._file[link] = self._data
+
+        self._try(work)
+
+    def add(self, rows: Array) -> None:
+        def work() -> None:
+            stop = self._row + len(rows)
+            self._data[self._row : stop] = rows if self._data.ndim == 2 else rows[:, 0]
+            self._row = stop
+
+        self._try(work)
+
+    def finish(self) -> None:
+        """Close and rename.  Raises CheckpointError where anything has failed."""
+
+        def work() -> None:
+            assert self._output is not None  # set by _open, unless that failed
+            self._file.close()
+            self._output.finish()
+
+        self._try(work)
+        if self.failure:
+            raise CheckpointError(self.failure)
+
+    def give_up(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            with suppress(Exception):
+                self._file.close()
+        if self._output is not None:
+            self._output.give_up()
+
+    def _try(self, work: Callable[[], object]) -> None:
+        if self.target is None or self.failure:
+            return
+        try:
+            work()
+        except OSError as error:
+            self.failure = cannot_write(self.target, error)
+        except (RuntimeError, ValueError) as error:  # what HDF5's own errors become
+            self.failure = f"{self.target} cannot be written ({' '.join(str(error).split())})"

@@ -1,0 +1,217 @@
+"""``modelpar import``: a run directory or a checkpoint from a file of ``rbms``; see ``rbms_export``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from modelpar import checkpoint
+from modelpar.chains.gibbs import start
+from modelpar.cli.config import Settings, write_config
+from modelpar.cli.evaluate import make_grid
+from modelpar.cli.export import CHUNK_BYTES
+from modelpar.cli.overwriting import check_outputs, check_run_directory
+from modelpar.cli.rbms_export import MODEL, NAMES, h5py_module
+from modelpar.cli.recorded_paths import recorded
+from modelpar.cli.run_directory import RunDirectory
+from modelpar.collective import messages
+from modelpar.comm.memory import check_fits
+from modelpar.data.minibatches import Minibatches
+from modelpar.errors import DataError, together
+from modelpar.files.paths import in_one_line
+from modelpar.kernels.states import pack
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.plan.memory import memory_bytes
+from modelpar.plan.resolve import resolve
+from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.training.state import Position, TrainingRun
+
+Array = npt.NDArray[Any]
+
+_UPDATE = re.compile(r"update_(\d+)")
+
+
+def import_rbms(
+    comm: MPI.Comm, settings: Settings, file: str, out: str, *, update: int | None, overwrite: bool
+) -> None:
+    """Make a checkpoint, or a run directory to go on with, of one update of a file of ``rbms``.  Collective.
+
+    Rank 0 reads, rows after rows.
+    """
+    to_file = out.endswith(".safetensors")
+    with together(comm):
+        h5py_module()
+    if to_file:
+        check_outputs(comm, settings, {"OUT": out}, more=(("the file to import", file),), seekable=True)
+    else:
+        check_run_directory(comm, settings, out, option="OUT")
+    with make_grid(comm, settings) as grid, _opened(comm, file) as reader:
+        directory = RunDirectory(grid.comm, out)
+        if not to_file:
+            directory.check(resume=False, overwrite=overwrite, option="OUT")
+        with together(comm):
+            head = None if reader is None else reader.head(update)
+        head = comm.bcast(head)
+        spec = NetworkSpec(head["layers"], dtype=head["dtype"], seed=head["seed"], layout=settings.network().layout)
+        check_fits(memory_bytes(spec, grid.n_shards, 1), f"the network of {file}", grid.comm, grid.node_comm)
+        network = DeepBeliefNetwork(spec, grid, resolve(spec, grid, None), draw_weights=False)
+        n_chains = _fill(network, comm, reader, head)
+        training = _training(head, n_chains)
+        run = TrainingRun.of(network)
+        # the training so far counts as one epoch: biases are not set from the data again
+        run.position = Position("pretrain", epoch=training.epochs)
+        run.binarise = settings.data.binarise
+        if to_file:
+            checkpoint.save(network, out)
+        else:
+            specs: dict[str, Any] = {"network": spec, "training": training, "run": _run_spec(settings)}
+            if settings.tables.get("data"):
+                specs["data"] = settings.data
+            directory.prepare(resume=False, overwrite=overwrite)
+            directory.write_text("config.toml", write_config(recorded(specs)))
+            checkpoint.save(network, directory.model)
+    what = f"update {head['update']} of {in_one_line(file)}, {head['layers'][0]}-{head['layers'][1]}"
+    print(f"{what}, {n_chains or 'no'} chains\nimported: {in_one_line(out)}", flush=True)
+
+
+def _run_spec(settings: Settings) -> Any:
+    tables = {"run": {**settings.tables.get("run", {}), "pretrain_only": True}}
+    return Settings(tables).run
+
+
+def _training(head: dict[str, Any], n_chains: int) -> TrainingSpec:
+    """The training of rbms in our options: PCD with the centred gradient and without momentum."""
+    given = head["hyperparameters"]
+    return TrainingSpec(
+        epochs=1, momentum=0.0, initial_momentum=0.0, centred=True, chains=n_chains, persistent=True,
+        batch_size=int(given.get("batch_size", TrainingSpec.batch_size)),
+        chain_steps=int(given.get("gibbs_steps", 1)), chain_start="random",
+        learning_rate=float(given.get("learning_rate", TrainingSpec.learning_rate)),
+        l1=float(given.get("L1", 0.0)), weight_decay=2 * float(given.get("L2", 0.0)),
+    )  # fmt: skip
+
+
+def _fill(network: DeepBeliefNetwork, comm: MPI.Comm, reader: _Reader | None, head: dict[str, Any]) -> int:
+    """Put a file's parameters and chains into a network; the number of chains.  Collective."""
+    [rbm], grid = network.rbms, network.grid
+    assert rbm.weights.matrix_ids is not None  # connections are complete
+    rows, columns = rbm.weights.matrix_ids
+    for first, chunk in _chunks(comm, reader, head, "weight_matrix", head["layers"]):
+        mine = np.flatnonzero((rows >= first) & (rows < first + len(chunk)))
+        rbm.W[mine] = chunk[np.ix_(rows[mine] - first, columns)]
+    biases = ("vbias", rbm.b, rbm.visible_ids), ("hbias", rbm.c, rbm.hidden_ids)
+    for (name, bias, ids), n_units in zip(biases, head["layers"], strict=True):
+        for first, chunk in _chunks(comm, reader, head, name, (n_units,)):
+            mine = np.flatnonzero((ids >= first) & (ids < first + len(chunk)))
+            bias[mine] = chunk[ids[mine] - first]
+    network.refresh()
+    n_chains = head["n_chains"]
+    if n_chains:
+        own = Minibatches.slice_of(n_chains, grid.replica, grid.n_replicas)
+        v = np.empty((len(rbm.visible_ids), own.stop - own.start), np.uint8)
+        for first, chunk in _chunks(comm, reader, head, "parallel_chains", (n_chains, head["layers"][0])):
+            lines = np.arange(first, first + len(chunk))
+            lines = lines[(lines >= own.start) & (lines < own.stop)]
+            v[:, lines - own.start] = chunk[np.ix_(lines - first, rbm.visible_ids)].T
+        TrainingRun.of(network).chains = start(rbm, "data", grid.replica, grid.n_replicas, n_chains, data=pack(v))
+    return int(n_chains)
+
+
+def _chunks(
+    comm: MPI.Comm, reader: _Reader | None, head: dict[str, Any], name: str, shape: tuple[int, ...]
+) -> Iterator[tuple[int, Array]]:
+    """(first row, rows) of a dataset, on every rank.  Collective.  Raises DataError on every rank."""
+    at_once = max(1, CHUNK_BYTES // (8 * math.prod(shape[1:])))
+    for first in range(0, shape[0], at_once):
+        chunk: list[Array] | None = None
+        with together(comm):
+            if reader is not None:
+                chunk = [reader.rows(name, first, first + at_once, head["dtype"])]
+        yield first, messages.bcast_arrays(comm, chunk)[0]
+
+
+@contextmanager
+def _opened(comm: MPI.Comm, path: str) -> Iterator[_Reader | None]:
+    """The file, on rank 0.  Collective.  Raises DataError on every rank."""
+    reader = None
+    with together(comm):
+        if comm.rank == 0:
+            reader = _Reader(path)
+    try:
+        yield reader
+    finally:
+        if reader is not None:
+            reader.file.close()
+
+
+class _Reader:
+    """A file of rbms.  Methods raise DataError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.group: Any = None  # with the parameters
+        if not Path(path).exists():
+            raise DataError(f"{path} does not exist")
+        with self._reading():
+            self.file = h5py_module().File(path, "r")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            why = " ".join(str(error).split())
+            raise DataError(f"{self.path} cannot be read as a file of rbms ({why})") from None
+
+    def head(self, update: int | None) -> dict[str, Any]:
+        """The sizes of the model after ``update`` updates (the last ones where None), and how it was trained."""
+        with self._reading():
+            updates = sorted(int(found[1]) for found in map(_UPDATE.fullmatch, self.file) if found)
+            kind = self.file["model_type"][()] if "model_type" in self.file else MODEL
+            kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+        if not updates:
+            raise DataError(f"{self.path} has no update_N, so it holds no model of rbms")
+        if kind != MODEL:
+            raise DataError(f"{self.path} holds a model of type {kind}, but only {MODEL} has units with states 0 and 1")
+        if update is not None and update not in updates:
+            shown = ", ".join(map(str, updates if len(updates) < 12 else [*updates[:5], "...", *updates[-5:]]))
+            raise DataError(f"--update is {update}, but {self.path} has the updates {shown}")
+        chosen = updates[-1] if update is None else update
+        with self._reading():
+            group = self.file[f"update_{chosen}"]
+            self.group = group.get("params", group)  # earlier versions
+            shapes = [self.group[name].shape for name in NAMES]
+            kinds = {self.group[name].dtype.kind for name in NAMES}
+            dtype = "float64" if self.group["weight_matrix"].dtype == np.float64 else "float32"
+            known = {name: value[()] for name, value in self.file.get("hyperparameters", {}).items()}
+            chains: tuple[int, ...] = self.file["parallel_chains"].shape if "parallel_chains" in self.file else (0,)
+        if len(shapes[0]) != 2 or shapes != [shapes[0], shapes[0][:1], shapes[0][1:]] or kinds != {"f"}:
+            raise DataError(
+                f"update_{chosen} of {self.path} has weights {shapes[0]} with biases {shapes[1]} and {shapes[2]}, but "
+                "(visible, hidden) with (visible,) and (hidden,) are needed, all floating point"
+            )
+        numbers = {name: float(value) for name, value in known.items() if isinstance(value, np.number)}
+        # the chains of a file are those of its last update
+        n_chains = chains[0] if chosen == updates[-1] and chains[1:] == shapes[1] else 0
+        layers = tuple(int(n) for n in shapes[0])
+        return {"layers": layers, "dtype": dtype, "update": chosen, "n_chains": int(n_chains),
+                "seed": int(numbers.get("seed", 1)), "hyperparameters": numbers}  # fmt: skip
+
+    def rows(self, name: str, first: int, stop: int, dtype: str) -> Array:
+        """Some rows of the parameters, or of the chains."""
+        data = (self.file if name == "parallel_chains" else self.group)[name]
+        with self._reading():
+            values: Array = data[first:stop].astype(dtype)
+        if not np.isfinite(values).all():
+            raise DataError(f"{name} of {self.path} has NaN or infinities")
+        if name == "parallel_chains" and ((values != 0) & (values != 1)).any():
+            raise DataError(f"parallel_chains of {self.path} are not only 0 and 1, so they are no visible states")
+        return values

@@ -1,0 +1,181 @@
+"""Files of the package rbms: read, written and read again, bit for bit at every grid, and by rbms where it is there.
+
+Modules: modelpar/cli/rbms_export, modelpar/cli/rbms_import
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, load, save
+from modelpar.chains.gibbs import START, Chains
+from modelpar.cli import run
+from modelpar.cli.rbms_export import torch_state
+from modelpar.draws import Purpose
+from modelpar.kernels.states import unpack
+from modelpar.training.state import Position, TrainingRun
+
+h5py = pytest.importorskip("h5py")
+pytestmark = pytest.mark.ranks
+
+RNG = np.random.default_rng(6)
+W, B, C = RNG.normal(size=(9, 5)).astype("f4"), RNG.normal(size=9).astype("f4"), RNG.normal(size=5).astype("f4")
+CHAINS = RNG.integers(0, 2, (7, 9)).astype("f4")
+
+
+def write_theirs(path, *, kind="BBRBM", hidden=C, chains=CHAINS) -> None:
+    """As save_model and create_machine of rbms 0.4 do."""
+    with h5py.File(path, "w") as file:
+        for update, factor in ((1, 0.5), (10, 1.0), (9, 0.25)):
+            group = file.create_group(f"update_{update}/params")
+            for name, value in (("weight_matrix", W), ("vbias", B), ("hbias", hidden)):
+                group[name] = np.float32(factor) * value
+            file[f"update_{update}/time"] = 1.5
+        file["parallel_chains"], file["model_type"] = chains, kind
+        values = {"batch_size": 20, "gibbs_steps": 4, "learning_rate": 0.02, "L1": 0.0, "L2": 0.01, "seed": 13}
+        for name, value in {**values, "filename": "x.h5"}.items():
+            file[f"hyperparameters/{name}"] = value
+
+
+@pytest.fixture
+def folder(comm, tmp_path):
+    where = comm.bcast(tmp_path)
+    if comm.rank == 0:
+        write_theirs(where / "theirs.h5")
+    comm.barrier()
+    return where
+
+
+def modelpar(comm, folder, words) -> int:
+    """The exit status; names with the endings of outputs, and those in capitals, are files of the folder."""
+    return run(
+        comm,
+        [str(folder / w) if w.endswith((".h5", ".npz", ".safetensors")) or w.isupper() else w for w in words.split()],
+    )
+
+
+def parameters(path):
+    """(W, b, c, chains, what these should be) of the first RBM, whole."""
+    with Grid(MPI.COMM_SELF) as grid:
+        network = load(path, grid)
+        rbm, chains = network.rbms[0], network.run.chains
+        drawn = rbm.sample_hidden(CHAINS.T, Purpose.CHAIN, START, 0)
+        return rbm.W.copy(), rbm.b.copy(), rbm.c.copy(), None if chains is None else unpack(chains.h), unpack(drawn)
+
+
+def test_a_file_comes_and_goes(comm, agree, folder) -> None:
+    """Every shape of the grid makes the same bytes, and the parameters come back as they were."""
+    shards = [n for n in range(1, comm.size + 1) if comm.size % n == 0]
+    for n in shards:
+        agree(modelpar(comm, folder, f"import theirs.h5 in{n}.safetensors --model-shards {n}") == 0)
+        agree(modelpar(comm, folder, f"export in{n}.safetensors out{n}.h5 --model-shards {n}") == 0)
+        agree((folder / f"in{n}.safetensors").read_bytes() == (folder / "in1.safetensors").read_bytes())
+    W1, b1, c1, chains, drawn = parameters(folder / "in1.safetensors")
+    for mine, theirs in ((W1, W), (b1, B), (c1, C)):
+        agree(mine.tobytes() == theirs.tobytes())
+    agree(chains.shape == (5, 7) and np.array_equal(chains, drawn))
+    for n in shards:
+        with h5py.File(folder / f"out{n}.h5") as file:
+            assert [name for name in file if name.startswith("update_")] == ["update_1"]
+            for name, theirs in (("weight_matrix", W), ("vbias", B), ("hbias", C)):
+                agree(file["update_1/params"][name][()].tobytes() == theirs.tobytes())
+                agree(file["update_1"][name] == file["update_1/params"][name])
+            agree(file["parallel_chains"].shape == (7, 9) and set(np.unique(file["parallel_chains"])) <= {0, 1})
+            agree(file["hyperparameters/num_hiddens"][()] == 5 and file["model_type"][()] == b"BBRBM")
+
+
+def test_an_earlier_update_and_more_training(comm, agree, folder) -> None:
+    agree(modelpar(comm, folder, "import theirs.h5 old.safetensors --update 9") == 0)
+    old = parameters(folder / "old.safetensors")
+    agree(np.array_equal(old[0], W / 4) and old[3] is None)
+    agree(modelpar(comm, folder, "import theirs.h5 RUN --data bars:3") == 0)
+    agree(modelpar(comm, folder, "import theirs.h5 RUN") == 2)
+    agree(np.array_equal(parameters(folder / "RUN" / "model.safetensors")[0], W))
+    if comm.rank == 0:  # whatever grid it goes on at
+        words = "train --resume --run-dir RUN --epochs 3 --no-pictures --threads 1 --learning-rate 1e-6"
+        assert modelpar(MPI.COMM_SELF, folder, words) == 0
+    comm.barrier()
+    W1, b1, *_ = parameters(folder / "RUN" / "model.safetensors")
+    # it went on from there: nothing was drawn anew, and the biases were not set from the data
+    agree(0 < np.abs(W1 - W).max() < 1e-3 and np.abs(b1 - B).max() < 1e-3)
+
+
+def test_chains_and_one_rbm_of_a_stack(comm, agree, folder) -> None:
+    """Chains are exported by visible states drawn from them: weights that leave no doubt show which is whose."""
+    h = np.eye(4, 7, dtype=int)
+    with Grid(comm) as grid:
+        network = DeepBeliefNetwork(NetworkSpec((9, 5, 4), seed=8, dtype="float64"), grid)
+        rbm = network.rbms[1]
+        rows, columns = rbm.weights.matrix_ids
+        whole = np.full((5, 4), -40.0)
+        whole[np.arange(4), np.arange(4)] = 40.0
+        rbm.W[...] = whole[np.ix_(rows, columns)]
+        network.refresh()
+        state = TrainingRun.of(network)
+        state.position = Position("pretrain", layer=1, step=3)
+        state.chains = Chains.of_replica(h[rbm.hidden_ids], grid.replica, grid.n_replicas)
+        save(network, folder / "stack.safetensors")
+    agree(modelpar(comm, folder, "export stack.safetensors none.h5") == 2)
+    agree(modelpar(comm, folder, "export stack.safetensors top.h5 --rbm 1") == 0)
+    with h5py.File(folder / "top.h5") as file:
+        v = file["parallel_chains"][()]
+        agree(np.array_equal(file["update_1/params/weight_matrix"][()], whole))
+    agree(v.shape == (7, 5) and np.array_equal(v[:4, :4], np.eye(4)))
+
+
+def test_rbms_reads_what_is_written(comm, agree, folder) -> None:
+    io = pytest.importorskip("rbms.io", reason="rbms is not installed")
+    torch = pytest.importorskip("torch")
+    agree(modelpar(comm, folder, "import theirs.h5 in.safetensors") == 0)
+    agree(modelpar(comm, folder, "export in.safetensors out.h5") == 0)
+    read, chains, _, _ = io.load_model(str(folder / "out.h5"), 1, torch.device("cpu"), torch.float32, restore=True)
+    agree(np.array_equal(read.weight_matrix.numpy(), W) and np.array_equal(read.hbias.numpy(), C))
+    agree(chains["visible"].shape == (7, 9))
+    h = np.eye(5, 7, dtype="f4").T
+    energy = read.compute_energy(torch.from_numpy(CHAINS), torch.from_numpy(h)).numpy()
+    agree(np.allclose(energy, -CHAINS @ B - h @ C - (CHAINS @ W * h).sum(axis=1), atol=1e-4))
+    assert torch_state(13).tobytes() == torch.manual_seed(13).get_state().numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("import theirs.h5 x.safetensors --update 3", "has the updates 1, 9, 10"),
+        ("import potts.h5 x.safetensors", "type PBRBM"),
+        ("import uneven.h5 x.safetensors", "(visible,) and (hidden,) are needed"),
+        ("import spins.h5 x.safetensors", "not only 0 and 1"),
+        ("import nan.h5 x.safetensors", "has NaN"),
+        ("import text.h5 x.safetensors", "cannot be read as a file of rbms"),
+        ("import nothing.h5 x.safetensors", "does not exist"),
+        ("import theirs.h5 theirs.h5", "is a file"),
+        ("export real.safetensors x.h5", "no Gaussian visible units"),
+        ("export sparse.safetensors x.h5", "not complete"),
+        ("export real.safetensors x.npz --rbm 0", "--rbm 0 has no effect"),
+        ("export real.safetensors x.npz --to-rbms", "use .h5"),
+    ],
+)
+def test_mistakes_are_one_line(comm, agree, folder, capfd, words, message) -> None:
+    if comm.rank == 0:
+        write_theirs(folder / "potts.h5", kind="PBRBM")
+        write_theirs(folder / "uneven.h5", hidden=C[:4])
+        write_theirs(folder / "spins.h5", chains=2 * CHAINS - 1)
+        write_theirs(folder / "nan.h5", hidden=np.where(C > 0, np.nan, C))
+        (folder / "text.h5").write_text("weights")
+        with Grid(MPI.COMM_SELF) as grid:
+            save(DeepBeliefNetwork(NetworkSpec((9, 5), visible="gaussian"), grid), folder / "real.safetensors")
+            save(DeepBeliefNetwork(NetworkSpec((9, 4), connections="random:3"), grid), folder / "sparse.safetensors")
+    comm.barrier()
+    agree(modelpar(comm, folder, words) == 2)
+    printed = capfd.readouterr().err
+    agree((message in printed and printed.count("modelpar: error:") == 1) or comm.rank > 0, printed)
+    agree(not list(folder.glob("x.*")))
+
+
+def test_without_h5py(comm, agree, folder, capfd, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    agree(modelpar(comm, folder, "import theirs.h5 x.safetensors") == 2)
+    agree("pip install 'modelpar[rbms]'" in capfd.readouterr().err or comm.rank > 0)
