@@ -24,7 +24,9 @@ from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[np.floating]
 
-N_FILTERS, N_SAMPLES = 100, 20
+N_FILTERS, N_SAMPLES, N_FANTASIES = 100, 20, 100
+STEPS, LEAST_STEPS = 1000, 50  # of Gibbs sampling for the fantasies of a run,
+WORK = 2e11  # as far as these multiplications of weights with states go
 WITHOUT = "no pictures: matplotlib is not installed; pip install 'modelpar[plots]'"
 
 
@@ -38,20 +40,22 @@ def have_matplotlib() -> bool:
 
 
 def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDirectory, say: Say) -> None:
-    """``filters.png`` and ``reconstructions.png`` of a network that still generates.  Collective."""
+    """``filters.png``, ``reconstructions.png`` and ``samples.png`` of a network that still generates.  Collective."""
     if not network.grid.comm.bcast(have_matplotlib()):
         return say(WITHOUT)
     shape = dataset.image_shape
     if shape is None:
-        return say("no pictures of filters and reconstructions: a sample of these data is not a picture")
+        return say("no pictures of filters, reconstructions and samples: a sample of these data is not a picture")
     filters = network.filters(range(min(N_FILTERS, network.spec.layers[1])))
     originals, reconstructed = reconstructions(network, dataset, dataset.test or dataset.train, N_SAMPLES)
+    fantasies = fantasies_of(network, dataset.scale)
     white = white_of(network, dataset.scale)  # collective: before the part of rank 0
     with together(network.grid.comm):
         if network.grid.comm.rank == 0:
             save_tiles(directory.path / "filters.png", filters.reshape(-1, *shape), signed=True)
             pairs = np.stack([originals.T, reconstructed.T]).reshape(2 * originals.shape[1], *shape)
             save_tiles(directory.path / "reconstructions.png", pairs, columns=originals.shape[1], white=white)
+            save_tiles(directory.path / "samples.png", fantasies.T.reshape(-1, *shape), white=white)
 
 
 def reconstructions(network: DeepBeliefNetwork, dataset: Dataset, split: Split, count: int) -> tuple[Array, Array]:
@@ -65,6 +69,15 @@ def reconstructions(network: DeepBeliefNetwork, dataset: Dataset, split: Split, 
     feed.fill(samples, 0, v)
     originals = network.whole_visible(in_data_units(network, v, dataset.scale))
     return originals, network.whole_visible(in_data_units(network, network.reconstruct(v), dataset.scale))
+
+
+def fantasies_of(network: DeepBeliefNetwork, scale: float) -> Array:
+    """100 fantasies (n_visible, 100) in the unit of the data, on every rank, after as many steps of Gibbs sampling as a
+    picture is worth.  Collective."""
+    work = 2.0 * N_FANTASIES * network.n_weights[-1]
+    with network.traffic.measuring():
+        fantasies = network.fantasies(N_FANTASIES, int(min(max(WORK / work, LEAST_STEPS), STEPS)))
+    return network.whole_visible(in_data_units(network, fantasies, scale))
 
 
 def white_of(network: DeepBeliefNetwork, scale: float | None = None) -> float | None:

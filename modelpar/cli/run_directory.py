@@ -12,7 +12,7 @@
     ranks.txt               the process of each rank, of the latest start: some launchers do not name a killed rank
     restarts                how many times the run was resumed
     summary.json            the results of the run; written last
-    filters.png, reconstructions.png, curves.png
+    filters.png, reconstructions.png, samples.png, curves.png
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from modelpar.training.state import Position
 _STEP = re.compile(r"step-(\d+)\.safetensors")
 _KEPT = re.compile(r"rbm-(\d+)-update-(\d{10,})\.safetensors")
 CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "ranks.txt", "restarts"
-PICTURES = ("filters.png", "reconstructions.png", "curves.png")
+PICTURES = ("filters.png", "reconstructions.png", "samples.png", "curves.png")
 MODELS = ("model.safetensors", "pretrained.safetensors")
 NAMES = (*MODELS, CONFIG, METRICS, digests.NAME, SUMMARY, RANKS, RESTARTS, *PICTURES)
 

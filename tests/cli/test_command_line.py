@@ -67,7 +67,7 @@ def test_a_run_leaves_its_files(trained: Path) -> None:
 
 def test_a_run_leaves_its_pictures(trained: Path) -> None:
     pytest.importorskip("matplotlib")
-    for name in ("filters.png", "reconstructions.png", "curves.png"):
+    for name in ("filters.png", "reconstructions.png", "samples.png", "curves.png"):
         assert (trained / name).read_bytes().startswith(b"\x89PNG"), name
 
 
