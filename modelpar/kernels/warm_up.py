@@ -19,7 +19,7 @@ from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
-from modelpar.kernels.sampling import epilogue, philox
+from modelpar.kernels.sampling import epilogue, philox, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
 from modelpar.kernels.statistics import update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, accumulate, update_from
@@ -43,6 +43,7 @@ KINDS = (
     "centred",
     "averages",
     "L1",
+    "likelihoods",
 )
 
 
@@ -75,6 +76,12 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("averages", 0.2, lambda: update.approach_span(bias, bias.copy(), bias.dtype.type(0))))
     if "L1" in kinds:
         chosen.append(Task("L1", 0.2, lambda: update.shrink_span(bias.copy(), bias.dtype.type(0))))
+    if "likelihoods" in kinds:
+        one, none = x.dtype.type(1), x.dtype.type(0)
+        chosen += [
+            Task("likelihoods", 1.5, lambda: softplus.add_differences(x, none, one, 0, 4, np.zeros(4))),
+            Task("likelihoods in float64", 1.5, lambda: softplus.softplus_sums(np.zeros((1, 1)))),
+        ]
     if "tuning" in kinds:
         chosen.append(Task("gradients", 0.5, lambda: (backprop.sigmoid_gradient(x, x, 1.0),
                                                       backprop.keep_or_drop(x, x, 0.5))))  # fmt: skip

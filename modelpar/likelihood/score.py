@@ -65,7 +65,7 @@ class Score:
 
 def score(
     network: DeepBeliefNetwork, v: Activations, samples: IntArray, method: str = "auto", *,
-    n_chains: int = 100, n_betas: int = 10000, seed: int = 0,
+    n_chains: int = 100, n_betas: int = 10000, seed: int = 0, n_rbms: int | None = None,
 ) -> Score:  # fmt: skip
     """The mean log-likelihood of the samples of all replicas under ``network``.
 
@@ -78,19 +78,21 @@ def score(
               (pessimistic), or ``auto``: exact up to 20 units, else both directions of AIS
     n_chains  of forward AIS, and samples that reverse AIS starts from, at most
     n_betas   inverse temperatures
+    n_rbms    of the stack, from below: that of the first RBMs alone, while those above are not trained yet; None: all
     Collective.  Raises SpecError for a method that cannot be used, DataError where there are no samples or units do
     not fit.
     """
     started = time.perf_counter()
-    top = network.rbms[-1]
-    agree(network.grid.comm, "score", method=method, n_chains=n_chains, n_betas=n_betas, seed=seed)
+    agree(network.grid.comm, "score", method=method, n_chains=n_chains, n_betas=n_betas, seed=seed, n_rbms=n_rbms)
+    rbms = network.rbms[:n_rbms]
+    top = rbms[-1]
     if method not in METHODS:
         raise SpecError(f"the method is {method!r}, but must be one of {', '.join(METHODS)}")
     n_samples = network.grid.replica_comm.allreduce(v.shape[1])
     if not n_samples:
         raise DataError("there are no samples to score")
-    unnormalised, h = _bound_below(network, v, samples, seed)
-    total, error = _mean_and_error(top, unnormalised, exact_terms=len(network.rbms) == 1)
+    unnormalised, h = _bound_below(network, rbms, v, samples, seed)
+    total, error = _mean_and_error(top, unnormalised, exact_terms=len(rbms) == 1)
     n_visible, n_hidden, over_hidden = enumerated_side(top)
     if method == "auto":
         method = "exact" if (n_hidden if over_hidden else n_visible) <= AUTO_EXACT else "both"
@@ -106,7 +108,7 @@ def score(
         log_z_low = log_partition_ais(top, n_chains, seed=seed, base_bias=base, betas=betas)
         optimistic = _by_forward(total, error, log_z_low)
     if method in ("reverse-ais", "both"):
-        pessimistic = _by_reverse(network, h, samples, betas, seed, base, total, error, n_chains, n_samples)
+        pessimistic = _by_reverse(top, h, samples, betas, seed, base, total, error, n_chains, n_samples)
     seconds = time.perf_counter() - started
     best, low = optimistic or pessimistic, pessimistic or optimistic
     assert best is not None
@@ -130,11 +132,11 @@ def _by_forward(total: float, error: float, log_z: LogPartition) -> Estimate:
 
 
 def _by_reverse(
-    network: DeepBeliefNetwork, h: Activations, samples: IntArray, betas: Doubles, seed: int, base: Array,
+    top: RBM, h: Activations, samples: IntArray, betas: Doubles, seed: int, base: Array,
     total: float, error: float, n_chains: int, n_samples: int,
 ) -> Estimate:  # fmt: skip
     """The mean over all samples of log p* less a log Z that some of them, spread evenly, find in reverse."""
-    top, comm = network.rbms[-1], network.grid.replica_comm
+    comm = top.replica_comm
     before = sum(comm.allgather(h.shape[1])[: comm.rank])
     wanted = np.unique(np.linspace(0, n_samples - 1, min(n_chains, n_samples)).astype(np.int64))
     mine = wanted[(wanted >= before) & (wanted < before + h.shape[1])] - before
@@ -159,30 +161,30 @@ def _doubts(gap: float, part: float) -> tuple[str, ...]:
 
 
 def _bound_below(
-    network: DeepBeliefNetwork, v: Activations, samples: IntArray, seed: int
+    network: DeepBeliefNetwork, rbms: list[RBM], v: Activations, samples: IntArray, seed: int
 ) -> tuple[Doubles, Activations]:
     """(log p* of every sample, or what it is bounded by, (samples,); states of the top RBM's visible units).
 
     The states h of each layer are drawn once from q, the RBM's posterior, which is factorial; each RBM below the top
     one gains log p(v | h) - log q(h | v), and the top one -F(h).  Some samples at a time.  Collective over the shards.
     """
-    with on_whole_grid(network.rbms[0]):
-        visible_values(network.rbms[0], v)
+    with on_whole_grid(rbms[0]):
+        visible_values(rbms[0], v)
     at_once = max(WORD, network.samples_at_once // network.grid.n_replicas // WORD * WORD)
     gains, states = [np.zeros(0)], []
     for start in range(0, v.shape[1], at_once):
         stop = min(start + at_once, v.shape[1])
         here = _samples(v, start, stop)
         total = np.zeros(stop - start)
-        for rbm in network.rbms[:-1]:
+        for rbm in rbms[:-1]:
             total += _gain(rbm, here, above := _states_above(rbm, here, samples[start:stop], seed))
             here = above
-        gains.append(total - free_energy(network.rbms[-1], here))
+        gains.append(total - free_energy(rbms[-1], here))
         states.append(here)
-    if len(network.rbms) == 1:
+    if len(rbms) == 1:
         return np.concatenate(gains), v
     top = [piece for piece in states if isinstance(piece, Packed)]
-    empty = Packed.empty(len(network.rbms[-1].visible_ids), 0)
+    empty = Packed.empty(len(rbms[-1].visible_ids), 0)
     return np.concatenate(gains), Packed.join(top) if top else empty
 
 
