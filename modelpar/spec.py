@@ -178,6 +178,10 @@ class TrainingSpec(Spec):
         0, "average of the parameters over about so many of the last updates, which becomes the RBM at its end; 0 for none (Swersky et al. 2010)",
         at_least=0,
     )  # fmt: skip
+    clip: float = option(
+        0.0, "limit on the norm of an update of an RBM's weights, which is scaled back to it; 0 for none (Pascanu et al. 2013)",
+        at_least=0, flag="--clip",
+    )  # fmt: skip
     score_every: int = option(
         0, "estimate the log-likelihood of the validation samples (else of the test or training samples) every so many epochs, and after the last one of each RBM; 0 for never",
         at_least=0, flag="--score-every",

@@ -167,6 +167,10 @@ class RBM:
             gradients = [batch * x for x in centred_gradients(v0, s0, v, s1)]
         gradients[0] *= self.mask
         step((self.W, self.b, self.c), self.velocity, gradients, rate, momentum, rate * o.weight_decay, batch)
+        if o.clip and (norm := np.sqrt((self.velocity[0] ** 2).sum())) > o.clip:
+            self.W -= self.velocity[0]
+            self.velocity[0] *= o.clip / norm
+            self.W += self.velocity[0]
         if o.l1:
             self.W[...] = np.sign(self.W) * np.maximum(np.abs(self.W) - rate * o.l1, 0)
         if o.average:

@@ -109,7 +109,10 @@ def save_tiles(
 
 
 def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say) -> None:
-    """``curves.png``: reconstruction error (and log-likelihood) of each RBM, loss and accuracies over the epochs.  Collective."""
+    """``curves.png``: reconstruction error and log-likelihood of each RBM, loss and accuracies over the epochs.
+
+    Collective.
+    """
     if not directory.comm.bcast(have_matplotlib()):
         return say(WITHOUT)
     with together(directory.comm):

@@ -44,6 +44,7 @@ KINDS = (
     "averages",
     "L1",
     "likelihoods",
+    "clipping",
 )
 
 
@@ -76,6 +77,10 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("averages", 0.2, lambda: update.approach_span(bias, bias.copy(), bias.dtype.type(0))))
     if "L1" in kinds:
         chosen.append(Task("L1", 0.2, lambda: update.shrink_span(bias.copy(), bias.dtype.type(0))))
+    if "clipping" in kinds:
+        copy = bias.copy()
+        chosen.append(Task("clipping", 0.6, lambda: (update.largest_span(bias), update.squares_span(copy + 1, 1.0),
+                                                     update.shorten_span(bias, copy, bias.dtype.type(1)))))  # fmt: skip
     if "likelihoods" in kinds:
         one, none = x.dtype.type(1), x.dtype.type(0)
         chosen += [

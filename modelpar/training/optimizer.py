@@ -25,6 +25,7 @@ from modelpar.model.network import Part
 from modelpar.sync import PendingSum, Reduction, Sync
 from modelpar.sync.reduction import BUCKET
 from modelpar.training.centring import centre
+from modelpar.training.clipping import clip as clip_update
 from modelpar.training.schedule import StepSize
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.statistics import ExactGradient, Gradient, Statistics
@@ -55,11 +56,13 @@ class Optimizer:
 
     def learn(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
-        n_samples: int, *, centred: bool = False, l1: float = 0.0,
+        n_samples: int, *, centred: bool = False, l1: float = 0.0, clip: float = 0.0,
     ) -> None:  # fmt: skip
         """One step of one part, from this replica's statistics of ``n_samples``.
 
         centred   take the centred gradient (:mod:`modelpar.training.centring`), of statistics of an RBM
+        clip      limit on the norm of the update of the weights (:mod:`modelpar.training.clipping`), 0 for none, of
+                  statistics of an RBM
         l1        weight of an L1 penalty, whose proximal step follows
         """
         reduction = self._sync.reduction
@@ -79,6 +82,10 @@ class Optimizer:
                 self._learn_at_once(parameters, velocity, statistics, scalars)
             else:
                 self._learn_real(parameters, velocity, statistics, scalars)
+            if clip:
+                clip_update(
+                    parameters, velocity, statistics.weights, clip, statistics.shard_comm, reduction.traffic
+                )  # fmt: skip
         else:
             self._learn_at_once(parameters, velocity, statistics, scalars)
         if l1:

@@ -29,8 +29,11 @@ def check_strategy(
         raise SpecError(
             f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
         )
-    if training is not None and sync.sync == "server" and (training.centred or training.l1):
-        option = "--centred" if training.centred else "--l1"
+    beside = {} if training is None else {
+        "--centred": training.centred, "--l1": training.l1, "--clip": training.clip,
+    }  # fmt: skip
+    option = next((name for name, value in beside.items() if value), None)
+    if option is not None and sync.sync == "server":
         raise SpecError(f"{option} changes parameters beside the server; use --sync local or allreduce")
     if spec.exact or digests:
         what = "--exact" if spec.exact else "--digests"

@@ -101,6 +101,7 @@ def tasks_of(
     asked = {
         "sweeps": own, "phases apart": own, "centred": training.centred, "averages": training.average > 0,
         "L1": training.l1 > 0, "likelihoods": training.score_every > 0,
+        "clipping": training.clip > 0,
     }  # fmt: skip
     kinds -= {kind for kind, wanted in asked.items() if not wanted}
     if spec.dtype == "float32" and not spec.exact:

@@ -65,6 +65,9 @@ class StepWeights(Protocol):
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
         """V = carry * V + gain * visible hidden^T, wherever there is a weight; V is like one block."""
 
+    def counted_here(self, W: Array) -> Array:
+        """A view of the weights of one block such that those of all shards are each weight of the matrix once."""
+
     def for_gradients(self) -> Weights:
         """The same matrix as back-propagation uses it: one block, whose gradients are real values."""
 

@@ -199,6 +199,9 @@ class SparseWeights:
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
         self._up.add_products(V, visible, hidden, gain, carry)
 
+    def counted_here(self, W: Array) -> Array:
+        return W[: self.n_own]
+
     def for_gradients(self) -> SparseWeights:
         return self
 

@@ -62,7 +62,7 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
             pack(own) if packed and not grey else own, n + mine.start, spec, chains, n_all_samples=batch,
             chain_draw=step * n_chains + chains.first if chains else None,
         )  # fmt: skip
-        size, more = StepSize(spec.learning_rate, 0.5, spec.weight_decay), {"centred": spec.centred, "l1": spec.l1}
+        size, more = StepSize(spec.learning_rate, 0.5, spec.weight_decay), {"centred": spec.centred, "l1": spec.l1, "clip": spec.clip}
         optimizer.learn(rbm.parameters, update, result.statistics, size, mine.stop - mine.start, **more)
         expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)
         errors.append((grid.comm.allreduce(result.error) / v0.size, expected))
@@ -190,7 +190,7 @@ def test_statistics_of_few_bits_equal_the_reference_to_rounding(comm, agree, sha
 
 
 OWN_CHAINS = [
-    {"chains": 37},
+    {"chains": 37, "clip": 0.05},
     {"chains": 150, "chain_steps": 3, "centred": True, "l1": 0.01},
     {"chain_restart": True, "chain_start": "random", "chains": 33, "statistics": "float", "centred": True},
     {"persistent": True, "centred": True, "reconstruction": "states"},
