@@ -174,6 +174,9 @@ class TrainingSpec(Spec):
     centred: bool = option(
         False, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"
     )  # fmt: skip
+    standardised: bool = option(
+        False, "standardised gradient: units are centred and divided by their standard deviations over data and model"
+    )
     average: int = option(
         0, "average of the parameters over about so many of the last updates, which becomes the RBM at its end; 0 for none (Swersky et al. 2010)",
         at_least=0,
@@ -245,7 +248,9 @@ class TrainingSpec(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.score_temperatures == 1:
-            raise SpecError("--score-temperatures is 1, but there must be at least 2, from 0 to 1 (or 0 for as many as fit)")
+            raise SpecError(
+                "--score-temperatures is 1, but there must be at least 2, from 0 to 1 (or 0 for as many as fit)"
+            )
         if self.persistent and self.chain_restart:
             raise SpecError("--persistent and --chain-restart exclude each other: chains go on, or start anew")
 

@@ -45,6 +45,7 @@ KINDS = (
     "L1",
     "likelihoods",
     "clipping",
+    "standardised",
 )
 
 
@@ -117,6 +118,12 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
         over_units(states, np.zeros(1))
         over_samples(states, np.zeros(4))
 
+    def standardised() -> None:
+        update.scale_outer_rows(W.copy(), bias, bias, 0, 1)
+        update_from(W.copy(), W, W.copy(), 0.0, 0.0, 0.0)
+        added()
+        summed()
+
     def added() -> None:
         for kind in (np.int8, np.int16, np.int32):
             accumulate(np.zeros((1, 1), kind), W.copy(), 0.0, 0.0)
@@ -124,6 +131,8 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
     chosen = [Task("sums of states", 0.3, states.sums)]
     if "centred" in kinds:
         chosen.append(Task("centred gradients", 0.8, centred))
+    if "standardised" in kinds:
+        chosen.append(Task("standardised gradients", 1.5, standardised))
     if "phases apart" in kinds:
         chosen.append(Task("statistics of phases apart", 0.6, added))
     if "counts of one phase" in kinds:  # grey values in the data's phase, states in the model's

@@ -1,7 +1,7 @@
 """A limit on the length of an update of weights.
 
-Where the update of W, its velocity after momentum and decay, has an L2 norm above the limit, all of it is scaled back to
-that norm: its direction stays (Pascanu, Mikolov and Bengio 2013, algorithm 1, there of the gradient).  Squares are
+Where the update of W, its velocity after momentum and decay, has an L2 norm above the limit, all of it is scaled back
+to that norm: its direction stays (Pascanu, Mikolov and Bengio 2013, algorithm 1, there of the gradient).  Squares are
 added up as integers, relative to the largest one, so the norm is the same at every grid.
 """
 

@@ -19,10 +19,6 @@ def check_strategy(
     spec: NetworkSpec, sync: SyncSpec, training: TrainingSpec | None = None, *, n_replicas: int, digests: bool
 ) -> None:
     """Raise SpecError, on every rank alike, where a strategy or connections cannot do what else was asked for."""
-    if training is not None and training.centred and not all(pattern.dense for pattern in spec.patterns):
-        raise SpecError(
-            "--centred needs complete connections, but some are listed; leave --centred out, or use --connections dense"
-        )
     if sync.sync == "allreduce":
         return
     if training is not None and training.average:
@@ -30,7 +26,8 @@ def check_strategy(
             f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
         )
     beside = {} if training is None else {
-        "--centred": training.centred, "--l1": training.l1, "--clip": training.clip,
+        "--centred": training.centred, "--standardised": training.standardised,
+        "--l1": training.l1, "--clip": training.clip,
     }  # fmt: skip
     option = next((name for name, value in beside.items() if value), None)
     if option is not None and sync.sync == "server":

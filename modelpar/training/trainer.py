@@ -132,7 +132,7 @@ def _train_rbm(
                     )  # fmt: skip
                     optimizer.learn(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
-                        l1=training.l1, clip=training.clip,
+                        standardised=training.standardised, gaussian=rbm.gaussian, l1=training.l1, clip=training.clip,
                     )  # fmt: skip
                     if training.average:
                         averaging.add(run.average, rbm.name, rbm.parameters, training.average, batch.update + 1)

@@ -53,6 +53,15 @@ def subtract_outer_rows(V, carry, a, d, c, f, start, stop):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
+def scale_outer_rows(V, a, d, start, stop):  # type: ignore[no-untyped-def]
+    """V[i, j] *= a[i] * d[j], rows ``start .. stop - 1``; all of one type"""
+    for i in range(start, stop):
+        row, one = V[i], a[i]
+        for j in range(len(row)):
+            row[j] *= one * d[j]
+
+
+@njit(cache=True, nogil=True)
 def shrink_span(W, limit):  # type: ignore[no-untyped-def]
     """W (n,) moves towards 0 by ``limit``, and ends there where it is nearer."""
     for i in range(len(W)):
@@ -141,6 +150,13 @@ def subtract_outer(V: Array, carry: float, rows: tuple[Array, Array], columns: t
     keep = V.dtype.type(carry)
     grain = threads.rows_of(GRAIN, V.shape[1])
     threads.split(len(V), grain, lambda start, stop: subtract_outer_rows(V, keep, a, d, c, f, start, stop))
+
+
+def scale_outer(V: Array, rows: Array, columns: Array) -> None:
+    """``V *= rows columns^T`` in place, V (n, m); rows (n,) and columns (m,) of any type, rounded to V's first."""
+    a, d = np.ascontiguousarray(rows, V.dtype), np.ascontiguousarray(columns, V.dtype)
+    grain = threads.rows_of(GRAIN, V.shape[1])
+    threads.split(len(V), grain, lambda start, stop: scale_outer_rows(V, a, d, start, stop))
 
 
 def shrink(W: Array, limit: float) -> None:
