@@ -194,10 +194,10 @@ def test_statistics_of_few_bits_equal_the_reference_to_rounding(comm, agree, sha
 
 
 OWN_CHAINS = [
-    {"chains": 37, "clip": 0.05},
+    {"chains": 37, "clip": 0.02},
     {"chains": 150, "chain_steps": 3, "centred": True, "l1": 0.01},
     {"chain_restart": True, "chain_start": "random", "chains": 33, "statistics": "float", "standardised": True},
-    {"persistent": True, "standardised": True, "reconstruction": "states", "clip": 0.05},
+    {"persistent": True, "standardised": True, "reconstruction": "states", "clip": 0.02},
     {"centred": True, "statistics": "1"},
 ]
 
