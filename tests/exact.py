@@ -101,15 +101,28 @@ TRAININGS = {
         Training(
             "centred, own chains, averaged, L1, clipped",
             "b6253457322ac0d2812ca72907b3c723b2f25c4879c1e14f9fe7a39ed542b4ed",
-            {"chains": 31, "chain_steps": 2, "chain_start": "random", "centred": True, "average": 4, "l1": 0.01,
-             "clip": 0.03},
+            {
+                "chains": 31,
+                "chain_steps": 2,
+                "chain_start": "random",
+                "centred": True,
+                "average": 4,
+                "l1": 0.01,
+                "clip": 0.03,
+            },
             binarise="stochastic",
         ),
         Training(
             "standardised, chains that start at the data anew",
             "6a1f64489527a5dccfc46c3868f48b4c6a058cf9b4d927806fd87a4994e4c864",
-            {"chains": 90, "chain_restart": True, "chain_start": "data", "statistics": "float", "updates": 5,
-             "standardised": True},
+            {
+                "chains": 90,
+                "chain_restart": True,
+                "chain_start": "data",
+                "statistics": "float",
+                "updates": 5,
+                "standardised": True,
+            },
         ),
         Training(
             "CD-1 of probabilities, data above a threshold",

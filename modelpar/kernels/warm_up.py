@@ -88,6 +88,11 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
             Task("likelihoods", 1.5, lambda: softplus.add_differences(x, none, one, 0, 4, np.zeros(4))),
             Task("likelihoods in float64", 1.5, lambda: softplus.softplus_sums(np.zeros((1, 1)))),
         ]
+    if "likelihoods" in kinds and "exact" in kinds:
+        rounded = softplus.add_rounded_differences
+        chosen.append(Task("exact likelihoods", 2.0, lambda: (
+            rounded(x, one, one, 0, 4, np.zeros(4)), rounded(np.zeros((1, 1)), 0.0, 1.0, 0, 1, np.zeros(1))
+        )))  # fmt: skip
     if "tuning" in kinds:
         chosen.append(Task("gradients", 0.5, lambda: (backprop.sigmoid_gradient(x, x, 1.0),
                                                       backprop.keep_or_drop(x, x, 0.5))))  # fmt: skip

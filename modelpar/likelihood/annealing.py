@@ -31,6 +31,7 @@ from modelpar.likelihood.energy import (
     ShardedRBM,
     free_energy,
     on_whole_grid,
+    rounded,
     stream_of,
     sum_over_shards,
     whole_grid,
@@ -156,11 +157,11 @@ class _Path:
 
     def log_partition_of_base(self) -> float:
         """2^n_hidden times the product of the visible units' own sums, as a logarithm."""
-        mine = len(self.rbm.hidden_ids) * math.log(2)
+        mine = len(self.rbm.hidden_ids) * float(rounded(self.rbm, np.array(math.log(2))))
         if self.rbm.gaussian:
             mine += 0.5 * len(self.base) * math.log(2 * math.pi)
         else:
-            mine += float(softplus_sums(self.base[None, :].astype(np.float64)).sum())
+            mine += float(softplus_sums(self.base[None, :].astype(np.float64), exact=self.rbm.exact).sum())
         return float(sum_over_shards(self.rbm, np.array([mine]))[0])
 
     def forwards(self, betas: Doubles, first: int, last: int, n_chains: int) -> Iterator[tuple[float, Doubles]]:
@@ -191,6 +192,9 @@ class _Path:
 
     def _difference(self, v: Activations, x: Array, low: float, high: float) -> Doubles:
         """log f_high(v) - log f_low(v), of the owned units on both sides."""
+        if self.rbm.exact and isinstance(v, Packed):
+            terms = rounded(self.rbm, (high - low) * self._shift.astype(np.float64))
+            return terms @ unpack(v, np.float64) + softplus_differences(x, low, high, exact=True)
         values: Array = unpack(v, self.rbm.W.dtype) if isinstance(v, Packed) else v
         if self.rbm.gaussian:
             wide, own, old = (a.astype(np.float64) for a in (values, self.rbm.b[:, None], self.base[:, None]))

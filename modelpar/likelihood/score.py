@@ -21,6 +21,7 @@ from modelpar.likelihood.energy import (
     IntArray,
     free_energy,
     on_whole_grid,
+    rounded,
     stream_of,
     sum_over_shards,
     visible_values,
@@ -202,7 +203,9 @@ def _states_above(rbm: RBM, v: Activations, samples: IntArray, seed: int) -> Pac
 def _gain(rbm: RBM, v: Activations, h: Packed) -> Doubles:
     """log p(v | h) - log q(h | v) of every sample, (samples,)."""
     x = rbm.hidden_input(v).astype(np.float64)
-    mine = softplus_sums(x) - (unpack(h, np.float64) * x).sum(axis=0)  # -log q = sum_j log(1 + exp(x_j)) - h_j x_j
+    # rounded before it is multiplied: h is 0 or 1
+    mine = softplus_sums(x, exact=rbm.exact) - (unpack(h, np.float64) * rounded(rbm, x)).sum(axis=0)
+    # -log q = sum_j log(1 + exp(x_j)) - h_j x_j
     return sum_over_shards(rbm, mine + _log_given_hidden(rbm, v, rbm.visible_input(h).astype(np.float64)))
 
 
@@ -215,7 +218,7 @@ def _log_given_hidden(rbm: RBM, v: Activations, x: Doubles) -> Doubles:
     values = unpack(v, np.float64) if isinstance(v, Packed) else v.astype(np.float64)
     if rbm.gaussian:
         return np.asarray(-0.5 * ((values - x) ** 2).sum(axis=0) - 0.5 * len(x) * math.log(2 * math.pi))
-    return np.asarray((values * x).sum(axis=0) - softplus_sums(x))
+    return np.asarray((values * rounded(rbm, x)).sum(axis=0) - softplus_sums(x, exact=rbm.exact))
 
 
 def _mean_and_error(rbm: RBM, values: Doubles, *, exact_terms: bool) -> tuple[float, float]:

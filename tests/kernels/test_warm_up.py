@@ -60,10 +60,11 @@ if MPI.COMM_WORLD.rank == 0:
 def test_training_compiles_nothing(on_ranks, tmp_path: Path) -> None:
     few = f"train --epochs 1 --finetune-epochs 1 --no-pictures --run-dir {tmp_path}/"
     own = "--chains 7 --chain-steps 2 --centred --average 3 --l1 0.001"
+    scored = "--standardised --clip 0.01 --score-every 1 --score-temperatures 9"
     runs = (
         few + "grey --layers 64-9-8", few + "states --layers 16-9 --data bars:4 --replicas 2",
         few + f"own --layers 16-9 --data bars:4 --replicas 2 {own}",
-        few + "scored --layers 16-9-30 --data bars:4 --model-shards 2 --standardised --clip 0.01 --score-every 1",
+        few + f"scored --layers 25-22-21 --data bars:5 --model-shards 2 {scored}",
     )  # fmt: skip
     done = on_ranks(2, [sys.executable, "-c", COUNTED, *runs], limit=600, cwd=ROOT).check()
     assert "compiled in training: [] of True" in done.output

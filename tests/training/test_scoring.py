@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from modelpar import NetworkSpec, TrainingSpec, pretrain
+from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpec, pretrain
 from modelpar.training import scoring
 from modelpar.training.scoring import Scorer, score_split
 from tests import networks, reference, small
@@ -71,6 +71,24 @@ def test_an_average_is_not_lost_where_fewer_epochs_are_asked_for(comm, agree, sh
     agree(not comm.allreduce(np.array_equal(kept, last), MPI.LAND))
     agree(not list(pretrain(network, data, replace(training, epochs=1, average=average))))
     agree(np.array_equal(network.rbms[0].parameters.flat, kept if average else last))
+
+
+@shapes
+@pytest.mark.parametrize("sizes", [(13, 7, 5), (26, 24, 23)], ids=["enumerated", "annealed"])
+@pytest.mark.parametrize("layout", ["column", "row"])
+def test_exact_runs_record_the_same_scores_at_every_grid(comm, agree, shape, layout, sizes):
+    training = replace(SCORED, epochs=1, pass_up="states", average=3)
+    spec = NetworkSpec(sizes, layout=layout, exact=True, weight_scale=0.3)
+
+    def scores(grid):
+        network = DeepBeliefNetwork(spec, grid, networks.layout_of(spec, grid.n_shards, "random"))
+        records = list(pretrain(network, small.dataset(sizes[0], held_out=True), training))
+        return [x for r in records for name, x in r.measures.items() if name.startswith("log_likelihood")]
+
+    with Grid(MPI.COMM_SELF) as alone:
+        expected = scores(alone)
+    result = scores(networks.grid_of(comm.size, shape))
+    agree(len(expected) == 6 and result == expected, f"{result} {expected}")
 
 
 @shapes

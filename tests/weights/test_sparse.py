@@ -245,7 +245,8 @@ def test_a_run_goes_on_from_mid_epoch_as_if_nothing_had_been(comm, agree, shape,
 @pytest.mark.parametrize("pattern", ["local, stride 2", "random", "thin"])
 @pytest.mark.parametrize("changes", [
     {"chains": 37, "centred": True, "clip": 0.02}, {"standardised": True},
-    {"centred": True, "statistics": "float"}, {"visible": "gaussian", "reconstruction": "probabilities", "standardised": True},
+    {"centred": True, "statistics": "float"},
+    {"visible": "gaussian", "reconstruction": "probabilities", "standardised": True},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("halo", ["receive", "recompute"])
 @shapes
