@@ -174,9 +174,28 @@ class TrainingSpec(Spec):
     centred: bool = option(
         False, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"
     )  # fmt: skip
+    standardised: bool = option(
+        False, "standardised gradient: units are centred and divided by their standard deviations over data and model"
+    )
     average: int = option(
         0, "average of the parameters over about so many of the last updates, which becomes the RBM at its end; 0 for none (Swersky et al. 2010)",
         at_least=0,
+    )  # fmt: skip
+    clip: float = option(
+        0.0, "limit on the norm of an update of an RBM's weights, which is scaled back to it; 0 for none (Pascanu et al. 2013)",
+        at_least=0, flag="--clip",
+    )  # fmt: skip
+    score_every: int = option(
+        0, "estimate the log-likelihood of the validation samples (else of the test or training samples) every so many epochs, and after the last one of each RBM; 0 for never",
+        at_least=0, flag="--score-every",
+    )  # fmt: skip
+    score_share: float = option(
+        0.1, "part of the training time that these estimates take, about: it decides how many temperatures they have, 300 to 10000",
+        above=0, flag="--score-share",
+    )  # fmt: skip
+    score_temperatures: int = option(
+        0, "temperatures of these estimates; 0: as many as --score-share affords, or 1000 with --exact",
+        at_least=0, below=1 << 31, flag="--score-temperatures",
     )  # fmt: skip
     l1: float = option(
         0.0, "L1 penalty on the weights, by proximal steps, which leave exact zeros", at_least=0, flag="--l1"
@@ -228,6 +247,10 @@ class TrainingSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.score_temperatures == 1:
+            raise SpecError(
+                "--score-temperatures is 1, but there must be at least 2, from 0 to 1 (or 0 for as many as fit)"
+            )
         if self.persistent and self.chain_restart:
             raise SpecError("--persistent and --chain-restart exclude each other: chains go on, or start anew")
 

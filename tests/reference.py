@@ -163,10 +163,15 @@ class RBM:
         ratio = batch / v.shape[1]  # of the numbers of samples and chains: both phases count as means
         gradients = [v0 @ s0.T - ratio * (v @ s1.T), v0.sum(axis=1) - ratio * v.sum(axis=1)]
         gradients.append(s0.sum(axis=1) - ratio * s1.sum(axis=1))
-        if o.centred:
-            gradients = [batch * x for x in centred_gradients(v0, s0, v, s1)]
+        if o.centred or o.standardised:
+            kind = (standardised_gradients, (self.gaussian,)) if o.standardised else (centred_gradients, ())
+            gradients = [batch * x for x in kind[0](v0, s0, v, s1, *kind[1], mask=self.mask)]
         gradients[0] *= self.mask
         step((self.W, self.b, self.c), self.velocity, gradients, rate, momentum, rate * o.weight_decay, batch)
+        if o.clip and (norm := np.sqrt((self.velocity[0] ** 2).sum())) > o.clip:
+            self.W -= self.velocity[0]
+            self.velocity[0] *= o.clip / norm
+            self.W += self.velocity[0]
         if o.l1:
             self.W[...] = np.sign(self.W) * np.maximum(np.abs(self.W) - rate * o.l1, 0)
         if o.average:
@@ -176,7 +181,7 @@ class RBM:
         return error
 
 
-def centred_gradients(v0, s0, v1, s1):
+def centred_gradients(v0, s0, v1, s1, mask=1):
     """Of W, b and c, from the activations of both phases; the phases may have other numbers of samples.
 
     Of (v - mu) and (h - lambda), with the means over both phases (Cho, Raiko and Ilin 2013, section 3).
@@ -184,8 +189,23 @@ def centred_gradients(v0, s0, v1, s1):
     (mv0, ms0), (mv1, ms1) = ((v.mean(axis=1), s.mean(axis=1)) for v, s in ((v0, s0), (v1, s1)))
     mu, la = (mv0 + mv1) / 2, (ms0 + ms1) / 2
     phases = [(v - mu[:, None]) @ (s - la[:, None]).T / v.shape[1] for v, s in ((v0, s0), (v1, s1))]
-    W = phases[0] - phases[1]
+    W = (phases[0] - phases[1]) * mask
     return [W, mv0 - mv1 - W @ la, ms0 - ms1 - W.T @ mu]
+
+
+def standardised_gradients(v0, s0, v1, s1, gaussian=False, mask=1):
+    """By the change of variables: a step of the RBM of (v - mu) / s and (h - lambda) / t, written in W, b and c.
+
+    Standard deviations are over data and model, in units of the largest of a kind: 1/2 of states, 1 of Gaussian units.
+    """
+    (mv0, ms0), (mv1, ms1) = ((v.mean(axis=1), s.mean(axis=1)) for v, s in ((v0, s0), (v1, s1)))
+    mu, la = (mv0 + mv1) / 2, (ms0 + ms1) / 2
+    variance = ((v0**2).mean(axis=1) + (v1**2).mean(axis=1)) / 2 - mu**2 if gaussian else 4 * mu * (1 - mu)
+    s, t = np.sqrt(np.maximum(variance, 0.04)), np.sqrt(np.maximum(4 * la * (1 - la), 0.04))
+    one, other = (((v - mu[:, None]) / s[:, None], (h - la[:, None]) / t[:, None]) for v, h in ((v0, s0), (v1, s1)))
+    dW, db, dc = one[0] @ one[1].T / v0.shape[1] - other[0] @ other[1].T / v1.shape[1], (mv0 - mv1) / s, (ms0 - ms1) / t
+    W = dW / s[:, None] / t[None, :] * mask
+    return [W, db / s - W @ la, dc / t - W.T @ mu]
 
 
 def step(parameters, velocity, gradients, rate, momentum, shrink, batch):

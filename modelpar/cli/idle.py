@@ -160,6 +160,12 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
         yield Idle("training", "persistent", "--chains are persistent, unless there is --chain-restart")
     if training.n_chains:
         yield Idle("training", "reconstruction", "chains of their own do not reconstruct the data")
+    if not training.score_every:
+        for name in ("score_share", "score_temperatures"):
+            yield Idle("training", name, "there are no scores in training without --score-every")
+    elif training.score_temperatures or spec.exact:
+        said = f"--score-temperatures {training.score_temperatures}" if training.score_temperatures else "--exact"
+        yield Idle("training", "score_share", f"{said} says how many temperatures a score has")
     yield from _of_rates(settings, "training")
     single = len(spec.layers) == 2
     if spec.visible != "gaussian":

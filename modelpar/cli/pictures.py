@@ -122,7 +122,10 @@ def save_tiles(
 
 
 def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say) -> None:
-    """``curves.png``: reconstruction error of each RBM, loss and accuracies over the epochs.  Collective."""
+    """``curves.png``: reconstruction error and log-likelihood of each RBM, loss and accuracies over the epochs.
+
+    Collective.
+    """
     if not directory.comm.bcast(have_matplotlib()):
         return say(WITHOUT)
     with together(directory.comm):
@@ -134,15 +137,21 @@ def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
     """Not collective.  Raises ModelparError where the file cannot be written; an incomplete file is removed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    errors, losses, accuracies = figure.subplots(1, 3)
+    scored = any("log_likelihood" in line for line in epochs)
+    figure = Figure(figsize=(16 if scored else 12, 3.6), layout="constrained")
+    errors, losses, accuracies, *scores = figure.subplots(1, 4 if scored else 3)
+    titles = [(errors, "reconstruction error"), (losses, "loss"), (accuracies, "accuracy")]
     for layer in sorted({line["layer"] for line in epochs if line["stage"] == "pretrain"}):
-        _curve(errors, [line for line in epochs if line["layer"] == layer], "reconstruction_error", f"RBM {layer}")
+        of_layer = [line for line in epochs if line["layer"] == layer]
+        _curve(errors, of_layer, "reconstruction_error", f"RBM {layer}")
+        for axes in scores:
+            _curve(axes, of_layer, "log_likelihood", f"RBM {layer}")
+            _band(axes, of_layer, "log_likelihood")
     tuned = [line for line in epochs if line["stage"] == "finetune"]
     _curve(losses, tuned, "loss", "cross-entropy")
     for name in ("train_accuracy", "validation_accuracy", "test_accuracy"):
         _curve(accuracies, tuned, name, name.split("_")[0])
-    for axes, title in ((errors, "reconstruction error"), (losses, "loss"), (accuracies, "accuracy")):
+    for axes, title in [*titles, *((axes, "log-likelihood (nats)") for axes in scores)]:
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
@@ -156,3 +165,11 @@ def _curve(axes: Any, lines: list[dict[str, Any]], measure: str, label: str) -> 
     points = [(line["epoch"], line[measure]) for line in lines if measure in line]
     if points:
         axes.plot(*zip(*points, strict=True), marker=".", label=label)
+
+
+def _band(axes: Any, lines: list[dict[str, Any]], measure: str) -> None:
+    """The interval of a measure, from ``_low`` to ``_high``, behind its curve."""
+    low, high = f"{measure}_low", f"{measure}_high"
+    points = [(line["epoch"], line[low], line[high]) for line in lines if low in line and high in line]
+    if points:
+        axes.fill_between(*zip(*points, strict=True), alpha=0.2, color=axes.lines[-1].get_color())

@@ -24,6 +24,7 @@ REFRESH = 0.1  # seconds between updates of the bar
 SHOWN = {
     "reconstruction_error": ("error", "{:.4f}"),
     "pseudo_likelihood": ("pseudo-likelihood", "{:.1f}"),
+    "log_likelihood": ("log-likelihood", "{:.2f}"),
     "loss": ("loss", "{:.4f}"),
     "train_accuracy": ("training", "{:.2%}"),
     "validation_accuracy": ("validation", "{:.2%}"),

@@ -19,7 +19,7 @@ from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
-from modelpar.kernels.sampling import epilogue, philox
+from modelpar.kernels.sampling import epilogue, philox, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
 from modelpar.kernels.statistics import update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, accumulate, update_from
@@ -43,6 +43,9 @@ KINDS = (
     "centred",
     "averages",
     "L1",
+    "likelihoods",
+    "clipping",
+    "standardised",
 )
 
 
@@ -75,6 +78,21 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("averages", 0.2, lambda: update.approach_span(bias, bias.copy(), bias.dtype.type(0))))
     if "L1" in kinds:
         chosen.append(Task("L1", 0.2, lambda: update.shrink_span(bias.copy(), bias.dtype.type(0))))
+    if "clipping" in kinds:
+        copy = bias.copy()
+        chosen.append(Task("clipping", 0.6, lambda: (update.largest_span(bias), update.squares_span(copy + 1, 1.0),
+                                                     update.shorten_span(bias, copy, bias.dtype.type(1)))))  # fmt: skip
+    if "likelihoods" in kinds:
+        one, none = x.dtype.type(1), x.dtype.type(0)
+        chosen += [
+            Task("likelihoods", 1.5, lambda: softplus.add_differences(x, none, one, 0, 4, np.zeros(4))),
+            Task("likelihoods in float64", 1.5, lambda: softplus.softplus_sums(np.zeros((1, 1)))),
+        ]
+    if "likelihoods" in kinds and "exact" in kinds:
+        rounded = softplus.add_rounded_differences
+        chosen.append(Task("exact likelihoods", 2.0, lambda: (
+            rounded(x, one, one, 0, 4, np.zeros(4)), rounded(np.zeros((1, 1)), 0.0, 1.0, 0, 1, np.zeros(1))
+        )))  # fmt: skip
     if "tuning" in kinds:
         chosen.append(Task("gradients", 0.5, lambda: (backprop.sigmoid_gradient(x, x, 1.0),
                                                       backprop.keep_or_drop(x, x, 0.5))))  # fmt: skip
@@ -105,6 +123,12 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
         over_units(states, np.zeros(1))
         over_samples(states, np.zeros(4))
 
+    def standardised() -> None:
+        update.scale_outer_rows(W.copy(), bias, bias, 0, 1)
+        update_from(W.copy(), W, W.copy(), 0.0, 0.0, 0.0)
+        added()
+        summed()
+
     def added() -> None:
         for kind in (np.int8, np.int16, np.int32):
             accumulate(np.zeros((1, 1), kind), W.copy(), 0.0, 0.0)
@@ -112,6 +136,8 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
     chosen = [Task("sums of states", 0.3, states.sums)]
     if "centred" in kinds:
         chosen.append(Task("centred gradients", 0.8, centred))
+    if "standardised" in kinds:
+        chosen.append(Task("standardised gradients", 1.5, standardised))
     if "phases apart" in kinds:
         chosen.append(Task("statistics of phases apart", 0.6, added))
     if "counts of one phase" in kinds:  # grey values in the data's phase, states in the model's

@@ -35,6 +35,7 @@ from modelpar.likelihood.energy import (
     ShardedRBM,
     free_energy,
     on_whole_grid,
+    rounded,
     stream_of,
     sum_over_shards,
     whole_grid,
@@ -214,11 +215,11 @@ class _Path:
 
     def log_partition_of_base(self) -> float:
         """2^n_hidden times the product of the visible units' own sums, as a logarithm."""
-        mine = len(self.rbm.hidden_ids) * math.log(2)
+        mine = len(self.rbm.hidden_ids) * float(rounded(self.rbm, np.array(math.log(2))))
         if self.rbm.gaussian:
             mine += 0.5 * len(self.base) * math.log(2 * math.pi)
         else:
-            mine += float(softplus_sums(self.base[None, :].astype(np.float64)).sum())
+            mine += float(softplus_sums(self.base[None, :].astype(np.float64), exact=self.rbm.exact).sum())
         return float(sum_over_shards(self.rbm, np.array([mine]))[0])
 
     def forwards(self, betas: Doubles, first: int, last: int, n_chains: int) -> Iterator[tuple[float, Doubles]]:
@@ -251,6 +252,10 @@ class _Path:
 
     def _difference(self, leg: _Leg, v: Activations, inputs: tuple[Array | None, Array]) -> Doubles:
         """log f_high(v) - log f_low(v), of the owned units on both sides."""
+        if self.rbm.exact and isinstance(v, Packed):
+            terms = rounded(self.rbm, (leg.high - leg.low) * (leg.end.b - leg.start.b).astype(np.float64))
+            hidden = softplus_differences(inputs[1], leg.low, leg.high, inputs[0], exact=True)
+            return terms @ unpack(v, np.float64) + hidden
         values: Array = unpack(v, self.rbm.W.dtype) if isinstance(v, Packed) else v
         if self.rbm.gaussian:
             wide, own, old = (a.astype(np.float64) for a in (values, leg.end.b[:, None], leg.start.b[:, None]))

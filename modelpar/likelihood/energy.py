@@ -21,6 +21,7 @@ from modelpar.collective.agreement import agree
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import together
 from modelpar.kernels.products.product import Activations
+from modelpar.kernels.sampling.softplus import in_steps, softplus_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.rbm import owned_block
 from modelpar.values import plain
@@ -36,6 +37,7 @@ class ShardedRBM(Protocol):
     index: int
     seed: int
     gaussian: bool
+    exact: bool  # sums are the same bits at every grid
     visible_ids: IntArray
     hidden_ids: IntArray
     shard_comm: MPI.Comm
@@ -62,7 +64,8 @@ def free_energy(rbm: ShardedRBM, v: Activations) -> Doubles:
     with together(rbm.shard_comm):
         values = visible_values(rbm, v)
     agree(rbm.shard_comm, "free_energy", samples=values.shape[1])
-    mine = -softplus(rbm.hidden_input(v if isinstance(v, Packed) else values)).sum(axis=0) - _visible_term(rbm, values)
+    x = rbm.hidden_input(v if isinstance(v, Packed) else values)
+    mine = -(softplus_sums(x, exact=True) if rbm.exact else softplus(x).sum(axis=0)) - _visible_term(rbm, values)
     return sum_over_shards(rbm, mine)
 
 
@@ -82,7 +85,7 @@ def log_likelihood(rbm: ShardedRBM, v: Activations, log_partition: float) -> flo
 
 def _visible_term(rbm: ShardedRBM, v: Array) -> Doubles:
     """The visible biases' contribution to log p*, (samples,), of the owned units."""
-    wide, b = v.astype(np.float64), rbm.b.astype(np.float64)
+    wide, b = v.astype(np.float64), rounded(rbm, rbm.b)
     return np.asarray(-0.5 * ((wide - b[:, None]) ** 2).sum(axis=0) if rbm.gaussian else b @ wide)
 
 
@@ -110,6 +113,11 @@ def whole_grid(rbm: ShardedRBM) -> tuple[MPI.Comm, MPI.Comm]:
 def stream_of(rbm: ShardedRBM, seed: int | None, repeat: int) -> Stream:
     """The draws of one kind for a score; those of an RBM without a seed of the caller's are keyed by its own."""
     return Stream(rbm.seed if seed is None else seed, rbm.index, Purpose.SCORE, repeat)
+
+
+def rounded(rbm: ShardedRBM, values: Array) -> Doubles:
+    """Terms of sums over units, in exact mode such that these are the same in any order."""
+    return in_steps(values) if rbm.exact else values.astype(np.float64)
 
 
 def softplus(x: Array) -> Doubles:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import chain
 
 import numpy as np
 from scipy.special import logsumexp
@@ -10,7 +12,8 @@ from scipy.special import logsumexp
 from modelpar.collective.agreement import agree
 from modelpar.errors import SpecError
 from modelpar.kernels.sampling.softplus import softplus_sums
-from modelpar.likelihood.energy import Doubles, IntArray, ShardedRBM, sum_over_shards, whole_grid
+from modelpar.kernels.states import pack
+from modelpar.likelihood.energy import Doubles, IntArray, ShardedRBM, rounded, sum_over_shards, whole_grid
 
 ENUMERABLE = 25  # units of the smaller side up to which all states are visited
 LOW_UNITS = 12  # units whose states, all of them, are visited at a time
@@ -35,16 +38,16 @@ def log_partition_exact(rbm: ShardedRBM) -> float:
     low, low_bias = _inputs(rbm, np.arange(2**n_low), over_hidden=over_hidden)
     rest = np.zeros((len(low), 1))
     rest[:, 0] = (rbm.b if over_hidden else rbm.c).astype(np.float64)  # is in the summed input of each half
+    softplus = partial(softplus_sums, exact=rbm.exact)
     replica, n_replicas, n_rest = rbm.replica_comm.rank, rbm.replica_comm.size, 2 ** (n_units - n_low)
     parts = []
     for code in range(n_rest * replica // n_replicas, n_rest * (replica + 1) // n_replicas):
         high, high_bias = _inputs(rbm, np.array([code << n_low]), over_hidden=over_hidden)
         x = low + (high - rest)
         # Gaussian: the integral over v of exp(-|v - b|^2 / 2 + v.(x - b)), without its power of 2 pi
-        other_side = 0.5 * (x**2 - rest**2).sum(axis=0) if rbm.gaussian else softplus_sums(x)
+        other_side = 0.5 * (x**2 - rest**2).sum(axis=0) if rbm.gaussian else softplus(x)
         parts.append(logsumexp(sum_over_shards(rbm, low_bias + high_bias + other_side)))
-    of_replica = float(logsumexp(parts)) if parts else -math.inf
-    total = float(logsumexp(rbm.replica_comm.allgather(of_replica)))
+    total = float(logsumexp(list(chain.from_iterable(rbm.replica_comm.allgather(parts)))))
     return total + (0.5 * n_visible * math.log(2 * math.pi) if rbm.gaussian else 0.0)
 
 
@@ -62,5 +65,6 @@ def _inputs(rbm: ShardedRBM, codes: IntArray, *, over_hidden: bool) -> tuple[Dou
     """
     ids, bias = (rbm.hidden_ids, rbm.c) if over_hidden else (rbm.visible_ids, rbm.b)
     states = np.ascontiguousarray((codes[None, :] >> ids[:, None] & 1).astype(rbm.W.dtype))
-    x = rbm.visible_input(states) if over_hidden else rbm.hidden_input(states)
-    return x.astype(np.float64), bias.astype(np.float64) @ states.astype(np.float64)
+    given = pack(states) if rbm.exact else states
+    x = rbm.visible_input(given) if over_hidden else rbm.hidden_input(given)
+    return x.astype(np.float64), rounded(rbm, bias) @ states.astype(np.float64)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -22,6 +23,7 @@ from modelpar.likelihood.energy import (
     IntArray,
     free_energy,
     on_whole_grid,
+    rounded,
     stream_of,
     sum_over_shards,
     visible_values,
@@ -66,7 +68,7 @@ class Score:
 
 def score(
     network: DeepBeliefNetwork, v: Activations, samples: IntArray, method: str = "auto", *,
-    n_chains: int = 100, n_betas: int = 10000, seed: int = 0, kept: Sequence[RBM] = (),
+    n_chains: int = 100, n_betas: int = 10000, seed: int = 0, n_rbms: int | None = None, kept: Sequence[RBM] = (),
 ) -> Score:  # fmt: skip
     """The mean log-likelihood of the samples of all replicas under ``network``.
 
@@ -80,13 +82,16 @@ def score(
               directions through the RBMs ``kept`` from the course of the top RBM's training, instead of temperatures
     n_chains  of forward AIS, and samples that reverse AIS starts from, at most
     n_betas   inverse temperatures; for ``trajectory`` points on the way
+    n_rbms    of the stack, from below: that of the first RBMs alone, while those above are not trained yet; None: all
     kept      of the same units as the top RBM, in the order of training
     Collective.  Raises SpecError for a method that cannot be used, DataError where there are no samples or units do
     not fit.
     """
     started = time.perf_counter()
-    top = network.rbms[-1]
-    agree(network.grid.comm, "score", method=method, n_chains=n_chains, n_betas=n_betas, seed=seed, kept=len(kept))
+    what: dict[str, Any] = {"n_chains": n_chains, "n_betas": n_betas, "n_rbms": n_rbms, "kept": len(kept)}
+    agree(network.grid.comm, "score", method=method, seed=seed, **what)
+    rbms = network.rbms[:n_rbms]
+    top = rbms[-1]
     if method not in METHODS:
         raise SpecError(f"the method is {method!r}, but must be one of {', '.join(METHODS)}")
     if bool(kept) != (method == "trajectory"):
@@ -96,8 +101,8 @@ def score(
     n_samples = network.grid.replica_comm.allreduce(v.shape[1])
     if not n_samples:
         raise DataError("there are no samples to score")
-    unnormalised, h = log_unnormalised(network, v, samples, seed)
-    total, error = _mean_and_error(top, unnormalised, exact_terms=len(network.rbms) == 1)
+    unnormalised, h = log_unnormalised(network, v, samples, seed, n_rbms)
+    total, error = _mean_and_error(top, unnormalised, exact_terms=len(rbms) == 1)
     n_visible, n_hidden, over_hidden = enumerated_side(top)
     if method == "auto":
         method = "exact" if (n_hidden if over_hidden else n_visible) <= AUTO_EXACT else "both"
@@ -113,7 +118,7 @@ def score(
         log_z_low = log_partition_ais(top, n_chains, seed=seed, base_bias=base, betas=betas, kept=kept)
         optimistic = _by_forward(total, error, log_z_low)
     if method != "ais":
-        pessimistic = _by_reverse(network, h, samples, betas, seed, base, total, error, n_chains, n_samples, kept)
+        pessimistic = _by_reverse(top, h, samples, betas, seed, base, total, error, n_chains, n_samples, kept)
     seconds = time.perf_counter() - started
     best, low = optimistic or pessimistic, pessimistic or optimistic
     assert best is not None
@@ -137,11 +142,11 @@ def _by_forward(total: float, error: float, log_z: LogPartition) -> Estimate:
 
 
 def _by_reverse(
-    network: DeepBeliefNetwork, h: Activations, samples: IntArray, betas: Doubles, seed: int, base: Array,
+    top: RBM, h: Activations, samples: IntArray, betas: Doubles, seed: int, base: Array,
     total: float, error: float, n_chains: int, n_samples: int, kept: Sequence[RBM],
 ) -> Estimate:  # fmt: skip
     """The mean over all samples of log p* less a log Z that some of them, spread evenly, find in reverse."""
-    top, comm = network.rbms[-1], network.grid.replica_comm
+    comm = top.replica_comm
     before = sum(comm.allgather(h.shape[1])[: comm.rank])
     wanted = np.unique(np.linspace(0, n_samples - 1, min(n_chains, n_samples)).astype(np.int64))
     mine = wanted[(wanted >= before) & (wanted < before + h.shape[1])] - before
@@ -166,30 +171,31 @@ def _doubts(gap: float, part: float) -> tuple[str, ...]:
 
 
 def log_unnormalised(
-    network: DeepBeliefNetwork, v: Activations, samples: IntArray, seed: int
+    network: DeepBeliefNetwork, v: Activations, samples: IntArray, seed: int, n_rbms: int | None = None
 ) -> tuple[Doubles, Activations]:
     """(log p* of every sample, or what bounds it from below, (samples,); states of the top RBM's visible units).
 
     The states h of each layer are drawn once from q, the RBM's posterior, which is factorial; each RBM below the top
     one gains log p(v | h) - log q(h | v), and the top one -F(h).  Some samples at a time.  Collective over the shards.
     """
-    with on_whole_grid(network.rbms[0]):
-        visible_values(network.rbms[0], v)
+    rbms = network.rbms[:n_rbms]
+    with on_whole_grid(rbms[0]):
+        visible_values(rbms[0], v)
     at_once = max(WORD, network.samples_at_once // network.grid.n_replicas // WORD * WORD)
     gains, states = [np.zeros(0)], []
     for start in range(0, v.shape[1], at_once):
         stop = min(start + at_once, v.shape[1])
         here = _samples(v, start, stop)
         total = np.zeros(stop - start)
-        for rbm in network.rbms[:-1]:
+        for rbm in rbms[:-1]:
             total += _gain(rbm, here, above := _states_above(rbm, here, samples[start:stop], seed))
             here = above
-        gains.append(total - free_energy(network.rbms[-1], here))
+        gains.append(total - free_energy(rbms[-1], here))
         states.append(here)
-    if len(network.rbms) == 1:
+    if len(rbms) == 1:
         return np.concatenate(gains), v
     top = [piece for piece in states if isinstance(piece, Packed)]
-    empty = Packed.empty(len(network.rbms[-1].visible_ids), 0)
+    empty = Packed.empty(len(rbms[-1].visible_ids), 0)
     return np.concatenate(gains), Packed.join(top) if top else empty
 
 
@@ -207,7 +213,9 @@ def _states_above(rbm: RBM, v: Activations, samples: IntArray, seed: int) -> Pac
 def _gain(rbm: RBM, v: Activations, h: Packed) -> Doubles:
     """log p(v | h) - log q(h | v) of every sample, (samples,)."""
     x = rbm.hidden_input(v).astype(np.float64)
-    mine = softplus_sums(x) - (unpack(h, np.float64) * x).sum(axis=0)  # -log q = sum_j log(1 + exp(x_j)) - h_j x_j
+    # rounded before it is multiplied: h is 0 or 1
+    mine = softplus_sums(x, exact=rbm.exact) - (unpack(h, np.float64) * rounded(rbm, x)).sum(axis=0)
+    # -log q = sum_j log(1 + exp(x_j)) - h_j x_j
     return sum_over_shards(rbm, mine + _log_given_hidden(rbm, v, rbm.visible_input(h).astype(np.float64)))
 
 
@@ -220,7 +228,7 @@ def _log_given_hidden(rbm: RBM, v: Activations, x: Doubles) -> Doubles:
     values = unpack(v, np.float64) if isinstance(v, Packed) else v.astype(np.float64)
     if rbm.gaussian:
         return np.asarray(-0.5 * ((values - x) ** 2).sum(axis=0) - 0.5 * len(x) * math.log(2 * math.pi))
-    return np.asarray((values * x).sum(axis=0) - softplus_sums(x))
+    return np.asarray((values * rounded(rbm, x)).sum(axis=0) - softplus_sums(x, exact=rbm.exact))
 
 
 def _mean_and_error(rbm: RBM, values: Doubles, *, exact_terms: bool) -> tuple[float, float]:

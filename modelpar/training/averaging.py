@@ -6,6 +6,9 @@ optimum, and their average is nearer to it.  The average here forgets exponentia
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from modelpar.kernels.statistics.update import approach
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -20,6 +23,26 @@ def add(averages: dict[str, Parameters], name: str, parameters: Parameters, hori
         averages[name].flat[:] = parameters.flat
         return
     approach(averages[name].flat, parameters.flat, 1.0 / min(update, horizon))
+
+
+@contextmanager
+def in_use(run: TrainingRun, rbm: RBM) -> Iterator[None]:
+    """The average in place of the RBM's parameters, where there is one; these are put back bit by bit.
+
+    All blocks of weights must agree before.  Collective over the shards.
+    """
+    average = run.average.get(rbm.name)
+    if average is None:
+        yield
+        return
+    last = rbm.parameters.flat.copy()
+    rbm.parameters.flat[:] = average.flat
+    rbm.refresh()
+    try:
+        yield
+    finally:
+        rbm.parameters.flat[:] = last
+    rbm.refresh()
 
 
 def take_over(network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM) -> None:

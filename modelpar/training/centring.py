@@ -1,4 +1,4 @@
-"""The centred gradient of an RBM, as a correction of its uncentred statistics.
+"""Centred and standardised gradients of an RBM, as corrections of its plain statistics.
 
 With offsets mu and lambda, the means of a visible and a hidden unit over data and model, the centred statistics of the
 weights are ``G = <(v - mu)(h - lambda)>_data - <(v - mu)(h - lambda)>_model`` (Montavon and Mueller 2012; Melchior,
@@ -11,6 +11,25 @@ Melchior et al., section 3.1).  Written out,
 so the kernels of the uncentred statistics stay as they are: the weights need the means of their units only, and the
 biases ``C lambda`` and ``C^T mu``, that is a sum over each sample's units and one over the samples.  Where statistics
 are integers the offsets of these sums are rounded to multiples of 2^-16 and the sums are exact, at every grid alike.
+Of listed connections each unit has its own at hand, and sums G over them in a fixed order.
+
+The standardised gradient is that of units divided by their standard deviations s and t too (after Tang and Sutskever
+2011, who did so to the data; LeCun et al. 1998, section 4.3).  An RBM of ``v' = (v - mu) / s`` and
+``h' = (h - lambda) / t`` with parameters W', b' and c' is the plain one with
+
+    W_ij = W'_ij / (s_i t_j),    b = b' / s - W lambda,    c = c' / t - W^T mu
+
+Its gradient is ``<v' h'>_data - <v' h'>_model = G_ij / (s_i t_j)``, and that of b' is ``dv / s``; a step of it with the
+offsets held changes W by another 1 / (s t), and b by ``db' / s - dW lambda``:
+
+    dW_ij = G_ij / (s_i^2 t_j^2),    db_i = dv_i / s_i^2 - sum_j dW_ij lambda_j
+                                          = (dv_i - sum_j G_ij lambda_j / t_j^2) / s_i^2
+
+and likewise c.  That is the centred gradient over both variances, where the biases need ``C (lambda / t^2)`` in place
+of ``C lambda``.  Variances are m (1 - m) of Bernoulli units with the mean m over data and model, and of Gaussian units
+those of their values.  They count relative to 1/4, the largest of a state, and to 1 of Gaussian units, so that rates
+mean about what they mean for the centred gradient, and not below FLOOR: a unit that never changes must not learn
+without limit.
 """
 
 from __future__ import annotations
@@ -23,7 +42,6 @@ import numpy.typing as npt
 from modelpar.collective import messages
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, over_samples, over_units
-from modelpar.kernels.statistics.update import subtract_outer
 from modelpar.sync import Reduction
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.statistics import Statistics, real_values
@@ -32,19 +50,36 @@ Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
 STEPS = float(1 << 16)  # of an offset in a sum over units: exact in float64 for 2^20 units and 2^13 samples of 8 bits
+SCALED_STEPS = float(1 << 14)  # of an offset over a variance, which is larger
+FLOOR = 0.04  # of a variance, relative to the largest one: of a standard deviation 1/5
 
 
 class _Means:
-    """Means over data and model of some units of one side: their offsets, and the differences."""
+    """Means over data and model of some units of one side: their offsets, and the differences.
+
+    weight   1 / variance, relative to the largest variance and at least FLOOR, where units are standardised; else 1
+    """
 
     def __init__(self, data: Array, model: Array, unit: float, divisors: tuple[int, int]) -> None:
         first, second = (np.asarray(x, np.float64) * unit / n for x, n in zip((data, model), divisors, strict=True))
         self.offset, self.difference = 0.5 * (first + second), first - second
+        self.weight, self.is_scaled = np.ones(len(self.offset)), False
+
+    def standardise(self, squares: Array | None = None) -> None:
+        """squares   mean squares over data and model, of Gaussian units"""
+        m = self.offset
+        variance = 4.0 * m * (1.0 - m) if squares is None else squares - m * m
+        self.weight, self.is_scaled = 1.0 / np.maximum(variance, FLOOR), True
 
     @property
-    def steps(self) -> tuple[Doubles, Doubles]:
-        """Both as integer multiples of 1 / STEPS."""
-        return np.rint(self.offset * STEPS), np.rint(self.difference * STEPS)
+    def weighted(self) -> Doubles:
+        return self.offset * self.weight
+
+    @property
+    def steps(self) -> tuple[Doubles, Doubles, float]:
+        """(weighted offsets, differences) as integer multiples of 1 / STEPS; what 1 of the former stands for"""
+        steps = SCALED_STEPS if self.is_scaled else STEPS
+        return np.rint(self.weighted * steps), np.rint(self.difference * STEPS), 1.0 / steps
 
 
 def centre(
@@ -54,21 +89,64 @@ def centre(
     """velocity = carry * velocity + rate * (what the centred gradient has more than the uncentred one).
 
     divisors   samples and chains that the phases are means over
+    Of complete connections.  Collective over the shards, and over the replicas that ``reduction`` sums over.
+    """
+    visible, hidden = _means(statistics, reduction, divisors)
+    _centre_weights(velocity, statistics, visible, hidden, carry, rate)
+    _centre_biases(velocity, statistics, reduction, divisors, visible[-1], hidden[-1], carry, rate)
+
+
+def correct(
+    gradient: Parameters, statistics: Statistics, reduction: Reduction, divisors: tuple[int, int], rate: float, *,
+    standardised: bool, gaussian: bool,
+) -> None:  # fmt: skip
+    """Make rate * (uncentred gradient), summed over the replicas, the same of the centred or standardised one.
+
+    divisors   as in :func:`centre`; gaussian: whether visible units are.   Of any connections.
     Collective over the shards, and over the replicas that ``reduction`` sums over.
     """
-    unit = _unit(statistics)
-    pairs = [*statistics.pairs, ((statistics.data.v, statistics.data.s), (statistics.model.v, statistics.model.s))]
-    visible, hidden = _means(pairs, statistics, reduction, divisors, unit)
+    visible, hidden = _means(statistics, reduction, divisors)
+    if standardised:
+        squares = _squares(statistics, reduction, divisors) if gaussian else [None] * len(visible)
+        for v, h, mean_squares in zip(visible, hidden, squares, strict=True):
+            v.standardise(mean_squares)
+            h.standardise()
+    _centre_weights(gradient, statistics, visible, hidden, 1.0, rate)
+    sums = statistics.weights.sums_of_own(gradient.W, visible[0].weighted, hidden[0].weighted)
+    if sums is None:
+        _centre_biases(gradient, statistics, reduction, divisors, visible[-1], hidden[-1], 1.0, rate)
+    else:
+        gradient.b -= sums[0]
+        gradient.c -= sums[1]
+    if standardised:
+        for G, v, h in zip(gradient.blocks, visible, hidden, strict=False):
+            statistics.weights.scale_outer(G, v.weight, h.weight)
+        gradient.b *= visible[-1].weight.astype(gradient.b.dtype)
+        gradient.c *= hidden[-1].weight.astype(gradient.c.dtype)
+
+
+def _centre_weights(
+    velocity: Parameters, statistics: Statistics, visible: list[_Means], hidden: list[_Means], carry: float, rate: float
+) -> None:
     for V, v, h in zip(velocity.blocks, visible, hidden, strict=False):
-        subtract_outer(V, carry, (rate * v.offset, rate * v.difference), (h.difference, h.offset))
-    v, h = visible[-1], hidden[-1]  # of the owned units
-    (mu, dv), (la, dh) = v.steps, h.steps
+        rows, columns = (rate * v.offset, rate * v.difference), (h.difference, h.offset)
+        statistics.weights.subtract_outer(V, carry, rows, columns)
+
+
+def _centre_biases(
+    velocity: Parameters, statistics: Statistics, reduction: Reduction, divisors: tuple[int, int], v: _Means, h: _Means,
+    carry: float, rate: float,
+) -> None:  # fmt: skip
+    """velocity = carry * velocity - rate * (G lambda, G^T mu), with the weighted offsets.   v, h: of the owned units"""
+    unit = _unit(statistics)
+    (mu, dv, step), (la, dh, _) = v.steps, h.steps
+    v_steps, h_steps = np.rint(v.offset * STEPS), np.rint(h.offset * STEPS)
     values = [
         (_values(phase.v, statistics), _values(phase.s, statistics)) for phase in (statistics.data, statistics.model)
     ]
     # of every sample, over this shard's units
     own = [_over_units(s, la) for _, s in values] + [_over_units(x, mu) for x, _ in values]
-    dots = np.array([la @ la, la @ dh, mu @ mu, mu @ dv])
+    dots = np.array([la @ h_steps, la @ dh, mu @ v_steps, mu @ dv])
     sums = np.concatenate([*own, dots])
     with reduction.traffic.status.waiting("allreduce"):
         messages.allreduce(statistics.shard_comm, sums)
@@ -79,9 +157,9 @@ def centre(
     products = np.concatenate([_over_samples(x, sums) for x, sums in sides])
     reduction.sum(products)
     n_v, n_h = len(mu), len(la)
-    of_v0, of_v1, of_h0, of_h1 = np.split(products * unit / STEPS, [n_v, 2 * n_v, 2 * n_v + n_h])
+    of_v0, of_v1, of_h0, of_h1 = np.split(products * unit * step, [n_v, 2 * n_v, 2 * n_v + n_h])
     n_samples, n_chains = divisors
-    lala, ladh, mumu, mudv = (dots / STEPS**2).tolist()
+    lala, ladh, mumu, mudv = (dots * (step / STEPS)).tolist()
     for bias, change in (
         (velocity.b, of_v0 / n_samples - of_v1 / n_chains - v.offset * ladh - v.difference * lala),
         (velocity.c, of_h0 / n_samples - of_h1 / n_chains - h.difference * mumu - h.offset * mudv),
@@ -97,10 +175,27 @@ def _unit(statistics: Statistics) -> float:
     return 1.0 / ((1 << statistics.planes) - 1) if statistics.planes else 1.0 / float(statistics.scale)
 
 
+def _pairs(statistics: Statistics) -> list[Any]:
+    """((v0, s0), (v1, s1)) of the units of each block, and of the owned units."""
+    owned = (statistics.data.v, statistics.data.s), (statistics.model.v, statistics.model.s)
+    return [*statistics.pairs, owned]
+
+
+def _squares(statistics: Statistics, reduction: Reduction, divisors: tuple[int, int]) -> list[Doubles]:
+    """Mean squares over data and model of the visible units of each of ``_pairs``, over all replicas."""
+    values = [real_values(v, np.float64) for (v0, _), (v1, _) in _pairs(statistics) for v in (v0, v1)]
+    sums = [np.einsum("ij,ij->i", v, v, dtype=np.float64) for v in values]
+    total = np.concatenate(sums)
+    reduction.sum(total)
+    parts = np.split(total, np.cumsum([len(x) for x in sums])[:-1])
+    return [0.5 * (a / divisors[0] + b / divisors[1]) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+
+
 def _means(
-    pairs: list[Any], statistics: Statistics, reduction: Reduction, divisors: tuple[int, int], unit: float
+    statistics: Statistics, reduction: Reduction, divisors: tuple[int, int]
 ) -> tuple[list[_Means], list[_Means]]:
-    """(of the visible units, of the hidden ones) of each pair ((v0, s0), (v1, s1)), over all replicas."""
+    """(of the visible units, of the hidden ones) of each of ``_pairs``, over all replicas."""
+    pairs, unit = _pairs(statistics), _unit(statistics)
     sums = [statistics.row_sums(x) for (v0, s0), (v1, s1) in pairs for x in (v0, v1, s0, s1)]
     total = np.concatenate(sums).astype(np.int64 if statistics.integer else np.float64)
     reduction.sum(total)

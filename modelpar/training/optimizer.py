@@ -24,7 +24,8 @@ from modelpar.kernels.statistics.update import apply_update, shrink
 from modelpar.model.network import Part
 from modelpar.sync import PendingSum, Reduction, Sync
 from modelpar.sync.reduction import BUCKET
-from modelpar.training.centring import centre
+from modelpar.training.centring import centre, correct
+from modelpar.training.clipping import clip as clip_update
 from modelpar.training.schedule import StepSize
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.statistics import ExactGradient, Gradient, Statistics
@@ -52,14 +53,19 @@ class Optimizer:
     def __init__(self, sync: Sync) -> None:
         self._sync = sync
         self._counts: Array = np.empty(0, np.int32)
+        self._gradient: Parameters | None = None
 
     def learn(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
-        n_samples: int, *, centred: bool = False, l1: float = 0.0,
+        n_samples: int, *, centred: bool = False, standardised: bool = False, gaussian: bool = False, l1: float = 0.0,
+        clip: float = 0.0,
     ) -> None:  # fmt: skip
         """One step of one part, from this replica's statistics of ``n_samples``.
 
         centred   take the centred gradient (:mod:`modelpar.training.centring`), of statistics of an RBM
+        standardised   take the standardised one, which is centred too; gaussian: whether visible units are
+        clip      limit on the norm of the update of the weights (:mod:`modelpar.training.clipping`), 0 for none, of
+                  statistics of an RBM
         l1        weight of an L1 penalty, whose proximal step follows
         """
         reduction = self._sync.reduction
@@ -67,23 +73,60 @@ class Optimizer:
         if isinstance(statistics, Statistics):
             n_chains = reduction.n_samples(statistics.model.v.shape[1], statistics.n_chains)
             scalars = scalars._replace(model_gain=size.rate / n_chains)
-            if centred:
-                divisors = reduction.n_samples(n_samples, statistics.n_samples), n_chains
+            divisors = reduction.n_samples(n_samples, statistics.n_samples), n_chains
+            by_itself = standardised or (centred and parameters.W.ndim == 1)  # listed connections
+            if centred and not by_itself:
                 keep = scalars.carry if statistics.integer or reduction.is_first else 0.0
                 enter = 1.0 if statistics.integer or reduction.is_first else 0.0
                 centre(velocity, statistics, reduction, divisors, keep, size.rate * enter)
                 scalars = scalars._replace(carry=1.0)
-            if statistics.integer and statistics.apart:
+            if by_itself:
+                gradient = self._gradient_of(velocity, statistics, scalars)
+                correct(
+                    gradient, statistics, reduction, divisors, size.rate, standardised=standardised, gaussian=gaussian
+                )
+                _enter(gradient, parameters, velocity, scalars)
+            elif statistics.integer and statistics.apart:
                 self._learn_apart(parameters, velocity, statistics, scalars)
             elif statistics.integer:
                 self._learn_at_once(parameters, velocity, statistics, scalars)
             else:
                 self._learn_real(parameters, velocity, statistics, scalars)
+            if clip:
+                clip_update(
+                    parameters, velocity, statistics.weights, clip, statistics.shard_comm, reduction.traffic
+                )  # fmt: skip
         else:
             self._learn_at_once(parameters, velocity, statistics, scalars)
         if l1:
             for W in parameters.blocks:
                 shrink(W, size.rate * l1 / reduction.n_shares)
+
+    def _gradient_of(self, like: Parameters, statistics: Statistics, scalars: Scalars) -> Parameters:
+        """Gain times the sum over all replicas, of statistics of any kind, in memory that the next call uses again."""
+        if self._gradient is None or self._gradient.flat.shape != like.flat.shape:
+            self._gradient = like.like()
+        gradient, reduction, (_, gain, _, model_gain) = self._gradient, self._sync.reduction, scalars
+        if not statistics.integer:
+            statistics.add_to(gradient, 0.0, gain, model_gain)
+            rows = [] if gradient.rows is None else _pieces(gradient.rows.reshape(-1))
+            for piece in [*_pieces(gradient.flat), *rows]:
+                reduction.sum(piece)
+            return gradient
+        both = (("data", gain, statistics.n_samples), ("model", -model_gain, statistics.n_chains))
+        phases = both if statistics.apart else (("both", gain, statistics.n_samples),)
+        for k, (phase, weight, n) in enumerate(phases):
+            blocks, keep = statistics.blocks(phase), float(k > 0)
+            sign = 1.0 if phase == "both" else -1.0  # each alone is - v s^T
+            for block, G in zip(blocks, gradient.blocks, strict=True):
+                accumulate(self._summed(block, statistics, n), G, keep, sign * weight * block.unit)
+            for bias, sums, unit in zip(
+                (gradient.b, gradient.c), statistics.sums(phase), (1.0, blocks[0].unit), strict=True
+            ):
+                reduction.sum(sums)
+                bias *= bias.dtype.type(keep)
+                bias += bias.dtype.type(weight * unit) * sums.astype(bias.dtype)
+        return gradient
 
     def _learn_real(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics, scalars: Scalars
@@ -231,6 +274,18 @@ class Optimizer:
         if parameters.rows is not None and velocity.rows is not None:  # the second block of a dual layout
             self._sync.reduction.sum(velocity.rows)
             apply_update(parameters.rows.reshape(-1), velocity.rows.reshape(-1), shrink)
+
+
+def _enter(gradient: Parameters, parameters: Parameters, velocity: Parameters, scalars: Scalars) -> None:
+    """velocity = carry * velocity + gradient - shrink * W; parameters += velocity"""
+    for G, W, V in zip(gradient.blocks, parameters.blocks, velocity.blocks, strict=True):
+        update_from(G, W, V, scalars.carry, 1.0, scalars.shrink)
+    for change, bias, old in (
+        (gradient.b, parameters.b, velocity.b), (gradient.c, parameters.c, velocity.c)
+    ):  # fmt: skip
+        old *= old.dtype.type(scalars.carry)
+        old += change
+        bias += old
 
 
 def _scalars(size: StepSize, reduction: Reduction, n_samples: int, n_all_samples: int) -> Scalars:

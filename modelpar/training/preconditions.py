@@ -19,18 +19,18 @@ def check_strategy(
     spec: NetworkSpec, sync: SyncSpec, training: TrainingSpec | None = None, *, n_replicas: int, digests: bool
 ) -> None:
     """Raise SpecError, on every rank alike, where a strategy or connections cannot do what else was asked for."""
-    if training is not None and training.centred and not all(pattern.dense for pattern in spec.patterns):
-        raise SpecError(
-            "--centred needs complete connections, but some are listed; leave --centred out, or use --connections dense"
-        )
     if sync.sync == "allreduce":
         return
     if training is not None and training.average:
         raise SpecError(
             f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
         )
-    if training is not None and sync.sync == "server" and (training.centred or training.l1):
-        option = "--centred" if training.centred else "--l1"
+    beside = {} if training is None else {
+        "--centred": training.centred, "--standardised": training.standardised,
+        "--l1": training.l1, "--clip": training.clip,
+    }  # fmt: skip
+    option = next((name for name, value in beside.items() if value), None)
+    if option is not None and sync.sync == "server":
         raise SpecError(f"{option} changes parameters beside the server; use --sync local or allreduce")
     if spec.exact or digests:
         what = "--exact" if spec.exact else "--digests"

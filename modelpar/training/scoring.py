@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,11 +17,15 @@ from modelpar.kernels.products.product import Activations
 from modelpar.likelihood.score import Score, score
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
+from modelpar.spec import TrainingSpec
 from modelpar.training.evaluation import check_split
 from modelpar.training.feeds import DrawnOnce, visible_feed
 from modelpar.training.state import TrainingRun
 
 IntArray = npt.NDArray[np.int64]
+
+LEAST, MOST = 300, 10000  # temperatures of a score in training, where its share of the time decides,
+FIXED = 1000  # and where it must not: an exact run records the same numbers on any machine
 
 
 def score_split(
@@ -56,6 +62,49 @@ def share_of_split(
     v = np.empty((feed.n_units, len(samples)), network.dtype)
     feed.fill(samples, first, v)
     return v, samples
+
+
+class Scorer:
+    """Scores of the RBM that is trained, on those below it, every ``score_every`` epochs and after the last one.
+
+    Of the validation samples where there are any, else of the test samples, else of those of training.
+    ``score_temperatures`` decides how many temperatures there are, or, where it is 0, the time: about as many as take
+    ``score_share`` of the training time since the last score, at the pace of that one.
+    """
+
+    def __init__(
+        self, network: DeepBeliefNetwork, dataset: Dataset, training: TrainingSpec, n_rbms: int, seconds: float
+    ) -> None:
+        """n_rbms   up to the one that is trained;  seconds: training time of the stage so far"""
+        self._network, self._dataset, self._training, self._n_rbms = network, dataset, training, n_rbms
+        self._split = next((x for x in (dataset.validation, dataset.test) if x is not None and len(x)), dataset.train)
+        self._seconds, self._pace = seconds, math.nan  # when the last score was made; its seconds per temperature
+
+    def due(self, epoch: int, *, is_last: bool) -> bool:
+        """Whether there is a score at the end of this epoch, counted from 1."""
+        every = self._training.score_every
+        return every > 0 and (is_last or epoch % every == 0)
+
+    def measures(self, seconds: float) -> dict[str, float]:
+        """``log_likelihood``, and ``log_likelihood_low`` and ``_high`` where they are finite.  Collective.
+
+        seconds   training time of the stage
+        """
+        n_betas, started = self._temperatures(seconds), time.perf_counter()
+        v, samples = share_of_split(self._network, self._dataset, self._split)
+        result = score(self._network, v, samples, n_betas=n_betas, n_rbms=self._n_rbms)
+        self._pace, self._seconds = (time.perf_counter() - started) / n_betas, seconds
+        values = {"": result.log_likelihood, "_low": result.low, "_high": result.high}
+        # one rank's last bits for all
+        values = self._network.grid.comm.bcast(values)
+        return {f"log_likelihood{end}": value for end, value in values.items() if math.isfinite(value)}
+
+    def _temperatures(self, seconds: float) -> int:
+        if self._training.score_temperatures or self._network.spec.exact:
+            return self._training.score_temperatures or FIXED
+        wanted = self._training.score_share * (seconds - self._seconds) / self._pace
+        affordable = LEAST if math.isnan(wanted) else int(min(max(wanted, LEAST), MOST))
+        return self._network.grid.comm.bcast(affordable)
 
 
 def states_of(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> tuple[DataFeed | DrawnOnce, bool]:

@@ -43,6 +43,7 @@ from modelpar.training.minibatch_loop import MinibatchLoop
 from modelpar.training.optimizer import Optimizer
 from modelpar.training.preconditions import check_strategy, check_tuning, check_values
 from modelpar.training.schedule import step_size
+from modelpar.training.scoring import Scorer
 from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.weights.parameters import Parameters
 
@@ -86,7 +87,8 @@ def pretrain(
         spread = visible_feed(network, dataset, dataset.train, run.binarise, spread=True)
     for rbm in network.rbms:
         if rbm.index == position.layer:
-            yield from _train_rbm(network, run, rbm, feed, below, spread, training, sync)
+            scorer = Scorer(network, dataset, training, rbm.index + 1, position.seconds)
+            yield from _train_rbm(network, run, rbm, feed, below, spread, training, sync, scorer)
             _next_layer(network, run)
         if position.stage != "pretrain":
             return
@@ -98,7 +100,7 @@ def pretrain(
 
 def _train_rbm(
     network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None,
-    training: TrainingSpec, how: SyncSpec,
+    training: TrainingSpec, how: SyncSpec, scorer: Scorer,
 ) -> Iterator[Record]:  # fmt: skip
     """``feed`` is what the RBM is trained on, ``real_feed`` the same before draws, ``spread`` as in MinibatchLoop."""
     grid, position = network.grid, run.position
@@ -110,6 +112,8 @@ def _train_rbm(
     if rbm.name not in run.velocity:
         run.velocity[rbm.name] = rbm.parameters.like()
     velocity = run.velocity[rbm.name]
+    if not training.average:  # of an earlier call that had it
+        run.average.pop(rbm.name, None)
     supply = ChainSupply(network, run, rbm, training, feed)
     base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
     n_visible = network.spec.layers[rbm.index]
@@ -128,7 +132,7 @@ def _train_rbm(
                     )  # fmt: skip
                     optimizer.learn(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
-                        l1=training.l1,
+                        standardised=training.standardised, gaussian=rbm.gaussian, l1=training.l1, clip=training.clip,
                     )  # fmt: skip
                     if training.average:
                         averaging.add(run.average, rbm.name, rbm.parameters, training.average, batch.update + 1)
@@ -144,14 +148,19 @@ def _train_rbm(
             sync.settle()
             run.refresh(network)  # statistics of real values have rounded the blocks of a dual layout apart
             totals = position.total_sums(grid)
-            with network.traffic.measuring(), network.traffic.status.phase("scoring"):
+            # what scores and samples is the average
+            with network.traffic.measuring(), network.traffic.status.phase("scoring"), averaging.in_use(run, rbm):
                 measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
+                if scorer.due(position.epoch + 1, is_last=not loop.will_go_on):
+                    measures |= scorer.measures(position.seconds)
             error = totals["squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.n_chains else error
             monitor.check_rbm(rbm.index, measures, rate_of(rbm))
             if not loop.will_go_on:
                 averaging.take_over(network, run, rbm)
             yield loop.end_epoch({**measures, "learning_rate": size.rate})
+    # a run that was taken up again with fewer epochs, or after its last update, has had no end of an epoch here
+    averaging.take_over(network, run, rbm)
 
 
 def rate_of(rbm: RBM) -> str:

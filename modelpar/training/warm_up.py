@@ -100,9 +100,10 @@ def tasks_of(
     own = training.n_chains > 0
     drawn = binary or training.reconstruction == "states" or own
     asked = {
-        "sweeps": own or (drawn and training.gibbs_steps > 1),
-        "phases apart": own, "centred": training.centred, "averages": training.average > 0,
-        "L1": training.l1 > 0,
+        "sweeps": own or (drawn and training.gibbs_steps > 1), "phases apart": own,
+        "centred": training.centred or training.standardised,
+        "standardised": training.standardised, "averages": training.average > 0, "L1": training.l1 > 0,
+        "clipping": training.clip > 0, "likelihoods": training.score_every > 0,
     }  # fmt: skip
     kinds -= {kind for kind, wanted in asked.items() if not wanted}
     if spec.dtype == "float32" and not spec.exact:
@@ -119,7 +120,10 @@ def tasks_of(
     chosen = [*tasks(spec.dtype, kinds), Task("checkpoints", 2.2, lambda: _files(spec.dtype))]
     if len(spec.layers) > 2 or tuning is not None:  # layers above are fed arrays
         chosen.append(Task("arrays as data", 0.6, lambda: _array(spec.dtype)))
-    return [*chosen, *([Task("listed connections", 15.0, lambda: _train(spec.dtype), round=1)] if listed else [])]
+    return [
+        *chosen,
+        *([Task("listed connections", 15.0, lambda: _train(spec.dtype, training), round=1)] if listed else []),
+    ]
 
 
 def _array(dtype: npt.DTypeLike) -> None:
@@ -139,14 +143,14 @@ def _files(dtype: npt.DTypeLike) -> None:
     checksum_rows(octets, one, one, 1, 0)
 
 
-def _train(dtype: str) -> None:
+def _train(dtype: str, asked: TrainingSpec) -> None:
     """Every stage once, on one rank, with connections that are lists below complete ones."""
     with warnings.catch_warnings():  # of so few samples
         warnings.simplefilter("ignore", ModelparWarning)
-        _all_stages(dtype)
+        _all_stages(dtype, asked)
 
 
-def _all_stages(dtype: str) -> None:
+def _all_stages(dtype: str, asked: TrainingSpec) -> None:
     dataset = open_dataset(DataSpec(data="bars:2"))
     labels = dataset.train.labels
     few = replace(dataset.train, rows=dataset.train.rows[:8], labels=None if labels is None else labels[:8])
@@ -157,7 +161,9 @@ def _all_stages(dtype: str) -> None:
     with Grid(MPI.COMM_SELF) as grid:
         network = DeepBeliefNetwork(spec, grid)
         for statistics in ("3", "float"):
-            training = TrainingSpec(epochs=1, batch_size=4, statistics=statistics)
+            training = TrainingSpec(
+                epochs=1, batch_size=4, statistics=statistics, centred=asked.centred, standardised=asked.standardised
+            )
             network.run = None
             for _ in pretrain(network, dataset, training):
                 pass

@@ -17,6 +17,7 @@ from modelpar.kernels.digest import digest
 from modelpar.kernels.products import dense
 from modelpar.kernels.products.product import Activations, Product, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed
+from modelpar.kernels.statistics import update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.ownership.layout import UnitLayout
 from modelpar.streams import Stream
@@ -73,6 +74,18 @@ class Dense:
         self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]
     ) -> list[tuple[Activations, Activations]]:
         return [(visible[1], hidden[1])]
+
+    def subtract_outer(self, V: Array, carry: float, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> None:
+        update.subtract_outer(V, carry, rows, columns)
+
+    def scale_outer(self, V: Array, rows: Array, columns: Array) -> None:
+        update.scale_outer(V, rows, columns)
+
+    def sums_of_own(self, V: Array, rows: Array, columns: Array) -> None:
+        return None
+
+    def counted_here(self, W: Array) -> Array:
+        return W
 
     def for_gradients(self) -> Any:
         return self

@@ -65,6 +65,20 @@ class StepWeights(Protocol):
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
         """V = carry * V + gain * visible hidden^T, wherever there is a weight; V is like one block."""
 
+    def subtract_outer(self, V: Array, carry: float, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> None:
+        """V = carry * V - (a d^T + c f^T) wherever there is a weight; V is like one block, rows a, c and columns d, f
+        of the units that ``sides`` gives it."""
+
+    def scale_outer(self, V: Array, rows: Array, columns: Array) -> None:
+        """V *= rows columns^T wherever there is a weight, likewise."""
+
+    def sums_of_own(self, V: Array, rows: Array, columns: Array) -> tuple[Array, Array] | None:
+        """(V columns, V^T rows) of the owned visible and hidden units, each over its own connections in the order of
+        their ids; None where others have a part of these sums.   rows, columns of spread units, V like one block"""
+
+    def counted_here(self, W: Array) -> Array:
+        """A view of the weights of one block such that those of all shards are each weight of the matrix once."""
+
     def for_gradients(self) -> Weights:
         """The same matrix as back-propagation uses it: one block, whose gradients are real values."""
 

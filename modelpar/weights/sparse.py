@@ -199,6 +199,22 @@ class SparseWeights:
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
         self._up.add_products(V, visible, hidden, gain, carry)
 
+    def subtract_outer(self, V: Array, carry: float, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> None:
+        self._up.subtract_outer(V, carry, rows, columns)
+
+    def scale_outer(self, V: Array, rows: Array, columns: Array) -> None:
+        self._up.scale_outer(V, rows, columns)
+
+    def sums_of_own(self, V: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
+        sums = np.empty((len(self._visible_ids), 1), V.dtype), np.empty((len(self._hidden_ids), 1), V.dtype)
+        below, above = (np.ascontiguousarray(x[:, None], V.dtype) for x in (rows, columns))
+        self._down.multiply(V, above, sums[0])
+        self._up.multiply(V, below, sums[1], slice(self._n_own_blocks))
+        return sums[0][:, 0], sums[1][:, 0]
+
+    def counted_here(self, W: Array) -> Array:
+        return W[: self.n_own]
+
     def for_gradients(self) -> SparseWeights:
         return self
 

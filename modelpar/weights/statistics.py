@@ -61,6 +61,11 @@ class Statistics:
         self._pairs = list(zip(*pairs, strict=True))  # for each block ((v0, s0), (v1, s1))
 
     @property
+    def weights(self) -> StepWeights:
+        """The weights that the statistics are of."""
+        return self._weights
+
+    @property
     def planes(self) -> int:
         """Bits of the hidden side, 0 where it is real."""
         return self.data.s.planes if isinstance(self.data.s, Packed) else 0

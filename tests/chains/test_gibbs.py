@@ -126,6 +126,7 @@ def test_a_stage_counted_in_updates_ends_at_the_last(comm, agree, shape):
         ({"chains": 5}, "server", "--chains needs replicas"),
         ({"average": 5, "chains": 0}, "local", "--average needs replicas"),
         ({"centred": True, "chains": 0}, "server", "--centred changes parameters beside the server"),
+        ({"clip": 0.1, "chains": 0}, "server", "--clip changes parameters beside the server"),
         ({"l1": 0.1, "chains": 0}, "server", "--l1 changes parameters beside the server"),
     ],
 )

@@ -69,3 +69,37 @@ def test_mistakes_are_one_line(trained, on_ranks, words, message) -> None:
     assert outcome.returncode == 2, outcome.output
     assert message in outcome.output, outcome.output
     assert outcome.output.count("modelpar: error:") == 1, outcome.output
+
+
+def test_scores_of_training_are_recorded_drawn_and_summed_up(on_ranks, tmp_path) -> None:
+    words = "--layers 64-9 --epochs 3 --pretrain-only --binarise 0.5 --score-every 2 --average 5 --run-dir run"
+    train = [sys.executable, "-m", "modelpar", "train", *words.split()]
+    outcome = on_ranks(2, [*train, "--model-shards", "2"], limit=LIMIT, cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.output
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "log_likelihood" in line] == [2, 3]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    names = "log_likelihood", "log_likelihood_low", "log_likelihood_high"
+    assert [summary[name] for name in names] == [lines[-1][name] for name in names]
+    assert f"log-likelihood {summary['log_likelihood']:.2f}" in outcome.output
+    assert "nats a sample" in outcome.output
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 0
+    again = on_ranks(1, [*COMMAND, "run", "--binarise", "0.5", "--json"], limit=LIMIT, cwd=tmp_path)
+    result = json.loads(again.output.strip().splitlines()[-1])
+    assert math.isclose(result["log_likelihood"], summary["log_likelihood"], rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--score-share 0.2", "--score-share 0.2 has no effect"),
+        ("--score-every 1 --score-temperatures 5 --score-share 0.2", "--score-temperatures 5 says how many"),
+        ("--score-every 1 --score-temperatures 1", "must be at least 2"),
+    ],
+)
+def test_options_of_scores_in_training_that_make_no_sense(on_ranks, tmp_path, words, message) -> None:
+    train = [sys.executable, "-m", "modelpar", "train", "--layers", "64-9", "--pretrain-only", *words.split()]
+    outcome = on_ranks(1, train, limit=LIMIT, cwd=tmp_path)
+    assert outcome.returncode == 2, outcome.output
+    assert message in outcome.output
+    assert not list(tmp_path.iterdir())

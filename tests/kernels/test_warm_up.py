@@ -60,9 +60,11 @@ if MPI.COMM_WORLD.rank == 0:
 def test_training_compiles_nothing(on_ranks, tmp_path: Path) -> None:
     few = f"train --epochs 1 --finetune-epochs 1 --no-pictures --run-dir {tmp_path}/"
     own = "--chains 7 --chain-steps 2 --centred --average 3 --l1 0.001"
+    scored = "--standardised --clip 0.01 --score-every 1 --score-temperatures 9"
     runs = (
         few + "grey --layers 64-9-8", few + "states --layers 16-9 --data bars:4 --replicas 2",
         few + f"own --layers 16-9 --data bars:4 --replicas 2 {own}",
+        few + f"scored --layers 25-22-21 --data bars:5 --model-shards 2 {scored}",
     )  # fmt: skip
     done = on_ranks(2, [sys.executable, "-c", COUNTED, *runs], limit=600, cwd=ROOT).check()
     assert "compiled in training: [] of True" in done.output
@@ -94,8 +96,9 @@ def test_a_run_compiles_what_it_calls() -> None:
     assert "states of products" in names(training=TrainingSpec(persistent=True))
     assert names(tuning=FineTuneSpec(max_norm=1.0)) - grey == {"gradients", "norms", "arrays as data"}
     assert names(digests=True) - grey == {"digests"}
-    own = TrainingSpec(chains=5, centred=True, average=3, l1=0.1)
+    own = TrainingSpec(chains=5, standardised=True, average=3, l1=0.1, clip=0.1, score_every=1)
     theirs = {"sweeps", "statistics of phases apart", "centred gradients", "averages", "L1", "statistics of replicas"}
+    theirs |= {"standardised gradients", "clipping", "likelihoods", "likelihoods in float64"}
     assert names(binary=True, training=own) - names(binary=True) == theirs
     everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
     assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True), training=own)

@@ -1,6 +1,6 @@
 """Scores of networks against enumeration, and how often their intervals hold, at every grid of the ranks.
 
-Modules: modelpar/kernels/sampling/softplus, modelpar/training/scoring
+Modules: modelpar/kernels/sampling/softplus
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import pytest
 from mpi4py import MPI
 
 from modelpar import NetworkSpec, TrainingSpec, pretrain
-from modelpar.errors import SpecError
 from modelpar.kernels.statistics.update import shrink
 from modelpar.training import averaging
 from modelpar.weights.parameters import Parameters
@@ -61,11 +60,3 @@ def test_the_average_becomes_the_rbm(comm, agree, shape, layout):
         average = average + (values - average) / min(update, 3)
     agree(np.allclose(rbm.parameters.flat, average, atol=1e-12) and not np.allclose(average, seen[-1]))
     agree(not network.run.average)
-
-
-@shapes
-def test_listed_connections_are_refused(comm, agree, shape):
-    network = networks.sharded(comm, NetworkSpec((13, 7), connections="random:3"), shape, "blocks")
-    with pytest.raises(SpecError, match="--centred needs complete connections"):
-        next(pretrain(network, small.dataset(13), TrainingSpec(centred=True)))
-    agree(True)

@@ -242,6 +242,28 @@ def test_a_run_goes_on_from_mid_epoch_as_if_nothing_had_been(comm, agree, shape,
         agree(np.array_equal(rbm.parameters.flat, other.parameters.flat))
 
 
+@pytest.mark.parametrize("pattern", ["local, stride 2", "random", "thin"])
+@pytest.mark.parametrize("changes", [
+    {"chains": 37, "centred": True, "clip": 0.02}, {"standardised": True},
+    {"centred": True, "statistics": "float"},
+    {"visible": "gaussian", "reconstruction": "probabilities", "standardised": True},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("halo", ["receive", "recompute"])
+@shapes
+def test_centred_and_standardised_gradients_equal_the_masked_reference(comm, agree, shape, halo, changes, pattern):
+    """To rounding; and what is on two shards stays the same on both, bit for bit, where statistics are integers."""
+    visible = changes.get("visible", "bernoulli")
+    training = TrainingSpec(**{"learning_rate": 0.1, **{k: x for k, x in changes.items() if k != "visible"}})
+    network = network_of(comm, pattern, shape, halo=halo, visible=visible, dtype="float64")
+    [twin], rbm = networks.twin(network), network.rbms[0]
+    train(network, twin, training, n_steps=3, packed=visible == "bernoulli")
+    agree(networks.close_block(rbm, twin, 1e-10))
+    if visible == "bernoulli" and training.planes:
+        held = rbm.W.copy()
+        rbm.refresh()
+        agree(np.array_equal(rbm.W, held))
+
+
 @pytest.mark.parametrize("periods", [{}, {"fetch_every": 4, "push_every": 4}], ids=str)
 @shapes
 def test_a_server_holds_what_the_replicas_have(comm, agree, shape, periods):

@@ -102,6 +102,17 @@ class Blocks:
         scalars = V.dtype.type(gain), V.dtype.type(carry)
         self.split(lambda a, b: products.add_products(a, b, *self.lists, v, s, V, *scalars))
 
+    def subtract_outer(self, V: Array, carry: float, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> None:
+        """V = carry * V - (a d^T + c f^T) on the connections; rows a, c of inputs, columns d, f of members."""
+        (a, c), (d, f) = ([np.ascontiguousarray(x, V.dtype) for x in side] for side in (rows, columns))
+        keep = V.dtype.type(carry)
+        self.split(lambda start, stop: products.subtract_outer(start, stop, *self.lists, V, keep, a, d, c, f))
+
+    def scale_outer(self, V: Array, rows: Array, columns: Array) -> None:
+        """V *= rows columns^T on the connections; rows of inputs, columns of members."""
+        a, d = (np.ascontiguousarray(x, V.dtype) for x in (rows, columns))
+        self.split(lambda start, stop: products.scale_outer(start, stop, *self.lists, V, a, d))
+
     def _sum_in_numpy(self, W: Array, states: Packed, scale: Any, out: Array, part: slice) -> None:
         bits = unpack(states, np.float64)
         for g in range(*part.indices(self.n_blocks)):

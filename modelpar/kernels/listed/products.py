@@ -262,6 +262,30 @@ def add_products(start, stop, first, inputs, members, outs, starts, v, s, V, gai
 
 
 @njit(cache=True, nogil=True)
+def subtract_outer(start, stop, first, inputs, members, outs, starts, V, carry, a, d, c, f):  # type: ignore[no-untyped-def]
+    """V = carry * V - (a[input] * d[member] + c[input] * f[member]) on the connections; all of one type"""
+    for g in range(start, stop):
+        n = first[g + 1] - first[g]
+        for m in range(members[g], members[g + 1]):
+            one, other = d[outs[m]], f[outs[m]]
+            target = V[starts[m] : starts[m] + n]
+            for k in range(n):
+                unit = inputs[first[g] + k]
+                target[k] = carry * target[k] - (a[unit] * one + c[unit] * other)
+
+
+@njit(cache=True, nogil=True)
+def scale_outer(start, stop, first, inputs, members, outs, starts, V, a, d):  # type: ignore[no-untyped-def]
+    """V *= a[input] * d[member] on the connections; all of one type"""
+    for g in range(start, stop):
+        n = first[g + 1] - first[g]
+        for m in range(members[g], members[g + 1]):
+            target, one = V[starts[m] : starts[m] + n], d[outs[m]]
+            for k in range(n):
+                target[k] *= a[inputs[first[g] + k]] * one
+
+
+@njit(cache=True, nogil=True)
 def draw_weights(first, inputs, members, outs, starts, units, columns, tag, key0, key1, W):  # type: ignore[no-untyped-def]
     """W[connection] = the normal draw of the visible unit's id and the hidden unit's, the same as for a dense matrix.
 

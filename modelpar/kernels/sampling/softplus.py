@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 GROUP = 64  # units whose sigmoids are multiplied: products stay above 2^-64
 SPAN = 512  # samples at a time, whose products stay in the first-level cache
+STEPS = float(1 << 32)
 GRAIN = 1 << 14  # values that are worth another thread
 
 
@@ -56,23 +57,49 @@ def add_differences(x, base, low, high, first, last, out):  # type: ignore[no-un
                 out[start + s] += np.float64(linear[s]) + math.log(np.float64(below[s]) / np.float64(above[s]))
 
 
-def softplus_differences(x: Array, low: float, high: float, base: Array | None = None) -> npt.NDArray[np.float64]:
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_rounded_differences(x, base, low, high, first, last, out):  # type: ignore[no-untyped-def]
+    """As ``add_differences``, each unit's term a multiple of 1 / STEPS: the same sum in any order."""
+    one = np.ones(1, x.dtype)[0]
+    for j in range(x.shape[0]):
+        for s in range(first, last):
+            a, b = low * x[j, s], high * x[j, s]
+            if base is not None:
+                a += (one - low) * base[j, s]
+                b += (one - high) * base[j, s]
+            term = np.float64(max(b, b - b) - max(a, a - a))
+            term += math.log(np.float64(sigmoid(abs(a))) / np.float64(sigmoid(abs(b))))
+            out[s] += np.rint(term * STEPS) / STEPS
+
+
+def in_steps(values: Array) -> npt.NDArray[np.float64]:
+    """Values as multiples of 1 / STEPS, which add up exactly, in any order, to 2^20."""
+    return np.asarray(np.rint(np.asarray(values, np.float64) * STEPS) / STEPS)
+
+
+def softplus_differences(
+    x: Array, low: float, high: float, base: Array | None = None, *, exact: bool = False
+) -> npt.NDArray[np.float64]:
     """(samples,) float64: sum over units of log(1 + exp(y(high))) - log(1 + exp(y(low))), y(a) = a x + (1 - a) base.
 
     x, base   (units, samples) float32 or float64, C-contiguous; base is 0 where it is None
+    exact     of terms that are multiples of 2^-32: sums over shards are the same at every grid
     """
     out = np.zeros(x.shape[1])
     if not compiled():
         wide, other = x.astype(np.float64), 0.0 if base is None else base.astype(np.float64)
         below, above = (a * wide + (1 - a) * other for a in (low, high))
-        out += (np.logaddexp(0, above) - np.logaddexp(0, below)).sum(axis=0)
+        terms = np.logaddexp(0, above) - np.logaddexp(0, below)
+        out += (in_steps(terms) if exact else terms).sum(axis=0)
         return out
     a, b = x.dtype.type(low), x.dtype.type(high)
     grain = threads.rows_of(GRAIN, x.shape[0])
-    threads.split(x.shape[1], grain, lambda start, stop: add_differences(x, base, a, b, start, stop, out), align=16)
+    add = add_rounded_differences if exact else add_differences
+    threads.split(x.shape[1], grain, lambda start, stop: add(x, base, a, b, start, stop, out), align=16)
     return out
 
 
-def softplus_sums(x: Array) -> npt.NDArray[np.float64]:
-    """(samples,) float64: sum over units of log(1 + exp(x)); x as in :func:`softplus_differences`."""
-    return softplus_differences(x, 0.0, 1.0) + len(x) * math.log(2)
+def softplus_sums(x: Array, *, exact: bool = False) -> npt.NDArray[np.float64]:
+    """(samples,) float64: sum over units of log(1 + exp(x)); parameters as in :func:`softplus_differences`."""
+    one = float(in_steps(np.array(math.log(2)))) if exact else math.log(2)
+    return softplus_differences(x, 0.0, 1.0, exact=exact) + len(x) * one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from modelpar.machine.compilation import njit
 Array = npt.NDArray[Any]
 
 GRAIN = 1 << 16  # parameters for which one more thread is worth waking
+SQUARE_STEPS = float(1 << 31)
 
 
 @njit(cache=True, nogil=True)
@@ -51,6 +53,15 @@ def subtract_outer_rows(V, carry, a, d, c, f, start, stop):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
+def scale_outer_rows(V, a, d, start, stop):  # type: ignore[no-untyped-def]
+    """V[i, j] *= a[i] * d[j], rows ``start .. stop - 1``; all of one type"""
+    for i in range(start, stop):
+        row, one = V[i], a[i]
+        for j in range(len(row)):
+            row[j] *= one * d[j]
+
+
+@njit(cache=True, nogil=True)
 def shrink_span(W, limit):  # type: ignore[no-untyped-def]
     """W (n,) moves towards 0 by ``limit``, and ends there where it is nearer."""
     for i in range(len(W)):
@@ -59,10 +70,66 @@ def shrink_span(W, limit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def largest_span(V):  # type: ignore[no-untyped-def]
+    """The largest absolute value of V (n,); NaN is passed over."""
+    largest = np.float64(0)
+    for i in range(len(V)):
+        largest = max(largest, abs(np.float64(V[i])))
+    return largest
+
+
+@njit(cache=True, nogil=True)
+def squares_span(V, largest):  # type: ignore[no-untyped-def]
+    """The sum of (V / largest)^2 in steps of 2^-31, each rounded, as an integer: the same in any order.   V (n,)"""
+    total = np.int64(0)
+    for i in range(len(V)):
+        part = np.float64(V[i]) / largest
+        total += np.int64(np.rint(part * part * SQUARE_STEPS))
+    return total
+
+
+@njit(cache=True, nogil=True)
+def shorten_span(W, V, factor):  # type: ignore[no-untyped-def]
+    """V *= factor, and W (n,), to which V was added, loses what V has lost."""
+    for i in range(len(V)):
+        kept = factor * V[i]
+        W[i] -= V[i] - kept
+        V[i] = kept
+
+
+@njit(cache=True, nogil=True)
 def approach_span(average, values, part):  # type: ignore[no-untyped-def]
     """average (n,) moves towards values (n,) by a part of the distance, of their type."""
     for i in range(len(average)):
         average[i] += part * (values[i] - average[i])
+
+
+def largest(values: Array) -> float:
+    """The largest absolute value of an array (n,)."""
+    return max(_of_spans(values, largest_span), default=0.0)
+
+
+def sum_of_squares(values: Array, largest: float) -> int:
+    """The sum of (values / largest)^2 as an integer, in steps of 2^-31: the same in any order, up to 2^32 of them.
+
+    values   (n,), of absolute values up to ``largest`` > 0
+    """
+    return sum(_of_spans(values, lambda span: int(squares_span(span, largest))))
+
+
+def _of_spans(values: Array, of: Callable[[Array], Any]) -> list[Any]:
+    results: list[Any] = []
+    threads.split(len(values), GRAIN, lambda start, stop: results.append(of(values[start:stop])))
+    return results
+
+
+def shorten(W: Array, V: Array, factor: float) -> None:
+    """``W -= (1 - factor) V; V *= factor`` in place: an update V that is in W already counts by a factor only.
+
+    W, V   of one shape and type, C-contiguous
+    """
+    flat, change, scalar = W.reshape(-1), V.reshape(-1), W.dtype.type(factor)
+    threads.split(len(flat), GRAIN, lambda start, stop: shorten_span(flat[start:stop], change[start:stop], scalar))
 
 
 def approach(average: Array, values: Array, part: float) -> None:
@@ -83,6 +150,13 @@ def subtract_outer(V: Array, carry: float, rows: tuple[Array, Array], columns: t
     keep = V.dtype.type(carry)
     grain = threads.rows_of(GRAIN, V.shape[1])
     threads.split(len(V), grain, lambda start, stop: subtract_outer_rows(V, keep, a, d, c, f, start, stop))
+
+
+def scale_outer(V: Array, rows: Array, columns: Array) -> None:
+    """``V *= rows columns^T`` in place, V (n, m); rows (n,) and columns (m,) of any type, rounded to V's first."""
+    a, d = np.ascontiguousarray(rows, V.dtype), np.ascontiguousarray(columns, V.dtype)
+    grain = threads.rows_of(GRAIN, V.shape[1])
+    threads.split(len(V), grain, lambda start, stop: scale_outer_rows(V, a, d, start, stop))
 
 
 def shrink(W: Array, limit: float) -> None:
