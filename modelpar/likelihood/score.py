@@ -95,9 +95,7 @@ def score(
     if method not in METHODS:
         raise SpecError(f"the method is {method!r}, but must be one of {', '.join(METHODS)}")
     if bool(kept) != (method == "trajectory"):
-        raise SpecError(
-            f"the method is {method} with {len(kept)} RBMs kept from training; trajectory needs some, others none"
-        )
+        raise SpecError(f"{len(kept)} RBMs kept from training came with method {method}; only trajectory takes some")
     n_samples = network.grid.replica_comm.allreduce(v.shape[1])
     if not n_samples:
         raise DataError("there are no samples to score")

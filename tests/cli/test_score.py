@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -11,6 +12,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar import DataSpec, DeepBeliefNetwork, Grid, NetworkSpec, open_dataset, save
+from modelpar.cli import run
 from modelpar.likelihood.energy import free_energy
 from modelpar.likelihood.enumeration import log_partition_exact
 from modelpar.training.feeds import visible_feed
@@ -54,6 +56,37 @@ def test_a_table_for_people(trained, on_ranks) -> None:
     outcome = on_ranks(1, [*COMMAND, trained[0], "--data", "bars:3", "--split", "train"], limit=LIMIT)
     assert "nats a sample" in outcome.output, outcome.output
     assert "interval" in outcome.output
+
+
+def test_through_the_trajectory_of_a_run(tmp_path, capfd) -> None:
+    """The models before the one that is scored; without any, one line."""
+    words = ["--data", "bars:3", "--layers", "9-7-6", "--updates", "30", "--batch-size", "10", "--learning-rate", "0.5",
+             "--pretrain-only", "--no-pictures", "--threads", "1"]  # fmt: skip
+    start = functools.partial(run, MPI.COMM_SELF)
+    path, bare = str(tmp_path / "run"), str(tmp_path / "bare")
+    assert start(["train", *words, "--keep-trajectory", "--run-dir", path]) == 0
+    for model in (path, f"{path}/trajectory/rbm-1-update-0000000018.safetensors"):
+        results = []
+        for method in ("exact", "trajectory"):
+            capfd.readouterr()
+            assert start(["score", model, "--method", method, "--temperatures", "300", "--json"]) == 0
+            results.append(json.loads(capfd.readouterr().out.strip().splitlines()[-1]))
+        exact, through = results
+        assert through["low"] - 0.05 < exact["log_likelihood"] < through["high"] + 0.05
+        assert math.isclose(through["log_partition"], exact["log_partition"], abs_tol=0.1)
+        assert through["method"] == "trajectory"
+    assert start(["train", *words, "--updates", "1", "--run-dir", bare]) == 0
+    first = f"{path}/trajectory/rbm-1-update-0000000000.safetensors"
+    below = f"{path}/trajectory/rbm-0-update-0000000018.safetensors"
+    for model, message in (
+        (bare, f"{bare} keeps no trajectory of RBM 1; train it with --keep-trajectory"),
+        (first, "is from before the trajectory of its top RBM"), (below, "is from before the trajectory"),
+    ):  # fmt: skip
+        capfd.readouterr()
+        assert start(["score", model, "--method", "trajectory"]) == 2
+        err = capfd.readouterr().err
+        assert message in err
+        assert err.count("modelpar: error:") == 1
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,10 @@ def test_sums_of_softplus(dtype, shape):
     wide, tolerance = x.astype(np.float64), 1e-5 if dtype == "float32" else 1e-12
     expected = (np.logaddexp(0, 0.8 * wide) - np.logaddexp(0, 0.3 * wide)).sum(axis=0)
     assert np.allclose(softplus_differences(x, 0.3, 0.8), expected, rtol=tolerance, atol=tolerance * 10)
+    other = np.random.default_rng(2).normal(0, 8, shape).astype(dtype)
+    low, high = (a * wide + (1 - a) * other.astype(np.float64) for a in (0.3, 0.8))
+    expected = (np.logaddexp(0, high) - np.logaddexp(0, low)).sum(axis=0)
+    assert np.allclose(softplus_differences(x, 0.3, 0.8, other), expected, rtol=tolerance, atol=tolerance * 100)
     assert np.allclose(softplus_sums(x), np.logaddexp(0, wide).sum(axis=0), rtol=tolerance, atol=tolerance * 10)
 
 
@@ -129,6 +133,28 @@ def test_the_bound_of_a_stack(agree, comm, n_shards):
     half = (result.high - result.low) / 2
     agree(0 < half < 0.1 and abs(result.log_likelihood - bound) < 3 * half)
     agree(result.log_likelihood < likelihood)
+
+
+@each_grid
+@pytest.mark.parametrize("layers", [(9, 12), (9, 7, 8)], ids=["one RBM", "a stack"])
+def test_through_the_trajectory(agree, comm, n_shards, layers):
+    """Both directions through models of the training of the top RBM enclose the exact value, the bound of a stack."""
+    dataset = open_dataset(DataSpec(data="bars:3", test_fraction=0.5), comm)
+    with Grid(comm, model_shards=n_shards, replicas=comm.size // n_shards) as grid:
+        network, kept = DeepBeliefNetwork(NetworkSpec(layers=layers, seed=1), grid), []
+        for record in pretrain(network, dataset, TrainingSpec(updates=60, batch_size=50, learning_rate=0.3)):
+            if record.kind == "step" and record.layer == len(layers) - 2 and record.step in (1, 10, 40):
+                kept.append(DeepBeliefNetwork(network.spec, grid).rbms[-1])
+                kept[-1].parameters.copy_from(network.rbms[-1].parameters)
+        exact = score_split(network, dataset, dataset.train, "exact")
+        options = {"n_chains": 200, "n_betas": 300}
+        result = score_split(network, dataset, dataset.train, "trajectory", **options, kept=kept)
+        agree(result.method == "trajectory" and abs(result.log_partition - exact.log_partition) < 0.1)
+        agree(result.low - 0.05 < exact.log_likelihood < result.high + 0.05)
+        agree(abs(result.gap) < 0.15 and not result.doubts)
+        for method, given in (("trajectory", []), ("ais", kept)):
+            with pytest.raises(SpecError, match="only trajectory takes some"):
+                score_split(network, dataset, dataset.train, method, kept=given)
 
 
 @each_grid
