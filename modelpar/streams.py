@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     PASS_UP = 6
     SCORE = 7
     FANTASY = 8
+    SWAP = 9
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ the model; s0 and s1 are the hidden side of the statistics.  All are owned activ
 from __future__ import annotations
 
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.states import Packed
 from modelpar.spec import TrainingSpec
 from modelpar.values.forms import plain_array
+from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Weights
 from modelpar.weights.statistics import Phase, Statistics, real_values
 
@@ -122,6 +124,12 @@ class RBM:
     @property
     def c(self) -> Array:
         return self.parameters.c
+
+    def with_parameters(self, parameters: Parameters) -> RBM:
+        """The same units and connections with other parameters of the same shapes."""
+        other = copy(self)
+        other.parameters = parameters
+        return other
 
     def initialise(self, scale: float) -> None:
         """Weights from N(0, scale^2), drawn by unit ids and so the same at every grid; biases 0."""

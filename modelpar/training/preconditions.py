@@ -29,6 +29,11 @@ def check_strategy(
         raise SpecError(
             f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
         )
+    if training is not None and training.chain_method == "ptt":
+        raise SpecError(
+            "--chain-method ptt keeps parameters that all replicas have alike, but --sync is "
+            f"{sync.sync}; use --sync allreduce, or --chain-method pt"
+        )
     if training is not None and sync.sync == "server" and (training.centred or training.l1):
         option = "--centred" if training.centred else "--l1"
         raise SpecError(f"{option} changes parameters beside the server; use --sync local or allreduce")

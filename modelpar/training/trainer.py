@@ -145,7 +145,7 @@ def _train_rbm(
             run.refresh(network)  # statistics of real values have rounded the blocks of a dual layout apart
             totals = position.total_sums(grid)
             with network.traffic.measuring(), network.traffic.status.phase("scoring"):
-                measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
+                measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once) | supply.end_epoch()
             error = totals["squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.n_chains else error
             monitor.check_rbm(rbm.index, measures, rate_of(rbm))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.vectors import compiled
+from modelpar.kernels.sampling.elementary import log
 from modelpar.kernels.sampling.epilogue import sigmoid
 from modelpar.machine.compilation import njit
 
@@ -22,6 +23,8 @@ Array = npt.NDArray[Any]
 GROUP = 64  # units whose sigmoids are multiplied: products stay above 2^-64
 SPAN = 512  # samples at a time, whose products stay in the first-level cache
 GRAIN = 1 << 14  # values that are worth another thread
+FRACTION = 24  # bits of the fraction of sums in fixed point
+STEPS = float(1 << FRACTION)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -68,3 +71,36 @@ def softplus_differences(x: Array, low: float, high: float) -> npt.NDArray[np.fl
 def softplus_sums(x: Array) -> npt.NDArray[np.float64]:
     """(samples,) float64: sum over units of log(1 + exp(x)); x as in :func:`softplus_differences`."""
     return softplus_differences(x, 0.0, 1.0) + len(x) * math.log(2)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_fixed_softplus(x, beta, first, last, out):  # type: ignore[no-untyped-def]
+    """out[s] += sum over units of log(1 + exp(beta x[s])), each in steps of 2^-FRACTION, s = first .. last - 1
+
+    x (units, samples) float32 or float64; beta of its type; out (samples,) int64
+    """
+    for start in range(first, last, SPAN):
+        n = min(SPAN, last - start)
+        for j in range(x.shape[0]):
+            for s in range(start, start + n):
+                y = np.float64(beta * x[j, s])
+                out[s] += np.int64(np.rint((max(y, 0.0) - log(sigmoid(abs(y)))) * STEPS))
+
+
+def fixed_softplus_sums(x: Array, beta: float) -> npt.NDArray[np.int64]:
+    """(samples,) int64: sum over units of log(1 + exp(beta x)) in steps of 2^-FRACTION, each unit's rounded by itself.
+
+    Sums of parts of the units add up to that of all, to the last bit, on every machine.   x as in
+    :func:`softplus_differences`
+    """
+    out = np.zeros(x.shape[1], np.int64)
+    factor, grain = x.dtype.type(beta), threads.rows_of(GRAIN, x.shape[0])
+    threads.split(x.shape[1], grain, lambda start, stop: add_fixed_softplus(x, factor, start, stop, out), align=16)
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def lies_below(u, log_ratio, out):  # type: ignore[no-untyped-def]
+    """out[s] = u[s] < exp(log_ratio[s])      u (samples,) float64 in [0, 1); log_ratio int64, in steps of 2^-FRACTION"""
+    for s in range(len(u)):
+        out[s] = log_ratio[s] >= 0 or u[s] == 0.0 or np.int64(np.rint(log(max(u[s], 1e-300)) * STEPS)) < log_ratio[s]
