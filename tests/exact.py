@@ -110,6 +110,12 @@ TRAININGS = {
             {"chains": 90, "chain_restart": True, "chain_start": "data", "statistics": "float", "updates": 5},
         ),
         Training(
+            "tempered chains",
+            "",
+            {"chains": 31, "chain_steps": 2, "chain_method": "pt", "chain_temperatures": 4},
+            binarise="stochastic",
+        ),
+        Training(
             "CD-1 of probabilities, data above a threshold",
             "bf5f8df74639da97f6cb008d4f5eeb37e2b693d4a5c0a1761c3a0002ccafed4a",
             {"statistics": "float"},

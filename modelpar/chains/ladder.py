@@ -5,8 +5,8 @@ of level t and chain c of level t + 1 swap their visible states with the probabi
 
     min(1, f_t(v_t+1) f_t+1(v_t) / (f_t(v_t) f_t+1(v_t+1)))
 
-where f_t(v) is the probability of v on level t, summed over the hidden states, up to a constant; even and odd pairs take
-turns.  Hidden states are then drawn anew.
+where f_t(v) is the probability of v on level t up to a constant, summed over the hidden states, which are then drawn
+anew.  Even and odd pairs take turns.
 
 All levels of a chain are on the same replica.  Shards sum log f in fixed point, each unit's contribution rounded by
 itself, and share the draw that decides: they come to the same decision at every grid.
@@ -32,7 +32,7 @@ from modelpar.model.rbm import RBM
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
-# repeats of the stream of Purpose.SWAP: decisions, and chains that only measure; those of a sweep are 2 t + 1 and 2 t + 2
+# repeats of the stream of Purpose.SWAP: decisions, and chains that only measure
 DECISION, PILOT_VISIBLE, PILOT_HIDDEN = range(3)
 UP, DOWN = 1, 2  # where a state is on its way to: it was last at the bottom, or at the top after the bottom
 
@@ -148,16 +148,14 @@ def sweep(
 ) -> tuple[Walkers, list[Activations]]:
     """(the chains after a sweep of every level and one round of swaps, visible states of the levels).
 
-    number      of the sweep: even and odd ones try other pairs; with the chains' ids and ``start`` it keys the draws
+    number      of the sweep: even and odd ones try other pairs; with the chains' ids and ``start`` it keys the draws,
+                whose repeats of ``purpose`` are 2 t + 1 and 2 t + 2 on level t
     all_hidden  False leaves the highest level's hidden states as they were: the caller draws them
 
     Collective over the shards.
     """
     counter, top = start + number * walkers.n_all + walkers.first, len(levels) - 1
-    v = [
-        level.visible(h, purpose, 2 * t + 1, counter)
-        for t, (level, h) in enumerate(zip(levels, walkers.h, strict=True))
-    ]
+    v = [level.visible(walkers.h[t], purpose, 2 * t + 1, counter) for t, level in enumerate(levels)]
     h, direction = list(walkers.h), walkers.direction.copy()
     tried, accepted = walkers.swaps.tried.copy(), walkers.swaps.accepted.copy()
     wanted = [level.beta > 0 and (t < top or all_hidden) for t, level in enumerate(levels)]
@@ -225,5 +223,6 @@ def exchanged(a: Activations, b: Activations, made: npt.NDArray[np.bool_]) -> tu
         mask = pack(made[None, :].astype(np.uint8)).words
         moved = (a.words ^ b.words) & mask
         return Packed(a.words ^ moved, a.batch), Packed(b.words ^ moved, b.batch)
-    assert not isinstance(a, Packed) and not isinstance(b, Packed)  # levels have the same kind of units
+    assert not isinstance(a, Packed)  # levels have the same kind of units
+    assert not isinstance(b, Packed)
     return np.where(made, b, a), np.where(made, a, b)

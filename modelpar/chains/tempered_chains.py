@@ -1,8 +1,8 @@
 """Chains of training that are tempered: a ladder below the RBM that is trained, whose states come up by swaps.
 
-Only the states of the RBM itself make the model's statistics.  With ``pt`` the levels are temperatures, which are placed
-anew at the start of an epoch.  With ``ptt`` they are the parameters that training has gone through: the present ones are
-kept as a new level whenever swaps between them and the last kept ones have become rare.
+Only the states of the RBM itself make the model's statistics.  With ``pt`` the levels are temperatures, which are
+placed anew at the start of an epoch.  With ``ptt`` they are the parameters that training has gone through: the present
+ones are kept as a new level whenever swaps between them and the last kept ones have become rare.
 """
 
 from __future__ import annotations
@@ -39,10 +39,7 @@ class TemperedChains:
     method: str  # pt, ptt
     betas: tuple[float, ...] = ()  # of pt, one for each level
     kept: tuple[Parameters, ...] = ()  # of ptt: those of each level but the highest; the first without its weights
-    window: tuple[int, int] = (
-        0,
-        0,
-    )  # of ptt: swaps tried and accepted at the top before the last look, of this replica
+    window: tuple[int, int] = (0, 0)  # of ptt: swaps tried and accepted at the top until the last look, here
 
     @property
     def n_all(self) -> int:

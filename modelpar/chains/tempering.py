@@ -31,8 +31,8 @@ from modelpar.values import plain
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
-PILOT = 50  # temperatures by which others are placed
-PILOT_CHAINS = 100
+PILOT = 20  # temperatures by which others are placed
+PILOT_CHAINS = 64
 EVEN = 0.25  # part of the temperatures that are placed at equal distances, whatever the pilot has seen
 PLACES = 1 << 16  # temperatures are multiples of its inverse: no last bit of an interpolation is in them
 ACCEPTANCE = 0.3  # of swaps between neighbours, below which a model of the trajectory is put in between
@@ -42,8 +42,9 @@ PILOT_SWEEPS = 10  # of the chains at each model of the trajectory
 def temperatures(rbm: RBM, n_levels: int) -> tuple[float, ...]:
     """``n_levels`` inverse temperatures from 0 to 1 between which swaps are accepted about equally often.
 
-    As in :func:`modelpar.likelihood.annealing.temperatures`, in proportion to the spread over chains of d log f / d beta
-    (the thermodynamic length; Gelman and Meng 1998, section 3.2), here by sums in fixed point: the same at every grid.
+    As in :func:`modelpar.likelihood.annealing.temperatures`, in proportion to the spread over chains of d log f / d
+    beta (the thermodynamic length; Gelman and Meng 1998, section 3.2), here by sums in fixed point: the same at every
+    grid.
     Every replica moves all chains of the pilot.  Collective over the shards.
     """
     even, spreads = np.linspace(0.0, 1.0, PILOT), []
@@ -88,6 +89,7 @@ def ladder_of_temperatures(rbm: RBM, n_levels: int) -> list[Level]:
 def ladder_of_models(rbm: RBM, models: Iterable[RBM]) -> list[Level]:
     """The levels of parallel trajectory tempering: as few models as swaps between neighbours allow, and ``rbm`` on top.
 
+    rbm      to be sampled from
     models   those that training went through, in their order; of the same units, connections and owners as ``rbm``
 
     Chains of a pilot go along the models from the first one without its weights.  A model becomes a level where swaps

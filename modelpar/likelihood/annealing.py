@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from modelpar import draws
+from modelpar.chains.tempering import placed
 from modelpar.collective.agreement import agree, checksum
 from modelpar.errors import DataError, SpecError
 from modelpar.kernels.products.product import Activations, Sampler
@@ -41,7 +42,6 @@ from modelpar.values.forms import plain_array
 
 CHAINS_AT_A_TIME = 512  # whose activations stay in the caches
 PILOT = 100  # temperatures, and chains, by which those of an estimate are placed
-EVEN = 0.25  # part of the temperatures that are placed at equal distances, whatever the pilot has seen
 # repeats of the stream of Purpose.SCORE: 0 belongs to the pseudo-likelihood
 START, HIDDEN, VISIBLE, REVERSE_HIDDEN, REVERSE_VISIBLE = range(1, 6)
 
@@ -111,11 +111,7 @@ def temperatures(rbm: ShardedRBM, n_betas: int, seed: int | None = None, base_bi
         steps = [sum_over_shards(rbm, gain) for _, gain in _Path(rbm, base, seed).forwards(even, first, last, PILOT)]
         gains = np.concatenate([gains, np.array(steps)], axis=1)
     spread = np.concatenate(rbm.replica_comm.allgather(gains), axis=1).std(axis=1)
-    density = spread + EVEN * spread.mean() + 1e-12
-    length = np.concatenate([[0.0], np.cumsum(density)])
-    placed = np.interp(np.linspace(0, length[-1], n_betas), length, even)
-    placed[0], placed[-1] = 0.0, 1.0
-    return np.asarray(rbm.shard_comm.bcast(rbm.replica_comm.bcast(placed)))
+    return np.asarray(rbm.shard_comm.bcast(rbm.replica_comm.bcast(placed(spread, even, n_betas))))
 
 
 def reverse_log_likelihoods(

@@ -40,7 +40,9 @@ SPARSITY_DECAY = 0.9  # of the running mean activation (Hinton 2010, section 11)
 class ModelChains(Protocol):
     """Chains that belong to no sample; see :class:`modelpar.chains.gibbs.Chains`."""
 
-    n_all: int  # over all replicas
+    @property
+    def n_all(self) -> int:
+        """How many, over all replicas."""
 
     def advance(self, rbm: Any, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
         """Move them on; (the model's phase of the statistics, hidden states)."""

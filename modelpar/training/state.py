@@ -73,9 +73,7 @@ class TrainingRun:
 
     position: Position = field(default_factory=Position)
     velocity: dict[str, Parameters] = field(default_factory=dict)  # of each trained part, by its name
-    chains: Chains | TemperedChains | None = (
-        None  # chains of their own that go on from update to update: this replica's
-    )
+    chains: Chains | TemperedChains | None = None  # of their own, that go on from update to update: this replica's
     average: dict[str, Parameters] = field(default_factory=dict)  # of the last updates, of the RBM that is trained
     outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
     squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)

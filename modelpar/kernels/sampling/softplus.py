@@ -93,6 +93,9 @@ def fixed_softplus_sums(x: Array, beta: float) -> npt.NDArray[np.int64]:
     Sums of parts of the units add up to that of all, to the last bit, on every machine.   x as in
     :func:`softplus_differences`
     """
+    if not compiled():  # its last bits hardly ever reach the steps
+        wide = (x * x.dtype.type(beta)).astype(np.float64)
+        return np.asarray(np.rint(np.logaddexp(0, wide) * STEPS).astype(np.int64).sum(axis=0))
     out = np.zeros(x.shape[1], np.int64)
     factor, grain = x.dtype.type(beta), threads.rows_of(GRAIN, x.shape[0])
     threads.split(x.shape[1], grain, lambda start, stop: add_fixed_softplus(x, factor, start, stop, out), align=16)
@@ -101,6 +104,6 @@ def fixed_softplus_sums(x: Array, beta: float) -> npt.NDArray[np.int64]:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def lies_below(u, log_ratio, out):  # type: ignore[no-untyped-def]
-    """out[s] = u[s] < exp(log_ratio[s])      u (samples,) float64 in [0, 1); log_ratio int64, in steps of 2^-FRACTION"""
+    """out[s] = u[s] < exp(log_ratio[s])      u (samples,) float64 in [0, 1); log_ratio int64 in steps of 2^-FRACTION"""
     for s in range(len(u)):
         out[s] = log_ratio[s] >= 0 or u[s] == 0.0 or np.int64(np.rint(log(max(u[s], 1e-300)) * STEPS)) < log_ratio[s]
