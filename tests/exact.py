@@ -111,7 +111,7 @@ TRAININGS = {
         ),
         Training(
             "tempered chains",
-            "",
+            "900486ced557dd6f52b0b42d11d5d8ed539428afa7de9730340f45b11591f13b",
             {"chains": 31, "chain_steps": 2, "chain_method": "pt", "chain_temperatures": 4},
             binarise="stochastic",
         ),

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.chains.ladder import Level, Swaps, Walkers, sweep
-from modelpar.chains.tempering import temperatures
+from modelpar.chains.ladder import PILOT_VISIBLE, Level, Swaps, Walkers, sweep
+from modelpar.chains.tempering import gains, placed, rounded, spread_of
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose
 from modelpar.kernels.states import Packed, pack, unpack
@@ -67,10 +68,24 @@ class TemperedChains:
         kept = [Level(rbm.with_parameters(p), float(t > 0)) for t, p in enumerate(self.kept)]
         return [*kept, Level(rbm)]
 
-    def place(self, rbm: RBM) -> None:
-        """Place the temperatures of pt anew.  Collective over the shards."""
-        if self.method == "pt":
-            self.betas = temperatures(rbm, self.n_levels)
+    def place(self, rbm: RBM, update: int) -> None:
+        """Place the temperatures of pt, at equal distances at first and then by what the chains of all levels are like.
+
+        The distances are in inverse proportion to the spread of d log f / d beta, as
+        :func:`modelpar.chains.tempering.temperatures` places them.  Collective over the whole grid.
+        """
+        if self.method != "pt":
+            return
+        if not self.betas:
+            self.betas = rounded(np.linspace(0.0, 1.0, self.n_levels))
+            return
+        levels, spreads = self.levels(rbm), []
+        for t, (here, there) in enumerate(pairwise(levels)):
+            counter = (update * self.n_levels + t) * self.n_all + self.first
+            v = here.visible(self.walkers.h[t], Purpose.SWAP, PILOT_VISIBLE, counter)
+            mine = gains(here, there, v, here.inputs(v))
+            spreads.append(spread_of([gain for part in rbm.replica_comm.allgather(mine) for gain in part]))
+        self.betas = rounded(placed(np.array(spreads), np.array(self.betas), self.n_levels))
 
     def advance(self, rbm: RBM, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
         """Move all levels on by ``spec.sweeps`` sweeps, each with a round of swaps.

@@ -31,8 +31,8 @@ from modelpar.values import plain
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
-PILOT = 20  # temperatures by which others are placed
-PILOT_CHAINS = 64
+PILOT = 50  # temperatures by which others are placed
+PILOT_CHAINS = 100
 EVEN = 0.25  # part of the temperatures that are placed at equal distances, whatever the pilot has seen
 PLACES = 1 << 16  # temperatures are multiples of its inverse: no last bit of an interpolation is in them
 ACCEPTANCE = 0.3  # of swaps between neighbours, below which a model of the trajectory is put in between
@@ -54,28 +54,43 @@ def temperatures(rbm: RBM, n_levels: int) -> tuple[float, ...]:
         counter = k * PILOT_CHAINS
         v = here.visible(h, Purpose.SWAP, PILOT_VISIBLE, counter)
         x = here.inputs(v)
-        gains = there.log_weight(v, x, with_biases=False) - here.log_weight(v, x, with_biases=False)
-        rbm.shard_comm.Allreduce(MPI.IN_PLACE, gains)
-        spreads.append(_spread(gains.tolist()))
+        spreads.append(spread_of(gains(here, there, v, x)))
         h = there.hidden(x, Purpose.SWAP, PILOT_HIDDEN, counter)
-    return tuple((np.rint(placed(np.array(spreads), even, n_levels) * PLACES) / PLACES).tolist())
+    return rounded(placed(np.array(spreads), even, n_levels))
 
 
-def placed(spread: Doubles, even: Doubles, n: int) -> Doubles:
-    """``n`` places from even[0] to even[-1] whose distances are in inverse proportion to the spread, nearly.
+def rounded(betas: Doubles) -> tuple[float, ...]:
+    """Temperatures as ladders have them."""
+    return tuple((np.rint(betas * PLACES) / PLACES).tolist())
 
-    spread   (len(even) - 1,) between the places ``even``
+
+def gains(low: Level, high: Level, v: Activations, x: Array) -> list[int]:
+    """log f_high(v) - log f_low(v) of each chain in fixed point; both are of one RBM, x = W^T v + c.
+
+    Collective over the shards.
     """
-    density = spread + EVEN * spread.mean() + 1e-12
-    length = np.concatenate([[0.0], np.cumsum(density)])
-    result = np.interp(np.linspace(0, length[-1], n), length, even)
-    result[0], result[-1] = even[0], even[-1]
+    result = high.log_weight(v, x, with_biases=False) - low.log_weight(v, x, with_biases=False)
+    low.rbm.shard_comm.Allreduce(MPI.IN_PLACE, result)
+    return [int(gain) for gain in result]
+
+
+def placed(spread: Doubles, betas: Doubles, n: int) -> Doubles:
+    """``n`` temperatures from 0 to 1, between which the spread is nearly the same.
+
+    spread   (len(betas) - 1,) of the change of log f between the temperatures ``betas``
+    """
+    lengths = spread + EVEN * spread.sum() * np.diff(betas) + 1e-12
+    length = np.concatenate([[0.0], np.cumsum(lengths)])
+    result = np.interp(np.linspace(0, length[-1], n), length, betas)
+    result[0], result[-1] = 0.0, 1.0
     return np.asarray(result)
 
 
-def _spread(values: list[int]) -> float:
-    """The standard deviation, from sums without rounding."""
+def spread_of(values: Sequence[int]) -> float:
+    """The standard deviation, from sums without rounding; 0 without values."""
     n, total = len(values), sum(values)
+    if not n:
+        return 0.0
     return math.sqrt(n * sum(value * value for value in values) - total * total) / n
 
 

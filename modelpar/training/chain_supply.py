@@ -49,7 +49,7 @@ class ChainSupply:
         if isinstance(chains, TemperedChains):
             updates_of_epoch = -(-self._feed.n_samples // self._training.batch_size)
             if batch.update % updates_of_epoch == 0 or not chains.betas:
-                chains.place(self._rbm)
+                chains.place(self._rbm, batch.update)
         return chains
 
     def end_epoch(self) -> dict[str, float]:
