@@ -27,6 +27,7 @@ from modelpar.weights.parameters import Parameters
 from modelpar.weights.statistics import Phase
 
 Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
 
 GROW_BELOW = 0.25  # acceptance of swaps with the last kept parameters, below which the present ones are kept too
 LOOK_EVERY = 10  # updates between two looks at that acceptance
@@ -114,14 +115,15 @@ class TemperedChains:
         swaps = self.walkers.swaps.total(rbm.replica_comm)
         before = np.array(self.window)
         rbm.replica_comm.Allreduce(MPI.IN_PLACE, before)
-        tried, accepted = int(swaps.tried[-1] - before[0]), int(swaps.accepted[-1] - before[1])
+        n_tried, n_accepted = int(swaps.tried[-1] - before[0]), int(swaps.accepted[-1] - before[1])
         mine = self.walkers.swaps
         self.window = int(mine.tried[-1]), int(mine.accepted[-1])
-        if tried and accepted < GROW_BELOW * tried:
+        if n_tried and n_accepted < GROW_BELOW * n_tried:
             present = rbm.parameters.like()
             present.copy_from(rbm.parameters)
             self.kept = (*self.kept, present)
-            self._relevel([*range(self.n_levels), self.n_levels - 1])
+            tried, accepted = (np.append(counts, 0) for counts in (mine.tried, mine.accepted))
+            self._relevel([*range(self.n_levels), self.n_levels - 1], tried, accepted)
             if self.n_levels > at_most:
                 self._thin(swaps)
 
@@ -130,12 +132,15 @@ class TemperedChains:
         near = np.nan_to_num(swaps.acceptance[:-1] + swaps.acceptance[1:], nan=0.0)
         level = 1 + int(np.argmax(near)) if len(near) else 1
         self.kept = self.kept[:level] + self.kept[level + 1 :]
-        self._relevel([t for t in range(self.n_levels) if t != level])
+        mine = self.walkers.swaps
+        tried, accepted = (np.delete(counts, level) for counts in (mine.tried, mine.accepted))
+        tried[level - 1] = accepted[level - 1] = 0  # of two that are neighbours now
+        self._relevel([t for t in range(self.n_levels) if t != level], tried, accepted)
 
-    def _relevel(self, sources: list[int]) -> None:
-        """New levels with the states of old ones; what was counted of swaps is forgotten, as pairs are others now."""
+    def _relevel(self, sources: list[int], tried: IntArray, accepted: IntArray) -> None:
+        """New levels with the states of old ones, and what was counted of those neighbours that there were before."""
         walkers = self.walkers
-        swaps = replace(Swaps.none(len(sources)), round_trips=walkers.swaps.round_trips)
+        swaps = Swaps(tried, accepted, walkers.swaps.round_trips)
         h = tuple(walkers.h[t] for t in sources)
         self.walkers = replace(walkers, h=h, direction=walkers.direction[sources], swaps=swaps)
         self.window = 0, 0

@@ -87,13 +87,13 @@ def test_sweeps_draw_by_draw(comm, agree, shape, visible, layout):
     part = rbm.parameters.like()
     part.flat[:] = 0.75 * rbm.parameters.flat
     lower = rbm.with_parameters(part)
-    levels = [Level(lower, 0.0), Level(lower, 0.4), Level(lower), Level(rbm)]
+    levels = [Level(lower, 0.0), Level(lower, 0.6), Level(lower), Level(rbm)]
     smaller = (0.75 * twin.W, 0.75 * twin.b, 0.75 * twin.c)
-    expected = Twin([(*smaller, 0.0), (*smaller, 0.4), (*smaller, 1.0), (twin.W, twin.b, twin.c, 1.0)],
+    expected = Twin([(*smaller, 0.0), (*smaller, 0.6), (*smaller, 1.0), (twin.W, twin.b, twin.c, 1.0)],
                     visible == "gaussian", 5)  # fmt: skip
     first, stop = N * grid.replica // grid.n_replicas, N * (grid.replica + 1) // grid.n_replicas
     walkers = Walkers.at([pack(np.zeros((len(rbm.hidden_ids), stop - first)))] * 4, first, N)
-    for number in range(16):
+    for number in range(24):
         walkers, v = sweep(levels, walkers, number, Purpose.FANTASY)
         theirs = expected.sweep(number)
         for t in range(4):
