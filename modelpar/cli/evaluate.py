@@ -41,6 +41,8 @@ from modelpar.training.feeds import in_data_units, real_values, sample_chunks
 
 Array = npt.NDArray[np.floating]
 
+RARE = 0.1  # acceptance of swaps below which few states come up a ladder
+
 
 def evaluate(comm: MPI.Comm, settings: Settings, where: str, split: str, *, as_json: bool) -> None:
     """Print the measures of a network on one split of some data.  Collective."""
@@ -116,6 +118,9 @@ def sample(
     print(f"{count} fantasies after {steps} steps of Gibbs sampling: {in_one_line(out)}", flush=True)
     if swaps is not None:
         print(_swaps_line(swaps), flush=True)
+        if steps > 1 and np.nanmin(swaps.acceptance) < RARE:
+            more = "--temperatures" if method == "pt" else "models in train --keep-trajectory, or --method pt"
+            print(f"not to be trusted: neighbouring levels hardly ever swap; use more {more}", flush=True)
 
 
 def _ladder(network: DeepBeliefNetwork, where: str, method: str, n_temperatures: int, n_draws: int) -> list[Level]:

@@ -19,7 +19,7 @@ from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
-from modelpar.kernels.sampling import epilogue, philox
+from modelpar.kernels.sampling import epilogue, philox, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
 from modelpar.kernels.statistics import update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, accumulate, update_from
@@ -43,6 +43,7 @@ KINDS = (
     "centred",
     "averages",
     "L1",
+    "tempered",
 )
 
 
@@ -75,6 +76,8 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("averages", 0.2, lambda: update.approach_span(bias, bias.copy(), bias.dtype.type(0))))
     if "L1" in kinds:
         chosen.append(Task("L1", 0.2, lambda: update.shrink_span(bias.copy(), bias.dtype.type(0))))
+    if "tempered" in kinds:
+        chosen.append(Task("swaps", 1.0, lambda: _swaps(x)))
     if "tuning" in kinds:
         chosen.append(Task("gradients", 0.5, lambda: (backprop.sigmoid_gradient(x, x, 1.0),
                                                       backprop.keep_or_drop(x, x, 0.5))))  # fmt: skip
@@ -86,6 +89,13 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
     if "panels that draw" in kinds:  # used by tests and ``draws``, not by training
         chosen.append(Task("panels that draw", 0.6, lambda: philox.bernoulli_rows(x, *consecutive, x), round=1))
     return [*chosen, *(_packed_tasks(np.dtype(dtype), kinds) if compiled() else [])]
+
+
+def _swaps(x: npt.NDArray[Any]) -> None:
+    softplus.fixed_softplus_sums(x, 1.0)
+    softplus.lies_below(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.bool_))
+    philox.uniform_rows(0, np.empty(0, np.int64), np.zeros(1, np.int64), 0, 0, 0, np.zeros((1, 4)))
+    over_units(pack(np.zeros((1, 4))), np.zeros(1))
 
 
 def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:

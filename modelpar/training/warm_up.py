@@ -100,7 +100,7 @@ def tasks_of(
     own = training.n_chains > 0
     asked = {
         "sweeps": own, "phases apart": own, "centred": training.centred, "averages": training.average > 0,
-        "L1": training.l1 > 0,
+        "L1": training.l1 > 0, "tempered": training.chain_method != "gibbs",
     }  # fmt: skip
     kinds -= {kind for kind, wanted in asked.items() if not wanted}
     if spec.dtype == "float32" and not spec.exact:
