@@ -1,7 +1,4 @@
-"""Sweeps and swaps of a ladder, draw by draw beside plain NumPy, at every grid of the ranks.
-
-Modules: modelpar/chains/ladder
-"""
+"""Sweeps and swaps of a ladder, draw by draw beside plain NumPy, at every grid of the ranks."""
 
 from __future__ import annotations
 

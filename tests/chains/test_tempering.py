@@ -1,6 +1,6 @@
 """Tempered chains against enumeration, and ladders that choose their own levels.
 
-Modules: modelpar/chains/tempering, modelpar/chains/tempered_chains
+Modules: modelpar/chains/tempered_chains
 """
 
 from __future__ import annotations
