@@ -170,6 +170,12 @@ class TrainingSpec(Spec):
     chain_restart: bool = option(
         False, "start these chains anew for every update: from random states, out-of-equilibrium training (Decelle et al. 2021)"
     )  # fmt: skip
+    chain_method: str = option("gibbs", "how these chains move: by Gibbs sampling alone, or with swaps along a ladder of temperatures (pt) or of the models that training has gone through (ptt, Bereux et al. 2024)",
+                               choices=("gibbs", "pt", "ptt"))  # fmt: skip
+    chain_temperatures: int = option(
+        10, "pt: temperatures from that of independent units to the model's; ptt: the most models of the ladder",
+        at_least=3, at_most=1000,
+    )  # fmt: skip
     updates: int = option(0, "updates of each RBM, in place of --epochs; 0: as many as the epochs have", at_least=0)
     centred: bool = option(
         False, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"
@@ -253,6 +259,12 @@ class TrainingSpec(Spec):
             )
         if self.persistent and self.chain_restart:
             raise SpecError("--persistent and --chain-restart exclude each other: chains go on, or start anew")
+        if self.chain_method != "gibbs" and (self.chain_restart or not self.n_chains):
+            what = "but --chain-restart starts them anew" if self.chain_restart else "but there are none"
+            raise SpecError(
+                f"--chain-method {self.chain_method} needs chains of their own that go on, {what}; give --chains or "
+                "--persistent, without --chain-restart"
+            )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ class Purpose(IntEnum):
     PASS_UP = 6
     SCORE = 7
     FANTASY = 8
-    DIAGNOSIS = 9
+    SWAP = 9
+    DIAGNOSIS = 10
 
 
 @dataclass(frozen=True)

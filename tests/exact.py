@@ -125,6 +125,12 @@ TRAININGS = {
             },
         ),
         Training(
+            "tempered chains",
+            "900486ced557dd6f52b0b42d11d5d8ed539428afa7de9730340f45b11591f13b",
+            {"chains": 31, "chain_steps": 2, "chain_method": "pt", "chain_temperatures": 4},
+            binarise="stochastic",
+        ),
+        Training(
             "CD-1 of probabilities, data above a threshold",
             "bf5f8df74639da97f6cb008d4f5eeb37e2b693d4a5c0a1761c3a0002ccafed4a",
             {"statistics": "float"},

@@ -7,7 +7,7 @@ of a minibatch's first sample: the samples of this stage that came before it, so
 
 import numpy as np
 
-WEIGHTS, DATA, HIDDEN, VISIBLE, DROPOUT, CHAIN, PASS_UP, SCORE, FANTASY = range(9)
+WEIGHTS, DATA, HIDDEN, VISIBLE, DROPOUT, CHAIN, PASS_UP, SCORE, FANTASY, SWAP = range(10)
 
 
 # ---- random draws: Philox4x32-10 (Salmon et al., SC 2011); one block of four words serves four samples of a unit

@@ -43,9 +43,9 @@ class Chains:
         mine = Minibatches.slice_of(states.shape[1], replica, n_replicas)
         return cls(pack(states[:, mine]), mine.start, states.shape[1])
 
-    def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> Array:
-        """All replicas' chains (n_hidden_owned, n_all) as 0 and 1 of ``dtype``.  Collective."""
-        return np.concatenate([unpack(h, dtype) for h in replica_comm.allgather(self.h)], axis=1)
+    def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> dict[str, Array]:
+        """``chains``: those of all replicas (n_hidden_owned, n_all) as 0 and 1 of ``dtype``.  Collective."""
+        return {"chains": np.concatenate([unpack(h, dtype) for h in replica_comm.allgather(self.h)], axis=1)}
 
     def advance(self, rbm: RBM, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
         """Move the chains on by ``spec.sweeps`` sweeps of Gibbs sampling: PCD-k (Tieleman 2008).

@@ -9,11 +9,13 @@ import dataclasses
 import json
 import os
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from modelpar.chains.gibbs import Chains
+from modelpar.chains.tempered_chains import TemperedChains
 from modelpar.checkpoint import files, structure
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.collective.agreement import agree
@@ -29,6 +31,8 @@ from modelpar.values.forms import AnyPath
 from modelpar.weights.parameters import Parameters
 
 __all__ = ["load", "read_position", "read_spec", "save", "tensors"]
+
+Array = npt.NDArray[Any]
 
 FORMAT = "1"
 # attributes of TrainingRun that some trainings keep for each part: strategies of replicas, averages of the last updates
@@ -48,6 +52,7 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
     agree(network.grid.comm, "save", network=network, path=path)
     run.settle()
     run.refresh(network)  # blocks agree after a load, so they must agree in the training that continues here too
+    tempered = run.chains.described(network.grid.replica_comm) if isinstance(run.chains, TemperedChains) else None
     metadata = {
         "modelpar": FORMAT,
         "network": json.dumps(_definition(network.spec), sort_keys=True),
@@ -61,6 +66,7 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
                 "best_accuracy": run.best_accuracy,
                 "epochs_since_best": run.epochs_since_best,
                 "binarise": run.binarise,
+                **({} if tempered is None else {"tempering": tempered}),
             },
             sort_keys=True,
         ),
@@ -101,16 +107,21 @@ def load(
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     run = TrainingRun.of(network)
     try:
-        chains = _prepare_state(network, run, header, to_train)
+        chains, tempered = _prepare_state(network, run, header, to_train)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say where training stood ({error}); was it written by modelpar?"
         ) from None
-    files.read_into(path, grid, header, tensors(network, chains), subset=not to_train)
+    kept = () if tempered is None else _room_for_kept(network, run, tempered)
+    files.read_into(path, grid, header, tensors(network, chains, kept), subset=not to_train)
     if not to_train:
         _use_averages(network, run)
-    if chains is not None:
-        run.chains = Chains.of_replica(chains, grid.replica, grid.n_replicas)
+    if chains is not None and tempered is not None:
+        # the first shard has read what belongs to no unit
+        chains["chains.direction"] = grid.shard_comm.bcast(chains["chains.direction"])
+        run.chains = TemperedChains.of_replica(tempered, chains, kept, grid.replica, grid.n_replicas)
+    elif chains is not None:
+        run.chains = Chains.of_replica(chains["chains"], grid.replica, grid.n_replicas)
     run.refresh_all(network)
     run.data = Fingerprint.from_text(header.metadata.get("data"))
     return network
@@ -118,8 +129,10 @@ def load(
 
 def _prepare_state(
     network: DeepBeliefNetwork, run: TrainingRun, header: Header, to_train: bool
-) -> npt.NDArray[np.floating] | None:
-    """Restore the position of training, with zeros for all tensors of its state; return those of the chains, if any.
+) -> tuple[dict[str, Array] | None, dict[str, Any] | None]:
+    """Restore the position of training, with zeros for all tensors of its state.
+
+    Returns those of the chains, if any, and what the file says of tempered ones.
 
     Raises one of Python's lookup and value errors where the file has something else than ``save`` writes.
     """
@@ -130,7 +143,7 @@ def _prepare_state(
     parts = {part.name: part.parameters for part in network.parts()}
     run.average = {name: parts[name].like(rows=False) for name in training.get("average", ())}
     if not to_train:
-        return None
+        return None, None
     in_pretraining = position.stage == "pretrain"  # training by gradients has no second blocks
     run.velocity = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
     run.best = {name: parts[name].like(rows=False) for name in training["best"]}
@@ -139,9 +152,17 @@ def _prepare_state(
         setattr(run, attribute, {name: parts[name].like(rows=False) for name in stored})
     run.best_accuracy, run.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
     if "chains" not in header.tensors:
-        return None
-    n_hidden = len(network.rbms[position.layer].hidden_ids)
-    return np.zeros((n_hidden, header.tensors["chains"][1][1]), network.dtype)
+        return None, None
+    n_hidden, n_all = len(network.rbms[position.layer].hidden_ids), header.tensors["chains"][1][1]
+    tempered = training.get("tempering")
+    if tempered is not None:
+        return TemperedChains.room(tempered, n_hidden, n_all, network.dtype), tempered
+    return {"chains": np.zeros((n_hidden, n_all), network.dtype)}, None
+
+
+def _room_for_kept(network: DeepBeliefNetwork, run: TrainingRun, tempered: dict[str, Any]) -> tuple[Parameters, ...]:
+    """Parameters for the levels of a ladder that a file holds."""
+    return tuple(network.rbms[run.position.layer].parameters.like() for _ in range(tempered["kept"]))
 
 
 def _use_averages(network: DeepBeliefNetwork, run: TrainingRun) -> None:
@@ -192,10 +213,14 @@ def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
         raise CheckpointError(f"{path} holds a network that this version does not understand: {error}") from None
 
 
-def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None = None) -> list[TensorBlock]:
+def tensors(
+    network: DeepBeliefNetwork, chains: dict[str, Array] | None = None, kept: tuple[Parameters, ...] = ()
+) -> list[TensorBlock]:
     """This shard's block of every tensor of a checkpoint.  Collective where there are chains to collect.
 
-    chains   (n_hidden_owned, all chains) to be filled; None: those of the training state are collected
+    chains   arrays by name, of owned hidden units and all chains, to be filled; None: those of the training state are
+             collected
+    kept     parameters of the levels of a ladder, likewise
     """
     run, sizes = TrainingRun.of(network), network.spec.layers
     blocks: list[TensorBlock] = []
@@ -215,10 +240,18 @@ def tensors(network: DeepBeliefNetwork, chains: npt.NDArray[np.floating] | None 
         blocks += structure.blocks(rbm)
     if chains is None and run.chains is not None:
         chains = run.chains.collect(network.grid.replica_comm, network.dtype)
+        kept = run.chains.kept if isinstance(run.chains, TemperedChains) else ()
     if chains is not None:
         rbm = network.rbms[run.position.layer]
-        columns = np.arange(chains.shape[1])
-        blocks.append(TensorBlock("chains", (sizes[rbm.index + 1], len(columns)), chains, rbm.hidden_ids, columns))
+        for name, array in chains.items():
+            rows, n_rows = rbm.hidden_ids, sizes[rbm.index + 1]
+            if name == "chains.direction":  # of no unit: the first shard has it
+                n_rows = len(array)
+                rows = np.arange(n_rows if network.grid.shard == 0 else 0)
+                array = array[: len(rows)]
+            blocks.append(TensorBlock(name, (n_rows, array.shape[1]), array, rows, np.arange(array.shape[1])))
+        for level, parameters in enumerate(kept):
+            blocks += _parameter_blocks(f"ladder.{level}.{rbm.name}", parts[rbm.name], parameters, shapes[rbm.name])
     return blocks
 
 

@@ -156,6 +156,11 @@ def diagnose(
               help="fantasies, or completions of each given sample  [default: 100, or 1]")  # fmt: skip
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
               help="steps of Gibbs sampling in the top RBM")  # fmt: skip
+@click.option("--method", type=click.Choice(["gibbs", "pt", "ptt"]), default="gibbs", show_default=True,
+              help="Gibbs sampling alone, or with swaps along a ladder of temperatures (parallel tempering), or of the "
+              "models that train --keep-trajectory has kept (parallel trajectory tempering)")  # fmt: skip
+@click.option("--temperatures", type=click.IntRange(2, 10000), default=None, metavar="N",
+              help="of --method pt  [default: 20]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip
 @click.option("--image-shape", metavar="ROWSxCOLUMNS", default=None, help="of one sample, where it is not a square")
@@ -168,8 +173,9 @@ def diagnose(
 @OUT
 @click.pass_obj
 def sample(
-    comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, steps: int, seed: int,
-    image_shape: str | None, samples: str | None, mask: str | None, states: bool, out: str | None, **values: Any,
+    comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, steps: int, method: str,
+    temperatures: int | None, seed: int, image_shape: str | None, samples: str | None, mask: str | None, states: bool,
+    out: str | None, **values: Any,
 ) -> None:  # fmt: skip
     """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png).
 
@@ -182,6 +188,12 @@ def sample(
         )
     if states and samples is None:
         raise click.UsageError("--states has no effect on fantasies, which are means; give --given and --mask with it")
+    if samples is not None and method != "gibbs":
+        raise click.UsageError(f"--method {method} has no effect on completions (--given); leave it out")
+    if temperatures is not None and method != "pt":
+        raise click.UsageError(f"--temperatures has no effect with --method {method}; leave it out, or use --method pt")
+    if method != "gibbs" and steps == 0:
+        raise click.UsageError(f"--steps is 0, but --method {method} needs at least one")
     settings = configuration.gather(comm, given(values), config)
     shape, out = _image_shape(image_shape), _picture_or_array(out or absolute("samples.png"))
     if shape is not None and out.endswith(".npy"):
@@ -196,7 +208,10 @@ def sample(
         )  # fmt: skip
     from modelpar.cli.evaluate import sample as work
 
-    work(comm, settings, checkpoint, count=count or 100, steps=steps, seed=seed, image_shape=shape, out=out)
+    work(
+        comm, settings, checkpoint, count=count or 100, steps=steps, method=method, n_temperatures=temperatures or 20,
+        seed=seed, image_shape=shape, out=out,
+    )  # fmt: skip
 
 
 @modelpar.command(cls=GroupedCommand)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar import checkpoint
+from modelpar.chains.ladder import Level, Swaps
+from modelpar.chains.tempering import ladder_of_models, ladder_of_temperatures, tempered_fantasies
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.atomic_file import atomic_write
@@ -22,6 +24,7 @@ from modelpar.cli.own_data import check_labels_act, open_to_evaluate
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import Say, make_console, speak
+from modelpar.cli.trajectory import models_of
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.data import Dataset, Split
@@ -37,6 +40,8 @@ from modelpar.training import evaluation
 from modelpar.training.feeds import in_data_units, real_values, sample_chunks
 
 Array = npt.NDArray[np.floating]
+
+RARE = 0.1  # acceptance of swaps below which few states come up a ladder
 
 
 def evaluate(comm: MPI.Comm, settings: Settings, where: str, split: str, *, as_json: bool) -> None:
@@ -88,15 +93,13 @@ def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Spl
 
 def sample(
     comm: MPI.Comm, settings: Settings, where: str, *,
-    count: int, steps: int, seed: int, image_shape: tuple[int, int] | None, out: str,
+    count: int, steps: int, method: str, n_temperatures: int, seed: int, image_shape: tuple[int, int] | None, out: str,
 ) -> None:  # fmt: skip
     """Write fantasies to a file.  Collective."""
     check_outputs(comm, settings, {"--out": out}, checkpoint=where)
+    swaps: Swaps | None = None
     with make_grid(comm, settings) as grid:
         network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
-        # each seed has its own 2**32 chains
-        v = network.fantasies(count, steps, first_draw=seed << 32)
-        fantasies = network.whole_visible(in_data_units(network, v))
         n_visible = network.spec.layers[0]
         if image_shape is not None and math.prod(image_shape) != n_visible:
             rows, columns = image_shape
@@ -104,8 +107,50 @@ def sample(
                 f"--image-shape {rows}x{columns} is of {rows * columns} values, but a sample has {n_visible}"
             )
         shape = image_shape or square(n_visible)
+        # each seed has its own 2**32 chains, or of a ladder draws of one level
+        if method == "gibbs":
+            v = network.fantasies(count, steps, first_draw=seed << 32)
+        else:
+            levels = _ladder(network, where, method, n_temperatures, count * steps)
+            v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=seed << 32)
+        fantasies = network.whole_visible(in_data_units(network, v))
         write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network))
     print(f"{count} fantasies after {steps} steps of Gibbs sampling: {in_one_line(out)}", flush=True)
+    if swaps is not None:
+        print(_swaps_line(swaps), flush=True)
+        if steps > 1 and np.nanmin(swaps.acceptance) < RARE:
+            more = "--temperatures" if method == "pt" else "models in train --keep-trajectory, or --method pt"
+            print(f"not to be trusted: neighbouring levels hardly ever swap; use more {more}", flush=True)
+
+
+def _ladder(network: DeepBeliefNetwork, where: str, method: str, n_temperatures: int, n_draws: int) -> list[Level]:
+    """The levels that a network is sampled through.  Collective.  Raises SpecError, on every rank, without models."""
+    if n_draws > 2**32:
+        raise SpecError(
+            f"--count times --steps is {n_draws}, but a seed has draws for {2**32} of them with --method {method}; use "
+            "fewer, and other values of --seed for more"
+        )
+    top = network.rbms[-1]
+    if method == "pt":
+        return ladder_of_temperatures(top, n_temperatures)
+    comm = network.grid.comm
+    models = models_of(where, comm, top.index)
+    if not models:
+        raise SpecError(
+            f"{where} keeps no models of the training of RBM {top.index}, which --method ptt needs; give a run of "
+            "train --keep-trajectory, or use --method pt"
+        )
+    opened = (checkpoint.load(model.path, network.grid, network.layout, to_train=False) for model in models)
+    return ladder_of_models(top, (top.with_parameters(other.rbms[top.index].parameters) for other in opened))
+
+
+def _swaps_line(swaps: Swaps) -> str:
+    acceptance = swaps.acceptance[swaps.tried > 0]
+    rates = " ".join(f"{rate:.2f}" for rate in acceptance)
+    return (
+        f"{len(swaps.tried) + 1} levels, swaps between neighbours accepted, from the lowest up: {rates}; "
+        f"{swaps.round_trips} round trips"
+    )
 
 
 def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, at_most: bool, out: str) -> None:

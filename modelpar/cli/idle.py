@@ -150,12 +150,14 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
     if training.updates:
         yield Idle("training", "epochs", f"--updates {training.updates} says how long each RBM is trained")
     if not training.n_chains:
-        for name in ("chain_steps", "chain_start"):
+        for name in ("chain_steps", "chain_start", "chain_temperatures"):
             yield Idle(
                 "training", name, "there are no chains of their own without --chains, --persistent or --chain-restart"
             )
     elif training.chain_steps:
         yield Idle("training", "gibbs_steps", f"--chain-steps {training.chain_steps} says how far the chains go")
+    if training.n_chains and training.chain_method == "gibbs":
+        yield Idle("training", "chain_temperatures", "chains move by --chain-method gibbs, without temperatures")
     if training.chains:
         yield Idle("training", "persistent", "--chains are persistent, unless there is --chain-restart")
     if training.n_chains:

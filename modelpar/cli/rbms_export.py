@@ -146,7 +146,9 @@ def _chains_of(comm: MPI.Comm, where: str, path: Path, network: DeepBeliefNetwor
             run = TrainingRun.of(other := checkpoint.load(file, network.grid, network.layout))
             kept = run.average.get(rbm.name, other.rbms[rbm.index].parameters)
             same = kept.flat.tobytes() == rbm.parameters.flat.tobytes()
-            return run.chains if comm.allreduce(same, MPI.LAND) else None
+            if run.chains is None or not comm.allreduce(same, MPI.LAND):
+                return None
+            return Chains(run.chains.h, run.chains.first, run.chains.n_all)  # of a ladder those on top
     return None
 
 

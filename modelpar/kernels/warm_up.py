@@ -46,6 +46,7 @@ KINDS = (
     "likelihoods",
     "clipping",
     "standardised",
+    "tempered",
 )
 
 
@@ -85,14 +86,16 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
     if "likelihoods" in kinds:
         one, none = x.dtype.type(1), x.dtype.type(0)
         chosen += [
-            Task("likelihoods", 1.5, lambda: softplus.add_differences(x, none, one, 0, 4, np.zeros(4))),
+            Task("likelihoods", 1.5, lambda: softplus.add_differences(x, None, none, one, 0, 4, np.zeros(4))),
             Task("likelihoods in float64", 1.5, lambda: softplus.softplus_sums(np.zeros((1, 1)))),
         ]
     if "likelihoods" in kinds and "exact" in kinds:
         rounded = softplus.add_rounded_differences
         chosen.append(Task("exact likelihoods", 2.0, lambda: (
-            rounded(x, one, one, 0, 4, np.zeros(4)), rounded(np.zeros((1, 1)), 0.0, 1.0, 0, 1, np.zeros(1))
+            rounded(x, None, one, one, 0, 4, np.zeros(4)), rounded(np.zeros((1, 1)), None, 0.0, 1.0, 0, 1, np.zeros(1))
         )))  # fmt: skip
+    if "tempered" in kinds:
+        chosen.append(Task("swaps", 1.0, lambda: _swaps(x)))
     if "tuning" in kinds:
         chosen.append(Task("gradients", 0.5, lambda: (backprop.sigmoid_gradient(x, x, 1.0),
                                                       backprop.keep_or_drop(x, x, 0.5))))  # fmt: skip
@@ -104,6 +107,13 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
     if "panels that draw" in kinds:  # used by tests and ``draws``, not by training
         chosen.append(Task("panels that draw", 0.6, lambda: philox.bernoulli_rows(x, *consecutive, x), round=1))
     return [*chosen, *(_packed_tasks(np.dtype(dtype), kinds) if compiled() else [])]
+
+
+def _swaps(x: npt.NDArray[Any]) -> None:
+    softplus.fixed_softplus_sums(x, 1.0)
+    softplus.lies_below(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.bool_))
+    philox.uniform_rows(0, np.empty(0, np.int64), np.zeros(1, np.int64), 0, 0, 0, np.zeros((1, 4)))
+    over_units(pack(np.zeros((1, 4))), np.zeros(1))
 
 
 def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:

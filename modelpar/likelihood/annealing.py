@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modelpar import draws
+from modelpar.chains.tempering import lengths
 from modelpar.collective.agreement import agree, checksum
 from modelpar.errors import DataError, SpecError
 from modelpar.kernels.products.product import Activations, Sampler
@@ -47,7 +48,6 @@ from modelpar.values.forms import plain_array
 CHAINS_AT_A_TIME = 512  # whose activations stay in the caches
 PILOT = 100  # temperatures, and chains, by which those of an estimate are placed
 LEAST = 10  # steps of the pilot from one RBM to the next
-EVEN = 0.25  # part of the temperatures that are placed at equal distances, whatever the pilot has seen
 # repeats of the stream of Purpose.SCORE: 0 belongs to the pseudo-likelihood
 START, HIDDEN, VISIBLE, REVERSE_HIDDEN, REVERSE_VISIBLE = range(1, 6)
 
@@ -129,9 +129,7 @@ def temperatures(
         steps = [sum_over_shards(rbm, gain) for _, gain in path.forwards(even, first, last, PILOT)]
         gains = np.concatenate([gains, np.array(steps)], axis=1)
     spread = np.concatenate(rbm.replica_comm.allgather(gains), axis=1).std(axis=1)
-    density = spread + EVEN * spread.mean() + 1e-12
-    length = np.concatenate([[0.0], np.cumsum(density)])
-    placed = _placed(n_betas, length, even)
+    placed = _placed(n_betas, lengths(spread, even), even)
     return np.asarray(rbm.shard_comm.bcast(rbm.replica_comm.bcast(placed)))
 
 

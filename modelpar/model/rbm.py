@@ -7,6 +7,7 @@ the model; s0 and s1 are the hidden side of the statistics.  All are owned activ
 from __future__ import annotations
 
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from modelpar.kernels.states import Packed
 from modelpar.spec import TrainingSpec
 from modelpar.streams import SweepStreams
 from modelpar.values.forms import plain_array
+from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Weights
 from modelpar.weights.statistics import Phase, Statistics, real_values
 
@@ -39,7 +41,9 @@ SPARSITY_DECAY = 0.9  # of the running mean activation (Hinton 2010, section 11)
 class ModelChains(Protocol):
     """Chains that belong to no sample; see :class:`modelpar.chains.gibbs.Chains`."""
 
-    n_all: int  # over all replicas
+    @property
+    def n_all(self) -> int:
+        """How many, over all replicas."""
 
     def advance(self, rbm: Any, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
         """Move them on; (the model's phase of the statistics, hidden states)."""
@@ -123,6 +127,12 @@ class RBM:
     @property
     def c(self) -> Array:
         return self.parameters.c
+
+    def with_parameters(self, parameters: Parameters) -> RBM:
+        """The same units and connections with other parameters of the same shapes."""
+        other = copy(self)
+        other.parameters = parameters
+        return other
 
     def initialise(self, scale: float) -> None:
         """Weights from N(0, scale^2), drawn by unit ids and so the same at every grid; biases 0."""

@@ -97,16 +97,18 @@ def collect(network: DeepBeliefNetwork) -> dict[str, Array]:
 def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
     """The inverse of :func:`collect`: each rank takes what it owns.  Tensors that are not in ``arrays`` are kept."""
     chains, run = arrays.get("chains"), TrainingRun.of(network)
-    states = None if chains is None else np.zeros((len(network.rbms[0].hidden_ids), chains.shape[1]), network.dtype)
+    rooms = None
+    if chains is not None:
+        rooms = {"chains": np.zeros((len(network.rbms[0].hidden_ids), chains.shape[1]), network.dtype)}
     for part in network.parts():
         if f"velocity.{part.name}.W" in arrays:
             run.velocity[part.name] = part.parameters.like()
-    for block in tensors(network, states):
+    for block in tensors(network, rooms):
         if block.name in arrays:
             block.block[...] = arrays[block.name][block.index]
     run.refresh(network)
-    if states is not None:
-        run.chains = Chains.of_replica(states, network.grid.replica, network.grid.n_replicas)
+    if rooms is not None:
+        run.chains = Chains.of_replica(rooms["chains"], network.grid.replica, network.grid.n_replicas)
 
 
 def each_sample(

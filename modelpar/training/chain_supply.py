@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.chains.gibbs import Chains, start
+from modelpar.chains.ladder import Walkers
+from modelpar.chains.tempered_chains import TemperedChains
 from modelpar.data.feed import Feed
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import permutation
@@ -36,18 +38,50 @@ class ChainSupply:
         n_all, restart = training.n_chains, training.chain_restart
         if not n_all or restart:
             run.chains = None
-        elif run.chains is None or run.chains.n_all != n_all:
-            run.chains = self._started(0)
+        elif run.chains is None or run.chains.n_all != n_all or not self._as_asked(run.chains):
+            run.chains = self._started(0) if training.chain_method == "gibbs" else self._tempered()
 
-    def at(self, batch: Minibatch) -> Chains | None:
+    def at(self, batch: Minibatch) -> Chains | TemperedChains | None:
         """The chains as the update of this minibatch finds them."""
-        return self._started(batch.update) if self._training.chain_restart else self._run.chains
+        if self._training.chain_restart:
+            return self._started(batch.update)
+        chains = self._run.chains
+        if isinstance(chains, TemperedChains):
+            updates_of_epoch = -(-self._feed.n_samples // self._training.batch_size)
+            if batch.update % updates_of_epoch == 0 or not chains.betas:
+                chains.place(self._rbm, batch.update)
+        return chains
+
+    def end_epoch(self) -> dict[str, float]:
+        """Measures of tempered chains over the epoch; none of others.  Collective over the replicas."""
+        chains = self._run.chains
+        return chains.end_epoch(self._rbm.replica_comm) if isinstance(chains, TemperedChains) else {}
 
     def first_draw(self, batch: Minibatch) -> int | None:
         """The counter of the draws of this replica's first chain in an update; None without chains."""
         n_all = self._training.n_chains
         mine = Minibatches.slice_of(n_all, self._replica, self._n_replicas)
         return batch.update * n_all + mine.start if n_all else None
+
+    def _as_asked(self, chains: Chains | TemperedChains) -> bool:
+        """Whether chains that the run has are of the kind that is wanted."""
+        training = self._training
+        if not isinstance(chains, TemperedChains):
+            return training.chain_method == "gibbs"
+        same = chains.method == training.chain_method
+        return same and (chains.method != "pt" or chains.n_levels == training.chain_temperatures)
+
+    def _tempered(self) -> TemperedChains:
+        """Each level starts where chains of an update of its number would."""
+        training, rbm = self._training, self._rbm
+        n_levels = training.chain_temperatures if training.chain_method == "pt" else 2
+        starts = [self._started(level) for level in range(n_levels)]
+        walkers = Walkers.at([one.h for one in starts], starts[0].first, starts[0].n_all)
+        kept = []
+        if training.chain_method == "ptt":
+            kept.append(rbm.parameters.like())
+            kept[0].copy_from(rbm.parameters)
+        return TemperedChains(walkers, training.chain_method, kept=tuple(kept))
 
     def _started(self, update: int) -> Chains:
         training = self._training

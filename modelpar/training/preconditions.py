@@ -25,6 +25,11 @@ def check_strategy(
         raise SpecError(
             f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
         )
+    if training is not None and training.chain_method == "ptt":
+        raise SpecError(
+            "--chain-method ptt keeps parameters that all replicas have alike, but --sync is "
+            f"{sync.sync}; use --sync allreduce, or --chain-method pt"
+        )
     beside = {} if training is None else {
         "--centred": training.centred, "--standardised": training.standardised,
         "--l1": training.l1, "--clip": training.clip,

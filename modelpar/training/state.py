@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modelpar.chains.gibbs import Chains
+from modelpar.chains.tempered_chains import TemperedChains
 from modelpar.comm.grid import Grid
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.model.network import DeepBeliefNetwork
@@ -72,7 +73,7 @@ class TrainingRun:
 
     position: Position = field(default_factory=Position)
     velocity: dict[str, Parameters] = field(default_factory=dict)  # of each trained part, by its name
-    chains: Chains | None = None  # chains of their own that go on from update to update: this replica's
+    chains: Chains | TemperedChains | None = None  # of their own, that go on from update to update: this replica's
     average: dict[str, Parameters] = field(default_factory=dict)  # of the last updates, of the RBM that is trained
     outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
     squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)
@@ -139,6 +140,10 @@ class TrainingRun:
             for named in (self.velocity, self.outer, self.squares, self.best, self.average):
                 if part.name in named and named[part.name].has_copies:
                     part.weights.refresh(named[part.name])
+        if isinstance(self.chains, TemperedChains):
+            for parameters in self.chains.kept:
+                if parameters.has_copies:
+                    network.rbms[self.position.layer].weights.refresh(parameters)
 
     def copy(self) -> TrainingRun:
         """A copy that further training does not change; without the strategy, which belongs to this process."""

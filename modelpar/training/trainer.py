@@ -150,7 +150,7 @@ def _train_rbm(
             totals = position.total_sums(grid)
             # what scores and samples is the average
             with network.traffic.measuring(), network.traffic.status.phase("scoring"), averaging.in_use(run, rbm):
-                measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once)
+                measures = monitor.measure(rbm, feed, n_visible, grid, network.samples_at_once) | supply.end_epoch()
                 if scorer.due(position.epoch + 1, is_last=not loop.will_go_on):
                     measures |= scorer.measures(position.seconds)
             error = totals["squared_error"] / (totals["samples"] * n_visible)

@@ -104,6 +104,7 @@ def tasks_of(
         "centred": training.centred or training.standardised,
         "standardised": training.standardised, "averages": training.average > 0, "L1": training.l1 > 0,
         "clipping": training.clip > 0, "likelihoods": training.score_every > 0,
+        "tempered": training.chain_method != "gibbs",
     }  # fmt: skip
     kinds -= {kind for kind, wanted in asked.items() if not wanted}
     if spec.dtype == "float32" and not spec.exact:

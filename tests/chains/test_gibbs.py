@@ -26,7 +26,7 @@ SPEC = TrainingSpec(epochs=2, batch_size=16, learning_rate=0.1, chains=11, chain
 
 def whole(network, chains: Chains) -> np.ndarray:
     """(n_hidden, all chains) on every rank."""
-    mine = chains.collect(network.grid.replica_comm, np.int64)
+    mine = chains.collect(network.grid.replica_comm, np.int64)["chains"]
     rbm = network.rbms[0]
     result = np.zeros((network.spec.layers[1], mine.shape[1]), np.int64)
     result[rbm.hidden_ids] = mine

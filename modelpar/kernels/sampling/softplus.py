@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.vectors import compiled
+from modelpar.kernels.sampling.elementary import log
 from modelpar.kernels.sampling.epilogue import sigmoid
 from modelpar.machine.compilation import njit
 
@@ -21,8 +22,10 @@ Array = npt.NDArray[Any]
 
 GROUP = 64  # units whose sigmoids are multiplied: products stay above 2^-64
 SPAN = 512  # samples at a time, whose products stay in the first-level cache
-STEPS = float(1 << 32)
+STEPS = float(1 << 32)  # of terms whose sums are the same in any order
 GRAIN = 1 << 14  # values that are worth another thread
+FRACTION = 24  # bits of the fraction of sums in fixed point, as int64
+FIXED_STEPS = float(1 << FRACTION)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -103,3 +106,40 @@ def softplus_sums(x: Array, *, exact: bool = False) -> npt.NDArray[np.float64]:
     """(samples,) float64: sum over units of log(1 + exp(x)); parameters as in :func:`softplus_differences`."""
     one = float(in_steps(np.array(math.log(2)))) if exact else math.log(2)
     return softplus_differences(x, 0.0, 1.0, exact=exact) + len(x) * one
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_fixed_softplus(x, beta, first, last, out):  # type: ignore[no-untyped-def]
+    """out[s] += sum over units of log(1 + exp(beta x[s])), each in steps of 2^-FRACTION, s = first .. last - 1
+
+    x (units, samples) float32 or float64; beta of its type; out (samples,) int64
+    """
+    for start in range(first, last, SPAN):
+        n = min(SPAN, last - start)
+        for j in range(x.shape[0]):
+            for s in range(start, start + n):
+                y = np.float64(beta * x[j, s])
+                out[s] += np.int64(np.rint((max(y, 0.0) - log(sigmoid(abs(y)))) * FIXED_STEPS))
+
+
+def fixed_softplus_sums(x: Array, beta: float) -> npt.NDArray[np.int64]:
+    """(samples,) int64: sum over units of log(1 + exp(beta x)) in steps of 2^-FRACTION, each unit's rounded by itself.
+
+    Sums of parts of the units add up to that of all, to the last bit, on every machine.   x as in
+    :func:`softplus_differences`
+    """
+    if not compiled():  # its last bits hardly ever reach the steps
+        wide = (x * x.dtype.type(beta)).astype(np.float64)
+        return np.asarray(np.rint(np.logaddexp(0, wide) * FIXED_STEPS).astype(np.int64).sum(axis=0))
+    out = np.zeros(x.shape[1], np.int64)
+    factor, grain = x.dtype.type(beta), threads.rows_of(GRAIN, x.shape[0])
+    threads.split(x.shape[1], grain, lambda start, stop: add_fixed_softplus(x, factor, start, stop, out), align=16)
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def lies_below(u, log_ratio, out):  # type: ignore[no-untyped-def]
+    """out[s] = u[s] < exp(log_ratio[s])      u (samples,) float64 in [0, 1); log_ratio int64 in steps of 2^-FRACTION"""
+    for s in range(len(u)):
+        drawn = np.int64(np.rint(log(max(u[s], 1e-300)) * FIXED_STEPS))
+        out[s] = log_ratio[s] >= 0 or u[s] == 0.0 or drawn < log_ratio[s]
