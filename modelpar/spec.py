@@ -192,7 +192,7 @@ class TrainingSpec(Spec):
         at_least=0, flag="--clip",
     )  # fmt: skip
     score_every: int = option(
-        0, "estimate the log-likelihood of the validation samples (else of the test or training samples) every so many epochs, and after the last one of each RBM; 0 for never",
+        0, "estimate the log-likelihood of the validation samples (else of the test or training samples) every so many epochs, and after the last one of each RBM; 0: modelpar train does so after the last one, unless there is --no-score",
         at_least=0, flag="--score-every",
     )  # fmt: skip
     score_share: float = option(

@@ -145,7 +145,8 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
     training = settings.training
     if not training.trains:
         yield from _all_but("training", ("epochs", "digests"), "there is no pre-training (--epochs 0)")
-        yield Idle("run", "keep_trajectory", "there is no pre-training (--epochs 0)")
+        for name in ("keep_trajectory", "score"):
+            yield Idle("run", name, "there is no pre-training (--epochs 0)")
         return
     if training.updates:
         yield Idle("training", "epochs", f"--updates {training.updates} says how long each RBM is trained")
@@ -162,9 +163,11 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
         yield Idle("training", "persistent", "--chains are persistent, unless there is --chain-restart")
     if training.n_chains:
         yield Idle("training", "reconstruction", "chains of their own do not reconstruct the data")
-    if not training.score_every:
+    if training.score_every:
+        yield Idle("run", "score", f"--score-every {training.score_every} scores after the last epoch anyway")
+    if not training.score_every and not settings.run.score:
         for name in ("score_share", "score_temperatures"):
-            yield Idle("training", name, "there are no scores in training without --score-every")
+            yield Idle("training", name, "there are no scores with --no-score")
     elif training.score_temperatures or spec.exact:
         said = f"--score-temperatures {training.score_temperatures}" if training.score_temperatures else "--exact"
         yield Idle("training", "score_share", f"{said} says how many temperatures a score has")

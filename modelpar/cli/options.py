@@ -62,6 +62,9 @@ class RunSpec(Spec):
     keep_trajectory: bool = option(
         False, "keep models from the course of pre-training, about 8 while the updates grow tenfold, in trajectory/"
     )
+    score: bool = option(
+        True, "estimate the log-likelihood after the last epoch of each RBM, in about --score-share of its time"
+    )  # fmt: skip
     pictures: bool = option(True, "draw filters.png, reconstructions.png, samples.png and curves.png")
     # longer than any normal silence (a step, a read of the data or a compilation takes seconds, rarely minutes), and
     # much shorter than the hours for which a batch system would keep a hanging job

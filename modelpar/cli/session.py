@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.patterns import MASK
 from modelpar.records import Record, recorded_layer
-from modelpar.spec import NetworkSpec, option_name
+from modelpar.spec import NetworkSpec, TrainingSpec, option_name
 from modelpar.training import monitor
 from modelpar.training.evaluation import accuracy_measures
 from modelpar.training.minibatch_loop import check_position
@@ -45,6 +46,7 @@ from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse, tasks_of
 
+NEVER_BEFORE_THE_END = 1 << 62  # epochs between scores in training
 CHECKED_AT_ONCE = 1 << 20  # parameters checked for NaN at a time, to need little memory
 
 
@@ -138,7 +140,7 @@ class Session:
             self.trajectory.begin(self._updates_of_stage(), self._planned)
         try:
             if position.stage == "pretrain" and self.settings.training.trains:
-                self._consume(pretrain(self.network, self.dataset, self.settings.training, self.settings.sync))
+                self._consume(pretrain(self.network, self.dataset, self._pretraining(), self.settings.sync))
                 self._check_finite()
                 checkpoint.save(self.network, self.directory.pretrained)
                 self._remember(str(self.directory.pretrained))
@@ -178,7 +180,7 @@ class Session:
         feed = DataFeed(
             self.dataset.train, visible, binarise=self.dataset.binarise, seed=self.spec.seed, comm=self.grid.comm
         )
-        training = self.settings.training
+        training = self._pretraining()
         todo = tasks_of(
             self.spec, training, self.settings.finetune if self.fine_tunes else None, binary=feed.binary,
             n_replicas=self.grid.n_replicas, digests=training.digests or self.spec.exact,
@@ -291,6 +293,13 @@ class Session:
             "data": self.settings.data, "grid": self.settings.grid, "sync": self.settings.sync, "run": run,
         }  # fmt: skip
         self.directory.write_text(CONFIG, write_config(recorded(specs)))
+
+    def _pretraining(self) -> TrainingSpec:
+        """With a score after the last epoch of each RBM, unless there are more or none."""
+        training = self.settings.training
+        if self.settings.run.score and not training.score_every:
+            return replace(training, score_every=NEVER_BEFORE_THE_END)
+        return training
 
     # -- during ------------------------------------------------------------------------------------------------------
 

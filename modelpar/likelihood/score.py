@@ -69,6 +69,7 @@ class Score:
 def score(
     network: DeepBeliefNetwork, v: Activations, samples: IntArray, method: str = "auto", *,
     n_chains: int = 100, n_betas: int = 10000, seed: int = 0, n_rbms: int | None = None, kept: Sequence[RBM] = (),
+    exact_up_to: int = AUTO_EXACT,
 ) -> Score:  # fmt: skip
     """The mean log-likelihood of the samples of all replicas under ``network``.
 
@@ -78,12 +79,14 @@ def score(
     v         (n_visible_owned, samples of this replica), states, or values of Gaussian units
     samples   (samples of this replica,) ids, which key the draws
     method    ``exact`` (enumeration, up to 25 units on one side of the top RBM), ``ais`` (optimistic), ``reverse-ais``
-              (pessimistic), ``auto``: exact up to 20 units, else both directions of AIS; or ``trajectory``: both
-              directions through the RBMs ``kept`` from the course of the top RBM's training, instead of temperatures
+              (pessimistic), ``auto``: exact up to ``exact_up_to`` units, else both directions of AIS; or
+              ``trajectory``: both directions through the RBMs ``kept`` from the course of the top RBM's training,
+              instead of temperatures
     n_chains  of forward AIS, and samples that reverse AIS starts from, at most
     n_betas   inverse temperatures; for ``trajectory`` points on the way
     n_rbms    of the stack, from below: that of the first RBMs alone, while those above are not trained yet; None: all
     kept      of the same units as the top RBM, in the order of training
+    exact_up_to   units of the smaller side of the top RBM up to which ``auto`` enumerates
     Collective.  Raises SpecError for a method that cannot be used, DataError where there are no samples or units do
     not fit.
     """
@@ -103,7 +106,7 @@ def score(
     total, error = _mean_and_error(top, unnormalised, exact_terms=len(rbms) == 1)
     n_visible, n_hidden, over_hidden = enumerated_side(top)
     if method == "auto":
-        method = "exact" if (n_hidden if over_hidden else n_visible) <= AUTO_EXACT else "both"
+        method = "exact" if (n_hidden if over_hidden else n_visible) <= exact_up_to else "both"
     if method == "exact":
         log_z = log_partition_exact(top)
         value, half = total - log_z, stats.norm.ppf(0.5 + CONFIDENCE / 2) * error

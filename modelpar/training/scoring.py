@@ -25,6 +25,7 @@ from modelpar.training.state import TrainingRun
 IntArray = npt.NDArray[np.int64]
 
 LEAST, MOST = 300, 10000  # temperatures of a score in training, where its share of the time decides,
+EXACT_UP_TO = 12  # units of the smaller side up to which they enumerate: less than a second
 FIXED = 1000  # and where it must not: an exact run records the same numbers on any machine
 
 
@@ -90,10 +91,16 @@ class Scorer:
 
         seconds   training time of the stage
         """
-        n_betas, started = self._temperatures(seconds), time.perf_counter()
         v, samples = share_of_split(self._network, self._dataset, self._split)
-        result = score(self._network, v, samples, n_betas=n_betas, n_rbms=self._n_rbms)
-        self._pace, self._seconds = (time.perf_counter() - started) / n_betas, seconds
+        n_betas, made = self._temperatures(seconds), 0
+        while n_betas > 2 * made:  # the first score tells the pace, and is made again where that was too few
+            started, made = time.perf_counter(), n_betas
+            result = score(
+                self._network, v, samples, n_betas=n_betas, n_rbms=self._n_rbms, exact_up_to=EXACT_UP_TO
+            )  # fmt: skip
+            self._pace = (time.perf_counter() - started) / n_betas
+            n_betas = self._temperatures(seconds) if result.method != "exact" else 0
+        self._seconds = seconds
         values = {"": result.log_likelihood, "_low": result.low, "_high": result.high}
         # one rank's last bits for all
         values = self._network.grid.comm.bcast(values)

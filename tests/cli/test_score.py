@@ -125,7 +125,7 @@ def test_scores_of_training_are_recorded_drawn_and_summed_up(on_ranks, tmp_path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--score-share 0.2", "--score-share 0.2 has no effect"),
+        ("--no-score --score-share 0.2", "--score-share 0.2 has no effect"),
         ("--score-every 1 --score-temperatures 5 --score-share 0.2", "--score-temperatures 5 says how many"),
         ("--score-every 1 --score-temperatures 1", "must be at least 2"),
     ],
