@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -98,6 +99,8 @@ def test_a_run_compiles_what_it_calls() -> None:
     own = TrainingSpec(chains=5, centred=True, average=3, l1=0.1)
     theirs = {"sweeps", "statistics of phases apart", "centred gradients", "averages", "L1", "statistics of replicas"}
     assert names(binary=True, training=own) - names(binary=True) == theirs
+    own = replace(own, chain_method="pt")
+    assert names(binary=True, training=own) - names(binary=True) == {*theirs, "swaps"}
     everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
     assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True), training=own)
 
