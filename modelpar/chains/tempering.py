@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def ladder_of_models(rbm: RBM, models: Iterable[RBM]) -> list[Level]:
             counter += PILOT_CHAINS
         return v, h
 
-    for model in (*models, rbm) if isinstance(models, Sequence) else _and_then(models, rbm):
+    for model in chain(models, [rbm]):
         if not levels:
             levels.append(Level(model, 0.0))
             last = levels[0].visible(h, Purpose.SWAP, PILOT_VISIBLE, 0)
@@ -143,11 +144,6 @@ def ladder_of_models(rbm: RBM, models: Iterable[RBM]) -> list[Level]:
             last = before[1]
         before = level, v
     return [*levels, Level(rbm)]
-
-
-def _and_then(models: Iterable[RBM], rbm: RBM) -> Iterable[RBM]:
-    yield from models
-    yield rbm
 
 
 def _acceptance(a: Level, b: Level, v_a: Activations, v_b: Activations) -> float:

@@ -79,7 +79,7 @@ def fill_state(network: DeepBeliefNetwork) -> None:
     state.best_accuracy, state.epochs_since_best = 0.1 + 0.2, 3
     state.binarise = "stochastic"
     chains = np.empty((len(network.rbms[1].hidden_ids), N_CHAINS), network.dtype)
-    for i, block in enumerate(tensors(network, chains)):
+    for i, block in enumerate(tensors(network, {"chains": chains})):
         whole = whole_tensor(i, block.shape)
         if block.name == "chains":  # states
             whole = np.floor(whole - 1)

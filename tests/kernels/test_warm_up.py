@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -101,6 +102,8 @@ def test_a_run_compiles_what_it_calls() -> None:
     theirs = {"sweeps", "statistics of phases apart", "centred gradients", "averages", "L1", "statistics of replicas"}
     theirs |= {"standardised gradients", "clipping", "likelihoods", "likelihoods in float64"}
     assert names(binary=True, training=own) - names(binary=True) == theirs
+    own = replace(own, chain_method="pt")
+    assert names(binary=True, training=own) - names(binary=True) == {*theirs, "swaps"}
     everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
     assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True), training=own)
 
