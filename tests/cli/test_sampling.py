@@ -1,7 +1,4 @@
-"""``modelpar sample`` along ladders: the same bytes at every grid, what it prints, and what it refuses.
-
-Modules: modelpar/cli/trajectory
-"""
+"""``modelpar sample`` along ladders: the same bytes at every grid, what it prints, and what it refuses."""
 
 from __future__ import annotations
 
