@@ -1,4 +1,7 @@
-"""Sweeps as one piece of work: the same bits as one side after the other, by every kernel and number of threads."""
+"""Sweeps as one piece of work: the same bits as one side after the other, by every kernel and number of threads.
+
+Modules: modelpar/kernels/llvm/atomics
+"""
 
 from __future__ import annotations
 
