@@ -25,6 +25,7 @@ from modelpar.training.state import TrainingRun
 IntArray = npt.NDArray[np.int64]
 
 LEAST, MOST = 300, 10000  # temperatures of a score in training, where its share of the time decides,
+SCORED = 10000  # samples at most, spread evenly over the split: all are in memory
 EXACT_UP_TO = 12  # units of the smaller side up to which they enumerate: less than a second
 FIXED = 1000  # and where it must not: an exact run records the same numbers on any machine
 
@@ -68,7 +69,7 @@ def share_of_split(
 class Scorer:
     """Scores of the RBM that is trained, on those below it, every ``score_every`` epochs and after the last one.
 
-    Of the validation samples where there are any, else of the test samples, else of those of training.
+    Of at most 10000 of the validation samples where there are any, else of the test samples, else of those of training.
     ``score_temperatures`` decides how many temperatures there are, or, where it is 0, the time: about as many as take
     ``score_share`` of the training time since the last score, at the pace of that one.
     """
@@ -91,7 +92,7 @@ class Scorer:
 
         seconds   training time of the stage
         """
-        v, samples = share_of_split(self._network, self._dataset, self._split)
+        v, samples = share_of_split(self._network, self._dataset, self._split, SCORED)
         n_betas, made = self._temperatures(seconds), 0
         while n_betas > 2 * made:  # the first score tells the pace, and is made again where that was too few
             started, made = time.perf_counter(), n_betas
