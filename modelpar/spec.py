@@ -192,7 +192,7 @@ class TrainingSpec(Spec):
         at_least=0, flag="--clip",
     )  # fmt: skip
     score_every: int = option(
-        0, "estimate the log-likelihood of the validation samples (else of the test or training samples) every so many epochs, and after the last one of each RBM; 0: modelpar train does so after the last one, unless there is --no-score",
+        0, "estimate the log-likelihood of the validation samples (else of the test or training samples) every so many epochs, and after the last one of each RBM; 0: modelpar train does so at the end of pre-training, unless there is --no-score",
         at_least=0, flag="--score-every",
     )  # fmt: skip
     score_share: float = option(
@@ -200,7 +200,7 @@ class TrainingSpec(Spec):
         above=0, flag="--score-share",
     )  # fmt: skip
     score_temperatures: int = option(
-        0, "temperatures of these estimates; 0: as many as --score-share affords, or 1000 with --exact",
+        0, "temperatures of these estimates; 0: as many as --score-share affords, or 300 with --exact",
         at_least=0, below=1 << 31, flag="--score-temperatures",
     )  # fmt: skip
     l1: float = option(

@@ -63,7 +63,7 @@ class RunSpec(Spec):
         False, "keep models from the course of pre-training, about 8 while the updates grow tenfold, in trajectory/"
     )
     score: bool = option(
-        True, "estimate the log-likelihood after the last epoch of each RBM, in about --score-share of its time"
+        True, "estimate the log-likelihood at the end of pre-training, in about --score-share of the top RBM's time"
     )  # fmt: skip
     pictures: bool = option(True, "draw filters.png, reconstructions.png, samples.png and curves.png")
     # longer than any normal silence (a step, a read of the data or a compilation takes seconds, rarely minutes), and

@@ -42,11 +42,11 @@ from modelpar.training import monitor
 from modelpar.training.evaluation import accuracy_measures
 from modelpar.training.minibatch_loop import check_position
 from modelpar.training.recovery import Snapshots, SurvivorState, rebuild
+from modelpar.training.scoring import ONLY_AT_THE_END
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse, tasks_of
 
-NEVER_BEFORE_THE_END = 1 << 62  # epochs between scores in training
 CHECKED_AT_ONCE = 1 << 20  # parameters checked for NaN at a time, to need little memory
 
 
@@ -295,10 +295,10 @@ class Session:
         self.directory.write_text(CONFIG, write_config(recorded(specs)))
 
     def _pretraining(self) -> TrainingSpec:
-        """With a score after the last epoch of each RBM, unless there are more or none."""
+        """With a score after the last epoch of the top RBM, unless there are more or none."""
         training = self.settings.training
         if self.settings.run.score and not training.score_every:
-            return replace(training, score_every=NEVER_BEFORE_THE_END)
+            return replace(training, score_every=ONLY_AT_THE_END)
         return training
 
     # -- during ------------------------------------------------------------------------------------------------------

@@ -25,9 +25,10 @@ from modelpar.training.state import TrainingRun
 IntArray = npt.NDArray[np.int64]
 
 LEAST, MOST = 300, 10000  # temperatures of a score in training, where its share of the time decides,
+ONLY_AT_THE_END = 1 << 62  # as --score-every: after the last epoch of the top RBM
 SCORED = 10000  # samples at most, spread evenly over the split: all are in memory
 EXACT_UP_TO = 12  # units of the smaller side up to which they enumerate: less than a second
-FIXED = 1000  # and where it must not: an exact run records the same numbers on any machine
+FIXED = 300  # and where it must not: an exact run records the same numbers on any machine
 
 
 def score_split(
@@ -85,6 +86,8 @@ class Scorer:
     def due(self, epoch: int, *, is_last: bool) -> bool:
         """Whether there is a score at the end of this epoch, counted from 1."""
         every = self._training.score_every
+        if every == ONLY_AT_THE_END:
+            return is_last and self._n_rbms == len(self._network.rbms)
         return every > 0 and (is_last or epoch % every == 0)
 
     def measures(self, seconds: float) -> dict[str, float]:

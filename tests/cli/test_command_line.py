@@ -99,7 +99,16 @@ def test_the_summary_keeps_the_promised_names(trained: Path) -> None:
 @pytest.mark.slow
 def test_the_saved_configuration_makes_the_same_model_at_another_grid(trained: Path, tmp_path: Path) -> None:
     """The configuration holds everything: in exact mode the bytes are the same."""
-    exact = ["--exact", "--pass-up", "states", "--binarise", "stochastic", "--pretrain-only", "--no-pictures"]
+    exact = [
+        "--exact",
+        "--pass-up",
+        "states",
+        "--binarise",
+        "stochastic",
+        "--pretrain-only",
+        "--no-pictures",
+        "--no-score",
+    ]
     start(4, "train", "--config", trained / "config.toml", *exact, "--run-dir", tmp_path / "first").check()
     other = ["--model-shards", "1", "--replicas", "1", "--run-dir", tmp_path / "again"]
     start(1, "train", "--config", tmp_path / "first" / "config.toml", *other).check()
@@ -184,7 +193,18 @@ def test_gaussian_standardisation_is_folded_into_the_export(tmp_path: Path) -> N
     values = np.random.default_rng(5).normal([3.0, -8.0, 0.5, 40.0, 0.0], [2.0, 0.1, 9.0, 1.0, 3.0], (60, 5))
     np.save(tmp_path / "values.npy", values.astype(np.float32))
     for layout in ("row", "column"):
-        options = ["--visible", "gaussian", "--layers", "5-4", "--epochs", "1", "--layout", layout, "--no-pictures"]
+        options = [
+            "--visible",
+            "gaussian",
+            "--layers",
+            "5-4",
+            "--epochs",
+            "1",
+            "--layout",
+            layout,
+            "--no-pictures",
+            "--no-score",
+        ]
         run = tmp_path / layout
         start(2, "train", "--data", tmp_path / "values.npy", *options, "--threads", "1", "--run-dir", run).check()
         start(2, "export", run, tmp_path / "torch.safetensors").check()

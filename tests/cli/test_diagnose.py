@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("diagnose") / "run"
     words = ["train", "--layers", "64-12", "--epochs", "2", "--binarise", "0.5", "--chains", "30", "--pretrain-only"]
-    more = ["--checkpoint-every", "10", "--no-pictures", "--run-dir", str(path)]
+    more = ["--checkpoint-every", "10", "--no-pictures", "--no-score", "--run-dir", str(path)]
     jobs.run_on_ranks(1, [*MODELPAR, *words, *more], limit=LIMIT).check()
     (path / "trajectory").mkdir()
     steps = sorted((path / "checkpoints").glob("step-*"))

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.jobs, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0  # seconds of one job, compilation of the kernels included
 TINY = ["--exact", "--layers", "64-20-12", "--epochs", "2", "--batch-size", "100", "--checkpoint-every", "20",
-        "--pretrain-only", "--no-pictures", "--threads", "1"]  # fmt: skip
+        "--pretrain-only", "--no-pictures", "--no-score", "--threads", "1"]  # fmt: skip
 GRIDS = {
     "1x1": (1, ["--model-shards", "1"]),
     "1x2 dual": (2, ["--model-shards", "2", "--layout", "dual"]),
@@ -111,7 +111,7 @@ def test_resumed_at_another_grid(runs: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_fine_tuning_leaves_the_same_at_every_grid(tmp_path: Path) -> None:
-    words = [*TINY[:3], "--epochs", "1", "--finetune-epochs", "1", "--no-pictures", "--threads", "1"]
+    words = [*TINY[:3], "--epochs", "1", "--finetune-epochs", "1", "--no-pictures", "--no-score", "--threads", "1"]
     files = []
     for name in ("1x1", "1x1", "1x2 dual", "2x1"):
         n, grid = GRIDS[name]
@@ -155,7 +155,7 @@ def test_what_cannot_be_exact_is_refused_before_anything_is_written(
 def test_mnist_at_four_grids(mnist_path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """An epoch of each RBM with ``--products``; else the first 120 of its 600 updates."""
     complete = request.config.getoption("extent") == extent.PRODUCTS
-    words = ["--exact", "--data", "mnist", "--layers", "784-1000-500", "--pretrain-only", "--no-pictures",
+    words = ["--exact", "--data", "mnist", "--layers", "784-1000-500", "--pretrain-only", "--no-pictures", "--no-score",
              "--threads", "1", *(["--epochs", "1"] if complete else ["--updates", "120"])]  # fmt: skip
     result = {}
     for name, (n, grid) in GRIDS.items():

@@ -24,7 +24,7 @@ LIMIT = 240.0  # seconds of one job, compilation of the kernels included
 KILLED = 10.0  # seconds in which a job must end when a rank was killed
 STALL, GRACE, MARGIN = 8.0, 2.0, 10.0  # --stall-timeout; until answers are in; for a launcher on few cores
 RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
-SMALL = ["--layers", "64-20-12", "--threads", "1", "--no-pictures", "--checkpoint-every", "20"]
+SMALL = ["--layers", "64-20-12", "--threads", "1", "--no-pictures", "--no-score", "--checkpoint-every", "20"]
 ENDLESS = [*SMALL, "--epochs", "1000000"]
 EXACT = [*SMALL, "--exact", "--epochs", "30", "--pretrain-only"]
 

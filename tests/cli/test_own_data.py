@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the network answers class:modelp
 RANDOM = np.random.default_rng(7)
 LABELS = RANDOM.integers(0, 3, 120)
 STATES = (RANDOM.random((120, 12)) < 0.15 + 0.6 * (np.arange(12) // 4 == LABELS[:, None])).astype(np.float32)
-FEW = ["--threads", "1", "--no-pictures"]
+FEW = ["--threads", "1", "--no-pictures", "--no-score"]
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.jobs
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0
 NETWORK = ["--layers", "64-72-20", "--connections", "local:3,random:6"]
-FEW = ["--epochs", "1", "--finetune-epochs", "1", "--no-pictures", "--threads", "1"]
+FEW = ["--epochs", "1", "--finetune-epochs", "1", "--no-pictures", "--no-score", "--threads", "1"]
 
 
 def start(n: int, *words: str | Path, cwd: Path | None = None) -> jobs.Outcome:

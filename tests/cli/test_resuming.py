@@ -20,7 +20,7 @@ from modelpar.training.schedule import step_size
 # right after so few epochs, and not what is looked at here
 pytestmark = pytest.mark.filterwarnings("ignore:the network answers class:modelpar.errors.ModelparWarning")
 
-FEW = ["--threads", "1", "--no-pictures"]
+FEW = ["--threads", "1", "--no-pictures", "--no-score"]
 SMALL = ["--layers", "64-8-5", "--batch-size", "400", *FEW]  # 4 updates an epoch
 TUNED = [*SMALL, "--finetune-batch-size", "400"]
 

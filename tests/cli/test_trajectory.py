@@ -20,8 +20,8 @@ from modelpar.errors import CheckpointError
 
 pytestmark = pytest.mark.jobs
 
-SMALL = ["train", "--layers", "64-8-5", "--batch-size", "400", "--pretrain-only", "--no-pictures", "--threads", "1",
-         "--epochs", "2"]  # fmt: skip
+SMALL = ["train", "--layers", "64-8-5", "--batch-size", "400", "--pretrain-only", "--no-pictures", "--no-score",
+         "--threads", "1", "--epochs", "2"]  # fmt: skip
 ALL = [0, 1, 2, 3, 4, 6, 7, 8]
 LIMIT = 120  # seconds
 

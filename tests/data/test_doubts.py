@@ -262,6 +262,7 @@ QUICK = (
     "--finetune-epochs",
     "1",
     "--no-pictures",
+    "--no-score",
     "--threads",
     "1",
     "--overwrite",

@@ -110,4 +110,4 @@ def test_temperatures_take_a_share_of_the_time(comm, agree, shape, monkeypatch):
     agree([temperatures(it, at) for at in (25.0, 75.0, 76.0, 9999.0)] == [300, 2500, 300, 10000])
     it = scorer(score_share=0.5)
     agree([temperatures(it, at) for at in (25.0, 35.0)] == [300, 2500])
-    agree([temperatures(scorer(exact=True), 25.0), temperatures(scorer(score_temperatures=7), 25.0)] == [1000, 7])
+    agree([temperatures(scorer(exact=True), 25.0), temperatures(scorer(score_temperatures=7), 25.0)] == [300, 7])
