@@ -124,7 +124,10 @@ def sample(
 
 
 def _ladder(network: DeepBeliefNetwork, where: str, method: str, n_temperatures: int, n_draws: int) -> list[Level]:
-    """The levels that a network is sampled through.  Collective.  Raises SpecError, on every rank, without models."""
+    """The levels that a network is sampled through.  Collective.
+
+    Raises, on every rank, SpecError where draws run out, CheckpointError without models.
+    """
     if n_draws > 2**32:
         raise SpecError(
             f"--count times --steps is {n_draws}, but a seed has draws for {2**32} of them with --method {method}; use "
@@ -133,13 +136,7 @@ def _ladder(network: DeepBeliefNetwork, where: str, method: str, n_temperatures:
     top = network.rbms[-1]
     if method == "pt":
         return ladder_of_temperatures(top, n_temperatures)
-    comm = network.grid.comm
-    models = models_of(where, comm, top.index)
-    if not models:
-        raise SpecError(
-            f"{where} keeps no models of the training of RBM {top.index}, which --method ptt needs; give a run of "
-            "train --keep-trajectory, or use --method pt"
-        )
+    models = models_of(where, network.grid.comm, top.index)
     opened = (checkpoint.load(model.path, network.grid, network.layout, to_train=False) for model in models)
     return ladder_of_models(top, (top.with_parameters(other.rbms[top.index].parameters) for other in opened))
 
