@@ -176,18 +176,22 @@ class Session:
     def _warm_up(self) -> float:
         """Seconds of compiling the kernels, or loading them from a cache, and of opening the data.  Collective."""
         started = time.perf_counter()
-        visible = self.layout.layers[0].owned(self.grid.shard)
-        feed = DataFeed(
-            self.dataset.train, visible, binarise=self.dataset.binarise, seed=self.spec.seed, comm=self.grid.comm
-        )
-        training = self._pretraining()
+        feed, training = self._feed(self.dataset.binarise), self._pretraining()
         todo = tasks_of(
             self.spec, training, self.settings.finetune if self.fine_tunes else None, binary=feed.binary,
             n_replicas=self.grid.n_replicas, digests=training.digests or self.spec.exact,
         )  # fmt: skip
         todo.append(Task("data", 2.0, lambda: feed.warm_up(self.spec.dtype)))
+        if training.score_every and not feed.binary and self.spec.visible == "bernoulli":
+            drawn = self._feed("stochastic")  # as scores see grey values
+            todo.append(Task("states of data", 1.0, lambda: drawn.warm_up(self.spec.dtype)))
         rehearse(todo, self.grid.node_comm, self.progress.compiling)
         return float(self.grid.comm.allreduce(time.perf_counter() - started, MPI.MAX))
+
+    def _feed(self, binarise: str) -> DataFeed:
+        """The training samples as the visible units see them."""
+        visible = self.layout.layers[0].owned(self.grid.shard)
+        return DataFeed(self.dataset.train, visible, binarise=binarise, seed=self.spec.seed, comm=self.grid.comm)
 
     def _fresh(self) -> DeepBeliefNetwork:
         return DeepBeliefNetwork(self.spec, self.grid, self.layout)
