@@ -59,6 +59,14 @@ def files_with(mark: str) -> list[str]:
     return [file.relative_to(TESTS.parent).as_posix() for file in files if line.search(file.read_text("utf-8"))]
 
 
+def numbers_of_ranks(file: str) -> tuple[int, ...]:
+    """The numbers of ranks that a file with the mark ``ranks`` is for: those in ``ranks(...)``, else 1 to 4."""
+    named = re.search(
+        r"^pytestmark = .*\bpytest\.mark\.ranks\(([\d, ]+)\)", (TESTS.parent / file).read_text("utf-8"), re.M
+    )
+    return tuple(int(n) for n in named[1].split(",")) if named else (1, 2, 3, 4)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended; ``returncode`` is None where the time limit ended it."""

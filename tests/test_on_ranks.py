@@ -1,4 +1,5 @@
-"""Every file with the mark ``ranks`` on 1, 2, 3 and 4 ranks: one MPI job for each number of ranks, which runs them all.
+"""Every file with the mark ``ranks`` on 1, 2, 3 and 4 ranks, or those that the mark names: one MPI job for each number
+of ranks, which runs them all.
 
 A file that fails ends its job; the files after it run in another one.  With ``--second-mpi``, after all of that passed
 with another MPI: every file with this one, and every number of ranks, but not every file on every number of ranks.
@@ -94,6 +95,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = []
     for n in (2, 1, 3, 4):
         for i, file in enumerate(FILES):
+            if n not in jobs.numbers_of_ranks(file):
+                continue
             if not metafunc.config.option.second_mpi or n == 2 or n == (3, 4)[i % 2] or (n == 1 and i % 4 == 0):
                 marks = [] if n == 2 else [pytest.mark.slow]
                 name = f"{file.removeprefix('tests/')}-ranks={n}"
