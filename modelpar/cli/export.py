@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,15 +15,14 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.checkpoint import structure
 from modelpar.checkpoint.files import TensorBlock, write
-from modelpar.cli.atomic_file import cannot_write
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.pictures import white_of
+from modelpar.cli.row_file import RowFile
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.comm.grid import Grid
-from modelpar.errors import CheckpointError, SpecError, together
-from modelpar.files.outputs import Output
+from modelpar.errors import SpecError, together
 from modelpar.files.paths import in_one_line
 from modelpar.model.network import DeepBeliefNetwork
 
@@ -162,70 +161,37 @@ def rows_in_order(grid: Grid, block: TensorBlock) -> Iterator[Array]:
         yield complete.view(block.block.dtype) if grid.comm.rank == 0 else complete[:0]
 
 
-class _NpzWriter:
-    """Rank 0's file; an error is reported at the end, since the others go on sending rows.  No file on other ranks."""
+class _NpzWriter(RowFile):
+    """An uncompressed .npz."""
 
-    def __init__(self, target: Path | None) -> None:
-        self.target, self.failure = target, ""
-        self._output: Output | None = None
-        self._file: BinaryIO
-        self._zip: zipfile.ZipFile | None = None
-        self._member: Any = None
-        self._try(self._open)
+    _zip: zipfile.ZipFile
+    _file: BinaryIO
+    _member: Any = None
 
-    def _open(self) -> None:
-        assert self.target is not None  # checked in _try
-        self._output = Output(self.target)
-        self._output.open()
-        self._file = open(self._output.partial, "wb")  # noqa: SIM115
+    def _begin(self, partial: Path) -> None:
+        self._file = open(partial, "wb")  # noqa: SIM115
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def begin(self, block: TensorBlock) -> None:
         def work() -> None:
-            assert self._zip is not None  # set by _open, unless that failed
             self._member = self._zip.open(f"{block.name}.npy", "w", force_zip64=True)
             head = {"descr": block.block.dtype.str, "fortran_order": False, "shape": tuple(block.shape)}
             np.lib.format.write_array_header_1_0(self._member, head)
 
-        self._try(work)
+        self._attempt(work)
 
     def add(self, rows: Array) -> None:
-        self._try(lambda: self._member.write(np.ascontiguousarray(rows).data.cast("B")) if rows.size else None)
+        self._attempt(lambda: self._member.write(np.ascontiguousarray(rows).data.cast("B")) if rows.size else None)
 
     def end(self) -> None:
-        self._try(lambda: self._member.close())
+        self._attempt(lambda: self._member.close())
 
-    def finish(self) -> None:
-        """Close and rename.  Raises CheckpointError where anything has failed."""
+    def _complete(self) -> None:
+        self._zip.close()
+        self._file.close()
 
-        def work() -> None:
-            assert self._zip is not None  # as above
-            assert self._output is not None
-            self._zip.close()
-            self._file.close()
-            self._output.finish()
-
-        self._try(work)
-        if self.failure:
-            raise CheckpointError(self.failure)
-
-    def give_up(self) -> None:
-        """Remove the file."""
-        if self.target is None:
-            return
-        if self._zip is not None:
-            self._zip.fp = None  # else it would write its directory when it is deleted
-            with suppress(Exception):
-                self._member.close()
-            with suppress(OSError):
-                self._file.close()
-        if self._output is not None:
-            self._output.give_up()
-
-    def _try(self, work: Callable[[], object]) -> None:
-        if self.target is None or self.failure:
-            return
-        try:
-            work()
-        except OSError as error:
-            self.failure = cannot_write(self.target, error)
+    def _abandon(self) -> None:
+        self._zip.fp = None  # else it would write its directory when it is deleted
+        with suppress(Exception):
+            self._member.close()
+        self._file.close()

@@ -26,15 +26,14 @@ from modelpar import checkpoint
 from modelpar.chains.gibbs import Chains, start
 from modelpar.checkpoint import files
 from modelpar.checkpoint.files import TensorBlock
-from modelpar.cli.atomic_file import cannot_write
 from modelpar.cli.config import Settings, home_of, read_own_config
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.export import rows_in_order
 from modelpar.cli.overwriting import check_outputs
+from modelpar.cli.row_file import RowFile
 from modelpar.cli.run_directory import RunDirectory, checkpoint_of
 from modelpar.draws import Purpose
 from modelpar.errors import CheckpointError, SpecError, together
-from modelpar.files.outputs import Output
 from modelpar.files.paths import in_one_line
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.network import DeepBeliefNetwork
@@ -191,28 +190,21 @@ def torch_state(seed: int) -> npt.NDArray[np.uint8]:
     return state
 
 
-class _Writer:
-    """Rank 0's file; an error is reported at the end, since the others go on sending rows.  No file on other ranks."""
+class _Writer(RowFile):
+    """An HDF5 file."""
 
-    def __init__(self, target: Path | None) -> None:
-        self.target, self.failure = target, ""
-        self._output: Output | None = None
-        self._file: Any = None
-        self._data: Any = None
-        self._row = 0
-        self._try(self._open)
+    _file: Any = None
+    _data: Any = None
+    _row = 0
 
-    def _open(self) -> None:
-        assert self.target is not None  # checked in _try
-        self._output = Output(self.target)
-        self._output.open()
-        self._file = h5py_module().File(self._output.partial, "w")
+    def _begin(self, partial: Path) -> None:
+        self._file = h5py_module().File(partial, "w")
 
     def put(self, name: str, value: Any) -> None:
         def work() -> None:
             self._file[name] = value
 
-        self._try(work)
+        self._attempt(work)
 
     def begin(self, name: str, link: str, block: TensorBlock) -> None:
         """A dataset for the rows of a block, under another name too, where older versions of rbms have it."""
@@ -221,7 +213,7 @@ class _Writer:
             self._data, self._row = self._file.create_dataset(name, block.shape, block.block.dtype), 0
             self._file[link] = self._data
 
-        self._try(work)
+        self._attempt(work)
 
     def add(self, rows: Array) -> None:
         def work() -> None:
@@ -229,34 +221,16 @@ class _Writer:
             self._data[self._row : stop] = rows if self._data.ndim == 2 else rows[:, 0]
             self._row = stop
 
-        self._try(work)
+        self._attempt(work)
 
-    def finish(self) -> None:
-        """Close and rename.  Raises CheckpointError where anything has failed."""
+    def _complete(self) -> None:
+        self._file.close()
 
-        def work() -> None:
-            assert self._output is not None  # set by _open, unless that failed
-            self._file.close()
-            self._output.finish()
+    def _abandon(self) -> None:
+        self._file.close()
 
-        self._try(work)
-        if self.failure:
-            raise CheckpointError(self.failure)
-
-    def give_up(self) -> None:
-        """Remove the file."""
-        if self._file is not None:
-            with suppress(Exception):
-                self._file.close()
-        if self._output is not None:
-            self._output.give_up()
-
-    def _try(self, work: Callable[[], object]) -> None:
-        if self.target is None or self.failure:
-            return
+    def _attempt(self, work: Callable[[], object]) -> None:
         try:
-            work()
-        except OSError as error:
-            self.failure = cannot_write(self.target, error)
+            super()._attempt(work)
         except (RuntimeError, ValueError) as error:  # what HDF5's own errors become
             self.failure = f"{self.target} cannot be written ({' '.join(str(error).split())})"

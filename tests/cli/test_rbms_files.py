@@ -1,6 +1,6 @@
 """Files of the package rbms: read, written and read again, bit for bit at every grid, and by rbms where it is there.
 
-Modules: modelpar/cli/rbms_export, modelpar/cli/rbms_import
+Modules: modelpar/cli/rbms_export, modelpar/cli/rbms_import, modelpar/cli/row_file
 """
 
 from __future__ import annotations

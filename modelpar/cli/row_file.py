@@ -1,0 +1,68 @@
+"""A file that rank 0 writes while all ranks send it rows, for other programs' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from modelpar.cli.atomic_file import cannot_write
+from modelpar.errors import CheckpointError
+from modelpar.files.outputs import Output
+
+
+class RowFile:
+    """Rank 0's file; an error is reported at the end, since the others go on sending rows.  No file on other ranks.
+
+    A format says how its file is opened (``_begin``), made complete (``_complete``), and left as it is (``_abandon``).
+    """
+
+    def __init__(self, target: Path | None) -> None:
+        """target   None on other ranks than 0"""
+        self.target, self.failure = target, ""
+        self._output: Output | None = None
+        self._attempt(self._open)
+
+    def _open(self) -> None:
+        assert self.target is not None  # checked in _attempt
+        self._output = Output(self.target)
+        self._output.open()
+        self._begin(self._output.partial)
+
+    def _begin(self, partial: Path) -> None:
+        raise NotImplementedError
+
+    def _complete(self) -> None:
+        raise NotImplementedError
+
+    def _abandon(self) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Close and rename.  Raises CheckpointError where anything has failed."""
+
+        def work() -> None:
+            assert self._output is not None  # set by _open, unless that failed
+            self._complete()
+            self._output.finish()
+
+        self._attempt(work)
+        if self.failure:
+            raise CheckpointError(self.failure)
+
+    def give_up(self) -> None:
+        """Remove the file."""
+        if self.target is None:
+            return
+        with suppress(Exception):
+            self._abandon()
+        if self._output is not None:
+            self._output.give_up()
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        if self.target is None or self.failure:
+            return
+        try:
+            work()
+        except OSError as error:
+            self.failure = cannot_write(self.target, error)
