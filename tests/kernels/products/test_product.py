@@ -409,6 +409,7 @@ def test_nothing_compiles_after_warm_up(dtype, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not compiled(), reason="nothing is compiled here")
 @pytest.mark.skipif(
     not llvmlite.binding.get_host_cpu_features().get("avx2", False), reason="this processor does not run such code"
 )
