@@ -25,7 +25,7 @@ from modelpar.training.state import TrainingRun
 Array = npt.NDArray[np.floating]
 
 N_FILTERS, N_SAMPLES, N_FANTASIES = 100, 20, 100
-STEPS, LEAST_STEPS = 500, 50  # of Gibbs sampling for the fantasies of a run,
+STEPS, LEAST_STEPS = 300, 50  # of Gibbs sampling for the fantasies of a run,
 WORK = 2e11  # as far as these multiplications of weights with states go
 WITHOUT = "no pictures: matplotlib is not installed; pip install 'modelpar[plots]'"
 

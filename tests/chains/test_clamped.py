@@ -17,7 +17,7 @@ from modelpar.spec import NetworkSpec
 from tests import networks, reference
 from tests.likelihood.cases import all_states
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
 shapes = pytest.mark.parametrize("shape", networks.grids(MPI.COMM_WORLD), ids="{0[0]} shards x {0[1]} replicas".format)
 held = pytest.mark.parametrize("held", ["column", "row", "dual", "listed"])

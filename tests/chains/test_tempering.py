@@ -29,7 +29,7 @@ from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
 from tests import networks, small
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
 shapes = pytest.mark.parametrize("shape", networks.grids(MPI.COMM_WORLD), ids=str)
 SURE = 0.999  # quantile of chi-square below which a count passes

@@ -12,7 +12,7 @@ from modelpar.cli import run
 from modelpar.cli.complete import read_mask
 from modelpar.errors import DataError
 
-pytestmark = pytest.mark.ranks(2, 3)
+pytestmark = [pytest.mark.ranks(2, 3), pytest.mark.slow]
 
 RNG = np.random.default_rng(3)
 SAMPLES, MASK = RNG.integers(0, 2, (5, 12)), RNG.integers(0, 2, (5, 12))

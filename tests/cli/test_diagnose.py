@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.jobs
+pytestmark = [pytest.mark.jobs, pytest.mark.slow]
 
 LIMIT = 120  # seconds
 MODELPAR = [sys.executable, "-m", "modelpar"]

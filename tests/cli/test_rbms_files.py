@@ -20,7 +20,7 @@ from modelpar.kernels.states import unpack
 from modelpar.training.state import Position, TrainingRun
 
 h5py = pytest.importorskip("h5py")
-pytestmark = pytest.mark.ranks(2, 3)
+pytestmark = [pytest.mark.ranks(2, 3), pytest.mark.slow]
 
 RNG = np.random.default_rng(6)
 W, B, C = RNG.normal(size=(9, 5)).astype("f4"), RNG.normal(size=9).astype("f4"), RNG.normal(size=5).astype("f4")

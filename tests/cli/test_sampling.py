@@ -15,7 +15,7 @@ from mpi4py import MPI
 from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, save
 from modelpar.cli import run
 
-pytestmark = pytest.mark.jobs
+pytestmark = [pytest.mark.jobs, pytest.mark.slow]
 
 LIMIT = 120  # seconds
 

@@ -37,6 +37,7 @@ def trained(tmp_path_factory):
     return str(path), exact
 
 
+@pytest.mark.slow
 def test_all_methods_on_two_ranks(trained, on_ranks) -> None:
     path, exact = trained
     words = [*COMMAND, path, "--data", "bars:3", "--split", "train", "--json"]
@@ -104,6 +105,7 @@ def test_mistakes_are_one_line(trained, on_ranks, words, message) -> None:
     assert outcome.output.count("modelpar: error:") == 1, outcome.output
 
 
+@pytest.mark.slow
 def test_scores_of_training_are_recorded_drawn_and_summed_up(on_ranks, tmp_path) -> None:
     words = "--layers 64-9 --epochs 3 --pretrain-only --binarise 0.5 --score-every 2 --average 5 --run-dir run"
     train = [sys.executable, "-m", "modelpar", "train", *words.split()]

@@ -18,7 +18,7 @@ from modelpar.cli import run
 from modelpar.cli.trajectory import models_of, next_update
 from modelpar.errors import CheckpointError
 
-pytestmark = pytest.mark.jobs
+pytestmark = [pytest.mark.jobs, pytest.mark.slow]
 
 SMALL = ["train", "--layers", "64-8-5", "--batch-size", "400", "--pretrain-only", "--no-pictures", "--no-score",
          "--threads", "1", "--epochs", "2"]  # fmt: skip

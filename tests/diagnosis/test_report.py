@@ -23,7 +23,7 @@ from modelpar.errors import DataError
 from modelpar.kernels.states import pack
 from tests import networks, reference
 
-pytestmark = pytest.mark.ranks(2, 3)
+pytestmark = [pytest.mark.ranks(2, 3), pytest.mark.slow]
 
 shapes = pytest.mark.parametrize("shape", networks.grids(MPI.COMM_WORLD), ids=str)
 
