@@ -24,7 +24,7 @@ from modelpar.cli.own_data import check_labels_act, open_to_evaluate
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import Say, make_console, speak
-from modelpar.cli.trajectory import models_of
+from modelpar.cli.trajectory import models_before
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.data import Dataset, Split
@@ -99,7 +99,8 @@ def sample(
     check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     swaps: Swaps | None = None
     with make_grid(comm, settings) as grid:
-        network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
+        path = checkpoint_of(comm, where, generative=True)
+        network = open_network(path, grid, settings)
         n_visible = network.spec.layers[0]
         if image_shape is not None and math.prod(image_shape) != n_visible:
             rows, columns = image_shape
@@ -111,7 +112,7 @@ def sample(
         if method == "gibbs":
             v = network.fantasies(count, steps, first_draw=seed << 32)
         else:
-            levels = _ladder(network, where, method, n_temperatures, count * steps)
+            levels = _ladder(network, where, path, method, n_temperatures, count * steps)
             v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=seed << 32)
         fantasies = network.whole_visible(in_data_units(network, v))
         write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network))
@@ -123,7 +124,9 @@ def sample(
             print(f"not to be trusted: neighbouring levels hardly ever swap; use more {more}", flush=True)
 
 
-def _ladder(network: DeepBeliefNetwork, where: str, method: str, n_temperatures: int, n_draws: int) -> list[Level]:
+def _ladder(
+    network: DeepBeliefNetwork, where: str, path: Path, method: str, n_temperatures: int, n_draws: int
+) -> list[Level]:
     """The levels that a network is sampled through.  Collective.
 
     Raises, on every rank, SpecError where draws run out, CheckpointError without models.
@@ -136,7 +139,7 @@ def _ladder(network: DeepBeliefNetwork, where: str, method: str, n_temperatures:
     top = network.rbms[-1]
     if method == "pt":
         return ladder_of_temperatures(top, n_temperatures)
-    models = models_of(where, network.grid.comm, top.index)
+    models = models_before(where, path, network)
     opened = (checkpoint.load(model.path, network.grid, network.layout, to_train=False) for model in models)
     return ladder_of_models(top, (top.with_parameters(other.rbms[top.index].parameters) for other in opened))
 

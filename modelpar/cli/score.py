@@ -11,17 +11,13 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from modelpar import checkpoint
-from modelpar.checkpoint import files
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network, open_split
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console, speak
-from modelpar.cli.trajectory import models_of
+from modelpar.cli.trajectory import models_before
 from modelpar.comm.grid import Grid
-from modelpar.data import Minibatches
-from modelpar.errors import CheckpointError
 from modelpar.likelihood.score import Score
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -59,15 +55,7 @@ def _kept(where: str, path: Path, network: DeepBeliefNetwork, grid: Grid, settin
     All are held in memory, for a chain goes through all of them.  Raises CheckpointError, on every rank, without any.
     """
     top = network.rbms[-1]
-    models = models_of(where, grid.comm, top.index)
-    position = checkpoint.read_position(files.read_header(path, grid.comm))
-    if position is not None and position.stage == "pretrain":
-        n_steps = Minibatches(position.n_samples, max(position.batch_size, 1), network.spec.seed).n_steps
-        done = position.epoch * n_steps + position.step if position.layer == top.index else 0
-        models = [model for model in models if model.update < done]
-        if not models:
-            raise CheckpointError(f"{path} is from before the trajectory of its top RBM; name a later one")
-    kept = [open_network(model.path, grid, settings).rbms[-1] for model in models]
+    kept = [open_network(model.path, grid, settings).rbms[-1] for model in models_before(where, path, network)]
     # the last one of a finished run is the model itself
     same = np.array_equal(kept[-1].parameters.flat, top.parameters.flat) if len(kept) > 1 else False
     return kept[:-1] if grid.comm.allreduce(same, MPI.LAND) else kept

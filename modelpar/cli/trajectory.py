@@ -17,6 +17,7 @@ from modelpar.checkpoint import files
 from modelpar.cli.config import TRAJECTORY, home_of
 from modelpar.cli.options import shown_value
 from modelpar.cli.run_directory import KeptModel, RunDirectory
+from modelpar.data import Minibatches
 from modelpar.errors import CheckpointError, together
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import option_name
@@ -108,6 +109,23 @@ def models_of(run_dir: str | Path, comm: MPI.Comm, rbm: int | None = None) -> li
                 raise CheckpointError(f"{home} keeps no trajectory{of_rbm}; train it with --keep-trajectory")
             _check_alike([model.path for model in models])
     return comm.bcast(models)
+
+
+def models_before(run_dir: str | Path, path: Path, network: DeepBeliefNetwork) -> list[KeptModel]:
+    """The models of the top RBM that its run had kept before ``network``, which the checkpoint ``path`` holds.
+
+    Collective.  Raises CheckpointError, on every rank, as :func:`models_of` does, and where all are of later updates.
+    """
+    comm, top = network.grid.comm, network.rbms[-1]
+    models, position = models_of(run_dir, comm, top.index), checkpoint.read_position(files.read_header(path, comm))
+    if position is None or position.stage != "pretrain":
+        return models
+    n_steps = Minibatches(position.n_samples, max(position.batch_size, 1), network.spec.seed).n_steps
+    done = position.epoch * n_steps + position.step if position.layer == top.index else 0
+    models = [model for model in models if model.update < done]
+    if not models:
+        raise CheckpointError(f"{path} is from before the trajectory of its top RBM; name a later one")
+    return models
 
 
 def _check_alike(paths: list[Path]) -> None:

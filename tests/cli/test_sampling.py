@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, save
+from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, load, save
 from modelpar.cli import run
+from modelpar.cli.trajectory import models_before
+from modelpar.training.state import Position, TrainingRun
 
 pytestmark = [pytest.mark.jobs, pytest.mark.slow]
 
@@ -31,9 +33,21 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for update in (2, 5, 11, 40):
             network.rbms[0].parameters.flat[:] = whole * np.float32(update / 40)
             save(network, path / "trajectory" / f"rbm-0-update-{update:010d}.safetensors")
+        run_of = TrainingRun.of(network)
+        run_of.position = Position(epoch=1, step=1, batch_size=10, n_samples=100)
+        save(network, path / "step.safetensors")
+        run_of.position = Position("done")
         save(network, path / "model.safetensors")
     (path / "trajectory" / "notes.txt").touch()
     return path
+
+
+@pytest.mark.parametrize(("name", "expected"), [("model", [2, 5, 11, 40]), ("step", [2, 5])])
+def test_models_are_those_before_the_checkpoint(name: str, expected: list[int], run_dir: Path) -> None:
+    """The step is the eleventh update, whose own model is not before it."""
+    path = run_dir / f"{name}.safetensors"
+    with Grid(MPI.COMM_SELF) as grid:
+        assert [model.update for model in models_before(path, path, load(path, grid))] == expected
 
 
 @pytest.mark.parametrize("words", [["--method", "pt", "--temperatures", "5"], ["--method", "ptt"]], ids=" ".join)
