@@ -8,7 +8,6 @@ it may own units, so a chunk of units is assigned to slots at once, at the least
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from partitioners.block import block_owners
 from partitioners.coarsening import contracted, packed
@@ -55,6 +54,8 @@ def assigned(nets: Nets, n_parts: int, allowed: IntArray, *, seed: int, sweeps: 
 
 def _assign(nets: Nets, owner: Owner, units: IntArray, n_parts: int) -> None:
     """Give owners to these units of one layer, chunk by chunk."""
+    from scipy.optimize import linear_sum_assignment  # a quarter of a second, and few who import this need it
+
     size = n_parts * max(1, CHUNK // n_parts)
     counts = np.zeros((len(nets.costs), n_parts), np.int32)
     _count_some(nets.starts, nets.nets, np.flatnonzero(owner >= 0), owner, counts)

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse as scipy_sparse
@@ -27,6 +26,9 @@ from partitioners.links import Complete as Complete
 from partitioners.links import Links as Links
 from partitioners.links import Sparse as Sparse
 from partitioners.links import offsets_of
+
+if TYPE_CHECKING:
+    import networkx as nx  # takes 0.2 seconds, so functions that need it import it
 
 MOST_LAYERS = 2**16  # limit for graphs of networkx, where layers may be empty
 
@@ -111,6 +113,8 @@ class UnitGraph:
         Where there are coordinates, nodes have them as ``position``, a pair.  The graph's own attribute ``n_layers``
         counts layers without units, too.
         """
+        import networkx as nx
+
         graph = nx.Graph(n_layers=len(self.layers))
         for layer in range(len(self.layers)):
             for unit, weight in enumerate(self.layer_weights(layer).tolist(), start=int(self.offsets[layer])):
@@ -134,6 +138,8 @@ class UnitGraph:
         become Complete links.  Raises GraphError where an edge joins layers that are not neighbours, or an attribute
         is invalid.
         """
+        import networkx as nx
+
         if not isinstance(graph, nx.Graph):
             raise GraphError(f"{shown(graph)} is not a graph of networkx")
         members: dict[int, list[Any]] = {}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from partitioners.graph import IntArray, UnitGraph
 from partitioners.partition import Partition, partitioner
 from partitioners.spatial import cut_at
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @partitioner
@@ -46,6 +50,8 @@ def _cut(
         below[members[: cut_at(weights[units[members]], half, n_parts)]] = True
     sides = set(units[below].tolist()), set(units[~below].tolist())
     if all(sides):
+        import networkx as nx
+
         sides = nx.algorithms.community.kernighan_lin_bisection(graph, partition=sides, seed=seed)
     for side, parts, start in ((sides[0], half, first), (sides[1], n_parts - half, first + half)):
         piece = np.array(sorted(side), np.int64)

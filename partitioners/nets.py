@@ -162,7 +162,7 @@ def limits(graph: UnitGraph, n_parts: int) -> IntArray:
 
 def for_each(allowed: IntArray, n_parts: int) -> IntArray:
     """(n_layers, n_parts) the limit of each part in each layer, from these or from (n_layers,) limits for all parts."""
-    return np.ascontiguousarray(np.broadcast_to(allowed.reshape(len(allowed), -1), (len(allowed), n_parts)))
+    return np.array(np.broadcast_to(allowed.reshape(len(allowed), -1), (len(allowed), n_parts)))  # writable: one type
 
 
 def lightest_first(weights: IntArray, n_parts: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import sparse as scipy_sparse
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 
 from partitioners.coarsening import packed
 from partitioners.graph import Complete, FloatArray, IntArray, UnitGraph, sums_of
@@ -85,6 +84,8 @@ def fiedler(adjacency: scipy_sparse.csr_array, rng: np.random.Generator) -> Floa
         return np.arange(n_nodes, dtype=np.float64)
     scale = np.divide(1.0, np.sqrt(degree), out=np.zeros(n_nodes), where=degree > 0)
     normal = scipy_sparse.diags_array(scale) @ adjacency @ scipy_sparse.diags_array(scale)
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
+
     try:
         values, vectors = eigsh(normal, k=2, which="LA", v0=start, tol=TOLERANCE, maxiter=ITERATIONS)
     except ArpackNoConvergence as unfinished:

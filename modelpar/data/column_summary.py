@@ -202,7 +202,7 @@ def _sum_entries(indices: Array, values: Array, first: Array, unit: Array, sums:
         )
 
 
-@register_jitable(inline="always")  # type: ignore[untyped-decorator]
+@register_jitable  # type: ignore[untyped-decorator]
 def _added(value, first, total, total_rest, square, square_rest):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Both sums with one value more."""
     deviation = value - first

@@ -19,7 +19,7 @@ Pair = tuple[FloatArray, FloatArray]
 _SPLIT = 134217729.0  # 2^27 + 1: a float64 times it falls apart into halves of 26 bits
 
 
-@register_jitable(inline="always")  # type: ignore[untyped-decorator]
+@register_jitable  # type: ignore[untyped-decorator]
 def two_sum(a: Any, b: Any) -> Any:
     """(fl(a + b), what it lacks)"""
     total = a + b
@@ -27,7 +27,7 @@ def two_sum(a: Any, b: Any) -> Any:
     return total, (a - (total - part)) + (b - part)
 
 
-@register_jitable(inline="always")  # type: ignore[untyped-decorator]
+@register_jitable  # type: ignore[untyped-decorator]
 def two_product(a: Any, b: Any) -> Any:
     """(fl(a b), what it lacks)"""
     p = a * b
@@ -37,7 +37,7 @@ def two_product(a: Any, b: Any) -> Any:
     return p, ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 
-@register_jitable(inline="always")  # type: ignore[untyped-decorator]
+@register_jitable  # type: ignore[untyped-decorator]
 def add_pair(high: Any, low: Any, value: Any, rest: Any) -> Any:
     """(high + low) + (value + rest)"""
     total, lost = two_sum(high, value)
@@ -46,7 +46,7 @@ def add_pair(high: Any, low: Any, value: Any, rest: Any) -> Any:
     return two_sum(total, lost + lost_lower)
 
 
-@register_jitable(inline="always")  # type: ignore[untyped-decorator]
+@register_jitable  # type: ignore[untyped-decorator]
 def add_square(high: Any, low: Any, value: Any, rest: Any) -> Any:
     """(high + low) + (value + rest)^2"""
     square, lost = two_product(value, value)

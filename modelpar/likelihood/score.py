@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from modelpar.collective.agreement import agree
 from modelpar.errors import DataError, SpecError
@@ -109,7 +109,7 @@ def score(
         method = "exact" if (n_hidden if over_hidden else n_visible) <= exact_up_to else "both"
     if method == "exact":
         log_z = log_partition_exact(top)
-        value, half = total - log_z, stats.norm.ppf(0.5 + CONFIDENCE / 2) * error
+        value, half = total - log_z, special.ndtri(0.5 + CONFIDENCE / 2) * error
         return Score(value, value - half, value + half, log_z, math.nan, "exact", time.perf_counter() - started,
                      math.nan, n_samples)  # fmt: skip
     base = _base_rate(top, h, n_samples)
@@ -137,7 +137,7 @@ Estimate = tuple[float, float, float, float]  # log-likelihood, low, high, log Z
 def _by_forward(total: float, error: float, log_z: LogPartition) -> Estimate:
     """log Z from below on average: E[Z] is right, so E[log Z] is too small (Jensen)."""
     spread = math.hypot(error, log_z.error)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(log_z.effective_chains - 1, 1))) * spread
+    half = float(special.stdtrit(max(log_z.effective_chains - 1, 1), 0.5 + CONFIDENCE / 2)) * spread
     value = total - log_z.value
     return value, value - half, value + half, log_z.value
 
@@ -158,7 +158,7 @@ def _by_reverse(
     log_z = np.concatenate(comm.allgather(-free_energy(top, start) - estimates))
     value, n = total - float(log_z.mean()), len(log_z)
     noise = float(log_z.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(n - 1, 1))) * math.hypot(error, noise)
+    half = float(special.stdtrit(max(n - 1, 1), 0.5 + CONFIDENCE / 2)) * math.hypot(error, noise)
     return value, value - half, value + half, float(log_z.mean())
 
 

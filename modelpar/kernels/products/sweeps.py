@@ -88,22 +88,15 @@ def sweep(  # type: ignore[no-untyped-def]
         if alone:
             h = hidden[:, low:high].copy()
             v = np.zeros((visible.shape[0], high - low), np.uint64)
-        here = first + low * WORD
-        for k in range(sweeps):
-            draw = (here, samples, units[0], tags[0] + tags[2] * k, keys, np.float32(0))
+        for half in range(2 * sweeps - 1):  # one call for both directions, which are not constants: it compiles once
+            side, k = half & 1, half >> 1
+            given, drawn = (v, h) if side else (h, v)
+            draw = (first + low * WORD, samples, units[side], tags[side] + tags[2] * k, keys, np.float32(0))
             sampled_side(
-                kernels[0], W, False, scales[0], h, n, biases[0], rows[0], rows[1], draw, means, v, planes, targets
-            )
-            if k == sweeps - 1:
-                break
-            if not alone:
-                met += 1
-                meet(crew[1], met * crew[0])
-            draw = (here, samples, units[1], tags[1] + tags[2] * k, keys, np.float32(0))
-            sampled_side(
-                kernels[1], W, True, scales[1], v, n, biases[1], rows[2], rows[3], draw, means, h, planes, targets
-            )
-            if not alone:
+                kernels[side], W, side == 1, scales[side], given, n, biases[side], rows[2 * side], rows[2 * side + 1],
+                draw, means, drawn, planes, targets,
+            )  # fmt: skip
+            if not alone and half < 2 * sweeps - 2:
                 met += 1
                 meet(crew[1], met * crew[0])
         if alone:
