@@ -34,7 +34,7 @@ comm = MPI.COMM_WORLD
 digits = open_dataset(DataSpec("digits", binarise="0.5"), comm)
 n_maps, positions = 4, 6 * 6  # of fields of 3x3 on 8x8 pixels
 spec = NetworkSpec((digits.n_visible, n_maps * positions, 200), classes=digits.n_classes, connections="local:3,dense")
-training = TrainingSpec(epochs=EPOCHS, batch_size=SAMPLES, pass_up="states")
+training = TrainingSpec(epochs=EPOCHS, batch_size=SAMPLES, pass_up="states", centred=False)
 
 with Grid(comm, model_shards=comm.size) as grid:
     layout = place(spec, grid.n_shards, comm, partitioner="tiles")

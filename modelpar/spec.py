@@ -116,7 +116,10 @@ class NetworkSpec(Spec):
         "the same bytes at every grid: sums in integers everywhere, states wherever they are needed for that",
     )
     seed: int = option(1, "seed of every random draw", at_least=0, below=2**63)
-    weight_scale: float = option(0.01, "standard deviation of the initial weights (Hinton 2010, section 8)", at_least=0)
+    weight_scale: float | None = option(
+        None, "standard deviation of the initial weights  [default: sqrt(2 / connections of a visible and a hidden unit together), Glorot and Bengio 2010]",
+        at_least=0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if isinstance(self.connections, os.PathLike):  # a mask
@@ -154,8 +157,10 @@ class TrainingSpec(Spec):
     final_rate: float = option(
         0.1, "learning rate at the end of the schedule, as a fraction of that at the start", at_least=0, at_most=1
     )
-    momentum: float = option(0.9, "momentum after the first epochs", at_least=0, below=1)
-    initial_momentum: float = option(0.5, "momentum in the first epochs", at_least=0, below=1)
+    momentum: float = option(0.9, "momentum", at_least=0, below=1)
+    initial_momentum: float | None = option(
+        None, "another momentum in the first epochs  [default: --momentum]", at_least=0, below=1
+    )
     momentum_epochs: int = option(5, "epochs with the initial momentum", at_least=0)
     weight_decay: float = option(0.0002, "L2 penalty on the weights", at_least=0)
     gibbs_steps: int = option(1, "steps of Gibbs sampling: the k of CD-k", at_least=1)
@@ -177,8 +182,8 @@ class TrainingSpec(Spec):
         at_least=3, at_most=1000,
     )  # fmt: skip
     updates: int = option(0, "updates of each RBM, in place of --epochs; 0: as many as the epochs have", at_least=0)
-    centred: bool = option(
-        False, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"
+    centred: bool | None = option(
+        None, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)  [default: --centred, but --no-centred with --sync server]"
     )  # fmt: skip
     standardised: bool = option(
         False, "standardised gradient: units are centred and divided by their standard deviations over data and model"
@@ -245,6 +250,10 @@ class TrainingSpec(Spec):
         if self.chains or self.persistent or self.chain_restart:
             return self.chains or self.batch_size
         return 0
+
+    def centres(self, sync: SyncSpec) -> bool:
+        """Whether the gradient is centred: as asked, or by default wherever replicas can."""
+        return sync.sync != "server" if self.centred is None else self.centred
 
     @property
     def sweeps(self) -> int:

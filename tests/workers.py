@@ -62,9 +62,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not is_worker(session.config) or extent.names_files(session.config) or numba.config.DISABLE_JIT:
         return
     worker = session.config.workerinput
-    parts = warm_up.distribute(warm_up.tasks("float32"), worker["workercount"])
-    for task in parts[int(worker["workerid"].removeprefix("gw"))]:
-        task.run()
+    tasks = warm_up.tasks("float32")
+    for turn in sorted({task.round for task in tasks}):
+        parts = warm_up.distribute([task for task in tasks if task.round == turn], worker["workercount"])
+        for task in parts[int(worker["workerid"].removeprefix("gw"))]:
+            task.run()
 
 
 @pytest.hookimpl(trylast=True)

@@ -47,9 +47,11 @@ class Runner:
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
         self.grid = Grid(MPI.COMM_SELF)
-        spec = NetworkSpec(layers=(dataset.n_visible, HIDDEN), classes=dataset.n_classes, seed=seed)
+        layers = (dataset.n_visible, HIDDEN)
+        spec = NetworkSpec(layers, classes=dataset.n_classes, seed=seed, weight_scale=0.01)
         self.network = DeepBeliefNetwork(spec, self.grid)
-        for _ in pretrain(self.network, dataset, TrainingSpec(epochs=1)):
+        plain = TrainingSpec(epochs=1, centred=False, initial_momentum=0.5)  # as it was measured
+        for _ in pretrain(self.network, dataset, plain):
             pass
         self.start = self._taken()
         self.feed = real_values(self.network, dataset, dataset.train)

@@ -90,7 +90,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return tuple(value)
         raise SpecError(f"{where} is {value!r}, but must be a list of integers or a text such as '784-500'")
     accepted, words = {
-        bool: ((bool,), "true or false"),
+        bool: ((bool,), "true or false"), bool | None: ((bool,), "true or false"),
         int: ((int,), "an integer"), int | None: ((int,), "an integer"),
         float: ((int, float), "a number"), float | None: ((int, float), "a number"),
     }.get(hint, ((str,), "a text"))  # fmt: skip

@@ -208,9 +208,9 @@ def _as_option(table: str, f: Any) -> Callable[[Wrapped], Wrapped]:
     flag, hint = spec.flag(f), get_type_hints(spec)[f.name]
     name, text, default = f"{table}__{f.name}", f.metadata["help"], f.default
     made: Callable[[Wrapped], Wrapped]
-    if hint is bool:
+    if hint is bool or hint == bool | None:
         shown = flag if default else f"--no-{flag.removeprefix('--')}"
-        help_text = f"{text}  [default: {flag if default else shown}]"
+        help_text = text if default is None else f"{text}  [default: {flag if default else shown}]"
         flags = f"{flag}/--no-{flag.removeprefix('--')}"
         made = click.option(flags, name, default=None, help=help_text, cls=SpecOption)
     else:

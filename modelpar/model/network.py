@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -83,7 +84,8 @@ class DeepBeliefNetwork:
     spec     layers, units, seed
     layout   who owns which unit, and the layout of each matrix; contiguous blocks where None.  ``resolve`` completes it
 
-    The weights are drawn from N(0, spec.weight_scale^2), the same at every grid, unless ``draw_weights`` is false:
+    The weights are drawn from N(0, spec.weight_scale^2), by default with the variance of Glorot and Bengio (2010,
+    equation 12), 2 / (n_visible + n_hidden) of a complete RBM, and the same at every grid.  Unless ``draw_weights``:
     then all parameters are zero.  Collective.
     Raises LayoutError where the layout does not fit the network or the grid, DisagreementError where spec or layout
     differ between ranks.
@@ -126,10 +128,16 @@ class DeepBeliefNetwork:
             self.output = OutputLayer(self._weights(len(self.rbms)), classes, exchange, shard, dtype)
         if draw_weights:
             for rbm in self.rbms:
-                rbm.initialise(spec.weight_scale)
+                rbm.initialise(self._weight_scale(rbm.index) if spec.weight_scale is None else spec.weight_scale)
         # raw values are turned into visible activations as (raw - offset) / scale
         self.input_offset: Array = np.zeros(len(self.visible_ids), np.float64)
         self.input_scale: Array = np.ones(len(self.visible_ids), np.float64)
+
+    def _weight_scale(self, i: int) -> float:
+        """sqrt(2 / (connections of a visible unit + those of a hidden unit)), which are means where lists differ."""
+        n_visible, n_hidden = self.spec.layers[i : i + 2]
+        n = max(self.n_weights[i], 1)
+        return math.sqrt(2.0 / (n / n_visible + n / n_hidden))
 
     def _weights(self, i: int) -> Weights:
         visible, hidden = self.layout.layers[i : i + 2]

@@ -131,7 +131,7 @@ def _train_rbm(
                         v0_spread=batch.v_spread, in_step=sync.in_step, chain_draw=supply.first_draw(batch),
                     )  # fmt: skip
                     optimizer.learn(
-                        rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
+                        rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centres(how),
                         standardised=training.standardised, gaussian=rbm.gaussian, l1=training.l1, clip=training.clip,
                     )  # fmt: skip
                     if training.average:

@@ -26,7 +26,9 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} re
 
 LAYERS = (13, 9, 5)
 HELD = ("column", "row", "dual", "listed")
-STATES = TrainingSpec(epochs=1, batch_size=16, statistics="3", reconstruction="states", pass_up="states", cache="keep")
+STATES = TrainingSpec(
+    epochs=1, batch_size=16, statistics="3", reconstruction="states", pass_up="states", cache="keep", centred=False
+)
 TUNING = FineTuneSpec(epochs=1, batch_size=16, max_norm=0.8, dropout=0.0)
 
 

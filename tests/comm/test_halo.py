@@ -235,7 +235,7 @@ def test_units_that_need_none_of_the_halo_do_not_wait_for_it(comm, agree, shape,
 
 EXACT = TrainingSpec(
     epochs=2, batch_size=70, learning_rate=0.2, momentum_epochs=1, weight_decay=0.01, statistics="3",
-    reconstruction="states", pass_up="states",
+    reconstruction="states", pass_up="states", centred=False,
 )  # fmt: skip
 TUNING = FineTuneSpec(epochs=1, batch_size=16, learning_rate=0.3, dropout=0.2, weight_decay=0.01)
 

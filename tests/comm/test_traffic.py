@@ -23,7 +23,9 @@ SHAPES = networks.grids(MPI.COMM_WORLD)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} replicas".format)
 
 N_SAMPLES = 160
-STATES = TrainingSpec(epochs=2, batch_size=70, statistics="3", reconstruction="states", pass_up="states", cache="keep")
+STATES = TrainingSpec(
+    epochs=2, batch_size=70, statistics="3", reconstruction="states", pass_up="states", cache="keep", centred=False
+)
 MEANS = {"reconstruction": "probabilities"}
 TRAININGS = {
     "CD-1, 1 bit": {"statistics": "1"},

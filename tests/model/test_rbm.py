@@ -253,6 +253,6 @@ def test_a_minibatch_smaller_than_the_number_of_replicas(comm, agree, shape):
 def test_initial_weights_are_the_same_at_every_grid(comm, agree, shape, owners):
     spec = NetworkSpec((13, 7), seed=5, dtype="float64")
     [rbm] = networks.sharded(comm, spec, shape, owners).rbms
-    expected = networks.reference.initial_weights(5, 0, 13, 7, spec.weight_scale)
+    expected = networks.reference.initial_weights(5, 0, 13, 7, (2 / (13 + 7)) ** 0.5)
     mine = expected[np.ix_(rbm.weights.visible_rows, rbm.weights.hidden_columns)]
     agree(np.allclose(rbm.W, mine, rtol=1e-9, atol=1e-12))

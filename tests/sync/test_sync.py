@@ -310,7 +310,7 @@ STRATEGIES = {
     "warm": SyncSpec(sync="server", warm_start=4, fetch_every=2, push_every=2),
     "adagrad": SyncSpec(sync="server", adagrad=True),
 }
-TRAINING = TrainingSpec(epochs=2, batch_size=12, learning_rate=0.05)
+TRAINING = TrainingSpec(epochs=2, batch_size=12, learning_rate=0.05, centred=False)
 TUNING = FineTuneSpec(epochs=3, batch_size=12, learning_rate=0.05, dropout=0.0)
 
 

@@ -31,14 +31,14 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} re
 # exact in any order.  Only the first visible biases are not, and to them one number is added at a time.
 EXACT = TrainingSpec(
     statistics="1", reconstruction="states", pass_up="states", learning_rate=0.25, weight_decay=0.0, momentum=0.5,
-    initial_momentum=0.5, batch_size=16, epochs=2,
+    initial_momentum=0.5, batch_size=16, epochs=2, centred=False,
 )  # fmt: skip
 
 # 40 samples in minibatches of 16: the last one of an epoch has 8
 REAL = TrainingSpec(
     statistics="float", reconstruction="probabilities", pass_up="probabilities",
     learning_rate=0.2, gaussian_learning_rate=0.02, weight_decay=0.01, momentum_epochs=1, epochs=2, batch_size=16,
-    schedule="linear",
+    schedule="linear", centred=False,
 )  # fmt: skip
 
 

@@ -108,7 +108,9 @@ def test_initial_weights_are_those_of_the_dense_matrix(comm, agree, shape, owner
     network = network_of(comm, pattern, shape, owners, seed=5)
     [rbm] = network.rbms
     n_visible, n_hidden = network.spec.layers
-    whole = networks.reference.initial_weights(5, 0, n_visible, n_hidden, network.spec.weight_scale)
+    n = np.count_nonzero(networks.mask_of(network, 0))
+    scale = (2 / (n / n_visible + n / n_hidden)) ** 0.5
+    whole = networks.reference.initial_weights(5, 0, n_visible, n_hidden, scale)
     agree(np.allclose(rbm.W, networks.held(rbm, whole), rtol=1e-6, atol=1e-9))
 
 
@@ -139,7 +141,7 @@ STACKS = {
 stacks = pytest.mark.parametrize("stack", STACKS)
 REAL = TrainingSpec(
     statistics="float", reconstruction="probabilities", learning_rate=0.2, weight_decay=0.01, momentum_epochs=1,
-    epochs=1, batch_size=16, schedule="linear",
+    epochs=1, batch_size=16, schedule="linear", centred=False,
 )  # fmt: skip
 TUNING = FineTuneSpec(epochs=2, batch_size=16, learning_rate=0.3)
 
