@@ -7,7 +7,7 @@ from typing import Any
 
 import clusters
 import numpy as np
-from measures import Group, best_of_each, studies
+from measures import Group, best_of_each, lowest_shown, studies
 from study import PARTS, Result
 
 # the methods whose best settings have a curve
@@ -51,13 +51,15 @@ def draw_curves(part: str, clock: str, found: list[Group]) -> Any:
         high, low = group.curve("optimistic"), group.curve("pessimistic")
         middle = (high + low) / 2
         deviation = middle.std(axis=0, ddof=1) if len(middle) > 1 else None
-        look = {"color": COLOURS[i], "marker": "osD^vxP*"[i], "ms": 4, "lw": 1.3, "capsize": 2}
+        look: dict[str, Any] = {"color": COLOURS[i], "marker": "osD^vxP*"[i], "ms": 4, "lw": 1.3, "capsize": 2}
         axis.errorbar(seconds, middle.mean(axis=0), deviation, label=group.name, **look)
         axis.fill_between(seconds, low.mean(axis=0), high.mean(axis=0), color=COLOURS[i], alpha=0.15, lw=0)
     if part == "hard":
         truth = clusters.log_likelihood(clusters.samples(1000, seed=2))
         axis.axhline(truth, color="black", ls="--", lw=1, label="the distribution itself")
-    low_end = min(group.curve("pessimistic").mean(axis=0)[-5:].min() for group in chosen)  # before, all are far below
+    ends = [group.at_end("pessimistic")[0] for group in chosen]
+    later = [group.curve("pessimistic").mean(axis=0)[-5:].min() for group in chosen]  # before, all are far below
+    low_end = max(min(later), lowest_shown(ends, max(ends), least=0.3))
     high_end = max(axis.dataLim.ymax, low_end + 1e-3)
     axis.set_ylim(low_end - 0.05 * (high_end - low_end), high_end + 0.05 * (high_end - low_end))
     axis.set(xscale="log", xlabel="training time, seconds", ylabel="test log-likelihood, nats a sample")
@@ -69,20 +71,30 @@ def draw_curves(part: str, clock: str, found: list[Group]) -> Any:
 
 
 def draw_settings(part: str, clock: str, found: list[Group]) -> Any:
-    """All settings at the end: every seed between its pessimistic and its optimistic value, the best on top."""
+    """All settings at the end: every seed between its pessimistic and its optimistic value, the best on top.
+
+    A red mark stands at the edge for one that is farther down.
+    """
     import matplotlib.pyplot as plt
 
     if not found:
         return None
     figure, axis = plt.subplots(figsize=(9.5, 1.3 + 0.24 * len(found)), layout="constrained")
+    everything = [group.at_end("pessimistic")[0] for group in found]
+    left = lowest_shown(everything, max(everything), least=0.05)
     for row, group in enumerate(found):
         ends = [result["curve"][-1] for result in group.healthy]
         shifts = row + 0.16 * (np.arange(len(ends)) - (len(ends) - 1) / 2)
         low, high = (np.array([end[name] for end in ends]) for name in ("pessimistic", "optimistic"))
         axis.hlines(shifts, low, high, color="tab:blue", lw=1.3)
-        axis.plot((low + high) / 2, shifts, "o", color="tab:blue", ms=3.5)
+        middle = (low + high) / 2
+        axis.plot(middle, shifts, "o", color="tab:blue", ms=3.5)
+        beyond = middle < left
+        axis.plot(np.full(beyond.sum(), left), shifts[beyond], "<", color="tab:red", ms=5)
     if part == "hard":
         axis.axvline(clusters.log_likelihood(clusters.samples(1000, seed=2)), color="black", ls="--", lw=1)
+    right = axis.dataLim.xmax
+    axis.set_xlim(left - 0.03 * (right - left + 1e-3), right + 0.03 * (right - left + 1e-3))
     axis.set_yticks(range(len(found)), [group.name for group in found], fontsize=9)
     axis.set_ylim(len(found) - 0.5, -0.5)
     axis.set(xlabel="test log-likelihood at the end, nats a sample (each seed: pessimistic to optimistic)")

@@ -41,7 +41,7 @@ def studies(results: list[Result]) -> list[tuple[str, str, list[Group]]]:
         times = sorted({(result["seconds"], result["clock"]) for result in results if result["part"] == part})
         for seconds, clock in times:
             here = [r for r in results if (r["part"], r["seconds"], r["clock"]) == (part, seconds, clock)]
-            found.append((part, f"{seconds:g} {clock} seconds", groups(here)))
+            found.append((part, f"{seconds:g} seconds" + (" of the processor" if clock == "cpu" else ""), groups(here)))
     return found
 
 
@@ -53,6 +53,14 @@ def groups(results: list[Result]) -> list[Group]:
 
     found = [Group(name, list(mine)) for name, mine in groupby(sorted(results, key=name_of), name_of)]
     return sorted(found, key=lambda group: np.nan_to_num(group.at_end("pessimistic")[0], nan=-np.inf), reverse=True)
+
+
+def lowest_shown(values: list[float], best: float, least: float) -> float:
+    """Where an axis begins that is not to be stretched by a few very low values.
+
+    least   part of the best value that is shown in any case
+    """
+    return max(min(values), best - max(4 * (best - float(np.median(values))), least * abs(best)))
 
 
 def best_of_each(found: list[Group], methods: tuple[str, ...]) -> list[Group]:

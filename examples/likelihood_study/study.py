@@ -59,6 +59,7 @@ SCORE_CHAINS = 100
 TEMPERATURES = 5000  # of the score at the end; those before have a fifth
 NEAR = 0.1  # part of the time, or of the updates, by which a training may miss its end
 ATTEMPTS = 3
+WARM_UP, UNLIMITED = 3, 1 << 30  # updates
 PTT_SHARE = 4  # a ladder of models grows: the trial, on its first levels, promises about so many times too much
 
 Options = dict[str, Any]
@@ -262,13 +263,14 @@ def run_one(setting: Setting, temperatures: int) -> Result:
 
 def train(setting: Setting, grid: Grid) -> tuple[DeepBeliefNetwork, Trained]:
     """A training that ends when its time does; the better one after a trial where a falling rate asks for that."""
-    updates = affordable(setting, grid)
-    for attempt in range(ATTEMPTS):
+    trained_for(fresh(setting, grid), setting, WARM_UP)  # or the clock counts the loading of kernels
+    updates = affordable(setting, grid) if setting.falls else UNLIMITED
+    for _ in range(ATTEMPTS):
         network = fresh(setting, grid)
         trained = trained_for(network, setting, updates)
         end = trained.looks[-1]
         whole = end.step >= (1 - NEAR) * updates and end.seconds >= (1 - NEAR) * setting.seconds
-        if whole or not setting.falls or attempt == ATTEMPTS - 1:
+        if whole or not setting.falls:
             break
         updates = max(1, round(end.step * setting.seconds / end.seconds))
     return network, trained
@@ -277,17 +279,17 @@ def train(setting: Setting, grid: Grid) -> tuple[DeepBeliefNetwork, Trained]:
 def fresh(setting: Setting, grid: Grid) -> DeepBeliefNetwork:
     """The RBM before training."""
     part = PARTS[setting.part]
-    scale = {name: value for name, value in setting.options.items() if name == "weight_scale"}
+    scale: Options = {name: value for name, value in setting.options.items() if name == "weight_scale"}
     return DeepBeliefNetwork(NetworkSpec((part.data().n_visible, part.hidden), seed=setting.seed, **scale), grid)
 
 
 def affordable(setting: Setting, grid: Grid) -> int:
-    """Updates that the time of a setting affords, by the pace of a short trial after its kernels have been loaded."""
+    """Updates that the time of a setting affords, by the pace of the second half of a short trial."""
     seconds = max(0.2, min(1.0, setting.seconds / 10))
     trial = replace(setting, seconds=seconds)
-    looks = trained_for(fresh(setting, grid), trial, 1 << 30).looks
-    begun, end = looks[-2] if len(looks) > 1 else Look(0, 0.0, looks[-1].parameters), looks[-1]
-    per_second = (end.step - begun.step) / (end.seconds - begun.seconds)
+    *before, end = trained_for(fresh(setting, grid), trial, UNLIMITED).looks
+    step, begun = max(((look.step, look.seconds) for look in before if look.seconds < 0.6 * seconds), default=(0, 0.0))
+    per_second = (end.step - step) / (end.seconds - begun)
     if setting.options.get("chain_method") == "ptt":
         per_second /= PTT_SHARE
     return max(1, round(per_second * setting.seconds))
