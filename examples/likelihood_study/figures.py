@@ -41,6 +41,7 @@ def title(part: str, clock: str) -> str:
 def draw_curves(part: str, clock: str, found: list[Group]) -> Any:
     """Log-likelihood over training time: the best setting of each method."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     chosen = best_of_each(found, METHODS[part])
     if not chosen:
@@ -59,11 +60,13 @@ def draw_curves(part: str, clock: str, found: list[Group]) -> Any:
         axis.axhline(truth, color="black", ls="--", lw=1, label="the distribution itself")
     ends = [group.at_end("pessimistic")[0] for group in chosen]
     later = [group.curve("pessimistic").mean(axis=0)[-5:].min() for group in chosen]  # before, all are far below
-    low_end = max(min(later), lowest_shown(ends, max(ends), least=0.3))
+    low_end = max(min(later), lowest_shown(ends, least=0.3))
     high_end = max(axis.dataLim.ymax, low_end + 1e-3)
     axis.set_ylim(low_end - 0.05 * (high_end - low_end), high_end + 0.05 * (high_end - low_end))
     axis.set(xscale="log", xlabel="training time, seconds", ylabel="test log-likelihood, nats a sample")
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.xaxis.set_minor_formatter("{x:g}")
     axis.grid(alpha=0.3)
     axis.set_title(title(part, clock), fontsize=11)
     figure.legend(loc="outside right center", title="best setting of each method", fontsize=9)
@@ -81,7 +84,7 @@ def draw_settings(part: str, clock: str, found: list[Group]) -> Any:
         return None
     figure, axis = plt.subplots(figsize=(9.5, 1.3 + 0.24 * len(found)), layout="constrained")
     everything = [group.at_end("pessimistic")[0] for group in found]
-    left = lowest_shown(everything, max(everything), least=0.05)
+    left = max(min(everything), lowest_shown(everything, least=0.05))
     for row, group in enumerate(found):
         ends = [result["curve"][-1] for result in group.healthy]
         shifts = row + 0.16 * (np.arange(len(ends)) - (len(ends) - 1) / 2)

@@ -41,7 +41,7 @@ def studies(results: list[Result]) -> list[tuple[str, str, list[Group]]]:
         times = sorted({(result["seconds"], result["clock"]) for result in results if result["part"] == part})
         for seconds, clock in times:
             here = [r for r in results if (r["part"], r["seconds"], r["clock"]) == (part, seconds, clock)]
-            found.append((part, f"{seconds:g} seconds" + (" of the processor" if clock == "cpu" else ""), groups(here)))
+            found.append((part, f"{seconds:g} {'processor ' if clock == 'cpu' else ''}seconds", groups(here)))
     return found
 
 
@@ -55,12 +55,13 @@ def groups(results: list[Result]) -> list[Group]:
     return sorted(found, key=lambda group: np.nan_to_num(group.at_end("pessimistic")[0], nan=-np.inf), reverse=True)
 
 
-def lowest_shown(values: list[float], best: float, least: float) -> float:
-    """Where an axis begins that is not to be stretched by a few very low values.
+def lowest_shown(values: list[float], least: float) -> float:
+    """Where an axis may begin at the lowest, so that a few very low values do not stretch it.
 
-    least   part of the best value that is shown in any case
+    least   part of the best value that it has room for in any case
     """
-    return max(min(values), best - max(4 * (best - float(np.median(values))), least * abs(best)))
+    best = max(values)
+    return best - max(4 * (best - float(np.median(values))), least * abs(best))
 
 
 def best_of_each(found: list[Group], methods: tuple[str, ...]) -> list[Group]:

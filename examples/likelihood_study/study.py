@@ -28,7 +28,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -262,7 +261,7 @@ def run_one(setting: Setting, temperatures: int) -> Result:
 
 
 def train(setting: Setting, grid: Grid) -> tuple[DeepBeliefNetwork, Trained]:
-    """A training that ends when its time does; the better one after a trial where a falling rate asks for that."""
+    """A training that ends when its time does, and by then, where its rate falls, has done all updates that it should."""
     trained_for(fresh(setting, grid), setting, WARM_UP)  # or the clock counts the loading of kernels
     updates = affordable(setting, grid) if setting.falls else UNLIMITED
     for _ in range(ATTEMPTS):
@@ -301,18 +300,18 @@ def trained_for(network: DeepBeliefNetwork, setting: Setting, updates: int) -> T
     ahead = [fraction * setting.seconds for fraction in LOOKS]
     looks: list[Look] = []
     measures: dict[str, float] = {}
-    with closing(pretrain(network, PARTS[setting.part].data(), setting.training(updates))) as records:
-        for record, seconds in timed(records, setting.clock):
-            if record.kind == "epoch":
-                measures = record.measures
-                continue
-            over = record.step == updates or seconds >= setting.seconds
-            if over or (ahead and seconds >= ahead[0]):
-                ahead = [moment for moment in ahead if moment > seconds]
-                kept = run.average.get(rbm.name, rbm.parameters)  # the average stands in for the RBM where there is one
-                looks.append(Look(record.step, seconds, kept.flat.copy()))
-            if over:
-                break
+    records = pretrain(network, PARTS[setting.part].data(), setting.training(updates))
+    for record, seconds in timed(records, setting.clock):
+        if record.kind == "epoch":
+            measures = record.measures
+            continue
+        over = record.step == updates or seconds >= setting.seconds
+        if over or (ahead and seconds >= ahead[0]):
+            ahead = [moment for moment in ahead if moment > seconds]
+            kept = run.average.get(rbm.name, rbm.parameters)  # the average stands in for the RBM where there is one
+            looks.append(Look(record.step, seconds, kept.flat.copy()))
+        if over:
+            break
     return Trained(looks, measures)
 
 

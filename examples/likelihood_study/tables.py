@@ -29,11 +29,9 @@ def table(results: list[Result]) -> None:
 
 def heading(part: str, clock: str, found: list[Group]) -> str:
     """What a part trained."""
-    data = PARTS[part].data()
+    layers = f"{PARTS[part].data().n_visible}-{PARTS[part].hidden}"
     n = sum(len(group.results) for group in found)
-    text = (
-        f"**{part}**: {data.n_visible}-{PARTS[part].hidden}, {clock} of training, {n} RBMs; test log-likelihood, nats"
-    )
+    text = f"**{part}**: {layers}, {clock} of training, {n} RBMs; test log-likelihood, nats a sample"
     if part == "hard":
         text += f" (exact; of the distribution itself: {clusters.log_likelihood(clusters.samples(1000, seed=2)):.2f})"
     return text
