@@ -65,6 +65,8 @@ def lowest_shown(values: list[float], least: float) -> float:
 
 
 def best_of_each(found: list[Group], methods: tuple[str, ...]) -> list[Group]:
-    """The best setting of each method, which its name begins with; those without results are left out."""
-    best = (next((g for g in found if g.name.split(",")[0] == method and g.healthy), None) for method in methods)
+    """The best setting of each method, or set of methods (``A/B``); its name begins with that.  None where none ran."""
+    best = (
+        next((g for g in found if g.name.split(",")[0] in method.split("/") and g.healthy), None) for method in methods
+    )
     return [group for group in best if group is not None]

@@ -167,10 +167,11 @@ DIGITS: list[Named] = [
 HARD: list[Named] = [
     *(cd(k, rate) for k in (1, 10) for rate in (0.01, 0.05)),
     *(pcd(k, rate) for k in (1, 10) for rate in (0.01, 0.05)),
-    pcd(10, 0.05, "not centred", **NOT_CENTRED),
+    cd(1, 0.05, "not centred", **NOT_CENTRED),
+    *(pcd(k, 0.05, "not centred", **NOT_CENTRED) for k in (1, 10)),
+    pcd(10, 0.2),
     pcd(100, 0.05),
-    pcd(10, 0.05, method="pt"),
-    *(pcd(10, rate, method="ptt") for rate in (0.01, 0.05)),
+    *(pcd(k, 0.05, method=method) for method in ("pt", "ptt") for k in (1, 10)),
     restart(10, 0.05),
 ]
 
@@ -261,7 +262,7 @@ def run_one(setting: Setting, temperatures: int) -> Result:
 
 
 def train(setting: Setting, grid: Grid) -> tuple[DeepBeliefNetwork, Trained]:
-    """A training that ends when its time does, and by then, where its rate falls, has done all updates that it should."""
+    """A training that ends when its time does; where its rate falls, all that it should by then."""
     trained_for(fresh(setting, grid), setting, WARM_UP)  # or the clock counts the loading of kernels
     updates = affordable(setting, grid) if setting.falls else UNLIMITED
     for _ in range(ATTEMPTS):
