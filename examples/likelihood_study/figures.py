@@ -83,8 +83,9 @@ def draw_settings(part: str, clock: str, found: list[Group]) -> Any:
     if not found:
         return None
     figure, axis = plt.subplots(figsize=(9.5, 1.3 + 0.24 * len(found)), layout="constrained")
-    everything = [group.at_end("pessimistic")[0] for group in found]
-    left = max(min(everything), lowest_shown(everything, least=0.05))
+    means = [group.at_end("pessimistic")[0] for group in found]
+    lowest = min(result["curve"][-1]["pessimistic"] for group in found for result in group.healthy)
+    left = max(lowest, lowest_shown(means, least=0.05))
     for row, group in enumerate(found):
         ends = [result["curve"][-1] for result in group.healthy]
         shifts = row + 0.16 * (np.arange(len(ends)) - (len(ends) - 1) / 2)
