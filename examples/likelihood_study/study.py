@@ -17,8 +17,8 @@ scored afterwards, so that scores neither cost training time nor warm or cool a 
 
 The parts: ``mnist``, drawn at random from grey values, 784-500, 90 seconds of training; ``digits``, 64-256, 8 seconds;
 ``hard``, states in clusters between which plain chains do not pass (``clusters.py``), 200-16, so that log-likelihoods
-are exact, 10 seconds.  All others lie between an optimistic and a pessimistic estimate, by annealed importance sampling
-forwards and backwards.  All parts take about two hours on one core.  Needs matplotlib for the figures.
+are exact, 10 seconds; ``wide``, MNIST with 784-4096, 90 seconds.  All others lie between an optimistic and a
+pessimistic estimate, by annealed importance sampling forwards and backwards.  All parts take about two hours on one core.  Needs matplotlib for the figures.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class Setting:
 
 PLAIN: Options = {"momentum": 0.0, "initial_momentum": 0.0, "weight_decay": 0.0, "centred": True}
 FALLING: Options = {**PLAIN, "schedule": "linear", "final_rate": 0.01}
-EARLY: Options = {"centred": True, "initial_momentum": 0.9}
+# Of Hinton (2010), which the package had as defaults before this study.
+HINTON: Options = {"centred": False, "initial_momentum": 0.5, "momentum_epochs": 5, "weight_scale": 0.01}
 NOT_CENTRED: Options = {"centred": False}
 
 Named = tuple[str, Options]
@@ -124,9 +125,14 @@ def restart(k: int, rate: float) -> Named:
     return spelled(f"restart-{k}", rate), {**FALLING, **new, "learning_rate": rate}
 
 
-def early(note: str, **more: Any) -> Named:
-    """The defaults, but centred and with momentum 0.9 from the beginning."""
-    return f"centred, early momentum{note}", {**EARLY, **more}
+def hinton(note: str = "", **more: Any) -> Named:
+    """As Hinton (2010) recommends, but for what is given."""
+    return f"Hinton's{note}", {**HINTON, **more}
+
+
+def defaults(note: str = "", **more: Any) -> Named:
+    """The defaults, but for what is given."""
+    return f"defaults{note}", more
 
 
 def spelled(method: str, rate: float, *notes: str) -> str:
@@ -135,8 +141,10 @@ def spelled(method: str, rate: float, *notes: str) -> str:
 
 
 MNIST: list[Named] = [
-    ("defaults", {}),
-    ("defaults, centred", {"centred": True}),
+    hinton(),
+    hinton(", centred", centred=True),
+    defaults(),
+    defaults(", PCD-1, rate 0.01", chains=100, learning_rate=0.01),
     *(cd(k, rate) for k in (1, 5, 25) for rate in (0.05, 0.1)),
     *(pcd(k, rate) for k in (1, 5, 25) for rate in (0.02, 0.05, 0.1)),
     *(pcd(k, rate, chains=500) for k in (1, 5) for rate in (0.05, 0.1)),
@@ -150,12 +158,13 @@ MNIST: list[Named] = [
     restart(25, 0.05),
 ]
 DIGITS: list[Named] = [
-    ("defaults", {}),
-    ("defaults, centred", {"centred": True}),
-    early(""),
-    *(early(f", weights {scale:g}", weight_scale=scale) for scale in (0.05, 0.1)),
-    *(early(f", rate {rate:g}", learning_rate=rate) for rate in (0.02, 0.05, 0.2)),
-    *(early(f", batch 20, rate {rate:g}", batch_size=20, learning_rate=rate) for rate in (0.02, 0.05)),
+    hinton(),
+    hinton(", centred", centred=True),
+    defaults(),
+    *(defaults(f", weights {scale:g}", weight_scale=scale) for scale in (0.01, 0.05)),
+    defaults(", momentum 0.5 first", initial_momentum=0.5),
+    *(defaults(f", rate {rate:g}", learning_rate=rate) for rate in (0.02, 0.05, 0.2)),
+    *(defaults(f", batch 20, rate {rate:g}", batch_size=20, learning_rate=rate) for rate in (0.02, 0.05)),
     *(cd(k, 0.1) for k in (1, 5)),
     *(pcd(1, rate) for rate in (0.02, 0.05, 0.1, 0.2)),
     *(pcd(5, rate) for rate in (0.05, 0.1)),
@@ -163,6 +172,13 @@ DIGITS: list[Named] = [
     pcd(1, 0.05, "average", average=1000),
     pcd(1, 0.05, "constant", schedule="constant"),
     pcd(1, 0.05, "constant, average", schedule="constant", average=1000),
+]
+WIDE: list[Named] = [
+    hinton(),
+    hinton(", rate 0.01", learning_rate=0.01),
+    hinton(", centred", centred=True),
+    *(defaults(note, **more) for note, more in (("", {}), (", rate 0.03", {"learning_rate": 0.03}))),
+    defaults(", not centred", centred=False),
 ]
 HARD: list[Named] = [
     *(cd(k, rate) for k in (1, 10) for rate in (0.01, 0.05)),
@@ -208,6 +224,7 @@ PARTS = {
     "mnist": Part(mnist, 500, 90.0, 1, MNIST),
     "digits": Part(digits, 256, 8.0, 2, DIGITS),
     "hard": Part(hard, 16, 10.0, 3, HARD),
+    "wide": Part(mnist, 4096, 90.0, 1, WIDE),
 }
 
 

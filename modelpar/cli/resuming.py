@@ -34,7 +34,8 @@ class Change(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return f"{shown_option(self.table, self.name, self.now)} (was {shown_value(self.before)})"
+        before = "the default" if self.before is None else shown_value(self.before)
+        return f"{shown_option(self.table, self.name, self.now)} (was {before})"
 
 
 def changes(settings: Settings) -> list[Change]:

@@ -64,6 +64,7 @@ CLASSLESS = {**NETWORK, "classes": 0}
         ("--cache keep", "there is one RBM", {"training": {"cache": "keep"}}),
         ("--statistics 2", "there is no pre-training", {"training": {"epochs": 0, "statistics": "2"}}),
         ("--initial-momentum 0.3", "--momentum-epochs", {"training": {"momentum_epochs": 0, "initial_momentum": 0.3}}),
+        ("--momentum-epochs 3", "without --initial-momentum", {"training": {"momentum_epochs": 3}}),
         ("--momentum 0.3", "--adagrad", {"training": {"momentum": 0.3}, "sync": {"sync": "server", "adagrad": True}}),
         ("--halo receive", "all connections are complete", {"network": {**NETWORK, "halo": "receive"}}),
         ("--visible-grid 8x8", "no connections are local", {"network": {**NETWORK, "visible_grid": "8x8"}}),
@@ -126,7 +127,8 @@ def test_what_acts_or_asks_for_what_happens_anyway_is_accepted(mine: Tables) -> 
 
 
 def test_what_another_number_of_epochs_would_mend_is_told() -> None:
-    refused, said = outcome({"network": NETWORK, "training": {"epochs": 1, "schedule": "linear", "momentum": 0.7}})
+    training = {"epochs": 1, "schedule": "linear", "momentum": 0.7, "initial_momentum": 0.5}
+    refused, said = outcome({"network": NETWORK, "training": training})
     assert not refused
     assert "--schedule linear" in said
     assert "--momentum 0.7" in said

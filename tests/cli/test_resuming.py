@@ -146,7 +146,7 @@ def test_a_run_that_goes_on_behind_its_end_can_be_cut_off_there(copied: Callable
             ["--learning-rate", "0.5"],
             "--learning-rate 0.5 (was 0.1) cannot act any more: the run has finished",
         ),
-        ("tuned", ["--weight-scale", "0.5"], "--weight-scale 0.5 (was 0.01) cannot act any more"),
+        ("tuned", ["--weight-scale", "0.5"], "--weight-scale 0.5 (was the default) cannot act any more"),
         ("tuned", ["--seed", "5"], "its --seed is 1, but 5 was asked for"),
         ("tuned", ["--dtype", "float64"], "its --dtype is float32, but float64 was asked for"),
         ("tuned", ["--test-fraction", "0.3"], "the samples of the run are fixed"),

@@ -98,8 +98,9 @@ def test_a_run_compiles_what_it_calls() -> None:
     assert "states of products" in names(training=TrainingSpec(persistent=True))
     assert names(tuning=FineTuneSpec(max_norm=1.0)) - grey == {"gradients", "norms", "arrays as data"}
     assert names(digests=True) - grey == {"digests"}
+    assert grey - names(training=TrainingSpec(centred=False)) == {"centred gradients"}
     own = TrainingSpec(chains=5, standardised=True, average=3, l1=0.1, clip=0.1, score_every=1)
-    theirs = {"sweeps", "statistics of phases apart", "centred gradients", "averages", "L1", "statistics of replicas"}
+    theirs = {"sweeps", "statistics of phases apart", "averages", "L1", "statistics of replicas"}
     theirs |= {"standardised gradients", "clipping", "likelihoods", "likelihoods in float64"}
     assert names(binary=True, training=own) - names(binary=True) == theirs
     own = replace(own, chain_method="pt")

@@ -200,7 +200,7 @@ def test_partial_fit_goes_on(small):
     X, _ = small
     ratios = []
     for seed in range(2, 8):
-        rbm = RBMTransformer(40, random_state=seed, persistent=True, batch_size=20)
+        rbm = RBMTransformer(40, random_state=seed, persistent=True, batch_size=20, learning_rate=0.05)
         errors = [reconstruction_error(rbm.partial_fit(X), X) for _ in range(10)]
         assert rbm.h_samples_.shape == (20, 40)
         assert rbm.n_iter_ == 10
