@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels.llvm.vectors import compiled, count_bits, lowest_bit
+from modelpar.kernels.llvm.vectors import compiled, count_bits
 from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
@@ -107,48 +107,53 @@ def add_values(words, sums):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def add_over_units(words, weights, out):  # type: ignore[no-untyped-def]
-    """out (samples,) float64 += sum over the units of weights (units,) times the unit's values"""
-    one, zero = np.uint64(1), np.uint64(0)
+    """out (64 n,) float64 += sum over the units of weights (units,) times the unit's values.   words (units, planes, n)
+
+    Bits that are 0 add 0: with no branch, a word is some vector instructions.
+    """
     for i in range(words.shape[0]):
         for p in range(words.shape[1]):
             weight = weights[i] * np.float64(1 << p)
             for w in range(words.shape[2]):
-                word = words[i, p, w]
-                while word != zero:
-                    out[64 * w + lowest_bit(word)] += weight
-                    word &= word - one
+                word, here = words[i, p, w], out[64 * w : 64 * w + 64]
+                for s in range(64):
+                    here[s] += weight if (word >> np.uint64(s)) & np.uint64(1) else 0.0
 
 
 @njit(cache=True, nogil=True)
 def add_over_samples(words, weights, out):  # type: ignore[no-untyped-def]
-    """out (units,) float64 += sum over the samples of weights (samples,) times the unit's values"""
-    one, zero = np.uint64(1), np.uint64(0)
+    """out (units,) float64 += sum over the samples of weights (n, 64) times the unit's values, in 64 sums each"""
+    sums = np.empty(64)
     for i in range(words.shape[0]):
-        for p in range(words.shape[1]):
-            total = 0.0
-            for w in range(words.shape[2]):
-                word = words[i, p, w]
-                while word != zero:
-                    total += weights[64 * w + lowest_bit(word)]
-                    word &= word - one
-            out[i] += total * np.float64(1 << p)
+        sums[:] = 0.0
+        for w in range(words.shape[2]):
+            here = weights[w]
+            for p in range(words.shape[1]):
+                word, unit = words[i, p, w], np.float64(1 << p)
+                for s in range(64):
+                    sums[s] += unit * here[s] if (word >> np.uint64(s)) & np.uint64(1) else 0.0
+        for n in (32, 16, 8, 4, 2, 1):
+            for s in range(n):
+                sums[s] += sums[s + n]
+        out[i] += sums[0]
 
 
 def over_units(states: Packed, weights: Array) -> Array:
     """(samples,) float64: the sum over the units of weights (units,) times the unit's value, bit by bit."""
     if not compiled():
         return np.asarray(weights @ unpack(states, np.float64))
-    out = np.zeros(states.batch)
+    out = np.zeros(states.words.shape[2] * WORD)
     add_over_units(states.words, np.ascontiguousarray(weights, np.float64), out)
-    return out
+    return out[: states.batch]
 
 
 def over_samples(states: Packed, weights: Array) -> Array:
     """(units,) float64: the sum over the samples of weights (samples,) times each unit's values, bit by bit."""
     if not compiled():
         return np.asarray(unpack(states, np.float64) @ weights)
-    out = np.zeros(states.n_units)
-    add_over_samples(states.words, np.ascontiguousarray(weights, np.float64), out)
+    out, padded = np.zeros(states.n_units), np.zeros(states.words.shape[2] * WORD)
+    padded[: states.batch] = weights
+    add_over_samples(states.words, padded.reshape(-1, WORD), out)
     return out
 
 

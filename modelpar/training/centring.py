@@ -196,25 +196,31 @@ def _means(
 ) -> tuple[list[_Means], list[_Means]]:
     """(of the visible units, of the hidden ones) of each of ``_pairs``, over all replicas."""
     pairs, unit = _pairs(statistics), _unit(statistics)
-    sums = [statistics.row_sums(x) for (v0, s0), (v1, s1) in pairs for x in (v0, v1, s0, s1)]
-    total = np.concatenate(sums).astype(np.int64 if statistics.integer else np.float64)
+    values = [x for (v0, s0), (v1, s1) in pairs for x in (v0, v1, s0, s1)]
+    known = {id(x): statistics.row_sums(x) for x in values}  # a block's units may be the owned ones
+    total = np.concatenate([*known.values()]).astype(np.int64 if statistics.integer else np.float64)
     reduction.sum(total)
-    parts = np.split(total, np.cumsum([len(x) for x in sums])[:-1])
+    summed = dict(zip(known, np.split(total, np.cumsum([len(x) for x in known.values()])[:-1]), strict=True))
+    parts = [summed[id(x)] for x in values]
     visible = [_Means(parts[i], parts[i + 1], 1.0, divisors) for i in range(0, len(parts), 4)]
     hidden = [_Means(parts[i + 2], parts[i + 3], unit, divisors) for i in range(0, len(parts), 4)]
     return visible, hidden
 
 
-def _values(x: Activations, statistics: Statistics) -> Activations:
-    """(units, samples): packed, or integers where the statistics are, in their steps; else real values."""
-    if not statistics.integer:
-        return real_values(x, np.float64).astype(np.float64, copy=False)
-    return x if isinstance(x, Packed) else np.rint(x * statistics.scale).astype(np.float64)
+def _values(x: Activations, statistics: Statistics) -> tuple[Activations, float]:
+    """(packed, or real numbers in float64 (units, samples); what 1 of them counts): integers where statistics are."""
+    if isinstance(x, Packed):
+        return x, 1.0 if statistics.integer else 1.0 / ((1 << x.planes) - 1)
+    return (np.rint(x * statistics.scale) if statistics.integer else x).astype(np.float64, copy=False), 1.0
 
 
-def _over_units(x: Activations, weights: Doubles) -> Doubles:
-    return over_units(x, weights) if isinstance(x, Packed) else np.asarray(weights @ x)
+def _over_units(values: tuple[Activations, float], weights: Doubles) -> Doubles:
+    x, unit = values
+    sums = over_units(x, weights) if isinstance(x, Packed) else np.asarray(weights @ x)
+    return sums if unit == 1.0 else sums * unit
 
 
-def _over_samples(x: Activations, weights: Doubles) -> Doubles:
-    return over_samples(x, weights) if isinstance(x, Packed) else np.asarray(x @ weights)
+def _over_samples(values: tuple[Activations, float], weights: Doubles) -> Doubles:
+    x, unit = values
+    sums = over_samples(x, weights) if isinstance(x, Packed) else np.asarray(x @ weights)
+    return sums if unit == 1.0 else sums * unit
