@@ -151,7 +151,10 @@ class TrainingSpec(Spec):
 
     epochs: int = option(20, "epochs of pre-training of each RBM", at_least=0)
     batch_size: int = option(100, "samples of one minibatch, over all replicas together", at_least=1)
-    learning_rate: float = option(0.1, "learning rate of RBMs with Bernoulli visible units", at_least=0)
+    learning_rate: float | None = option(
+        None, "learning rate of RBMs with Bernoulli visible units  [default: 0.1, or 0.01 with chains of their own]",
+        at_least=0,
+    )  # fmt: skip
     gaussian_learning_rate: float = option(0.002, "learning rate of an RBM with Gaussian visible units", at_least=0)
     schedule: str = option("constant", "how the learning rate falls over the epochs", choices=SCHEDULES)
     final_rate: float = option(
@@ -250,6 +253,12 @@ class TrainingSpec(Spec):
         if self.chains or self.persistent or self.chain_restart:
             return self.chains or self.batch_size
         return 0
+
+    def rate(self, *, gaussian: bool = False) -> float:
+        """The learning rate of an RBM before its schedule; chains of their own follow the model slowly."""
+        if gaussian:
+            return self.gaussian_learning_rate
+        return (0.01 if self.n_chains else 0.1) if self.learning_rate is None else self.learning_rate
 
     def centres(self, sync: SyncSpec) -> bool:
         """Whether the gradient is centred: as asked, or by default wherever replicas can."""

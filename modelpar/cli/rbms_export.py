@@ -172,7 +172,7 @@ def _hyperparameters(rbm: RBM, network: DeepBeliefNetwork, training: TrainingSpe
     n_visible, n_hidden = network.spec.layers[rbm.index : rbm.index + 2]
     return {
         "num_visibles": n_visible, "num_hiddens": n_hidden, "num_chains": len(v), "batch_size": training.batch_size,
-        "gibbs_steps": training.sweeps, "learning_rate": training.learning_rate, "L1": training.l1,
+        "gibbs_steps": training.sweeps, "learning_rate": training.rate(), "L1": training.l1,
         "L2": training.weight_decay / 2, "seed": network.spec.seed % 2**32,
     }  # fmt: skip
 

@@ -94,7 +94,7 @@ def _training(head: dict[str, Any], n_chains: int) -> TrainingSpec:
         epochs=1, momentum=0.0, initial_momentum=0.0, centred=True, chains=n_chains, persistent=True,
         batch_size=int(given.get("batch_size", TrainingSpec.batch_size)),
         chain_steps=int(given.get("gibbs_steps", 1)), chain_start="random",
-        learning_rate=float(given.get("learning_rate", TrainingSpec.learning_rate)),
+        learning_rate=float(given["learning_rate"]) if "learning_rate" in given else None,
         l1=float(given.get("L1", 0.0)), weight_decay=2 * float(given.get("L2", 0.0)),
     )  # fmt: skip
 

@@ -115,7 +115,7 @@ def _train_rbm(
     if not training.average:  # of an earlier call that had it
         run.average.pop(rbm.name, None)
     supply = ChainSupply(network, run, rbm, training, feed)
-    base_rate = training.gaussian_learning_rate if rbm.gaussian else training.learning_rate
+    base_rate = training.rate(gaussian=rbm.gaussian)
     n_visible = network.spec.layers[rbm.index]
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
     with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done) as sync:

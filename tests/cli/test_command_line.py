@@ -207,8 +207,8 @@ def test_gaussian_standardisation_is_folded_into_the_export(tmp_path: Path) -> N
         ]
         run = tmp_path / layout
         start(2, "train", "--data", tmp_path / "values.npy", *options, "--threads", "1", "--run-dir", run).check()
-        start(2, "export", run, tmp_path / "torch.safetensors").check()
-        start(2, "export", run, tmp_path / "plain.npz").check()
+        start(2 if layout == "row" else 1, "export", run, tmp_path / "torch.safetensors").check()
+        start(1 if layout == "row" else 2, "export", run, tmp_path / "plain.npz").check()
         plain, torch = np.load(tmp_path / "plain.npz"), load_file(tmp_path / "torch.safetensors")
         seen = (values - plain["input_offset"]) / plain["input_scale"]
         expected = seen @ plain["W0"] + plain["c0"]

@@ -34,15 +34,16 @@ def start(n: int, *words: str | Path, limit: float = LIMIT) -> jobs.Outcome:
 # -- the constants of tests/exact.py, where little else is as usual ----------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_without_compilation(n: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "which"), [(1, "alone or every_way or some_ways and not wide"), (2, "some_ways and not wide")]
+)
+def test_without_compilation(n: int, which: str) -> None:
     """What NumPy computes is what the compiled kernels compute.
 
-    The wide training, which is for the edges of compiled panels, runs on one rank alone.
+    The wide training, which is for the edges of compiled panels, runs on one rank alone; all ways to share one training
+    on 2 ranks are a matter of exchanges, which compiled runs test.
     """
-    command = [
-        *inner_pytest(ROOT / "tests/training/test_exactness.py"), "-k", "alone or every_way or some_ways and not wide"
-    ]  # fmt: skip
+    command = [*inner_pytest(ROOT / "tests/training/test_exactness.py"), "-k", which]
     printed = jobs.run_on_ranks(n, command, limit=LIMIT, cwd=ROOT, NUMBA_DISABLE_JIT="1").check().output
     assert "no kernel tables on this processor, or without compilation" in printed
 

@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_behind_its_end_can_be_cut_off_there(copied: Callable
         (
             "tuned",
             ["--learning-rate", "0.5"],
-            "--learning-rate 0.5 (was 0.1) cannot act any more: the run has finished",
+            "--learning-rate 0.5 (was the default) cannot act any more: the run has finished",
         ),
         ("tuned", ["--weight-scale", "0.5"], "--weight-scale 0.5 (was the default) cannot act any more"),
         ("tuned", ["--seed", "5"], "its --seed is 1, but 5 was asked for"),
@@ -178,7 +178,7 @@ def test_what_acts_from_here_on_is_said_and_recorded(copied: Callable[[str], Pat
     words = ["--learning-rate", "0.05", "--finetune-schedule", "constant", "--checkpoint-every", "7"]
     status, out, err = train("--resume", "--run-dir", path, *words, *FEW)
     assert (status, err) == (0, "")
-    assert "from here on: --learning-rate 0.05 (was 0.1), --finetune-schedule constant (was linear)" in out
+    assert "from here on: --learning-rate 0.05 (was the default), --finetune-schedule constant (was linear)" in out
     assert {line["learning_rate"] for line in lines(path) if line["layer"] == 1} == {0.05}
     assert lines(path)[0]["learning_rate"] == 0.1
     result = tomllib.loads((path / "config.toml").read_text())
