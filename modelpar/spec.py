@@ -152,7 +152,7 @@ class TrainingSpec(Spec):
     epochs: int = option(20, "epochs of pre-training of each RBM", at_least=0)
     batch_size: int = option(100, "samples of one minibatch, over all replicas together", at_least=1)
     learning_rate: float | None = option(
-        None, "learning rate of RBMs with Bernoulli visible units  [default: 0.1, or 0.01 with chains of their own]",
+        None, "learning rate of RBMs with Bernoulli visible units  [default: 0.1, or 0.05 with chains of their own]",
         at_least=0,
     )  # fmt: skip
     gaussian_learning_rate: float = option(0.002, "learning rate of an RBM with Gaussian visible units", at_least=0)
@@ -160,7 +160,9 @@ class TrainingSpec(Spec):
     final_rate: float = option(
         0.1, "learning rate at the end of the schedule, as a fraction of that at the start", at_least=0, at_most=1
     )
-    momentum: float = option(0.9, "momentum", at_least=0, below=1)
+    momentum: float | None = option(
+        None, "momentum  [default: 0.9, or 0 with chains of their own]", at_least=0, below=1
+    )
     initial_momentum: float | None = option(
         None, "another momentum in the first epochs  [default: --momentum]", at_least=0, below=1
     )
@@ -255,10 +257,15 @@ class TrainingSpec(Spec):
         return 0
 
     def rate(self, *, gaussian: bool = False) -> float:
-        """The learning rate of an RBM before its schedule; chains of their own follow the model slowly."""
+        """The learning rate of an RBM before its schedule."""
         if gaussian:
             return self.gaussian_learning_rate
-        return (0.01 if self.n_chains else 0.1) if self.learning_rate is None else self.learning_rate
+        return (0.05 if self.n_chains else 0.1) if self.learning_rate is None else self.learning_rate
+
+    @property
+    def lasting_momentum(self) -> float:
+        """The momentum after the first epochs; by default none with chains of their own, which follow slowly."""
+        return (0.0 if self.n_chains else 0.9) if self.momentum is None else self.momentum
 
     def centres(self, sync: SyncSpec) -> bool:
         """Whether the gradient is centred: as asked, or by default wherever replicas can."""
@@ -330,6 +337,11 @@ class FineTuneSpec(Spec):
         at_least=0,
         flag="--evaluate-every",
     )
+
+    @property
+    def lasting_momentum(self) -> float:
+        """The momentum after the first epochs."""
+        return self.momentum
 
 
 @dataclass(frozen=True)

@@ -220,10 +220,10 @@ def step_size(o, base, epoch):
     t, end = epoch / max(o.epochs - 1, 1), o.final_rate
     factor = {"constant": 1, "linear": 1 - (1 - end) * t, "cosine": end + (1 - end) * (1 + np.cos(np.pi * t)) / 2,
               "exponential": max(end, 1e-12) ** t}[o.schedule]  # fmt: skip
-    return (
-        base * factor,
-        o.initial_momentum if epoch < o.momentum_epochs and o.initial_momentum is not None else o.momentum,
-    )
+    momentum = (0.0 if o.n_chains else 0.9) if o.momentum is None else o.momentum
+    if epoch < o.momentum_epochs and o.initial_momentum is not None:
+        momentum = o.initial_momentum
+    return base * factor, momentum
 
 
 # ---- the deep belief network: greedy pre-training (Algorithm 2) and fine-tuning (Algorithm 3)

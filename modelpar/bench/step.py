@@ -147,7 +147,7 @@ class CD1:
 
 
 def _size(training: TrainingSpec) -> StepSize:
-    return StepSize(RATE, training.momentum, training.weight_decay)
+    return StepSize(RATE, training.lasting_momentum, training.weight_decay)
 
 
 def _statistic(hidden: Sampled) -> Any:

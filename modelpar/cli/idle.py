@@ -200,7 +200,7 @@ def _of_rates(settings: Settings, table: str) -> Iterator[Idle]:
             yield Idle(table, name, "--adagrad takes the place of momentum")
     elif spec.initial_momentum is None:
         yield Idle(table, "momentum_epochs", f"all epochs have the same momentum without {prefix}initial-momentum")
-    elif spec.momentum != spec.initial_momentum:
+    elif spec.lasting_momentum != spec.initial_momentum:
         if spec.momentum_epochs >= spec.epochs and not by_updates:
             why = f"it begins after {prefix}momentum-epochs {spec.momentum_epochs}, but there are {spec.epochs} epochs"
             yield Idle(table, "momentum", why, depends_on_epochs=True)

@@ -38,6 +38,7 @@ def step_size(
         "cosine": lambda: low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * progress)),
         "exponential": lambda: max(low, 1e-12) ** progress,
     }[spec.schedule]()
-    early = epoch < spec.momentum_epochs and spec.initial_momentum is not None
-    momentum = spec.initial_momentum if early else spec.momentum
-    return StepSize(base_rate * factor, momentum, spec.weight_decay)  # type: ignore[arg-type]  # not None if early
+    momentum = spec.lasting_momentum
+    if epoch < spec.momentum_epochs and spec.initial_momentum is not None:
+        momentum = spec.initial_momentum
+    return StepSize(base_rate * factor, momentum, spec.weight_decay)

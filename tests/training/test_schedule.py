@@ -44,3 +44,13 @@ def test_momentum_and_decay():
     spec = TrainingSpec(epochs=4, initial_momentum=0.5, momentum=0.9, momentum_epochs=2, weight_decay=0.01)
     assert [step_size(spec, 1.0, epoch).momentum for epoch in range(4)] == [0.5, 0.5, 0.9, 0.9]
     assert step_size(spec, 0.2, 3) == StepSize(0.2, 0.9, 0.01)
+    assert [step_size(TrainingSpec(), 1.0, epoch).momentum for epoch in (0, 9)] == [0.9, 0.9]
+
+
+@pytest.mark.parametrize("own", [{"chains": 5}, {"persistent": True}, {"chain_restart": True}], ids=str)
+def test_chains_of_their_own_follow_slowly(own):
+    spec = TrainingSpec(**own)
+    assert (spec.rate(), step_size(spec, 1.0, 0).momentum) == (0.05, 0.0)
+    given = TrainingSpec(**own, learning_rate=0.2, momentum=0.7, gaussian_learning_rate=0.3)
+    assert (given.rate(), given.rate(gaussian=True), step_size(given, 1.0, 0).momentum) == (0.2, 0.3, 0.7)
+    assert TrainingSpec().rate() == 0.1
