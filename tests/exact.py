@@ -50,7 +50,7 @@ class Training:
         return TrainingSpec(
             **{"epochs": 2, "batch_size": 70, "learning_rate": 0.2, "momentum_epochs": 1, "weight_decay": 0.01,
                "schedule": "linear", "statistics": "3", "reconstruction": "states", "pass_up": "states",
-               "centred": False, "initial_momentum": 0.5,
+               "centred": False, "momentum": 0.9, "initial_momentum": 0.5,
                **self.changes}
         )  # fmt: skip
 

@@ -12,11 +12,12 @@ from study import PARTS, Result
 
 # the methods, or sets of them, whose best settings have a curve
 METHODS = {
-    "mnist": ("defaults", "CD-1", "CD-25", "PCD-1", "PCD-25", "PTT-5"),
-    "digits": ("defaults", "centred", "CD-1", "CD-5", "PCD-1", "PCD-5"),
+    "mnist": ("Hinton's", "defaults", "CD-1", "CD-25", "PCD-1", "PCD-25", "PTT-5"),
+    "digits": ("Hinton's", "defaults", "CD-1", "CD-5", "PCD-1", "PCD-5"),
+    "wide": ("Hinton's", "defaults"),
     "hard": ("CD-1", "CD-10", "PCD-1", "PCD-10", "PCD-100", "PT-1/PT-10", "PTT-1/PTT-10", "restart-10"),
 }
-NAMES = {"mnist": "MNIST, drawn at random", "digits": "Digits", "hard": "Clusters"}
+NAMES = {"mnist": "MNIST, drawn at random", "digits": "Digits", "hard": "Clusters", "wide": "MNIST, drawn at random"}
 COLOURS = ("tab:grey", "tab:orange", "tab:red", "tab:green", "tab:blue", "tab:purple", "tab:brown", "tab:pink")
 
 

@@ -143,7 +143,7 @@ def spelled(method: str, rate: float, *notes: str) -> str:
 
 MNIST: list[Named] = [
     hinton(),
-    hinton(", centred", centred=True),
+    hinton(" centred", centred=True),
     defaults(),
     defaults(", PCD-1", chains=100),
     defaults(", PCD-1, rate 0.01, momentum 0.9", chains=100, learning_rate=0.01, momentum=0.9),
@@ -161,7 +161,7 @@ MNIST: list[Named] = [
 ]
 DIGITS: list[Named] = [
     hinton(),
-    hinton(", centred", centred=True),
+    hinton(" centred", centred=True),
     defaults(),
     *(defaults(f", weights {scale:g}", weight_scale=scale) for scale in (0.01, 0.05)),
     defaults(", momentum 0.5 first", initial_momentum=0.5),
@@ -178,7 +178,7 @@ DIGITS: list[Named] = [
 WIDE: list[Named] = [
     hinton(),
     hinton(", rate 0.01", learning_rate=0.01),
-    hinton(", centred", centred=True),
+    hinton(" centred", centred=True),
     *(defaults(note, **more) for note, more in (("", {}), (", rate 0.03", {"learning_rate": 0.03}))),
     defaults(", not centred", centred=False),
 ]

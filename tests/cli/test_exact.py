@@ -45,7 +45,8 @@ def test_without_compilation(n: int, which: str) -> None:
     """
     command = [*inner_pytest(ROOT / "tests/training/test_exactness.py"), "-k", which]
     printed = jobs.run_on_ranks(n, command, limit=LIMIT, cwd=ROOT, NUMBA_DISABLE_JIT="1").check().output
-    assert "no kernel tables on this processor, or without compilation" in printed
+    if n == 1:
+        assert "no kernel tables on this processor, or without compilation" in printed
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_intervals_hold_as_often_as_they_say(method):
         rng = np.random.default_rng(seed)
         n_visible, n_hidden = rng.integers(2, 12), rng.integers(2, 20)
         with Grid(MPI.COMM_SELF) as grid:
-            network = DeepBeliefNetwork(NetworkSpec(layers=(n_visible, n_hidden), seed=seed), grid)
+            network = DeepBeliefNetwork(NetworkSpec(layers=(n_visible, n_hidden), seed=seed, weight_scale=0.01), grid)
             rbm = network.rbms[0]
             rbm.W[...] *= 100 * rng.random()  # standard deviations of up to 1
             rbm.b[...], rbm.c[...] = rng.normal(0, 1, n_visible), rng.normal(0, 1, n_hidden)
