@@ -83,7 +83,7 @@ def test_wide_layer(n: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_study(tmp_path: Path) -> None:
     """All of it on the digits, but for the times, which need two hosts: those come from a machine that is made up."""
-    small = ("--results", str(tmp_path), "--data", "digits", "--seeds", "1", "--partitions", "1", "8", "--rates",
+    small = ("--results", str(tmp_path), "--data", "digits", "--seeds", "1", "--partitions", "1", "32", "--rates",
              "1.6", "--limit", "300", "--every", "10", "--goal", "0.2", "--ranks", "2", "--epochs", "3",
              "--grids", "1x1", "2x1", "--repeats", "1")  # fmt: skip
     for what in ("iterations", "check", "curves", "goal"):
