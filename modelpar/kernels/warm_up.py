@@ -67,7 +67,7 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
     units = np.zeros(1, np.int64)
     consecutive = (0, np.empty(0, np.int64), units, 0, 0, 0)
     chosen = [
-        Task("sigmoid", 1.1, lambda: (epilogue.sigmoid_panel(x, bias), epilogue.bias_panel(x, bias))),
+        Task("sigmoid", 1.4, lambda: (epilogue.sigmoid_panel(x, bias), epilogue.bias_panel(x, bias))),
         Task("draws", 1.6, lambda: philox.uniform_rows(*consecutive, x)),
         Task("normal draws", 2.3, lambda: philox.gaussian_rows(x, *consecutive, x)),
         Task("order", 0.3, lambda: philox.permutation_keys(0, 0, 0, 1, np.zeros(1, np.uint64))),
@@ -86,12 +86,12 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
     if "likelihoods" in kinds:
         one, none = x.dtype.type(1), x.dtype.type(0)
         chosen += [
-            Task("likelihoods", 1.5, lambda: softplus.add_differences(x, None, none, one, 0, 4, np.zeros(4))),
+            Task("likelihoods", 1.0, lambda: softplus.add_differences(x, None, none, one, 0, 4, np.zeros(4))),
             Task("likelihoods in float64", 1.5, lambda: softplus.softplus_sums(np.zeros((1, 1)))),
         ]
     if "likelihoods" in kinds and "exact" in kinds:
         rounded = softplus.add_rounded_differences
-        chosen.append(Task("exact likelihoods", 2.0, lambda: (
+        chosen.append(Task("exact likelihoods", 0.7, lambda: (
             rounded(x, None, one, one, 0, 4, np.zeros(4)), rounded(np.zeros((1, 1)), None, 0.0, 1.0, 0, 1, np.zeros(1))
         )))  # fmt: skip
     if "tempered" in kinds:
@@ -190,11 +190,11 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
             sampler.of_sums(np.zeros((1, 4), kind), 1)
 
     chosen += [
-        Task("products", 8.5, products),
-        Task("states of means", 2.6, lambda: sampled(np.float32)),
+        Task("products", 9.5, products),
+        Task("states of means", 4.1, lambda: sampled(np.float32)),
     ]
     if "sampled" in kinds:
-        chosen.append(Task("states of sums", 1.7, lambda: sampled(np.int32), round=1))
+        chosen.append(Task("states of sums", 2.5, lambda: sampled(np.int32), round=1))
         chosen.append(Task("states of products", 3.0, sampled_products, round=1))
     if "sweeps" in kinds:
         sides = (bias, bias), (np.zeros(1, np.int64), np.zeros(1, np.int64))
@@ -203,9 +203,9 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
         def swept() -> None:  # sums in integers leave no choice of the BLAS, which would compile nothing
             sweeps.visible_after(W, *sides, states, 2, streams, 0, integer_sums=True)
 
-        chosen.append(Task("sweeps", 4.0, swept, round=1))
+        chosen.append(Task("sweeps", 5.0, swept, round=1))
     if "probabilities" in kinds:
-        chosen.append(Task("statistics of probabilities", 4.0, probabilities, round=1))
+        chosen.append(Task("statistics of probabilities", 5.5, probabilities, round=1))
     return chosen
 
 
