@@ -164,7 +164,8 @@ def train(network: DeepBeliefNetwork, setting: Setting, result: Result) -> None:
     training = TrainingSpec(
         epochs=setting.epochs, batch_size=BATCH, learning_rate=setting.rate, momentum_epochs=1,
         gibbs_steps=setting.gibbs_steps, persistent=setting.persistent, statistics=setting.statistics,
-        reconstruction=setting.reconstruction, pass_up=setting.pass_up, centred=False, initial_momentum=0.5,
+        reconstruction=setting.reconstruction, pass_up=setting.pass_up, centred=False, momentum=0.9,
+        initial_momentum=0.5,
     )  # fmt: skip
     for record in pretrain(network, mnist(), training):
         if record.kind == "step" and record.layer == 0 and record.step % CURVE_EVERY == 0:

@@ -85,8 +85,8 @@ class DeepBeliefNetwork:
     layout   who owns which unit, and the layout of each matrix; contiguous blocks where None.  ``resolve`` completes it
 
     The weights are drawn from N(0, spec.weight_scale^2), by default with the variance of Glorot and Bengio (2010,
-    equation 12), 2 / (n_visible + n_hidden) of a complete RBM, and the same at every grid.  Unless ``draw_weights``:
-    then all parameters are zero.  Collective.
+    equation 12), 2 / (n_visible + n_hidden) of a complete RBM, and the same at every grid.  Without
+    ``draw_weights`` all parameters are zero.  Collective.
     Raises LayoutError where the layout does not fit the network or the grid, DisagreementError where spec or layout
     differ between ranks.
     """

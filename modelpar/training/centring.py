@@ -196,12 +196,10 @@ def _means(
 ) -> tuple[list[_Means], list[_Means]]:
     """(of the visible units, of the hidden ones) of each of ``_pairs``, over all replicas."""
     pairs, unit = _pairs(statistics), _unit(statistics)
-    values = [x for (v0, s0), (v1, s1) in pairs for x in (v0, v1, s0, s1)]
-    known = {id(x): statistics.row_sums(x) for x in values}  # a block's units may be the owned ones
-    total = np.concatenate([*known.values()]).astype(np.int64 if statistics.integer else np.float64)
+    sums = [statistics.row_sums(x) for (v0, s0), (v1, s1) in pairs for x in (v0, v1, s0, s1)]
+    total = np.concatenate(sums).astype(np.int64 if statistics.integer else np.float64)
     reduction.sum(total)
-    summed = dict(zip(known, np.split(total, np.cumsum([len(x) for x in known.values()])[:-1]), strict=True))
-    parts = [summed[id(x)] for x in values]
+    parts = np.split(total, np.cumsum([len(x) for x in sums])[:-1])
     visible = [_Means(parts[i], parts[i + 1], 1.0, divisors) for i in range(0, len(parts), 4)]
     hidden = [_Means(parts[i + 2], parts[i + 3], unit, divisors) for i in range(0, len(parts), 4)]
     return visible, hidden
