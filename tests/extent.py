@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from mpi4py import MPI
 
         n_ranks = MPI.COMM_WORLD.size
-    unneeded = beyond_pairs(items, n_ranks)
+    unneeded = beyond_pairs(items, n_ranks, second_mpi=config.option.second_mpi)
     without_slow = config.option.extent == QUICK
     left_out = [item for item in items if item in unneeded or (without_slow and item.get_closest_marker("slow"))]
     gone = set(left_out)
@@ -77,12 +77,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
-def beyond_pairs(items: list[pytest.Item], n_ranks: int = 0) -> set[pytest.Item]:
+def beyond_pairs(items: list[pytest.Item], n_ranks: int = 0, *, second_mpi: bool = False) -> set[pytest.Item]:
     """The cases of tests that bring no pair of values which the others lack; ``n_ranks``: of the MPI job, 0 for none.
 
     Pairs of values are those of the job on 2 ranks; on other numbers of ranks each value runs on each grid.  Of the
     grids of 4 ranks and more, those of one replica or one shard are like those of 2 and 3, and run one case of each
-    test.  A test with the mark ``every_grid`` has its pairs everywhere.
+    test.  A test with the mark ``every_grid`` has its pairs everywhere.  Where all of that ran with another MPI, each
+    value runs once: the numbers are the same, and the calls of MPI do not depend on pairs.
     """
     cases = defaultdict(list)
     for item in items:
@@ -94,7 +95,9 @@ def beyond_pairs(items: list[pytest.Item], n_ranks: int = 0) -> set[pytest.Item]
         values = [[_key(value) for _, value in sorted(item.callspec.params.items())] for item in group]
         in_job = n_ranks not in (0, 2) and not any(True for _ in group[0].iter_markers("every_grid"))
         grid = next((names.index(name) for name in GRIDS if name in names), None) if in_job else None
-        if grid is not None:
+        if n_ranks and second_mpi:
+            needed = pairs.singles(values)
+        elif grid is not None:
             like_fewer = {_key(value) for value in ((1, n_ranks), (n_ranks, 1), 1, n_ranks)} if n_ranks > 3 else set()
             needed = pairs.with_grids(values, grid, like_fewer)
         else:

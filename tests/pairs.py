@@ -16,6 +16,11 @@ def covering(rows: Sequence[Sequence[Hashable]]) -> list[int]:
     return chosen([set(combinations(enumerate(row), 2)) or {(*enumerate(row),)} for row in rows])
 
 
+def singles(rows: Sequence[Sequence[Hashable]]) -> list[int]:
+    """Indices, ascending, of few rows that have every value that any row has in the same column."""
+    return chosen([set(enumerate(row)) for row in rows])
+
+
 def with_grids(rows: Sequence[Sequence[Hashable]], grid: int, only_once: Collection[Hashable] = ()) -> list[int]:
     """As ``covering``, but only pairs of a value with that in column ``grid``; of those in ``only_once`` one row."""
     pairs: list[set[Hashable]] = []

@@ -82,8 +82,9 @@ def outcome_on_ranks(
     def outcome(file: str, n: int) -> jobs.Outcome:
         if n not in known:
             files = [params["file"] for params in wanted if params["n"] == n]
-            how_much = request.config.getoption("extent")
-            known[n] = outcomes(n, files, tmp_path_factory.mktemp("progress"), how_much=how_much)
+            option = request.config.option
+            folder, second = tmp_path_factory.mktemp("progress"), ["--second-mpi"] * option.second_mpi
+            known[n] = outcomes(n, files, folder, *second, how_much=option.extent)
         return known[n][file]
 
     return outcome

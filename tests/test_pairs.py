@@ -6,7 +6,7 @@ from itertools import combinations, product
 
 import pytest
 
-from tests.pairs import covering, with_grids
+from tests.pairs import covering, singles, with_grids
 
 
 def pairs_of(rows: list[tuple[int, ...]]) -> set[tuple[tuple[int, int], tuple[int, int]]]:
@@ -31,6 +31,12 @@ def test_combinations_that_are_not_tried_are_not_missed() -> None:
 @pytest.mark.parametrize(("rows", "chosen"), [([], []), ([(0,), (1,)], [0, 1]), ([(0, 0, 0)], [0])])
 def test_small_cases(rows: list[tuple[int, ...]], chosen: list[int]) -> None:
     assert covering(rows) == chosen
+
+
+def test_every_value_is_there_once() -> None:
+    rows = [("2x1", 0, "a"), ("2x1", 1, "b"), ("1x2", 0, "a"), ("1x2", 1, "a"), ("1x2", 0, "c")]
+    assert singles(rows) == [0, 1, 4]
+    assert {value for i in singles(rows) for value in rows[i]} == {"2x1", "1x2", 0, 1, "a", "b", "c"}
 
 
 def test_every_value_is_there_with_every_grid() -> None:

@@ -26,12 +26,14 @@ from modelpar.comm import cores
 from modelpar.comm.cores import VARIABLES, Placement
 from modelpar.comm.memory import available_bytes
 from modelpar.kernels import threads
+from modelpar.kernels.llvm.tiles import allowed
 from modelpar.kernels.products import dispatch
+from modelpar.kernels.products.tiles import self_test
 from modelpar.machine import compilation
 
 FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512bf16",
-    "neon", "sve",
+    "amx-int8", "neon", "sve",
 )  # fmt: skip
 AVX512_CORES = ("skylakex", "cooperlake", "sapphirerapids")  # OpenBLAS's core types with AVX-512 kernels
 AVX2_CORES = ("haswell", "zen", *AVX512_CORES)
@@ -91,7 +93,8 @@ def collect(
         "mpi_standard": ".".join(map(str, MPI.Get_version())),
         "cpu": cpu_name(),
         "instruction_set": features,
-        "kernels": list(dispatch.available()),
+        "kernels": [name for name in dispatch.available() if name != "tiles" or self_test()],
+        "tiles_self_test": self_test() if allowed() else None,
         "calibration": calibration(),
         "blas": libraries,
         "cores": placement.cores,

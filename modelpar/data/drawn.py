@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from modelpar.data.gather_dense import SAMPLES, UNITS, transpose_panel
 from modelpar.kernels.llvm.sampling import draw_16, philox_32
-from modelpar.kernels.llvm.vectors import LANES
+from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.sampling.philox import MARGIN, fill_words_at
 from modelpar.machine.compilation import njit
 
@@ -37,7 +37,7 @@ def draw_bytes(  # type: ignore[no-untyped-def]
     line_words = line.view(np.uint64)
     p = np.zeros(SAMPLES, np.float32)
     drawn = np.empty(_SCRATCH, np.uint32)
-    p_at, drawn_at = p.ctypes.data, drawn.ctypes.data + 4 * MARGIN
+    p_at, drawn_at = address(p), address(drawn) + 4 * MARGIN
     for first_sample in range(0, len(rows), SAMPLES):
         n_samples = min(SAMPLES, len(rows) - first_sample)
         n_groups = (n_samples + 7) // 8

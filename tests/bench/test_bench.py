@@ -171,7 +171,7 @@ def test_peers_are_measured_beside_the_engine(grid: Grid, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("up", [True, False])
-@pytest.mark.parametrize("kernel", ["registers", "tables", "lists", "blas"])
+@pytest.mark.parametrize("kernel", ["tiles", "registers", "tables", "lists", "blas"])
 def test_a_named_kernel_makes_the_product(kernel: str, up: bool) -> None:
     if kernel not in dispatch.available():
         pytest.skip(f"this processor has no {kernel}")

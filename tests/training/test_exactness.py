@@ -39,7 +39,7 @@ pytestmark = pytest.mark.ranks
 SHAPES = networks.grids(MPI.COMM_WORLD)
 LAYOUTS = ("column", "row", "dual", "dual,row")
 OWNERS = ("blocks", "random")
-KERNELS = ("registers", "tables", "lists", "blas")
+KERNELS = ("tiles", "registers", "tables", "lists", "blas")
 THERE = dispatch.available()  # on this processor
 PLACES = list(exact.PLACES)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} replicas".format)

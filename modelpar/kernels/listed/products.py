@@ -18,8 +18,8 @@ from __future__ import annotations
 import numpy as np
 
 from modelpar.kernels.llvm.listed import TILE, sums_1x1, sums_1x2, sums_1x4, sums_2x1, sums_2x2, sums_4x1
-from modelpar.kernels.llvm.vectors import count_bits
-from modelpar.kernels.products.subset_sums import aligned_int32
+from modelpar.kernels.llvm.vectors import address, count_bits
+from modelpar.kernels.products.aligned import aligned_int32
 from modelpar.kernels.sampling.philox import gaussian_rows
 from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
@@ -72,19 +72,19 @@ def sum_blocks(start, stop, first, inputs, members, outs, starts, positions, wid
                     tile = tile // 2
                 if n_words - w <= tile // 2:
                     tile = tile // 2
-                source = states.ctypes.data + w * stride
+                source = address(states) + w * stride
                 if n_units == 4:
-                    sums_4x1(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                    sums_4x1(source, stride, address(weights), n, address(sums))
                 elif n_units == 2 and tile == 2:
-                    sums_2x2(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                    sums_2x2(source, stride, address(weights), n, address(sums))
                 elif n_units == 2:
-                    sums_2x1(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                    sums_2x1(source, stride, address(weights), n, address(sums))
                 elif tile == 4:
-                    sums_1x4(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                    sums_1x4(source, stride, address(weights), n, address(sums))
                 elif tile == 2:
-                    sums_1x2(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                    sums_1x2(source, stride, address(weights), n, address(sums))
                 else:
-                    sums_1x1(source, stride, weights.ctypes.data, n, sums.ctypes.data)
+                    sums_1x1(source, stride, address(weights), n, address(sums))
                 low_sample = w * WORD
                 n_samples = min(batch - low_sample, tile * WORD)
                 for u in range(min(n_units, remaining)):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from modelpar.kernels.listed.products import sum_blocks
+from modelpar.kernels.products.aligned import aligned_int32, pad
 from modelpar.kernels.products.draw import draw_panel, probabilities
-from modelpar.kernels.products.subset_sums import PANEL, aligned_int32, pad
+from modelpar.kernels.products.subset_sums import PANEL
 from modelpar.machine.compilation import njit
 
 

@@ -96,14 +96,14 @@ count_model_tile, count_model_row = _count_tile(TILE, alone=True), _count_tile(1
 
 @intrinsic
 def transpose_16(typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
-    """target[r, c] = source[c, r] for 16 rows of 16 int32; addresses at multiples of 64, strides in bytes
+    """target[r, c] = source[c, r] for 16 rows of 16 int32; strides in bytes, the target's rows at multiples of 64
 
     In each of four rounds, rows whose numbers differ in one bit exchange the lanes that differ in this bit.
     """
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         source, source_stride, target, target_stride = args
-        rows = [load(b, b.add(source, b.mul(source_stride, ir.Constant(I64, r))), LANE32, 64) for r in range(LANES)]
+        rows = [load(b, b.add(source, b.mul(source_stride, ir.Constant(I64, r))), LANE32, 4) for r in range(LANES)]
         for bit in (1, 2, 4, 8):
             low = ir.Constant(LANE32, [ir.Constant(I32, i + LANES - bit if i & bit else i) for i in range(LANES)])
             high = ir.Constant(LANE32, [ir.Constant(I32, i + LANES if i & bit else i + bit) for i in range(LANES)])

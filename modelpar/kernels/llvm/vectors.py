@@ -1,7 +1,7 @@
 """Vectors of 16 lanes: types and building blocks of LLVM code, and what the processor can do.
 
 The modules of this package define functions that numba cannot express in Python, as LLVM instructions (numba's
-intrinsics).  Their arguments are addresses (``array.ctypes.data`` inside compiled code) and strides in bytes.  All of
+intrinsics).  Their arguments are addresses (:func:`address`) and strides in bytes.  All of
 them but ``subset_sums.lookup_step`` are plain LLVM vector code, which runs on every processor.  None of them exists
 with NUMBA_DISABLE_JIT: callers then have an alternative in NumPy.
 """
@@ -79,3 +79,16 @@ def lowest_bit(typingctx: Any, word: Any) -> Any:
         return b.cttz(args[0], ir.Constant(I1, 1))
 
     return types.int64(types.uint64), build
+
+
+@intrinsic
+def address(typingctx: Any, array: Any) -> Any:
+    """Address of the first element of an array, int64
+
+    numba's ``array.ctypes.data`` is unsigned, and the sum of an unsigned and a signed integer is a float64.
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return b.ptrtoint(context.make_array(signature.args[0])(context, b, args[0]).data, I64)
+
+    return types.int64(array), build

@@ -2,8 +2,8 @@
 
 The time of a product of ``n_in x n_out`` weights with ``batch`` samples is modelled as
 
-    registers, tables, blas    n_in n_out (weight + sample batch)
-    lists                      n_in n_out weight + ones n_out sample      (ones: states that are on)
+    registers, tables, tiles, blas    n_in n_out (weight + sample batch)
+    lists                             n_in n_out weight + ones n_out sample      (ones: states that are on)
 
 with two rates for each kernel and direction.  They are measured in about two seconds and kept in the user's cache
 directory, one file for each processor and number of threads; before that, rates of a common processor are used.
@@ -30,13 +30,15 @@ import numpy as np
 from modelpar.errors import SpecError
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.subset_sums import HAS_LOOKUP
+from modelpar.kernels.llvm.tiles import allowed
 from modelpar.kernels.llvm.vectors import FEATURES, compiled
 from modelpar.kernels.products import dense, draw, subset_sums
+from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.machine.caches import first_writable, kept_folders
 
 VARIABLE = "MODELPAR_KERNELS"
-VERSION = 3  # of the kernels' speed: a change makes old calibrations invalid
+VERSION = 4  # of the kernels' speed: a change makes old calibrations invalid
 
 _SIZE = (784, 1024)  # incoming and outgoing units of the calibration's products
 _BATCHES = (32, 256)
@@ -71,6 +73,7 @@ class Calibration:
 # Rates before a calibration, and where none can be kept: a core of 2024 with AVX-512, and one without.
 _RATES_WITH = {
     "registers": Rate(0.25, 0.0027), "tables": Rate(0.4, 0.005), "lists": Rate(0.6, 0.02), "blas": Rate(0.15, 0.008),
+    "tiles": Rate(0.45, 0.0015),
 }  # fmt: skip
 _RATES_WITHOUT = {"tables": Rate(0.5, 0.0062), "lists": Rate(0.6, 0.023), "blas": Rate(0.15, 0.016)}
 
@@ -82,7 +85,16 @@ def available() -> tuple[str, ...]:
     """Return the names of the kernels that this processor can run."""
     if not compiled():
         return ("blas",)
-    return ("registers", "tables", "lists", "blas") if HAS_LOOKUP else ("tables", "lists", "blas")
+    first = [name for name, there in (("tiles", allowed()), ("registers", HAS_LOOKUP)) if there]
+    return (*first, "tables", "lists", "blas")
+
+
+def candidates() -> tuple[str, ...]:
+    """Return the kernels among which products choose: with registers no product is faster by tables."""
+    name, there = forced(), available()
+    if name:
+        return (name,)
+    return tuple(kernel for kernel in there if kernel != "tables" or "registers" not in there)
 
 
 def forced() -> str | None:
@@ -92,6 +104,10 @@ def forced() -> str | None:
         return None
     if name not in available():
         raise SpecError(f"{VARIABLE} is {name!r}, but this processor has auto, {', '.join(available())}")
+    if name == "tiles" and not self_test():
+        raise SpecError(
+            f"{VARIABLE} is 'tiles', but the tiles of this processor give other sums: choose another kernel"
+        )
     return name
 
 
@@ -107,9 +123,11 @@ def choose_for(states: Packed, n_out: int, batch: int, *, up: bool, integer_sums
         return name
     n_in = states.n_units
     times = {}
-    for kernel in available():
+    for kernel in candidates():
         if kernel == "blas" and integer_sums and compiled():
             continue  # it would have to compute in float64
+        if kernel == "tiles" and not self_test():
+            continue
         per_weight = batch * _density(states) if kernel == "lists" else batch
         times[kernel] = rate(kernel, up=up).seconds(n_in, n_out, per_weight)
     return min(times, key=lambda kernel: times[kernel])

@@ -6,11 +6,14 @@ One draw u in [0, 1) of a unit and sample gives its state ``u < p``, and its k-b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
+from modelpar.kernels.llvm.calls import address_of, caller
 from modelpar.kernels.llvm.sampling import (
     draw_16,
     load_16,
@@ -21,8 +24,9 @@ from modelpar.kernels.llvm.sampling import (
     squared_error_16,
     store_16,
 )  # fmt: skip
-from modelpar.kernels.llvm.vectors import LANES
-from modelpar.kernels.products.subset_sums import BLOCK, PANEL, aligned_int32, pad, sum_panel
+from modelpar.kernels.llvm.vectors import LANES, address
+from modelpar.kernels.products.aligned import aligned_int32, pad
+from modelpar.kernels.products.subset_sums import BLOCK, PANEL, SUM_PANEL, sum_panel
 from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, row_words
 from modelpar.machine.compilation import njit
 
@@ -53,7 +57,7 @@ def probabilities(sums, scale, bias, rows, p):  # type: ignore[no-untyped-def]
     """
     n = p.shape[1]
     for u in range(len(rows)):
-        source, target = sums.ctypes.data + 4 * n * u, p.ctypes.data + 4 * n * u
+        source, target = address(sums) + 4 * n * u, address(p) + 4 * n * u
         for s in range(0, 4 * n, 4 * LANES):
             sigmoid_of_sums_16(source + s, scale, bias[rows[u]], target + s)
 
@@ -112,16 +116,16 @@ def draw_panel(p, batch, rows, draw, wanted):  # type: ignore[no-untyped-def]
     key0, key1 = keys
     words = np.empty(SCRATCH, np.uint32)
     values = np.empty(LANES, np.int32)
-    words_at = words.ctypes.data + 4 * MARGIN
+    words_at = address(words) + 4 * MARGIN
     drawing, explicit = len(states) > 0 or len(planes) > 0, len(samples) > 0
     error = np.int64(0)
     prepare_panel(p, batch, rows, means, states, planes)
     for u in range(len(rows)):
         row = np.int64(rows[u])
-        p_at = p.ctypes.data + u * p.strides[0]
-        state = states.ctypes.data + row * states.strides[0] if len(states) else 0
-        plane = planes.ctypes.data + row * planes.strides[0] if len(planes) else 0
-        target = targets.ctypes.data + row * targets.strides[0] if len(targets) else 0
+        p_at = address(p) + u * p.strides[0]
+        state = address(states) + row * states.strides[0] if len(states) else 0
+        plane = address(planes) + row * planes.strides[0] if len(planes) else 0
+        target = address(targets) + row * targets.strides[0] if len(targets) else 0
         for start in range(0, batch, CHUNK):
             n, at = min(CHUNK, batch - start), start >> 3
             if drawing and explicit:
@@ -134,7 +138,7 @@ def draw_panel(p, batch, rows, draw, wanted):  # type: ignore[no-untyped-def]
                     philox_32(block + np.uint64(s // 4), unit, np.uint64(tag), np.uint64(key0), np.uint64(key1), here)
             error += draw_row(
                 p_at + 4 * start, words_at, n, levels, state + at if state else 0, plane + at,
-                planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0, values.ctypes.data,
+                planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0, address(values),
             )  # fmt: skip
     return error
 
@@ -161,20 +165,20 @@ def copy_rows(source, target):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def incoming_sums(kernel, W, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
+def incoming_sums(kernel, W, integers, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
     """out (units, batch) int32: rows ``start .. stop - 1`` are filled"""
     sums = aligned_int32(PANEL * pad(batch)).reshape(PANEL, pad(batch))
     weights = aligned_int32(PANEL * BLOCK)
     for first in range(start, stop, PANEL):
         n_units = min(PANEL, stop - first)
         sums[:] = 0
-        sum_panel(kernel, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums)
+        sum_panel(kernel, W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums)
         copy_rows(sums, out[first : first + n_units])
 
 
 @njit(cache=True, nogil=True)
 def sample_units(  # type: ignore[no-untyped-def]
-    kernel, W, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted
+    kernel, W, integers, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted
 ):
     """Sums, bias, sigmoid, draw, packing of the units ``start .. stop - 1``; returns the sum of squared errors.
 
@@ -189,10 +193,28 @@ def sample_units(  # type: ignore[no-untyped-def]
     for low in range(start, stop, PANEL):
         rows = positions(low, min(low + PANEL, stop))
         sums[:] = 0
-        sum_panel(kernel, W, up, n_in, low, len(rows), scale, codes, offsets, active, batch, weights, sums)
+        sum_panel(kernel, W, integers, up, n_in, low, len(rows), scale, codes, offsets, active, batch, weights, sums)
         probabilities(sums, step, bias, rows, p)
         error += draw_panel(p, batch, rows, draw, wanted)
     return error
+
+
+_IDS, _WORDS = types.Array(types.int64, 1, "C"), types.Array(types.uint64, 2, "C")
+_MEANS, _PLANES = types.Array(types.float32, 2, "C"), types.Array(types.uint64, 3, "C")
+_DRAW = types.Tuple((types.int64, _IDS, _IDS, types.int64, types.UniTuple(types.int64, 2), types.float32))
+_WANTED = types.Tuple((_MEANS, _WORDS, _PLANES, _WORDS))
+_W, _INTEGERS, _UP, _N_IN, _, _, _SCALE, _CODES, _OFFSETS, _ACTIVE, _BATCH, *_ = SUM_PANEL.args
+_SAMPLE_UNITS = types.int64(
+    types.int64, _W, _INTEGERS, _UP, _N_IN, _SCALE, _CODES, _OFFSETS, _ACTIVE, _BATCH,
+    types.Array(types.float32, 1, "C"), types.int64, types.int64, _DRAW, _WANTED,
+)  # fmt: skip
+call_sample_units = caller(_SAMPLE_UNITS)
+
+
+@functools.cache
+def entry_of_sample_units() -> int:
+    """Return the address of ``sample_units`` for ``call_sample_units``, compiled now where it is not yet."""
+    return address_of(sample_units, _SAMPLE_UNITS)
 
 
 @njit(cache=True, nogil=True)

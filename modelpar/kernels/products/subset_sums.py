@@ -7,23 +7,27 @@ shards or spread over threads; a sum that exceeds int32 wraps, everywhere in the
     up      sums[j, s] = sum over i of fixed(W[i, j]) * bit[i, s]
     down    sums[i, s] = sum over j of fixed(W[i, j]) * bit[j, s]
 
-Three kernels compute the same numbers: subset sums looked up in registers (AVX-512) or in tables in the first-level
-cache (any processor), and rows added for lists of active units (sparse states).  All work on panels of 64 outgoing
-units, and on 510 weights of each at a time, which are first written as int32 to the second-level cache.
+Four kernels compute the same numbers: subset sums looked up in registers (AVX-512) or in tables in the first-level
+cache (any processor), rows added for lists of active units (sparse states), and products of bytes (AMX, in ``tiles``).
+All work on panels of 64 outgoing units, and on some 500 weights of each at a time, which are first written as integers
+to the second-level cache.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
+from modelpar.kernels import threads
+from modelpar.kernels.llvm.calls import address_of, caller
 from modelpar.kernels.llvm.subset_sums import (
     BITS,
     CODE_BITS,
     GROUPS,
-    HAS_LOOKUP,
     ROW,
     UNITS,
     add_listed_rows,
@@ -33,17 +37,21 @@ from modelpar.kernels.llvm.subset_sums import (
     lookup_step,
     or_where,
 )  # fmt: skip
-from modelpar.kernels.llvm.vectors import LANES, lowest_bit
+from modelpar.kernels.llvm.vectors import LANES, address, lowest_bit
+from modelpar.kernels.products.aligned import aligned_int32
+from modelpar.kernels.products.tiles import bits_in_tiles, no_limbs_yet, prepare_limbs, sum_panel_by_tiles
 from modelpar.kernels.states import Packed
 from modelpar.machine.compilation import njit
 
 FRACTION_BITS = 20  # of a weight's fraction, in layers of up to 4096 units: sums wrap at 2048
 PANEL = ROW  # outgoing units at a time
 BLOCK = 34 * CODE_BITS  # incoming units at a time
-REGISTERS, TABLES, LISTS = 0, 1, 2  # the three kernels
-KERNELS = {"registers": REGISTERS, "tables": TABLES, "lists": LISTS}
+AHEAD = 8  # chunks of 15 prepared integers that are prefetched while one is processed
+CODES, LISTS, TILES = range(3)  # forms of states: codes of 15 bits, lists of those that are on, bytes
+FORMS = {"registers": CODES, "tables": CODES, "lists": LISTS, "tiles": TILES}  # that the kernels take
 
 _NO_CODES, _NO_OFFSETS, _NO_UNITS = np.empty((0, 0), np.uint16), np.empty((0, 0), np.int64), np.empty(0, np.int32)
+NO_INTEGERS = np.empty((0, 0), np.int32)  # in place of those of ``integers``
 
 
 def fixed_point_scale(n_units: int) -> np.float32:
@@ -64,23 +72,12 @@ def operands(kernel: str, W: npt.NDArray[Any], states: Packed, up: bool, n_input
     codes, offsets, units = _NO_CODES, _NO_OFFSETS, _NO_UNITS
     if kernel == "lists":
         offsets, units = lists_of(words, states.batch)
+    elif kernel == "tiles":
+        codes = bits_in_tiles(words, states.batch)
     else:
         codes = codes_of(words)
-    return KERNELS[kernel], W, up, states.n_units, fixed_point_scale(n_inputs), codes, offsets, units, states.batch
-
-
-@njit(cache=True, nogil=True)
-def pad(batch):  # type: ignore[no-untyped-def]
-    """The batch size rounded up to a multiple of a vector: the length of a row of sums."""
-    return (batch + LANES - 1) // LANES * LANES
-
-
-@njit(cache=True, nogil=True)
-def aligned_int32(n):  # type: ignore[no-untyped-def]
-    """Zeros (n,) int32 on a 64-byte boundary, so that no load of a vector crosses a cache line."""
-    raw = np.zeros(n + 16, np.int32)
-    skip = (-raw.ctypes.data % 64) // 4
-    return raw[skip : skip + n]
+    scale = fixed_point_scale(n_inputs)
+    return entry(kernel), W, NO_INTEGERS, up, states.n_units, scale, codes, offsets, units, states.batch
 
 
 @njit(cache=True, nogil=True)
@@ -89,11 +86,11 @@ def codes_of(words):  # type: ignore[no-untyped-def]
     n_units, n = words.shape
     n_chunks = (n_units + CODE_BITS - 1) // CODE_BITS
     raw = np.zeros(n_chunks * n * 64 + 32, np.uint16)
-    skip = (-raw.ctypes.data % 64) // 2
+    skip = (-address(raw) % 64) // 2
     codes = raw[skip : skip + n_chunks * n * 64].reshape(n_chunks, n * 64)
     for chunk in range(n_chunks):
         first = chunk * CODE_BITS
-        start = codes.ctypes.data + chunk * n * 128
+        start = address(codes) + chunk * n * 128
         for k in range(min(CODE_BITS, n_units - first)):
             for w in range(n):
                 or_where(words[first + k, w], start + w * 128, np.uint16(1 << k))
@@ -166,8 +163,8 @@ def fixed_columns_in_quads(W, first, n_units, low, high, scale, weights):  # typ
     The weights of 4 units and 15 rows are then adjacent in memory, as ``lookup_step`` needs them.
     """
     end = (high - low + CODE_BITS - 1) // CODE_BITS * CODE_BITS
-    start, stride = W.ctypes.data + 4 * first, W.strides[0]
-    target, quad = weights.ctypes.data, weights.strides[0]
+    start, stride = address(W) + 4 * first, W.strides[0]
+    target, quad = address(weights), weights.strides[0]
     if n_units == PANEL:
         for i in range(low, high):
             for g in range(PANEL // LANES):
@@ -179,44 +176,104 @@ def fixed_columns_in_quads(W, first, n_units, low, high, scale, weights):  # typ
     weights[:, high - low : end] = 0
 
 
+def integers_of(W: npt.NDArray[Any], kernel: str, up: bool, n_inputs: int) -> npt.NDArray[np.int32]:
+    """Return all weights as the kernel needs them for one direction, made once for several products.
+
+    Without rows where this kernel has no use for them: it then makes them block by block.
+    """
+    if kernel not in ("registers", "tiles"):
+        return NO_INTEGERS
+    scale, n_out = fixed_point_scale(n_inputs), W.shape[1] if up else W.shape[0]
+    integers = no_limbs_yet(W, up) if kernel == "tiles" else _no_integers_yet(W, up)
+    too_wide = []
+
+    def work(start: int, stop: int) -> None:
+        if kernel == "tiles":
+            too_wide.append(prepare_limbs(W, up, start, stop, scale, integers))
+        else:
+            prepare(W, up, start, stop, scale, integers)
+
+    threads.split(n_out, PANEL, work, align=PANEL)
+    return NO_INTEGERS if any(too_wide) else integers
+
+
+def _no_integers_yet(W: npt.NDArray[Any], up: bool) -> npt.NDArray[np.int32]:
+    """Return zeros for all weights of one direction in fixed point, which ``prepare`` fills.
+
+    Of W (n_in, n_out) with ``up``: (quads of units, 4 n), a row with the weights of a quad for one input after the
+    other; of W (n_out, n_in): (units, n).  n: inputs up to the end of the last chunk.
+    """
+    n_in, n_out = W.shape if up else W.shape[::-1]
+    quads, n = -(-n_out // UNITS), -(-n_in // CODE_BITS) * CODE_BITS
+    return np.zeros((quads, UNITS * n) if up else (UNITS * quads, n), np.int32)
+
+
 @njit(cache=True, nogil=True)
-def sum_panel_in_registers(W, up, n_in, first, n_units, scale, codes, n_vectors, weights, sums):  # type: ignore[no-untyped-def]
-    """sums (PANEL, 16 n_vectors) += the panel's sums; weights: scratch (PANEL * BLOCK,), both 64-byte aligned"""
-    start, stride = W.ctypes.data, W.strides[0]
-    weights_at, codes_at, sums_at = weights.ctypes.data, codes.ctypes.data, sums.ctypes.data
+def prepare(W, up, start, stop, scale, integers):  # type: ignore[no-untyped-def]
+    """Fill the ``integers`` of the units ``start .. stop - 1``; start is a multiple of UNITS."""
+    n_in = W.shape[0] if up else W.shape[1]
+    n = integers.shape[1] // UNITS
+    for first in range(start, stop, PANEL):
+        n_units = min(PANEL, stop - first)
+        if up:
+            quads = integers[first // UNITS : (first + n_units + UNITS - 1) // UNITS]
+            fixed_columns_in_quads(W, first, n_units, 0, n_in, scale, quads.reshape(quads.shape[0], n, UNITS))
+        else:
+            fixed_rows(W, first, n_units, 0, n_in, scale, integers[first : first + n_units])
+
+
+@njit(cache=True, nogil=True)
+def sum_panel_in_registers(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
+    """sums (PANEL, pad(batch)) += the panel's sums; weights: scratch (PANEL * BLOCK,), both 64-byte aligned
+
+    integers: those of all weights, as ``prepare`` makes them, or without rows: then W's are made block by block
+    """
+    n_vectors = sums.shape[1] // LANES
+    start, stride = address(W), W.strides[0]
+    codes_at, sums_at, length = address(codes), address(sums), integers.strides[0]
     quads, rows = weights.reshape(PANEL // UNITS, BLOCK, UNITS), weights.reshape(PANEL, BLOCK)
+    prepared = len(integers) > 0
+    unit, row = (4, 4 * UNITS) if up else (length if prepared else BLOCK * 4, 4)
+    group = (length if up else UNITS * length) if prepared else BLOCK * UNITS * 4
     for low in range(0, n_in, BLOCK):
         high = min(low + BLOCK, n_in)
-        if up:
+        # the next of this block's integers are prefetched, or while this block is processed the next one's weights
+        step, ahead, line = 0, 0, 64 if up else unit
+        weights_at = address(weights)
+        if prepared:
+            weights_at = address(integers) + first // UNITS * group + low * row
+        elif up:
             fixed_columns_in_quads(W, first, n_units, low, high, scale, quads)
-            group, unit, row = BLOCK * UNITS * 4, 4, UNITS * 4
-            # while this block is processed, the next one is prefetched, row by row
             ahead = start + high * stride + 4 * first if high < n_in else start + 4 * (first + PANEL)
-            step, line = stride, 64
+            step = stride
         else:
             fixed_rows(W, first, n_units, low, high, scale, rows)
-            group, unit, row = UNITS * BLOCK * 4, BLOCK * 4, 4
             ahead = start + first * stride + 4 * high if high < n_in else start + (first + PANEL) * stride
-            step, line = 0, stride
+            line = stride
         count = 0
         for u in range(0, n_units, UNITS):
             for chunk in range((high - low + CODE_BITS - 1) // CODE_BITS):
-                fetch = ahead + count * step if step else ahead + (count % 16) * 4 * line + (count // 16) * 64
+                here = weights_at + u // UNITS * group + chunk * CODE_BITS * row
+                if prepared:
+                    fetch = here + AHEAD * CODE_BITS * row
+                elif step:
+                    fetch = ahead + count * step
+                else:
+                    fetch = ahead + (count % 16) * 4 * line + (count // 16) * 64
                 lookup_step(
-                    weights_at + u // UNITS * group + chunk * CODE_BITS * row, unit, row,
-                    codes_at + (low // CODE_BITS + chunk) * codes.strides[0],
+                    here, unit, row, codes_at + (low // CODE_BITS + chunk) * codes.strides[0],
                     sums_at + u * sums.strides[0], sums.strides[0], n_vectors, fetch, line,
                 )  # fmt: skip
                 count += 1
 
 
 @njit(cache=True, nogil=True)
-def sum_panel_by_tables(W, up, n_in, first, n_units, scale, codes, batch, weights, sums):  # type: ignore[no-untyped-def]
+def sum_panel_by_tables(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
     """As in registers, with three tables of 32 rows of 64 units, which fit in the first-level cache."""
     by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
     tables = aligned_int32(GROUPS * 32 * PANEL)
     block = weights.reshape(BLOCK, PANEL)
-    tables_at, block_at, sums_at = tables.ctypes.data, block.ctypes.data, by_sample.ctypes.data
+    tables_at, block_at, sums_at = address(tables), address(block), address(by_sample)
     for low in range(0, n_in, BLOCK):
         high = min(low + BLOCK, n_in)
         _fixed_block(W, up, first, n_units, low, high, scale, block)
@@ -238,11 +295,11 @@ def sum_panel_by_tables(W, up, n_in, first, n_units, scale, codes, batch, weight
 
 
 @njit(cache=True, nogil=True)
-def sum_panel_by_lists(W, up, n_in, first, n_units, scale, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
+def sum_panel_by_lists(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
     """As in registers, from lists of active units (``lists_of``): a row of 64 weights is added for each"""
     by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
     block = weights.reshape(BLOCK, PANEL)
-    block_at, sums_at, active_at = block.ctypes.data, by_sample.ctypes.data, active.ctypes.data
+    block_at, sums_at, active_at = address(block), address(by_sample), address(active)
     for low in range(0, n_in, BLOCK):
         high = min(low + BLOCK, n_in)
         _fixed_block(W, up, first, n_units, low, high, scale, block)
@@ -277,25 +334,40 @@ def _add_transposed(by_sample, sums, n_units):  # type: ignore[no-untyped-def]
             row[s] += by_sample[s, u]
 
 
+_FLOATS, _INTEGERS = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
+_CODES, _OFFSETS = types.Array(types.uint16, 2, "C"), types.Array(types.int64, 2, "C")
+_LIST = types.Array(types.int32, 1, "C")
+SUM_PANEL = types.void(
+    _FLOATS, _INTEGERS, types.boolean, types.int64, types.int64, types.int64, types.float32, _CODES, _OFFSETS, _LIST,
+    types.int64, _LIST, _INTEGERS,
+)  # fmt: skip
+_FUNCTIONS = {
+    "registers": sum_panel_in_registers,
+    "tables": sum_panel_by_tables,
+    "lists": sum_panel_by_lists,
+    "tiles": sum_panel_by_tiles,
+}
+_call = caller(SUM_PANEL)
+
+
+@functools.cache
+def entry(kernel: str) -> int:
+    """Return the address of a kernel, which is compiled now where it is not yet.
+
+    The processor must have its instructions (``dispatch.available``).
+    """
+    return address_of(_FUNCTIONS[kernel], SUM_PANEL)
+
+
 @njit(cache=True, nogil=True)
-def _not_available(W, up, n_in, first, n_units, scale, codes, n_vectors, weights, sums):  # type: ignore[no-untyped-def]
-    """Compiled in place of a function whose instructions this processor does not have."""
-
-
-_in_registers = sum_panel_in_registers if HAS_LOOKUP else _not_available
-
-
-@njit(cache=True, nogil=True)
-def sum_panel(kernel, W, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
+def sum_panel(kernel, W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
     """sums (PANEL, pad(batch)) += sums of the units ``first .. first + n_units - 1``, at most PANEL, by one kernel
 
-    Of codes, offsets and active only those that the kernel needs are read.
+    kernel   its ``entry``
+    Of integers, codes, offsets and active only those that the kernel needs are read.
     """
-    if batch == 0 or n_in == 0:
-        return
-    if kernel == LISTS:
-        sum_panel_by_lists(W, up, n_in, first, n_units, scale, offsets, active, batch, weights, sums)
-    elif kernel == REGISTERS:
-        _in_registers(W, up, n_in, first, n_units, scale, codes, sums.shape[1] // LANES, weights, sums)
-    else:
-        sum_panel_by_tables(W, up, n_in, first, n_units, scale, codes, batch, weights, sums)
+    if batch > 0 and n_in > 0:
+        _call(
+            kernel,
+            (W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums),
+        )

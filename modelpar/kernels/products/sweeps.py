@@ -14,11 +14,22 @@ import numpy.typing as npt
 
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.atomics import meet
-from modelpar.kernels.llvm.subset_sums import UNITS
-from modelpar.kernels.llvm.vectors import compiled
+from modelpar.kernels.llvm.vectors import LANES, compiled
 from modelpar.kernels.products import dispatch
-from modelpar.kernels.products.draw import sample_units
-from modelpar.kernels.products.subset_sums import KERNELS, LISTS, PANEL, codes_of, fixed_point_scale, lists_of
+from modelpar.kernels.products.draw import call_sample_units, entry_of_sample_units
+from modelpar.kernels.products.subset_sums import (
+    FORMS,
+    LISTS,
+    NO_INTEGERS,
+    PANEL,
+    TILES,
+    codes_of,
+    entry,
+    fixed_point_scale,
+    integers_of,
+    lists_of,
+)
+from modelpar.kernels.products.tiles import bits_in_tiles
 from modelpar.kernels.sampling import philox
 from modelpar.kernels.states import WORD, Packed
 from modelpar.machine.compilation import njit
@@ -33,22 +44,32 @@ BLOCK = 512  # chains at a time
 
 
 @njit(cache=True, nogil=True)
-def sampled_side(kernel, W, up, scale, words, batch, bias, start, stop, draw, means, states, planes, targets):  # type: ignore[no-untyped-def]
+def sampled_side(  # type: ignore[no-untyped-def]
+    loop, kernel, form, W, integers, up, scale, words, batch, bias, start, stop, draw, means, states, planes, targets
+):
     """Rows ``start .. stop - 1`` of the states (units, words) of one side, drawn given those of the other, ``words``;
     the rest as in ``sample_units``."""
     codes, offsets, active = np.empty((0, 0), np.uint16), np.empty((0, 0), np.int64), np.empty(0, np.int32)
-    if kernel == LISTS:
+    if form == LISTS:
         offsets, active = lists_of(words, batch)
+    elif form == TILES:
+        codes = bits_in_tiles(words, batch)
     else:
         codes = codes_of(words)
-    wanted = (means, states, planes, targets)
-    sample_units(kernel, W, up, words.shape[0], scale, codes, offsets, active, batch, bias, start, stop, draw, wanted)
+    wanted, n_in = (means, states, planes, targets), words.shape[0]
+    call_sample_units(
+        loop,
+        (kernel, W, integers, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted),
+    )
 
 
 @njit(cache=True, nogil=True)
 def sweep(  # type: ignore[no-untyped-def]
+    loop,
     kernels,
+    forms,
     W,
+    integers,
     scales,
     biases,
     units,
@@ -70,7 +91,8 @@ def sweep(  # type: ignore[no-untyped-def]
 ):
     """Take the chains of the words ``start .. stop - 1`` through their sweeps, up to the last visible states.
 
-    kernels, scales   (down, up); biases, units: (visible, hidden)
+    loop              ``entry_of_sample_units``
+    kernels, forms, integers, scales   (down, up); biases, units: (visible, hidden)
     hidden            (n_hidden, words) uint64, where the chains are; visible (n_visible, words): where they end
     tags              of the first draws of both sides, and the step from sweep to sweep
     samples, means, planes, targets   empty arrays
@@ -93,8 +115,8 @@ def sweep(  # type: ignore[no-untyped-def]
             given, drawn = (v, h) if side else (h, v)
             draw = (first + low * WORD, samples, units[side], tags[side] + tags[2] * k, keys, np.float32(0))
             sampled_side(
-                kernels[side], W, side == 1, scales[side], given, n, biases[side], rows[2 * side], rows[2 * side + 1],
-                draw, means, drawn, planes, targets,
+                loop, kernels[side], forms[side], W, integers[side], side == 1, scales[side], given, n, biases[side],
+                rows[2 * side], rows[2 * side + 1], draw, means, drawn, planes, targets,
             )  # fmt: skip
             if not alone and half < 2 * sweeps - 2:
                 met += 1
@@ -136,8 +158,12 @@ def visible_after(
     units = tuple(philox.kernel_units(of_side, n) for of_side, n in zip(ids, W.shape, strict=True))
     no_samples, no_means = np.empty(0, np.int64), np.empty((0, 0), np.float32)
     no_planes, no_targets = np.empty((0, 0, 0), np.uint64), np.empty((0, 0), np.uint64)
-    numbers = KERNELS[chosen[0]], KERNELS[chosen[1]]
+    loop = entry_of_sample_units()
+    kernels, forms = (entry(chosen[0]), entry(chosen[1])), (FORMS[chosen[0]], FORMS[chosen[1]])
     scales = fixed_point_scale(n_hidden), fixed_point_scale(n_visible)
+    integers = NO_INTEGERS, NO_INTEGERS
+    if sweeps > 1:  # the weights do not change meanwhile
+        integers = integers_of(W, chosen[0], False, n_hidden), integers_of(W, chosen[1], True, n_visible)
     together = _threads_together(h.batch, W.shape)
     # threads that share chains change the hidden states as they go
     rows, out = h.rows.copy() if together > 1 else np.ascontiguousarray(h.rows), v.rows
@@ -145,12 +171,12 @@ def visible_after(
 
     def work(start: int, stop: int, own: tuple[int, ...]) -> None:
         sweep(
-            numbers, W, scales, biases, units, rows, out, first, tags, (key0, key1), sweeps, no_samples, no_means,
-            no_planes, no_targets, start, stop, h.batch, own, (together, counter.ctypes.data),
+            loop, kernels, forms, W, integers, scales, biases, units, rows, out, first, tags, (key0, key1), sweeps,
+            no_samples, no_means, no_planes, no_targets, start, stop, h.batch, own, (together, counter.ctypes.data),
         )  # fmt: skip
 
     if together > 1:
-        bounds = _bounds(n_visible, together, UNITS), _bounds(n_hidden, together, PANEL)
+        bounds = _bounds(n_visible, together, LANES), _bounds(n_hidden, together, PANEL)
         threads.side_by_side(
             together,
             lambda i: work(0, n_words, (*bounds[0][i : i + 2], *bounds[1][i : i + 2])),

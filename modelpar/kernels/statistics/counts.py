@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
-from modelpar.kernels.llvm.vectors import LANES
+from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
 
@@ -47,8 +47,8 @@ def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignor
     words, only the model's is counted.
     """
     row, vector, word, count = v1.strides[0], s1.strides[0], s1.strides[2], counts.strides[0]
-    v0_at, v1_at = v0.ctypes.data + first * row, v1.ctypes.data + first * row
-    s0_at, s1_at, counts_at = s0.ctypes.data, s1.ctypes.data, counts.ctypes.data
+    v0_at, v1_at = address(v0) + first * row, address(v1) + first * row
+    s0_at, s1_at, counts_at = address(s0), address(s1), address(counts)
     planes, n_words = s1.shape[1], s1.shape[2]
     if n_words == 0:  # a replica without samples; the tiles' loops run at least once
         counts[:] = 0

@@ -143,11 +143,11 @@ class ProbabilityCounts:
         if not compiled():
             _update(W, V, self.plain(), *scalars)
             return
-        operands = self._operands()
+        kernel, operands = probability_counts.entry_of_kernel(), self._operands()
         threads.split(
             W.shape[1],
             probability_counts.PANEL,
-            lambda a, b: probability_counts.count_and_update(W, V, *operands, *scalars, a, b),
+            lambda a, b: probability_counts.count_and_update(kernel, W, V, *operands, *scalars, a, b),
             probability_counts.PANEL,
         )
 
@@ -156,11 +156,11 @@ class ProbabilityCounts:
         if not compiled():
             out[:] = self.plain()
             return
-        operands = self._operands()
+        kernel, operands = probability_counts.entry_of_kernel(), self._operands()
         threads.split(
             out.shape[1],
             probability_counts.PANEL,
-            lambda a, b: probability_counts.count_block(*operands, a, b, out),
+            lambda a, b: probability_counts.count_block(kernel, *operands, a, b, out),
             probability_counts.PANEL,
         )
 

@@ -11,21 +11,22 @@ import numpy as np
 
 from modelpar.kernels.llvm.counts import transpose_16
 from modelpar.kernels.llvm.subset_sums import HAS_LOOKUP
-from modelpar.kernels.llvm.vectors import LANES
+from modelpar.kernels.llvm.vectors import LANES, address
+from modelpar.kernels.products.aligned import aligned_int32, pad
 from modelpar.kernels.products.subset_sums import (
     BLOCK,
     CODE_BITS,
     PANEL,
-    REGISTERS,
-    TABLES,
-    aligned_int32,
-    pad,
+    entry,
     sum_panel,
 )
 from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
 
-KERNEL = REGISTERS if HAS_LOOKUP else TABLES
+
+def entry_of_kernel() -> int:
+    """Return the address of the fastest kernel for these products that any processor like this has."""
+    return entry("registers" if HAS_LOOKUP else "tables")
 
 
 def fraction_bits(n_samples: int) -> int:
@@ -40,7 +41,7 @@ def codes_of_samples(words, batch):  # type: ignore[no-untyped-def]
     n_chunks = (batch + CODE_BITS - 1) // CODE_BITS
     width = (n_units + 2 * LANES - 1) // (2 * LANES) * (2 * LANES)
     raw = np.zeros(n_chunks * width + 32, np.uint16)
-    skip = (-raw.ctypes.data % 64) // 2
+    skip = (-address(raw) % 64) // 2
     codes = raw[skip : skip + n_chunks * width].reshape(n_chunks, width)
     mask = np.uint64((1 << CODE_BITS) - 1)
     for chunk in range(n_chunks):
@@ -56,26 +57,26 @@ def codes_of_samples(words, batch):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def count_panel(codes0, p0, codes1, p1, n_visible, first, n_units, scale, weights, sums):  # type: ignore[no-untyped-def]
+def count_panel(kernel, codes0, p0, codes1, p1, n_visible, first, n_units, scale, weights, sums):  # type: ignore[no-untyped-def]
     """sums (PANEL, pad(n_visible)) int32 = columns ``first .. first + n_units - 1`` of C, transposed"""
-    no_offsets, no_units = np.zeros((1, 1), np.int64), np.zeros(0, np.int32)
-    kernel, up = np.int64(KERNEL), n_units < 0  # not constants: numba would compile sum_panel again for these
+    no_lists, no_units, none = np.zeros((1, 1), np.int64), np.zeros(0, np.int32), np.zeros((0, 0), np.int32)
+    up = n_units < 0  # not a constant: numba would compile sum_panel again for it
     sums[:] = 0
-    batch0, batch1 = p0.shape[1], p1.shape[1]
-    sum_panel(kernel, p0, up, batch0, first, n_units, scale, codes0, no_offsets, no_units, n_visible, weights, sums)
-    sum_panel(kernel, p1, up, batch1, first, n_units, -scale, codes1, no_offsets, no_units, n_visible, weights, sums)
+    n0, n1 = p0.shape[1], p1.shape[1]
+    sum_panel(kernel, p0, none, up, n0, first, n_units, scale, codes0, no_lists, no_units, n_visible, weights, sums)
+    sum_panel(kernel, p1, none, up, n1, first, n_units, -scale, codes1, no_lists, no_units, n_visible, weights, sums)
 
 
 @njit(cache=True, nogil=True)
 def transpose_columns(sums, i, counts):  # type: ignore[no-untyped-def]
     """counts (LANES, PANEL) = columns ``i .. i + 15`` of sums; both 64-byte aligned"""
-    source, target = sums.ctypes.data + 4 * i, counts.ctypes.data
+    source, target = address(sums) + 4 * i, address(counts)
     for u in range(0, PANEL, LANES):
         transpose_16(source + u * sums.strides[0], sums.strides[0], target + 4 * u, counts.strides[0])
 
 
 @njit(cache=True, nogil=True)
-def count_and_update(W, V, codes0, p0, codes1, p1, scale, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
+def count_and_update(kernel, W, V, codes0, p0, codes1, p1, scale, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
     """Update columns ``start .. stop - 1`` of W and V (visible, hidden), as ``counts.count_and_update`` does rows."""
     n_visible = W.shape[0]
     weights = aligned_int32(PANEL * BLOCK)
@@ -83,7 +84,7 @@ def count_and_update(W, V, codes0, p0, codes1, p1, scale, carry, gain, shrink, s
     counts = aligned_int32(LANES * PANEL).reshape(LANES, PANEL)
     for first in range(start, stop, PANEL):
         last = min(first + PANEL, stop)
-        count_panel(codes0, p0, codes1, p1, n_visible, first, last - first, scale, weights, sums)
+        count_panel(kernel, codes0, p0, codes1, p1, n_visible, first, last - first, scale, weights, sums)
         for i in range(0, n_visible, LANES):
             transpose_columns(sums, i, counts)
             for r in range(min(LANES, n_visible - i)):
@@ -91,14 +92,14 @@ def count_and_update(W, V, codes0, p0, codes1, p1, scale, carry, gain, shrink, s
 
 
 @njit(cache=True, nogil=True)
-def count_block(codes0, p0, codes1, p1, scale, start, stop, out):  # type: ignore[no-untyped-def]
+def count_block(kernel, codes0, p0, codes1, p1, scale, start, stop, out):  # type: ignore[no-untyped-def]
     """Columns ``start .. stop - 1`` of out (visible, hidden) int32 = C"""
     n_visible = out.shape[0]
     weights = aligned_int32(PANEL * BLOCK)
     sums = aligned_int32(PANEL * pad(n_visible)).reshape(PANEL, pad(n_visible))
     for first in range(start, stop, PANEL):
         last = min(first + PANEL, stop)
-        count_panel(codes0, p0, codes1, p1, n_visible, first, last - first, scale, weights, sums)
+        count_panel(kernel, codes0, p0, codes1, p1, n_visible, first, last - first, scale, weights, sums)
         for i in range(n_visible):
             for u in range(last - first):
                 out[i, first + u] = sums[u, i]

@@ -22,8 +22,9 @@ needs_compilation = pytest.mark.skipif(not compiled(), reason="without compilati
 # Nanoseconds of a core of 2024; tests change those of the fastest dense kernel where they need it.
 TYPICAL = {
     "registers": Rate(0.2, 0.003), "tables": Rate(0.5, 0.006), "lists": Rate(0.4, 0.02), "blas": Rate(0.1, 0.01),
+    "tiles": Rate(0.3, 0.001),
 }  # fmt: skip
-DENSE = "registers" if HAS_LOOKUP else "tables"
+DENSE = next((name for name in ("tiles", "registers", "tables") if name in available()), "blas")
 
 
 def states(density, n_in=784, batch=256):
@@ -83,12 +84,23 @@ def test_an_unknown_kernel_is_refused_in_one_line(name, monkeypatch):
 
 def test_a_kernel_of_other_processors_is_refused(monkeypatch):
     monkeypatch.setattr(dispatch, "HAS_LOOKUP", False)
+    monkeypatch.setattr(dispatch, "allowed", lambda: False)
     monkeypatch.setenv(VARIABLE, "registers")
     with pytest.raises(SpecError, match=r"MODELPAR_KERNELS is 'registers', but this processor has auto"):
         choose(states(0.5), 500, up=True)
     monkeypatch.setenv(VARIABLE, "auto")
     assert "registers" not in available()
     assert choose(states(0.5), 500, up=True) == ("tables" if compiled() else "blas")
+
+
+@needs_compilation
+def test_tiles_that_fail_their_test_are_not_used(monkeypatch):
+    monkeypatch.setattr(dispatch, "allowed", lambda: True)
+    monkeypatch.setattr(dispatch, "self_test", lambda: False)
+    assert choose(states(0.5), 500, up=True) == ("registers" if HAS_LOOKUP else "tables")
+    monkeypatch.setenv(VARIABLE, "tiles")
+    with pytest.raises(SpecError, match="MODELPAR_KERNELS is 'tiles', but the tiles of this processor give other sums"):
+        choose(states(0.5), 500, up=True)
 
 
 @needs_compilation
@@ -100,16 +112,16 @@ def test_the_fastest_by_the_rates_is_chosen(setting, up, monkeypatch):
     assert choose(states(0.01), 500, up=up) == "lists"
     assert choose(states(0.5), 500, up=up) == DENSE
     assert choose(states(0.5, batch=4), 500, up=up) == "blas"
-    assert choose(states(0.5, batch=4), 500, up=up, integer_sums=True) == DENSE
+    assert choose(states(0.5, batch=4), 500, up=up, integer_sums=True) == ("registers" if HAS_LOOKUP else DENSE)
 
 
 @needs_compilation
 def test_each_direction_has_its_own_rates():
-    dispatch.use(calibration(tables=Rate(0.0, 0.0001)))
+    dispatch.use(calibration(blas=Rate(0.0, 0.0001)))
     assert choose(states(0.5), 500, up=True) == DENSE
-    assert choose(states(0.5), 500, up=False) == "tables"
-    assert dispatch.rate("tables", up=True) == TYPICAL["tables"]
-    assert dispatch.rate("tables", up=False) == Rate(0.0, 0.0001)
+    assert choose(states(0.5), 500, up=False) == "blas"
+    assert dispatch.rate("blas", up=True) == TYPICAL["blas"]
+    assert dispatch.rate("blas", up=False) == Rate(0.0, 0.0001)
 
 
 @needs_compilation
@@ -134,13 +146,20 @@ def test_lists_win_exactly_where_their_predicted_time_is_shorter(n_in):
         bits[:, :on] = True
         load = {kernel: on if kernel == "lists" else 200 for kernel in TYPICAL}
         per_weight = {kernel: rate.weight + rate.sample * load[kernel] for kernel, rate in TYPICAL.items()}
-        if not HAS_LOOKUP:
-            del per_weight["registers"]
+        per_weight = {kernel: per_weight[kernel] for kernel in dispatch.candidates()}
         expected = min(per_weight, key=per_weight.__getitem__)
         if n_in:
             assert choose(pack(bits), 500, up=True) == expected
         else:
-            assert choose(pack(bits), 500, up=True) in available()
+            assert choose(pack(bits), 500, up=True) in dispatch.candidates()
+
+
+@needs_compilation
+def test_tables_are_for_processors_without_registers(monkeypatch):
+    dispatch.use(calibration(tables=Rate(0.0, 1e-9)))
+    assert (choose(states(0.5), 500, up=False) == "tables") != HAS_LOOKUP
+    monkeypatch.setenv(VARIABLE, "tables")
+    assert dispatch.candidates() == ("tables",)
 
 
 @needs_compilation
@@ -377,11 +396,6 @@ def test_rates_from_two_times():
 
 
 @needs_compilation
-def test_numbers_are_those_of_the_kernels():
-    assert subset_sums.KERNELS == {
-        "registers": subset_sums.REGISTERS,
-        "tables": subset_sums.TABLES,
-        "lists": subset_sums.LISTS,
-    }
-    assert set(available()) <= {*subset_sums.KERNELS, "blas"}
+def test_every_kernel_has_its_form_of_states():
+    assert set(available()) <= {*subset_sums.FORMS, "blas"}
     assert ("registers" in available()) == HAS_LOOKUP

@@ -19,7 +19,7 @@ from modelpar.draws import uniform
 from modelpar.kernels import states
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import draw, subset_sums
-from modelpar.kernels.products.dispatch import VARIABLE, available
+from modelpar.kernels.products.dispatch import VARIABLE, available, candidates
 from modelpar.kernels.products.product import Product, Sampler, plain_sums
 from modelpar.kernels.products.subset_sums import fixed_point_scale
 from modelpar.kernels.sampling import epilogue
@@ -354,7 +354,7 @@ def signatures_after_warm_up(dtype):
                for name, kernel in vars(module).items() if hasattr(kernel, "signatures")}  # fmt: skip
     warm_up(dtype)
     before = {name: len(kernel.signatures) for name, kernel in kernels.items()}
-    for kernel in KERNELS:
+    for kernel in candidates():
         os.environ[VARIABLE] = kernel
         small_results(dtype, probabilities=dtype == np.float32)  # only with float32 weights
     return {name: np.array([before[name], len(kernel.signatures)]) for name, kernel in kernels.items()}

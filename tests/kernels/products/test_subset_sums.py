@@ -1,6 +1,7 @@
 """Sums of weights over the units that are on, against NumPy's integers modulo 2^32.
 
-Modules: modelpar/kernels/llvm/subset_sums, modelpar/kernels/llvm/vectors
+Modules: modelpar/kernels/llvm/subset_sums, modelpar/kernels/llvm/vectors, modelpar/kernels/products/aligned,
+modelpar/kernels/llvm/calls
 """
 
 from __future__ import annotations
@@ -8,21 +9,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelpar.kernels.llvm.subset_sums import HAS_LOOKUP
 from modelpar.kernels.llvm.vectors import compiled
-from modelpar.kernels.products import draw, subset_sums
+from modelpar.kernels.products import dispatch, draw, subset_sums
+from modelpar.kernels.products.aligned import aligned_int32
 from modelpar.kernels.states import pack
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="these kernels exist only compiled")
 
 SCALE = np.float32(2.0**20)
-KERNELS = [
-    pytest.param(
-        subset_sums.REGISTERS, id="registers", marks=pytest.mark.skipif(not HAS_LOOKUP, reason="needs AVX-512")
-    ),
-    pytest.param(subset_sums.TABLES, id="tables"),
-    pytest.param(subset_sums.LISTS, id="lists"),
-]
+KERNELS = [name for name in dispatch.available() if name != "blas"]
 BATCHES = [(1, 1.0), (15, 0.1), (17, 0.5), (17, 0.0), (100, 0.5), (100, 1.0)]  # and the fraction of units that are on
 
 
@@ -50,9 +45,9 @@ def operands(n_in, n_out, batch, density, *, up, largest=1.0, seed=0):
 def sums_of(kernel, W, bits, *, up, scale=SCALE, bounds=None, out=None):
     """The kernel for the units between each pair of bounds, one after the other."""
     (n_in, batch), n_out = bits.shape, W.shape[1] if up else W.shape[0]
-    words = pack(bits).rows
     out = np.full((n_out, batch), -7, np.int32) if out is None else out
-    arguments = (kernel, W, up, n_in, scale, subset_sums.codes_of(words), *subset_sums.lists_of(words, batch), batch)
+    entry, _, _, _, _, _, *states = subset_sums.operands(kernel, W, pack(bits), up, n_in)
+    arguments = (entry, W, subset_sums.NO_INTEGERS, up, n_in, scale, *states)
     for start, stop in bounds or [(0, n_out)]:
         draw.incoming_sums(*arguments, start, stop, out)
     return out
@@ -139,16 +134,15 @@ def test_empty_sizes(kernel, up, sizes):
     assert np.array_equal(sums_of(kernel, W, bits, up=up), np.zeros((sizes[1], sizes[2])))
 
 
-def test_panels_are_added_to_what_is_there():
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_panels_are_added_to_what_is_there(kernel):
     W, bits = operands(20, 64, 16, 0.5, up=True)
-    words = pack(bits).rows
-    codes, (offsets, units) = subset_sums.codes_of(words), subset_sums.lists_of(words, 16)
-    for kernel in [subset_sums.TABLES, subset_sums.LISTS] + [subset_sums.REGISTERS] * HAS_LOOKUP:
-        sums = subset_sums.aligned_int32(64 * 16).reshape(64, 16)
-        sums[:] = 11
-        weights = subset_sums.aligned_int32(subset_sums.PANEL * subset_sums.BLOCK)
-        subset_sums.sum_panel(kernel, W, True, 20, 0, 64, SCALE, codes, offsets, units, 16, weights, sums)
-        assert np.array_equal(sums, 11 + expected_sums(W, bits, True))
+    sums = aligned_int32(64 * 16).reshape(64, 16)
+    sums[:] = 11
+    weights = aligned_int32(subset_sums.PANEL * subset_sums.BLOCK)
+    entry, _, none, up, n_in, scale, *states = subset_sums.operands(kernel, W, pack(bits), True, 20)
+    subset_sums.sum_panel(entry, W, none, up, n_in, 0, 64, scale, *states, weights, sums)
+    assert np.array_equal(sums, 11 + expected_sums(W, bits, True))
 
 
 # operands of the kernels

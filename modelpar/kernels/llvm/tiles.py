@@ -1,0 +1,252 @@
+"""Products of bytes on the tiles of AMX (Intel, from Sapphire Rapids on); see ``kernels.llvm.vectors``.
+
+A processor with AMX has eight tiles of 16 rows of 64 bytes.  One instruction multiplies a tile of 16 x 64 bytes by one
+of 64 x 16 and adds to 16 x 16 int32, which wrap.  A weight in fixed point is split into three bytes, its limbs, and the
+states that it is multiplied with are bytes 0 or 1.
+
+``HAS_TILES`` tells whether numba can compile these instructions for this processor.  Whether this process may run them
+is up to the kernel of the operating system: :func:`allowed`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic
+
+from modelpar.kernels.llvm.vectors import (
+    FEATURES,
+    FLOAT32,
+    I1,
+    I16,
+    I32,
+    I64,
+    LANE32,
+    LANES,
+    compiled,
+    constant,
+    function,
+    load,
+    spread,
+)  # fmt: skip
+
+TILE = 1024  # bytes
+DEPTH = 64  # bytes of a row of a tile, and units that one product sums over
+LIMBS = 3  # of a weight: bytes 0 and 1 are unsigned, byte 2 is signed
+
+HAS_TILES = compiled() and {"amx-tile", "amx-int8", "avx512f", "avx512bw"} <= FEATURES
+
+_I8 = ir.IntType(8)
+_OCTET, _NOTHING = _I8.as_pointer(), ir.VoidType()
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux on x86-64
+
+
+@functools.cache
+def allowed() -> bool:
+    """Ask the system, once, to let this process and its threads use tiles; without leave they are illegal."""
+    if not HAS_TILES or sys.platform != "linux":
+        return False
+    try:
+        return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
+class _Tiles:
+    """The instructions on tiles, by number.
+
+    These intrinsics take constant numbers, not values of type x86_amx: LLVM then allocates no tiles and configures
+    nothing.  As far as it knows they read and write memory, so that their order is kept.
+    """
+
+    def __init__(self, b: ir.IRBuilder) -> None:
+        self.b = b
+
+    def _call(self, name: str, *arguments: ir.Value) -> None:
+        kinds = [argument.type for argument in arguments]
+        self.b.call(function(self.b, f"llvm.x86.{name}", _NOTHING, *kinds), arguments)
+
+    def _number(self, tile: int) -> ir.Constant:
+        return ir.Constant(_I8, tile)
+
+    def zero(self, tile: int) -> None:
+        self._call("tilezero", self._number(tile))
+
+    def load(self, tile: int, address: ir.Value) -> None:
+        self._call("tileloadd64", self._number(tile), self.b.inttoptr(address, _OCTET), ir.Constant(I64, DEPTH))
+
+    def store(self, tile: int, address: ir.Value) -> None:
+        self._call("tilestored64", self._number(tile), self.b.inttoptr(address, _OCTET), ir.Constant(I64, DEPTH))
+
+    def multiply(self, signs: str, total: int, first: int, second: int) -> None:
+        """total += first @ second; signs: s or u, of the bytes of both"""
+        self._call(f"tdpb{signs}d", *(self._number(tile) for tile in (total, first, second)))
+
+
+@intrinsic
+def configure(typingctx: Any, address: Any) -> Any:
+    """Let this thread use tiles, by the 64 bytes of a configuration; until ``release``."""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        b.call(function(b, "llvm.x86.ldtilecfg", _NOTHING, _OCTET), [b.inttoptr(args[0], _OCTET)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), build
+
+
+@intrinsic
+def release(typingctx: Any) -> Any:
+    """Give the tiles back: the system no longer has to save them when it switches threads."""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        b.call(function(b, "llvm.x86.tilerelease", _NOTHING), [])
+        return context.get_dummy_value()
+
+    return types.void(), build
+
+
+def _multiplier(n_columns: int) -> Any:
+    """Return the intrinsic ``multiply_tiles`` for ``n_columns`` tiles of 16 samples, 1 or 2."""
+
+    @intrinsic
+    def multiply_tiles(typingctx: Any, planes: Any, bits: Any, bits_stride: Any, n_steps: Any, out: Any) -> Any:
+        """out [limb, column] (16 units, 16 samples) int32 = planes (16 units, inputs) times bits (inputs, 16 samples)
+
+        planes   address of [step, limb] tiles
+        bits     address of [column, step] tiles, columns ``bits_stride`` apart
+        n_steps  at least 1, of 64 inputs each
+        out      address of LIMBS * n_columns tiles
+
+        A step goes through its products back and forth, so that two tiles suffice for operands.
+        """
+
+        def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            planes, bits, bits_stride, n_steps, out = args
+            tiles, (a, x) = _Tiles(b), (6, 7)
+            for total in range(LIMBS * n_columns):
+                tiles.zero(total)
+            before, loop, after = b.block, b.append_basic_block("steps"), b.append_basic_block("after")
+            b.branch(loop)
+            b.position_at_end(loop)
+            step = b.phi(I64)
+            step.add_incoming(ir.Constant(I64, 0), before)
+            here = b.add(planes, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
+            there = b.add(bits, b.mul(step, ir.Constant(I64, TILE)))
+            loaded = None
+            for limb in range(LIMBS):
+                tiles.load(a, b.add(here, ir.Constant(I64, limb * TILE)))
+                for column in range(n_columns) if limb % 2 == 0 else reversed(range(n_columns)):
+                    if loaded != column:
+                        tiles.load(x, b.add(there, b.mul(bits_stride, ir.Constant(I64, column))))
+                        loaded = column
+                    tiles.multiply("su" if limb == LIMBS - 1 else "uu", limb * n_columns + column, a, x)
+            following = b.add(step, ir.Constant(I64, 1))
+            step.add_incoming(following, b.block)
+            b.cbranch(b.icmp_signed("<", following, n_steps), loop, after)
+            b.position_at_end(after)
+            for total in range(LIMBS * n_columns):
+                tiles.store(total, b.add(out, ir.Constant(I64, total * TILE)))
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 5), build
+
+    return multiply_tiles
+
+
+def _adder(n_columns: int) -> Any:
+    """Return the intrinsic ``add_products`` for ``n_columns`` tiles of 16 samples."""
+
+    @intrinsic
+    def add_products(typingctx: Any, products: Any, sums: Any, sum_stride: Any, shift: Any) -> Any:
+        """sums (16 units, 16 n_columns) int32 += (sum over limbs of products << 8 limb) << shift
+
+        products   address of [limb, column] tiles
+        sums       address of 16 rows ``sum_stride`` apart, 64-byte aligned
+        """
+
+        def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            products, sums, sum_stride, shift = args
+            more = spread(b, b.trunc(shift, I32), LANE32)
+            before, loop, after = b.block, b.append_basic_block("rows"), b.append_basic_block("after")
+            b.branch(loop)
+            b.position_at_end(loop)
+            row = b.phi(I64)
+            row.add_incoming(ir.Constant(I64, 0), before)
+            at = b.add(products, b.mul(row, ir.Constant(I64, DEPTH)))
+            to = b.add(sums, b.mul(row, sum_stride))
+            for column in range(n_columns):
+                total = None
+                for limb in range(LIMBS):
+                    part = load(b, b.add(at, ir.Constant(I64, (limb * n_columns + column) * TILE)), LANE32, 64)
+                    total = b.add(total, b.shl(part, constant(LANE32, 8 * limb))) if limb else part
+                pointer = b.inttoptr(b.add(to, ir.Constant(I64, DEPTH * column)), LANE32.as_pointer())
+                b.store(b.add(b.load(pointer, align=64), b.shl(total, more)), pointer, align=64)
+            following = b.add(row, ir.Constant(I64, 1))
+            row.add_incoming(following, b.block)
+            b.cbranch(b.icmp_signed("<", following, ir.Constant(I64, LANES)), loop, after)
+            b.position_at_end(after)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 4), build
+
+    return add_products
+
+
+multiply_1, multiply_2 = _multiplier(1), _multiplier(2)
+add_products_1, add_products_2 = _adder(1), _adder(2)
+
+
+@intrinsic
+def write_limbs(typingctx: Any, source: Any, target: Any, scale: Any, shift: Any, beyond: Any) -> Any:
+    """Split 64 weights in fixed point into limbs: 64 bytes each, TILE apart.
+
+    source   address of float32 (64,)
+    shift    0: three limbs, with the third signed, are a weight modulo 2^24; 24: they are what is left of it, over 2^24
+    beyond   address of int32 (16,), which get bits that are set where something is left of a weight
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        source, target, scale, shift, beyond = args
+        rint = function(b, "llvm.rint.v16f32", FLOAT32, FLOAT32)
+        many, eight = spread(b, scale, FLOAT32), constant(LANE32, 8)
+        chosen = b.icmp_signed("!=", shift, ir.Constant(I64, 0))
+        left = load(b, beyond, LANE32, 4)
+        parts: list[list[ir.Value]] = [[] for _ in range(LIMBS)]
+        for k in range(DEPTH // LANES):
+            weights = load(b, b.add(source, ir.Constant(I64, 4 * LANES * k)), FLOAT32, 4)
+            fixed = b.fptosi(b.call(rint, [b.fmul(weights, many)]), LANE32)
+            rest = b.sub(fixed, b.ashr(b.shl(fixed, eight), eight))
+            left = b.or_(left, rest)
+            value = b.select(chosen, b.ashr(rest, constant(LANE32, 24)), fixed)
+            for limb in range(LIMBS):
+                byte = b.lshr(value, constant(LANE32, 8 * limb)) if limb else value
+                parts[limb].append(b.trunc(byte, ir.VectorType(_I8, LANES)))
+        b.store(left, b.inttoptr(beyond, LANE32.as_pointer()), align=4)
+        for limb, quarters in enumerate(parts):
+            for k, quarter in enumerate(quarters):
+                address = b.add(target, ir.Constant(I64, limb * TILE + LANES * k))
+                b.store(quarter, b.inttoptr(address, quarter.type.as_pointer()), align=LANES)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.float32, types.intp, types.intp), build
+
+
+@intrinsic
+def write_bits(typingctx: Any, target: Any, shift: Any, w0: Any, w1: Any, w2: Any, w3: Any) -> Any:
+    """target [sample, unit] of 16 x 4 bytes = the bits ``shift .. shift + 15`` of the words of four units"""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        target, shift, *words = args
+        total = nothing = ir.Constant(LANE32, None)
+        for k, word in enumerate(words):
+            chosen = b.bitcast(b.trunc(b.lshr(word, shift), I16), ir.VectorType(I1, LANES))
+            total = b.or_(total, b.select(chosen, constant(LANE32, 1 << 8 * k), nothing))
+        b.store(total, b.inttoptr(target, LANE32.as_pointer()), align=64)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, *[types.uint64] * 5), build
