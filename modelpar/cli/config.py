@@ -7,6 +7,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -149,7 +150,10 @@ def build(kind: type[SpecClass], tables: Tables) -> SpecClass:
 
 @dataclass(frozen=True)
 class Settings:
-    """All options of one command, from the command line, files and defaults."""
+    """All options of one command, from the command line, files and defaults.
+
+    What is made of them is kept, since every record of a training asks.
+    """
 
     tables: Tables  # all given options
     mine: Tables = field(default_factory=dict)  # those of the command line
@@ -157,33 +161,33 @@ class Settings:
     before: Tables = field(default_factory=dict)  # those of the run that is resumed or evaluated
     config: str | None = None  # the file of --config
 
-    @property
+    @cached_property
     def asked(self) -> Tables:
         """The options given now, by file or command line, and not taken from a run."""
         return merge(self.file, self.mine)
 
-    @property
+    @cached_property
     def training(self) -> TrainingSpec:
         return build(TrainingSpec, merge({"training": EXACT_TRAINING} if self.exact else {}, self.tables))
 
-    @property
+    @cached_property
     def exact(self) -> bool:
         """Whether the same bytes at every grid are asked for; it changes the defaults of some options."""
         return bool(self.tables.get("network", {}).get("exact", False))
 
-    @property
+    @cached_property
     def finetune(self) -> FineTuneSpec:
         return build(FineTuneSpec, self.tables)
 
-    @property
+    @cached_property
     def data(self) -> DataSpec:
         return build(DataSpec, merge({"data": EXACT_DATA} if self.exact else {}, self.tables))
 
-    @property
+    @cached_property
     def grid(self) -> GridSpec:
         return build(GridSpec, self.tables)
 
-    @property
+    @cached_property
     def sync(self) -> SyncSpec:
         """How replicas stay together; with a server they synchronise wherever a checkpoint is due."""
         spec = build(SyncSpec, self.tables)
@@ -192,7 +196,7 @@ class Settings:
             return replace(spec, meet_every=every)
         return spec
 
-    @property
+    @cached_property
     def run(self) -> RunSpec:
         return build(RunSpec, self.tables)
 
