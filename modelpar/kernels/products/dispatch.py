@@ -89,12 +89,16 @@ def available() -> tuple[str, ...]:
     return (*first, "tables", "lists", "blas")
 
 
-def candidates() -> tuple[str, ...]:
+def usual() -> tuple[str, ...]:
     """Return the kernels among which products choose: with registers no product is faster by tables."""
-    name, there = forced(), available()
-    if name:
-        return (name,)
+    there = available()
     return tuple(kernel for kernel in there if kernel != "tables" or "registers" not in there)
+
+
+def candidates() -> tuple[str, ...]:
+    """Return the kernels that products may take: the usual ones, or the one that the environment names."""
+    name = forced()
+    return (name,) if name else usual()
 
 
 def forced() -> str | None:
@@ -123,7 +127,7 @@ def choose_for(states: Packed, n_out: int, batch: int, *, up: bool, integer_sums
         return name
     n_in = states.n_units
     times = {}
-    for kernel in candidates():
+    for kernel in usual():
         if kernel == "blas" and integer_sums and compiled():
             continue  # it would have to compute in float64
         if kernel == "tiles" and not self_test():
@@ -178,7 +182,7 @@ def load() -> bool:
     try:
         fields = json.loads(calibration_file().read_text(encoding="utf-8-sig"))
         rates = {name: Rate(**values) for name, values in fields["rates"].items()}
-        needed = {f"{kernel}.{direction}" for kernel in available() for direction in ("up", "down")}
+        needed = {f"{kernel}.{direction}" for kernel in usual() for direction in ("up", "down")}
         if needed <= set(rates) and all(r.weight >= 0 and r.sample > 0 for r in rates.values()):
             use(Calibration(rates, int(fields["threads"]), str(fields["processor"])))
             return True
@@ -216,7 +220,7 @@ def _measured() -> dict[str, Rate]:
     while slows no kernel in particular.  A rate that no undisturbed kernel has, whose time does not grow with the load,
     is measured again, and where that does not help the assumed one stands.
     """
-    cases = {(kernel, up): _cases(kernel, up) for kernel in available() for up in (True, False)}
+    cases = {(kernel, up): _cases(kernel, up) for kernel in usual() for up in (True, False)}
     least = {key: [np.inf] * len(works) for key, (works, _) in cases.items()}
     for attempt in range(_ATTEMPTS):
         for _ in range(_ROUNDS):

@@ -212,14 +212,14 @@ def _no_integers_yet(W: npt.NDArray[Any], up: bool) -> npt.NDArray[np.int32]:
 def prepare(W, up, start, stop, scale, integers):  # type: ignore[no-untyped-def]
     """Fill the ``integers`` of the units ``start .. stop - 1``; start is a multiple of UNITS."""
     n_in = W.shape[0] if up else W.shape[1]
-    n = integers.shape[1] // UNITS
+    n, low = integers.shape[1] // UNITS, start - start  # 0, but not a constant, for which numba would compile again
     for first in range(start, stop, PANEL):
         n_units = min(PANEL, stop - first)
         if up:
             quads = integers[first // UNITS : (first + n_units + UNITS - 1) // UNITS]
-            fixed_columns_in_quads(W, first, n_units, 0, n_in, scale, quads.reshape(quads.shape[0], n, UNITS))
+            fixed_columns_in_quads(W, first, n_units, low, n_in, scale, quads.reshape(quads.shape[0], n, UNITS))
         else:
-            fixed_rows(W, first, n_units, 0, n_in, scale, integers[first : first + n_units])
+            fixed_rows(W, first, n_units, low, n_in, scale, integers[first : first + n_units])
 
 
 @njit(cache=True, nogil=True)

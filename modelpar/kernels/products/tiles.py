@@ -168,8 +168,8 @@ def prepare_limbs(W, up, start, stop, scale, limbs):  # type: ignore[no-untyped-
     n_in = W.shape[0] if up else W.shape[1]
     target = address(limbs) + start // LANES * limbs.strides[0]
     n_steps = (n_in + DEPTH - 1) // DEPTH
-    no_shift = np.int64(start - start)  # not a constant, for which numba would compile it again
-    limbs_of_block(W, up, start, stop - start, 0, n_steps, scale, no_shift, target, limbs.strides[0], scratch)
+    none = start - start  # 0, but not a constant, for which numba would compile again
+    limbs_of_block(W, up, start, stop - start, none, n_steps, scale, none, target, limbs.strides[0], scratch)
     return wide(scratch)
 
 

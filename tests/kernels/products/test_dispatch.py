@@ -146,7 +146,7 @@ def test_lists_win_exactly_where_their_predicted_time_is_shorter(n_in):
         bits[:, :on] = True
         load = {kernel: on if kernel == "lists" else 200 for kernel in TYPICAL}
         per_weight = {kernel: rate.weight + rate.sample * load[kernel] for kernel, rate in TYPICAL.items()}
-        per_weight = {kernel: per_weight[kernel] for kernel in dispatch.candidates()}
+        per_weight = {kernel: per_weight[kernel] for kernel in dispatch.usual()}
         expected = min(per_weight, key=per_weight.__getitem__)
         if n_in:
             assert choose(pack(bits), 500, up=True) == expected
@@ -197,7 +197,7 @@ def measured(monkeypatch):
     names = []
 
     def measure():
-        cases = [(kernel, up) for kernel in available() for up in (True, False)]
+        cases = [(kernel, up) for kernel in dispatch.usual() for up in (True, False)]
         names.extend(cases)
         return {f"{kernel}.{'up' if up else 'down'}": fake_measurement(kernel, up=up) for kernel, up in cases}
 
@@ -214,9 +214,9 @@ def test_a_calibration_is_kept_and_read(cache, measured):
     assert not dispatch.load()
     assert dispatch.calibration() is None
     made = dispatch.calibrate()
-    assert sorted(measured) == sorted((kernel, up) for kernel in available() for up in (True, False))
+    assert sorted(measured) == sorted((kernel, up) for kernel in dispatch.usual() for up in (True, False))
     assert made.rates == {f"{kernel}.{name}": fake_measurement(kernel, up=name == "up")
-                          for kernel in available() for name in ("up", "down")}  # fmt: skip
+                          for kernel in dispatch.usual() for name in ("up", "down")}  # fmt: skip
     assert dispatch.calibration() is made
     assert list(dispatch.calibration_file().parent.iterdir()) == [dispatch.calibration_file()]
     dispatch.use(None)
@@ -230,7 +230,7 @@ def test_a_calibration_is_kept_and_read(cache, measured):
 def test_prepare_measures_once(cache, measured):
     dispatch.prepare()
     n = len(measured)
-    assert n == 2 * len(available())
+    assert n == 2 * len(dispatch.usual())
     made = dispatch.calibration()
     dispatch.use(None)
     dispatch.prepare()
@@ -270,7 +270,9 @@ def test_other_threads_and_processors_have_other_files(cache, monkeypatch):
 
 
 def good():
-    rates = {f"{kernel}.{name}": {"weight": 0.1, "sample": 0.2} for kernel in available() for name in ("up", "down")}
+    rates = {
+        f"{kernel}.{name}": {"weight": 0.1, "sample": 0.2} for kernel in dispatch.usual() for name in ("up", "down")
+    }
     return {"rates": rates, "threads": 1, "processor": "a processor"}
 
 
@@ -356,7 +358,7 @@ def test_measured_rates_are_times(monkeypatch):
     monkeypatch.setattr(dispatch, "_SIZE", (60, 70))
     monkeypatch.setattr(dispatch, "_ROUNDS", 1)
     rates = dispatch._measured()
-    assert set(rates) == {f"{kernel}.{direction}" for kernel in available() for direction in ("up", "down")}
+    assert set(rates) == {f"{kernel}.{direction}" for kernel in dispatch.usual() for direction in ("up", "down")}
     for rate in rates.values():
         assert rate.weight >= 0
         assert 0 < rate.sample < 1e6
@@ -377,13 +379,13 @@ def test_a_disturbed_measurement_is_made_again_and_never_kept(monkeypatch):
     monkeypatch.setattr(dispatch, "_ROUNDS", 2)
     assumed = dispatch._RATES_WITH if dispatch.HAS_LOOKUP else dispatch._RATES_WITHOUT
     result = dispatch._measured()
-    assert len(calls) == dispatch._ATTEMPTS * 2 * 4 * len(available())  # rounds; two loads, two directions
+    assert len(calls) == dispatch._ATTEMPTS * 2 * 4 * len(dispatch.usual())  # rounds; two loads, two directions
     assert all(rate == assumed[name.partition(".")[0]] for name, rate in result.items())
     times = cycle([1.0, 8.0])
     calls.clear()
     monkeypatch.setattr(dispatch, "_time", lambda work: calls.append(work) or next(times))
     assert all(rate.sample > 0 for rate in dispatch._measured().values())
-    assert len(calls) == 2 * 4 * len(available())  # every time grows with the load: once is enough
+    assert len(calls) == 2 * 4 * len(dispatch.usual())  # every time grows with the load: once is enough
 
 
 def test_rates_from_two_times():
