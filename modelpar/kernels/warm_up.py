@@ -18,6 +18,7 @@ from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
+from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.sampling import epilogue, philox, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
 from modelpar.kernels.statistics import update
@@ -185,7 +186,7 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
         return subset_sums.operands(kernel, W, states, True, 1)
 
     def products(kernel: str) -> Callable[[], object]:
-        return lambda: by(kernel)
+        return lambda: (by(kernel), kernel == "tiles" and self_test())
 
     def sampled_products() -> None:
         for sampler in samplers():
