@@ -8,7 +8,8 @@ from typing import Any
 import clusters
 import numpy as np
 from measures import Group, best_of_each, lowest_shown, studies
-from study import PARTS, Result
+from settings import PARTS
+from study import Result
 
 # the methods, or sets of them, whose best settings have a curve
 METHODS = {

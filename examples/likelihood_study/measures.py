@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from study import PARTS, Result
+from settings import PARTS
+from study import Result
 
 
 @dataclass(frozen=True)

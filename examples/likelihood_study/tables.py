@@ -5,7 +5,8 @@ from __future__ import annotations
 import clusters
 import numpy as np
 from measures import Group, studies
-from study import PARTS, Result
+from settings import PARTS
+from study import Result
 
 COLUMNS = {
     "step": ("updates", 0),
