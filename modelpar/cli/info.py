@@ -29,6 +29,7 @@ from modelpar.kernels import threads
 from modelpar.kernels.llvm.tiles import allowed
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.tiles import self_test
+from modelpar.kernels.statistics import tiles
 from modelpar.machine import compilation
 
 FEATURES = (
@@ -94,7 +95,7 @@ def collect(
         "cpu": cpu_name(),
         "instruction_set": features,
         "kernels": [name for name in dispatch.available() if name != "tiles" or self_test()],
-        "tiles_self_test": self_test() if allowed() else None,
+        "tiles_self_test": self_test() and tiles.self_test() if allowed() else None,
         "calibration": calibration(),
         "blas": libraries,
         "cores": placement.cores,

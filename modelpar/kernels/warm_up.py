@@ -21,7 +21,7 @@ from modelpar.kernels.products.product import Sampler
 from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.sampling import epilogue, philox, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
-from modelpar.kernels.statistics import update
+from modelpar.kernels.statistics import counts, update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, accumulate, update_from
 from modelpar.kernels.statistics.probability_counts import add_steps
 from modelpar.streams import Purpose, Stream, SweepStreams
@@ -31,6 +31,7 @@ KINDS = (
     "sampled",
     "counts",
     "counts of one phase",
+    "single bits",
     "summed counts",
     "probabilities",
     "tuning",
@@ -127,9 +128,9 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
 
     def summed() -> None:
         for kind in (np.int8, np.int16, np.int32):
-            counts = np.zeros((1, 1), kind)
-            Counts(*pairs).fill(counts)
-            update_from(counts, W, W.copy(), 0.0, 0.0, 0.0)
+            sums = np.zeros((1, 1), kind)
+            Counts(*pairs).fill(sums)
+            update_from(sums, W, W.copy(), 0.0, 0.0, 0.0)
 
     def centred() -> None:
         update.subtract_outer_rows(W.copy(), W.dtype.type(0), *[bias] * 4, 0, 1)
@@ -158,6 +159,8 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
         chosen.append(Task("statistics of the model", 1.5, lambda: Counts(empty, pairs[1]).add_to(W, 0.0)))
     if "counts" in kinds:
         chosen.append(Task("statistics", 2.0, lambda: Counts(*pairs).learn(W, W.copy(), 0.0, 0.0, 0.0)))
+    if "single bits" in kinds:  # with tiles, values of more bits are counted otherwise
+        chosen.append(Task("statistics of single bits", 1.0, lambda: (counts.entry(), counts.by_vectors(values.words))))
     if "summed counts" in kinds:
         chosen.append(Task("statistics of replicas", 3.5, summed))
     if "exact" in kinds:
@@ -168,9 +171,9 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
     p = np.zeros((1, 4), np.float32)
 
     def probabilities() -> None:
-        counts = ProbabilityCounts((states, p), (states, p), 4)
-        counts.learn(W, W.copy(), 0.0, 0.0, 0.0)
-        counts.fill(np.zeros((1, 1), np.int32))
+        counted = ProbabilityCounts((states, p), (states, p), 4)
+        counted.learn(W, W.copy(), 0.0, 0.0, 0.0)
+        counted.fill(np.zeros((1, 1), np.int32))
         add_steps(p, np.float32(1), np.zeros(1, np.int64))
 
     def samplers() -> list[Sampler]:

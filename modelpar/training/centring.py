@@ -160,12 +160,13 @@ def _centre_biases(
     of_v0, of_v1, of_h0, of_h1 = np.split(products * unit * step, [n_v, 2 * n_v, 2 * n_v + n_h])
     n_samples, n_chains = divisors
     lala, ladh, mumu, mudv = (dots * (step / STEPS)).tolist()
-    for bias, change in (
-        (velocity.b, of_v0 / n_samples - of_v1 / n_chains - v.offset * ladh - v.difference * lala),
-        (velocity.c, of_h0 / n_samples - of_h1 / n_chains - h.difference * mumu - h.offset * mudv),
-    ):
-        bias *= bias.dtype.type(carry)
-        bias -= (rate * change).astype(bias.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # a training that breaks down is found by the health checks
+        for bias, change in (
+            (velocity.b, of_v0 / n_samples - of_v1 / n_chains - v.offset * ladh - v.difference * lala),
+            (velocity.c, of_h0 / n_samples - of_h1 / n_chains - h.difference * mumu - h.offset * mudv),
+        ):
+            bias *= bias.dtype.type(carry)
+            bias -= (rate * change).astype(bias.dtype)
 
 
 def _unit(statistics: Statistics) -> float:

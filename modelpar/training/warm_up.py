@@ -113,7 +113,7 @@ def tasks_of(
             "exact": True, "digests": not digests, "sampled": not drawn,
             "probabilities": not binary or training.planes > 0,
             "counts": not integer or n_replicas > 1, "summed counts": not own and (not integer or n_replicas == 1),
-            "counts of one phase": binary or not integer,
+            "counts of one phase": binary or not integer, "single bits": training.planes != 1,
             "tuning": tuning is None, "norms": tuning is None or not tuning.max_norm,
         }  # fmt: skip
         kinds -= {kind for kind, out in absent.items() if out}

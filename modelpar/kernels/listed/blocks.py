@@ -134,7 +134,7 @@ class BlockCounts(Counts):
         super().__init__(data, model)
         self._blocks, self.shape = blocks, (n_connections,)
 
-    def _operands(self) -> tuple[Array, ...]:
+    def _words(self) -> tuple[Array, ...]:
         (v0, s0), (v1, s1) = self.data, self.model
         return v0.rows, s0.words, v1.rows, s1.words
 
@@ -143,7 +143,7 @@ class BlockCounts(Counts):
         if not compiled():
             update_row(W, V, self.plain(), *scalars)
             return
-        blocks, widest, operands = self._blocks, self._blocks.widest, self._operands()
+        blocks, widest, operands = self._blocks, self._blocks.widest, self._words()
         blocks.split(lambda a, b: products.learn_blocks(a, b, *blocks.lists, widest, *operands, W, V, *scalars))
 
     def add_to(self, V: Array, gain: float) -> None:
@@ -151,14 +151,14 @@ class BlockCounts(Counts):
         if not compiled():
             V += scalar * self.plain().astype(V.dtype)
             return
-        blocks, widest, operands = self._blocks, self._blocks.widest, self._operands()
+        blocks, widest, operands = self._blocks, self._blocks.widest, self._words()
         blocks.split(lambda a, b: products.add_blocks(a, b, *blocks.lists, widest, *operands, V, scalar))
 
     def fill(self, out: Array) -> None:
         if not compiled():
             out[:] = self.plain()
             return
-        blocks, widest, operands = self._blocks, self._blocks.widest, self._operands()
+        blocks, widest, operands = self._blocks, self._blocks.widest, self._words()
         blocks.split(lambda a, b: products.count_blocks(a, b, *blocks.lists, widest, *operands, out))
 
     def fill_in_pieces(self, out: Array, n_rows: int) -> Iterator[tuple[int, int]]:

@@ -160,6 +160,11 @@ def philox_32(typingctx: Any, block: Any, unit: Any, tag: Any, key0: Any, key1: 
         def eight_of(value: int) -> ir.Constant:
             return ir.Constant(eight, [ir.Constant(I64, value)] * 8)
 
+        def upper(value: ir.Value) -> ir.Value:  # in the lower halves; a shift would wait for the unit that multiplies
+            odd = ir.Constant(LANE32, [ir.Constant(I32, i | 1) for i in range(LANES)])
+            lanes = b.bitcast(value, LANE32)
+            return b.bitcast(b.shuffle_vector(lanes, lanes, odd), eight)
+
         block, unit, tag, key0, key1, out = args
         low, half = eight_of(0xFFFFFFFF), eight_of(32)
         block = b.add(same(block), ir.Constant(eight, [ir.Constant(I64, i) for i in range(8)]))
@@ -170,10 +175,11 @@ def philox_32(typingctx: Any, block: Any, unit: Any, tag: Any, key0: Any, key1: 
             k1 = same(b.and_(b.add(key1, ir.Constant(I64, i * 0xBB67AE85)), ir.Constant(I64, 0xFFFFFFFF)))
             p0 = b.mul(b.and_(c0, low), eight_of(0xD2511F53))
             p1 = b.mul(b.and_(c2, low), eight_of(0xCD9E8D57))
-            c0, c1 = b.xor(b.xor(b.lshr(p1, half), c1), k0), p1
-            c2, c3 = b.xor(b.xor(b.lshr(p0, half), c3), k1), p0
-        even = b.or_(b.and_(c0, low), b.shl(c1, half))  # words 0 and 1 of every counter
-        odd = b.or_(b.and_(c2, low), b.shl(c3, half))  # words 2 and 3
+            c0, c1 = b.xor(b.xor(upper(p1), c1), k0), p1
+            c2, c3 = b.xor(b.xor(upper(p0), c3), k1), p0
+        pairs = ir.Constant(LANE32, [ir.Constant(I32, i + 15 * (i % 2)) for i in range(LANES)])  # 0, 16, 2, 18, ...
+        words = [b.bitcast(c, LANE32) for c in (c0, c1, c2, c3)]
+        even, odd = (b.bitcast(b.shuffle_vector(*words[k : k + 2], pairs), eight) for k in (0, 2))
         for part in range(2):
             lanes = [4 * part + k // 2 + 8 * (k % 2) for k in range(8)]
             mixed = b.shuffle_vector(

@@ -80,8 +80,8 @@ class _Tiles:
     def load(self, tile: int, address: ir.Value) -> None:
         self._call("tileloadd64", self._number(tile), self.b.inttoptr(address, _OCTET), ir.Constant(I64, DEPTH))
 
-    def store(self, tile: int, address: ir.Value) -> None:
-        self._call("tilestored64", self._number(tile), self.b.inttoptr(address, _OCTET), ir.Constant(I64, DEPTH))
+    def store(self, tile: int, address: ir.Value, stride: int = DEPTH) -> None:
+        self._call("tilestored64", self._number(tile), self.b.inttoptr(address, _OCTET), ir.Constant(I64, stride))
 
     def multiply(self, signs: str, total: int, first: int, second: int) -> None:
         """total += first @ second; signs: s or u, of the bytes of both"""
@@ -250,3 +250,63 @@ def write_bits(typingctx: Any, target: Any, shift: Any, w0: Any, w1: Any, w2: An
         return context.get_dummy_value()
 
     return types.void(types.intp, *[types.uint64] * 5), build
+
+
+@intrinsic
+def set_bytes(typingctx: Any, target: Any, word: Any, value: Any) -> Any:
+    """target (64,) uint8 |= value where the word's bits are set; target on a 64-byte boundary"""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(_I8, DEPTH)
+        pointer = b.inttoptr(args[0], kind.as_pointer())
+        first = b.insert_element(ir.Constant(kind, ir.Undefined), b.trunc(args[2], _I8), ir.Constant(I32, 0))
+        values = b.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, DEPTH), None))
+        chosen = b.select(b.bitcast(args[1], ir.VectorType(I1, DEPTH)), values, ir.Constant(kind, None))
+        b.store(b.or_(b.load(pointer, align=DEPTH), chosen), pointer, align=DEPTH)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.uint64, types.intp), build
+
+
+def square(row_bytes: int) -> Any:
+    """Return the intrinsic ``multiply_square``, whose results lie in rows ``row_bytes`` apart."""
+
+    @intrinsic
+    def multiply_square(typingctx: Any, a: Any, a_stride: Any, x: Any, x_stride: Any, n_steps: Any, out: Any) -> Any:
+        """out (32 units, 32 units) int32 = signed bytes (32 units, samples) times unsigned ones (samples, 32 units)
+
+        a, x     addresses of [16 units, step] tiles, of 64 samples each, and bytes from 16 units to the next 16
+        n_steps  at least 1
+        """
+
+        def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            a, a_stride, x, x_stride, n_steps, out = args
+            tiles = _Tiles(b)
+            for total in range(4):
+                tiles.zero(total)
+            before, loop, after = b.block, b.append_basic_block("steps"), b.append_basic_block("after")
+            b.branch(loop)
+            b.position_at_end(loop)
+            step = b.phi(I64)
+            step.add_incoming(ir.Constant(I64, 0), before)
+            at = b.mul(step, ir.Constant(I64, TILE))
+            tiles.load(4, b.add(a, at))
+            tiles.load(6, b.add(x, at))
+            tiles.multiply("su", 0, 4, 6)
+            tiles.load(7, b.add(b.add(x, x_stride), at))
+            tiles.multiply("su", 1, 4, 7)
+            tiles.load(5, b.add(b.add(a, a_stride), at))
+            tiles.multiply("su", 3, 5, 7)
+            tiles.multiply("su", 2, 5, 6)
+            following = b.add(step, ir.Constant(I64, 1))
+            step.add_incoming(following, b.block)
+            b.cbranch(b.icmp_signed("<", following, n_steps), loop, after)
+            b.position_at_end(after)
+            for total in range(4):
+                corner = total // 2 * LANES * row_bytes + total % 2 * DEPTH
+                tiles.store(total, b.add(out, ir.Constant(I64, corner)), row_bytes)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 6), build
+
+    return multiply_square

@@ -92,3 +92,16 @@ def address(typingctx: Any, array: Any) -> Any:
         return b.ptrtoint(context.make_array(signature.args[0])(context, b, args[0]).data, I64)
 
     return types.int64(array), build
+
+
+@intrinsic
+def fetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which will be needed soon, into the second-level cache."""
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        octet = ir.IntType(8).as_pointer()
+        prefetch = function(b, "llvm.prefetch.p0i8", ir.VoidType(), octet, I32, I32, I32)
+        b.call(prefetch, [b.inttoptr(args[0], octet), *(ir.Constant(I32, n) for n in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), build

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -38,7 +39,7 @@ from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.machine.caches import first_writable, kept_folders
 
 VARIABLE = "MODELPAR_KERNELS"
-VERSION = 4  # of the kernels' speed: a change makes old calibrations invalid
+VERSION = 5  # of the kernels' speed: a change makes old calibrations invalid
 
 _SIZE = (784, 1024)  # incoming and outgoing units of the calibration's products
 _BATCHES = (32, 256)
@@ -46,6 +47,7 @@ _DENSITIES = (0.02, 0.2)  # of lists, at a batch between the two: the time of tr
 _LISTED = 128
 _ROUNDS = 15
 _ATTEMPTS = 3
+_SPIN = 0.1  # seconds after which no thread of a BLAS spins any more
 _LEAST_SLOPE = 0.1  # of the time at the higher load, that the part which grows with the load must take
 
 
@@ -101,10 +103,16 @@ def candidates() -> tuple[str, ...]:
     return (name,) if name else usual()
 
 
+def named() -> str:
+    """Return what the environment names, a kernel or not; empty where the choice is free."""
+    name = os.environ.get(VARIABLE, "")
+    return "" if name == "auto" else name
+
+
 def forced() -> str | None:
     """Return the kernel that the environment names, or None.  Raises SpecError for one that is not available."""
-    name = os.environ.get(VARIABLE, "")
-    if name in ("", "auto"):
+    name = named()
+    if not name:
         return None
     if name not in available():
         raise SpecError(f"{VARIABLE} is {name!r}, but this processor has auto, {', '.join(available())}")
@@ -216,20 +224,23 @@ def prepare() -> None:
 def _measured() -> dict[str, Rate]:
     """Measure every kernel's rate at two loads: samples, or active samples, of an incoming unit.
 
-    All of them in turn, round after round, and of each the least time counts: whatever else the machine does for a
-    while slows no kernel in particular.  A rate that no undisturbed kernel has, whose time does not grow with the load,
-    is measured again, and where that does not help the assumed one stands.
+    All of our own in turn, round after round, and of each the least time counts: whatever else the machine does for a
+    while slows no kernel in particular.  The BLAS comes after them: its threads spin for a while after a product, on
+    the cores of whatever runs next.  A rate that no undisturbed kernel has, whose time does not grow with the load, is
+    measured again, and where that does not help the assumed one stands.
     """
     cases = {(kernel, up): _cases(kernel, up) for kernel in usual() for up in (True, False)}
     least = {key: [np.inf] * len(works) for key, (works, _) in cases.items()}
+    groups = [[key for key in cases if (key[0] == "blas") == last] for last in (False, True)]
     for attempt in range(_ATTEMPTS):
-        for _ in range(_ROUNDS):
-            for key, (works, _) in cases.items():
-                for i, work in enumerate(works):
+        for group, _ in itertools.product(groups, range(_ROUNDS)):
+            for key in group:
+                for i, work in enumerate(cases[key][0]):
                     least[key][i] = min(least[key][i], _time(work))
         rates = {key: _rate_of(least[key], loads) for key, (_, loads) in cases.items()}
         if all(rates.values()) or attempt == _ATTEMPTS - 1:
             break
+        time.sleep(_SPIN)
     assumed = _RATES_WITH if HAS_LOOKUP else _RATES_WITHOUT
     return {f"{kernel}.{'up' if up else 'down'}": rate or assumed[kernel] for (kernel, up), rate in rates.items()}
 

@@ -28,7 +28,7 @@ from modelpar.kernels.llvm.tiles import (
     write_bits,
     write_limbs,
 )
-from modelpar.kernels.llvm.vectors import LANES, address
+from modelpar.kernels.llvm.vectors import LANES, address, fetch
 from modelpar.kernels.products.aligned import aligned_int32, pad
 from modelpar.machine.compilation import njit
 
@@ -37,7 +37,7 @@ STEPS = 8  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the 
 # Where things lie in the scratch of a panel, in steps of 4 bytes: the products of six tiles, 64 rows of 16 weights (or
 # one of 64), these rows transposed, what is left of wide weights.
 _ROWS, _TURNED, _LEFT, SCRATCH = 1536, 2560, 3584, 3600
-_CONFIGURATION = np.array([1, *[0] * 15, *[DEPTH, 0] * 8, *[0] * 16, *[LANES] * 8, *[0] * 8], np.uint8)  # eight tiles
+CONFIGURATION = np.array([1, *[0] * 15, *[DEPTH, 0] * 8, *[0] * 16, *[LANES] * 8, *[0] * 8], np.uint8)  # eight tiles
 
 
 @njit(cache=True, nogil=True)
@@ -94,6 +94,10 @@ def limbs_of_block(W, up, first, n_units, low, n_steps, scale, shift, target, st
                         for u in range(LANES):
                             there = r < n and u < m
                             floats[_ROWS + r * LANES + u] = W[i + r, first + sub + u] if there else np.float32(0)
+                if i + 2 * DEPTH <= n_in:
+                    for r in range(sub, sub + LANES):
+                        for line in range(0, 4 * PANEL, DEPTH):
+                            fetch(start + (i + DEPTH + r) * row + 4 * first + line)
                 for k in range(0, DEPTH, LANES):
                     transpose_16(source + k * source_stride, source_stride, turned + 4 * k, 4 * DEPTH)
                 for u in range(m):
@@ -106,6 +110,25 @@ def limbs_of_block(W, up, first, n_units, low, n_steps, scale, shift, target, st
                         for r in range(DEPTH):
                             floats[_ROWS + r] = W[first + sub + u, i + r] if r < n else np.float32(0)
                     write_limbs(source, tile + DEPTH * u, scale, shift, left)
+
+
+@njit(cache=True, nogil=True)
+def fetch_block(W, up, first, low, part, n_parts):  # type: ignore[no-untyped-def]
+    """Ask for a part of the weights of a panel and block, those of the units ``first ..`` for the inputs ``low ..``.
+
+    Their rows lie far apart, so that the processor does not foresee them; asked for while tiles are multiplied, they
+    are there when they are split.
+    """
+    row = W.strides[0]
+    if up:
+        n, width = min(STEPS * DEPTH, W.shape[0] - low), 4 * min(PANEL, W.shape[1] - first)
+        at = address(W) + low * row + 4 * first
+    else:
+        n, width = min(PANEL, W.shape[0] - first), 4 * min(STEPS * DEPTH, W.shape[1] - low)
+        at = address(W) + first * row + 4 * low
+    for r in range(part * n // n_parts, (part + 1) * n // n_parts):
+        for line in range(0, width, DEPTH):
+            fetch(at + r * row + line)
 
 
 @njit(cache=True, nogil=True)
@@ -125,13 +148,15 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
     products, n_tiles = address(scratch), sums.shape[1] // LANES
     prepared, n_steps = len(integers) > 0, (n_in + DEPTH - 1) // DEPTH
     n_blocks = (n_steps + STEPS - 1) // STEPS
-    configure(address(_CONFIGURATION))
+    configure(address(CONFIGURATION))
     for block in range(n_blocks):  # of about the same size
         begin, end = block * n_steps // n_blocks, (block + 1) * n_steps // n_blocks
         limbs, stride = address(weights), (end - begin) * LIMBS * TILE
         if prepared:
             limbs, stride = address(integers) + first // LANES * integers.strides[0], integers.strides[0]
             limbs += begin * LIMBS * TILE
+        next_first, next_low = (first, end * DEPTH) if end < n_steps else (first + n_units, 0)
+        part, n_parts = 0, (n_units + LANES - 1) // LANES * ((n_tiles + 1) // 2)
         shift = begin - begin  # not a constant, for which numba would compile limbs_of_block again
         while shift <= 24:
             if not prepared:
@@ -141,6 +166,9 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
                 for tile in range(0, n_tiles, 2):
                     bits = address(codes) + tile * codes.strides[0] + begin * TILE
                     total = address(sums) + sub * sums.strides[0] + tile * DEPTH
+                    if not prepared and not up and shift == 0:
+                        fetch_block(W, up, next_first, next_low, part, n_parts)
+                        part += 1
                     if tile + 1 < n_tiles:
                         multiply_2(here, bits, codes.strides[0], end - begin, products)
                         add_products_2(products, total, sums.strides[0], shift)

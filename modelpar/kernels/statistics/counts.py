@@ -1,22 +1,40 @@
 """Statistics of packed states in integers, and the update of the weights from them in the same pass.
 
 The statistics of one step are ``C[i, j] = sum over samples of v0[i] s0[j] - v1[i] s1[j]`` with states v and k-bit
-values s: ANDed words and counted ones, plane by plane.  Integers add up exactly in any order, over samples, planes,
-threads and replicas.  The update is element by element, in this order of operations:
+values s: ANDed words and counted ones, plane by plane, or products of bytes on tiles (``statistics.tiles``).  Integers
+add up exactly in any order, over samples, planes, threads and replicas.  The update is element by element, in this
+order of operations:
 
     V = carry * V + gain * C;  V -= shrink * W;  W += V
+
+The loops over C take the kernel that counts a few rows as an address, and how many rows it counts at once.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import functools
 
+import numpy as np
+from numba import types
+
+from modelpar.kernels.llvm.calls import address_of, caller
 from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
 from modelpar.kernels.llvm.vectors import LANES, address
+from modelpar.kernels.products.aligned import aligned_int32
 from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
 
 COLUMNS = 512  # of C at a time: a row long enough to be prefetched, few enough for their words to stay in the caches
+
+_BITS, _VALUES = types.Array(types.uint64, 2, "C"), types.Array(types.uint32, 4, "C")
+COUNT_ROWS = types.void(_BITS, _VALUES, _BITS, _VALUES, *[types.int64] * 4, types.Array(types.int32, 2, "C"))
+_count = caller(COUNT_ROWS)
+
+
+@functools.cache
+def entry() -> int:
+    """Return the address of ``count_rows``."""
+    return address_of(count_rows, COUNT_ROWS)
 
 
 @njit(cache=True, nogil=True)
@@ -41,7 +59,7 @@ def by_vectors(words):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignore[no-untyped-def]
-    """counts (TILE, COLUMNS) int32: rows ``first .. first + n_rows - 1`` and columns ``low .. high - 1`` of C
+    """counts (at least TILE, COLUMNS) int32: rows ``first .. first + n_rows - 1``, columns ``low .. high - 1`` of C
 
     v (rows, words) uint64, at most TILE rows; s from by_vectors, low a multiple of 16.  If the data's phase has no
     words, only the model's is counted.
@@ -71,27 +89,27 @@ def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def count_and_update(W, V, v0, s0, v1, s1, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
+def count_and_update(kernel, n_at_once, v0, s0, v1, s1, W, V, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
     """Update rows ``start .. stop - 1`` of W and V (rows, columns) from C, in one pass over memory."""
-    counts = np.empty((TILE, COLUMNS), np.int32)
+    counts = aligned_int32(n_at_once * COLUMNS).reshape(n_at_once, COLUMNS)
     for low in range(0, W.shape[1], COLUMNS):
         high = min(low + COLUMNS, W.shape[1])
-        for first in range(start, stop, TILE):
-            n_rows = min(TILE, stop - first)
-            count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
+        for first in range(start, stop, n_at_once):
+            n_rows = min(n_at_once, stop - first)
+            _count(kernel, (v0, s0, v1, s1, first, n_rows, low, high, counts))
             for r in range(n_rows):
                 update_row(W[first + r, low:high], V[first + r, low:high], counts[r, : high - low], carry, gain, shrink)
 
 
 @njit(cache=True, nogil=True)
-def count_and_add(V, v0, s0, v1, s1, gain, start, stop):  # type: ignore[no-untyped-def]
+def count_and_add(kernel, n_at_once, v0, s0, v1, s1, V, gain, start, stop):  # type: ignore[no-untyped-def]
     """V = V + gain * C, rows ``start .. stop - 1``"""
-    counts = np.empty((TILE, COLUMNS), np.int32)
+    counts = aligned_int32(n_at_once * COLUMNS).reshape(n_at_once, COLUMNS)
     for low in range(0, V.shape[1], COLUMNS):
         high = min(low + COLUMNS, V.shape[1])
-        for first in range(start, stop, TILE):
-            n_rows = min(TILE, stop - first)
-            count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
+        for first in range(start, stop, n_at_once):
+            n_rows = min(n_at_once, stop - first)
+            _count(kernel, (v0, s0, v1, s1, first, n_rows, low, high, counts))
             for r in range(n_rows):
                 count, row = counts[r], V[first + r, low:high]
                 for j in range(len(row)):
@@ -99,14 +117,14 @@ def count_and_add(V, v0, s0, v1, s1, gain, start, stop):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True)
-def count_block(v0, s0, v1, s1, start, stop, out):  # type: ignore[no-untyped-def]
+def count_block(kernel, n_at_once, v0, s0, v1, s1, start, stop, out):  # type: ignore[no-untyped-def]
     """Rows ``start .. stop - 1`` of out (rows, columns), int8, int16 or int32, = C"""
-    counts = np.empty((TILE, COLUMNS), np.int32)
+    counts = aligned_int32(n_at_once * COLUMNS).reshape(n_at_once, COLUMNS)
     for low in range(0, out.shape[1], COLUMNS):
         high = min(low + COLUMNS, out.shape[1])
-        for first in range(start, stop, TILE):
-            n_rows = min(TILE, stop - first)
-            count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts)
+        for first in range(start, stop, n_at_once):
+            n_rows = min(n_at_once, stop - first)
+            _count(kernel, (v0, s0, v1, s1, first, n_rows, low, high, counts))
             for r in range(n_rows):
                 count, row = counts[r], out[first + r, low:high]
                 for j in range(len(row)):

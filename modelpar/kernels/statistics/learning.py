@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.vectors import LANES, compiled
+from modelpar.kernels.products import dispatch
 from modelpar.kernels.states import Packed, unpack
-from modelpar.kernels.statistics import counts, probability_counts
+from modelpar.kernels.statistics import counts, probability_counts, tiles
 from modelpar.kernels.statistics.update import add_row, update_row
 
 Array = npt.NDArray[Any]
@@ -58,10 +59,15 @@ class Counts:
         """Return the largest absolute value that C can have."""
         return n_samples * ((1 << planes) - 1)
 
-    def _operands(self) -> tuple[Array, ...]:
+    def _operands(self) -> tuple[int, tuple[Any, ...]]:
+        """(rows that are counted at once, first arguments of the loops in ``counts``)"""
         (v0, s0), (v1, s1) = self.data, self.model
         rows = [np.ascontiguousarray(v.rows) for v in (v0, v1)]
-        return rows[0], counts.by_vectors(s0.words), rows[1], counts.by_vectors(s1.words)
+        if _on_tiles(s1.planes):
+            v, s = tiles.signed_bytes(*rows), tiles.bytes_of_values(s0.words, s1.words)
+            return tiles.ROWS, (tiles.entry(), tiles.ROWS, v, s, tiles.NO_BITS, tiles.NO_VALUES)
+        vectors = [counts.by_vectors(s.words) for s in (s0, s1)]
+        return counts.TILE, (counts.entry(), counts.TILE, rows[0], vectors[0], rows[1], vectors[1])
 
     def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
         """Update W and V in one pass over memory; ``gain`` is for C in its own unit."""
@@ -69,10 +75,8 @@ class Counts:
         if not compiled():
             _update(W, V, self.plain(), *scalars)
             return
-        operands = self._operands()
-        threads.split(
-            len(W), _rows(W), lambda a, b: counts.count_and_update(W, V, *operands, *scalars, a, b), counts.TILE
-        )
+        n, operands = self._operands()
+        threads.split(len(W), _rows(W), lambda a, b: counts.count_and_update(*operands, W, V, *scalars, a, b), n)
 
     def add_to(self, V: Array, gain: float) -> None:
         """V = V + gain * C; ``gain`` is for C in its own unit."""
@@ -80,33 +84,31 @@ class Counts:
         if not compiled():
             V += scalar * self.plain().astype(V.dtype)
             return
-        operands = self._operands()
-        threads.split(len(V), _rows(V), lambda a, b: counts.count_and_add(V, *operands, scalar, a, b), counts.TILE)
+        n, operands = self._operands()
+        threads.split(len(V), _rows(V), lambda a, b: counts.count_and_add(*operands, V, scalar, a, b), n)
 
     def fill(self, out: Array) -> None:
         """out (rows, columns), of a type that can represent ``largest``, = C"""
-        if not compiled():
-            out[:] = self.plain()
-            return
-        self._fill_rows(self._operands(), 0, len(out), out)
+        for _ in self.fill_in_pieces(out, len(out)):
+            pass
 
     def fill_in_pieces(self, out: Array, n_rows: int) -> Iterator[tuple[int, int]]:
         """As ``fill``, about ``n_rows`` rows at a time: yields (start, stop) of the rows that are now filled."""
+        n, operands = self._operands() if compiled() else (1, ())
         if not compiled():
             out[:] = self.plain()
-        operands = self._operands() if compiled() else ()
-        n_rows = max(counts.TILE, n_rows // counts.TILE * counts.TILE)
+        n_rows = max(n, -(-n_rows // n) * n)
         for start in range(0, len(out), n_rows):
             stop = min(start + n_rows, len(out))
             if compiled():
-                self._fill_rows(operands, start, stop, out)
+                self._fill_rows(n, operands, start, stop, out)
             yield start, stop
 
-    def _fill_rows(self, operands: Any, start: int, stop: int, out: Array) -> None:
+    def _fill_rows(self, n: int, operands: tuple[Any, ...], start: int, stop: int, out: Array) -> None:
         def work(a: int, b: int) -> None:
             counts.count_block(*operands, start + a, start + b, out)
 
-        threads.split(stop - start, _rows(out), work, counts.TILE)
+        threads.split(stop - start, _rows(out), work, n)
 
     def plain(self) -> Array:
         """Return C in float64, which represents it exactly."""
@@ -197,6 +199,12 @@ def _update(W: Array, V: Array, C: Array, carry: Any, gain: Any, shrink: Any) ->
     V[:] = carry * V + gain * C.astype(W.dtype)
     V -= shrink * W
     W += V
+
+
+def _on_tiles(planes: int) -> bool:
+    """Whether values of so many bits are counted on tiles: single bits are counted as fast as they become bytes."""
+    name = dispatch.named()
+    return (name == "tiles" or (not name and planes > 1)) and tiles.self_test()
 
 
 def _scalars(W: Array, *values: float) -> tuple[Any, ...]:
