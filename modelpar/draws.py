@@ -22,7 +22,7 @@ __all__ = ["Purpose", "Stream", "permutation", "sample_bernoulli", "sample_gauss
 FloatArray = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
-GRAIN = 1 << 15  # draws that are worth another thread: about 30 us of work
+GRAIN = 1 << 17  # draws that are worth another thread: about 120 us of work
 
 
 def uniform(stream: Stream, unit_ids: IntArray, samples: int | IntArray, out: FloatArray) -> None:

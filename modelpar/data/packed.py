@@ -21,7 +21,7 @@ IntArray = npt.NDArray[np.int64]
 LOOKED_AT = 1024  # rows at a time, a multiple of 64
 _FIRST_LOOK = 64  # rows that tell grey values from states in nearly every case
 _LARGEST = 1e150  # above, squares overflow
-_GRAIN = 1 << 20  # bits for which one more thread is worth waking: about 30 us of work
+_GRAIN = 1 << 22  # bits for which one more thread is worth waking: about 120 us of work
 
 
 class PackedColumns:

@@ -31,7 +31,7 @@ from modelpar.kernels import threads
 from modelpar.machine.compilation import njit
 
 MODULUS = 1 << 64
-GRAIN = 1 << 17  # elements of 32 bits for which one more thread is worth waking: about 50 us of work
+GRAIN = 1 << 18  # elements of 32 bits for which one more thread is worth waking: about 100 us of work
 PLANE = 1 << 24  # column ids reserved for the words of one bit plane
 
 Ids = npt.NDArray[np.integer] | Sequence[int]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
+WAKING = 150_000  # nanoseconds of work that are worth another thread, which begins some 100 microseconds later
+
 _n_threads = 1
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0  # threads that the pool may have, in addition to the calling one
@@ -59,6 +61,11 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
+
+
+def rows_worth_waking(nanoseconds: float) -> int:
+    """Return the number of rows, each of which takes so long, that are worth another thread."""
+    return max(1, int(WAKING / nanoseconds))
 
 
 def rows_of(elements: int, row_length: int) -> int:

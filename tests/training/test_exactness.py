@@ -175,7 +175,8 @@ def test_going_on_at_another_grid_and_layout(comm, agree, folder, alone, shape, 
 
 @pytest.mark.skipif(not compiled(), reason="threads are for compiled kernels")
 @shapes
-def test_the_number_of_threads_does_not_matter(comm, agree, folder, alone, shape):
+def test_the_number_of_threads_does_not_matter(comm, agree, folder, alone, shape, monkeypatch):
+    monkeypatch.setattr(threads, "WAKING", 1)
     training = exact.TRAININGS["wide"]
     threads.set_threads(2)
     try:

@@ -25,7 +25,7 @@ from modelpar.kernels.statistics.update import update_row
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
-GRAIN = 1 << 13  # weights for which one more thread is worth waking
+GRAIN = 1 << 15  # weights for which one more thread is worth waking
 NO_POSITIONS = np.empty(0, np.int32)
 
 

@@ -83,7 +83,7 @@ class Product:
         def work(start: int, stop: int) -> None:
             draw.incoming_sums(*operands, start, stop, out)
 
-        threads.split(self.n_out, PANEL, work, align=PANEL)
+        threads.split(self.n_out, _grain(self.batch, self.activations.n_units), work, align=PANEL)
         return out
 
     def _dense_sums(self, allocate: Allocate) -> Array:
@@ -152,7 +152,10 @@ class Sampler:
             return self.of_sums(product.sums(allocate), product.n_inputs)
         assert isinstance(product.activations, Packed)
         operands = subset_sums.operands(kernel, product.W, product.activations, product.up, product.n_inputs)
-        return self.drawn(product.n_out, product.batch, draw.sample_units, (*operands, self.bias))
+        return self.drawn(
+            product.n_out, product.batch, draw.sample_units, (*operands, self.bias),
+            n_inputs=product.activations.n_units,
+        )  # fmt: skip
 
     def of_sums(self, sums: Array, n_inputs: int) -> Sampled:
         """Sample the units of sums (units, batch): int32 as of ``Product``, or floats, which are overwritten."""
@@ -170,11 +173,12 @@ class Sampler:
 
     def drawn(
         self, n_units: int, batch: int, loop: Loop, inputs: tuple[Any, ...],
-        split: Callable[[Callable[[int, int], None]], None] | None = None,
+        split: Callable[[Callable[[int, int], None]], None] | None = None, *, n_inputs: int = 0,
     ) -> Sampled:  # fmt: skip
         """Run a compiled loop over panels of units that fills the requested arrays.
 
-        split   runs it over other ranges than panels of units, for a ``loop`` that takes them
+        split      runs it over other ranges than panels of units, for a ``loop`` that takes them
+        n_inputs   units that the loop sums over; 0 where the sums are given
         """
         planes = self.planes if self.planes > 1 else 0
         drawing = philox.draw_of(self.stream, self.unit_ids, self.samples, n_units, batch, planes)
@@ -195,7 +199,7 @@ class Sampler:
             errors.append(loop(*inputs, start, stop, *arguments))
 
         if split is None:
-            threads.split(n_units, PANEL, run, align=PANEL)
+            threads.split(n_units, _grain(batch, n_inputs), run, align=PANEL)
         else:
             split(run)
         statistic = states if self.planes == 1 else statistic
@@ -221,6 +225,11 @@ class Sampler:
             error = float(np.floor(miss * miss * steps + p.dtype.type(0.5)).astype(np.int64).sum())
         statistic = states if self.planes == 1 else statistic
         return Sampled(p.copy() if self.means else None, states, statistic, error / draw.ERROR_STEPS)
+
+
+def _grain(batch: int, n_inputs: int) -> int:
+    """Return the number of units whose sums and draws are worth another thread, by the rates of a core of 2024."""
+    return threads.rows_worth_waking(n_inputs * (0.3 + 0.003 * batch) + 1.2 * batch + 1)
 
 
 def plain_sums(sums: Array, n_inputs: int) -> Array:

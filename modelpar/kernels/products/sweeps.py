@@ -164,7 +164,7 @@ def visible_after(
     integers = NO_INTEGERS, NO_INTEGERS
     if sweeps > 1:  # the weights do not change meanwhile
         integers = integers_of(W, chosen[0], False, n_hidden), integers_of(W, chosen[1], True, n_visible)
-    together = _threads_together(h.batch, W.shape)
+    together = _threads_together(h.batch, W.shape, sweeps)
     # threads that share chains change the hidden states as they go
     rows, out = h.rows.copy() if together > 1 else np.ascontiguousarray(h.rows), v.rows
     counter = np.zeros(1, np.int64)
@@ -182,18 +182,29 @@ def visible_after(
             lambda i: work(0, n_words, (*bounds[0][i : i + 2], *bounds[1][i : i + 2])),
         )
     else:
-        threads.split(n_words, 1, lambda start, stop: work(start, stop, (0, n_visible, 0, n_hidden)))
+        few = h.batch < threads.get_threads() * BLOCK
+        threads.split(n_words, n_words if few else 1, lambda a, b: work(a, b, (0, n_visible, 0, n_hidden)))
     return v
 
 
-def _threads_together(batch: int, shape: tuple[int, int]) -> int:
+def _threads_together(batch: int, shape: tuple[int, int], sweeps: int) -> int:
     """The threads that share all chains and divide the units: 1 where each has chains enough for itself.
 
     What is made of the weights for a product costs as much as some hundred chains, and fewer threads do it when
-    each has units of its own.
+    each has units of its own.  Each needs twice the work that is worth waking it: what reads and changes the weights
+    afterwards finds half of them in the cache of another core.
     """
     n = threads.get_threads()
-    return 1 if batch >= n * BLOCK else min(n, *(-(-units // PANEL) for units in shape))
+    if batch >= n * BLOCK:
+        return 1
+    n_worth = int(sweeps * _nanoseconds(batch, shape) / (2 * threads.WAKING))
+    return max(1, min(n, n_worth, *(-(-units // PANEL) for units in shape)))
+
+
+def _nanoseconds(batch: int, shape: tuple[int, int]) -> float:
+    """Nanoseconds of a sweep, about, on a core of 2024."""
+    n_visible, n_hidden = shape
+    return 2 * n_visible * n_hidden * (0.15 + 0.002 * batch) + 1.2 * (n_visible + n_hidden) * batch
 
 
 def _bounds(n_units: int, n: int, align: int) -> list[int]:

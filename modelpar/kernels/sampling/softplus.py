@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 GROUP = 64  # units whose sigmoids are multiplied: products stay above 2^-64
 SPAN = 512  # samples at a time, whose products stay in the first-level cache
 STEPS = float(1 << 32)  # of terms whose sums are the same in any order
-GRAIN = 1 << 14  # values that are worth another thread
+GRAIN = 1 << 16  # values that are worth another thread
 FRACTION = 24  # bits of the fraction of sums in fixed point, as int64
 FIXED_STEPS = float(1 << FRACTION)
 

@@ -26,7 +26,7 @@ from modelpar.kernels.statistics.update import add_row, update_row
 Array = npt.NDArray[Any]
 Pair = tuple[Packed, Packed]
 
-GRAIN = 1 << 13  # weights for which one more thread is worth waking
+GRAIN = 1 << 19  # weights for which one more thread is worth waking, where sums are given: about 150 us of work
 
 
 class Counts:
@@ -76,7 +76,8 @@ class Counts:
             _update(W, V, self.plain(), *scalars)
             return
         n, operands = self._operands()
-        threads.split(len(W), _rows(W), lambda a, b: counts.count_and_update(*operands, W, V, *scalars, a, b), n)
+        grain = self._grain(W, n)
+        threads.split(len(W), grain, lambda a, b: counts.count_and_update(*operands, W, V, *scalars, a, b), n)
 
     def add_to(self, V: Array, gain: float) -> None:
         """V = V + gain * C; ``gain`` is for C in its own unit."""
@@ -85,7 +86,8 @@ class Counts:
             V += scalar * self.plain().astype(V.dtype)
             return
         n, operands = self._operands()
-        threads.split(len(V), _rows(V), lambda a, b: counts.count_and_add(*operands, V, scalar, a, b), n)
+        grain = self._grain(V, n)
+        threads.split(len(V), grain, lambda a, b: counts.count_and_add(*operands, V, scalar, a, b), n)
 
     def fill(self, out: Array) -> None:
         """out (rows, columns), of a type that can represent ``largest``, = C"""
@@ -108,7 +110,12 @@ class Counts:
         def work(a: int, b: int) -> None:
             counts.count_block(*operands, start + a, start + b, out)
 
-        threads.split(stop - start, _rows(out), work, n)
+        threads.split(stop - start, self._grain(out, n), work, n)
+
+    def _grain(self, W: Array, n: int) -> int:
+        """Rows that are worth another thread, where n are counted at once: popcounts take their time for each plane."""
+        values = self.model[1]
+        return _rows(W, values.batch * (1 if n == tiles.ROWS else values.planes))
 
     def plain(self) -> Array:
         """Return C in float64, which represents it exactly."""
@@ -211,5 +218,6 @@ def _scalars(W: Array, *values: float) -> tuple[Any, ...]:
     return tuple(W.dtype.type(value) for value in values)
 
 
-def _rows(W: Array) -> int:
-    return max(LANES, GRAIN // max(1, W.shape[1]))
+def _rows(W: Array, samples: int = 0) -> int:
+    """Rows that are worth another thread, with statistics of so many samples, by the rates of a core of 2024."""
+    return max(LANES, threads.rows_worth_waking(W.shape[1] * (0.3 + 0.002 * samples) + 1))

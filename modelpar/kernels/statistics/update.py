@@ -13,7 +13,7 @@ from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
 
-GRAIN = 1 << 16  # parameters for which one more thread is worth waking
+GRAIN = 1 << 19  # parameters for which one more thread is worth waking: about 150 us of work
 SQUARE_STEPS = float(1 << 31)
 
 

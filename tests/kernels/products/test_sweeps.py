@@ -42,6 +42,7 @@ def side_by_side(W, b, c, ids, h, n, first):
 @pytest.mark.parametrize(("n_visible", "n_hidden", "batch"), [(5, 3, 1), (70, 130, 64), (131, 66, 201), (20, 40, 1100)])
 def test_sweeps_equal_one_side_after_the_other(monkeypatch, kernel, n_threads, n_visible, n_hidden, batch):
     monkeypatch.setenv(VARIABLE, kernel)
+    monkeypatch.setattr(threads, "WAKING", 1)
     rng = np.random.default_rng(n_visible)
     W = rng.normal(0, 0.5, (n_visible, n_hidden)).astype(np.float32)
     b, c = (rng.normal(0, 1, n).astype(np.float32) for n in W.shape)
