@@ -201,39 +201,99 @@ multiply_1, multiply_2 = _multiplier(1), _multiplier(2)
 add_products_1, add_products_2 = _adder(1), _adder(2)
 
 
+# Which of four groups of 16 units the four bytes of a lane belong to.  The order is that in which shifts and selections
+# within lanes put them, without a shuffle; states are laid out likewise.
+ORDER = (0, 2, 1, 3)
+NARROW = 1 << 22  # integers from -NARROW to NARROW - 1 fit in the limbs of write_limbs
+_MAGIC = 1.5 * 2.0**23  # adding it leaves the nearest integer, plus NARROW, in the lowest 23 bits
+
+
 @intrinsic
-def write_limbs(typingctx: Any, source: Any, target: Any, scale: Any, shift: Any, beyond: Any) -> Any:
-    """Split 64 weights in fixed point into limbs: 64 bytes each, TILE apart.
+def write_limbs(typingctx: Any, source: Any, target: Any, scale: Any, beyond: Any) -> Any:
+    """Split 64 narrow weights in fixed point into limbs: 64 bytes each, TILE apart.
+
+    Byte 4 t + k is of unit 16 ORDER[k] + t.
 
     source   address of float32 (64,)
-    shift    0: three limbs, with the third signed, are a weight modulo 2^24; 24: they are what is left of it, over 2^24
-    beyond   address of int32 (16,), which get bits that are set where something is left of a weight
+    beyond   address of int32 (16,), of which bits above 22 are set where a weight is not narrow
     """
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        source, target, scale, shift, beyond = args
+        source, target, scale, beyond = args
+        fma = function(b, "llvm.fma.v16f32", FLOAT32, FLOAT32, FLOAT32, FLOAT32)
+        many = spread(b, scale, FLOAT32)
+        magic = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), _MAGIC)] * LANES)
+        left, x = load(b, beyond, LANE32, 4), []
+        for k in range(DEPTH // LANES):
+            weights = load(b, b.add(source, ir.Constant(I64, 4 * LANES * k)), FLOAT32, 4)
+            x.append(b.bitcast(b.call(fma, [weights, many, magic]), LANE32))
+            left = b.or_(left, b.xor(x[k], constant(LANE32, 0x4B000000)))
+        b.store(left, b.inttoptr(beyond, LANE32.as_pointer()), align=4)
+        rows = _bytes_of_lanes(b, x, b.trunc(b.lshr(source, ir.Constant(I64, 48)), I32))
+        bytes_ = ir.VectorType(_I8, DEPTH)
+        top = b.sub(b.bitcast(rows[2], bytes_), ir.Constant(bytes_, [ir.Constant(_I8, NARROW >> 16)] * DEPTH))
+        for limb, row in enumerate((*rows[:2], top)):
+            address = b.add(target, ir.Constant(I64, limb * TILE))
+            b.store(row, b.inttoptr(address, row.type.as_pointer()), align=DEPTH)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.float32, types.intp), build
+
+
+def _bytes_of_lanes(b: ir.IRBuilder, x: list[ir.Value], zero: ir.Value) -> list[ir.Value]:
+    """Bytes 0, 1 and 2 of the lanes of four vectors, each as one vector whose lanes are in ORDER.
+
+    zero   an int32 of which LLVM does not know that it is 0: shifts and masks that it knows become permutations of
+           bytes, which take three times as long
+    """
+    halves = ir.VectorType(I16, 2 * LANES)
+
+    def hidden(value: int) -> ir.Value:
+        return spread(b, b.xor(zero, ir.Constant(I32, value)), LANE32)
+
+    def chosen(low: ir.Value, high: ir.Value, mask: ir.Value) -> ir.Value:
+        return b.xor(high, b.and_(b.xor(low, high), mask))
+
+    def by_halves(shift: Any, value: ir.Value) -> ir.Value:
+        return b.bitcast(shift(b.bitcast(value, halves), b.bitcast(eights, halves)), LANE32)
+
+    lower, even, sixteen, eights = (hidden(value) for value in (0xFFFF, 0x00FF00FF, 16, 0x00080008))
+    p, q = (chosen(x[k], b.shl(x[k + 1], sixteen), lower) for k in (0, 2))
+    upper_p, upper_q = (chosen(b.lshr(x[k], sixteen), x[k + 1], lower) for k in (0, 2))
+    return [
+        chosen(p, by_halves(b.shl, q), even),
+        chosen(by_halves(b.lshr, p), q, even),
+        chosen(upper_p, by_halves(b.shl, upper_q), even),
+    ]
+
+
+@intrinsic
+def write_wide_limbs(typingctx: Any, source: Any, target: Any, scale: Any, shift: Any) -> Any:
+    """As ``write_limbs``, of weights of up to 32 bits.
+
+    shift    0: the limbs, with the third signed, are a weight modulo 2^24; 24: they are what is left of it, over 2^24
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        source, target, scale, shift = args
         rint = function(b, "llvm.rint.v16f32", FLOAT32, FLOAT32)
         many, eight = spread(b, scale, FLOAT32), constant(LANE32, 8)
         chosen = b.icmp_signed("!=", shift, ir.Constant(I64, 0))
-        left = load(b, beyond, LANE32, 4)
-        parts: list[list[ir.Value]] = [[] for _ in range(LIMBS)]
+        x = []
         for k in range(DEPTH // LANES):
             weights = load(b, b.add(source, ir.Constant(I64, 4 * LANES * k)), FLOAT32, 4)
             fixed = b.fptosi(b.call(rint, [b.fmul(weights, many)]), LANE32)
             rest = b.sub(fixed, b.ashr(b.shl(fixed, eight), eight))
-            left = b.or_(left, rest)
-            value = b.select(chosen, b.ashr(rest, constant(LANE32, 24)), fixed)
-            for limb in range(LIMBS):
-                byte = b.lshr(value, constant(LANE32, 8 * limb)) if limb else value
-                parts[limb].append(b.trunc(byte, ir.VectorType(_I8, LANES)))
-        b.store(left, b.inttoptr(beyond, LANE32.as_pointer()), align=4)
-        for limb, quarters in enumerate(parts):
-            for k, quarter in enumerate(quarters):
-                address = b.add(target, ir.Constant(I64, limb * TILE + LANES * k))
-                b.store(quarter, b.inttoptr(address, quarter.type.as_pointer()), align=LANES)
+            x.append(b.select(chosen, b.ashr(rest, constant(LANE32, 24)), fixed))
+        for limb in range(LIMBS):
+            row = ir.Constant(LANE32, None)
+            for k, group in enumerate(ORDER):
+                byte = b.and_(b.lshr(x[group], constant(LANE32, 8 * limb)), constant(LANE32, 0xFF))
+                row = b.or_(row, b.shl(byte, constant(LANE32, 8 * k)))
+            b.store(row, b.inttoptr(b.add(target, ir.Constant(I64, limb * TILE)), LANE32.as_pointer()), align=DEPTH)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.float32, types.intp, types.intp), build
+    return types.void(types.intp, types.intp, types.float32, types.intp), build
 
 
 @intrinsic

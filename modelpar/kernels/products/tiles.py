@@ -1,8 +1,8 @@
 """Sums of weights over the units that are on, as products of bytes on tiles: one more way to the same integers.
 
-A weight in fixed point that fits in 24 bits is ``b0 + 2^8 b1 + 2^16 b2``, with unsigned bytes b0 and b1 and a signed
+A weight in fixed point that fits in 23 bits is ``b0 + 2^8 b1 + 2^16 b2``, with unsigned bytes b0 and b1 and a signed
 one, b2.  Each of them times the states, which are bytes 0 and 1, is a product of tiles, and the sums wrap as those of
-int32 do.  What is left of wider weights, a multiple of 2^24, goes through the tiles a second time.
+int32 do.  Blocks with wider weights go through the tiles twice: with the weights modulo 2^24, and with what is left.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from modelpar.kernels.llvm.tiles import (
     release,
     write_bits,
     write_limbs,
+    write_wide_limbs,
 )
 from modelpar.kernels.llvm.vectors import LANES, address, fetch
 from modelpar.kernels.products.aligned import aligned_int32, pad
 from modelpar.machine.compilation import njit
 
+NARROW_LIMBS, LOW_LIMBS, HIGH_LIMBS = 0, 1, 2  # of weights that fit, of wide ones, of what is left of these
 PANEL = 64  # outgoing units at a time
 STEPS = 8  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache
 # Where things lie in the scratch of a panel, in steps of 4 bytes: the products of six tiles, 64 rows of 16 weights (or
@@ -44,7 +46,8 @@ CONFIGURATION = np.array([1, *[0] * 15, *[DEPTH, 0] * 8, *[0] * 16, *[LANES] * 8
 def bits_in_tiles(words, batch):  # type: ignore[no-untyped-def]
     """Bits of units and samples as bytes: words (units, n) uint64 -> uint16 (tiles of 16 samples, 512 steps)
 
-    A tile has 64 units in 16 rows of four, and in a row 16 samples of four units each, as the instruction reads them.
+    A tile has 64 units in 16 rows of four, in the ORDER of the limbs of weights, and in a row 16 samples of four units
+    each, as the instruction reads them.
     """
     n_units = words.shape[0]
     n_tiles, n_steps = (batch + LANES - 1) // LANES, (n_units + DEPTH - 1) // DEPTH
@@ -55,24 +58,33 @@ def bits_in_tiles(words, batch):  # type: ignore[no-untyped-def]
     zero = np.uint64(0)
     for tile in range(n_tiles):
         at, w, shift = address(tiles) + tile * tiles.strides[0], tile >> 2, np.uint64(tile % 4 * LANES)
-        for quad in range(n_units // 4):
-            i = 4 * quad
-            write_bits(at + 64 * quad, shift, words[i, w], words[i + 1, w], words[i + 2, w], words[i + 3, w])
-        for quad in range(n_units // 4, n_steps * LANES):
-            i = 4 * quad
-            write_bits(
-                at + 64 * quad, shift, words[i, w] if i < n_units else zero,
-                words[i + 1, w] if i + 1 < n_units else zero, words[i + 2, w] if i + 2 < n_units else zero, zero,
-            )  # fmt: skip
+        for step in range(n_steps):
+            for row in range(LANES):
+                i = step * DEPTH + row
+                if i + 48 < n_units:
+                    w0, w1, w2, w3 = words[i, w], words[i + 32, w], words[i + 16, w], words[i + 48, w]
+                else:
+                    w0, w1 = words[i, w] if i < n_units else zero, words[i + 32, w] if i + 32 < n_units else zero
+                    w2, w3 = words[i + 16, w] if i + 16 < n_units else zero, zero
+                write_bits(at + step * TILE + row * DEPTH, shift, w0, w1, w2, w3)
     return tiles
 
 
 @njit(cache=True, nogil=True)
-def limbs_of_block(W, up, first, n_units, low, n_steps, scale, shift, target, stride, scratch):  # type: ignore[no-untyped-def]
+def _write(source, target, scale, way, left):  # type: ignore[no-untyped-def]
+    if way == NARROW_LIMBS:
+        write_limbs(source, target, scale, left)
+    else:
+        write_wide_limbs(source, target, scale, 24 if way == HIGH_LIMBS else 0)
+
+
+@njit(cache=True, nogil=True)
+def limbs_of_block(W, up, first, n_units, low, n_steps, scale, way, target, stride, scratch):  # type: ignore[no-untyped-def]
     """Split the weights of the units ``first ..`` for the inputs ``low .. low + 64 n_steps - 1`` into limbs.
 
     target, stride   address of [16 units][step][limb] tiles, and bytes from 16 units to the next 16
-    shift            0, or 24 for what is left of wide weights; that there is some is noted in ``scratch``
+    way              NARROW_LIMBS, where it is noted in ``scratch`` that some weights do not fit; LOW_LIMBS, those of
+                     weights modulo 2^24; or HIGH_LIMBS, what is left of them
     Inputs that are not there have weights of 0; units that are not there have any.
     """
     n_in = W.shape[0] if up else W.shape[1]
@@ -101,7 +113,7 @@ def limbs_of_block(W, up, first, n_units, low, n_steps, scale, shift, target, st
                 for k in range(0, DEPTH, LANES):
                     transpose_16(source + k * source_stride, source_stride, turned + 4 * k, 4 * DEPTH)
                 for u in range(m):
-                    write_limbs(turned + 4 * DEPTH * u, tile + DEPTH * u, scale, shift, left)
+                    _write(turned + 4 * DEPTH * u, tile + DEPTH * u, scale, way, left)
             else:
                 for u in range(m):
                     source = start + (first + sub + u) * row + 4 * i
@@ -109,7 +121,7 @@ def limbs_of_block(W, up, first, n_units, low, n_steps, scale, shift, target, st
                         source = rows
                         for r in range(DEPTH):
                             floats[_ROWS + r] = W[first + sub + u, i + r] if r < n else np.float32(0)
-                    write_limbs(source, tile + DEPTH * u, scale, shift, left)
+                    _write(source, tile + DEPTH * u, scale, way, left)
 
 
 @njit(cache=True, nogil=True)
@@ -133,12 +145,12 @@ def fetch_block(W, up, first, low, part, n_parts):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True)
 def wide(scratch):  # type: ignore[no-untyped-def]
-    """Whether something was left of a weight since the last call."""
+    """Whether some weights were not narrow since the last call."""
     some = np.int32(0)
     for k in range(_LEFT, _LEFT + LANES):
         some |= scratch[k]
         scratch[k] = 0
-    return some != 0
+    return some >> 23 != 0
 
 
 @njit(cache=True, nogil=True)
@@ -157,16 +169,21 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
             limbs += begin * LIMBS * TILE
         next_first, next_low = (first, end * DEPTH) if end < n_steps else (first + n_units, 0)
         part, n_parts = 0, (n_units + LANES - 1) // LANES * ((n_tiles + 1) // 2)
-        shift = begin - begin  # not a constant, for which numba would compile limbs_of_block again
-        while shift <= 24:
-            if not prepared:
-                limbs_of_block(W, up, first, n_units, begin * DEPTH, end - begin, scale, shift, limbs, stride, scratch)
+        way = begin - begin + NARROW_LIMBS  # not a constant, for which numba would compile limbs_of_block again
+        if not prepared:
+            limbs_of_block(W, up, first, n_units, begin * DEPTH, end - begin, scale, way, limbs, stride, scratch)
+            if wide(scratch):
+                way += LOW_LIMBS
+        while way <= HIGH_LIMBS:
+            if way > NARROW_LIMBS:
+                limbs_of_block(W, up, first, n_units, begin * DEPTH, end - begin, scale, way, limbs, stride, scratch)
+            shift = 24 if way == HIGH_LIMBS else 0
             for sub in range(0, n_units, LANES):
                 here = limbs + sub // LANES * stride
                 for tile in range(0, n_tiles, 2):
                     bits = address(codes) + tile * codes.strides[0] + begin * TILE
                     total = address(sums) + sub * sums.strides[0] + tile * DEPTH
-                    if not prepared and not up and shift == 0:
+                    if not prepared and not up and way < HIGH_LIMBS:
                         fetch_block(W, up, next_first, next_low, part, n_parts)
                         part += 1
                     if tile + 1 < n_tiles:
@@ -175,7 +192,7 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
                     else:
                         multiply_1(here, bits, codes.strides[0], end - begin, products)
                         add_products_1(products, total, sums.strides[0], shift)
-            shift += 24 if wide(scratch) else 48  # what is left of weights beyond 24 bits, if anything
+            way += HIGH_LIMBS + 1 if way == NARROW_LIMBS else 1
     release()
 
 
@@ -197,7 +214,8 @@ def prepare_limbs(W, up, start, stop, scale, limbs):  # type: ignore[no-untyped-
     target = address(limbs) + start // LANES * limbs.strides[0]
     n_steps = (n_in + DEPTH - 1) // DEPTH
     none = start - start  # 0, but not a constant, for which numba would compile again
-    limbs_of_block(W, up, start, stop - start, none, n_steps, scale, none, target, limbs.strides[0], scratch)
+    way = none + NARROW_LIMBS
+    limbs_of_block(W, up, start, stop - start, none, n_steps, scale, way, target, limbs.strides[0], scratch)
     return wide(scratch)
 
 

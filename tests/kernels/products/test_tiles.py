@@ -1,5 +1,5 @@
 """Sums on tiles beyond what tests/kernels/products/test_subset_sums.py asks of every kernel: their forms of states and
-weights, and weights of more than 24 bits.
+weights, and weights of more than 23 bits.
 
 Modules: modelpar/kernels/llvm/tiles
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelpar.kernels.llvm.tiles import DEPTH, HAS_TILES, LIMBS, allowed
+from modelpar.kernels.llvm.tiles import DEPTH, HAS_TILES, LIMBS, NARROW, ORDER, allowed
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import draw, subset_sums, tiles
 from modelpar.kernels.states import pack
@@ -31,7 +31,7 @@ def test_states_as_bytes(n_units: int, batch: int) -> None:
     steps = -(-n_units // DEPTH)
     padded = np.zeros((steps * DEPTH, -(-batch // 16) * 16), np.uint8)
     padded[:n_units, :batch] = bits
-    expected = padded.reshape(steps, 16, 4, -1, 16).transpose(3, 0, 1, 4, 2)  # tile, step, quad, sample, unit
+    expected = padded.reshape(steps, 4, 16, -1, 16)[:, ORDER].transpose(3, 0, 2, 4, 1)  # tile, step, row, sample, unit
     assert np.array_equal(got.reshape(expected.shape), expected)
 
 
@@ -45,6 +45,10 @@ def test_limbs_that_are_prepared_are_the_weights(up: bool, n_in: int, n_out: int
     low, middle, top = (
         limbs.reshape(-1, steps, LIMBS, 16, DEPTH).transpose(2, 0, 3, 1, 4).reshape(LIMBS, -1, steps * DEPTH)
     )
+    low, middle, top = (  # back from the order of write_limbs
+        x.reshape(-1, steps, 16, 4)[..., np.argsort(ORDER)].swapaxes(2, 3).reshape(-1, steps * DEPTH)
+        for x in (low, middle, top)
+    )
     fixed = low.astype(np.int64) + middle.astype(np.int64) * 256 + top.view(np.int8).astype(np.int64) * 65536
     assert np.array_equal(fixed[:n_out, :n_in], np.rint((W.T if up else W) * SCALE))
     assert not fixed[:n_out, n_in:].any()
@@ -52,8 +56,8 @@ def test_limbs_that_are_prepared_are_the_weights(up: bool, n_in: int, n_out: int
 
 @needs_tiles
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
-@pytest.mark.parametrize("widest", [7.9999999, 8.0, -8.0, -8.0001, 2047.9, -2048.0])
-def test_weights_of_more_than_24_bits(up: bool, widest: float) -> None:
+@pytest.mark.parametrize("widest", [3.9999995, 4.0, -4.0, -4.00001, 8.0, -8.0001, 2047.9, -2048.0])
+def test_weights_of_more_than_23_bits(up: bool, widest: float) -> None:
     """They are multiplied in two passes, and never prepared."""
     rng = np.random.default_rng(2)
     W = rng.normal(0, 0.1, (600, 70) if up else (70, 600)).astype(np.float32)
@@ -64,5 +68,5 @@ def test_weights_of_more_than_24_bits(up: bool, widest: float) -> None:
     out = np.zeros((70, 40), np.int32)
     draw.incoming_sums(*subset_sums.operands("tiles", W, pack(bits), up, 600), 0, 70, out)
     assert np.array_equal(out, (fixed @ bits).astype(np.int32))
-    narrow = fixed.min() >= -(2**23) and fixed.max() < 2**23
+    narrow = fixed.min() >= -NARROW and fixed.max() < NARROW
     assert (len(subset_sums.integers_of(W, "tiles", up, 600)) > 0) == narrow
