@@ -36,7 +36,8 @@ METHODS = ("auto", "exact", "ais", "reverse-ais", "trajectory")
 AUTO_EXACT = 20  # units of the smaller side up to which `auto` enumerates: some seconds at most
 CONFIDENCE = 0.95  # of the intervals
 WIDE_GAP = 1.0  # nats between the optimistic and the pessimistic estimate above which neither is to be trusted
-FEW_CHAINS = 0.1  # part of the chains that the weights must be worth
+FEW_CHAINS = 0.1  # part of the chains that the weights must be worth, and
+FEWEST_CHAINS = 5  # chains
 # repeats of the stream of Purpose.SCORE, after those of annealing
 UPWARDS = 16
 
@@ -46,11 +47,13 @@ class Score:
     """A mean log-likelihood per sample, in nats, with its interval.
 
     log_likelihood    by forward AIS where both directions were used: an optimistic value
-    low, high         95 % intervals: of one method, its own; of both, from the low end of the pessimistic one to the
-                      high end of the optimistic one.  They tell how well the model's value is known for these very
-                      samples, not how much it would vary over others
+    low, high         95 % intervals: of one method, its own; of both, what both of them cover.  They tell how well the
+                      model's value is known for these very samples, not how much it would vary over others
     effective_chains  what the chains' weights are worth; NaN where there were none
-    gap               optimistic minus pessimistic estimate; NaN where only one was made
+    gap               optimistic minus pessimistic estimate; NaN where only one was made.  It is negative by more than
+                      chance where chains in reverse are pessimistic about the model's own samples, as they always are,
+                      but not about these: the distribution at the end of too short an annealing lies between the base
+                      rate and a model that fits other samples better than these
     doubts            why the value is not to be trusted, in words; empty where nothing speaks against it
     """
 
@@ -126,9 +129,10 @@ def score(
     assert low is not None
     gap = best[0] - low[0] if optimistic and pessimistic else math.nan
     chains = log_z_low.effective_chains if optimistic else float(min(n_chains, n_samples))
-    doubts = _doubts(gap, chains / n_chains if optimistic else 1.0)
+    doubts = _doubts(optimistic, pessimistic, chains if optimistic else math.inf, n_chains)
     name = "ais+reverse-ais" if method == "both" else method
-    return Score(best[0], low[1], best[2], best[3], chains, name, seconds, gap, n_samples, doubts)
+    lowest, highest = min(best[1], low[1]), max(best[2], low[2])
+    return Score(best[0], lowest, highest, best[3], chains, name, seconds, gap, n_samples, doubts)
 
 
 Estimate = tuple[float, float, float, float]  # log-likelihood, low, high, log Z
@@ -162,12 +166,17 @@ def _by_reverse(
     return value, value - half, value + half, float(log_z.mean())
 
 
-def _doubts(gap: float, part: float) -> tuple[str, ...]:
+def _doubts(optimistic: Estimate | None, pessimistic: Estimate | None, chains: float, n_chains: int) -> tuple[str, ...]:
+    """Why estimates are not to be trusted.   chains: what those of the optimistic one are worth, of ``n_chains``"""
     doubts = []
-    if gap > WIDE_GAP:
-        doubts.append(f"the optimistic and the pessimistic estimate are {gap:.3g} nats apart: use more temperatures")
-    if part < FEW_CHAINS:
-        doubts.append(f"the estimate hangs on {part:.1%} of the chains: use more temperatures or chains")
+    if optimistic and pessimistic:
+        gap, more = optimistic[0] - pessimistic[0], "use more temperatures"
+        if gap > WIDE_GAP:
+            doubts.append(f"the optimistic and the pessimistic estimate are {gap:.3g} nats apart: {more}")
+        elif gap < -WIDE_GAP or optimistic[2] < pessimistic[1]:
+            doubts.append(f"the pessimistic estimate is {-gap:.3g} nats above the optimistic one: {more}")
+    if chains < max(FEW_CHAINS * n_chains, FEWEST_CHAINS):
+        doubts.append(f"the estimate hangs on {chains:.2g} of {n_chains} chains: use more temperatures or chains")
     return tuple(doubts)
 
 

@@ -16,9 +16,9 @@ from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpec, open_da
 from modelpar.errors import DataError, SpecError
 from modelpar.kernels.sampling.softplus import softplus_differences, softplus_sums
 from modelpar.kernels.states import pack
-from modelpar.likelihood.score import score
+from modelpar.likelihood.score import _doubts, score
 from modelpar.spec import DataSpec
-from modelpar.training.scoring import score_split
+from modelpar.training.scoring import score_split, share_of_split
 from tests.likelihood.cases import all_states, each_grid, exact_log_partition, log_sum_over_hidden
 
 pytestmark = pytest.mark.ranks
@@ -105,6 +105,48 @@ def test_intervals_hold_as_often_as_they_say(method):
         # in reverse the bias is towards smaller values, which the interval of a pessimistic estimate allows for
         held += result.low <= exact <= result.high if method == "ais" else result.low <= exact
     assert held >= 180, held
+
+
+@pytest.mark.skipif(MPI.COMM_WORLD.size > 1, reason="one rank does it alone")
+def test_the_interval_of_both_directions_holds_for_a_model_that_was_trained_hard():
+    """Held-out samples that it fits badly: in reverse alone, values are too high by far more than their intervals."""
+    data = DataSpec(data="digits", binarise="0.5")
+    with Grid(MPI.COMM_SELF) as grid:
+        network = DeepBeliefNetwork(NetworkSpec(layers=(64, 12), seed=1), grid)
+        dataset = open_dataset(data, grid.comm)
+        training = TrainingSpec(epochs=20, learning_rate=0.5, momentum=0.95, initial_momentum=0.95)
+        for _ in pretrain(network, dataset, training):
+            pass
+        held_out = share_of_split(network, dataset, dataset.test)
+        exact = score(network, *held_out, "exact").log_likelihood
+        results = [score(network, *held_out, exact_up_to=0, n_betas=100, seed=seed) for seed in range(20)]
+    assert all(result.low <= result.log_likelihood <= result.high for result in results)
+    held = sum(result.low <= exact <= result.high for result in results)
+    assert held >= 16, held  # of 95 %: fewer would come once in 300 times
+
+
+@pytest.mark.parametrize(
+    ("estimates", "chains", "words"),
+    [
+        (((-20.0, -20.1, -19.9, 0.0), (-20.2, -20.4, -20.0, 0.0)), 50.0, []),
+        (((-20.0, -20.1, -19.9, 0.0), (-21.2, -21.4, -21.0, 0.0)), 50.0, ["1.2 nats apart"]),
+        (((-20.0, -20.1, -19.9, 0.0), (-19.9, -20.0, -19.8, 0.0)), 50.0, []),
+        (((-20.0, -20.1, -19.9, 0.0), (-19.7, -19.8, -19.6, 0.0)), 50.0, ["0.3 nats above"]),
+        (((-20.0, -20.1, -19.9, 0.0), None), 9.0, ["9 of 100 chains"]),
+    ],
+)
+def test_doubts(estimates, chains, words):
+    doubts = _doubts(*estimates, chains, 100)
+    assert len(doubts) == len(words)
+    assert all(word in doubt for word, doubt in zip(words, doubts, strict=True))
+
+
+@pytest.mark.skipif(MPI.COMM_WORLD.size > 1, reason="one rank does it alone")
+def test_two_chains_are_too_few(case):
+    it = case(1)
+    v = np.random.default_rng(2).integers(0, 2, (7, 70)).astype(float)
+    result = score(of_case(it), *share(of_case(it), v), "ais", n_chains=2, n_betas=30)
+    assert "of 2 chains" in result.doubts[0]
 
 
 @each_grid
