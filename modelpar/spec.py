@@ -147,7 +147,7 @@ class NetworkSpec(Spec):
 
 @dataclass(frozen=True)
 class TrainingSpec(Spec):
-    """Pre-training of one RBM after another (Algorithms 1 and 2).  Defaults after Hinton (2010)."""
+    """Pre-training of one RBM after another (Algorithms 1 and 2).  Defaults by decision 23."""
 
     epochs: int = option(20, "epochs of pre-training of each RBM", at_least=0)
     batch_size: int = option(100, "samples of one minibatch, over all replicas together", at_least=1)

@@ -90,8 +90,8 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
               help="which samples of the data")  # fmt: skip
 @click.option("--method", type=click.Choice(["auto", "exact", "ais", "reverse-ais", "trajectory"]), default="auto",
               show_default=True, help="exact by enumeration (one side of at most 25 units), annealed importance "
-              "sampling (an optimistic value), the same from the data backwards (a pessimistic one); auto: exact where "
-              "that takes seconds, else both directions; trajectory: both directions through the models that train "
+              "sampling (an optimistic value), the same from the data backwards (a pessimistic one); auto: exact up "
+              "to 20 units, else both directions; trajectory: both directions through the models that train "
               "--keep-trajectory has kept")  # fmt: skip
 @click.option("--chains", type=click.IntRange(2), default=100, show_default=True, metavar="N",
               help="chains of each direction")  # fmt: skip

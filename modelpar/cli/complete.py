@@ -126,6 +126,6 @@ def read_mask(path: str, n_samples: int, n_units: int) -> Mask:
     if known.ndim > 1 and len(known) == n_samples and known.size == n_samples * n_units:
         return known.reshape(n_samples, n_units).T
     raise DataError(
-        f"--mask {path} is {' x '.join(map(str, known.shape))}, but {n_units} values are needed, or {n_samples} x "
+        f"--mask {path} has {' x '.join(map(str, known.shape))} values, but {n_units} are needed, or {n_samples} x "
         f"{n_units} for masks of each sample"
     )

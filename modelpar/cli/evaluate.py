@@ -116,7 +116,8 @@ def sample(
             v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=seed << 32)
         fantasies = network.whole_visible(in_data_units(network, v))
         write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network))
-    print(f"{count} fantasies after {steps} steps of Gibbs sampling: {in_one_line(out)}", flush=True)
+    ways = {"gibbs": "Gibbs sampling", "pt": "parallel tempering", "ptt": "tempering along the trajectory"}
+    print(f"{count} fantasies after {steps} steps of {ways[method]}: {in_one_line(out)}", flush=True)
     if swaps is not None:
         print(_swaps_line(swaps), flush=True)
         if steps > 1 and np.nanmin(swaps.acceptance) < RARE:

@@ -42,6 +42,10 @@ def check_idle(settings: Settings, spec: NetworkSpec, dataset: Dataset, say: Say
     reported: dict[str, None] = {}
     if spec.exact and settings.mine.get("training", {}).get("digests") is False:
         raise SpecError("--no-digests has no effect: --exact records digests; leave it out")
+    if settings.training.standardised and settings.mine.get("training", {}).get("centred") is False:
+        raise SpecError("--no-centred has no effect: --standardised gradients are centred ones; leave it out")
+    if settings.training.score_every and settings.mine.get("run", {}).get("score") is False:
+        raise SpecError("--no-score has no effect beside --score-every, which asks for scores; leave one of them out")
     for table, name, why, depends_on_epochs in idle_options(settings, spec, dataset):
         f = next(f for f in fields(SPECS[table]) if f.name == name)  # type: ignore[arg-type]
         shown = shown_option(table, name, settings.tables.get(table, {}).get(name))

@@ -32,7 +32,8 @@ def log_partition_exact(rbm: ShardedRBM) -> float:
     if n_units > ENUMERABLE:
         side = "hidden" if over_hidden else "visible"
         raise SpecError(
-            f"log Z by enumeration needs at most {ENUMERABLE} {side} units, but there are {n_units}; estimate it by AIS"
+            f"log Z by enumeration needs at most {ENUMERABLE} {side} units, but there are {n_units}; estimate it "
+            "(--method ais)"
         )
     n_low = min(LOW_UNITS, n_units)
     low, low_bias = _inputs(rbm, np.arange(2**n_low), over_hidden=over_hidden)
