@@ -48,6 +48,18 @@ def outcome(mine: Tables, dataset: Dataset | None = None, file: Tables | None = 
     return "", "".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("option", "beside"),
+    [
+        ("--no-centred", {"training": {"standardised": True, "centred": False}}),
+        ("--no-score", {"training": {"score_every": 3}, "run": {"score": False}}),
+    ],
+)
+def test_switching_off_what_another_option_needs_is_refused(option: str, beside: Tables) -> None:
+    refused, _ = outcome({"network": NETWORK, **beside})
+    assert refused.startswith(f"{option} has no effect")
+
+
 GAUSSIAN = {**NETWORK, "visible": "gaussian"}
 CLASSLESS = {**NETWORK, "classes": 0}
 
@@ -66,8 +78,6 @@ CLASSLESS = {**NETWORK, "classes": 0}
         ("--initial-momentum 0.3", "--momentum-epochs", {"training": {"momentum_epochs": 0, "initial_momentum": 0.3}}),
         ("--momentum-epochs 3", "without --initial-momentum", {"training": {"momentum_epochs": 3}}),
         ("--momentum 0.3", "--adagrad", {"training": {"momentum": 0.3}, "sync": {"sync": "server", "adagrad": True}}),
-        ("--no-centred", "--standardised", {"training": {"standardised": True, "centred": False}}),
-        ("--no-score", "--score-every", {"training": {"score_every": 3}, "run": {"score": False}}),
         ("--halo receive", "all connections are complete", {"network": {**NETWORK, "halo": "receive"}}),
         ("--visible-grid 8x8", "no connections are local", {"network": {**NETWORK, "visible_grid": "8x8"}}),
         ("--dropout 0.3", "--pretrain-only", {"run": {"pretrain_only": True}, "finetune": {"dropout": 0.3}}),
