@@ -72,7 +72,7 @@ def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, ind
         training, updates = Settings(read_own_config(comm, where)).training, _updates_of(comm, where, path, rbm)
         chains = _chains_of(comm, where, path, network, rbm)
         rng = np.random.RandomState(network.spec.seed % 2**32)
-        v = _visible_states(network, rbm, chains, training.batch_size)
+        v = _visible_states(network, rbm, chains, training.n_chains or training.batch_size)
         group = f"update_{updates}"
         small = {
             "model_type": MODEL, "parallel_chains": v, f"{group}/time": 0.0, f"{group}/flags/checkpoint": True,
@@ -94,7 +94,8 @@ def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, ind
             writer.give_up()
             raise
         comm.barrier()
-    print(f"exported: {in_one_line(out)}, as {group} with {len(v)} chains", flush=True)
+    kept = "chains" if chains is not None else "new chains, since the checkpoint has none"
+    print(f"exported: {in_one_line(out)}, as {group} with {len(v)} {kept}", flush=True)
 
 
 def _chosen(network: DeepBeliefNetwork, index: int | None) -> RBM:
