@@ -2,9 +2,13 @@
 
 MPICH's ``mpiexec`` kills all ranks about a millisecond after one has ended, and then prints the process number of any
 of them.  No rank has the time to report, so on each node a process that is not a rank waits for the first of its ranks
-to end.  On several nodes these processes send its name to the one on the first node, over a socket.  The first name
-that arrives counts, since the launcher kills the others only later.  A rank that will end by itself dismisses the
-processes.  Other launchers name the rank themselves.
+to end.  Each rank holds a connection to it, which the system closes together with those by which the launcher learns
+of the end: a process with threads may be gone only after others that the launcher has killed since.  Where a rank has
+no connection, or a child that has it too, the end of the process counts.
+
+On several nodes these processes send its name to the one on the first node, over a socket.  The first name that arrives
+counts, since the launcher kills the others only later.  A rank that will end by itself dismisses the processes.  Other
+launchers name the rank themselves.
 
 This file is also what that process runs, so at its head it imports the standard library only.
 """
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 MUTE_LAUNCHER = "hydra"  # of MPICH: its process on each node is the parent of the ranks
 PATIENCE = 1.0  # seconds in which a dismissed process is gone, and an address answers
 LINE = 4096  # bytes that hold a name
+ENTRANCE = "--entrance="  # of the process, before the number of the socket at which its ranks connect
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable
     node_comm = comm.Split_type(MPI.COMM_TYPE_SHARED)
     is_mute = hasattr(os, "pidfd_open") and _launcher().startswith(MUTE_LAUNCHER)
     mine = node_comm.gather((os.getpid(), names[comm.rank]))
-    reporter = None
+    reporter = entrance = None
     if all(comm.allgather(is_mute)):
         listener = socket.create_server(("", 0)) if comm.rank == 0 and node_comm.size < comm.size else None
         address = comm.bcast(
@@ -52,12 +57,14 @@ def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable
         )
         if mine is not None:
             words = [str(word) for pid_and_name in mine for word in pid_and_name]
-            with suppress(OSError):  # where no process can be started, no rank is named
-                reporter = _start(listener, address, words)
+            with suppress(OSError), _entrance() as door:  # where no process can be started, no rank is named
+                reporter = _start(listener, address, words, door)
+                entrance = door.getsockname()
         if listener is not None:
             listener.close()
-    pid = node_comm.bcast(reporter.pid if reporter is not None else None)
+    pid, entrance = node_comm.bcast((reporter.pid if reporter is not None else None, entrance))
     node_comm.Free()
+    connection = _connected(entrance)
 
     def leave() -> None:
         """Dismiss the process: this rank will end, and the launcher may then kill the others."""
@@ -70,10 +77,33 @@ def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable
         leave()
         if reporter is not None:
             reporter.wait()
+        if connection is not None:
+            connection.close()
+
+
+def _entrance() -> socket.socket:
+    """Where the ranks of this node connect to its process: a name that is no file (Linux)."""
+    door = socket.socket(socket.AF_UNIX)
+    door.bind(f"\0modelpar-{secrets.token_hex()}")
+    door.listen(socket.SOMAXCONN)
+    return door
+
+
+def _connected(entrance: bytes | str | None) -> socket.socket | None:
+    """This rank's connection, which tells by its end that the rank has ended; None where there is nobody."""
+    if entrance is None:
+        return None
+    with suppress(OSError):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(PATIENCE)
+        connection.connect(entrance)
+        connection.sendall(f"{os.getpid()}\n".encode())
+        return connection
+    return None
 
 
 def _start(
-    listener: socket.socket | None, address: tuple[list[str], int, str] | None, words: list[str]
+    listener: socket.socket | None, address: tuple[list[str], int, str] | None, words: list[str], door: socket.socket
 ) -> subprocess.Popen[bytes]:
     """The process of this node.  The one with the ``listener`` is the host, at whose ``address`` the others report."""
     role = "alone"
@@ -81,8 +111,9 @@ def _start(
         addresses, port, token = address
         role = f"host {listener.fileno()} {token}" if listener else f"guest {','.join(addresses)} {port} {token}"
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, role, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        start_new_session=True, pass_fds=[listener.fileno()] if listener else [],
+        [sys.executable, "-I", "-S", __file__, f"{ENTRANCE}{door.fileno()}", role, *words], stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, start_new_session=True,
+        pass_fds=[door.fileno(), *([listener.fileno()] if listener else [])],
     )  # fmt: skip
 
 
@@ -119,8 +150,11 @@ def _launcher() -> str:
         return ""
 
 
-def wait_for_the_first(names: dict[int, str], role: str) -> None:
-    """Report the name of the first process to end: print it, or, as a guest, send it to the host."""
+def wait_for_the_first(names: dict[int, str], role: str, entrance: socket.socket | None = None) -> None:
+    """Report the name of the first process to end: print it, or, as a guest, send it to the host.
+
+    entrance   where the processes connect, and say which they are
+    """
     kind, *about = role.split()
     ended = select.epoll()  # returns the ends of processes in their order
     waiting: dict[int, str | socket.socket] = {}
@@ -145,11 +179,31 @@ def wait_for_the_first(names: dict[int, str], role: str) -> None:
         listener = socket.socket(fileno=int(about[0]))
         waiting[listener.fileno()] = listener
         ended.register(listener.fileno(), select.EPOLLIN)
+    if entrance is not None:
+        waiting[entrance.fileno()] = entrance
+        ended.register(entrance.fileno(), select.EPOLLIN)
+    connected: dict[int, str] = {}  # names of the processes that have connected, by the connection
     while True:
         source = waiting[ended.poll(maxevents=1)[0][0]]
         if isinstance(source, str):
             _say(source, host, about)
             return
+        if source is entrance:
+            connection = entrance.accept()[0]
+            waiting[connection.fileno()] = connection
+            connected[connection.fileno()] = ""
+            ended.register(connection.fileno(), select.EPOLLIN)
+            continue
+        if source.fileno() in connected:
+            line = _received(source)
+            if line is None and connected[source.fileno()]:
+                _say(connected[source.fileno()], host, about)
+                return
+            if line is None or not (line.isdigit() and int(line) in names):
+                ended.unregister(source.fileno())
+                continue
+            connected[source.fileno()] = names[int(line)]
+            continue
         if kind == "host" and source is listener:
             guests.append(source.accept()[0])
             waiting[guests[-1].fileno()] = guests[-1]
@@ -195,5 +249,13 @@ def _received(guest: socket.socket) -> str | None:
     return None
 
 
+def main(words: list[str]) -> None:
+    entrance = None
+    if words[0].startswith(ENTRANCE):
+        entrance = socket.socket(fileno=int(words.pop(0).removeprefix(ENTRANCE)))
+    names = {int(pid): name for pid, name in zip(words[1::2], words[2::2], strict=True)}
+    wait_for_the_first(names, words[0], entrance)
+
+
 if __name__ == "__main__":
-    wait_for_the_first({int(pid): name for pid, name in zip(sys.argv[2::2], sys.argv[3::2], strict=True)}, sys.argv[1])
+    main(sys.argv[1:])

@@ -29,9 +29,9 @@ def sleepers() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def watcher(processes: list[subprocess.Popen[bytes]], where: str = "alone", **more: Any) -> subprocess.Popen[str]:
+def watcher(processes: list[subprocess.Popen[bytes]], *where: str, **more: Any) -> subprocess.Popen[str]:
     words = [word for rank, process in enumerate(processes) for word in (str(process.pid), f"rank {rank} (x)")]
-    command = [sys.executable, "-I", "-S", kill_reporter.__file__, where, *words]
+    command = [sys.executable, "-I", "-S", kill_reporter.__file__, *(where or ["alone"]), *words]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **more)
 
 
@@ -57,6 +57,31 @@ def test_one_that_is_gone_already_is_named(sleepers: list[subprocess.Popen[bytes
     sleepers[1].kill()
     sleepers[1].wait()
     assert "rank 1 (x) was killed" in watcher(sleepers).communicate(timeout=LIMIT)[1]
+
+
+def test_one_whose_connection_ends_is_named_before_one_that_is_gone(sleepers: list[subprocess.Popen[bytes]]) -> None:
+    """The system closes the files of a process with threads before it is gone, and the launcher sees that first."""
+    with kill_reporter._entrance() as door:
+        entrance = door.getsockname()
+        watching = watcher(sleepers, f"{kill_reporter.ENTRANCE}{door.fileno()}", "alone", pass_fds=[door.fileno()])
+    connections = []
+    for process in sleepers:
+        connections.append(socket.socket(socket.AF_UNIX))
+        connections[-1].connect(entrance)
+        connections[-1].sendall(f"{process.pid}\n".encode())
+    with socket.socket(socket.AF_UNIX) as stranger:  # says what is not to be believed, and leaves
+        stranger.connect(entrance)
+        stranger.sendall(b"1\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        watching.wait(1.0)
+    watching.send_signal(signal.SIGSTOP)
+    connections[2].close()
+    sleepers[0].kill()
+    sleepers[0].wait()
+    watching.send_signal(signal.SIGCONT)
+    assert "rank 2 (x) was killed" in watching.communicate(timeout=LIMIT)[1]
+    for connection in connections[:2]:
+        connection.close()
 
 
 def test_where_a_rank_has_left_nobody_is_named(sleepers: list[subprocess.Popen[bytes]]) -> None:
