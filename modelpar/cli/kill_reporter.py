@@ -93,13 +93,15 @@ def _connected(entrance: bytes | str | None) -> socket.socket | None:
     """This rank's connection, which tells by its end that the rank has ended; None where there is nobody."""
     if entrance is None:
         return None
-    with suppress(OSError):
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(PATIENCE)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(PATIENCE)
+    try:
         connection.connect(entrance)
         connection.sendall(f"{os.getpid()}\n".encode())
-        return connection
-    return None
+    except OSError:
+        connection.close()
+        return None
+    return connection
 
 
 def _start(
@@ -250,6 +252,7 @@ def _received(guest: socket.socket) -> str | None:
 
 
 def main(words: list[str]) -> None:
+    """words   the entrance, where there is one; the role; and of each rank its process number and name"""
     entrance = None
     if words[0].startswith(ENTRANCE):
         entrance = socket.socket(fileno=int(words.pop(0).removeprefix(ENTRANCE)))

@@ -106,7 +106,7 @@ def limbs_of_block(W, up, first, n_units, low, n_steps, scale, way, target, stri
                         for u in range(LANES):
                             there = r < n and u < m
                             floats[_ROWS + r * LANES + u] = W[i + r, first + sub + u] if there else np.float32(0)
-                if i + 2 * DEPTH <= n_in:
+                if i + 2 * DEPTH <= n_in:  # the next inputs' rows lie far apart: the processor does not foresee them
                     for r in range(sub, sub + LANES):
                         for line in range(0, 4 * PANEL, DEPTH):
                             fetch(start + (i + DEPTH + r) * row + 4 * first + line)
@@ -125,19 +125,14 @@ def limbs_of_block(W, up, first, n_units, low, n_steps, scale, way, target, stri
 
 
 @njit(cache=True, nogil=True)
-def fetch_block(W, up, first, low, part, n_parts):  # type: ignore[no-untyped-def]
-    """Ask for a part of the weights of a panel and block, those of the units ``first ..`` for the inputs ``low ..``.
+def fetch_rows(W, first, low, part, n_parts):  # type: ignore[no-untyped-def]
+    """Ask for a part of the weights of the rows ``first ..``, a panel, and the columns ``low ..``, a block of inputs.
 
-    Their rows lie far apart, so that the processor does not foresee them; asked for while tiles are multiplied, they
-    are there when they are split.
+    Asked for while tiles are multiplied, they are there when they are split.
     """
     row = W.strides[0]
-    if up:
-        n, width = min(STEPS * DEPTH, W.shape[0] - low), 4 * min(PANEL, W.shape[1] - first)
-        at = address(W) + low * row + 4 * first
-    else:
-        n, width = min(PANEL, W.shape[0] - first), 4 * min(STEPS * DEPTH, W.shape[1] - low)
-        at = address(W) + first * row + 4 * low
+    n, width = min(PANEL, W.shape[0] - first), 4 * min(STEPS * DEPTH, W.shape[1] - low)
+    at = address(W) + first * row + 4 * low
     for r in range(part * n // n_parts, (part + 1) * n // n_parts):
         for line in range(0, width, DEPTH):
             fetch(at + r * row + line)
@@ -184,7 +179,7 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
                     bits = address(codes) + tile * codes.strides[0] + begin * TILE
                     total = address(sums) + sub * sums.strides[0] + tile * DEPTH
                     if not prepared and not up and way < HIGH_LIMBS:
-                        fetch_block(W, up, next_first, next_low, part, n_parts)
+                        fetch_rows(W, next_first, next_low, part, n_parts)
                         part += 1
                     if tile + 1 < n_tiles:
                         multiply_2(here, bits, codes.strides[0], end - begin, products)
