@@ -13,6 +13,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -88,6 +90,21 @@ class _Tiles:
         self._call(f"tdpb{signs}d", *(self._number(tile) for tile in (total, first, second)))
 
 
+@contextmanager
+def _times(b: ir.IRBuilder, n: ir.Value, name: str) -> Iterator[ir.Value]:
+    """A loop of ``n`` rounds, at least one, around the code of the block, which gets the number of the round."""
+    before, loop, after = b.block, b.append_basic_block(name), b.append_basic_block("after")
+    b.branch(loop)
+    b.position_at_end(loop)
+    number = b.phi(I64)
+    number.add_incoming(ir.Constant(I64, 0), before)
+    yield number
+    following = b.add(number, ir.Constant(I64, 1))
+    number.add_incoming(following, b.block)
+    b.cbranch(b.icmp_signed("<", following, n), loop, after)
+    b.position_at_end(after)
+
+
 @intrinsic
 def configure(typingctx: Any, address: Any) -> Any:
     """Let this thread use tiles, by the 64 bytes of a configuration; until ``release``."""
@@ -130,25 +147,17 @@ def _multiplier(n_columns: int) -> Any:
             tiles, (a, x) = _Tiles(b), (6, 7)
             for total in range(LIMBS * n_columns):
                 tiles.zero(total)
-            before, loop, after = b.block, b.append_basic_block("steps"), b.append_basic_block("after")
-            b.branch(loop)
-            b.position_at_end(loop)
-            step = b.phi(I64)
-            step.add_incoming(ir.Constant(I64, 0), before)
-            here = b.add(planes, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
-            there = b.add(bits, b.mul(step, ir.Constant(I64, TILE)))
-            loaded = None
-            for limb in range(LIMBS):
-                tiles.load(a, b.add(here, ir.Constant(I64, limb * TILE)))
-                for column in range(n_columns) if limb % 2 == 0 else reversed(range(n_columns)):
-                    if loaded != column:
-                        tiles.load(x, b.add(there, b.mul(bits_stride, ir.Constant(I64, column))))
-                        loaded = column
-                    tiles.multiply("su" if limb == LIMBS - 1 else "uu", limb * n_columns + column, a, x)
-            following = b.add(step, ir.Constant(I64, 1))
-            step.add_incoming(following, b.block)
-            b.cbranch(b.icmp_signed("<", following, n_steps), loop, after)
-            b.position_at_end(after)
+            with _times(b, n_steps, "steps") as step:
+                here = b.add(planes, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
+                there = b.add(bits, b.mul(step, ir.Constant(I64, TILE)))
+                loaded = None
+                for limb in range(LIMBS):
+                    tiles.load(a, b.add(here, ir.Constant(I64, limb * TILE)))
+                    for column in range(n_columns) if limb % 2 == 0 else reversed(range(n_columns)):
+                        if loaded != column:
+                            tiles.load(x, b.add(there, b.mul(bits_stride, ir.Constant(I64, column))))
+                            loaded = column
+                        tiles.multiply("su" if limb == LIMBS - 1 else "uu", limb * n_columns + column, a, x)
             for total in range(LIMBS * n_columns):
                 tiles.store(total, b.add(out, ir.Constant(I64, total * TILE)))
             return context.get_dummy_value()
@@ -172,24 +181,16 @@ def _adder(n_columns: int) -> Any:
         def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
             products, sums, sum_stride, shift = args
             more = spread(b, b.trunc(shift, I32), LANE32)
-            before, loop, after = b.block, b.append_basic_block("rows"), b.append_basic_block("after")
-            b.branch(loop)
-            b.position_at_end(loop)
-            row = b.phi(I64)
-            row.add_incoming(ir.Constant(I64, 0), before)
-            at = b.add(products, b.mul(row, ir.Constant(I64, DEPTH)))
-            to = b.add(sums, b.mul(row, sum_stride))
-            for column in range(n_columns):
-                total = None
-                for limb in range(LIMBS):
-                    part = load(b, b.add(at, ir.Constant(I64, (limb * n_columns + column) * TILE)), LANE32, 64)
-                    total = b.add(total, b.shl(part, constant(LANE32, 8 * limb))) if limb else part
-                pointer = b.inttoptr(b.add(to, ir.Constant(I64, DEPTH * column)), LANE32.as_pointer())
-                b.store(b.add(b.load(pointer, align=64), b.shl(total, more)), pointer, align=64)
-            following = b.add(row, ir.Constant(I64, 1))
-            row.add_incoming(following, b.block)
-            b.cbranch(b.icmp_signed("<", following, ir.Constant(I64, LANES)), loop, after)
-            b.position_at_end(after)
+            with _times(b, ir.Constant(I64, LANES), "rows") as row:
+                at = b.add(products, b.mul(row, ir.Constant(I64, DEPTH)))
+                to = b.add(sums, b.mul(row, sum_stride))
+                for column in range(n_columns):
+                    total = None
+                    for limb in range(LIMBS):
+                        part = load(b, b.add(at, ir.Constant(I64, (limb * n_columns + column) * TILE)), LANE32, 64)
+                        total = b.add(total, b.shl(part, constant(LANE32, 8 * limb))) if limb else part
+                    pointer = b.inttoptr(b.add(to, ir.Constant(I64, DEPTH * column)), LANE32.as_pointer())
+                    b.store(b.add(b.load(pointer, align=64), b.shl(total, more)), pointer, align=64)
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 4), build
@@ -344,24 +345,16 @@ def square(row_bytes: int) -> Any:
             tiles = _Tiles(b)
             for total in range(4):
                 tiles.zero(total)
-            before, loop, after = b.block, b.append_basic_block("steps"), b.append_basic_block("after")
-            b.branch(loop)
-            b.position_at_end(loop)
-            step = b.phi(I64)
-            step.add_incoming(ir.Constant(I64, 0), before)
-            at = b.mul(step, ir.Constant(I64, TILE))
-            tiles.load(4, b.add(a, at))
-            tiles.load(6, b.add(x, at))
-            tiles.multiply("su", 0, 4, 6)
-            tiles.load(7, b.add(b.add(x, x_stride), at))
-            tiles.multiply("su", 1, 4, 7)
-            tiles.load(5, b.add(b.add(a, a_stride), at))
-            tiles.multiply("su", 3, 5, 7)
-            tiles.multiply("su", 2, 5, 6)
-            following = b.add(step, ir.Constant(I64, 1))
-            step.add_incoming(following, b.block)
-            b.cbranch(b.icmp_signed("<", following, n_steps), loop, after)
-            b.position_at_end(after)
+            with _times(b, n_steps, "steps") as step:
+                at = b.mul(step, ir.Constant(I64, TILE))
+                tiles.load(4, b.add(a, at))
+                tiles.load(6, b.add(x, at))
+                tiles.multiply("su", 0, 4, 6)
+                tiles.load(7, b.add(b.add(x, x_stride), at))
+                tiles.multiply("su", 1, 4, 7)
+                tiles.load(5, b.add(b.add(a, a_stride), at))
+                tiles.multiply("su", 3, 5, 7)
+                tiles.multiply("su", 2, 5, 6)
             for total in range(4):
                 corner = total // 2 * LANES * row_bytes + total % 2 * DEPTH
                 tiles.store(total, b.add(out, ir.Constant(I64, corner)), row_bytes)
