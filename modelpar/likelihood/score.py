@@ -46,9 +46,11 @@ UPWARDS = 16
 class Score:
     """A mean log-likelihood per sample, in nats, with its interval.
 
-    log_likelihood    by forward AIS where both directions were used: an optimistic value
-    low, high         95 % intervals: of one method, its own; of both, what both of them cover.  They tell how well the
-                      model's value is known for these very samples, not how much it would vary over others
+    log_likelihood    by forward AIS, an optimistic value, also where both directions were used; of ``reverse-ais`` the
+                      pessimistic one
+    low, high         95 % intervals: of forward AIS, its own; with chains in reverse, what those of both directions
+                      cover.  They tell how well the model's value is known for these very samples, not how much it
+                      would vary over others
     effective_chains  what the chains' weights are worth; NaN where there were none
     gap               optimistic minus pessimistic estimate; NaN where only one was made.  It is negative by more than
                       chance where chains in reverse are pessimistic about the model's own samples, as they always are,
@@ -82,9 +84,9 @@ def score(
     v         (n_visible_owned, samples of this replica), states, or values of Gaussian units
     samples   (samples of this replica,) ids, which key the draws
     method    ``exact`` (enumeration, up to 25 units on one side of the top RBM), ``ais`` (optimistic), ``reverse-ais``
-              (pessimistic), ``auto``: exact up to ``exact_up_to`` units, else both directions of AIS; or
-              ``trajectory``: both directions through the RBMs ``kept`` from the course of the top RBM's training,
-              instead of temperatures
+              (pessimistic; chains go forwards too, see below), ``auto``: exact up to ``exact_up_to`` units, else both
+              directions of AIS; or ``trajectory``: both directions through the RBMs ``kept`` from the course of the
+              top RBM's training, instead of temperatures
     n_chains  of forward AIS, and samples that reverse AIS starts from, at most
     n_betas   inverse temperatures; for ``trajectory`` points on the way
     n_rbms    of the stack, from below: that of the first RBMs alone, while those above are not trained yet; None: all
@@ -117,22 +119,20 @@ def score(
                      math.nan, n_samples)  # fmt: skip
     base = _base_rate(top, h, n_samples)
     betas = temperatures(top, n_betas, seed, base, kept)
-    optimistic = pessimistic = None
-    if method != "reverse-ais":
-        log_z_low = log_partition_ais(top, n_chains, seed=seed, base_bias=base, betas=betas, kept=kept)
-        optimistic = _by_forward(total, error, log_z_low)
+    # also beside chains in reverse: these bound the likelihood under the last distribution of the annealing, and what
+    # lies between that and the model only chains forwards tell
+    forwards = log_partition_ais(top, n_chains, seed=seed, base_bias=base, betas=betas, kept=kept)
+    optimistic, pessimistic = _by_forward(total, error, forwards), None
     if method != "ais":
         pessimistic = _by_reverse(top, h, samples, betas, seed, base, total, error, n_chains, n_samples, kept)
     seconds = time.perf_counter() - started
-    best, low = optimistic or pessimistic, pessimistic or optimistic
-    assert best is not None
-    assert low is not None
-    gap = best[0] - low[0] if optimistic and pessimistic else math.nan
-    chains = log_z_low.effective_chains if optimistic else float(min(n_chains, n_samples))
-    doubts = _doubts(optimistic, pessimistic, chains if optimistic else math.inf, n_chains)
+    estimates = [optimistic] if pessimistic is None else [optimistic, pessimistic]
+    gap = math.nan if pessimistic is None else optimistic[0] - pessimistic[0]
+    doubts = _doubts(optimistic, pessimistic, forwards.effective_chains, n_chains)
+    value = estimates[-1 if method == "reverse-ais" else 0]
+    lowest, highest = min(low for _, low, _, _ in estimates), max(high for _, _, high, _ in estimates)
     name = "ais+reverse-ais" if method == "both" else method
-    lowest, highest = min(best[1], low[1]), max(best[2], low[2])
-    return Score(best[0], lowest, highest, best[3], chains, name, seconds, gap, n_samples, doubts)
+    return Score(value[0], lowest, highest, value[3], forwards.effective_chains, name, seconds, gap, n_samples, doubts)
 
 
 Estimate = tuple[float, float, float, float]  # log-likelihood, low, high, log Z
@@ -166,10 +166,10 @@ def _by_reverse(
     return value, value - half, value + half, float(log_z.mean())
 
 
-def _doubts(optimistic: Estimate | None, pessimistic: Estimate | None, chains: float, n_chains: int) -> tuple[str, ...]:
+def _doubts(optimistic: Estimate, pessimistic: Estimate | None, chains: float, n_chains: int) -> tuple[str, ...]:
     """Why estimates are not to be trusted.   chains: what those of the optimistic one are worth, of ``n_chains``"""
     doubts = []
-    if optimistic and pessimistic:
+    if pessimistic is not None:
         gap, more = optimistic[0] - pessimistic[0], "use more temperatures"
         if gap > WIDE_GAP:
             doubts.append(f"the optimistic and the pessimistic estimate are {gap:.3g} nats apart: {more}")
