@@ -16,6 +16,7 @@ from modelpar.training.state import TrainingRun
 
 ABOUT = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")  # of a record; the rest are measures
 LIKELIHOODS = ("log_likelihood", "log_likelihood_low", "log_likelihood_high")
+SCORE_SECONDS = "score_seconds"
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ def summarise(
 
     ``bytes`` are those that had to cross between ranks for training, by axis, verb and kind (bits, integers, floats),
     over all ranks, since this process began; ``other_bytes`` those of upkeep and measures (``exchange.Traffic``);
-    ``measures`` the last ones of every stage and RBM; ``log_likelihood`` with ``_low`` and ``_high`` the last score.
+    ``measures`` the last ones of every stage and RBM; ``log_likelihood`` with ``_low`` and ``_high`` the last score;
+    ``score_seconds`` the time of all scores, which is not training time.
     """
     grid, run = network.grid, TrainingRun.of(network)
     scored = [line for line in history if LIKELIHOODS[0] in line]
     return {
         **accuracies,
         **{name: scored[-1][name] for name in LIKELIHOODS if scored and name in scored[-1]},
+        **({SCORE_SECONDS: sum(line.get(SCORE_SECONDS, 0.0) for line in scored)} if scored else {}),
         "train_seconds": clock.train_seconds,
         "pretrain_seconds": clock.seconds_of("pretrain"),
         "finetune_seconds": clock.seconds_of("finetune"),
@@ -107,7 +110,10 @@ def for_people(summary: Mapping[str, Any]) -> dict[str, object]:
     }
     if "log_likelihood" in summary:
         low, high = (f"{summary[name]:.2f}" if name in summary else "?" for name in LIKELIHOODS[1:])
-        shown["log-likelihood"] = f"{summary['log_likelihood']:.2f} nats a sample ({low} to {high})"
+        shown["log-likelihood"] = (
+            f"{summary['log_likelihood']:.2f} nats a sample ({low} to {high}), estimated in "
+            f"{summary[SCORE_SECONDS]:.2f} s"
+        )
     shown["training time"] = (
         f"{summary['train_seconds']:.2f} s (pre-training {summary['pretrain_seconds']:.2f} s, fine-tuning "
         f"{summary['finetune_seconds']:.2f} s); compiling {summary['compile_seconds']:.2f} s"

@@ -129,10 +129,10 @@ def score(
     estimates = [optimistic] if pessimistic is None else [optimistic, pessimistic]
     gap = math.nan if pessimistic is None else optimistic[0] - pessimistic[0]
     doubts = _doubts(optimistic, pessimistic, forwards.effective_chains, n_chains)
-    value = estimates[-1 if method == "reverse-ais" else 0]
+    shown = estimates[-1 if method == "reverse-ais" else 0]
     lowest, highest = min(low for _, low, _, _ in estimates), max(high for _, _, high, _ in estimates)
     name = "ais+reverse-ais" if method == "both" else method
-    return Score(value[0], lowest, highest, value[3], forwards.effective_chains, name, seconds, gap, n_samples, doubts)
+    return Score(shown[0], lowest, highest, shown[3], forwards.effective_chains, name, seconds, gap, n_samples, doubts)
 
 
 Estimate = tuple[float, float, float, float]  # log-likelihood, low, high, log Z

@@ -91,10 +91,12 @@ class Scorer:
         return every > 0 and (is_last or epoch % every == 0)
 
     def measures(self, seconds: float) -> dict[str, float]:
-        """``log_likelihood``, and ``log_likelihood_low`` and ``_high`` where they are finite.  Collective.
+        """``log_likelihood``, ``log_likelihood_low`` and ``_high`` where they are finite, and ``score_seconds``, the
+        time that they took.  Collective.
 
         seconds   training time of the stage
         """
+        began = time.perf_counter()
         v, samples = share_of_split(self._network, self._dataset, self._split, SCORED)
         n_betas, made = self._temperatures(seconds), 0
         while n_betas > 2 * made:  # the first score tells the pace, and is made again where that was too few
@@ -105,10 +107,11 @@ class Scorer:
             self._pace = (time.perf_counter() - started) / n_betas
             n_betas = self._temperatures(seconds) if result.method != "exact" else 0
         self._seconds = seconds
-        values = {"": result.log_likelihood, "_low": result.low, "_high": result.high}
-        # one rank's last bits for all
-        values = self._network.grid.comm.bcast(values)
-        return {f"log_likelihood{end}": value for end, value in values.items() if math.isfinite(value)}
+        values = {f"log_likelihood{end}": getattr(result, of) for end, of in
+                  (("", "log_likelihood"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
+        # one rank's last bits, and its clock, for all
+        values = self._network.grid.comm.bcast({**values, "score_seconds": time.perf_counter() - began})
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _temperatures(self, seconds: float) -> int:
         if self._training.score_temperatures or self._network.spec.exact:

@@ -116,6 +116,7 @@ def test_scores_of_training_are_recorded_drawn_and_summed_up(on_ranks, tmp_path)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     names = "log_likelihood", "log_likelihood_low", "log_likelihood_high"
     assert [summary[name] for name in names] == [lines[-1][name] for name in names]
+    assert summary["score_seconds"] == sum(line["score_seconds"] for line in lines if "log_likelihood" in line) > 0
     assert f"log-likelihood {summary['log_likelihood']:.2f}" in outcome.output
     assert "nats a sample" in outcome.output
     assert (tmp_path / "run" / "curves.png").stat().st_size > 0
