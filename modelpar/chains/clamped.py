@@ -11,7 +11,7 @@ import numpy.typing as npt
 from modelpar.collective.agreement import agree
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose
-from modelpar.errors import DataError, together
+from modelpar.errors import DataError, SpecError, together
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.model.network import DeepBeliefNetwork
@@ -49,7 +49,7 @@ class Clamp:
 
 def complete(
     network: DeepBeliefNetwork, given: Activations, mask: Any, *,
-    count: int = 1, steps: int = 1000, states: bool = False, first_draw: int = 0,
+    count: int = 1, steps: int = 1000, states: bool = False, mean_over: int = 1, first_draw: int = 0,
 ) -> Array:  # fmt: skip
     """Visible means (n_visible_owned, count x samples) with the given units as they are given, on all replicas.
 
@@ -59,6 +59,8 @@ def complete(
     count    completions of each sample; number j of sample i is column j x samples + i, whatever the count
     steps    sweeps of Gibbs sampling; 0 leaves the other units at the random states in which chains start
     states   states, or values, drawn given the last hidden states, in place of their means
+    mean_over   the means are those given the hidden states of the last sweep, or the average of those of so many last
+             ones, which tends to the mean of the other units given the given ones
     first_draw   chooses other completions; the draws of a chain are keyed by this number and its column
 
     Chains start with the other units drawn from their biases.  A sweep draws the hidden units given the visible ones
@@ -74,10 +76,16 @@ def complete(
     with together(grid.comm):
         count = plain.integer_number("count", count, at_least=1)
         steps = plain.integer_number("steps", steps, at_least=0)
+        mean_over = plain.integer_number("mean_over", mean_over, at_least=1)
         first_draw = plain.integer_number("first_draw", first_draw, at_least=0)
+        if mean_over > max(steps, 1):
+            raise SpecError(f"mean_over is {mean_over}, but there are {steps} steps; make it {max(steps, 1)} at most")
+        if states and mean_over > 1:
+            raise SpecError(f"mean_over is {mean_over}, but states, which have no mean, were asked for; leave out one")
         values, known = _checked(network, given, mask)
     n_samples = values.shape[1]
-    agree(grid.comm, "complete", count=count, steps=steps, states=states, first_draw=first_draw, samples=n_samples)
+    what: dict[str, Any] = {"count": count, "steps": steps, "states": states, "mean_over": mean_over}
+    agree(grid.comm, "complete", **what, first_draw=first_draw, samples=n_samples)
     n_chains = count * n_samples
     mine = Minibatches.slice_of(n_chains, grid.replica, grid.n_replicas)
     samples = np.arange(mine.start, mine.stop) % max(n_samples, 1)
@@ -85,8 +93,9 @@ def complete(
     first_draw += mine.start
     h = pack(np.zeros((len(first.hidden_ids), len(samples))))
     v = clamp.hold(first.sample_visible(h, Purpose.FANTASY, 0, first_draw))
-    for k in range(steps):
-        rounds, k = divmod(k, SWEEPS_OF_A_KEY)
+    total = np.zeros(())
+    for sweep in range(steps):
+        rounds, k = divmod(sweep, SWEEPS_OF_A_KEY)
         repeat, draw = 1 + 2 * k, first_draw + n_chains * rounds
         h = first.sample_hidden(v, Purpose.FANTASY, repeat, draw)
         for rbm in network.rbms[1:]:
@@ -95,9 +104,11 @@ def complete(
             below = rbm.sample_visible(h, Purpose.FANTASY, repeat + 1, draw)
             assert isinstance(below, Packed)  # only the first RBM has Gaussian units
             h = below
+        if not states and sweep >= steps - mean_over:
+            total = total + first.visible_given_hidden(h)
         v = clamp.hold(first.sample_visible(h, Purpose.FANTASY, repeat + 1, draw))
     if steps and not states:
-        v = clamp.hold(first.visible_given_hidden(h))
+        v = np.where(clamp.known, clamp.given, total / mean_over)
     own = unpack(v, network.dtype) if isinstance(v, Packed) else np.asarray(v, network.dtype)
     return np.concatenate(grid.replica_comm.allgather(own), axis=1)
 

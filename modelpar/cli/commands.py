@@ -170,12 +170,14 @@ def diagnose(
               help="1 for units that are held as --given has them, 0 for those that are sampled: .npy or .npz, units "
               "or samples x units")  # fmt: skip
 @click.option("--states", is_flag=True, help="with --given: write states of the others in place of their means")
+@click.option("--mean-over", type=click.IntRange(1), default=None, metavar="N",
+              help="with --given: average the means of the last N steps  [default: 1]")  # fmt: skip
 @OUT
 @click.pass_obj
 def sample(
     comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, steps: int, method: str,
     temperatures: int | None, seed: int, image_shape: str | None, samples: str | None, mask: str | None, states: bool,
-    out: str | None, **values: Any,
+    mean_over: int | None, out: str | None, **values: Any,
 ) -> None:  # fmt: skip
     """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png).
 
@@ -188,6 +190,15 @@ def sample(
         )
     if states and samples is None:
         raise click.UsageError("--states has no effect on fantasies, which are means; give --given and --mask with it")
+    if mean_over is not None:
+        if samples is None:
+            raise click.UsageError(
+                f"--mean-over {mean_over} has no effect on fantasies; give --given and --mask with it, or leave it out"
+            )
+        if states:
+            raise click.UsageError(f"--mean-over {mean_over} has no effect on --states; leave one of them out")
+        if mean_over > (most := max(steps, 1)):
+            raise click.UsageError(f"--mean-over is {mean_over}, but --steps is {steps}; it can be {most} at most")
     if samples is not None and method != "gibbs":
         raise click.UsageError(f"--method {method} has no effect on completions (--given); leave it out")
     if temperatures is not None and method != "pt":
@@ -204,7 +215,7 @@ def sample(
 
         return complete(
             comm, settings, checkpoint, given=samples, mask=mask, count=count or 1, steps=steps, seed=seed,
-            states=states, image_shape=shape, out=out,
+            states=states, mean_over=mean_over or 1, image_shape=shape, out=out,
         )  # fmt: skip
     from modelpar.cli.evaluate import sample as work
 

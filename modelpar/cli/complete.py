@@ -37,7 +37,7 @@ COLUMNS = 40  # samples that a picture has side by side, with one completion bel
 
 def complete(
     comm: MPI.Comm, settings: Settings, where: str, *, given: str, mask: str, count: int, steps: int, seed: int,
-    states: bool, image_shape: tuple[int, int] | None, out: str,
+    states: bool, mean_over: int, image_shape: tuple[int, int] | None, out: str,
 ) -> None:  # fmt: skip
     """Write completions to a file: all samples once, then all once more, up to ``count``.  Collective."""
     more = (("the file of --given", given), ("the file of --mask", mask))
@@ -68,7 +68,9 @@ def complete(
             ends = comm.allgather((held.min(initial=np.inf), held.max(initial=-np.inf)))
             no_option = replace(dataset, has_options=False)  # this command has no --scale
             check_fills_range(no_option, min(low for low, _ in ends), max(high for _, high in ends), comm)
-        v = completions(network, v, known, count=count, steps=steps, states=states, first_draw=seed << 32)
+        v = completions(
+            network, v, known, count=count, steps=steps, states=states, mean_over=mean_over, first_draw=seed << 32
+        )  # fmt: skip
         completed = in_data_units(network, v, dataset.scale)
         # as the file has them: standardised values do not come back to the last bit
         as_given = np.tile(known, count)

@@ -118,6 +118,26 @@ def test_means_and_gaussian_units(comm, agree, shape, held):
             agree((np.abs(here[~known].mean(axis=1) - mean) < 5 * deviation / np.sqrt(COUNT) + 1e-9).all())
 
 
+@shapes
+def test_means_over_sweeps(comm, agree, shape):
+    """An average over 300 sweeps is nearer to the conditional mean than the last sweep is, and is one of means."""
+    network, twin = sharded(comm, shape, "column")
+    own = network.visible_ids
+    last, average = (
+        network.whole_visible(complete(network, GIVEN[own], MASK[own], count=30, steps=330, mean_over=n))
+        for n in (1, 300)
+    )
+    for i in range(2):
+        states, p = conditional(twin, GIVEN[:, i], MASK[:, i])
+        others, mean = MASK[:, i] == 0, states @ p
+        distances = [np.abs(v[:, i::2] - mean[:, None])[others].mean() for v in (last, average)]
+        agree(0 < distances[1] < distances[0] / 4, f"{distances}")
+        agree((average[~others, i::2] == GIVEN[~others, [i]][:, None]).all())
+    two, one = (complete(network, GIVEN[own], MASK[own], steps=n, mean_over=n) for n in (2, 1))
+    second = complete(network, GIVEN[own], MASK[own], steps=2)
+    agree(np.allclose(two, (one + second) / 2, rtol=1e-14))
+
+
 def test_exact_completions_are_the_same_bytes_at_every_grid(comm, agree):
     """One RBM and a stack, dense in every layout and listed, against one rank; fewer samples than words of bits."""
     rng = np.random.default_rng(5)
@@ -134,7 +154,7 @@ def test_exact_completions_are_the_same_bytes_at_every_grid(comm, agree):
                     )
                     network = DeepBeliefNetwork(spec, grid, where)
                     own = network.visible_ids
-                    v = complete(network, pack(given[own]), mask[own], count=7, steps=6, first_draw=9)
+                    v = complete(network, pack(given[own]), mask[own], count=7, steps=6, mean_over=3, first_draw=9)
                     results.append(network.whole_visible(v))
             agree(np.ptp(results[0]) > 0 and 0 < results[0].mean() < 1)
             agree(all(other.tobytes() == results[0].tobytes() for other in results[1:]), f"{layers} {layout}")
@@ -162,6 +182,8 @@ def test_what_cannot_be_held_is_refused_on_every_rank(comm, agree, shape):
         (GIVEN, MASK[:, :1], {}, DataError, "the mask came as"),
         (GIVEN, MASK, {"count": 0}, SpecError, "count is 0"),
         (GIVEN, MASK, {"steps": -1}, SpecError, "steps is -1"),
+        (GIVEN, MASK, {"steps": 3, "mean_over": 4}, SpecError, "mean_over is 4"),
+        (GIVEN, MASK, {"states": True, "mean_over": 2}, SpecError, "leave out one"),
     ):
         with pytest.raises(kind, match=message):
             complete(network, given[own], mask[own], **options)

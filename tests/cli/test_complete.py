@@ -72,6 +72,8 @@ def test_real_values_stay_to_the_last_bit(comm, agree, folder) -> None:
         ("--given samples.npy", "--given came without --mask"),
         ("--mask mask.npy", "--mask came without --given"),
         ("--states", "--states has no effect"),
+        ("--mean-over 2", "--mean-over 2 has no effect on fantasies"),
+        ("--given samples.npy --mask mask.npy --steps 3 --mean-over 4", "can be 3 at most"),
         ("--given grey.npy --mask mask.npy", "has the value 0.25 where the mask is 1"),
         ("--given samples.npy --mask twos.npy", "has the value 2"),
         ("--given wide.npy --mask mask.npy", "13 values a sample"),
