@@ -19,6 +19,7 @@ from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from modelpar.kernels.llvm.vectors import (
@@ -34,6 +35,7 @@ from modelpar.kernels.llvm.vectors import (
     constant,
     function,
     load,
+    prefetch,
     spread,
 )  # fmt: skip
 
@@ -93,16 +95,42 @@ class _Tiles:
 @contextmanager
 def _times(b: ir.IRBuilder, n: ir.Value, name: str) -> Iterator[ir.Value]:
     """A loop of ``n`` rounds, at least one, around the code of the block, which gets the number of the round."""
-    before, loop, after = b.block, b.append_basic_block(name), b.append_basic_block("after")
+    with _rounds(b, ir.Constant(I64, 0), n, name) as number:
+        yield number
+
+
+@contextmanager
+def _range(b: ir.IRBuilder, start: ir.Value, stop: ir.Value, name: str) -> Iterator[ir.Value]:
+    """A loop over the numbers ``start .. stop - 1``, of which there may be none."""
+    some, after = b.append_basic_block(f"some_{name}"), b.append_basic_block(f"no_more_{name}")
+    b.cbranch(b.icmp_signed("<", start, stop), some, after)
+    b.position_at_end(some)
+    with _rounds(b, start, stop, name) as number:
+        yield number
+    b.branch(after)
+    b.position_at_end(after)
+
+
+@contextmanager
+def _rounds(b: ir.IRBuilder, start: ir.Value, stop: ir.Value, name: str) -> Iterator[ir.Value]:
+    before, loop, after = b.block, b.append_basic_block(name), b.append_basic_block(f"after_{name}")
     b.branch(loop)
     b.position_at_end(loop)
     number = b.phi(I64)
-    number.add_incoming(ir.Constant(I64, 0), before)
+    number.add_incoming(start, before)
     yield number
     following = b.add(number, ir.Constant(I64, 1))
     number.add_incoming(following, b.block)
-    b.cbranch(b.icmp_signed("<", following, n), loop, after)
+    b.cbranch(b.icmp_signed("<", following, stop), loop, after)
     b.position_at_end(after)
+
+
+def _values(context: Any, b: ir.IRBuilder, kind: Any, values: ir.Value) -> list[ir.Value]:
+    """The integers of a tuple, as int64."""
+    return [
+        context.cast(b, value, of, types.int64)
+        for value, of in zip(cgutils.unpack_tuple(b, values, len(kind)), kind, strict=True)
+    ]
 
 
 @intrinsic
@@ -127,118 +155,205 @@ def release(typingctx: Any) -> Any:
     return types.void(), build
 
 
-def _multiplier(n_columns: int) -> Any:
-    """Return the intrinsic ``multiply_tiles`` for ``n_columns`` tiles of 16 samples, 1 or 2."""
+def _multiplier(n_columns: int, n_rows: int, *, up: bool) -> Any:
+    """Return the intrinsic ``multiply_tiles`` for ``n_columns`` tiles of 16 samples, 1 or 2.
+
+    n_rows  of limbs that each step writes beside
+    up      the states are the first operand, samples x inputs, and the limbs the second one, inputs x units: weights
+            whose inputs are rows of W become limbs as they lie in memory, and so do those of units that are rows with
+            the limbs as the first operand
+    """
 
     @intrinsic
-    def multiply_tiles(typingctx: Any, planes: Any, bits: Any, bits_stride: Any, n_steps: Any, out: Any) -> Any:
-        """out [limb, column] (16 units, 16 samples) int32 = planes (16 units, inputs) times bits (inputs, 16 samples)
+    def multiply_tiles(typingctx: Any, product: Any, written: Any, scale: Any, beyond: Any) -> Any:
+        """out [limb, column] (16, 16) int32 = limbs of 16 units times the states of 16 samples; up: states times limbs
 
-        planes   address of [step, limb] tiles
-        bits     address of [column, step] tiles, columns ``bits_stride`` apart
-        n_steps  at least 1, of 64 inputs each
-        out      address of LIMBS * n_columns tiles
+        product  (limbs, states, column_stride, n_steps, out): addresses of [step, limb] tiles and of [column, step]
+                 ones, columns so many bytes apart; steps, at least 1, of 64 inputs each; address of
+                 LIMBS * n_columns tiles
+        written  (source, row, step, group, ahead, target, stride, shift, first, n_steps): limbs of the weights of other
+                 units, which are made meanwhile, of at least 1 step and at most those of this call.  Item q, from the
+                 first one on, is row r = q >> shift of the units j = q - (r << shift): ``write_limbs`` makes it from
+                 the address source + r row + step + 64 j, with the same group, for tile j of those so many bytes
+                 apart.  ``ahead`` bytes after these weights are those that are asked for, to be there when they are
+                 made limbs
+        beyond   as in ``write_limbs``
 
-        A step goes through its products back and forth, so that two tiles suffice for operands.
+        A step goes through its products back and forth, so that two tiles suffice for operands.  Between two of them
+        stand some instructions of the limbs: the processor looks ahead over few instructions on tiles only.
         """
 
         def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            planes, bits, bits_stride, n_steps, out = args
-            tiles, (a, x) = _Tiles(b), (6, 7)
+            planes, bits, column_stride, n_steps, out = _values(context, b, product, args[0])
+            tiles, (a, x), items = _Tiles(b), (6, 7), _Items(context, b, written, args) if n_rows else None
             for total in range(LIMBS * n_columns):
                 tiles.zero(total)
             with _times(b, n_steps, "steps") as step:
                 here = b.add(planes, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
                 there = b.add(bits, b.mul(step, ir.Constant(I64, TILE)))
-                loaded = None
+                beside = [] if items is None else items.of_step(step, n_rows)
+                loaded, n_done, n_products = None, 0, LIMBS * n_columns
                 for limb in range(LIMBS):
                     tiles.load(a, b.add(here, ir.Constant(I64, limb * TILE)))
                     for column in range(n_columns) if limb % 2 == 0 else reversed(range(n_columns)):
                         if loaded != column:
-                            tiles.load(x, b.add(there, b.mul(bits_stride, ir.Constant(I64, column))))
+                            tiles.load(x, b.add(there, b.mul(column_stride, ir.Constant(I64, column))))
                             loaded = column
-                        tiles.multiply("su" if limb == LIMBS - 1 else "uu", limb * n_columns + column, a, x)
+                        top, total = limb == LIMBS - 1, limb * n_columns + column
+                        if up:
+                            tiles.multiply("us" if top else "uu", total, x, a)
+                        else:
+                            tiles.multiply("su" if top else "uu", total, a, x)
+                        n_done += 1
+                        for _ in range(
+                            PARTS * n_rows * n_done // n_products - PARTS * n_rows * (n_done - 1) // n_products
+                        ):
+                            next(beside)
             for total in range(LIMBS * n_columns):
                 tiles.store(total, b.add(out, ir.Constant(I64, total * TILE)))
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 5), build
+        return types.void(product, written, types.float32, types.intp), build
 
     return multiply_tiles
+
+
+class _Items:
+    """The limbs that a multiplication writes beside; see ``multiply_tiles``."""
+
+    def __init__(self, context: Any, b: ir.IRBuilder, kind: Any, args: Any) -> None:
+        (self.source, self.row, self.step, self.group, self.ahead, self.target, self.stride, self.shift, self.first,
+         self.n_steps) = _values(context, b, kind, args[1])  # fmt: skip
+        self.b, self.limbs = b, _Limbs(b, args[2], args[3], self.source)
+
+    def of_step(self, step: ir.Value, n_rows: int) -> Iterator[None]:
+        """The instructions of a step, in PARTS * n_rows parts; of the last step where there is none of this number."""
+        b = self.b
+        last = b.sub(self.n_steps, ir.Constant(I64, 1))
+        step = b.select(b.icmp_signed("<", step, last), step, last)
+        source = b.add(self.source, b.mul(step, self.step))
+        target = b.add(self.target, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
+        for k in range(n_rows):
+            item = b.add(self.first, ir.Constant(I64, k))
+            row = b.ashr(item, self.shift)
+            tile = b.sub(item, b.shl(row, self.shift))
+            at = b.add(b.add(source, b.mul(row, self.row)), b.mul(tile, ir.Constant(I64, DEPTH)))
+            to = b.add(b.add(target, b.mul(row, ir.Constant(I64, DEPTH))), b.mul(tile, self.stride))
+            yield from self.limbs.parts(at, self.group, to)
+            for line in range(DEPTH // LANES):
+                prefetch(b, b.add(b.add(at, self.ahead), b.mul(self.group, ir.Constant(I64, line))))
+            yield
+
+
+PARTS = 3  # of the instructions of a row of limbs
+
+
+def _add_row(
+    b: ir.IRBuilder, products: ir.Value, row: ir.Value, sums: ir.Value, row_stride: ir.Value, column_stride: ir.Value,
+    shift: ir.Value, n_columns: int,
+) -> None:  # fmt: skip
+    """One row of ``add_products``.   shift: (16,) int32"""
+    at = b.add(products, b.mul(row, ir.Constant(I64, DEPTH)))
+    to = b.add(sums, b.mul(row, row_stride))
+    for column in range(n_columns):
+        total = None
+        for limb in range(LIMBS):
+            part = load(b, b.add(at, ir.Constant(I64, (limb * n_columns + column) * TILE)), LANE32, 64)
+            total = b.add(total, b.shl(part, constant(LANE32, 8 * limb))) if limb else part
+        pointer = b.inttoptr(b.add(to, b.mul(column_stride, ir.Constant(I64, column))), LANE32.as_pointer())
+        b.store(b.add(b.load(pointer, align=64), b.shl(total, shift)), pointer, align=64)
 
 
 def _adder(n_columns: int) -> Any:
     """Return the intrinsic ``add_products`` for ``n_columns`` tiles of 16 samples."""
 
     @intrinsic
-    def add_products(typingctx: Any, products: Any, sums: Any, sum_stride: Any, shift: Any) -> Any:
-        """sums (16 units, 16 n_columns) int32 += (sum over limbs of products << 8 limb) << shift
+    def add_products(typingctx: Any, products: Any, sums: Any, row_stride: Any, column_stride: Any, shift: Any) -> Any:
+        """sums += (sum over limbs of products << 8 limb) << shift
 
         products   address of [limb, column] tiles
-        sums       address of 16 rows ``sum_stride`` apart, 64-byte aligned
+        sums       address of n_columns blocks of (16, 16) int32, so many bytes apart, with rows so many bytes apart;
+                   64-byte aligned
         """
 
         def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            products, sums, sum_stride, shift = args
+            products, sums, row_stride, column_stride, shift = args
             more = spread(b, b.trunc(shift, I32), LANE32)
             with _times(b, ir.Constant(I64, LANES), "rows") as row:
-                at = b.add(products, b.mul(row, ir.Constant(I64, DEPTH)))
-                to = b.add(sums, b.mul(row, sum_stride))
-                for column in range(n_columns):
-                    total = None
-                    for limb in range(LIMBS):
-                        part = load(b, b.add(at, ir.Constant(I64, (limb * n_columns + column) * TILE)), LANE32, 64)
-                        total = b.add(total, b.shl(part, constant(LANE32, 8 * limb))) if limb else part
-                    pointer = b.inttoptr(b.add(to, ir.Constant(I64, DEPTH * column)), LANE32.as_pointer())
-                    b.store(b.add(b.load(pointer, align=64), b.shl(total, more)), pointer, align=64)
+                _add_row(b, products, row, sums, row_stride, column_stride, more, n_columns)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 4), build
+        return types.void(*[types.intp] * 5), build
 
     return add_products
 
 
-multiply_1, multiply_2 = _multiplier(1), _multiplier(2)
+# by the samples / 16, and where limbs are written beside, by the rows of a step
+multiply_1, multiply_2 = _multiplier(1, 0, up=False), _multiplier(2, 0, up=False)
+multiply_up_1, multiply_up_2 = _multiplier(1, 0, up=True), _multiplier(2, 0, up=True)
+multiply_writing_1, multiply_writing_2, multiply_writing_4 = (_multiplier(2, n, up=False) for n in (1, 2, 4))
+multiply_up_writing_1, multiply_up_writing_2, multiply_up_writing_4 = (_multiplier(2, n, up=True) for n in (1, 2, 4))
 add_products_1, add_products_2 = _adder(1), _adder(2)
 
 
-# Which of four groups of 16 units the four bytes of a lane belong to.  The order is that in which shifts and selections
-# within lanes put them, without a shuffle; states are laid out likewise.
+# Which of four groups of 16 inputs the four bytes of a lane belong to.  The order is that in which shifts and
+# selections within lanes put them, without a shuffle; states are laid out likewise.
 ORDER = (0, 2, 1, 3)
 NARROW = 1 << 22  # integers from -NARROW to NARROW - 1 fit in the limbs of write_limbs
 _MAGIC = 1.5 * 2.0**23  # adding it leaves the nearest integer, plus NARROW, in the lowest 23 bits
 
 
-@intrinsic
-def write_limbs(typingctx: Any, source: Any, target: Any, scale: Any, beyond: Any) -> Any:
-    """Split 64 narrow weights in fixed point into limbs: 64 bytes each, TILE apart.
+class _Limbs:
+    """What all rows of limbs need, made once."""
 
-    Byte 4 t + k is of unit 16 ORDER[k] + t.
+    def __init__(self, b: ir.IRBuilder, scale: ir.Value, beyond: ir.Value, source: ir.Value) -> None:
+        """source   an address: its highest bits are 0, which LLVM does not know"""
+        self.b, self.beyond = b, beyond
+        self.scale = spread(b, scale, FLOAT32)
+        self.zero = b.trunc(b.lshr(source, ir.Constant(I64, 48)), I32)
 
-    source   address of float32 (64,)
-    beyond   address of int32 (16,), of which bits above 22 are set where a weight is not narrow
-    """
+    def write(self, source: ir.Value, group: ir.Value, target: ir.Value) -> None:
+        """As ``write_limbs``."""
+        for _ in self.parts(source, group, target):
+            pass
 
-    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        source, target, scale, beyond = args
+    def parts(self, source: ir.Value, group: ir.Value, target: ir.Value) -> Iterator[None]:
+        """The same in PARTS parts, before the end of the last of which the caller may add what it likes."""
+        b = self.b
         fma = function(b, "llvm.fma.v16f32", FLOAT32, FLOAT32, FLOAT32, FLOAT32)
-        many = spread(b, scale, FLOAT32)
         magic = ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), _MAGIC)] * LANES)
-        left, x = load(b, beyond, LANE32, 4), []
+        left, x = load(b, self.beyond, LANE32, 4), []
         for k in range(DEPTH // LANES):
-            weights = load(b, b.add(source, ir.Constant(I64, 4 * LANES * k)), FLOAT32, 4)
-            x.append(b.bitcast(b.call(fma, [weights, many, magic]), LANE32))
+            weights = load(b, b.add(source, b.mul(group, ir.Constant(I64, k))), FLOAT32, 4)
+            x.append(b.bitcast(b.call(fma, [weights, self.scale, magic]), LANE32))
             left = b.or_(left, b.xor(x[k], constant(LANE32, 0x4B000000)))
-        b.store(left, b.inttoptr(beyond, LANE32.as_pointer()), align=4)
-        rows = _bytes_of_lanes(b, x, b.trunc(b.lshr(source, ir.Constant(I64, 48)), I32))
+        b.store(left, b.inttoptr(self.beyond, LANE32.as_pointer()), align=4)
+        yield
+        rows = _bytes_of_lanes(b, x, self.zero)
+        yield
         bytes_ = ir.VectorType(_I8, DEPTH)
         top = b.sub(b.bitcast(rows[2], bytes_), ir.Constant(bytes_, [ir.Constant(_I8, NARROW >> 16)] * DEPTH))
         for limb, row in enumerate((*rows[:2], top)):
             address = b.add(target, ir.Constant(I64, limb * TILE))
             b.store(row, b.inttoptr(address, row.type.as_pointer()), align=DEPTH)
+
+
+@intrinsic
+def write_limbs(typingctx: Any, source: Any, group: Any, target: Any, scale: Any, beyond: Any) -> Any:
+    """Split 64 narrow weights in fixed point into limbs: 64 bytes each, TILE apart.
+
+    Byte 4 t + k is of weight t of group ORDER[k].
+
+    source   address of four groups of 16 float32, so many bytes apart
+    beyond   address of int32 (16,), of which bits above 22 are set where a weight is not narrow
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        source, group, target, scale, beyond = args
+        _Limbs(b, scale, beyond, source).write(source, group, target)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.float32, types.intp), build
+    return types.void(types.intp, types.intp, types.intp, types.float32, types.intp), build
 
 
 def _bytes_of_lanes(b: ir.IRBuilder, x: list[ir.Value], zero: ir.Value) -> list[ir.Value]:
@@ -269,20 +384,20 @@ def _bytes_of_lanes(b: ir.IRBuilder, x: list[ir.Value], zero: ir.Value) -> list[
 
 
 @intrinsic
-def write_wide_limbs(typingctx: Any, source: Any, target: Any, scale: Any, shift: Any) -> Any:
+def write_wide_limbs(typingctx: Any, source: Any, group: Any, target: Any, scale: Any, shift: Any) -> Any:
     """As ``write_limbs``, of weights of up to 32 bits.
 
     shift    0: the limbs, with the third signed, are a weight modulo 2^24; 24: they are what is left of it, over 2^24
     """
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        source, target, scale, shift = args
+        source, group_bytes, target, scale, shift = args
         rint = function(b, "llvm.rint.v16f32", FLOAT32, FLOAT32)
         many, eight = spread(b, scale, FLOAT32), constant(LANE32, 8)
         chosen = b.icmp_signed("!=", shift, ir.Constant(I64, 0))
         x = []
         for k in range(DEPTH // LANES):
-            weights = load(b, b.add(source, ir.Constant(I64, 4 * LANES * k)), FLOAT32, 4)
+            weights = load(b, b.add(source, b.mul(group_bytes, ir.Constant(I64, k))), FLOAT32, 4)
             fixed = b.fptosi(b.call(rint, [b.fmul(weights, many)]), LANE32)
             rest = b.sub(fixed, b.ashr(b.shl(fixed, eight), eight))
             x.append(b.select(chosen, b.ashr(rest, constant(LANE32, 24)), fixed))
@@ -294,7 +409,7 @@ def write_wide_limbs(typingctx: Any, source: Any, target: Any, scale: Any, shift
             b.store(row, b.inttoptr(b.add(target, ir.Constant(I64, limb * TILE)), LANE32.as_pointer()), align=DEPTH)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.float32, types.intp), build
+    return types.void(types.intp, types.intp, types.intp, types.float32, types.intp), build
 
 
 @intrinsic

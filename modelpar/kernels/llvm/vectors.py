@@ -94,14 +94,19 @@ def address(typingctx: Any, array: Any) -> Any:
     return types.int64(array), build
 
 
+def prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
+    """Ask for the cache line at an address, which will be needed soon, into the second-level cache."""
+    octet = ir.IntType(8).as_pointer()
+    of_line = function(b, "llvm.prefetch.p0i8", ir.VoidType(), octet, I32, I32, I32)
+    b.call(of_line, [b.inttoptr(address, octet), *(ir.Constant(I32, n) for n in (0, 2, 1))])
+
+
 @intrinsic
 def fetch(typingctx: Any, address: Any) -> Any:
-    """Ask for the cache line at an address, which will be needed soon, into the second-level cache."""
+    """As ``prefetch``."""
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        octet = ir.IntType(8).as_pointer()
-        prefetch = function(b, "llvm.prefetch.p0i8", ir.VoidType(), octet, I32, I32, I32)
-        b.call(prefetch, [b.inttoptr(args[0], octet), *(ir.Constant(I32, n) for n in (0, 2, 1))])
+        prefetch(b, args[0])
         return context.get_dummy_value()
 
     return types.void(types.intp), build

@@ -26,7 +26,7 @@ from modelpar.kernels.llvm.sampling import (
 )  # fmt: skip
 from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32, pad
-from modelpar.kernels.products.subset_sums import BLOCK, PANEL, SUM_PANEL, sum_panel
+from modelpar.kernels.products.subset_sums import PANEL, SUM_PANEL, WEIGHTS, sum_panel
 from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, row_words
 from modelpar.machine.compilation import njit
 
@@ -168,7 +168,7 @@ def copy_rows(source, target):  # type: ignore[no-untyped-def]
 def incoming_sums(kernel, W, integers, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
     """out (units, batch) int32: rows ``start .. stop - 1`` are filled"""
     sums = aligned_int32(PANEL * pad(batch)).reshape(PANEL, pad(batch))
-    weights = aligned_int32(PANEL * BLOCK)
+    weights = aligned_int32(WEIGHTS)
     for first in range(start, stop, PANEL):
         n_units = min(PANEL, stop - first)
         sums[:] = 0
@@ -187,7 +187,7 @@ def sample_units(  # type: ignore[no-untyped-def]
     n = pad(batch)
     sums = aligned_int32(PANEL * n).reshape(PANEL, n)
     p = aligned_int32(PANEL * n).view(np.float32).reshape(PANEL, n)
-    weights = aligned_int32(PANEL * BLOCK)
+    weights = aligned_int32(WEIGHTS)
     step = np.float32(1.0) / scale
     error = np.int64(0)
     for low in range(start, stop, PANEL):

@@ -39,13 +39,20 @@ from modelpar.kernels.llvm.subset_sums import (
 )  # fmt: skip
 from modelpar.kernels.llvm.vectors import LANES, address, lowest_bit
 from modelpar.kernels.products.aligned import aligned_int32
-from modelpar.kernels.products.tiles import bits_in_tiles, no_limbs_yet, prepare_limbs, sum_panel_by_tiles
+from modelpar.kernels.products.tiles import (
+    WEIGHTS_ON_TILES,
+    bits_in_tiles,
+    no_limbs_yet,
+    prepare_limbs,
+    sum_panel_by_tiles,
+)
 from modelpar.kernels.states import Packed
 from modelpar.machine.compilation import njit
 
 FRACTION_BITS = 20  # of a weight's fraction, in layers of up to 4096 units: sums wrap at 2048
 PANEL = ROW  # outgoing units at a time
 BLOCK = 34 * CODE_BITS  # incoming units at a time
+WEIGHTS = max(PANEL * BLOCK, WEIGHTS_ON_TILES)  # int32 that a panel needs for weights in another form
 AHEAD = 8  # chunks of 15 prepared integers that are prefetched while one is processed
 CODES, LISTS, TILES = range(3)  # forms of states: codes of 15 bits, lists of those that are on, bytes
 FORMS = {"registers": CODES, "tables": CODES, "lists": LISTS, "tiles": TILES}  # that the kernels take
@@ -73,7 +80,7 @@ def operands(kernel: str, W: npt.NDArray[Any], states: Packed, up: bool, n_input
     if kernel == "lists":
         offsets, units = lists_of(words, states.batch)
     elif kernel == "tiles":
-        codes = bits_in_tiles(words, states.batch)
+        codes = bits_in_tiles(words, states.batch, up)
     else:
         codes = codes_of(words)
     scale = fixed_point_scale(n_inputs)
@@ -224,14 +231,15 @@ def prepare(W, up, start, stop, scale, integers):  # type: ignore[no-untyped-def
 
 @njit(cache=True, nogil=True)
 def sum_panel_in_registers(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
-    """sums (PANEL, pad(batch)) += the panel's sums; weights: scratch (PANEL * BLOCK,), both 64-byte aligned
+    """sums (PANEL, pad(batch)) += the panel's sums; weights: scratch (WEIGHTS,), both 64-byte aligned
 
     integers: those of all weights, as ``prepare`` makes them, or without rows: then W's are made block by block
     """
     n_vectors = sums.shape[1] // LANES
     start, stride = address(W), W.strides[0]
     codes_at, sums_at, length = address(codes), address(sums), integers.strides[0]
-    quads, rows = weights.reshape(PANEL // UNITS, BLOCK, UNITS), weights.reshape(PANEL, BLOCK)
+    block = weights[: PANEL * BLOCK]
+    quads, rows = block.reshape(PANEL // UNITS, BLOCK, UNITS), block.reshape(PANEL, BLOCK)
     prepared = len(integers) > 0
     unit, row = (4, 4 * UNITS) if up else (length if prepared else BLOCK * 4, 4)
     group = (length if up else UNITS * length) if prepared else BLOCK * UNITS * 4
@@ -272,7 +280,7 @@ def sum_panel_by_tables(W, integers, up, n_in, first, n_units, scale, codes, off
     """As in registers, with three tables of 32 rows of 64 units, which fit in the first-level cache."""
     by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
     tables = aligned_int32(GROUPS * 32 * PANEL)
-    block = weights.reshape(BLOCK, PANEL)
+    block = weights[: PANEL * BLOCK].reshape(BLOCK, PANEL)
     tables_at, block_at, sums_at = address(tables), address(block), address(by_sample)
     for low in range(0, n_in, BLOCK):
         high = min(low + BLOCK, n_in)
@@ -298,7 +306,7 @@ def sum_panel_by_tables(W, integers, up, n_in, first, n_units, scale, codes, off
 def sum_panel_by_lists(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
     """As in registers, from lists of active units (``lists_of``): a row of 64 weights is added for each"""
     by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
-    block = weights.reshape(BLOCK, PANEL)
+    block = weights[: PANEL * BLOCK].reshape(BLOCK, PANEL)
     block_at, sums_at, active_at = address(block), address(by_sample), address(active)
     for low in range(0, n_in, BLOCK):
         high = min(low + BLOCK, n_in)

@@ -3,6 +3,9 @@
 A weight in fixed point that fits in 23 bits is ``b0 + 2^8 b1 + 2^16 b2``, with unsigned bytes b0 and b1 and a signed
 one, b2.  Each of them times the states, which are bytes 0 and 1, is a product of tiles, and the sums wrap as those of
 int32 do.  Blocks with wider weights go through the tiles twice: with the weights modulo 2^24, and with what is left.
+
+While the tiles multiply 16 units of a block of inputs, the weights of the next 16 are made limbs, and the products
+before are added up: three kinds of work that use different parts of the processor, in one loop of instructions.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels.llvm.counts import transpose_16
+from modelpar.kernels.llvm.counts import add_transposed_16, transpose_16
 from modelpar.kernels.llvm.tiles import (
     DEPTH,
     LIMBS,
@@ -24,30 +27,42 @@ from modelpar.kernels.llvm.tiles import (
     configure,
     multiply_1,
     multiply_2,
+    multiply_up_1,
+    multiply_up_2,
+    multiply_up_writing_1,
+    multiply_up_writing_2,
+    multiply_up_writing_4,
+    multiply_writing_1,
+    multiply_writing_2,
+    multiply_writing_4,
     release,
     write_bits,
     write_limbs,
     write_wide_limbs,
 )
-from modelpar.kernels.llvm.vectors import LANES, address, fetch
+from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32, pad
 from modelpar.machine.compilation import njit
 
 NARROW_LIMBS, LOW_LIMBS, HIGH_LIMBS = 0, 1, 2  # of weights that fit, of wide ones, of what is left of these
 PANEL = 64  # outgoing units at a time
-STEPS = 8  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache
+STEPS = 6  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache
+BLOCK_BYTES = STEPS * LIMBS * TILE  # of these limbs
+STAGE_BYTES = PANEL // LANES * BLOCK_BYTES  # of those of a panel
 # Where things lie in the scratch of a panel, in steps of 4 bytes: the products of six tiles, 64 rows of 16 weights (or
-# one of 64), these rows transposed, what is left of wide weights.
-_ROWS, _TURNED, _LEFT, SCRATCH = 1536, 2560, 3584, 3600
+# 16 of 64), what is left of wide weights, what is there of the next panel.
+_ROWS, _LEFT, _NEXT, SCRATCH = 1536, 2560, 2576, 2592
+WEIGHTS_ON_TILES = SCRATCH + 2 * STAGE_BYTES // 4  # int32 that a panel needs, and leaves for the next one
 CONFIGURATION = np.array([1, *[0] * 15, *[DEPTH, 0] * 8, *[0] * 16, *[LANES] * 8, *[0] * 8], np.uint8)  # eight tiles
 
 
 @njit(cache=True, nogil=True)
-def bits_in_tiles(words, batch):  # type: ignore[no-untyped-def]
+def bits_in_tiles(words, batch, up):  # type: ignore[no-untyped-def]
     """Bits of units and samples as bytes: words (units, n) uint64 -> uint16 (tiles of 16 samples, 512 steps)
 
-    A tile has 64 units in 16 rows of four, in the ORDER of the limbs of weights, and in a row 16 samples of four units
-    each, as the instruction reads them.
+    A tile has 64 units.  As the second operand of a product of tiles it is 16 units x 16 samples of four bytes, of the
+    same number in four groups of units; as the first one, ``up``, 16 samples x 16 units of four bytes, of units that
+    follow each other.  The four are in the ORDER of the limbs of weights.
     """
     n_units = words.shape[0]
     n_tiles, n_steps = (batch + LANES - 1) // LANES, (n_units + DEPTH - 1) // DEPTH
@@ -60,82 +75,72 @@ def bits_in_tiles(words, batch):  # type: ignore[no-untyped-def]
         at, w, shift = address(tiles) + tile * tiles.strides[0], tile >> 2, np.uint64(tile % 4 * LANES)
         for step in range(n_steps):
             for row in range(LANES):
-                i = step * DEPTH + row
-                if i + 48 < n_units:
-                    w0, w1, w2, w3 = words[i, w], words[i + 32, w], words[i + 16, w], words[i + 48, w]
+                i, apart = step * DEPTH + (4 * row if up else row), 1 if up else LANES
+                a, b, c = i + apart, i + 2 * apart, i + 3 * apart
+                if c < n_units:
+                    w0, w1, w2, w3 = words[i, w], words[b, w], words[a, w], words[c, w]
                 else:
-                    w0, w1 = words[i, w] if i < n_units else zero, words[i + 32, w] if i + 32 < n_units else zero
-                    w2, w3 = words[i + 16, w] if i + 16 < n_units else zero, zero
+                    w0, w1 = words[i, w] if i < n_units else zero, words[b, w] if b < n_units else zero
+                    w2, w3 = words[a, w] if a < n_units else zero, zero
                 write_bits(at + step * TILE + row * DEPTH, shift, w0, w1, w2, w3)
+            if up:
+                transpose_16(at + step * TILE, DEPTH, at + step * TILE, DEPTH)
     return tiles
 
 
 @njit(cache=True, nogil=True)
-def _write(source, target, scale, way, left):  # type: ignore[no-untyped-def]
-    if way == NARROW_LIMBS:
-        write_limbs(source, target, scale, left)
-    else:
-        write_wide_limbs(source, target, scale, 24 if way == HIGH_LIMBS else 0)
+def source_of(W, up, first, low):  # type: ignore[no-untyped-def]
+    """(address, bytes from row to row, from step to step, from group to group) of the weights of 16 units for 64
+    inputs from ``low`` on, as ``multiply_tiles`` takes them: a row is a unit or, ``up``, four inputs"""
+    row = W.strides[0]
+    if up:
+        return address(W) + low * row + 4 * first, 4 * row, DEPTH * row, row
+    return address(W) + first * row + 4 * low, row, 4 * DEPTH, 4 * LANES
 
 
 @njit(cache=True, nogil=True)
-def limbs_of_block(W, up, first, n_units, low, n_steps, scale, way, target, stride, scratch):  # type: ignore[no-untyped-def]
+def _write(source, group, target, scale, way, left):  # type: ignore[no-untyped-def]
+    if way == NARROW_LIMBS:
+        write_limbs(source, group, target, scale, left)
+    else:
+        write_wide_limbs(source, group, target, scale, 24 if way == HIGH_LIMBS else 0)
+
+
+@njit(cache=True, nogil=True)
+def limbs_of_units(W, up, first, n_units, low, n_steps, scale, way, target, stride, scratch, begin):  # type: ignore[no-untyped-def]
     """Split the weights of the units ``first ..`` for the inputs ``low .. low + 64 n_steps - 1`` into limbs.
 
+    begin            row of 16 whole units that is the first one: those before are there
     target, stride   address of [16 units][step][limb] tiles, and bytes from 16 units to the next 16
     way              NARROW_LIMBS, where it is noted in ``scratch`` that some weights do not fit; LOW_LIMBS, those of
                      weights modulo 2^24; or HIGH_LIMBS, what is left of them
     Inputs that are not there have weights of 0; units that are not there have any.
     """
     n_in = W.shape[0] if up else W.shape[1]
-    start, row = address(W), W.strides[0]
-    base = address(scratch)
     floats = scratch.view(np.float32)
-    rows, turned, left = base + 4 * _ROWS, base + 4 * _TURNED, base + 4 * _LEFT
+    rows, left = address(scratch) + 4 * _ROWS, address(scratch) + 4 * _LEFT
     for step in range(n_steps):
-        i = low + step * DEPTH
+        i, tile = low + step * DEPTH, target + step * LIMBS * TILE
         n = min(DEPTH, n_in - i)
-        for sub in range(0, n_units, LANES):
-            tile = target + sub // LANES * stride + step * LIMBS * TILE
-            m = min(LANES, n_units - sub)
+        whole = n_units // LANES if n == DEPTH else 0  # groups of 16
+        source, row, _, group = source_of(W, up, first, i)
+        for r in range(begin, LANES):
+            for g in range(whole):
+                at = source + r * row + (g * DEPTH if up else g * LANES * row)
+                _write(at, group, tile + g * stride + r * DEPTH, scale, way, left)
+        for u in range(whole * LANES, n_units, LANES):  # nothing after the end of W is read
+            m = min(LANES, n_units - u)
+            scratch[_ROWS:_LEFT] = 0
             if up:
-                source, source_stride = start + i * row + 4 * (first + sub), row
-                if n < DEPTH or m < LANES:  # nothing after the end of W is read
-                    source, source_stride = rows, 4 * LANES
-                    for r in range(DEPTH):
-                        for u in range(LANES):
-                            there = r < n and u < m
-                            floats[_ROWS + r * LANES + u] = W[i + r, first + sub + u] if there else np.float32(0)
-                if i + 2 * DEPTH <= n_in:  # the next inputs' rows lie far apart: the processor does not foresee them
-                    for r in range(sub, sub + LANES):
-                        for line in range(0, 4 * PANEL, DEPTH):
-                            fetch(start + (i + DEPTH + r) * row + 4 * first + line)
-                for k in range(0, DEPTH, LANES):
-                    transpose_16(source + k * source_stride, source_stride, turned + 4 * k, 4 * DEPTH)
-                for u in range(m):
-                    _write(turned + 4 * DEPTH * u, tile + DEPTH * u, scale, way, left)
+                for r in range(n):
+                    for k in range(m):
+                        floats[_ROWS + r * LANES + k] = W[i + r, first + u + k]
             else:
-                for u in range(m):
-                    source = start + (first + sub + u) * row + 4 * i
-                    if n < DEPTH:
-                        source = rows
-                        for r in range(DEPTH):
-                            floats[_ROWS + r] = W[first + sub + u, i + r] if r < n else np.float32(0)
-                    _write(source, tile + DEPTH * u, scale, way, left)
-
-
-@njit(cache=True, nogil=True)
-def fetch_rows(W, first, low, part, n_parts):  # type: ignore[no-untyped-def]
-    """Ask for a part of the weights of the rows ``first ..``, a panel, and the columns ``low ..``, a block of inputs.
-
-    Asked for while tiles are multiplied, they are there when they are split.
-    """
-    row = W.strides[0]
-    n, width = min(PANEL, W.shape[0] - first), 4 * min(STEPS * DEPTH, W.shape[1] - low)
-    at = address(W) + first * row + 4 * low
-    for r in range(part * n // n_parts, (part + 1) * n // n_parts):
-        for line in range(0, width, DEPTH):
-            fetch(at + r * row + line)
+                for k in range(m):
+                    for r in range(n):
+                        floats[_ROWS + k * DEPTH + r] = W[first + u + k, i + r]
+            for r in range(LANES if up else m):
+                _write(rows + r * 4 * DEPTH, 4 * LANES, tile + u // LANES * stride + r * DEPTH, scale, way, left)
 
 
 @njit(cache=True, nogil=True)
@@ -149,46 +154,164 @@ def wide(scratch):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _multiply_one(up, product, written, scale, beyond):  # type: ignore[no-untyped-def]
+    if up:
+        multiply_up_1(product, written, scale, beyond)
+    else:
+        multiply_1(product, written, scale, beyond)
+
+
+@njit(cache=True, nogil=True)
+def _multiply_two(up, n, product, written, scale, beyond):  # type: ignore[no-untyped-def]
+    """n   rows of each step that are written beside: 0, 1, 2 or 4"""
+    if up:
+        if n == 0:
+            multiply_up_2(product, written, scale, beyond)
+        elif n == 1:
+            multiply_up_writing_1(product, written, scale, beyond)
+        elif n == 2:
+            multiply_up_writing_2(product, written, scale, beyond)
+        else:
+            multiply_up_writing_4(product, written, scale, beyond)
+    elif n == 0:
+        multiply_2(product, written, scale, beyond)
+    elif n == 1:
+        multiply_writing_1(product, written, scale, beyond)
+    elif n == 2:
+        multiply_writing_2(product, written, scale, beyond)
+    else:
+        multiply_writing_4(product, written, scale, beyond)
+
+
+@njit(cache=True, nogil=True)
+def _multiply_units(up, limbs, bits, totals, shift, written, items, scale, scratch):  # type: ignore[no-untyped-def]
+    """Multiply the limbs of 16 units with all states, and make some of others meanwhile.
+
+    limbs    address of [step, limb] tiles
+    bits     (address, bytes from 16 samples to the next 16, steps, tiles of 16 samples)
+    totals   (address, row_stride, column_stride) of the sums, as ``add_products`` has them; they are added to
+    written  as ``multiply_tiles`` has it
+    items    (first, items of a step in each call, end)
+    Returns the first item that is left.
+    """
+    states, states_stride, n_steps, n_tiles = bits
+    sums, row_stride, column_stride = totals
+    source, row, step, group, ahead, target, stride, across, n_written = written
+    beyond, out = address(scratch) + 4 * _LEFT, address(scratch)
+    item, each, end = items
+    for tile in range(0, n_tiles, 2):
+        product = limbs, states + tile * states_stride, states_stride, n_steps, out
+        beside = source, row, step, group, ahead, target, stride, across, item, n_written
+        total = sums + tile * column_stride
+        if tile + 1 < n_tiles:
+            n = each if item + each <= end else 0
+            _multiply_two(up, n, product, beside, scale, beyond)
+            item += n
+            add_products_2(out, total, row_stride, column_stride, shift)
+        else:
+            _multiply_one(up, product, beside, scale, beyond)
+            add_products_1(out, total, row_stride, column_stride, shift)
+    return item
+
+
+@njit(cache=True, nogil=True)
 def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
-    """As in registers, from states in tiles (``bits_in_tiles``) and limbs that are prepared or made block by block."""
-    scratch = aligned_int32(SCRATCH)
-    products, n_tiles = address(scratch), sums.shape[1] // LANES
+    """As in registers, from states in tiles (``bits_in_tiles``) and limbs that are prepared or made stage by stage.
+
+    A stage is a block of inputs, of all units with ``up``, where a row of W has a weight of each: what lies together in
+    memory is read together.  Else it is a block of inputs of 16 units.  The last stage makes the limbs of the next
+    panel's first one: panels whose ``weights`` are the same array are of the same W and follow each other.
+    """
+    scratch, n = weights[:SCRATCH], sums.shape[1]
+    stages = address(weights) + 4 * SCRATCH
+    n_out = W.shape[1] if up else W.shape[0]
     prepared, n_steps = len(integers) > 0, (n_in + DEPTH - 1) // DEPTH
-    n_blocks = (n_steps + STEPS - 1) // STEPS
+    n_blocks, n_groups = (n_steps + STEPS - 1) // STEPS, (n_units + LANES - 1) // LANES
+    by_sample = aligned_int32(n * PANEL if up else 0)
+    row = 4 * (PANEL if up else n)
+    totals, column = address(by_sample) if up else address(sums), LANES * row if up else DEPTH
+    nothing = n_in - n_in  # 0, but not a constant, for which numba would compile again
+    together = n_groups if up else nothing + 1  # groups of 16 units in a stage
+    n_stages, n_pairs = n_blocks * (n_groups // together), n // LANES // 2
+    each = nothing + (1 if n_pairs >= LANES else 2 if n_pairs >= LANES // 2 else 4)  # items of a call
     configure(address(CONFIGURATION))
-    for block in range(n_blocks):  # of about the same size
+    parity = nothing
+    if not prepared:
+        if scratch[_NEXT] == first + 1:
+            parity += scratch[_NEXT + 1]
+        else:
+            limbs_of_units(
+                W, up, first, min(together * LANES, n_units), nothing, n_steps // n_blocks, scale, nothing, stages,
+                BLOCK_BYTES, scratch, nothing,
+            )  # fmt: skip
+    for stage in range(n_stages):
+        block, begin_group = stage * together // n_groups, stage * together % n_groups
         begin, end = block * n_steps // n_blocks, (block + 1) * n_steps // n_blocks
-        limbs, stride = address(weights), (end - begin) * LIMBS * TILE
-        if prepared:
-            limbs, stride = address(integers) + first // LANES * integers.strides[0], integers.strides[0]
-            limbs += begin * LIMBS * TILE
-        next_first, next_low = (first, end * DEPTH) if end < n_steps else (first + n_units, 0)
-        part, n_parts = 0, (n_units + LANES - 1) // LANES * ((n_tiles + 1) // 2)
-        way = begin - begin + NARROW_LIMBS  # not a constant, for which numba would compile limbs_of_block again
-        if not prepared:
-            limbs_of_block(W, up, first, n_units, begin * DEPTH, end - begin, scale, way, limbs, stride, scratch)
-            if wide(scratch):
-                way += LOW_LIMBS
-        while way <= HIGH_LIMBS:
-            if way > NARROW_LIMBS:
-                limbs_of_block(W, up, first, n_units, begin * DEPTH, end - begin, scale, way, limbs, stride, scratch)
-            shift = 24 if way == HIGH_LIMBS else 0
-            for sub in range(0, n_units, LANES):
-                here = limbs + sub // LANES * stride
-                for tile in range(0, n_tiles, 2):
-                    bits = address(codes) + tile * codes.strides[0] + begin * TILE
-                    total = address(sums) + sub * sums.strides[0] + tile * DEPTH
-                    if not prepared and not up and way < HIGH_LIMBS:
-                        fetch_rows(W, next_first, next_low, part, n_parts)
-                        part += 1
-                    if tile + 1 < n_tiles:
-                        multiply_2(here, bits, codes.strides[0], end - begin, products)
-                        add_products_2(products, total, sums.strides[0], shift)
-                    else:
-                        multiply_1(here, bits, codes.strides[0], end - begin, products)
-                        add_products_1(products, total, sums.strides[0], shift)
-            way += HIGH_LIMBS + 1 if way == NARROW_LIMBS else 1
+        here, there = stages + (stage + parity) % 2 * STAGE_BYTES, stages + (stage + parity + 1) % 2 * STAGE_BYTES
+        bits = address(codes) + begin * TILE, codes.strides[0], end - begin, n // LANES
+        last, too_wide = stage == n_stages - 1, not prepared and wide(scratch)
+        # of the next stage: its inputs, its units, whose limbs are made meanwhile where none is missing
+        next_block = (stage + 1) * together // n_groups
+        next_first = first + (stage + 1) * together % n_groups * LANES
+        n_next = min(together * LANES, first + n_units - next_first)
+        if last:
+            next_block, next_first = nothing, first + PANEL
+            n_next = min(PANEL if up else LANES, n_out - next_first)
+        next_begin, next_end = next_block * n_steps // n_blocks, (next_block + 1) * n_steps // n_blocks
+        n_written = min(end - begin, min(next_end, n_in // DEPTH) - next_begin)
+        across = nothing + (2 if n_next == 4 * LANES else 1 if n_next == 2 * LANES else 0)
+        beside = not (prepared or too_wide) and n_next == LANES << across and n_written > 0
+        source, row_bytes, step, lanes = source_of(W, up, next_first, next_begin * DEPTH)
+        ahead = row_bytes
+        if not up:
+            after = stage + 2
+            after_begin = after // n_groups * n_steps // n_blocks
+            later, _, _, _ = source_of(W, up, first + after % n_groups * LANES, after_begin * DEPTH)
+            ahead = later - source
+        written = source, row_bytes, step, lanes, ahead, there, BLOCK_BYTES, across, n_written
+        item = nothing
+        for k in range(together):
+            group = begin_group + k
+            limbs = here + k * BLOCK_BYTES
+            if prepared:
+                limbs = address(integers) + (first // LANES + group) * integers.strides[0] + begin * LIMBS * TILE
+            of_group = totals + group * (DEPTH if up else LANES * row), row, column
+            if too_wide:
+                low = first + group * LANES
+                for way in range(nothing + LOW_LIMBS, HIGH_LIMBS + 1):
+                    limbs_of_units(
+                        W, up, low, min(LANES, first + n_units - low), begin * DEPTH, end - begin, scale, way, limbs,
+                        BLOCK_BYTES, scratch, nothing,
+                    )  # fmt: skip
+                    shift = 24 if way == HIGH_LIMBS else 0
+                    _multiply_units(up, limbs, bits, of_group, shift, written, (item, each, item), scale, scratch)
+            else:
+                items = item, each, LANES << across if beside else nothing
+                item = _multiply_units(up, limbs, bits, of_group, nothing, written, items, scale, scratch)
+        if not prepared and n_next > 0:  # what could not be made meanwhile
+            done = n_written if beside else nothing
+            limbs_of_units(
+                W, up, next_first, n_next, next_begin * DEPTH, done, scale, nothing, there, BLOCK_BYTES, scratch,
+                item >> across,
+            )  # fmt: skip
+            limbs_of_units(
+                W, up, next_first, n_next, (next_begin + done) * DEPTH, next_end - next_begin - done, scale, nothing,
+                there + done * LIMBS * TILE, BLOCK_BYTES, scratch, nothing,
+            )  # fmt: skip
+    scratch[_NEXT], scratch[_NEXT + 1] = first + PANEL + 1, (n_stages + parity) % 2
     release()
+    if up:
+        _add_turned(by_sample, sums)
+
+
+@njit(cache=True, nogil=True)
+def _add_turned(by_sample, sums):  # type: ignore[no-untyped-def]
+    """sums (PANEL, n) += by_sample (n, PANEL) turned"""
+    n = sums.shape[1]
+    for s in range(0, n, LANES):
+        for u in range(0, PANEL, LANES):
+            source, target = address(by_sample) + 4 * (s * PANEL + u), address(sums) + 4 * (u * n + s)
+            add_transposed_16(source, 4 * PANEL, target, 4 * n)
 
 
 def no_limbs_yet(W: npt.NDArray[Any], up: bool) -> npt.NDArray[np.int32]:
@@ -204,13 +327,13 @@ def no_limbs_yet(W: npt.NDArray[Any], up: bool) -> npt.NDArray[np.int32]:
 @njit(cache=True, nogil=True)
 def prepare_limbs(W, up, start, stop, scale, limbs):  # type: ignore[no-untyped-def]
     """Fill the limbs of the units ``start .. stop - 1``, start a multiple of 16; whether some weights are too wide."""
-    scratch = aligned_int32(SCRATCH)
+    scratch, none = aligned_int32(SCRATCH), start - start  # 0, but not a constant, for which numba would compile again
     n_in = W.shape[0] if up else W.shape[1]
-    target = address(limbs) + start // LANES * limbs.strides[0]
-    n_steps = (n_in + DEPTH - 1) // DEPTH
-    none = start - start  # 0, but not a constant, for which numba would compile again
-    way = none + NARROW_LIMBS
-    limbs_of_block(W, up, start, stop - start, none, n_steps, scale, way, target, limbs.strides[0], scratch)
+    for first in range(start, stop, PANEL):
+        target, n_steps = address(limbs) + first // LANES * limbs.strides[0], (n_in + DEPTH - 1) // DEPTH
+        limbs_of_units(
+            W, up, first, min(PANEL, stop - first), none, n_steps, scale, none, target, limbs.strides[0], scratch, none
+        )
     return wide(scratch)
 
 
@@ -226,11 +349,11 @@ def self_test() -> bool:
     padded = np.zeros((n_in, 64), np.uint8)
     padded[:, :batch] = bits
     words = np.packbits(padded, axis=1, bitorder="little").view(np.uint64)
-    none, weights = np.empty((0, 0), np.int32), aligned_int32(PANEL * STEPS * LIMBS * LANES)
+    none, weights = np.empty((0, 0), np.int32), aligned_int32(WEIGHTS_ON_TILES)
     for up, size in ((True, 0.1), (False, 0.1), (True, 100.0), (False, 100.0)):
         W = rng.normal(0, size, (n_in, n_out) if up else (n_out, n_in)).astype(np.float32)
         sums = aligned_int32(PANEL * pad(batch)).reshape(PANEL, pad(batch))
-        codes, no_offsets, no_units = bits_in_tiles(words, batch), np.empty((0, 0), np.int64), np.empty(0, np.int32)
+        codes, no_offsets, no_units = bits_in_tiles(words, batch, up), np.empty((0, 0), np.int64), np.empty(0, np.int32)
         sum_panel_by_tiles(
             W, none, up, n_in, 0, n_out, scale, codes, no_offsets, no_units, batch, weights, sums
         )  # fmt: skip

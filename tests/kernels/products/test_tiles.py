@@ -24,14 +24,18 @@ def test_tiles_are_asked_for() -> None:
 
 
 @pytest.mark.skipif(not compiled(), reason="compiled only")
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
 @pytest.mark.parametrize(("n_units", "batch"), [(1, 1), (64, 16), (67, 33), (130, 70)])
-def test_states_as_bytes(n_units: int, batch: int) -> None:
+def test_states_as_bytes(n_units: int, batch: int, up: bool) -> None:
     bits = np.random.default_rng(0).random((n_units, batch)) < 0.5
-    got = tiles.bits_in_tiles(pack(bits).rows, batch).view(np.uint8)
+    got = tiles.bits_in_tiles(pack(bits).rows, batch, up).view(np.uint8)
     steps = -(-n_units // DEPTH)
     padded = np.zeros((steps * DEPTH, -(-batch // 16) * 16), np.uint8)
     padded[:n_units, :batch] = bits
-    expected = padded.reshape(steps, 4, 16, -1, 16)[:, ORDER].transpose(3, 0, 2, 4, 1)  # tile, step, row, sample, unit
+    if up:  # tile, step, sample, quad of units, unit
+        expected = padded.reshape(steps, 16, 4, -1, 16)[:, :, ORDER].transpose(3, 0, 4, 1, 2)
+    else:  # tile, step, unit, sample, group of units
+        expected = padded.reshape(steps, 4, 16, -1, 16)[:, ORDER].transpose(3, 0, 2, 4, 1)
     assert np.array_equal(got.reshape(expected.shape), expected)
 
 
@@ -42,13 +46,10 @@ def test_limbs_that_are_prepared_are_the_weights(up: bool, n_in: int, n_out: int
     W = np.random.default_rng(1).normal(0, 1, (n_in, n_out) if up else (n_out, n_in)).astype(np.float32)
     limbs = subset_sums.integers_of(W, "tiles", up, n_in).view(np.uint8)
     steps = -(-n_in // DEPTH)
-    low, middle, top = (
-        limbs.reshape(-1, steps, LIMBS, 16, DEPTH).transpose(2, 0, 3, 1, 4).reshape(LIMBS, -1, steps * DEPTH)
-    )
-    low, middle, top = (  # back from the order of write_limbs
-        x.reshape(-1, steps, 16, 4)[..., np.argsort(ORDER)].swapaxes(2, 3).reshape(-1, steps * DEPTH)
-        for x in (low, middle, top)
-    )
+    tiles_of_limb = limbs.reshape(-1, steps, LIMBS, 16, 16, 4)[..., np.argsort(ORDER)].transpose(2, 0, 1, 3, 4, 5)
+    # units x 16, then step, quad of inputs, unit, input; or step, unit, input, group of inputs
+    whole = tiles_of_limb.transpose((0, 1, 4, 2, 3, 5) if up else (0, 1, 3, 2, 5, 4))
+    low, middle, top = (np.ascontiguousarray(x).reshape(-1, steps * DEPTH) for x in whole)
     fixed = low.astype(np.int64) + middle.astype(np.int64) * 256 + top.view(np.int8).astype(np.int64) * 65536
     assert np.array_equal(fixed[:n_out, :n_in], np.rint((W.T if up else W) * SCALE))
     assert not fixed[:n_out, n_in:].any()
@@ -70,3 +71,20 @@ def test_weights_of_more_than_23_bits(up: bool, widest: float) -> None:
     assert np.array_equal(out, (fixed @ bits).astype(np.int32))
     narrow = fixed.min() >= -NARROW and fixed.max() < NARROW
     assert (len(subset_sums.integers_of(W, "tiles", up, 600)) > 0) == narrow
+
+
+@needs_tiles
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize(("n_in", "n_out"), [(512, 64), (1100, 130), (784, 150), (1030, 16)])
+@pytest.mark.parametrize("batch", [100, 200, 256, 530])
+def test_limbs_that_are_made_while_others_are_multiplied(up: bool, n_in: int, n_out: int, batch: int) -> None:
+    """Each way to divide them between calls, with whole and ragged stages, some of them of wide weights."""
+    rng = np.random.default_rng(3)
+    W = rng.normal(0, 0.1, (n_in, n_out) if up else (n_out, n_in)).astype(np.float32)
+    bits = rng.random((n_in, batch)) < 0.5
+    for widest in (0.0, 9.5):
+        W[(600 % n_in, n_out // 2) if up else (n_out // 2, 600 % n_in)] += widest
+        fixed = np.rint((W.T if up else W).astype(np.float64) * 2.0**20).astype(np.int64)
+        out = np.zeros((n_out, batch), np.int32)
+        draw.incoming_sums(*subset_sums.operands("tiles", W, pack(bits), up, n_in), 0, n_out, out)
+        assert np.array_equal(out, (fixed @ bits).astype(np.int32))
