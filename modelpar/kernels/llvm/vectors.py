@@ -16,6 +16,7 @@ from numba import config, types
 from numba.extending import intrinsic
 
 LANES = 16  # of 32 bits: a vector register of 512 bits
+LINE = 64  # bytes of a line of the caches
 
 I1, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
 LANE16 = ir.VectorType(I16, LANES)

@@ -7,7 +7,7 @@ order of operations:
 
     V = carry * V + gain * C;  V -= shrink * W;  W += V
 
-The loops over C take the kernel that counts a few rows as an address, and how many rows it counts at once.
+The loops over C take the kernel that counts a few rows as an address, and how many rows and columns it counts at once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from numba import types
 
 from modelpar.kernels.llvm.calls import address_of, caller
 from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
-from modelpar.kernels.llvm.vectors import LANES, address
+from modelpar.kernels.llvm.vectors import LANES, LINE, address, fetch
 from modelpar.kernels.products.aligned import aligned_int32
 from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
 
 COLUMNS = 512  # of C at a time: a row long enough to be prefetched, few enough for their words to stay in the caches
+AHEAD = 512  # bytes of the next row of W and V that are asked for: from there on the processor foresees the rest
 
 _BITS, _VALUES = types.Array(types.uint64, 2, "C"), types.Array(types.uint32, 4, "C")
 COUNT_ROWS = types.void(_BITS, _VALUES, _BITS, _VALUES, *[types.int64] * 4, types.Array(types.int32, 2, "C"))
@@ -59,7 +60,7 @@ def by_vectors(words):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignore[no-untyped-def]
-    """counts (at least TILE, COLUMNS) int32: rows ``first .. first + n_rows - 1``, columns ``low .. high - 1`` of C
+    """counts (TILE, COLUMNS) int32: rows ``first .. first + n_rows - 1``, columns ``low .. high - 1`` of C
 
     v (rows, words) uint64, at most TILE rows; s from by_vectors, low a multiple of 16.  If the data's phase has no
     words, only the model's is counted.
@@ -89,24 +90,36 @@ def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def count_and_update(kernel, n_at_once, v0, s0, v1, s1, W, V, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
+def _fetch(W, V, row, column):  # type: ignore[no-untyped-def]
+    at, other = address(W) + row * W.strides[0], address(V) + row * V.strides[0]
+    for line in range(column * W.itemsize, column * W.itemsize + AHEAD, LINE):
+        fetch(at + line)
+        fetch(other + line)
+
+
+@njit(cache=True, nogil=True)
+def count_and_update(kernel, at_once, v0, s0, v1, s1, W, V, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
     """Update rows ``start .. stop - 1`` of W and V (rows, columns) from C, in one pass over memory."""
-    counts = aligned_int32(n_at_once * COLUMNS).reshape(n_at_once, COLUMNS)
-    for low in range(0, W.shape[1], COLUMNS):
-        high = min(low + COLUMNS, W.shape[1])
+    n_at_once, columns = at_once
+    counts = aligned_int32(n_at_once * columns).reshape(n_at_once, columns)
+    for low in range(0, W.shape[1], columns):
+        high = min(low + columns, W.shape[1])
         for first in range(start, stop, n_at_once):
             n_rows = min(n_at_once, stop - first)
             _count(kernel, (v0, s0, v1, s1, first, n_rows, low, high, counts))
             for r in range(n_rows):
+                if r + 1 < n_rows:
+                    _fetch(W, V, first + r + 1, low)
                 update_row(W[first + r, low:high], V[first + r, low:high], counts[r, : high - low], carry, gain, shrink)
 
 
 @njit(cache=True, nogil=True)
-def count_and_add(kernel, n_at_once, v0, s0, v1, s1, V, gain, start, stop):  # type: ignore[no-untyped-def]
+def count_and_add(kernel, at_once, v0, s0, v1, s1, V, gain, start, stop):  # type: ignore[no-untyped-def]
     """V = V + gain * C, rows ``start .. stop - 1``"""
-    counts = aligned_int32(n_at_once * COLUMNS).reshape(n_at_once, COLUMNS)
-    for low in range(0, V.shape[1], COLUMNS):
-        high = min(low + COLUMNS, V.shape[1])
+    n_at_once, columns = at_once
+    counts = aligned_int32(n_at_once * columns).reshape(n_at_once, columns)
+    for low in range(0, V.shape[1], columns):
+        high = min(low + columns, V.shape[1])
         for first in range(start, stop, n_at_once):
             n_rows = min(n_at_once, stop - first)
             _count(kernel, (v0, s0, v1, s1, first, n_rows, low, high, counts))
@@ -117,11 +130,12 @@ def count_and_add(kernel, n_at_once, v0, s0, v1, s1, V, gain, start, stop):  # t
 
 
 @njit(cache=True, nogil=True)
-def count_block(kernel, n_at_once, v0, s0, v1, s1, start, stop, out):  # type: ignore[no-untyped-def]
+def count_block(kernel, at_once, v0, s0, v1, s1, start, stop, out):  # type: ignore[no-untyped-def]
     """Rows ``start .. stop - 1`` of out (rows, columns), int8, int16 or int32, = C"""
-    counts = aligned_int32(n_at_once * COLUMNS).reshape(n_at_once, COLUMNS)
-    for low in range(0, out.shape[1], COLUMNS):
-        high = min(low + COLUMNS, out.shape[1])
+    n_at_once, columns = at_once
+    counts = aligned_int32(n_at_once * columns).reshape(n_at_once, columns)
+    for low in range(0, out.shape[1], columns):
+        high = min(low + columns, out.shape[1])
         for first in range(start, stop, n_at_once):
             n_rows = min(n_at_once, stop - first)
             _count(kernel, (v0, s0, v1, s1, first, n_rows, low, high, counts))

@@ -65,9 +65,11 @@ class Counts:
         rows = [np.ascontiguousarray(v.rows) for v in (v0, v1)]
         if _on_tiles(s1.planes):
             v, s = tiles.signed_bytes(*rows), tiles.bytes_of_values(s0.words, s1.words)
-            return tiles.ROWS, (tiles.entry(), tiles.ROWS, v, s, tiles.NO_BITS, tiles.NO_VALUES)
+            at_once = tiles.ROWS, tiles.COLUMNS
+            return tiles.ROWS, (tiles.entry(), at_once, v, s, tiles.NO_BITS, tiles.NO_VALUES)
         vectors = [counts.by_vectors(s.words) for s in (s0, s1)]
-        return counts.TILE, (counts.entry(), counts.TILE, rows[0], vectors[0], rows[1], vectors[1])
+        at_once = counts.TILE, counts.COLUMNS
+        return counts.TILE, (counts.entry(), at_once, rows[0], vectors[0], rows[1], vectors[1])
 
     def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
         """Update W and V in one pass over memory; ``gain`` is for C in its own unit."""

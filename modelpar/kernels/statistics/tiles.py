@@ -17,10 +17,10 @@ from modelpar.kernels.llvm.tiles import DEPTH, TILE, allowed, configure, release
 from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32
 from modelpar.kernels.products.tiles import CONFIGURATION
-from modelpar.kernels.statistics.counts import COLUMNS, COUNT_ROWS
+from modelpar.kernels.statistics.counts import COUNT_ROWS
 from modelpar.machine.compilation import njit
 
-ROWS = 32  # of C at once, and columns
+ROWS, COLUMNS = 32, 1024  # of C at once
 NO_BITS, NO_VALUES = np.empty((0, 0), np.uint64), np.empty((0, 0, 0, 0), np.uint32)
 
 _multiply = square(4 * COLUMNS)
@@ -72,7 +72,7 @@ def bytes_of_values(words0, words1):  # type: ignore[no-untyped-def]
 def count_rows_on_tiles(v, s, no_bits, no_values, first, n_rows, low, high, counts):  # type: ignore[no-untyped-def]
     """As ``counts.count_rows``, of up to ROWS rows, with v from signed_bytes and s from bytes_of_values.
 
-    first   a multiple of ROWS, low of COLUMNS
+    first   a multiple of ROWS, low too
     """
     n_steps = s.shape[2] // LANES
     if n_steps == 0:  # a replica without samples; the loop over steps runs at least once
