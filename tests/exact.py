@@ -158,10 +158,21 @@ class Outcome:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the tensors of all checkpoints and the digests of all updates."""
+        """SHA-256 of the tensors of all checkpoints and the digests of all updates.
+
+        Without what the end of an RBM's training keeps beside its parameters: chains and last parameters, of which the
+        last update's digests tell already.
+        """
         result = hashlib.sha256()
-        for file in self.files.values():
-            result.update(file[8 + int.from_bytes(file[:8], "little") :])  # behind the header
+        for place, file in self.files.items():
+            length = int.from_bytes(file[:8], "little")
+            where = {name: entry.get("data_offsets") for name, entry in json.loads(file[8 : 8 + length]).items()}
+            del where["__metadata__"]
+            beside = ("last.", "chains", "ladder.") if PLACES[place] is None else ("last.",)
+            for name in sorted(where, key=lambda name: where[name]):
+                if not name.startswith(beside):
+                    start, stop = where[name]
+                    result.update(file[8 + length + start : 8 + length + stop])
         result.update(json.dumps(self.digests).encode())
         return result.hexdigest()
 

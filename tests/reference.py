@@ -90,7 +90,12 @@ class RBM:
         """No velocity, no chains, no running mean activation: the state in which a stage begins."""
         self.velocity = [np.zeros_like(x) for x in (self.W, self.b, self.c)]
         self.chains, self.mean_activation, self.n_updates = None, np.zeros_like(self.c), 0
-        self.average = [np.zeros_like(x) for x in (self.W, self.b, self.c)]
+        self.average, self.last = [np.zeros_like(x) for x in (self.W, self.b, self.c)], None
+
+    def take_average(self):
+        """The average in place of the last parameters; weights that these have as 0 are 0."""
+        self.last = [x.copy() for x in (self.W, self.b, self.c)]
+        self.W, self.b, self.c = np.where(self.W == 0, 0, self.average[0]), *(x.copy() for x in self.average[1:])
 
     def hidden(self, v):
         return sigmoid(self.W.T @ v + self.c[:, None])
@@ -270,6 +275,8 @@ def pretrain(rbms, data, order, o, *, stochastic=False):
             if stochastic and rbm.layer == 0:
                 v0 = sample_bernoulli(v0, (rbm.seed, 0, DATA, 0), n)
             errors.append(rbm.update(v0, n, o, *step_size(o, base, epoch)))
+        if o.average:
+            rbm.take_average()
         data = pass_up(rbm, data, np.arange(data.shape[1]), o)
     return errors
 

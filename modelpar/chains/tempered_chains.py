@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.chains.ladder import PILOT_VISIBLE, Level, Swaps, Walkers, sweep
-from modelpar.chains.tempering import gains, placed, rounded, spread_of
+from modelpar.chains.tempering import gains, ladder_of_kept, placed, rounded, spread_of
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose
 from modelpar.kernels.states import Packed, pack, unpack
@@ -31,6 +31,17 @@ IntArray = npt.NDArray[np.int64]
 
 GROW_BELOW = 0.25  # acceptance of swaps with the last kept parameters, below which the present ones are kept too
 LOOK_EVERY = 10  # updates between two looks at that acceptance
+RARE = 0.05  # acceptance over an epoch below which hardly any state comes up the ladder
+
+
+def rare_swaps(rbm: int, acceptance: float, method: str) -> str:
+    """The warning where two neighbours of a ladder hardly ever swap, and what to do."""
+    more = "--chain-temperatures" if method == "pt" else "--chain-steps or a smaller --learning-rate"
+    also = ", or more --chain-steps" if method == "pt" else ", and more --chain-temperatures where the ladder is full"
+    return (
+        f"RBM {rbm}: two neighbouring levels of its chains accept {acceptance:.1%} of their swaps over an epoch, so "
+        f"hardly any state comes up the ladder, and the chains may stay in their modes; use more {more}{also}"
+    )
 
 
 @dataclass
@@ -66,8 +77,7 @@ class TemperedChains:
         """The ladder, with ``rbm`` on top."""
         if self.method == "pt":
             return [Level(rbm, beta) for beta in self.betas]
-        kept = [Level(rbm.with_parameters(p), float(t > 0)) for t, p in enumerate(self.kept)]
-        return [*kept, Level(rbm)]
+        return ladder_of_kept(rbm, self.kept)
 
     def place(self, rbm: RBM, update: int) -> None:
         """Place the temperatures of pt, at equal distances at first and then by what the chains of all levels are like.

@@ -28,6 +28,7 @@ from modelpar.kernels.states import Packed, pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.values import plain
+from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -144,6 +145,12 @@ def ladder_of_models(rbm: RBM, models: Iterable[RBM]) -> list[Level]:
             last = before[1]
         before = level, v
     return [*levels, Level(rbm)]
+
+
+def ladder_of_kept(rbm: RBM, kept: Sequence[Parameters]) -> list[Level]:
+    """The levels of a training by ``--chain-method ptt``: the parameters that it has kept, the first of them without
+    their weights, and ``rbm`` on top."""
+    return [*(Level(rbm.with_parameters(p), float(t > 0)) for t, p in enumerate(kept)), Level(rbm)]
 
 
 def _acceptance(a: Level, b: Level, v_a: Activations, v_b: Activations) -> float:

@@ -17,26 +17,30 @@ import numpy.typing as npt
 from modelpar.chains.gibbs import Chains
 from modelpar.chains.tempered_chains import TemperedChains
 from modelpar.checkpoint import files, structure
+from modelpar.checkpoint.carried import level_name, read_chains, read_ladder, read_position, read_states
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.collective.agreement import agree
 from modelpar.comm.grid import Grid
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import CheckpointError, SpecError
-from modelpar.model.network import DeepBeliefNetwork, Part
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
-from modelpar.training.state import Position, Sum, TrainingRun
+from modelpar.training.state import Position, Sum, TrainingRun, become_average
 from modelpar.values.forms import AnyPath
 from modelpar.weights.parameters import Parameters
 
-__all__ = ["load", "read_position", "read_spec", "save", "tensors"]
+__all__ = [
+    "load", "read_chains", "read_ladder", "read_position", "read_spec", "read_states", "save", "tensors",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
 FORMAT = "1"
-# attributes of TrainingRun that some trainings keep for each part: strategies of replicas, averages of the last updates
-OPTIONAL_STATE = ("outer", "squares", "average")
+# attributes of TrainingRun that some trainings keep for each part: strategies of replicas, averages of the last
+# updates, and the last parameters where such an average has taken their place
+OPTIONAL_STATE = ("outer", "squares", "average", "last")
 OVER_SHARDS = "shard_"  # prefix of the name of a running sum of which each shard has its own part
 
 
@@ -86,20 +90,23 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
 
 
 def load(
-    path: AnyPath, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True, halo: str = "auto"
-) -> DeepBeliefNetwork:
+    path: AnyPath, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True, halo: str = "auto",
+    last: bool = False,
+) -> DeepBeliefNetwork:  # fmt: skip
     """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
 
     layout     None: contiguous blocks, in the layouts that ``auto`` chooses
     halo       as ``NetworkSpec.halo``, which a checkpoint does not store
     to_train   False leaves out what only training needs: velocities, chains, the best parameters so far.  Of an RBM
                whose training averages its parameters, it takes the average
+    last       the parameters after the last update, of an RBM whose training averages them, and whether or not it has
+               ended; of a stack, those below it stay what it was trained on
 
-    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind,
-    DisagreementError where ranks bring different arguments.
+    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind, or for
+    ``last`` without an average, DisagreementError where ranks bring different arguments.
     """
     path = os.fsdecode(path)
-    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo)
+    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last)
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
@@ -107,15 +114,21 @@ def load(
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     run = TrainingRun.of(network)
     try:
-        chains, tempered = _prepare_state(network, run, header, to_train)
+        chains, tempered = _prepare_state(network, run, header, to_train, last)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say where training stood ({error}); was it written by modelpar?"
         ) from None
+    if last and not run.last and not run.average:
+        raise CheckpointError(f"{path} has no average of parameters, so that its own are the last; leave --last out")
     kept = () if tempered is None else _room_for_kept(network, run, tempered)
     files.read_into(path, grid, header, tensors(network, chains, kept), subset=not to_train)
-    if not to_train:
+    if last:
+        run.take_back_last(network)
+    elif not to_train:
         _use_averages(network, run)
+    if not to_train:
+        run.average.clear()
     if chains is not None and tempered is not None:
         # the first shard has read what belongs to no unit
         chains["chains.direction"] = grid.shard_comm.bcast(chains["chains.direction"])
@@ -128,7 +141,7 @@ def load(
 
 
 def _prepare_state(
-    network: DeepBeliefNetwork, run: TrainingRun, header: Header, to_train: bool
+    network: DeepBeliefNetwork, run: TrainingRun, header: Header, to_train: bool, last: bool
 ) -> tuple[dict[str, Array] | None, dict[str, Any] | None]:
     """Restore the position of training, with zeros for all tensors of its state.
 
@@ -141,19 +154,19 @@ def _prepare_state(
     position.sums = _own_sums(training["position"]["sums"], network.grid)
     run.position, run.binarise = position, training["binarise"]
     parts = {part.name: part.parameters for part in network.parts()}
-    run.average = {name: parts[name].like(rows=False) for name in training.get("average", ())}
+    for attribute in OPTIONAL_STATE if to_train else ("average", *(["last"] if last else [])):
+        stored = training.get(attribute, ())
+        setattr(run, attribute, {name: parts[name].like(rows=False) for name in stored})
     if not to_train:
         return None, None
     in_pretraining = position.stage == "pretrain"  # training by gradients has no second blocks
     run.velocity = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
     run.best = {name: parts[name].like(rows=False) for name in training["best"]}
-    for attribute in OPTIONAL_STATE:
-        stored = training.get(attribute, ())
-        setattr(run, attribute, {name: parts[name].like(rows=False) for name in stored})
     run.best_accuracy, run.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
     if "chains" not in header.tensors:
         return None, None
-    n_hidden, n_all = len(network.rbms[position.layer].hidden_ids), header.tensors["chains"][1][1]
+    rbm = network.rbms[position.rbm_of_chains(len(network.rbms))]
+    n_hidden, n_all = len(rbm.hidden_ids), header.tensors["chains"][1][1]
     tempered = training.get("tempering")
     if tempered is not None:
         return TemperedChains.room(tempered, n_hidden, n_all, network.dtype), tempered
@@ -162,41 +175,15 @@ def _prepare_state(
 
 def _room_for_kept(network: DeepBeliefNetwork, run: TrainingRun, tempered: dict[str, Any]) -> tuple[Parameters, ...]:
     """Parameters for the levels of a ladder that a file holds."""
-    return tuple(network.rbms[run.position.layer].parameters.like() for _ in range(tempered["kept"]))
+    rbm = network.rbms[run.position.rbm_of_chains(len(network.rbms))]
+    return tuple(rbm.parameters.like() for _ in range(tempered["kept"]))
 
 
 def _use_averages(network: DeepBeliefNetwork, run: TrainingRun) -> None:
     """Make averages over the last updates the parameters of their parts: they are what is used, beside training."""
     for part in network.parts():
         if part.name in run.average:
-            part.parameters.flat[:] = run.average.pop(part.name).flat
-
-
-def read_chains(path: AnyPath, network: DeepBeliefNetwork) -> Chains | None:
-    """The chains of the top RBM that training carried, at any grid; None where the file has none of them.
-
-    Collective.  Raises CheckpointError, on every rank, where the file is damaged or of another network.
-    """
-    path, grid, top = os.fsdecode(path), network.grid, network.rbms[-1]
-    header = files.read_header(path, grid.comm)
-    position = read_position(header)
-    if "chains" not in header.tensors or position is None or position.layer != top.index:
-        return None
-    n_all = header.tensors["chains"][1][1]
-    states = np.zeros((len(top.hidden_ids), n_all), network.dtype)
-    shape = network.spec.layers[-1], n_all
-    files.read_into(
-        path, grid, header, [TensorBlock("chains", shape, states, top.hidden_ids, np.arange(n_all))], subset=True
-    )
-    return Chains.of_replica(states, grid.replica, grid.n_replicas)
-
-
-def read_position(header: Header) -> Position | None:
-    """The position of training; None where the file does not have one."""
-    try:
-        return Position(**json.loads(header.metadata["training"])["position"])
-    except (KeyError, TypeError, ValueError):
-        return None
+            become_average(part.parameters, run.average[part.name])
 
 
 def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
@@ -230,7 +217,7 @@ def tensors(
     shapes = dict(zip(parts, pairwise((*sizes, network.spec.classes)), strict=False))
     for prefix, named in [("", trained), ("velocity.", run.velocity), ("best.", run.best), *optional_state]:
         for name, parameters in named.items():
-            blocks += _parameter_blocks(prefix + name, parts[name], parameters, shapes[name])
+            blocks += structure.parameter_blocks(prefix + name, parts[name], parameters, shapes[name])
     visible = network.visible_ids
     blocks.append(TensorBlock("input.offset", (sizes[0],), network.input_offset, visible, None))
     blocks.append(TensorBlock("input.scale", (sizes[0],), network.input_scale, visible, None))
@@ -242,7 +229,7 @@ def tensors(
         chains = run.chains.collect(network.grid.replica_comm, network.dtype)
         kept = run.chains.kept if isinstance(run.chains, TemperedChains) else ()
     if chains is not None:
-        rbm = network.rbms[run.position.layer]
+        rbm = network.rbms[run.position.rbm_of_chains(len(network.rbms))]
         for name, array in chains.items():
             rows, n_rows = rbm.hidden_ids, sizes[rbm.index + 1]
             if name == "chains.direction":  # of no unit: the first shard has it
@@ -251,16 +238,7 @@ def tensors(
                 array = array[: len(rows)]
             blocks.append(TensorBlock(name, (n_rows, array.shape[1]), array, rows, np.arange(array.shape[1])))
         for level, parameters in enumerate(kept):
-            blocks += _parameter_blocks(f"ladder.{level}.{rbm.name}", parts[rbm.name], parameters, shapes[rbm.name])
-    return blocks
-
-
-def _parameter_blocks(full: str, part: Part, parameters: Parameters, shape: tuple[int, int]) -> list[TensorBlock]:
-    """Blocks of ``parameters``, which have the shapes of a part's, under the name ``full``."""
-    blocks = [structure.block(f"{full}.W", part.weights.piece(parameters.W))]
-    if part.visible_ids is not None:
-        blocks.append(TensorBlock(f"{full}.b", shape[:1], parameters.b, part.visible_ids, None))
-    blocks.append(TensorBlock(f"{full}.c", shape[1:], parameters.c, part.hidden_ids, None))
+            blocks += structure.parameter_blocks(level_name(level, rbm), parts[rbm.name], parameters, shapes[rbm.name])
     return blocks
 
 

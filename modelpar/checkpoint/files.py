@@ -104,7 +104,9 @@ def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
         if comm.rank == 0:
             if os.path.isdir(name):
                 raise CheckpointError(f"{name} is a directory; name the checkpoint file in it")
-            os.stat(name)  # the operating system's words for "no such file" are clearer than MPI's
+            if not os.path.exists(name):
+                raise CheckpointError(f"{name} does not exist; name a checkpoint, or a run directory")
+            os.stat(name)  # the operating system's words are clearer than MPI's
             with LocalFile(name, MPI.MODE_RDONLY) as file:
                 size = file.size()
                 length = header_length(name, file.read_bytes(0, min(8, size)), size)

@@ -23,6 +23,7 @@ class LocalFile:
 
     def __init__(self, path: str, mode: int) -> None:
         self.path, self.failure = path, ""
+        self._advice = "the permissions" if mode == MPI.MODE_RDONLY else "free space and permissions"
         self.handle: MPI.File | None = None
         with self._failure_kept("cannot be opened (every node must see its directory)"):
             self.handle = MPI.File.Open(MPI.COMM_SELF, os.fsencode(path), mode)  # type: ignore[arg-type]
@@ -75,7 +76,7 @@ class LocalFile:
         try:
             yield
         except (MPI.Exception, OSError) as error:
-            self.failure = self.failure or f"{self.path} {problem}: {_reason(error)}; check free space and permissions"
+            self.failure = self.failure or f"{self.path} {problem}: {_reason(error)}; check {self._advice}"
 
 
 def _reason(error: Exception) -> str:

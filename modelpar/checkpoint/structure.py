@@ -22,11 +22,13 @@ from modelpar.checkpoint.header import EARLIER, Header
 from modelpar.checkpoint.ids import Ids
 from modelpar.collective import messages
 from modelpar.errors import CheckpointError, together
+from modelpar.model.network import Part
 from modelpar.model.rbm import RBM
 from modelpar.ownership.build_connections import connect_described
 from modelpar.ownership.connections import Connections, Listed
 from modelpar.spec import NetworkSpec
 from modelpar.values.offsets import offsets_of
+from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Piece
 
 Array = npt.NDArray[Any]
@@ -36,6 +38,18 @@ def block(name: str, piece: Piece) -> TensorBlock:
     """A tensor of weights, or of lists of connections, and this shard's piece of it."""
     rows = Ids.of_runs(*piece.rows) if isinstance(piece.rows, tuple) else piece.rows
     return TensorBlock(name, piece.shape, piece.values, rows, piece.columns)
+
+
+def parameter_blocks(name: str, part: Part, parameters: Parameters, shape: tuple[int, ...]) -> list[TensorBlock]:
+    """``NAME.W``, ``NAME.b`` and ``NAME.c``: parameters that have the shapes of a part's.
+
+    shape   (units below, units above) of the part
+    """
+    result = [block(f"{name}.W", part.weights.piece(parameters.W))]
+    if part.visible_ids is not None:
+        result.append(TensorBlock(f"{name}.b", shape[:1], parameters.b, part.visible_ids, None))
+    result.append(TensorBlock(f"{name}.c", shape[1:], parameters.c, part.hidden_ids, None))
+    return result
 
 
 def blocks(rbm: RBM, *, described: bool = False) -> list[TensorBlock]:

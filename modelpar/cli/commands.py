@@ -20,6 +20,10 @@ OUT = click.option(
     "--out", type=PATH, metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units"
 )
 
+LAST = click.option("--last", is_flag=True,
+                    help="the parameters after the last update, of a training with --average, in place of their "
+                    "average")  # fmt: skip
+
 
 @click.group(
     invoke_without_command=True,
@@ -99,11 +103,12 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
               help="inverse temperatures that each chain goes through, or points of the trajectory")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip
+@LAST
 @JSON
 @click.pass_obj
 def score(
     comm: MPI.Comm, checkpoint: str, config: str | None, split: str, method: str, chains: int, temperatures: int,
-    seed: int, as_json: bool, **values: Any,
+    seed: int, last: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Log-likelihood of data in nats a sample, with its interval; of a stack, the variational lower bound."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
@@ -111,7 +116,7 @@ def score(
     from modelpar.cli.score import score as work
 
     work(
-        comm, settings, checkpoint, split, method=method, n_chains=chains, n_betas=temperatures, seed=seed,
+        comm, settings, checkpoint, split, method=method, n_chains=chains, n_betas=temperatures, seed=seed, last=last,
         as_json=as_json,
     )  # fmt: skip
 
@@ -127,12 +132,13 @@ def score(
               help="sweeps of Gibbs sampling that chains make, and again for their autocorrelation")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip
+@LAST
 @click.option("--three-body", is_flag=True, help="compare correlations of triples of units too")
 @click.option("--out", type=PATH, metavar="FILE", default=None, help="the page (.png)  [default: diagnosis.png]")
 @JSON
 @click.pass_obj
 def diagnose(
-    comm: MPI.Comm, checkpoint: str, config: str | None, split: str, chains: int, sweeps: int, seed: int,
+    comm: MPI.Comm, checkpoint: str, config: str | None, split: str, chains: int, sweeps: int, seed: int, last: bool,
     three_body: bool, out: str | None, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """How good a generative model is, and whether its chains mix: measures, and a page of pictures."""
@@ -144,8 +150,8 @@ def diagnose(
     from modelpar.cli.diagnose import diagnosis as work
 
     work(
-        comm, settings, checkpoint, split, n_chains=chains, n_sweeps=sweeps, seed=seed, three_body=three_body, out=out,
-        as_json=as_json,
+        comm, settings, checkpoint, split, n_chains=chains, n_sweeps=sweeps, seed=seed, last=last,
+        three_body=three_body, out=out, as_json=as_json,
     )  # fmt: skip
 
 
@@ -158,11 +164,16 @@ def diagnose(
               help="steps of Gibbs sampling in the top RBM")  # fmt: skip
 @click.option("--method", type=click.Choice(["gibbs", "pt", "ptt"]), default="gibbs", show_default=True,
               help="Gibbs sampling alone, or with swaps along a ladder of temperatures (parallel tempering), or of the "
-              "models that train --keep-trajectory has kept (parallel trajectory tempering)")  # fmt: skip
+              "models that train --chain-method ptt or --keep-trajectory has kept (parallel trajectory "
+              "tempering)")  # fmt: skip
+@click.option("--start", type=click.Choice(["random", "chains"]), default=None,
+              help="where Gibbs sampling starts: at random visible states, or at the chains that training carried to "
+              "its end  [default: random]")  # fmt: skip
 @click.option("--temperatures", type=click.IntRange(2, 10000), default=None, metavar="N",
               help="of --method pt  [default: 20]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
               help="seed of the draws")  # fmt: skip
+@LAST
 @click.option("--image-shape", metavar="ROWSxCOLUMNS", default=None, help="of one sample, where it is not a square")
 @click.option("--given", "samples", type=PATH, metavar="FILE", default=None,
               help="samples to complete, in a data file; --mask says which of their units are given")  # fmt: skip
@@ -176,8 +187,8 @@ def diagnose(
 @click.pass_obj
 def sample(
     comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, steps: int, method: str,
-    temperatures: int | None, seed: int, image_shape: str | None, samples: str | None, mask: str | None, states: bool,
-    mean_over: int | None, out: str | None, **values: Any,
+    start: str | None, temperatures: int | None, seed: int, last: bool, image_shape: str | None, samples: str | None,
+    mask: str | None, states: bool, mean_over: int | None, out: str | None, **values: Any,
 ) -> None:  # fmt: skip
     """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png).
 
@@ -201,6 +212,9 @@ def sample(
             raise click.UsageError(f"--mean-over is {mean_over}, but --steps is {steps}; it can be {most} at most")
     if samples is not None and method != "gibbs":
         raise click.UsageError(f"--method {method} has no effect on completions (--given); leave it out")
+    if start is not None and (samples is not None or method != "gibbs"):
+        where = "completions (--given)" if samples is not None else f"--method {method}"
+        raise click.UsageError(f"--start has no effect on {where}; leave it out")
     if temperatures is not None and method != "pt":
         raise click.UsageError(f"--temperatures has no effect with --method {method}; leave it out, or use --method pt")
     if method != "gibbs" and steps == 0:
@@ -214,14 +228,14 @@ def sample(
         from modelpar.cli.complete import complete
 
         return complete(
-            comm, settings, checkpoint, given=samples, mask=mask, count=count or 1, steps=steps, seed=seed,
+            comm, settings, checkpoint, given=samples, mask=mask, count=count or 1, steps=steps, seed=seed, last=last,
             states=states, mean_over=mean_over or 1, image_shape=shape, out=out,
         )  # fmt: skip
     from modelpar.cli.evaluate import sample as work
 
     work(
-        comm, settings, checkpoint, count=count or 100, steps=steps, method=method, n_temperatures=temperatures or 20,
-        seed=seed, image_shape=shape, out=out,
+        comm, settings, checkpoint, count=count or 100, steps=steps, method=method, start=start or "random",
+        n_temperatures=temperatures or 20, seed=seed, last=last, image_shape=shape, out=out,
     )  # fmt: skip
 
 
@@ -251,10 +265,12 @@ def reconstruct(
 @click.option("--to-rbms", is_flag=True, help="write a file of the package rbms, as the ending .h5 does")
 @click.option("--rbm", type=click.IntRange(0), default=None, metavar="I",
               help="for rbms: which RBM of a stack, from 0")  # fmt: skip
+@LAST
 @click.pass_obj
 def export(
-    comm: MPI.Comm, checkpoint: str, out: str, config: str | None, to_rbms: bool, rbm: int | None, **values: Any
-) -> None:
+    comm: MPI.Comm, checkpoint: str, out: str, config: str | None, to_rbms: bool, rbm: int | None, last: bool,
+    **values: Any,
+) -> None:  # fmt: skip
     """Write the parameters for other programs.
 
     OUT.npz holds W0, b0, c0, W1, ... as plain arrays; OUT.safetensors is the state dict of a PyTorch nn.Sequential of
@@ -273,10 +289,10 @@ def export(
     if to_rbms:
         from modelpar.cli.rbms_export import export_rbms
 
-        return export_rbms(comm, settings, checkpoint, out, index=rbm)
+        return export_rbms(comm, settings, checkpoint, out, index=rbm, last=last)
     from modelpar.cli.export import export as work
 
-    work(comm, settings, checkpoint, out)
+    work(comm, settings, checkpoint, out, last=last)
 
 
 @modelpar.command("import", cls=GroupedCommand)

@@ -32,18 +32,19 @@ from modelpar.training.state import TrainingRun
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
+BYTES = 255.0  # raw value that means 1.0 in bytes, where they are not only 0 and 1
 COLUMNS = 40  # samples that a picture has side by side, with one completion below the other
 
 
 def complete(
     comm: MPI.Comm, settings: Settings, where: str, *, given: str, mask: str, count: int, steps: int, seed: int,
-    states: bool, mean_over: int, image_shape: tuple[int, int] | None, out: str,
+    last: bool, states: bool, mean_over: int, image_shape: tuple[int, int] | None, out: str,
 ) -> None:  # fmt: skip
     """Write completions to a file: all samples once, then all once more, up to ``count``.  Collective."""
     more = (("the file of --given", given), ("the file of --mask", mask))
     check_outputs(comm, settings, {"--out": out}, checkpoint=where, more=more)
     with make_grid(comm, settings) as grid:
-        network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
+        network = open_network(checkpoint_of(comm, where, generative=True), grid, settings, last=last)
         dataset = open_dataset(DataSpec(given, test_fraction=0.0), comm, seed=network.spec.seed)
         split = dataset.test or dataset.train
         n_visible = network.spec.layers[0]
@@ -58,9 +59,13 @@ def complete(
                 f"--image-shape {image_shape[0]}x{image_shape[1]} is of {math.prod(image_shape)} values, but a sample "
                 f"has {n_visible}"
             )
+        raw = np.empty((len(network.visible_ids), len(split)))
         with together(comm):
-            raw = np.empty((len(network.visible_ids), len(split)))
             split.table.columns(network.visible_ids).fill(split.rows, raw)
+        highest = comm.allreduce(float(raw.max(initial=0.0)), MPI.MAX)
+        if (dataset.scale, highest) == (BYTES, 1.0) and network.spec.visible != "gaussian":
+            dataset = replace(dataset, scale=1.0)  # states: at 1/255 no unit can be held
+        with together(comm):
             known = np.broadcast_to(read_mask(mask, len(split), n_visible)[network.visible_ids], raw.shape)
             v = visible_values(network, dataset, split, raw, known)
             held = raw[known]

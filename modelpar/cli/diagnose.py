@@ -44,14 +44,14 @@ _KEPT = re.compile(r"rbm-(\d+)-update-(\d+)\.safetensors")
 
 def diagnosis(
     comm: MPI.Comm, settings: Settings, where: str, split: str, *,
-    n_chains: int, n_sweeps: int, seed: int, three_body: bool, out: str, as_json: bool,
+    n_chains: int, n_sweeps: int, seed: int, last: bool, three_body: bool, out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure, draw the page, and print a table or JSON.  Collective."""
     check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         say = speak(grid.comm)
         path = checkpoint_of(comm, where, generative=True)
-        network = open_network(path, grid, settings)
+        network = open_network(path, grid, settings, last=last)
         dataset, chosen = open_split(settings, network, split, with_labels=False, say=say)
         check_split(network, dataset, chosen)
         training_set, why = _training_set(network, dataset, chosen)
@@ -155,8 +155,9 @@ def _draw(
             save_page(out, Page(in_one_line(title), result, shape, filters, white, over_time, history))
 
 
-def _shown(result: Diagnosis) -> dict[str, str]:
-    rows = {"samples": f"{result.n_samples}", "chains": f"{result.n_chains} of {result.n_sweeps} sweeps a start"}
+def _shown(result: Diagnosis) -> dict[str, object]:
+    chains = f"{result.n_chains} of {result.n_sweeps} sweeps a start"
+    rows: dict[str, object] = {"samples": f"{result.n_samples}", "chains": chains}
     at_equilibrium = "the run's chains" if result.chains_from == "run" else "chains from data"
     if result.autocorrelation_time is not None:
         mixing = result.mixing_time
@@ -165,6 +166,14 @@ def _shown(result: Diagnosis) -> dict[str, str]:
         ) + f" (autocorrelation below 1/e; {at_equilibrium})"
         at_least = "" if result.window is not None else "at least "
         rows["autocorrelation time"] = f"{at_least}{result.autocorrelation_time:.3g} sweeps"
+    starts = {"random": "random starts", "data": "data starts", "run": "the run's chains"}
+    rows["distance of means from the data"] = [
+        *(
+            f"{starts[start]}: rms {of.means[0]:.3g}, after {result.n_sweeps} sweeps {of.means[-1]:.3g}"
+            for start, of in result.distances.items()
+        ),
+        f"as many samples of the data: {result.floor[0]:.3g}",
+    ]
     met = result.meeting_time
     rows["random and data starts"] = f"meet after {met} sweeps" if met is not None else (
         f"are still apart after {result.n_sweeps} sweeps"

@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 from modelpar import checkpoint
 from modelpar.chains.ladder import Level, Swaps
-from modelpar.chains.tempering import ladder_of_models, ladder_of_temperatures, tempered_fantasies
+from modelpar.chains.tempering import ladder_of_kept, ladder_of_models, ladder_of_temperatures, tempered_fantasies
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.atomic_file import atomic_write
@@ -28,9 +28,10 @@ from modelpar.cli.trajectory import models_before
 from modelpar.comm.grid import Grid
 from modelpar.comm.memory import check_fits
 from modelpar.data import Dataset, Split
-from modelpar.errors import DataError, SpecError, together
+from modelpar.errors import CheckpointError, DataError, SpecError, together
 from modelpar.files.paths import in_one_line
 from modelpar.kernels.reductions import squared_error
+from modelpar.kernels.states import Packed, pack
 from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.placement import place
@@ -93,14 +94,15 @@ def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Spl
 
 def sample(
     comm: MPI.Comm, settings: Settings, where: str, *,
-    count: int, steps: int, method: str, n_temperatures: int, seed: int, image_shape: tuple[int, int] | None, out: str,
+    count: int, steps: int, method: str, start: str, n_temperatures: int, seed: int, last: bool,
+    image_shape: tuple[int, int] | None, out: str,
 ) -> None:  # fmt: skip
     """Write fantasies to a file.  Collective."""
     check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     swaps: Swaps | None = None
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=True)
-        network = open_network(path, grid, settings)
+        network = open_network(path, grid, settings, last=last)
         n_visible = network.spec.layers[0]
         if image_shape is not None and math.prod(image_shape) != n_visible:
             rows, columns = image_shape
@@ -110,7 +112,8 @@ def sample(
         shape = image_shape or square(n_visible)
         # each seed has its own 2**32 chains, or of a ladder draws of one level
         if method == "gibbs":
-            v = network.fantasies(count, steps, first_draw=seed << 32)
+            chains = _chains_to_start_at(network, path, count) if start == "chains" else None
+            v = network.fantasies(count, steps, first_draw=seed << 32, start=chains)
         else:
             levels = _ladder(network, where, path, method, n_temperatures, count * steps)
             v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=seed << 32)
@@ -121,16 +124,30 @@ def sample(
     if swaps is not None:
         print(_swaps_line(swaps), flush=True)
         if steps > 1 and np.nanmin(swaps.acceptance) < RARE:
-            more = "--temperatures" if method == "pt" else "models in train --keep-trajectory, or --method pt"
+            more = "--temperatures" if method == "pt" else "models (train --chain-temperatures), or --method pt"
             print(f"not to be trusted: neighbouring levels hardly ever swap; use more {more}", flush=True)
+
+
+def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> Packed:
+    """Hidden states (n_top_owned, count) of the chains of a training, which come again where they are fewer.
+
+    Collective.  Raises CheckpointError, on every rank, where the checkpoint has none.
+    """
+    states = checkpoint.read_states(path, network)
+    if states is None:
+        raise CheckpointError(
+            f"{path} has no chains to start at: its training had none of its own (train --chains), or it was "
+            "fine-tuned since; leave --start out"
+        )
+    return pack(states[:, np.arange(count) % states.shape[1]])
 
 
 def _ladder(
     network: DeepBeliefNetwork, where: str, path: Path, method: str, n_temperatures: int, n_draws: int
 ) -> list[Level]:
-    """The levels that a network is sampled through.  Collective.
+    """The levels that a network is sampled through: of ``ptt`` those of its training, else models of its trajectory.
 
-    Raises, on every rank, SpecError where draws run out, CheckpointError without models.
+    Collective.  Raises, on every rank, SpecError where draws run out, CheckpointError without models.
     """
     if n_draws > 2**32:
         raise SpecError(
@@ -140,6 +157,8 @@ def _ladder(
     top = network.rbms[-1]
     if method == "pt":
         return ladder_of_temperatures(top, n_temperatures)
+    if kept := checkpoint.read_ladder(path, network):
+        return ladder_of_kept(top, kept)
     models = models_before(where, path, network)
     opened = (checkpoint.load(model.path, network.grid, network.layout, to_train=False) for model in models)
     return ladder_of_models(top, (top.with_parameters(other.rbms[top.index].parameters) for other in opened))
@@ -211,8 +230,11 @@ def make_grid(comm: MPI.Comm, settings: Settings) -> Grid:
     return Grid(comm, model_shards=settings.grid.model_shards, replicas=settings.grid.replicas)
 
 
-def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwork:
-    """The network of a checkpoint, after a check that it fits into memory.  Collective."""
+def open_network(path: Path, grid: Grid, settings: Settings, *, last: bool = False) -> DeepBeliefNetwork:
+    """The network of a checkpoint, after a check that it fits into memory.  Collective.
+
+    last   its last parameters in place of their average, as ``load`` takes them
+    """
     header = files.read_header(path, grid.comm)
     spec, asked = checkpoint.read_spec(path, header), settings.grid
     spec = replace(spec, layout=settings.tables.get("network", {}).get("layout") or spec.layout)
@@ -223,7 +245,7 @@ def open_network(path: Path, grid: Grid, settings: Settings) -> DeepBeliefNetwor
             spec, grid.n_shards, grid.comm, partitioner=asked.partitioner, file=asked.partition,
             connections=connections or [None] * (len(spec.layers) - 1),
         )  # fmt: skip
-    return checkpoint.load(path, grid, resolve(spec, grid, owners), to_train=False)
+    return checkpoint.load(path, grid, resolve(spec, grid, owners), to_train=False, last=last)
 
 
 def open_split(

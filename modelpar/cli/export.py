@@ -31,11 +31,11 @@ Array = npt.NDArray[Any]
 CHUNK_BYTES = 16 << 20  # rows that rank 0 has in memory at a time
 
 
-def export(comm: MPI.Comm, settings: Settings, where: str, out: str) -> None:
+def export(comm: MPI.Comm, settings: Settings, where: str, out: str, *, last: bool) -> None:
     """Write the network of a checkpoint as .npz or as a PyTorch state dict.  Collective."""
     check_outputs(comm, settings, {"OUT": out}, checkpoint=where, seekable=not out.endswith(".npz"))
     with make_grid(comm, settings) as grid:
-        network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
+        network = open_network(checkpoint_of(comm, where, generative=False), grid, settings, last=last)
         network.run = None  # only training needs it
         if out.endswith(".npz"):
             write_npz(Path(out), grid, plain_blocks(network))

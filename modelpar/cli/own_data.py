@@ -134,9 +134,10 @@ def _check_options(settings: Settings, network: DeepBeliefNetwork, split: str, *
     wanted = settings.asked.get("data", {}).get("binarise", binarise)
     if not _binarises_alike(wanted, binarise):
         where = f"--binarise {wanted}" if "binarise" in asked else f"[data] binarise = {wanted} of {settings.config}"
+        came = "imported" if TrainingRun.of(network).imported else "trained"
         raise SpecError(
-            f"{where} has no effect: the network was trained with --binarise {binarise} "
-            "and its data are made so; leave it out"
+            f"{where} has no effect: the network was {came} with --binarise {binarise} and its data are made so; leave "
+            f"it out{', or import it with another' if came == 'imported' else ''}"
         )
     for name in ("labels", "test_labels"):
         if name in asked and not with_labels:

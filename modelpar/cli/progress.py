@@ -25,6 +25,8 @@ SHOWN = {
     "reconstruction_error": ("error", "{:.4f}"),
     "pseudo_likelihood": ("pseudo-likelihood", "{:.1f}"),
     "log_likelihood": ("log-likelihood", "{:.2f}"),
+    "swap_acceptance": ("swaps", "{:.0%}"),
+    "round_trips": ("round trips", "{:.0f}"),
     "loss": ("loss", "{:.4f}"),
     "train_accuracy": ("training", "{:.2%}"),
     "validation_accuracy": ("validation", "{:.2%}"),

@@ -24,7 +24,6 @@ from mpi4py import MPI
 
 from modelpar import checkpoint
 from modelpar.chains.gibbs import Chains, start
-from modelpar.checkpoint import files
 from modelpar.checkpoint.files import TensorBlock
 from modelpar.cli.config import Settings, home_of, read_own_config
 from modelpar.cli.evaluate import make_grid, open_network
@@ -39,7 +38,6 @@ from modelpar.kernels.states import Packed, unpack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.spec import TrainingSpec
-from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[Any]
 
@@ -57,7 +55,7 @@ def h5py_module() -> Any:
     return h5py
 
 
-def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, index: int | None) -> None:
+def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, index: int | None, last: bool) -> None:
     """Write one RBM of a checkpoint, and its chains, as ``rbms`` does.  Rank 0 writes, rows after rows.  Collective.
 
     index   which of the RBMs of a stack
@@ -67,7 +65,7 @@ def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, ind
     check_outputs(comm, settings, {"OUT": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=True)
-        network = open_network(path, grid, settings)
+        network = open_network(path, grid, settings, last=last)
         rbm = _chosen(network, index)
         training, updates = Settings(read_own_config(comm, where)).training, _updates_of(comm, where, path, rbm)
         chains = _chains_of(comm, where, path, network, rbm)
@@ -130,8 +128,13 @@ def _updates_of(comm: MPI.Comm, where: str, path: Path, rbm: RBM) -> int:
 
 
 def _chains_of(comm: MPI.Comm, where: str, path: Path, network: DeepBeliefNetwork, rbm: RBM) -> Chains | None:
-    """The chains of the newest checkpoint that has some, if that is of the same parameters.  Collective."""
-    candidates = [path]
+    """The chains of the checkpoint, or of the newest one of its run that has any, if that is of the same parameters.
+
+    Of the RBMs below the uppermost, a run's checkpoints of their ends have the chains.  Collective.
+    """
+    if (chains := checkpoint.read_chains(path, network, rbm.index)) is not None:
+        return chains
+    candidates: list[Path] = []
     if Path(where).is_dir():
         steps = [
             file for file in RunDirectory(MPI.COMM_SELF, where).files() if RunDirectory.number_of(file) is not None
@@ -139,16 +142,12 @@ def _chains_of(comm: MPI.Comm, where: str, path: Path, network: DeepBeliefNetwor
         candidates += sorted(steps, reverse=True)
     for file in comm.bcast(candidates):
         with suppress(CheckpointError):  # of an older checkpoint
-            header = files.read_header(file, comm)
-            position = checkpoint.read_position(header)
-            if "chains" not in header.tensors or position is None or position.layer != rbm.index:
+            chains = checkpoint.read_chains(file, network, rbm.index)
+            if chains is None:
                 continue
-            run = TrainingRun.of(other := checkpoint.load(file, network.grid, network.layout))
-            kept = run.average.get(rbm.name, other.rbms[rbm.index].parameters)
-            same = kept.flat.tobytes() == rbm.parameters.flat.tobytes()
-            if run.chains is None or not comm.allreduce(same, MPI.LAND):
-                return None
-            return Chains(run.chains.h, run.chains.first, run.chains.n_all)  # of a ladder those on top
+            other = checkpoint.load(file, network.grid, network.layout, to_train=False).rbms[rbm.index]
+            same = other.parameters.flat.tobytes() == rbm.parameters.flat.tobytes()
+            return chains if comm.allreduce(same, MPI.LAND) else None
     return None
 
 

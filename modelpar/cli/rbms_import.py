@@ -159,17 +159,19 @@ class _Reader:
         self.path = path
         self.group: Any = None  # with the parameters
         if not Path(path).exists():
-            raise DataError(f"{path} does not exist")
-        with self._reading():
+            raise DataError(f"{path} does not exist; name a file of rbms")
+        if not h5py_module().is_hdf5(path):
+            raise DataError(f"{path} cannot be read as a file of rbms: it is not HDF5; name a .h5 that rbms has saved")
+        with self._reading("it is HDF5, but damaged or cut off; get a new copy"):
             self.file = h5py_module().File(path, "r")
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _reading(self, why: str = "it is damaged, or something in it is not what rbms saves there") -> Iterator[None]:
+        """The library's own words are of no help to those who do not know it."""
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            why = " ".join(str(error).split())
-            raise DataError(f"{self.path} cannot be read as a file of rbms ({why})") from None
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError):
+            raise DataError(f"{self.path} cannot be read as a file of rbms: {why}") from None
 
     def head(self, update: int | None) -> dict[str, Any]:
         """The sizes of the model after ``update`` updates (the last ones where None), and how it was trained."""
@@ -188,6 +190,10 @@ class _Reader:
         with self._reading():
             group = self.file[f"update_{chosen}"]
             self.group = group.get("params", group)  # earlier versions
+            missing = [name for name in NAMES if name not in self.group]
+        if missing:
+            raise DataError(f"update_{chosen} of {self.path} has no {missing[0]}, so it is no file of rbms")
+        with self._reading():
             shapes = [self.group[name].shape for name in NAMES]
             kinds = {self.group[name].dtype.kind for name in NAMES}
             dtype = "float64" if self.group["weight_matrix"].dtype == np.float64 else "float32"

@@ -26,12 +26,12 @@ from modelpar.training.scoring import score_split, states_of
 
 def score(
     comm: MPI.Comm, settings: Settings, where: str, split: str, *,
-    method: str, n_chains: int, n_betas: int, seed: int, as_json: bool,
+    method: str, n_chains: int, n_betas: int, seed: int, last: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Print the mean log-likelihood of one split of some data.  Collective."""
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=True)
-        network = open_network(path, grid, settings)
+        network = open_network(path, grid, settings, last=last)
         say = speak(grid.comm)
         dataset, chosen = open_split(settings, network, split, with_labels=False, say=say)
         kept = _kept(where, path, network, grid, settings) if method == "trajectory" else []

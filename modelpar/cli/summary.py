@@ -17,6 +17,7 @@ from modelpar.training.state import TrainingRun
 ABOUT = ("kind", "stage", "layer", "step", "steps", "samples", "seconds")  # of a record; the rest are measures
 LIKELIHOODS = ("log_likelihood", "log_likelihood_low", "log_likelihood_high")
 SCORE_SECONDS = "score_seconds"
+SWAPS = ("swap_acceptance", "round_trips")
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,16 @@ def summarise(
     ``bytes`` are those that had to cross between ranks for training, by axis, verb and kind (bits, integers, floats),
     over all ranks, since this process began; ``other_bytes`` those of upkeep and measures (``exchange.Traffic``);
     ``measures`` the last ones of every stage and RBM; ``log_likelihood`` with ``_low`` and ``_high`` the last score;
-    ``score_seconds`` the time of all scores, which is not training time.
+    ``score_seconds`` the time of all scores, which is not training time; ``swap_acceptance`` and ``round_trips`` those
+    of the last epoch of tempered chains.
     """
     grid, run = network.grid, TrainingRun.of(network)
-    scored = [line for line in history if LIKELIHOODS[0] in line]
+    seconds = [line[SCORE_SECONDS] for line in history if SCORE_SECONDS in line]
     return {
         **accuracies,
-        **{name: scored[-1][name] for name in LIKELIHOODS if scored and name in scored[-1]},
-        **({SCORE_SECONDS: sum(line.get(SCORE_SECONDS, 0.0) for line in scored)} if scored else {}),
+        **_last(history, LIKELIHOODS),
+        **({SCORE_SECONDS: sum(seconds)} if seconds else {}),
+        **_last(history, SWAPS),
         "train_seconds": clock.train_seconds,
         "pretrain_seconds": clock.seconds_of("pretrain"),
         "finetune_seconds": clock.seconds_of("finetune"),
@@ -82,6 +85,12 @@ def summarise(
         },
         "version": __version__,
     }
+
+
+def _last(history: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Measures of the last record that has the first of them; empty where none has."""
+    line: dict[str, Any] = next((line for line in reversed(history) if names[0] in line), {})
+    return {name: line[name] for name in names if name in line}
 
 
 def staleness_of(network: DeepBeliefNetwork) -> dict[str, int]:
@@ -110,9 +119,12 @@ def for_people(summary: Mapping[str, Any]) -> dict[str, object]:
     }
     if "log_likelihood" in summary:
         low, high = (f"{summary[name]:.2f}" if name in summary else "?" for name in LIKELIHOODS[1:])
-        shown["log-likelihood"] = (
-            f"{summary['log_likelihood']:.2f} nats a sample ({low} to {high}), estimated in "
-            f"{summary[SCORE_SECONDS]:.2f} s"
+        took = f", estimated in {summary[SCORE_SECONDS]:.2f} s" if SCORE_SECONDS in summary else ""
+        shown["log-likelihood"] = f"{summary['log_likelihood']:.2f} nats a sample ({low} to {high}){took}"
+    if "swap_acceptance" in summary:
+        shown["tempered chains"] = (
+            f"swaps accepted by the neighbours that swap least: {summary['swap_acceptance']:.1%}; "
+            f"{summary['round_trips']:.0f} round trips (last epoch)"
         )
     shown["training time"] = (
         f"{summary['train_seconds']:.2f} s (pre-training {summary['pretrain_seconds']:.2f} s, fine-tuning "

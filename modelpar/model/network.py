@@ -17,7 +17,7 @@ from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.transfer import Transfer
 from modelpar.draws import Purpose
-from modelpar.errors import LayoutError, together
+from modelpar.errors import LayoutError, SpecError, together
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
@@ -261,19 +261,28 @@ class DeepBeliefNetwork:
         agree(comm, call, samples=x.shape[1], **what)
         return x
 
-    def fantasies(self, count: int, steps: int, *, first_draw: int = 0) -> Array:
+    def fantasies(self, count: int, steps: int, *, first_draw: int = 0, start: Activations | None = None) -> Array:
         """Visible means (n_visible_owned, count) after ``steps`` of Gibbs sampling in the top RBM.
 
         The chains start at random visible states of the top RBM; the lower RBMs then generate down (Hinton, Osindero
-        and Teh 2006, section 5).  ``first_draw`` chooses other fantasies.  Collective over the shards.
-        Raises SpecError where there cannot be so many.
+        and Teh 2006, section 5).  ``first_draw`` chooses other fantasies.
+
+        start   states (n_top_owned, count) of the top layer that the chains go on from; without steps the means are
+                those of these
+
+        Collective over the shards.  Raises SpecError where there cannot be so many, DataError where ``start`` is not
+        of the owned units.
         """
         agree(self.grid.shard_comm, "fantasies", count=count, steps=steps, first_draw=first_draw)
         count = plain.integer_number("count", count, at_least=0)
         steps = plain.integer_number("steps", steps, at_least=0)
         first_draw = plain.integer_number("first_draw", first_draw, at_least=0)
         top = self.rbms[-1]
-        h = pack(np.zeros((len(top.hidden_ids), count)))
+        h: Activations = pack(np.zeros((len(top.hidden_ids), count)))
+        if start is not None:
+            h = self._agreed("fantasies", start, top.hidden_ids, "states of the top layer")
+            if h.shape[1] != count:
+                raise SpecError(f"start has {h.shape[1]} chains, but {count} are to be moved; give as many")
         v = top.sample_visible(h, Purpose.FANTASY, 0, first_draw)
         for k in range(steps):
             # a key has 2**16 repeats: when they are used up, the counter of the chains moves on instead
@@ -281,7 +290,7 @@ class DeepBeliefNetwork:
             repeat, draw = 1 + 2 * k, first_draw + count * rounds
             h = top.sample_hidden(v, Purpose.FANTASY, repeat, draw)
             v = top.sample_visible(h, Purpose.FANTASY, repeat + 1, draw)
-        means: Activations = top.visible_given_hidden(h) if steps else v
+        means: Activations = top.visible_given_hidden(h) if steps or start is not None else v
         for rbm in reversed(self.rbms[:-1]):
             means = rbm.visible_given_hidden(means)
         return unpack(means, self.dtype) if isinstance(means, Packed) else means.copy()

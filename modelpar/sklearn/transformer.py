@@ -125,10 +125,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         self._agree("fit", X=X)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid)
-            run, chains = TrainingRun.of(network), None
             for _ in self._watched(pretrain(network, dataset_of(X), training)):
-                chains = run.chains
-            run.chains = chains  # the end of the stage has dropped them
+                pass
             self._keep(network)
         self._start_anew()
         self.n_iter_ = training.epochs
@@ -159,7 +157,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             put(network, self._passes["tensors"])
             TrainingRun.of(network).position = Position("pretrain", 0, epoch)
             for _ in self._watched(pretrain(network, dataset_of(X), training)):
-                break  # before the end of the stage, which drops velocities and chains
+                break  # before the end of the stage, which drops velocities
             tensors = self._keep(network)
         kept = {name: x for name, x in tensors.items() if name.startswith("velocity.") or name == "chains"}
         self._passes = {"samples": (epoch + 1) * X.shape[0], "tensors": kept}

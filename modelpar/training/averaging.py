@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from modelpar.kernels.statistics.update import approach
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
-from modelpar.training.state import TrainingRun
+from modelpar.training.state import TrainingRun, become_average
 from modelpar.weights.parameters import Parameters
 
 
@@ -36,7 +36,7 @@ def in_use(run: TrainingRun, rbm: RBM) -> Iterator[None]:
         yield
         return
     last = rbm.parameters.flat.copy()
-    rbm.parameters.flat[:] = average.flat
+    become_average(rbm.parameters, average)
     rbm.refresh()
     try:
         yield
@@ -46,8 +46,24 @@ def in_use(run: TrainingRun, rbm: RBM) -> Iterator[None]:
 
 
 def take_over(network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM) -> None:
-    """Make the average the RBM's parameters, where there is one.  Collective over the shards."""
+    """Make the average the RBM's parameters, where there is one, and keep the last ones beside it.
+
+    Collective over the shards.
+    """
     average = run.average.pop(rbm.name, None)
     if average is not None:
-        rbm.parameters.flat[:] = average.flat
+        last = rbm.parameters.flat.copy()
+        become_average(rbm.parameters, average)
+        average.flat[:] = last
+        run.last[rbm.name] = average
+        run.refresh(network)
+
+
+def go_on(network: DeepBeliefNetwork, run: TrainingRun) -> None:
+    """Undo ``take_over`` of an RBM whose training goes on: its parameters are the last ones, its average goes on too.
+
+    Collective over the shards.
+    """
+    if run.last:
+        run.take_back_last(network)
         run.refresh(network)

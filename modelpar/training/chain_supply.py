@@ -7,10 +7,11 @@ import numpy.typing as npt
 
 from modelpar.chains.gibbs import Chains, start
 from modelpar.chains.ladder import Walkers
-from modelpar.chains.tempered_chains import TemperedChains
+from modelpar.chains.tempered_chains import RARE, TemperedChains, rare_swaps
 from modelpar.data.feed import Feed
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import permutation
+from modelpar.errors import warn
 from modelpar.kernels.products.product import Activations
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -34,6 +35,7 @@ class ChainSupply:
     ) -> None:
         self._rbm, self._run, self._training, self._feed = rbm, run, training, feed
         self._replica, self._n_replicas = network.grid.replica, network.grid.n_replicas
+        self._comm, self._warned = network.grid.comm, False
         self._order: IntArray | None = None
         n_all, restart = training.n_chains, training.chain_restart
         if not n_all or restart:
@@ -53,9 +55,18 @@ class ChainSupply:
         return chains
 
     def end_epoch(self) -> dict[str, float]:
-        """Measures of tempered chains over the epoch; none of others.  Collective over the replicas."""
+        """Measures of tempered chains over the epoch; none of others.  Collective over the grid.
+
+        Warns once where swaps are rare.
+        """
         chains = self._run.chains
-        return chains.end_epoch(self._rbm.replica_comm) if isinstance(chains, TemperedChains) else {}
+        if not isinstance(chains, TemperedChains):
+            return {}
+        measures = chains.end_epoch(self._rbm.replica_comm)
+        if not self._warned and measures.get("swap_acceptance", 1.0) < RARE:
+            self._warned = True
+            warn(self._comm, rare_swaps(self._rbm.index, measures["swap_acceptance"], chains.method))
+        return measures
 
     def first_draw(self, batch: Minibatch) -> int | None:
         """The counter of the draws of this replica's first chain in an update; None without chains."""

@@ -45,6 +45,10 @@ class Position:
         """Stage, layer, epoch, step: later positions have greater keys."""
         return STAGES.index(self.stage), self.layer, self.epoch, self.step
 
+    def rbm_of_chains(self, n_rbms: int) -> int:
+        """The RBM whose chains a run carries: the one that is trained, after pre-training the uppermost."""
+        return self.layer if self.stage == "pretrain" else n_rbms - 1
+
     def total_sums(self, grid: Grid) -> dict[str, float]:
         """The epoch's sums over the replicas, and over the shards where each has its own part.  Collective."""
         names = sorted(self.sums)
@@ -57,7 +61,8 @@ class Position:
         return grid.comm.bcast(totals)
 
 
-NAMED = ("velocity", "best", "outer", "squares", "average")  # attributes that hold parameters by the name of a part
+# attributes that hold parameters by the name of a part
+NAMED = ("velocity", "best", "outer", "squares", "average", "last")
 
 
 def nothing() -> None:
@@ -75,6 +80,7 @@ class TrainingRun:
     velocity: dict[str, Parameters] = field(default_factory=dict)  # of each trained part, by its name
     chains: Chains | TemperedChains | None = None  # of their own, that go on from update to update: this replica's
     average: dict[str, Parameters] = field(default_factory=dict)  # of the last updates, of the RBM that is trained
+    last: dict[str, Parameters] = field(default_factory=dict)  # after the last update, where the RBM is the average
     outer: dict[str, Parameters] = field(default_factory=dict)  # outer momentum of each part (sync.LocalSGD)
     squares: dict[str, Parameters] = field(default_factory=dict)  # sums of squared gradients (sync.ParameterServer)
     best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
@@ -96,6 +102,12 @@ class TrainingRun:
         assert isinstance(network.run, cls)
         return network.run
 
+    @property
+    def imported(self) -> bool:
+        """Whether another program has trained the network, and this one not yet: its epochs had no minibatches here."""
+        position = self.position
+        return position.epoch > 0 and not position.batch_size and self.data is None
+
     def anew(self) -> TrainingRun:
         """The state of a network made from this one, which was not trained itself."""
         return TrainingRun(binarise=self.binarise, data=self.data)
@@ -109,11 +121,19 @@ class TrainingRun:
         """Drop what one stage of training needs and the next does not."""
         for named in (self.velocity, self.outer, self.squares, self.average):
             named.clear()
+
+    def forget_end(self) -> None:
+        """Drop what the end of an RBM's training keeps, which is of no use once other weights are trained: its chains,
+        and its last parameters beside their average."""
+        self.last.clear()
         self.chains = None
 
     def stand_at(self, position: Position) -> None:
-        """Begin anew from ``position``, with nothing of what training needed before."""
+        """Begin anew from ``position``, with nothing of what training needed before, but, where the uppermost RBM is
+        trained on, what its end has kept."""
         self.forget_stage()
+        if position.stage != "pretrain":
+            self.forget_end()
         self.best.clear()
         self.best_accuracy, self.epochs_since_best, self.position = -1.0, 0, position
 
@@ -137,13 +157,26 @@ class TrainingRun:
         """The same of all that was read into this state, the copies that shards have of listed weights included."""
         network.refresh()
         for part in network.parts():
-            for named in (self.velocity, self.outer, self.squares, self.best, self.average):
+            for named in (getattr(self, attribute) for attribute in NAMED):
                 if part.name in named and named[part.name].has_copies:
                     part.weights.refresh(named[part.name])
         if isinstance(self.chains, TemperedChains):
             for parameters in self.chains.kept:
                 if parameters.has_copies:
-                    network.rbms[self.position.layer].weights.refresh(parameters)
+                    network.rbms[self.position.rbm_of_chains(len(network.rbms))].weights.refresh(parameters)
+
+    def take_back_last(self, network: DeepBeliefNetwork) -> None:
+        """Make the last parameters the network's again, where their average is, and have that beside them.
+
+        Blocks of weights have to be refreshed after it.
+        """
+        for part in network.parts():
+            if part.name in self.last:
+                last = self.last.pop(part.name)
+                average = part.parameters.flat.copy()
+                part.parameters.flat[:] = last.flat
+                last.flat[:] = average
+                self.average[part.name] = last
 
     def copy(self) -> TrainingRun:
         """A copy that further training does not change; without the strategy, which belongs to this process."""
@@ -151,6 +184,17 @@ class TrainingRun:
         position = replace(self.position, sums=dict(self.position.sums))
         chains = None if self.chains is None else replace(self.chains)  # its states are replaced, not changed
         return replace(self, position=position, chains=chains, sync=None, keep=nothing, **named)
+
+
+def become_average(parameters: Parameters, average: Parameters) -> None:
+    """Give parameters the values of their average; weights that are exactly 0 stay 0.
+
+    L1's proximal steps leave such weights.  Their average over the last updates is none, since a weight of little use
+    leaves 0 now and then: which weights there are is what the last of them say, and how large, the average.
+    """
+    zero = parameters.W == 0
+    parameters.flat[:] = average.flat
+    parameters.W[zero] = 0
 
 
 def copies(named: dict[str, Parameters]) -> dict[str, Parameters]:

@@ -112,6 +112,8 @@ def _train_rbm(
     if rbm.name not in run.velocity:
         run.velocity[rbm.name] = rbm.parameters.like()
     velocity = run.velocity[rbm.name]
+    if loop.unfinished:
+        averaging.go_on(network, run)
     if not training.average:  # of an earlier call that had it
         run.average.pop(rbm.name, None)
     supply = ChainSupply(network, run, rbm, training, feed)
@@ -224,6 +226,7 @@ def fine_tune(
     if run.position.stage == "pretrain":  # none of the layers, or not all, were pre-trained
         run.forget_stage()
         run.position = Position("finetune")
+    run.forget_end()  # of weights that are bent from here on
     if not spec.patience:  # of an earlier call that had it
         run.best.clear()
     yield from _descend(network, run, dataset, spec, sync)
@@ -332,9 +335,10 @@ def _check_data(network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset) 
 def _next_layer(network: DeepBeliefNetwork, run: TrainingRun) -> None:
     layer = run.position.layer + 1
     run.forget_stage()
-    if layer == len(network.rbms):
+    if layer == len(network.rbms):  # what its end has kept stays
         fresh = Position("finetune" if network.output else "done")
     else:
+        run.forget_end()
         fresh = Position("pretrain", layer)
     vars(run.position).update(vars(fresh))
 

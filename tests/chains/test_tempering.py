@@ -5,6 +5,7 @@ Modules: modelpar/chains/tempered_chains
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -202,9 +203,27 @@ def test_chains_along_the_trajectory_of_a_training(comm, agree, shape, tmp_path,
 def test_measures_of_an_epoch_are_those_of_all_chains(comm, agree):
     network = networks.sharded(comm, NetworkSpec((13, 7)), (1, comm.size), "blocks")
     training = replace(TRAINING, chain_method="pt", chain_temperatures=3, chain_steps=4)
-    measures = trained(network, training)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # these swap often enough
+        measures = trained(network, training)
     agree(len(measures) == 4 and all(0.5 < one["swap_acceptance"] <= 1 for one in measures), f"{measures}")
     agree(comm.bcast(measures) == measures and measures[-1]["round_trips"] > 0, f"{measures}")
+
+
+@pytest.mark.parametrize(
+    ("method", "advice"), [("pt", "more --chain-temperatures"), ("ptt", "smaller --learning-rate")]
+)
+def test_rare_swaps_are_said_once_by_the_first_rank(comm, agree, monkeypatch, method, advice):
+    """Large weights and three temperatures, or two models, one of them without weights."""
+    monkeypatch.setattr(tempered_chains, "GROW_BELOW", 0.0)
+    network = networks.sharded(comm, NetworkSpec((13, 7), weight_scale=20.0), (comm.size, 1), "blocks")
+    training = replace(TRAINING, chain_method=method, chain_temperatures=3, learning_rate=1e-6)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        measures = trained(network, training)
+    said = [str(one.message) for one in caught if "of their swaps over an epoch" in str(one.message)]
+    agree(sum(one["swap_acceptance"] < 0.05 for one in measures) > 1, f"{measures}")
+    agree(len(said) == (comm.rank == 0) and all("RBM 0: " in one and advice in one for one in said), f"{said}")
 
 
 @pytest.mark.parametrize(

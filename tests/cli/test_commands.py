@@ -186,6 +186,8 @@ def test_other_data_than_those_of_the_run_bring_their_own_options(tmp_path: Path
         (["bench", "cd1", "--sizes", "100x784"], "batch x visible x hidden"),
         (["sample", "x", "--out", "x.jpg"], "use .png or .npy"),
         (["sample", "x", "--image-shape", "28"], "rows x columns"),
+        (["sample", "x", "--start", "chains", "--method", "pt"], "--start has no effect on --method pt"),
+        (["score", "nosuchfile"], "nosuchfile does not exist; name a checkpoint, or a run directory"),
         (["export", "x", "x.txt"], "use .npz, .safetensors or .h5"),
         (["explode"], "No such command 'explode'"),
     ],

@@ -11,6 +11,7 @@ from modelpar.chains.clamped import complete
 from modelpar.cli import run
 from modelpar.cli.complete import read_mask
 from modelpar.errors import DataError
+from modelpar.training.state import TrainingRun
 
 pytestmark = [pytest.mark.ranks(2, 3), pytest.mark.slow]
 
@@ -54,6 +55,25 @@ def test_completions_of_damaged_bytes(comm, agree, folder) -> None:
         expected = complete(DeepBeliefNetwork(SPEC, grid), SAMPLES.T, MASK.T, count=2, steps=9, first_draw=4 << 32).T
     agree(np.allclose(out / 255, expected, atol=1e-5))
     agree((out.reshape(2, 5, 12)[:, MASK == 1] == 255 * SAMPLES[MASK == 1]).all())
+
+
+def test_bytes_of_0_and_1_are_states(comm, agree, folder, capfd) -> None:
+    """As .astype(bool) says them, whatever their type; a threshold of the network's data makes no difference."""
+    if comm.rank == 0:
+        np.save(folder / "bytes.npy", SAMPLES.astype(np.uint8))
+        np.save(folder / "bools.npy", SAMPLES.astype(bool))
+        with Grid(MPI.COMM_SELF) as grid:
+            network = DeepBeliefNetwork(SPEC, grid)
+            TrainingRun.of(network).binarise = "0.5"
+            save(network, folder / "drawn.safetensors")
+    comm.barrier()
+    for model in ("states", "drawn"):
+        for kind in ("bytes", "bools"):
+            words = f"{model}.safetensors --given {kind}.npy --mask mask.npy --steps 5 --out {model}-{kind}.npy"
+            agree(sample(comm, folder, words) == 0)
+        ours, theirs = (np.load(folder / f"{model}-{kind}.npy") for kind in ("bytes", "bools"))
+        agree(np.array_equal(ours, theirs) and np.array_equal(ours[MASK == 1], SAMPLES[MASK == 1]))
+    agree(not capfd.readouterr().err)
 
 
 def test_real_values_stay_to_the_last_bit(comm, agree, folder) -> None:

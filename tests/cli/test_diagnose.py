@@ -22,7 +22,7 @@ SMALL = ["--chains", "40", "--sweeps", "30"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run whose last checkpoint before the end carries chains, with a trajectory of two models."""
+    """A run with a trajectory of two models, and no checkpoints from before its end, which has the chains."""
     from tests import jobs
 
     path = tmp_path_factory.mktemp("diagnose") / "run"
@@ -33,6 +33,7 @@ def run(tmp_path_factory):
     steps = sorted((path / "checkpoints").glob("step-*"))
     for update, step in ((10, steps[0]), (20, steps[1])):
         shutil.copy(step, path / "trajectory" / f"rbm-0-update-{update:010d}.safetensors")
+    shutil.rmtree(path / "checkpoints")
     return path
 
 
@@ -80,6 +81,7 @@ def test_a_table_without_matplotlib(run, on_ranks, tmp_path) -> None:
     assert outcome.output.count("no pictures: matplotlib is not installed") == 1
     assert "adversarial accuracy" in outcome.output
     assert "mixing time" in outcome.output
+    assert "the run's chains: rms" in outcome.output
     assert not out.exists()
 
 

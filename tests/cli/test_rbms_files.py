@@ -104,7 +104,8 @@ def test_an_earlier_update_and_more_training(comm, agree, folder) -> None:
     agree(0 < np.abs(W1 - W).max() < 1e-3 and np.abs(b1 - B).max() < 1e-3)
 
 
-def test_chains_and_one_rbm_of_a_stack(comm, agree, folder) -> None:
+@pytest.mark.parametrize("position", [Position("pretrain", layer=1, step=3), Position("done")], ids=["midst", "end"])
+def test_chains_and_one_rbm_of_a_stack(comm, agree, folder, position) -> None:
     """Chains are exported by visible states drawn from them: weights that leave no doubt show which is whose."""
     h = np.eye(4, 7, dtype=int)
     with Grid(comm) as grid:
@@ -116,7 +117,7 @@ def test_chains_and_one_rbm_of_a_stack(comm, agree, folder) -> None:
         rbm.W[...] = whole[np.ix_(rows, columns)]
         network.refresh()
         state = TrainingRun.of(network)
-        state.position = Position("pretrain", layer=1, step=3)
+        state.position = position
         state.chains = Chains.of_replica(h[rbm.hidden_ids], grid.replica, grid.n_replicas)
         save(network, folder / "stack.safetensors")
     agree(modelpar(comm, folder, "export stack.safetensors none.h5") == 2)
@@ -125,6 +126,9 @@ def test_chains_and_one_rbm_of_a_stack(comm, agree, folder) -> None:
         v = file["parallel_chains"][()]
         agree(np.array_equal(file["update_1/params/weight_matrix"][()], whole))
     agree(v.shape == (7, 5) and np.array_equal(v[:4, :4], np.eye(4)))
+    agree(modelpar(comm, folder, "export stack.safetensors low.h5 --rbm 0") == 0)
+    with h5py.File(folder / "low.h5") as file:  # new ones
+        agree(file["parallel_chains"].shape == (100, 9))
 
 
 def test_rbms_reads_what_is_written(comm, agree, folder) -> None:
@@ -149,8 +153,12 @@ def test_rbms_reads_what_is_written(comm, agree, folder) -> None:
         ("import uneven.h5 x.safetensors", "(visible,) and (hidden,) are needed"),
         ("import spins.h5 x.safetensors", "not only 0 and 1"),
         ("import nan.h5 x.safetensors", "has NaN"),
-        ("import text.h5 x.safetensors", "cannot be read as a file of rbms"),
+        ("import text.h5 x.safetensors", "cannot be read as a file of rbms: it is not HDF5"),
+        ("import cut.h5 x.safetensors", "it is HDF5, but damaged or cut off"),
+        ("import part.h5 x.safetensors", "update_1 of {folder}/part.h5 has no hbias"),
         ("import nothing.h5 x.safetensors", "does not exist"),
+        ("export in.safetensors x.npz --last", "has no average of parameters"),
+        ("score in.safetensors --data digits --binarise 0.5", "was imported with --binarise none"),
         ("import theirs.h5 theirs.h5", "is a file"),
         ("export real.safetensors x.h5", "no Gaussian visible units"),
         ("export sparse.safetensors x.h5", "not complete"),
@@ -165,12 +173,18 @@ def test_mistakes_are_one_line(comm, agree, folder, capfd, words, message) -> No
         write_theirs(folder / "spins.h5", chains=2 * CHAINS - 1)
         write_theirs(folder / "nan.h5", hidden=np.where(C > 0, np.nan, C))
         (folder / "text.h5").write_text("weights")
+        (folder / "cut.h5").write_bytes((folder / "theirs.h5").read_bytes()[:1500])
+        with h5py.File(folder / "part.h5", "w") as file:
+            file["update_1/params/weight_matrix"], file["update_1/params/vbias"] = W, B
+        assert modelpar(MPI.COMM_SELF, folder, "import theirs.h5 in.safetensors") == 0
+        capfd.readouterr()
         with Grid(MPI.COMM_SELF) as grid:
             save(DeepBeliefNetwork(NetworkSpec((9, 5), visible="gaussian"), grid), folder / "real.safetensors")
             save(DeepBeliefNetwork(NetworkSpec((9, 4), connections="random:3"), grid), folder / "sparse.safetensors")
     comm.barrier()
     agree(modelpar(comm, folder, words) == 2)
     printed = capfd.readouterr().err
+    message = message.format(folder=folder)
     agree((message in printed and printed.count("modelpar: error:") == 1) or comm.rank > 0, printed)
     agree(not list(folder.glob("x.*")))
 

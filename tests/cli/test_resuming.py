@@ -91,6 +91,21 @@ def test_more_epochs_are_what_a_longer_run_would_have_made(
     assert both[0].read_bytes() == both[1].read_bytes()
 
 
+@pytest.mark.parametrize("method", ["gibbs", "pt"])
+def test_chains_and_averages_go_on_where_a_finished_run_does(train: Command, tmp_path: Path, method: str) -> None:
+    """Bit for bit as in a longer run, from the model alone: without momentum that is all there is."""
+    chains = ["--chains", "20", "--chain-method", method, "--average", "5"]
+    words = ["--layers", "64-8", "--batch-size", "400", "--pretrain-only", *chains, *FEW]
+    long, short = tmp_path / "long", tmp_path / "short"
+    assert train(*words, "--epochs", "3", "--run-dir", long)[0] == 0
+    assert train(*words, "--epochs", "2", "--run-dir", short)[0] == 0
+    assert not list((short / "checkpoints").iterdir())
+    status, out, _ = train("--resume", "--run-dir", short, "--epochs", "3", *FEW)
+    assert (status, "its momentum from 0" in out) == (0, True)
+    both = [path / "model.safetensors" for path in (long, short)]
+    assert both[0].read_bytes() == both[1].read_bytes()
+
+
 @pytest.mark.parametrize(("name", "option", "stage", "layer"), [
     ("tuned", "--finetune-epochs", "finetune", -1), ("top", "--epochs", "pretrain", 1),
     ("bare", "--epochs", "pretrain", 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -15,6 +16,7 @@ from mpi4py import MPI
 from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, load, save
 from modelpar.cli import run
 from modelpar.cli.trajectory import models_before
+from modelpar.kernels.states import unpack
 from modelpar.training.state import Position, TrainingRun
 
 pytestmark = [pytest.mark.jobs, pytest.mark.slow]
@@ -68,9 +70,43 @@ def test_the_same_bytes_at_every_grid(words: list[str], run_dir: Path, tmp_path:
     assert all(0 < float(rate) <= 1 for rate in rates.split())
 
 
+def test_a_finished_run_has_its_ladder_and_its_chains(tmp_path: Path, on_ranks: Any) -> None:
+    """What training shows of its ladder; samples by it at every grid; chains as training left them without steps."""
+    words = "train --data bars:4 --layers 16-8 --pretrain-only --epochs 3 --chains 60 --chain-method ptt --average 9"
+    more = "--exact --learning-rate 1 --no-score --no-pictures --run-dir run"
+    train = [sys.executable, "-m", "modelpar", *words.split(), *more.split()]
+    printed = on_ranks(2, [*train, "--replicas", "2"], limit=LIMIT, cwd=tmp_path).check().output
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    summary, last = json.loads((tmp_path / "run" / "summary.json").read_text()), records[-1]
+    assert last["chain_levels"] > 2
+    assert f"swaps {last['swap_acceptance']:.0%}  round trips {last['round_trips']:.0f}" in printed
+    assert [summary[name] for name in ("swap_acceptance", "round_trips")] == [
+        last["swap_acceptance"],
+        last["round_trips"],
+    ]
+    assert f"{last['round_trips']:.0f} round trips (last epoch)" in printed
+    files, sample = [], [sys.executable, "-m", "modelpar", "sample", tmp_path / "run"]
+    for n, shards in ((1, 1), (3, 3)):
+        out = tmp_path / f"{n}.npy"
+        ladder = ["--method", "ptt", "--steps", "30", "--model-shards", str(shards), "--out", out]
+        line = on_ranks(n, [*sample, *ladder], limit=LIMIT).check().output
+        assert f"{last['chain_levels']:.0f} levels, swaps" in line
+        files.append(out.read_bytes())
+    assert files[0] == files[1]
+    with Grid(MPI.COMM_SELF) as grid:
+        network = load(tmp_path / "run" / "pretrained.safetensors", grid, last=True)
+        rbm, h = network.rbms[0], unpack(network.run.chains.h)
+    on_ranks(2, [*sample, "--start", "chains", "--steps", "0", "--count", "70", "--last", "--replicas", "2",
+                 "--out", tmp_path / "c.npy"], limit=LIMIT).check()  # fmt: skip
+    expected = 1 / (1 + np.exp(-(rbm.W @ h + rbm.b[:, None])))
+    assert np.allclose(np.load(tmp_path / "c.npy"), np.concatenate([expected, expected], axis=1)[:, :70].T, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["--start", "chains"], "has no chains to start at: its training had none of its own"),
+        (["--last"], "has no average of parameters"),
         (["--method", "ptt", "--temperatures", "5"], "--temperatures has no effect with --method ptt"),
         (["--method", "pt", "--steps", "0"], "--steps is 0, but --method pt needs at least one"),
         (["--method", "pt", "--steps", str(2**32)], "a seed has draws for 4294967296 of them"),

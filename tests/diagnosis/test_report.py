@@ -139,6 +139,30 @@ def test_independent_units_mix_at_once(comm, agree, shape):
 
 
 @shapes
+def test_real_values_of_independent_units(comm, agree, shape):
+    """Gaussian units without weights: N(b, 1) in every sweep, and F(v) = |v - b|^2 / 2 - 4 log 2."""
+    spec = NetworkSpec((20, 4), visible="gaussian", dtype="float64", seed=2)
+    network = networks.sharded(comm, spec, shape, "random")
+    rbm, rng, b = network.rbms[0], np.random.default_rng(3), np.linspace(-2, 2, 20)
+    rbm.W[...], rbm.b[...] = 0, b[rbm.visible_ids]
+    rbm.refresh()
+    v, others = (b[:, None] + rng.normal(size=(20, n)) for n in (500, 300))
+    h = Chains.of_replica(rng.integers(0, 2, (4, 50))[rbm.hidden_ids], network.grid.replica, network.grid.n_replicas)
+    result = diagnose(network, share(network, v), share(network, others), h, n_chains=500, n_sweeps=40, pictures=True)
+    agree(result.chains_from == "run" and result.shown.shape == (len(result.shown_sweeps), 20, 6))
+    agree(np.allclose(result.shown[1:], b[:, None]) and result.meeting_time <= 1 and result.mixing_time == 1)
+    agree(np.abs(result.autocorrelation[1:10]).max() < 0.05)
+    # six standard errors of 500 samples
+    agree(np.allclose(result.samples.means, b, atol=6 / math.sqrt(500)))
+    agree(np.allclose(result.samples.covariances, np.eye(20), atol=6 * math.sqrt(2 / 500)))
+    agree(np.allclose(result.data.covariances, np.cov(v, bias=True), atol=1e-12))
+    energies = [((x - b[:, None]) ** 2).sum(axis=0) / 2 - 4 * math.log(2) for x in (v, others)]
+    agree(np.allclose(np.sort(result.free_energies["held_out"]), np.sort(energies[0])))
+    agree(math.isclose(result.gap.gap, energies[0].mean() - energies[1].mean(), abs_tol=1e-9))
+    json.dumps(result.as_json(), allow_nan=False)
+
+
+@shapes
 def test_slow_chains_and_stacks_are_the_same_at_every_grid(comm, agree, shape):
     """Against the same network on one rank, from the chains of a training."""
     rng = np.random.default_rng(9)

@@ -16,6 +16,7 @@ from scipy.stats import chi2
 from modelpar.chains.gibbs import start
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose
+from modelpar.errors import SpecError
 from modelpar.kernels.states import pack, unpack
 from modelpar.ownership.layout import MATRIX_LAYOUTS
 from modelpar.spec import NetworkSpec, TrainingSpec
@@ -196,6 +197,24 @@ def test_sampled_states_have_their_joint_distribution(comm, agree, shape, held, 
         for p in axis:
             independent = np.multiply.outer(independent, [1 - p, p])
     agree(not fits(counts, independent), "the test has no power")
+
+
+@held
+@shapes
+def test_fantasies_go_on_from_given_states(comm, agree, shape, held):
+    """By the published draws; without steps they are the means of these states."""
+    network, rbm, twin, _, _ = machine(comm, shape, held)
+    h = np.random.default_rng(5).integers(0, 2, (len(twin.c), 9)).astype(network.dtype)
+    mine = pack(h[rbm.hidden_ids])
+    agree(np.allclose(network.fantasies(9, 0, start=mine), twin.visible(h)[rbm.visible_ids], atol=1e-6))
+    v = twin.draw_visible(twin.visible(h), reference.FANTASY, 0, 4)
+    for k in range(3):
+        h = twin.draw_hidden(twin.hidden(v), reference.FANTASY, 2 * k + 1, 4)
+        v = twin.draw_visible(twin.visible(h), reference.FANTASY, 2 * k + 2, 4)
+    result = network.fantasies(9, 3, first_draw=4, start=mine)
+    agree(np.allclose(result, twin.visible(h)[rbm.visible_ids], atol=1e-6))
+    with pytest.raises(SpecError, match="start has 9 chains, but 8"):
+        network.fantasies(8, 3, start=mine)
 
 
 @held

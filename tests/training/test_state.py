@@ -67,7 +67,7 @@ def named(value):
 
 
 def test_a_copy_stays_as_it_was():
-    kinds = ("velocity", "outer", "squares", "best", "average")
+    kinds = ("velocity", "outer", "squares", "best", "average", "last")
     run = TrainingRun(Position(sums={"n": Sum(1.0)}), chains=Chains(pack(np.ones((3, 2))), 0, 2), binarise="0.5")
     for i, kind in enumerate(kinds):
         setattr(run, kind, named(i + 1.0))
@@ -89,8 +89,13 @@ def test_a_copy_stays_as_it_was():
 
 
 def test_what_begins_anew_keeps_nothing_but_what_later_use_needs():
+    chains = Chains(pack(np.ones((3, 2))), 0, 2)
     run = TrainingRun(Position("finetune", epoch=3), named(1.0), outer=named(1.0), squares=named(1.0), best=named(1.0),
-                      best_accuracy=0.9, epochs_since_best=2, binarise="0.5", record_digests=True)  # fmt: skip
+                      best_accuracy=0.9, epochs_since_best=2, binarise="0.5", record_digests=True, chains=chains,
+                      last=(last := named(1.0)))  # fmt: skip
+    run.stand_at(Position("pretrain", epoch=2))  # whose RBM has been trained before
+    kept = {"chains": chains, "last": last}
+    assert run == TrainingRun(Position("pretrain", epoch=2), binarise="0.5", record_digests=True, **kept)
     run.stand_at(Position("done"))
     assert run == TrainingRun(Position("done"), binarise="0.5", record_digests=True)
 

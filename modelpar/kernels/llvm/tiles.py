@@ -191,7 +191,7 @@ def _multiplier(n_columns: int, n_rows: int, *, up: bool) -> Any:
             with _times(b, n_steps, "steps") as step:
                 here = b.add(planes, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
                 there = b.add(bits, b.mul(step, ir.Constant(I64, TILE)))
-                beside = [] if items is None else items.of_step(step, n_rows)
+                beside = iter(()) if items is None else items.of_step(step, n_rows)
                 loaded, n_done, n_products = None, 0, LIMBS * n_columns
                 for limb in range(LIMBS):
                     tiles.load(a, b.add(here, ir.Constant(I64, limb * TILE)))

@@ -1,0 +1,97 @@
+"""What a file has of a training besides parameters: where it stood, the chains that it carried, the ladder below them.
+
+In the course of an RBM's training the chains are its own; a file of the end of pre-training has those of the uppermost
+RBM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.chains.gibbs import Chains
+from modelpar.checkpoint import files, structure
+from modelpar.checkpoint.files import Header, TensorBlock
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import RBM
+from modelpar.training.state import Position
+from modelpar.values.forms import AnyPath
+from modelpar.weights.parameters import Parameters
+
+Array = npt.NDArray[Any]
+
+
+def read_position(header: Header) -> Position | None:
+    """The position of training; None where the file does not have one."""
+    try:
+        return Position(**json.loads(header.metadata["training"])["position"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def read_states(path: AnyPath, network: DeepBeliefNetwork, index: int | None = None) -> Array | None:
+    """Hidden states (n_hidden_owned, chains) of all chains of an RBM that training carried, as 0 and 1.
+
+    index   of the RBM; None: the uppermost
+
+    None where the file has no chains of it.  Collective.  Raises CheckpointError, on every rank, where the file is
+    damaged or of another network.
+    """
+    rbm = network.rbms[-1 if index is None else index]
+    header = _header_with_chains_of(path, network, rbm)
+    if header is None:
+        return None
+    n_all = header.tensors["chains"][1][1]
+    states = np.zeros((len(rbm.hidden_ids), n_all), network.dtype)
+    shape = network.spec.layers[rbm.index + 1], n_all
+    block = TensorBlock("chains", shape, states, rbm.hidden_ids, np.arange(n_all))
+    files.read_into(path, network.grid, header, [block], subset=True)
+    return states
+
+
+def read_chains(path: AnyPath, network: DeepBeliefNetwork, index: int | None = None) -> Chains | None:
+    """This replica's part of the same chains, as training had them."""
+    states, grid = read_states(path, network, index), network.grid
+    return None if states is None else Chains.of_replica(states, grid.replica, grid.n_replicas)
+
+
+def read_ladder(path: AnyPath, network: DeepBeliefNetwork) -> tuple[Parameters, ...]:
+    """The parameters of the uppermost RBM that its training has kept as levels below its own (``--chain-method ptt``).
+
+    The first of them is used without its weights.  Empty where the file has none.  Collective.  Raises as
+    ``read_states`` does.
+    """
+    top = network.rbms[-1]
+    header = _header_with_chains_of(path, network, top)
+    tempering = {} if header is None else json.loads(header.metadata["training"]).get("tempering", {})
+    if header is None or not tempering.get("kept"):
+        return ()
+    kept = tuple(top.parameters.like() for _ in range(tempering["kept"]))
+    part = network.parts()[top.index]
+    blocks = [
+        block
+        for level, parameters in enumerate(kept)
+        for block in structure.parameter_blocks(level_name(level, top), part, parameters, network.spec.layers[-2:])
+    ]
+    files.read_into(path, network.grid, header, blocks, subset=True)
+    for parameters in kept:
+        if parameters.has_copies:
+            top.weights.refresh(parameters)
+    return kept
+
+
+def level_name(level: int, rbm: RBM) -> str:
+    """The name in a file of the parameters that are a level of a ladder, from 0 up."""
+    return f"ladder.{level}.{rbm.name}"
+
+
+def _header_with_chains_of(path: AnyPath, network: DeepBeliefNetwork, rbm: RBM) -> Header | None:
+    header = files.read_header(os.fsdecode(path), network.grid.comm)
+    position = read_position(header)
+    if position is None or "chains" not in header.tensors:
+        return None
+    return header if position.rbm_of_chains(len(network.rbms)) == rbm.index else None
