@@ -16,6 +16,7 @@ from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
 from modelpar.spec import SyncSpec
 from modelpar.sync.allreduce import AllreduceSync
+from modelpar.sync.average import Average
 from modelpar.sync.local import LocalSGD
 from modelpar.sync.reduction import PendingSum, Reduction
 from modelpar.sync.server import ParameterServer
@@ -23,8 +24,8 @@ from modelpar.sync.work import Salvage, Share, Work
 from modelpar.sync.work_queue import check_bound
 
 __all__ = [
-    "AllreduceSync", "LocalSGD", "ParameterServer", "PendingSum", "Reduction", "Salvage", "Share", "Sync", "Work",
-    "check_bound", "strategy",
+    "AllreduceSync", "Average", "LocalSGD", "ParameterServer", "PendingSum", "Reduction", "Salvage", "Share", "Sync",
+    "Work", "check_bound", "strategy",
 ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from modelpar.chains.tempering import (
 from modelpar.draws import Purpose
 from modelpar.errors import SpecError
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
+from modelpar.spec import NetworkSpec, TrainingSpec
 from tests import networks, small
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
@@ -217,13 +217,6 @@ def test_measures_of_an_epoch_are_those_of_all_chains(comm, agree):
 def test_tempered_chains_go_on(changes, message):
     with pytest.raises(SpecError, match=message):
         replace(TRAINING, chain_method="pt", **changes)
-
-
-def test_a_trajectory_needs_replicas_in_step(comm, agree):
-    network = networks.sharded(comm, NetworkSpec((13, 7)), (1, comm.size), "blocks")
-    with pytest.raises(SpecError, match="--chain-method ptt keeps parameters"):
-        next(pretrain(network, small.dataset(13), replace(TRAINING, chain_method="ptt"), SyncSpec(sync="local")))
-    agree(True)
 
 
 def test_a_ladder_ends_at_the_network_that_it_samples(comm, agree):
