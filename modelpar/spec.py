@@ -187,8 +187,8 @@ class TrainingSpec(Spec):
         at_least=3, at_most=1000,
     )  # fmt: skip
     updates: int = option(0, "updates of each RBM, in place of --epochs; 0: as many as the epochs have", at_least=0)
-    centred: bool | None = option(
-        None, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)  [default: --centred, but --no-centred with --sync server]"
+    centred: bool = option(
+        True, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"
     )  # fmt: skip
     standardised: bool = option(
         False, "standardised gradient: units are centred and divided by their standard deviations over data and model"
@@ -266,10 +266,6 @@ class TrainingSpec(Spec):
     def lasting_momentum(self) -> float:
         """The momentum after the first epochs; by default none with chains of their own, which follow slowly."""
         return (0.0 if self.n_chains else 0.9) if self.momentum is None else self.momentum
-
-    def centres(self, sync: SyncSpec) -> bool:
-        """Whether the gradient is centred: as asked, or by default wherever replicas can."""
-        return sync.sync != "server" if self.centred is None else self.centred
 
     @property
     def sweeps(self) -> int:

@@ -14,7 +14,7 @@ from modelpar.chains.gibbs import start
 from modelpar.comm.grid import Grid
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.warm_up import warm_up
-from modelpar.spec import SyncSpec, TrainingSpec
+from modelpar.spec import TrainingSpec
 from modelpar.training.schedule import StepSize
 
 SIZES: tuple[Size, ...] = ((2000, 784, 500),)
@@ -80,7 +80,7 @@ def _update(bench: CD1, training: TrainingSpec) -> Callable[[], None]:
             chain_draw=done * training.chains + chains.first,
         )  # fmt: skip
         bench.optimizer.learn(
-            rbm.parameters, bench.velocity, step.statistics, size, bench.n_mine, centred=training.centres(SyncSpec())
+            rbm.parameters, bench.velocity, step.statistics, size, bench.n_mine, centred=training.centred
         )
         bench.first_draw += bench.n_samples
         done += 1

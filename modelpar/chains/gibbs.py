@@ -1,7 +1,8 @@
 """Chains of Gibbs sampling for the model's statistics: PCD, and training out of equilibrium.
 
 Every chain has an id, which keys its draws together with the number of the update, so that the chains are the same at
-every grid.  A replica has those of consecutive ids.
+every grid.  A replica has those of consecutive ids.  Where replicas go at their own pace, one of them may take several
+shares of an update, and the number of the share is a part of the key too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ Array = npt.NDArray[Any]
 
 # repeats of the stream of Purpose.CHAIN; the visible and the hidden side of sweep k have 2 k - 1 and 2 k
 START, RANDOM = 0, 65535
+SHARES = 1 << 50  # counters of draws between two shares of an update: no training has so many for one of them
 
 
 @dataclass
@@ -64,16 +66,19 @@ class Chains:
 
 
 def start(
-    rbm: RBM, how: str, replica: int, n_replicas: int, n_all: int, *, update: int = 0, data: Activations | None = None
-) -> Chains:
-    """This replica's part of ``n_all`` chains, at the start of ``update``.  Collective over the shards.
+    rbm: RBM, how: str, replica: int, n_replicas: int, n_all: int, *, update: int = 0, share: int = 0,
+    data: Activations | None = None,
+) -> Chains:  # fmt: skip
+    """This replica's part of ``n_all`` chains, at the start of ``update`` or of a share of it.
+
+    Collective over the shards.
 
     how    ``biases``: hidden states drawn from their biases; ``random``: given random visible states, or standard
            normal values of Gaussian units; ``data``: given ``data``
     data   (n_visible_owned, chains of this replica)
     """
     mine = Minibatches.slice_of(n_all, replica, n_replicas)
-    first, n = update * n_all + mine.start, mine.stop - mine.start
+    first, n = share * SHARES + update * n_all + mine.start, mine.stop - mine.start
     if how == "biases":
         h = _drawn(rbm.c, rbm, n, first)
     else:

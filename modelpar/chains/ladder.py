@@ -144,12 +144,14 @@ class Walkers:
 
 
 def sweep(
-    levels: Sequence[Level], walkers: Walkers, number: int, purpose: Purpose, *, start: int = 0, all_hidden: bool = True
-) -> tuple[Walkers, list[Activations]]:
+    levels: Sequence[Level], walkers: Walkers, number: int, purpose: Purpose, *, start: int = 0,
+    turn: int | None = None, all_hidden: bool = True,
+) -> tuple[Walkers, list[Activations]]:  # fmt: skip
     """(the chains after a sweep of every level and one round of swaps, visible states of the levels).
 
-    number      of the sweep: even and odd ones try other pairs; with the chains' ids and ``start`` it keys the draws,
-                whose repeats of ``purpose`` are 2 t + 1 and 2 t + 2 on level t
+    number      of the sweep: with the chains' ids and ``start`` it keys the draws, whose repeats of ``purpose`` are
+                2 t + 1 and 2 t + 2 on level t
+    turn        even and odd ones try other pairs; None: the number
     all_hidden  False leaves the highest level's hidden states as they were: the caller draws them
 
     Collective over the shards.
@@ -160,7 +162,7 @@ def sweep(
     tried, accepted = walkers.swaps.tried.copy(), walkers.swaps.accepted.copy()
     wanted = [level.beta > 0 and (t < top or all_hidden) for t, level in enumerate(levels)]
     alone = set(range(len(levels)))
-    for low in range(number % 2, top, 2):
+    for low in range((number if turn is None else turn) % 2, top, 2):
         alone -= {low, low + 1}
         pair = levels[low], levels[low + 1]
         made, inputs = _swap(pair, (v[low], v[low + 1]), low, counter)

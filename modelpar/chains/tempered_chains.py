@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.chains.gibbs import SHARES
 from modelpar.chains.ladder import PILOT_VISIBLE, Level, Swaps, Walkers, sweep
 from modelpar.chains.tempering import gains, ladder_of_kept, placed, rounded, spread_of
 from modelpar.data.minibatches import Minibatches
@@ -53,6 +54,7 @@ class TemperedChains:
     betas: tuple[float, ...] = ()  # of pt, one for each level
     kept: tuple[Parameters, ...] = ()  # of ptt: those of each level but the highest; the first without its weights
     window: tuple[int, int] = (0, 0)  # of ptt: swaps tried and accepted at the top until the last look, here
+    turn: int = 0  # of the next update, in which even and odd rounds of swaps try other pairs
 
     @property
     def n_all(self) -> int:
@@ -103,25 +105,34 @@ class TemperedChains:
 
         first_draw   counter of the draws of this replica's first chain
         Returns (the model's phase of the statistics, hidden states of the RBM's own chains).  Collective over the
-        shards; with ptt over the replicas too.
+        shards.
         """
-        walkers, update, top = self.walkers, (first_draw - self.first) // self.n_all, self.n_levels - 1
-        levels = self.levels(rbm)
-        for number in range(update * spec.sweeps, (update + 1) * spec.sweeps):
-            last = number == (update + 1) * spec.sweeps - 1
-            walkers, v = sweep(levels, walkers, number, Purpose.CHAIN, all_hidden=not last)
+        share, counter = divmod(first_draw, SHARES)
+        walkers, update, top = self.walkers, (counter - self.first) // self.n_all, self.n_levels - 1
+        levels, start = self.levels(rbm), share * SHARES
+        for k in range(spec.sweeps):
+            number, last = update * spec.sweeps + k, k == spec.sweeps - 1
+            turn = self.turn * spec.sweeps + k
+            walkers, v = sweep(levels, walkers, number, Purpose.CHAIN, start=start, turn=turn, all_hidden=not last)
         v_sent = rbm.weights.spread_visible(v[top])
-        counter = number * self.n_all + self.first
+        counter = start + number * self.n_all + self.first
         hidden = rbm.hidden_side(v_sent, Purpose.CHAIN, 2 * top + 2, counter, spec, states=True)
         assert hidden.states is not None  # they were asked for
         self.walkers = replace(walkers, h=(*walkers.h[:-1], hidden.states))
-        if self.method == "ptt" and update % LOOK_EVERY == LOOK_EVERY - 1:
-            self._grow(rbm, spec.chain_temperatures)
         s = statistic_of(hidden)
         return Phase(v[top], v_sent.wait(), s, rbm.weights.spread_hidden(s).wait()), hidden.states
 
+    def follow(self, rbm: RBM, before: int, update: int, at_most: int) -> None:
+        """Look at swaps with the last kept parameters of ptt, and keep the present ones too where these are rare.
+
+        before, update   updates at the last moment at which all replicas had the same parameters, and now, when they do
+        at_most          levels, one of which is left out where there are more
+        Looks every ``LOOK_EVERY`` updates.  Collective over the replicas.
+        """
+        if self.method == "ptt" and update // LOOK_EVERY > before // LOOK_EVERY:
+            self._grow(rbm, at_most)
+
     def _grow(self, rbm: RBM, at_most: int) -> None:
-        """Keep the present parameters where swaps with the last kept ones are rare.  Collective over the replicas."""
         swaps = self.walkers.swaps.total(rbm.replica_comm)
         before = np.array(self.window)
         rbm.replica_comm.Allreduce(MPI.IN_PLACE, before)

@@ -282,8 +282,9 @@ class RBM:
         packed = {name: x for name, x in sides.items() if isinstance(x, Packed)}
         data = Phase(v0, v0_sent.wait(), s0, s0_sent.wait())
         n_chains = n_all_samples if chains is None else chains.n_all
-        # a short minibatch is shared between the replicas otherwise than as many chains are
-        apart = chains is not None and not n_chains == n_all_samples == spec.batch_size
+        # a short minibatch is shared between the replicas otherwise than as many chains are, and so are shares that
+        # replicas take at their own pace
+        apart = chains is not None and not (in_step and n_chains == n_all_samples == spec.batch_size)
         statistics = Statistics(
             self.weights, data, model, n_all_samples, n_chains, self.shard_comm, integer=integer, apart=apart
         )

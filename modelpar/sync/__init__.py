@@ -1,9 +1,10 @@
 """Strategies that keep replicas together, one per file, with the same few methods; the loop never asks which it has.
 
 A stage of training is a run of steps, one global minibatch each.  A strategy says what is summed, with whom, and when.
-``shares`` tells a replica which parts of which minibatches are its own, and moves what has to move before and after
-each of them; ``reduction`` is what the optimizer sums in a step; ``settle`` leaves the same parameters, and velocities
-of the same meaning, on every replica, so that a checkpoint made there goes on under any strategy.
+``shares`` tells a replica which parts of which minibatches are its own, moves what has to move before and after each of
+them, and takes what follows a step, the proximal step of a penalty and the average; ``reduction`` is what the optimizer
+sums in a step; ``settle`` leaves the same parameters and averages, and velocities of the same meaning, on every
+replica, so that a checkpoint made there goes on under any strategy.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
 from modelpar.spec import SyncSpec
 from modelpar.sync.allreduce import AllreduceSync
+from modelpar.sync.average import Average
 from modelpar.sync.local import LocalSGD
 from modelpar.sync.reduction import PendingSum, Reduction
 from modelpar.sync.server import ParameterServer
@@ -23,8 +25,8 @@ from modelpar.sync.work import Salvage, Share, Work
 from modelpar.sync.work_queue import check_bound
 
 __all__ = [
-    "AllreduceSync", "LocalSGD", "ParameterServer", "PendingSum", "Reduction", "Salvage", "Share", "Sync", "Work",
-    "check_bound", "strategy",
+    "AllreduceSync", "Average", "LocalSGD", "ParameterServer", "PendingSum", "Reduction", "Salvage", "Share", "Sync",
+    "Work", "check_bound", "strategy",
 ]  # fmt: skip
 
 
@@ -57,7 +59,10 @@ class Sync(Protocol):
         """
 
     def settle(self) -> None:
-        """Leave the same parameters on every replica; called before a score or a save.  Collective over the grid."""
+        """Leave the same parameters and averages on every replica, before a score or a save.
+
+        Collective over the grid.
+        """
 
     def salvage(self) -> Salvage | None:
         """This rank's parameters after another one was lost, where replicas were at their own pace; else None."""

@@ -24,8 +24,10 @@ class AllreduceSync:
     def __init__(self, replica_comm: MPI.Comm, traffic: Traffic, *, overlap: bool = False) -> None:
         self.reduction = Reduction(replica_comm, traffic, overlap=overlap)
         self._progress: Progress | None = None
+        self._work: Work
 
     def begin(self, work: Work) -> None:
+        self._work = work
         reduction = self.reduction
         work.make_alike(reduction.comm, reduction.traffic)
         if reduction.overlaps and self._progress is None:
@@ -37,6 +39,7 @@ class AllreduceSync:
     def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
         for step in range(first, stop):
             yield Share(step, self.reduction.comm.rank, self.reduction.size)
+            self._work.end_step(rate, done + step - first + 1)
 
     def settle(self) -> None:
         """Nothing to do: the replicas have never parted."""

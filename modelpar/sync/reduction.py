@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 from mpi4py import MPI
@@ -16,12 +16,25 @@ Array = npt.NDArray[Any]
 BUCKET = 1 << 22  # elements of one all-reduce: bounds what MPI allocates inside, and the sum is applied while in cache
 
 
+class Means(NamedTuple):
+    """What the sums of a step are divided by, and how much of the step it is: rate * part * (data - model).
+
+    samples, chains   of which the data's and the model's phase are the means
+    """
+
+    samples: int
+    chains: int
+    part: float = 1.0
+
+
 @dataclass(frozen=True)
 class Reduction:
     """Sums over the replicas of ``comm``, which take a step together: of one's own where each takes its own steps.
 
-    own_mean   a step is the mean over this replica's samples; else over those of the whole minibatch
-    n_shares   replicas whose steps add up to one, so that each applies this fraction of the decay
+    own_mean   a step is the mean over this replica's samples, and over its chains; else over those of the whole
+               minibatch
+    n_shares   shares of a minibatch whose steps add up to one, so that each has this fraction of the decay, and of the
+               limit on an update
     momentum   whether a step goes on with the velocity of the one before
     overlap    sums travel while the next ones are made, where there are other replicas
     """
@@ -47,9 +60,19 @@ class Reduction:
     def overlaps(self) -> bool:
         return self.overlap and self.size > 1
 
-    def n_samples(self, mine: int, of_all: int) -> int:
-        """Samples that a step is the mean over, of ``mine`` of a minibatch of ``of_all``."""
-        return max(mine, 1) if self.own_mean else of_all
+    def means(self, mine: tuple[int, int], of_all: tuple[int, int]) -> Means:
+        """The means of a step.
+
+        mine, of_all   (samples, chains) of this replica, and of the minibatch and the model's phase over all replicas
+
+        A replica by itself compares the mean over its samples with that over its chains, with equal weights and even
+        where it has an uneven share: without samples it takes no step.  Shares of a minibatch count by their samples.
+        """
+        if not self.own_mean and self.n_shares == 1:
+            return Means(*of_all)
+        samples, chains = mine
+        part = float(samples > 0) if self.own_mean else samples / of_all[0]
+        return Means(max(samples, 1), max(chains, 1), part)
 
     def sum(self, values: Array) -> None:
         """Add up in place.  Collective over ``comm``."""

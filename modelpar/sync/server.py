@@ -10,6 +10,10 @@ replicas come to the end of a segment of steps within one ticket of each other, 
 Between two synchronisations each replica's velocity is its own part of the sum over all replicas: a step divides its
 gradients by the samples of the whole minibatch, as with an all-reduce, and the parts of R replicas add up to one step.
 The same learning rate fits, and without staleness the sum of all updates is that of an all-reduce.
+
+Proximal steps of an L1 penalty do not add up: several replicas that each take a weight to zero would push it past.  So
+the servers hold parameters without those of this segment, and whoever fetches takes them for all shares that have been
+handed out, as in dual averaging (Xiao 2010).  Where the replicas meet, all take those of all shares, alike.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from mpi4py import MPI
 
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
+from modelpar.kernels.statistics.update import shrink
 from modelpar.spec import SyncSpec
 from modelpar.sync.progress import Progress, spans_nodes
 from modelpar.sync.reduction import BUCKET, Reduction
@@ -100,10 +105,12 @@ class ParameterServer:
     def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
         n_parts = self.grid.n_replicas
         if done < self.spec.warm_start:
-            yield from (Share(step, self.grid.replica, n_parts) for step in range(first, stop))
+            for step in range(first, stop):
+                yield Share(step, self.grid.replica, n_parts)
+                self._work.end_step(rate, done + step - first + 1)
             return
         self._length, self._rate = stop - first, rate
-        self._part()
+        self._part(done)
         steps = 0  # of this replica in this segment
         while (ticket := self._ticket()) < self._length * n_parts:
             if steps and steps % self.spec.fetch_every == 0:
@@ -111,13 +118,15 @@ class ParameterServer:
             step, part = divmod(ticket, n_parts)
             yield Share(first + step, part, n_parts)
             steps += 1
+            if self._work.average is not None:
+                self._work.average.add_share(self._work.parts, done * n_parts + ticket + 1)
             self._tickets.note_step()
             if steps % self.spec.push_every == 0:
                 self._push()
         if self._tickets.pending:
             self._push()
         self._tickets.finish()
-        self._synchronise()
+        self._synchronise(done + self._length)
 
     def _ticket(self) -> int:
         with self.traffic.status.waiting("next ticket"):
@@ -125,8 +134,11 @@ class ParameterServer:
 
     # -- at one's own pace -------------------------------------------------------------------------------------------
 
-    def _part(self) -> None:
-        """Give the servers what all replicas have, and every replica its part of the velocities."""
+    def _part(self, done: int) -> None:
+        """Give the servers what all replicas have, and every replica its part of the velocities.
+
+        done   steps of the stage before
+        """
         assert self._arrays is not None
         if self.grid.replica == 0:
             self._gathered(self._base, self._work.parts)
@@ -141,12 +153,17 @@ class ParameterServer:
             for values in (velocity.flat, velocity.rows):
                 if values is not None:
                     values /= values.dtype.type(self.grid.n_replicas)
+        if self._work.average is not None:
+            self._work.average.part(self._work.parts, done, self.grid.n_replicas)
         self._wait_for_all()
         self._apart = True
         self._fetch(keep_own=False)
 
-    def _synchronise(self) -> None:
-        """Wait for all pushes, take what they came to, and add the parts of the velocities up again."""
+    def _synchronise(self, done: int) -> None:
+        """Wait for all pushes, take what they came to, and add the parts of the velocities up again.
+
+        done   steps of the stage, these included
+        """
         self._wait_for_all()
         self._apart = False
         self._fetch(keep_own=False)
@@ -160,6 +177,8 @@ class ParameterServer:
                 piece = velocity.flat[start : start + BUCKET]
                 self.grid.replica_comm.Allreduce(MPI.IN_PLACE, piece)
                 self.traffic.add_allreduce("replica", piece, self.grid.n_replicas)
+        if self._work.average is not None:
+            self._work.average.meet(self.grid.replica_comm, self.traffic, done * self.grid.n_replicas)
         self._work.refresh()
         self._wait_for_all()  # before anybody writes again
 
@@ -190,15 +209,41 @@ class ParameterServer:
     def _read(self, *, keep_own: bool) -> None:
         assert self._arrays is not None
         self._tickets.note_fetch()
-        if keep_own and self._tickets.pending:
+        keep_own = keep_own and self._tickets.pending > 0
+        if keep_own:
             self._gathered(self._change, self._work.parts)
             self._change -= self._base
-            self._arrays.read(0, self._base)
+        self._arrays.read(0, self._base)
+        squares = None
+        if self.spec.adagrad and self._work.l1:
+            squares = np.empty_like(self._base)
+            self._arrays.read(1, squares)
+            self._count("fetch", squares)
+        self._shrink(self._base, squares)
+        if keep_own:
             self._change += self._base
-            self._scattered(self._change, self._work.parts)
-        else:
-            self._arrays.read(0, self._base)
-            self._scattered(self._base, self._work.parts)
+        self._scattered(self._change if keep_own else self._base, self._work.parts)
+
+    def _shrink(self, values: Array, squares: Array | None, first: int = 0) -> None:
+        """The proximal step of all shares that have been handed out since the replicas parted, up to the present one.
+
+        values    elements of all parameters, from ``first`` on; squares: the same of Adagrad's, which divides the
+                  amount as it does gradients (Duchi, Hazan and Singer 2011, section 1.3), None without
+        """
+        amount = self._rate * self._work.l1 * self._shares_done / self.grid.n_replicas
+        for name, parameters in self._work.parts.items() if amount else ():
+            start, n = self._slices[name].start - first, parameters.n_weights
+            weights = slice(max(start, 0), max(start + n, 0))
+            if squares is None:
+                shrink(values[weights], amount)
+            else:
+                limit = amount / (np.sqrt(squares[weights]) + squares.dtype.type(TINY))
+                values[weights] -= np.clip(values[weights], -limit, limit)
+
+    @property
+    def _shares_done(self) -> int:
+        """Shares of this segment that were handed out before the present one."""
+        return min(self._tickets.last, self._length * self.grid.n_replicas)
 
     def _push(self) -> None:
         """Add to the servers' parameters what this replica's steps have changed since its last push."""
@@ -258,8 +303,12 @@ class ParameterServer:
         if not self._apart or self._arrays is None:
             return None
         start, values = self._arrays.hosted(0)
-        steps = min(self._tickets.last // self.grid.n_replicas, self._length)
-        return Salvage(self._base, self._tickets.fetched, (start, values.copy()), steps, self._slices)
+        values = values.copy()
+        self._shrink(values, self._arrays.hosted(1)[1] if self.spec.adagrad else None, start)
+        steps = self._shares_done // self.grid.n_replicas
+        average = self._work.average
+        weight = 1.0 if average is None else average.weight
+        return Salvage(self._base, self._tickets.fetched, (start, values), steps, self._slices, weight)
 
     def end(self) -> None:
         if self._progress is not None:

@@ -11,6 +11,8 @@ from mpi4py import MPI
 
 from modelpar.collective import messages
 from modelpar.comm.exchange import Traffic
+from modelpar.kernels.statistics.update import shrink
+from modelpar.sync.average import Average
 from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
@@ -34,6 +36,8 @@ class Work:
     squares    the sums of squared gradients of each part, made where a strategy has them
     refresh    makes all blocks of weights agree after ``parts`` were changed; collective over the shards
     done       steps of the stage that were done before
+    l1         weight of an L1 penalty on the weights, whose proximal steps a strategy takes
+    average    of the parameters over the last steps, which a strategy takes them into; None for none
     """
 
     parts: dict[str, Parameters]
@@ -42,10 +46,27 @@ class Work:
     squares: dict[str, Parameters]
     refresh: Callable[[], None]
     done: int = 0
+    l1: float = 0.0
+    average: Average | None = None
 
     @property
     def fresh(self) -> bool:
         return self.done == 0
+
+    def end_step(self, rate: float, update: int) -> None:
+        """What follows the change of parameters by a step: the proximal step, and the average.
+
+        rate   learning rate of the step; update: its number in the stage, counted from 1
+        """
+        self.shrink(rate)
+        if self.average is not None:
+            self.average.add(self.parts, update)
+
+    def shrink(self, rate: float) -> None:
+        """The proximal step of the L1 penalty for a step of this learning rate."""
+        for parameters in self.parts.values() if self.l1 else ():
+            for W in parameters.blocks:
+                shrink(W, rate * self.l1)
 
     def make_alike(self, replica_comm: MPI.Comm, traffic: Traffic) -> None:
         """Give all replicas the first one's parameters where the stage begins: processors of other kinds may differ in
@@ -67,6 +88,7 @@ class Salvage:
     hosted    (first element, elements) of the part that this rank hosts
     steps     complete steps that have been handed out since the replicas parted
     slices    where each part lies in ``base``
+    weight    of this replica's average of parameters, where there is one, among those of all
     """
 
     base: Array
@@ -74,3 +96,4 @@ class Salvage:
     hosted: tuple[int, Array]
     steps: int
     slices: dict[str, slice]
+    weight: float = 1.0

@@ -1,28 +1,13 @@
-"""The average of an RBM's parameters over the last updates, which scores and samples better than the last of them.
-
-Swersky, Chen, Marlin and de Freitas (2010), section 4.3: with rates that do not vanish, parameters move around an
-optimum, and their average is nearer to it.  The average here forgets exponentially, over about ``horizon`` updates.
-"""
+"""The use of the average of an RBM's parameters over the last updates, which :mod:`modelpar.sync.average` keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from modelpar.kernels.statistics.update import approach
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.training.state import TrainingRun, become_average
-from modelpar.weights.parameters import Parameters
-
-
-def add(averages: dict[str, Parameters], name: str, parameters: Parameters, horizon: int, update: int) -> None:
-    """Take the parameters after ``update``, counted from 1, into the average of this name: that of all at first."""
-    if name not in averages:
-        averages[name] = parameters.like(rows=False)
-        averages[name].flat[:] = parameters.flat
-        return
-    approach(averages[name].flat, parameters.flat, 1.0 / min(update, horizon))
 
 
 @contextmanager

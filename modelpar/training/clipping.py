@@ -3,13 +3,18 @@
 Where the update of W, its velocity after momentum and decay, has an L2 norm above the limit, all of it is scaled back
 to that norm: its direction stays (Pascanu, Mikolov and Bengio 2013, algorithm 1, there of the gradient).  Squares are
 added up as integers, relative to the largest one, so the norm is the same at every grid.
+
+A share of a step, where each replica pushes its own at its own pace, has its fraction of the limit: so the updates of
+the shares of a step are never longer together, and one replica alone does what it does without a server.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.comm.exchange import Traffic
@@ -27,16 +32,19 @@ def clip(
     Collective over the shards.
     """
     own = weights.counted_here(velocity.W).reshape(-1)
-    most = largest(own)
-    with traffic.status.waiting("allreduce"):
-        most = shard_comm.allreduce(most, MPI.MAX)
-        if not 0 < most < math.inf:  # the check for infinities stops such a run
-            return
-        total = np.array([sum_of_squares(own, most)], np.int64)
-        shard_comm.Allreduce(MPI.IN_PLACE, total)
-    for _ in range(2):
-        traffic.add_allreduce("shard", total, shard_comm.size)
-    norm = most * math.sqrt(float(total[0]) / SQUARE_STEPS)
+    most = float(_reduced(np.array([largest(own)]), MPI.MAX, shard_comm, traffic))
+    if not 0 < most < math.inf:  # the check for infinities stops such a run
+        return
+    total = _reduced(np.array([sum_of_squares(own, most)], np.int64), MPI.SUM, shard_comm, traffic)
+    norm = most * math.sqrt(float(total) / SQUARE_STEPS)
     if norm > limit:
         for W, V in zip(parameters.blocks, velocity.blocks, strict=True):
             shorten(W, V, limit / norm)
+
+
+def _reduced(value: npt.NDArray[Any], op: MPI.Op, shard_comm: MPI.Comm, traffic: Traffic) -> Any:
+    """A value (1,) of each shard, summed or the largest of all."""
+    with traffic.status.waiting("allreduce"):
+        shard_comm.Allreduce(MPI.IN_PLACE, value, op)
+    traffic.add_allreduce("shard", value, shard_comm.size)
+    return value[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +34,8 @@ class Minibatch:
     n_all: int  # samples of the minibatch over all replicas
     update: int  # number of its update in the stage, from 0
     offset: int  # of the first of them in the complete minibatch
+    share: int = 0  # which of ``n_shares`` of the update it is, where replicas take these at their own pace
+    n_shares: int = 1
 
     @property
     def n_mine(self) -> int:
@@ -94,13 +96,13 @@ class MinibatchLoop:
         """The part of the stage's updates that are done, up to 1 at the last; None where it is counted in epochs."""
         return min(1.0, self.n_done / max(1, self._n_updates - 1)) if self._n_updates else None
 
-    def segments(self, sync: Sync, rate: float, every: int = 0) -> Iterator[Iterator[Minibatch]]:
+    def segments(self, sync: Sync, rate: Callable[[], float], every: int = 0) -> Iterator[Iterator[Minibatch]]:
         """The rest of the current epoch, from one moment at which all replicas stand at the same step to the next.
 
         A segment is this replica's minibatches, one after the other: call ``count`` for each when its update is done,
         and ``synchronise`` when a segment is done.
 
-        rate    learning rate of these steps
+        rate    gives the learning rate of the next steps
         every   a moment also after so many steps of the stage, 0 for none
         """
         position = self.position
@@ -121,9 +123,10 @@ class MinibatchLoop:
         """Minibatches of the current epoch."""
         return min(self.batches.n_steps, self.n_updates - self.position.epoch * self.batches.n_steps)
 
-    def _minibatches(self, sync: Sync, rate: float) -> Iterator[Minibatch]:
-        for share in sync.shares(self._first, self._stop, self.n_done, rate):
-            yield self._minibatch(share)
+    def _minibatches(self, sync: Sync, rate: Callable[[], float]) -> Iterator[Minibatch]:
+        for share in sync.shares(self._first, self._stop, self.n_done, rate()):
+            batch = self._minibatch(share)
+            yield batch if sync.in_step else replace(batch, share=share.part, n_shares=share.n_parts)
 
     def _minibatch(self, share: Share) -> Minibatch:
         position = self.position

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels.statistics.learning import Counts, accumulate, update_from
-from modelpar.kernels.statistics.update import apply_update, shrink
+from modelpar.kernels.statistics.update import apply_update
 from modelpar.model.network import Part
 from modelpar.sync import PendingSum, Reduction, Sync
-from modelpar.sync.reduction import BUCKET
+from modelpar.sync.reduction import BUCKET, Means
 from modelpar.training.centring import centre, correct
 from modelpar.training.clipping import clip as clip_update
 from modelpar.training.schedule import StepSize
@@ -57,34 +57,29 @@ class Optimizer:
 
     def learn(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
-        n_samples: int, *, centred: bool = False, standardised: bool = False, gaussian: bool = False, l1: float = 0.0,
-        clip: float = 0.0,
+        n_samples: int, *, centred: bool = False, standardised: bool = False, gaussian: bool = False, clip: float = 0.0,
     ) -> None:  # fmt: skip
         """One step of one part, from this replica's statistics of ``n_samples``.
 
         centred   take the centred gradient (:mod:`modelpar.training.centring`), of statistics of an RBM
         standardised   take the standardised one, which is centred too; gaussian: whether visible units are
         clip      limit on the norm of the update of the weights (:mod:`modelpar.training.clipping`), 0 for none, of
-                  statistics of an RBM
-        l1        weight of an L1 penalty, whose proximal step follows
+                  statistics of an RBM; a share of a step has its fraction of the limit
         """
         reduction = self._sync.reduction
-        scalars = _scalars(size, reduction, n_samples, statistics.n_samples)
         if isinstance(statistics, Statistics):
-            n_chains = reduction.n_samples(statistics.model.v.shape[1], statistics.n_chains)
-            scalars = scalars._replace(model_gain=size.rate / n_chains)
-            divisors = reduction.n_samples(n_samples, statistics.n_samples), n_chains
+            mine, of_all = (n_samples, statistics.model.v.shape[1]), (statistics.n_samples, statistics.n_chains)
+            means = reduction.means(mine, of_all)
+            scalars, divisors, rate = _scalars(size, reduction, means), means[:2], size.rate * means.part
             by_itself = standardised or (centred and parameters.W.ndim == 1)  # listed connections
             if centred and not by_itself:
                 keep = scalars.carry if statistics.integer or reduction.is_first else 0.0
                 enter = 1.0 if statistics.integer or reduction.is_first else 0.0
-                centre(velocity, statistics, reduction, divisors, keep, size.rate * enter)
+                centre(velocity, statistics, reduction, divisors, keep, rate * enter)
                 scalars = scalars._replace(carry=1.0)
             if by_itself:
                 gradient = self._gradient_of(velocity, statistics, scalars)
-                correct(
-                    gradient, statistics, reduction, divisors, size.rate, standardised=standardised, gaussian=gaussian
-                )
+                correct(gradient, statistics, reduction, divisors, rate, standardised=standardised, gaussian=gaussian)
                 _enter(gradient, parameters, velocity, scalars)
             elif statistics.integer and statistics.apart:
                 self._learn_apart(parameters, velocity, statistics, scalars)
@@ -93,14 +88,17 @@ class Optimizer:
             else:
                 self._learn_real(parameters, velocity, statistics, scalars)
             if clip:
+                limit = clip / reduction.n_shares
                 clip_update(
-                    parameters, velocity, statistics.weights, clip, statistics.shard_comm, reduction.traffic
+                    parameters, velocity, statistics.weights, limit, statistics.shard_comm, reduction.traffic
                 )  # fmt: skip
         else:
-            self._learn_at_once(parameters, velocity, statistics, scalars)
-        if l1:
-            for W in parameters.blocks:
-                shrink(W, size.rate * l1 / reduction.n_shares)
+            self._learn_at_once(parameters, velocity, statistics, self._scalars_of(size, n_samples, statistics))
+
+    def _scalars_of(self, size: StepSize, n_samples: int, gradient: Gradient | ExactGradient) -> Scalars:
+        """Of a gradient, which has one phase."""
+        reduction = self._sync.reduction
+        return _scalars(size, reduction, reduction.means((n_samples, 0), (gradient.n_samples, 1)))
 
     def _gradient_of(self, like: Parameters, statistics: Statistics, scalars: Scalars) -> Parameters:
         """Gain times the sum over all replicas, of statistics of any kind, in memory that the next call uses again."""
@@ -165,7 +163,7 @@ class Optimizer:
             if isinstance(gradient, ExactGradient):
                 exact[name] = gradient
                 continue
-            carry, gain, decay, _ = _scalars(size, reduction, n_samples, gradient.n_samples)
+            carry, gain, decay, _ = self._scalars_of(size, n_samples, gradient)
             gradient.add_to(velocity[name], carry if reduction.is_first else 0.0, gain)
             travelling[name] = decay, _begun(velocity[name], reduction)
         for part in parts:
@@ -288,9 +286,10 @@ def _enter(gradient: Parameters, parameters: Parameters, velocity: Parameters, s
         bias += old
 
 
-def _scalars(size: StepSize, reduction: Reduction, n_samples: int, n_all_samples: int) -> Scalars:
-    gain = size.rate / reduction.n_samples(n_samples, n_all_samples)
-    return Scalars(size.momentum if reduction.momentum else 0.0, gain, size.rate * (size.decay / reduction.n_shares))
+def _scalars(size: StepSize, reduction: Reduction, means: Means) -> Scalars:
+    carry, shrink = size.momentum if reduction.momentum else 0.0, size.rate * (size.decay / reduction.n_shares)
+    rate = size.rate * means.part
+    return Scalars(carry, rate / means.samples, shrink, rate / means.chains)
 
 
 def _pieces(values: Array) -> list[Array]:

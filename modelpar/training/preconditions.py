@@ -21,34 +21,23 @@ def check_strategy(
     """Raise SpecError, on every rank alike, where a strategy or connections cannot do what else was asked for."""
     if sync.sync == "allreduce":
         return
-    if training is not None and training.average:
-        raise SpecError(
-            f"--average needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
-        )
-    if training is not None and training.chain_method == "ptt":
-        raise SpecError(
-            "--chain-method ptt keeps parameters that all replicas have alike, but --sync is "
-            f"{sync.sync}; use --sync allreduce, or --chain-method pt"
-        )
-    beside = {} if training is None else {
-        "--centred": training.centred, "--standardised": training.standardised,
-        "--l1": training.l1, "--clip": training.clip,
-    }  # fmt: skip
-    option = next((name for name, value in beside.items() if value), None)
-    if option is not None and sync.sync == "server":
-        raise SpecError(f"{option} changes parameters beside the server; use --sync local or allreduce")
     if spec.exact or digests:
         what = "--exact" if spec.exact else "--digests"
         raise SpecError(
             f"{what} needs replicas that take every step together, but --sync is {sync.sync}; use --sync allreduce"
         )
+    if training is not None and 0 < training.n_chains < n_replicas:
+        chains = (
+            f"--chains is {training.chains}"
+            if training.chains
+            else f"--batch-size, and so chains, is {training.batch_size}"
+        )
+        raise SpecError(
+            f"{chains}, but {n_replicas} replicas that take steps of their own (--sync {sync.sync}) need a chain each; "
+            f"use at least {n_replicas}, or --sync allreduce"
+        )
     if sync.sync == "server":
         check_bound(sync, n_replicas)
-        if training is not None and training.n_chains:
-            option = "--persistent" if training.persistent else "--chains" if training.chains else "--chain-restart"
-            raise SpecError(
-                f"{option} needs replicas that take the same updates, but --sync is server; use local or allreduce"
-            )
 
 
 def check_values(

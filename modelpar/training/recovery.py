@@ -7,24 +7,27 @@ A lost rank takes its replica out, for nobody else has its shard of it.  Where r
 go back to the last snapshot that all of them have, at most ``EVERY`` steps, and take these steps again with the
 samples divided anew among them: nothing is lost, and as draws belong to samples, the run does what it would have done.
 Where replicas are at their own pace, they go on from the servers' parameters; those of a lost server are taken from
-the replica that fetched them last.
+the replica that fetched them last.  Chains of the lost replica go on from the last snapshot, the others from where they
+are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from mpi4py import MPI
 
+from modelpar.chains.gathered import GatheredChains
 from modelpar.collective import messages
+from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
 from modelpar.errors import ModelparError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
-from modelpar.sync import Salvage
+from modelpar.sync import Average, Salvage
 from modelpar.training.state import TrainingRun, copies
 from modelpar.weights.parameters import Parameters
 
@@ -41,12 +44,13 @@ class Snapshot:
     means: list[np.ndarray]  # mean activations of the RBMs
     run: TrainingRun
     scaling: tuple[np.ndarray, np.ndarray]  # offset and scale of the input
+    chains: GatheredChains | None = None  # of all replicas, where these have chains of their own
 
     @classmethod
-    def of(cls, network: DeepBeliefNetwork) -> Snapshot:
+    def of(cls, network: DeepBeliefNetwork, chains: GatheredChains | None = None) -> Snapshot:
         parts = copies({part.name: part.parameters for part in network.parts()})
         means = [rbm.mean_activation.copy() for rbm in network.rbms]
-        return cls(parts, means, TrainingRun.of(network).copy(), (network.input_offset, network.input_scale))
+        return cls(parts, means, TrainingRun.of(network).copy(), (network.input_offset, network.input_scale), chains)
 
 
 class Snapshots:
@@ -60,12 +64,18 @@ class Snapshots:
         self.kept: dict[SortKey, Snapshot] = {}
 
     def keep(self) -> None:
-        """Take one now, unless the last one is hardly older.  Not collective, and the same on all ranks."""
-        here = TrainingRun.of(self.network).position.sort_key
+        """Take one now, unless the last one is hardly older.
+
+        The same on all ranks; collective over the replicas where these have chains of their own.
+        """
+        run = TrainingRun.of(self.network)
+        here = run.position.sort_key
         last = max(self.kept, default=None)
         if last is not None and here[:3] == last[:3] and here[3] - last[3] < EVERY:
             return
-        self.kept[here] = Snapshot.of(self.network)
+        replica_comm = self.network.grid.replica_comm
+        chains = None if run.chains is None else GatheredChains.of(run.chains, replica_comm)
+        self.kept[here] = Snapshot.of(self.network, chains)
         for old in sorted(self.kept)[:-2]:
             del self.kept[old]
 
@@ -158,10 +168,11 @@ def rebuild(state: SurvivorState, spec: NetworkSpec, grid: Grid, layout: Network
     Collective over the grid.
     """
     salvaged = state.salvage is not None and state.now is not None
-    if grid.comm.allreduce(salvaged, MPI.LAND):
-        return _from_salvage(state, spec, grid, layout)
     common = set.intersection(*(set(keys) for keys in grid.comm.allgather(list(state.snapshots))))
-    return _network(state.snapshots[max(common)], spec, grid, layout) if common else None
+    last = state.snapshots[max(common)] if common else None
+    if grid.comm.allreduce(salvaged, MPI.LAND):
+        return _from_salvage(state, last, spec, grid, layout)
+    return None if last is None else _network(last, spec, grid, layout)
 
 
 def _network(snapshot: Snapshot, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork:
@@ -171,12 +182,15 @@ def _network(snapshot: Snapshot, spec: NetworkSpec, grid: Grid, layout: NetworkL
     for rbm, mean in zip(network.rbms, snapshot.means, strict=True):
         rbm.mean_activation[:] = mean
     network.input_offset, network.input_scale = snapshot.scaling
-    network.run = snapshot.run
-    snapshot.run.chains = None  # minibatches are divided among other replicas now: all begin new chains
+    network.run = run = snapshot.run
+    run.chains = None if snapshot.chains is None else snapshot.chains.of_replica(grid.replica, grid.n_replicas)
     return network
 
 
-def _from_salvage(state: SurvivorState, spec: NetworkSpec, grid: Grid, layout: NetworkLayout) -> DeepBeliefNetwork:
+def _from_salvage(
+    state: SurvivorState, last: Snapshot | None, spec: NetworkSpec, grid: Grid, layout: NetworkLayout
+) -> DeepBeliefNetwork:
+    """last   of the snapshots that all ranks have, which has the chains of those that were lost"""
     salvage, now = state.salvage, state.now
     assert salvage is not None
     assert now is not None
@@ -195,6 +209,12 @@ def _from_salvage(state: SurvivorState, spec: NetworkSpec, grid: Grid, layout: N
         now.parts[name].flat[:] = base[where]
     for velocity in now.run.velocity.values():
         messages.allreduce(comm, velocity.flat)  # the parts of replicas at their own pace add up to one velocity
+    average = Average(now.run.average, 1)
+    average.weight = salvage.weight
+    average.meet(comm, Traffic())
+    if last is not None and last.chains is not None and now.run.chains is not None:
+        last.chains.bring_up_to_date(now.run.chains, comm)
+        now = replace(now, chains=last.chains)
     now.run.position.step += grid.comm.allreduce(salvage.steps, MPI.MAX)
     network = _network(now, spec, grid, layout)
     now.run.refresh(network)

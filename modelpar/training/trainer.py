@@ -25,7 +25,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
-from modelpar.sync import Sync, Work, strategy
+from modelpar.sync import Average, Sync, Work, strategy
 from modelpar.training import averaging, monitor
 from modelpar.training.chain_supply import ChainSupply
 from modelpar.training.evaluation import accuracy_measures, check_predictions, required_labels
@@ -42,7 +42,7 @@ from modelpar.training.feeds import (
 from modelpar.training.minibatch_loop import MinibatchLoop
 from modelpar.training.optimizer import Optimizer
 from modelpar.training.preconditions import check_strategy, check_tuning, check_values
-from modelpar.training.schedule import step_size
+from modelpar.training.schedule import StepSize, step_size
 from modelpar.training.scoring import Scorer
 from modelpar.training.state import Position, Sum, TrainingRun
 from modelpar.weights.parameters import Parameters
@@ -116,16 +116,21 @@ def _train_rbm(
         averaging.go_on(network, run)
     if not training.average:  # of an earlier call that had it
         run.average.pop(rbm.name, None)
-    supply = ChainSupply(network, run, rbm, training, feed)
     base_rate = training.rate(gaussian=rbm.gaussian)
     n_visible = network.spec.layers[rbm.index]
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
-    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done) as sync:
-        optimizer = Optimizer(sync)
+
+    def size_now() -> StepSize:
+        return step_size(training, base_rate, position.epoch, loop.progress)
+
+    average = Average(run.average, training.average) if training.average else None
+    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, training.l1, average) as sync:
+        optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, feed, loop.n_done)
         while loop.unfinished:
-            size = step_size(training, base_rate, position.epoch, loop.progress)
-            for segment in loop.segments(sync, size.rate):
-                size = step_size(training, base_rate, position.epoch, loop.progress)
+            size = size_now()
+            for segment in loop.segments(sync, lambda: size_now().rate):
+                size = size_now()
+                supply.begin_segment(loop.n_done)
                 for batch in segment:
                     chains = supply.at(batch)
                     step = rbm.contrastive_divergence(
@@ -133,14 +138,14 @@ def _train_rbm(
                         v0_spread=batch.v_spread, in_step=sync.in_step, chain_draw=supply.first_draw(batch),
                     )  # fmt: skip
                     optimizer.learn(
-                        rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centres(how),
-                        standardised=training.standardised, gaussian=rbm.gaussian, l1=training.l1, clip=training.clip,
+                        rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
+                        standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip,
                     )  # fmt: skip
-                    if training.average:
-                        averaging.add(run.average, rbm.name, rbm.parameters, training.average, batch.update + 1)
                     # chains of their own never reconstruct the data: they have no error, and the probe's stands in
                     loop.count(batch, squared_error=0.0 if chains else step.error)
                 record = loop.synchronise()
+                if sync.alike:
+                    supply.meet(loop.n_done)
                 if recorder is not None:  # replicas in step have had one minibatch each
                     offset = batch.offset if chains is None else chains.first
                     record = replace(record, digests=recorder.of(step.states, batch.offset, offset))
@@ -148,6 +153,7 @@ def _train_rbm(
                     monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm, rate_of(rbm))
                 yield record
             sync.settle()
+            supply.meet(loop.n_done)
             run.refresh(network)  # statistics of real values have rounded the blocks of a dual layout apart
             totals = position.total_sums(grid)
             # what scores and samples is the average
@@ -172,11 +178,12 @@ def rate_of(rbm: RBM) -> str:
 
 @contextmanager
 def _together(
-    network: DeepBeliefNetwork, run: TrainingRun, how: SyncSpec, parts: dict[str, Parameters], done: int
-) -> Iterator[Sync]:
+    network: DeepBeliefNetwork, run: TrainingRun, how: SyncSpec, parts: dict[str, Parameters], done: int,
+    l1: float = 0.0, average: Average | None = None,
+) -> Iterator[Sync]:  # fmt: skip
     """The strategy of one stage, which is the run's while the stage lasts."""
     sync = run.sync = strategy(how, network.grid, network.traffic, run.staleness)
-    sync.begin(Work(parts, run.velocity, run.outer, run.squares, partial(run.refresh, network), done))
+    sync.begin(Work(parts, run.velocity, run.outer, run.squares, partial(run.refresh, network), done, l1, average))
     try:
         yield sync
     except (ModelparError, GeneratorExit):
@@ -255,10 +262,14 @@ def _descend(
                          shuffle=FINE_TUNING, sums={"cross_entropy": Sum(0.0), "n_correct": Sum(0.0)})  # fmt: skip
     with _together(network, run, how, {part.name: part.parameters for part in parts}, loop.n_done) as sync:
         optimizer = Optimizer(sync)
+
+        def size_now() -> StepSize:
+            return step_size(spec, spec.learning_rate, position.epoch)
+
         # looked at before an epoch, not after: a network that was saved at the last record must not go on either
         while loop.unfinished and not position.reached and not _impatient(run, spec):
-            size = step_size(spec, spec.learning_rate, position.epoch)
-            for segment in loop.segments(sync, size.rate, spec.evaluate_every):
+            size = size_now()
+            for segment in loop.segments(sync, lambda: size_now().rate, spec.evaluate_every):
                 for batch in segment:
                     score, gradients = backprop.run(batch.v, labels[batch.samples], batch.first_draw, batch.n_all)
                     optimizer.descend(gradients, parts, run.velocity, size, batch.n_mine, spec.max_norm)

@@ -101,7 +101,7 @@ def tasks_of(
     drawn = binary or training.reconstruction == "states" or own
     asked = {
         "sweeps": own or (drawn and training.gibbs_steps > 1), "phases apart": own,
-        "centred": training.centred is not False or training.standardised,
+        "centred": training.centred or training.standardised,
         "standardised": training.standardised, "averages": training.average > 0, "L1": training.l1 > 0,
         "clipping": training.clip > 0, "likelihoods": training.score_every > 0,
         "tempered": training.chain_method != "gibbs",

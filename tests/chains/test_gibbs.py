@@ -15,7 +15,7 @@ from modelpar import DeepBeliefNetwork, Grid, TrainingSpec, checkpoint, pretrain
 from modelpar.chains.gibbs import Chains, start
 from modelpar.errors import SpecError
 from modelpar.kernels.states import unpack
-from modelpar.spec import NetworkSpec, SyncSpec
+from modelpar.spec import NetworkSpec
 from tests import networks, small
 
 pytestmark = pytest.mark.ranks
@@ -117,24 +117,6 @@ def test_a_stage_counted_in_updates_ends_at_the_last(comm, agree, shape):
         agree(all(r.steps == 7 for r in records))
     # the last update has the end of the schedule, a rate of 0
     agree(records[-1].measures["learning_rate"] == 0.0)
-
-
-@shapes
-@pytest.mark.parametrize(
-    ("changes", "sync", "message"),
-    [
-        ({"chains": 5}, "server", "--chains needs replicas"),
-        ({"average": 5, "chains": 0}, "local", "--average needs replicas"),
-        ({"centred": True, "chains": 0}, "server", "--centred changes parameters beside the server"),
-        ({"clip": 0.1, "chains": 0}, "server", "--clip changes parameters beside the server"),
-        ({"l1": 0.1, "chains": 0}, "server", "--l1 changes parameters beside the server"),
-    ],
-)
-def test_what_a_strategy_cannot_do_is_refused(comm, agree, shape, changes, sync, message):
-    network = networks.sharded(comm, NetworkSpec((13, 7)), shape, "blocks")
-    with pytest.raises(SpecError, match=message):
-        next(pretrain(network, small.dataset(13), replace(SPEC, **changes), SyncSpec(sync=sync)))
-    agree(True)
 
 
 def test_chains_go_on_or_start_anew():

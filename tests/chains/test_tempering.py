@@ -27,7 +27,7 @@ from modelpar.chains.tempering import (
 from modelpar.draws import Purpose
 from modelpar.errors import SpecError
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
+from modelpar.spec import NetworkSpec, TrainingSpec
 from tests import networks, small
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
@@ -236,13 +236,6 @@ def test_rare_swaps_are_said_once_by_the_first_rank(comm, agree, monkeypatch, me
 def test_tempered_chains_go_on(changes, message):
     with pytest.raises(SpecError, match=message):
         replace(TRAINING, chain_method="pt", **changes)
-
-
-def test_a_trajectory_needs_replicas_in_step(comm, agree):
-    network = networks.sharded(comm, NetworkSpec((13, 7)), (1, comm.size), "blocks")
-    with pytest.raises(SpecError, match="--chain-method ptt keeps parameters"):
-        next(pretrain(network, small.dataset(13), replace(TRAINING, chain_method="ptt"), SyncSpec(sync="local")))
-    agree(True)
 
 
 def test_a_ladder_ends_at_the_network_that_it_samples(comm, agree):

@@ -72,6 +72,16 @@ def test_a_lost_replica_of_other_servers(more: list[str], tmp_path: Path) -> Non
     killed(tmp_path, n, words, 1, 0.5)
 
 
+CHAINS = ["--finetune-epochs", "40", "--chains", "50", "--learning-rate", "0.1", "--average", "20", "--clip", "1"]
+
+
+@pytest.mark.parametrize("sync", ["local", "server"])
+@pytest.mark.parametrize("method", ["gibbs", "ptt"])
+def test_chains_of_a_lost_replica_go_on(sync: str, method: str, tmp_path: Path) -> None:
+    n, words = words_of("3x1", "--sync", sync, "--chain-method", method, *CHAINS)
+    killed(tmp_path, n, words, 1, 0.3)
+
+
 @pytest.mark.parametrize("victim", [2, 3])
 def test_a_lost_server(victim: int, tmp_path: Path) -> None:
     """Of two servers one is left; of one none, and the replicas hold the parameters themselves."""
@@ -80,9 +90,16 @@ def test_a_lost_server(victim: int, tmp_path: Path) -> None:
     killed(tmp_path, 2 + servers, words, victim, 0.7)
 
 
-def test_the_model_is_what_it_would_have_been(tmp_path: Path) -> None:
-    """Replicas in step go back to where all of them were, and draws belong to samples: bit for bit the same."""
-    n, words = words_of("3x1", "--exact")
+PT = ["--epochs", "10", "--chains", "20", "--chain-method", "pt", "--chain-temperatures", "3", "--average", "20"]
+
+
+@pytest.mark.parametrize("more", [[], PT], ids=["CD", "PT"])
+def test_the_model_is_what_it_would_have_been(more: list[str], tmp_path: Path) -> None:
+    """Replicas in step go back to where all of them were, and draws belong to samples: bit for bit the same.
+
+    The lost replica's chains too, which all have kept.
+    """
+    n, words = words_of("3x1", "--exact", *more)
     undisturbed = kills.Job(n, [*words, "--run-dir", str(tmp_path / "undisturbed")], tolerant=True)
     status, output = undisturbed.finish()
     assert status == 0, output

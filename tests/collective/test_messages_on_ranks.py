@@ -137,16 +137,17 @@ TRAININGS = {
     "grey": ("levels", {"cache": "recompute", "pass_up": "probabilities"}),
     "sparsity": ("bits", {"sparsity_cost": 0.3, "statistics": "float"}),
     "PCD": ("bits", {"persistent": True}),
+    "all options": ("bits", {"chains": 5, "average": 4, "clip": 0.1, "l1": 0.01}),
     "means": ("levels", {"statistics": "float", "reconstruction": "probabilities", "pass_up": "probabilities"}),
 }
 
 
-# every strategy with two layouts; persistent chains need places in a minibatch, which a server does not give
+# every strategy with two layouts
 CASES = [
     ("states", "allreduce", "column"), ("sparsity", "allreduce", "dual"), ("PCD", "allreduce", "row"),
     ("grey", "allreduce", "listed"), ("grey", "local", "dual"), ("PCD", "local", "listed"),
     ("states", "server", "dual"), ("means", "server", "row"), ("sparsity", "adagrad", "listed"),
-    ("grey", "warm", "column"),
+    ("grey", "warm", "column"), ("all options", "server", "row"), ("all options", "local", "listed"),
 ]  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_training_raises_the_exact_likelihood(agree, case, n_shards, persistent)
     data = (np.random.default_rng(5).random((7, 40)) < np.array([0.9, 0.9, 0.1, 0.1, 0.5, 0.5, 0.5])[:, None]) * 1.0
     data[4] = data[5]
     mine = it.share(40)
-    o = TrainingSpec(persistent=persistent, weight_decay=0.0)
+    o = TrainingSpec(persistent=persistent, weight_decay=0.0, centred=False)
     optimizer = Optimizer(AllreduceSync(it.grid.replica_comm, Traffic()))
     it.whole.start_chains(40)
     chains = start(it.rbm, "biases", it.grid.replica, it.grid.n_replicas, 40) if persistent else None

@@ -27,6 +27,7 @@ class Replicas:
 @pytest.mark.parametrize(("size", "rank"), [(1, 0), (3, 0), (3, 2)])
 def test_a_replica_has_its_part_of_every_step(size, rank):
     sync = AllreduceSync(Replicas(size, rank), Traffic())
+    sync.begin(Work({}, {}, {}, {}, lambda: None))
     assert list(sync.shares(4, 7, 11, 0.1)) == [Share(step, rank, size) for step in (4, 5, 6)]
     assert sync.steps_together(11) == 1
     assert sync.alike

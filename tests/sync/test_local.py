@@ -103,5 +103,5 @@ def test_an_outer_step_takes_the_change_for_a_gradient(rate, momentum):
 def test_a_step_is_the_mean_over_own_samples():
     local, _, _ = begun(Mirrored())
     assert local.reduction.size == 1
-    assert local.reduction.n_samples(5, 10) == 5
+    assert local.reduction.means((5, 3), (10, 6)) == (5, 3, 1.0)
     assert local.in_step

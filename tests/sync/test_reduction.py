@@ -40,11 +40,20 @@ def reduced(traffic):
 
 
 @pytest.mark.parametrize(
-    ("own_mean", "mine", "of_all", "expected"), [(False, 3, 8, 8), (True, 3, 8, 3), (True, 0, 8, 1), (False, 0, 8, 8)]
+    ("how", "mine", "of_all", "expected"),
+    [
+        ({}, (3, 2), (8, 5), (8, 5, 1.0)),
+        ({}, (0, 2), (8, 5), (8, 5, 1.0)),
+        ({"own_mean": True}, (3, 2), (8, 5), (3, 2, 1.0)),
+        ({"own_mean": True}, (0, 2), (8, 5), (1, 2, 0.0)),
+        ({"n_shares": 2}, (3, 2), (8, 5), (3, 2, 0.375)),
+        ({"n_shares": 2}, (0, 2), (8, 5), (1, 2, 0.0)),
+        ({"n_shares": 2}, (8, 0), (8, 0), (8, 1, 1.0)),
+    ],
 )
-def test_what_a_sum_is_divided_by(own_mean, mine, of_all, expected):
-    """A replica without samples of its own divides by one, and not by zero."""
-    assert Reduction(MPI.COMM_SELF, Traffic(), own_mean=own_mean).n_samples(mine, of_all) == expected
+def test_what_a_sum_is_divided_by(how, mine, of_all, expected):
+    """A replica without samples of its own divides by one, not by zero, and learns nothing: its chains say nothing."""
+    assert Reduction(MPI.COMM_SELF, Traffic(), **how).means(mine, of_all) == expected
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

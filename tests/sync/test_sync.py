@@ -322,7 +322,7 @@ TUNING = FineTuneSpec(epochs=3, batch_size=12, learning_rate=0.05, dropout=0.0)
 def test_grey_minibatches_with_states_equal_the_reference(comm, agree, shape, changes, how, sync):
     """Averages of every step are the step of all samples where replicas have as many; a server's are in no order."""
     if (sync.sync != "allreduce" and (shape[1] == 3 or "sparsity_cost" in changes)) or (
-        sync.sync == "server" and (shape[1] > 1 or "persistent" in changes)
+        sync.sync == "server" and shape[1] > 1
     ):
         pytest.skip("there is no such reference")
     spec = NetworkSpec((13, 9), dtype="float64", seed=5, **how)
@@ -452,7 +452,6 @@ def test_servers_hold_a_shard_each(comm):
     [
         ({"sync": "local"}, {"exact": True}, {"pass_up": "states"}, "--sync allreduce"),
         ({"sync": "server"}, {}, {"digests": True}, "--sync allreduce"),
-        ({"sync": "server"}, {}, {"persistent": True}, "--persistent"),
     ],
 )
 def test_what_a_strategy_cannot_do(comm, sync, network, training, expected):

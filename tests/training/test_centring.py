@@ -11,28 +11,11 @@ from mpi4py import MPI
 
 from modelpar import NetworkSpec, TrainingSpec, pretrain
 from modelpar.kernels.statistics.update import shrink
-from modelpar.training import averaging
-from modelpar.weights.parameters import Parameters
 from tests import networks, small
 
 pytestmark = pytest.mark.ranks
 
 shapes = pytest.mark.parametrize("shape", networks.grids(MPI.COMM_WORLD), ids=str)
-
-
-def test_an_average_is_that_of_all_at_first_and_then_forgets():
-    averages: dict = {}
-    parameters = Parameters((2, 3), 2, 3, np.float64)
-    expected = None
-    for update in range(1, 10):
-        parameters.flat[:] = np.random.default_rng(update).normal(size=parameters.flat.shape)
-        averaging.add(averages, "it", parameters, 4, update)
-        part = 1 / min(update, 4)
-        expected = parameters.flat.copy() if expected is None else expected + part * (parameters.flat - expected)
-        if update <= 4:
-            means = [np.random.default_rng(u).normal(size=parameters.flat.shape) for u in range(1, update + 1)]
-            assert np.allclose(averages["it"].flat, np.mean(means, axis=0))
-    assert np.allclose(averages["it"].flat, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
