@@ -8,7 +8,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from modelpar.kernels.llvm.vectors import I32, I64, LANE32, LANES, constant, function, load, spread
+from modelpar.kernels.llvm.vectors import FEATURES, I32, I64, LANE32, LANES, compiled, constant, function, load, spread
+
+HAS_COUNT = compiled() and "avx512vpopcntdq" in FEATURES  # an instruction that counts the ones of each lane
 
 
 def _count_tile(rows: int, *, alone: bool = False) -> Any:
@@ -94,26 +96,35 @@ count_tile, count_tile_row = _count_tile(TILE), _count_tile(1)
 count_model_tile, count_model_row = _count_tile(TILE, alone=True), _count_tile(1, alone=True)
 
 
-@intrinsic
-def transpose_16(typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
-    """target[r, c] = source[c, r] for 16 rows of 16 int32; strides in bytes, the target's rows at multiples of 64
+def _transposer(*, add: bool) -> Any:
+    """Return the intrinsic ``transpose``; add: what is there is added to."""
 
-    In each of four rounds, rows whose numbers differ in one bit exchange the lanes that differ in this bit.
-    """
+    @intrinsic
+    def transpose(typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
+        """target[r, c] = source[c, r] for 16 rows of 16 int32; strides in bytes, the target's rows at multiples of 64
 
-    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        source, source_stride, target, target_stride = args
-        rows = [load(b, b.add(source, b.mul(source_stride, ir.Constant(I64, r))), LANE32, 4) for r in range(LANES)]
-        for bit in (1, 2, 4, 8):
-            low = ir.Constant(LANE32, [ir.Constant(I32, i + LANES - bit if i & bit else i) for i in range(LANES)])
-            high = ir.Constant(LANE32, [ir.Constant(I32, i + LANES if i & bit else i + bit) for i in range(LANES)])
-            for r in range(LANES):
-                if not r & bit:
-                    pair = rows[r], rows[r + bit]
-                    rows[r], rows[r + bit] = (b.shuffle_vector(*pair, lanes) for lanes in (low, high))
-        for r, row in enumerate(rows):
-            address = b.add(target, b.mul(target_stride, ir.Constant(I64, r)))
-            b.store(row, b.inttoptr(address, LANE32.as_pointer()), align=64)
-        return context.get_dummy_value()
+        In each of four rounds, rows whose numbers differ in one bit exchange the lanes that differ in this bit.
+        """
 
-    return types.void(*[types.intp] * 4), build
+        def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            source, source_stride, target, target_stride = args
+            rows = [load(b, b.add(source, b.mul(source_stride, ir.Constant(I64, r))), LANE32, 4) for r in range(LANES)]
+            for bit in (1, 2, 4, 8):
+                low = ir.Constant(LANE32, [ir.Constant(I32, i + LANES - bit if i & bit else i) for i in range(LANES)])
+                high = ir.Constant(LANE32, [ir.Constant(I32, i + LANES if i & bit else i + bit) for i in range(LANES)])
+                for r in range(LANES):
+                    if not r & bit:
+                        pair = rows[r], rows[r + bit]
+                        rows[r], rows[r + bit] = (b.shuffle_vector(*pair, lanes) for lanes in (low, high))
+            for r, row in enumerate(rows):
+                address = b.add(target, b.mul(target_stride, ir.Constant(I64, r)))
+                pointer = b.inttoptr(address, LANE32.as_pointer())
+                b.store(b.add(b.load(pointer, align=64), row) if add else row, pointer, align=64)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 4), build
+
+    return transpose
+
+
+transpose_16, add_transposed_16 = _transposer(add=False), _transposer(add=True)
