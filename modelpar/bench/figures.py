@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelpar.bench.kernels import BLAS, POPCOUNT, SAMPLE, SOFT
+from modelpar.bench.kernels import BLAS, COUNTS, SAMPLE, SOFT
 
 Results = dict[str, Any]
 Row = dict[str, Any]
@@ -12,7 +12,7 @@ Row = dict[str, Any]
 # One colour for one kernel in all panels (Okabe and Ito 2008: told apart by colour-blind people too).
 COLOURS = {
     "registers": "#0072B2", "tables": "#56B4E9", "lists": "#E69F00", BLAS: "#999999", SAMPLE: "#009E73",
-    POPCOUNT.format(1): "#0072B2", POPCOUNT.format(3): "#3390C8", POPCOUNT.format(8): "#8CC5E8", SOFT: "#D55E00",
+    COUNTS.format(1): "#0072B2", COUNTS.format(3): "#3390C8", COUNTS.format(8): "#8CC5E8", SOFT: "#D55E00",
 }  # fmt: skip
 STATISTICS = {"1": "#0072B2", "3": "#009E73", "float": "#D55E00"}
 OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999", "#000000")
@@ -119,4 +119,4 @@ def _reference(axes: Any) -> None:
 
 
 def _words(kernel: str) -> str:
-    return kernel.replace("popcount-", "k = ")
+    return f"k = {kernel[:-4]}" if kernel.endswith("-bit") else kernel

@@ -28,7 +28,7 @@ SIZES: tuple[Size, ...] = ((100, 784, 500), (256, 784, 4096))
 DENSITIES = (0.05, 0.1, 0.2, 0.5)  # fractions of the states that are on
 PLANES = (1, 3, 8)  # bits of the statistics
 SAMPLE = "sample"  # the kernel that the dispatcher chooses, with bias, sigmoid, draw and packing
-POPCOUNT, SOFT, BLAS = "popcount-{}", "soft", "blas"
+COUNTS, SOFT, BLAS = "{}-bit", "soft", "blas"
 
 CARRY, GAIN, SHRINK = 0.9, 1e-9, 1e-9  # of the updates: weights hardly change, however often they are updated
 
@@ -152,7 +152,7 @@ def _statistics(size: Size, comm: MPI.Comm, repeats: int, seconds: float) -> lis
     works: dict[str, Work] = {"sgemm": _dense(dense0, p0.T)}
     for planes in PLANES:
         counts = Counts((v0, _rounded(p0, planes)), (v1, _rounded(p1, planes)))
-        works[POPCOUNT.format(planes)] = lambda c=counts: c.learn(W, V, CARRY, GAIN * c.unit, SHRINK)  # type: ignore[misc]
+        works[COUNTS.format(planes)] = lambda c=counts: c.learn(W, V, CARRY, GAIN * c.unit, SHRINK)  # type: ignore[misc]
     probability_counts = ProbabilityCounts((v0, p0), (v1, p1), n_samples)
     works[SOFT] = lambda: probability_counts.learn(W, V, CARRY, GAIN * probability_counts.unit, SHRINK)
 

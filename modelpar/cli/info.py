@@ -27,9 +27,11 @@ from modelpar.comm.cores import VARIABLES, Placement
 from modelpar.comm.memory import available_bytes
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.tiles import allowed
+from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.statistics import tiles
+from modelpar.kernels.statistics.learning import kernel_of
 from modelpar.machine import compilation
 
 FEATURES = (
@@ -95,6 +97,7 @@ def collect(
         "cpu": cpu_name(),
         "instruction_set": features,
         "kernels": [name for name in dispatch.available() if name != "tiles" or self_test()],
+        "statistics": f"{kernel_of(1)} for 1 bit, {kernel_of(2)} for more" if compiled() else "blas",
         "tiles_self_test": self_test() and tiles.self_test() if allowed() else None,
         "calibration": calibration(),
         "blas": libraries,

@@ -22,7 +22,14 @@ from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.sampling import epilogue, philox, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
 from modelpar.kernels.statistics import counts, update
-from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, accumulate, update_from
+from modelpar.kernels.statistics.learning import (
+    ENTRIES,
+    Counts,
+    ProbabilityCounts,
+    accumulate,
+    kernel_of,
+    update_from,
+)
 from modelpar.kernels.statistics.probability_counts import add_steps
 from modelpar.streams import Purpose, Stream, SweepStreams
 
@@ -159,8 +166,9 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
         chosen.append(Task("statistics of the model", 1.5, lambda: Counts(empty, pairs[1]).add_to(W, 0.0)))
     if "counts" in kinds:
         chosen.append(Task("statistics", 2.0, lambda: Counts(*pairs).learn(W, W.copy(), 0.0, 0.0, 0.0)))
-    if "single bits" in kinds:  # with tiles, values of more bits are counted otherwise
-        chosen.append(Task("statistics of single bits", 1.0, lambda: (counts.entry(), counts.by_vectors(values.words))))
+    if "single bits" in kinds and kernel_of(1) != kernel_of(2):  # with tiles, values of more bits are counted otherwise
+        single = ENTRIES[kernel_of(1)]
+        chosen.append(Task("statistics of single bits", 1.0, lambda: (single(), counts.by_vectors(values.words))))
     if "summed counts" in kinds:
         chosen.append(Task("statistics of replicas", 3.5, summed))
     if "exact" in kinds:

@@ -200,14 +200,14 @@ def test_rows_of_kernels() -> None:
         (n, direction, density, k) for n in (1, 2) for direction in ("up", "down") for density in (0.1, 0.5)
         for k in each
     ]  # fmt: skip
-    assert [row["kernel"] for row in statistics] == 2 * ["popcount-1", "popcount-3", "popcount-8", "soft", "blas"]
+    assert [row["kernel"] for row in statistics] == 2 * ["1-bit", "3-bit", "8-bit", "soft", "blas"]
     for at in range(0, len(products), len(each)):
         assert [row["chosen"] for row in products[at : at + len(each)]].count(True) == 1
     for row in result["rows"]:
         assert row["over_sgemm"] == pytest.approx(row["gflops"] / row["sgemm_gflops"])
         assert row["chosen"] is None if row["kernel"] == "sample" or row in statistics else row["chosen"] in (0, 1)
     assert json.loads(json.dumps(result)) == result
-    assert "popcount-8" in text_of(tables.kernel_tables(result))
+    assert "8-bit" in text_of(tables.kernel_tables(result))
 
 
 def test_the_calibration_is_read_and_never_made() -> None:

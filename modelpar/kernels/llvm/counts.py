@@ -8,7 +8,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from modelpar.kernels.llvm.vectors import I32, I64, LANE32, LANES, constant, function, load, spread
+from modelpar.kernels.llvm.vectors import FEATURES, I32, I64, LANE32, LANES, compiled, constant, function, load, spread
+
+HAS_COUNT = compiled() and "avx512vpopcntdq" in FEATURES  # an instruction that counts the ones of each lane
 
 
 def _count_tile(rows: int, *, alone: bool = False) -> Any:
@@ -95,6 +97,8 @@ count_model_tile, count_model_row = _count_tile(TILE, alone=True), _count_tile(1
 
 
 def _transposer(*, add: bool) -> Any:
+    """Return the intrinsic ``transpose``; add: what is there is added to."""
+
     @intrinsic
     def transpose(typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
         """target[r, c] = source[c, r] for 16 rows of 16 int32; strides in bytes, the target's rows at multiples of 64
@@ -113,7 +117,8 @@ def _transposer(*, add: bool) -> Any:
                         pair = rows[r], rows[r + bit]
                         rows[r], rows[r + bit] = (b.shuffle_vector(*pair, lanes) for lanes in (low, high))
             for r, row in enumerate(rows):
-                pointer = b.inttoptr(b.add(target, b.mul(target_stride, ir.Constant(I64, r))), LANE32.as_pointer())
+                address = b.add(target, b.mul(target_stride, ir.Constant(I64, r)))
+                pointer = b.inttoptr(address, LANE32.as_pointer())
                 b.store(b.add(b.load(pointer, align=64), row) if add else row, pointer, align=64)
             return context.get_dummy_value()
 
@@ -122,5 +127,4 @@ def _transposer(*, add: bool) -> Any:
     return transpose
 
 
-transpose_16 = _transposer(add=False)
-add_transposed_16 = _transposer(add=True)  # target[r, c] += source[c, r]
+transpose_16, add_transposed_16 = _transposer(add=False), _transposer(add=True)

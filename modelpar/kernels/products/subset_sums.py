@@ -8,9 +8,9 @@ shards or spread over threads; a sum that exceeds int32 wraps, everywhere in the
     down    sums[i, s] = sum over j of fixed(W[i, j]) * bit[j, s]
 
 Four kernels compute the same numbers: subset sums looked up in registers (AVX-512) or in tables in the first-level
-cache (any processor), rows added for lists of active units (sparse states), and products of bytes (AMX, in ``tiles``).
-All work on panels of 64 outgoing units, and on some 500 weights of each at a time, which are first written as integers
-to the second-level cache.
+cache (any processor, in ``tables``), rows added for lists of active units (sparse states), and products of bytes (AMX,
+in ``tiles``).  All work on panels of 64 outgoing units, and on some 500 weights of each at a time, which are first
+written as integers to the second-level cache.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ from numba import types
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.calls import address_of, caller
 from modelpar.kernels.llvm.subset_sums import (
-    BITS,
     CODE_BITS,
-    GROUPS,
-    ROW,
     UNITS,
     add_listed_rows,
-    add_row,
-    add_table_rows,
     fixed_quads,
     lookup_step,
     or_where,
 )  # fmt: skip
 from modelpar.kernels.llvm.vectors import LANES, address, lowest_bit
-from modelpar.kernels.products.aligned import aligned_int32
+from modelpar.kernels.products.aligned import aligned_int32, pad
+from modelpar.kernels.products.tables import (
+    BLOCK,
+    PANEL,
+    add_transposed,
+    fixed_vectors,
+    no_vectors_yet,
+    prepare_vectors,
+    sum_panel_by_tables,
+)
 from modelpar.kernels.products.tiles import (
     WEIGHTS_ON_TILES,
     bits_in_tiles,
@@ -50,8 +54,6 @@ from modelpar.kernels.states import Packed
 from modelpar.machine.compilation import njit
 
 FRACTION_BITS = 20  # of a weight's fraction, in layers of up to 4096 units: sums wrap at 2048
-PANEL = ROW  # outgoing units at a time
-BLOCK = 34 * CODE_BITS  # incoming units at a time
 WEIGHTS = max(PANEL * BLOCK, WEIGHTS_ON_TILES)  # int32 that a panel needs for weights in another form
 AHEAD = 8  # chunks of 15 prepared integers that are prefetched while one is processed
 CODES, LISTS, TILES = range(3)  # forms of states: codes of 15 bits, lists of those that are on, bytes
@@ -153,17 +155,6 @@ def fixed_rows(W, first, n_units, low, high, scale, weights):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def fixed_columns(W, first, n_units, low, high, scale, weights):  # type: ignore[no-untyped-def]
-    """weights[i, u] (BLOCK, PANEL) = W[low + i, first + u] in fixed point; zero up to the end of the last chunk"""
-    end = (high - low + CODE_BITS - 1) // CODE_BITS * CODE_BITS
-    for i in range(low, high):
-        row, target = W[i, first : first + n_units], weights[i - low]
-        for u in range(n_units):
-            target[u] = np.int32(np.rint(row[u] * scale))
-    weights[high - low : end] = 0
-
-
-@njit(cache=True, nogil=True)
 def fixed_columns_in_quads(W, first, n_units, low, high, scale, weights):  # type: ignore[no-untyped-def]
     """weights[u // 4, i, u % 4] (PANEL / 4, BLOCK, 4) = W[low + i, first + u] in fixed point, zero likewise.
 
@@ -188,17 +179,14 @@ def integers_of(W: npt.NDArray[Any], kernel: str, up: bool, n_inputs: int) -> np
 
     Without rows where this kernel has no use for them: it then makes them block by block.
     """
-    if kernel not in ("registers", "tiles"):
+    if kernel not in _PREPARED:
         return NO_INTEGERS
     scale, n_out = fixed_point_scale(n_inputs), W.shape[1] if up else W.shape[0]
-    integers = no_limbs_yet(W, up) if kernel == "tiles" else _no_integers_yet(W, up)
-    too_wide = []
+    array_for, fill = _PREPARED[kernel]
+    integers, too_wide = array_for(W, up), []
 
     def work(start: int, stop: int) -> None:
-        if kernel == "tiles":
-            too_wide.append(prepare_limbs(W, up, start, stop, scale, integers))
-        else:
-            prepare(W, up, start, stop, scale, integers)
+        too_wide.append(fill(W, up, start, stop, scale, integers))
 
     threads.split(n_out, PANEL, work, align=PANEL)
     return NO_INTEGERS if any(too_wide) else integers
@@ -276,70 +264,20 @@ def sum_panel_in_registers(W, integers, up, n_in, first, n_units, scale, codes, 
 
 
 @njit(cache=True, nogil=True)
-def sum_panel_by_tables(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
-    """As in registers, with three tables of 32 rows of 64 units, which fit in the first-level cache."""
-    by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
-    tables = aligned_int32(GROUPS * 32 * PANEL)
-    block = weights[: PANEL * BLOCK].reshape(BLOCK, PANEL)
-    tables_at, block_at, sums_at = address(tables), address(block), address(by_sample)
-    for low in range(0, n_in, BLOCK):
-        high = min(low + BLOCK, n_in)
-        _fixed_block(W, up, first, n_units, low, high, scale, block)
-        for chunk in range((high - low + CODE_BITS - 1) // CODE_BITS):
-            for g in range(GROUPS):
-                table = tables_at + g * 32 * 4 * PANEL
-                for k in range(BITS):
-                    row = block_at + (chunk * CODE_BITS + g * BITS + k) * 4 * PANEL
-                    for c in range(1 << k):
-                        add_row(table + ((1 << k) + c) * 4 * PANEL, table + c * 4 * PANEL, row)
-            row_codes = codes[low // CODE_BITS + chunk]
-            for s in range(batch):
-                code = int(row_codes[s])
-                add_table_rows(
-                    sums_at + s * 4 * PANEL, tables_at + (code & 31) * 4 * PANEL,
-                    tables_at + (32 + (code >> 5 & 31)) * 4 * PANEL, tables_at + (64 + (code >> 10)) * 4 * PANEL,
-                )  # fmt: skip
-    _add_transposed(by_sample, sums, n_units)
-
-
-@njit(cache=True, nogil=True)
 def sum_panel_by_lists(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
     """As in registers, from lists of active units (``lists_of``): a row of 64 weights is added for each"""
-    by_sample = aligned_int32(batch * PANEL).reshape(batch, PANEL)
-    block = weights[: PANEL * BLOCK].reshape(BLOCK, PANEL)
-    block_at, sums_at, active_at = address(block), address(by_sample), address(active)
+    by_sample = aligned_int32(pad(batch) * PANEL)
+    block_at, sums_at, active_at = address(weights), address(by_sample), address(active)
+    unit = n_units // n_units  # 1, but not a constant, for which numba would compile again
     for low in range(0, n_in, BLOCK):
         high = min(low + BLOCK, n_in)
-        _fixed_block(W, up, first, n_units, low, high, scale, block)
+        fixed_vectors(W, up, first, n_units, low, high, scale, weights, low - low, unit * LANES, unit * PANEL)
         bounds = offsets[low // BLOCK]
         for s in range(batch):
             n = bounds[s + 1] - bounds[s]
             if n:
                 add_listed_rows(sums_at + s * 4 * PANEL, block_at, active_at + 4 * bounds[s], n)
-    _add_transposed(by_sample, sums, n_units)
-
-
-@njit(cache=True, nogil=True)
-def _fixed_block(W, up, first, n_units, low, high, scale, block):  # type: ignore[no-untyped-def]
-    """block (BLOCK, PANEL) of a panel's weights, incoming units first; columns after n_units are not written"""
-    if up:
-        fixed_columns(W, first, n_units, low, high, scale, block)
-        return
-    end = (high - low + CODE_BITS - 1) // CODE_BITS * CODE_BITS
-    for u in range(n_units):
-        row = W[first + u, low:high]
-        for i in range(len(row)):
-            block[i, u] = np.int32(np.rint(row[i] * scale))
-    block[high - low : end] = 0
-
-
-@njit(cache=True, nogil=True)
-def _add_transposed(by_sample, sums, n_units):  # type: ignore[no-untyped-def]
-    """sums[u, s] += by_sample[s, u]"""
-    for u in range(n_units):
-        row = sums[u]
-        for s in range(by_sample.shape[0]):
-            row[s] += by_sample[s, u]
+    add_transposed(by_sample, first - first, unit * PANEL, n_units, batch, sums, first - first)
 
 
 _FLOATS, _INTEGERS = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
@@ -354,6 +292,12 @@ _FUNCTIONS = {
     "tables": sum_panel_by_tables,
     "lists": sum_panel_by_lists,
     "tiles": sum_panel_by_tiles,
+}
+# kernels for which weights can be prepared: an array for them, and what fills it (true: this kernel cannot use them)
+_PREPARED = {
+    "registers": (_no_integers_yet, prepare),
+    "tables": (no_vectors_yet, prepare_vectors),
+    "tiles": (no_limbs_yet, prepare_limbs),
 }
 _call = caller(SUM_PANEL)
 

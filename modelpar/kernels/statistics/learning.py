@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import threads
+from modelpar.kernels.llvm.counts import HAS_COUNT
 from modelpar.kernels.llvm.vectors import LANES, compiled
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.states import Packed, unpack
-from modelpar.kernels.statistics import counts, probability_counts, tiles
+from modelpar.kernels.statistics import counts, probability_counts, tables, tiles
 from modelpar.kernels.statistics.update import add_row, update_row
 
 Array = npt.NDArray[Any]
@@ -60,16 +61,20 @@ class Counts:
         return n_samples * ((1 << planes) - 1)
 
     def _operands(self) -> tuple[int, tuple[Any, ...]]:
-        """(rows that are counted at once, first arguments of the loops in ``counts``)"""
+        """(what rows are divided at multiples of, first arguments of the loops in ``counts``)"""
         (v0, s0), (v1, s1) = self.data, self.model
-        rows = [np.ascontiguousarray(v.rows) for v in (v0, v1)]
-        if _on_tiles(s1.planes):
+        rows = np.ascontiguousarray(v0.rows), np.ascontiguousarray(v1.rows)
+        kernel = kernel_of(s1.planes)
+        entry = ENTRIES[kernel]()
+        if kernel == "tiles":
             v, s = tiles.signed_bytes(*rows), tiles.bytes_of_values(s0.words, s1.words)
-            at_once = tiles.ROWS, tiles.COLUMNS
-            return tiles.ROWS, (tiles.entry(), at_once, v, s, tiles.NO_BITS, tiles.NO_VALUES)
-        vectors = [counts.by_vectors(s.words) for s in (s0, s1)]
-        at_once = counts.TILE, counts.COLUMNS
-        return counts.TILE, (counts.entry(), at_once, rows[0], vectors[0], rows[1], vectors[1])
+            return tiles.ROWS, (entry, (tiles.ROWS, tiles.COLUMNS), v, s, tiles.NO_BITS, tiles.NO_VALUES)
+        vectors = counts.by_vectors(s0.words), counts.by_vectors(s1.words)
+        if kernel == "tables":
+            samples = v0.batch, v1.batch
+            codes, values = tables.codes_of_rows(rows, samples), tables.values_of_columns(vectors, samples)
+            return LANES, (entry, (tables.ROWS, counts.COLUMNS), codes, values, tiles.NO_BITS, tiles.NO_VALUES)
+        return counts.TILE, (entry, (counts.TILE, counts.COLUMNS), rows[0], vectors[0], rows[1], vectors[1])
 
     def learn(self, W: Array, V: Array, carry: float, gain: float, shrink: float) -> None:
         """Update W and V in one pass over memory; ``gain`` is for C in its own unit."""
@@ -78,7 +83,7 @@ class Counts:
             _update(W, V, self.plain(), *scalars)
             return
         n, operands = self._operands()
-        grain = self._grain(W, n)
+        grain = self._grain(W)
         threads.split(len(W), grain, lambda a, b: counts.count_and_update(*operands, W, V, *scalars, a, b), n)
 
     def add_to(self, V: Array, gain: float) -> None:
@@ -88,7 +93,7 @@ class Counts:
             V += scalar * self.plain().astype(V.dtype)
             return
         n, operands = self._operands()
-        grain = self._grain(V, n)
+        grain = self._grain(V)
         threads.split(len(V), grain, lambda a, b: counts.count_and_add(*operands, V, scalar, a, b), n)
 
     def fill(self, out: Array) -> None:
@@ -112,12 +117,12 @@ class Counts:
         def work(a: int, b: int) -> None:
             counts.count_block(*operands, start + a, start + b, out)
 
-        threads.split(stop - start, self._grain(out, n), work, n)
+        threads.split(stop - start, self._grain(out), work, n)
 
-    def _grain(self, W: Array, n: int) -> int:
-        """Rows that are worth another thread, where n are counted at once: popcounts take their time for each plane."""
+    def _grain(self, W: Array) -> int:
+        """Rows that are worth another thread: ones are counted plane by plane."""
         values = self.model[1]
-        return _rows(W, values.batch * (1 if n == tiles.ROWS else values.planes))
+        return _rows(W, values.batch * (values.planes if kernel_of(values.planes) == "words" else 1))
 
     def plain(self) -> Array:
         """Return C in float64, which represents it exactly."""
@@ -210,10 +215,20 @@ def _update(W: Array, V: Array, C: Array, carry: Any, gain: Any, shrink: Any) ->
     W += V
 
 
-def _on_tiles(planes: int) -> bool:
-    """Whether values of so many bits are counted on tiles: single bits are counted as fast as they become bytes."""
+# the compiled kernels that count, by address
+ENTRIES = {"tiles": tiles.entry, "tables": tables.entry, "words": counts.entry}
+
+
+def kernel_of(planes: int) -> str:
+    """Return how values of so many bits are counted: by tiles, tables, or the ones of words.
+
+    Single bits are counted as fast as they become bytes for tiles; where no instruction counts the ones of a vector's
+    lanes, tables are faster for one bit, and several times as fast for more.
+    """
     name = dispatch.named()
-    return (name == "tiles" or (not name and planes > 1)) and tiles.self_test()
+    if (name == "tiles" or (not name and planes > 1)) and tiles.self_test():
+        return "tiles"
+    return "tables" if name == "tables" or not HAS_COUNT else "words"
 
 
 def _scalars(W: Array, *values: float) -> tuple[Any, ...]:

@@ -368,7 +368,7 @@ def results_elsewhere(expression, path, environment):
         "from modelpar.kernels.llvm import vectors\n"
         "from modelpar.kernels.products import dispatch\n"
         "from tests.kernels import test_kernels\n"
-        "from tests.kernels.products import test_product\n"
+        "from tests.kernels.products import test_product, test_tables\n"
         f"np.savez({str(path)!r}, **{expression})"
     )
     folders = [str(Path(__file__).parents[3])]
