@@ -90,7 +90,10 @@ def test_a_lost_server(victim: int, tmp_path: Path) -> None:
     killed(tmp_path, 2 + servers, words, victim, 0.7)
 
 
-PT = ["--epochs", "10", "--chains", "20", "--chain-method", "pt", "--chain-temperatures", "3", "--average", "20"]
+PT = [
+    "--layers", "64-60", "--epochs", "10", "--chains", "20", "--chain-method", "pt", "--chain-temperatures", "3",
+    "--average", "20",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("more", [[], PT], ids=["CD", "PT"])
