@@ -53,7 +53,7 @@ def sampled_side(  # type: ignore[no-untyped-def]
     if form == LISTS:
         offsets, active = lists_of(words, batch)
     elif form == TILES:
-        codes = bits_in_tiles(words, batch, up)
+        codes = bits_in_tiles(words, batch, up and len(integers) == 0)  # limbs that are prepared are the first operand
     else:
         codes = codes_of(words)
     wanted, n_in = (means, states, planes, targets), words.shape[0]

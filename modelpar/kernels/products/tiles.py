@@ -184,9 +184,10 @@ def _multiply_two(up, n, product, written, scale, beyond):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True)
-def _multiply_units(up, limbs, bits, totals, shift, written, items, scale, scratch):  # type: ignore[no-untyped-def]
+def _multiply_units(turned, limbs, bits, totals, shift, written, items, scale, scratch):  # type: ignore[no-untyped-def]
     """Multiply the limbs of 16 units with all states, and make some of others meanwhile.
 
+    turned   whether the limbs are the second operand
     limbs    address of [step, limb] tiles
     bits     (address, bytes from 16 samples to the next 16, steps, tiles of 16 samples)
     totals   (address, row_stride, column_stride) of the sums, as ``add_products`` has them; they are added to
@@ -205,11 +206,11 @@ def _multiply_units(up, limbs, bits, totals, shift, written, items, scale, scrat
         total = sums + tile * column_stride
         if tile + 1 < n_tiles:
             n = each if item + each <= end else 0
-            _multiply_two(up, n, product, beside, scale, beyond)
+            _multiply_two(turned, n, product, beside, scale, beyond)
             item += n
             add_products_2(out, total, row_stride, column_stride, shift)
         else:
-            _multiply_one(up, product, beside, scale, beyond)
+            _multiply_one(turned, product, beside, scale, beyond)
             add_products_1(out, total, row_stride, column_stride, shift)
     return item
 
@@ -218,20 +219,22 @@ def _multiply_units(up, limbs, bits, totals, shift, written, items, scale, scrat
 def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
     """As in registers, from states in tiles (``bits_in_tiles``) and limbs that are prepared or made stage by stage.
 
-    A stage is a block of inputs, of all units with ``up``, where a row of W has a weight of each: what lies together in
-    memory is read together.  Else it is a block of inputs of 16 units.  The last stage makes the limbs of the next
-    panel's first one: panels whose ``weights`` are the same array are of the same W and follow each other.
+    Upwards, limbs that are not prepared are the second operand.  A stage then is a block of inputs of all units, for a
+    row of W has a weight of each: what lies together in memory is read together.  Else it is a block of inputs of 16
+    units.  The last stage makes the limbs of the next panel's first one: panels whose ``weights`` are the same array
+    are of the same W and follow each other.
     """
     scratch, n = weights[:SCRATCH], sums.shape[1]
     stages = address(weights) + 4 * SCRATCH
     n_out = W.shape[1] if up else W.shape[0]
     prepared, n_steps = len(integers) > 0, (n_in + DEPTH - 1) // DEPTH
     n_blocks, n_groups = (n_steps + STEPS - 1) // STEPS, (n_units + LANES - 1) // LANES
-    by_sample = aligned_int32(n * PANEL if up else 0)
-    row = 4 * (PANEL if up else n)
-    totals, column = address(by_sample) if up else address(sums), LANES * row if up else DEPTH
+    turned = up and not prepared
+    by_sample = aligned_int32(n * PANEL if turned else 0)
+    row = 4 * (PANEL if turned else n)
+    totals, column = address(by_sample) if turned else address(sums), LANES * row if turned else DEPTH
     nothing = n_in - n_in  # 0, but not a constant, for which numba would compile again
-    together = n_groups if up else nothing + 1  # groups of 16 units in a stage
+    together = n_groups if turned else nothing + 1  # groups of 16 units in a stage
     n_stages, n_pairs = n_blocks * (n_groups // together), n // LANES // 2
     each = nothing + (1 if n_pairs >= LANES else 2 if n_pairs >= LANES // 2 else 4)  # items of a call
     configure(address(CONFIGURATION))
@@ -275,7 +278,7 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
             limbs = here + k * BLOCK_BYTES
             if prepared:
                 limbs = address(integers) + (first // LANES + group) * integers.strides[0] + begin * LIMBS * TILE
-            of_group = totals + group * (DEPTH if up else LANES * row), row, column
+            of_group = totals + group * (DEPTH if turned else LANES * row), row, column
             if too_wide:
                 low = first + group * LANES
                 for way in range(nothing + LOW_LIMBS, HIGH_LIMBS + 1):
@@ -284,10 +287,10 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
                         BLOCK_BYTES, scratch, nothing,
                     )  # fmt: skip
                     shift = 24 if way == HIGH_LIMBS else 0
-                    _multiply_units(up, limbs, bits, of_group, shift, written, (item, each, item), scale, scratch)
+                    _multiply_units(turned, limbs, bits, of_group, shift, written, (item, each, item), scale, scratch)
             else:
                 items = item, each, LANES << across if beside else nothing
-                item = _multiply_units(up, limbs, bits, of_group, nothing, written, items, scale, scratch)
+                item = _multiply_units(turned, limbs, bits, of_group, nothing, written, items, scale, scratch)
         if not prepared and n_next > 0:  # what could not be made meanwhile
             done = n_written if beside else nothing
             limbs_of_units(
@@ -300,7 +303,7 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
             )  # fmt: skip
     scratch[_NEXT], scratch[_NEXT + 1] = first + PANEL + 1, (n_stages + parity) % 2
     release()
-    if up:
+    if turned:
         _add_turned(by_sample, sums)
 
 
@@ -326,15 +329,42 @@ def no_limbs_yet(W: npt.NDArray[Any], up: bool) -> npt.NDArray[np.int32]:
 
 @njit(cache=True, nogil=True)
 def prepare_limbs(W, up, start, stop, scale, limbs):  # type: ignore[no-untyped-def]
-    """Fill the limbs of the units ``start .. stop - 1``, start a multiple of 16; whether some weights are too wide."""
+    """Fill the limbs of the units ``start .. stop - 1``, start a multiple of 16; whether some weights are too wide.
+
+    They are the first operand in both directions: turned once, they need no sums turned in each product.
+    """
     scratch, none = aligned_int32(SCRATCH), start - start  # 0, but not a constant, for which numba would compile again
     n_in = W.shape[0] if up else W.shape[1]
-    for first in range(start, stop, PANEL):
-        target, n_steps = address(limbs) + first // LANES * limbs.strides[0], (n_in + DEPTH - 1) // DEPTH
-        limbs_of_units(
-            W, up, first, min(PANEL, stop - first), none, n_steps, scale, none, target, limbs.strides[0], scratch, none
-        )
+    n_steps = (n_in + DEPTH - 1) // DEPTH
+    for first in range(start, stop, LANES):
+        target, n_units = address(limbs) + first // LANES * limbs.strides[0], min(LANES, stop - first)
+        if up:
+            _limbs_of_columns(W, first, n_units, n_steps, scale, target, scratch)
+        else:
+            limbs_of_units(
+                W, up, first, n_units, none, n_steps, scale, none, target, limbs.strides[0], scratch, none
+            )  # fmt: skip
     return wide(scratch)
+
+
+@njit(cache=True, nogil=True)
+def _limbs_of_columns(W, first, n_units, n_steps, scale, target, scratch):  # type: ignore[no-untyped-def]
+    """Limbs of up to 16 units that are columns of W, for all inputs, as of units that are rows."""
+    floats, turned, left = scratch.view(np.float32), address(scratch) + 4 * _ROWS, address(scratch) + 4 * _LEFT
+    for step in range(n_steps):
+        i, tile = step * DEPTH, target + step * LIMBS * TILE
+        n = min(DEPTH, W.shape[0] - i)
+        source, row = address(W) + i * W.strides[0] + 4 * first, W.strides[0]
+        if n < DEPTH or n_units < LANES:  # nothing after the end of W is read
+            source, row = address(scratch), 4 * LANES
+            scratch[: DEPTH * LANES] = 0
+            for r in range(n):
+                for k in range(n_units):
+                    floats[r * LANES + k] = W[i + r, first + k]
+        for k in range(DEPTH // LANES):
+            transpose_16(source + k * LANES * row, row, turned + 4 * LANES * k, 4 * DEPTH)
+        for u in range(n_units):
+            write_limbs(turned + 4 * DEPTH * u, 4 * LANES, tile + u * DEPTH, scale, left)
 
 
 @functools.cache

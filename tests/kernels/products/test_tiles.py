@@ -47,8 +47,7 @@ def test_limbs_that_are_prepared_are_the_weights(up: bool, n_in: int, n_out: int
     limbs = subset_sums.integers_of(W, "tiles", up, n_in).view(np.uint8)
     steps = -(-n_in // DEPTH)
     tiles_of_limb = limbs.reshape(-1, steps, LIMBS, 16, 16, 4)[..., np.argsort(ORDER)].transpose(2, 0, 1, 3, 4, 5)
-    # units x 16, then step, quad of inputs, unit, input; or step, unit, input, group of inputs
-    whole = tiles_of_limb.transpose((0, 1, 4, 2, 3, 5) if up else (0, 1, 3, 2, 5, 4))
+    whole = tiles_of_limb.transpose(0, 1, 3, 2, 5, 4)  # units x 16, step, unit, input, group of inputs
     low, middle, top = (np.ascontiguousarray(x).reshape(-1, steps * DEPTH) for x in whole)
     fixed = low.astype(np.int64) + middle.astype(np.int64) * 256 + top.view(np.int8).astype(np.int64) * 65536
     assert np.array_equal(fixed[:n_out, :n_in], np.rint((W.T if up else W) * SCALE))
