@@ -155,85 +155,110 @@ def release(typingctx: Any) -> Any:
     return types.void(), build
 
 
-def _multiplier(n_columns: int, n_rows: int, *, up: bool) -> Any:
+def _multiplier(n_columns: int, *, up: bool) -> Any:
     """Return the intrinsic ``multiply_tiles`` for ``n_columns`` tiles of 16 samples, 1 or 2.
 
-    n_rows  of limbs that each step writes beside
-    up      the states are the first operand, samples x inputs, and the limbs the second one, inputs x units: weights
-            whose inputs are rows of W become limbs as they lie in memory, and so do those of units that are rows with
-            the limbs as the first operand
+    up   the states are the first operand, samples x inputs, and the limbs the second one, inputs x units: weights whose
+         inputs are rows of W become limbs as they lie in memory, and so do those of units that are rows with the limbs
+         as the first operand
     """
 
     @intrinsic
-    def multiply_tiles(typingctx: Any, product: Any, written: Any, scale: Any, beyond: Any) -> Any:
+    def multiply_tiles(typingctx: Any, product: Any) -> Any:
         """out [limb, column] (16, 16) int32 = limbs of 16 units times the states of 16 samples; up: states times limbs
 
         product  (limbs, states, column_stride, n_steps, out): addresses of [step, limb] tiles and of [column, step]
                  ones, columns so many bytes apart; steps, at least 1, of 64 inputs each; address of
                  LIMBS * n_columns tiles
-        written  (source, row, step, group, ahead, target, stride, shift, first, n_steps): limbs of the weights of other
-                 units, which are made meanwhile, of at least 1 step and at most those of this call.  Item q, from the
-                 first one on, is row r = q >> shift of the units j = q - (r << shift): ``write_limbs`` makes it from
-                 the address source + r row + step + 64 j, with the same group, for tile j of those so many bytes
-                 apart.  ``ahead`` bytes after these weights are those that are asked for, to be there when they are
-                 made limbs
-        beyond   as in ``write_limbs``
-
-        A step goes through its products back and forth, so that two tiles suffice for operands.  Between two of them
-        stand some instructions of the limbs: the processor looks ahead over few instructions on tiles only.
         """
 
         def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            planes, bits, column_stride, n_steps, out = _values(context, b, product, args[0])
-            tiles, (a, x), items = _Tiles(b), (6, 7), _Items(context, b, written, args) if n_rows else None
-            for total in range(LIMBS * n_columns):
-                tiles.zero(total)
-            with _times(b, n_steps, "steps") as step:
-                here = b.add(planes, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
-                there = b.add(bits, b.mul(step, ir.Constant(I64, TILE)))
-                beside = iter(()) if items is None else items.of_step(step, n_rows)
-                loaded, n_done, n_products = None, 0, LIMBS * n_columns
-                for limb in range(LIMBS):
-                    tiles.load(a, b.add(here, ir.Constant(I64, limb * TILE)))
-                    for column in range(n_columns) if limb % 2 == 0 else reversed(range(n_columns)):
-                        if loaded != column:
-                            tiles.load(x, b.add(there, b.mul(column_stride, ir.Constant(I64, column))))
-                            loaded = column
-                        top, total = limb == LIMBS - 1, limb * n_columns + column
-                        if up:
-                            tiles.multiply("us" if top else "uu", total, x, a)
-                        else:
-                            tiles.multiply("su" if top else "uu", total, a, x)
-                        n_done += 1
-                        for _ in range(
-                            PARTS * n_rows * n_done // n_products - PARTS * n_rows * (n_done - 1) // n_products
-                        ):
-                            next(beside)
-            for total in range(LIMBS * n_columns):
-                tiles.store(total, b.add(out, ir.Constant(I64, total * TILE)))
+            _multiply(b, _values(context, b, product, args[0]), n_columns, up=up)
             return context.get_dummy_value()
 
-        return types.void(product, written, types.float32, types.intp), build
+        return types.void(product), build
 
     return multiply_tiles
 
 
+def _writer(n_rows: int, *, up: bool) -> Any:
+    """Return the intrinsic ``multiply_and_write`` for 2 tiles of 16 samples: so many rows of limbs in each step."""
+
+    @intrinsic
+    def multiply_and_write(typingctx: Any, product: Any, written: Any, scale: Any, beyond: Any) -> Any:
+        """As ``multiply_tiles``, and make limbs of the weights of other units meanwhile.
+
+        written  (source, row, step, group, ahead, target, stride, shift, first, n_steps), of at least 1 step and at
+                 most those of the product.  Item q, from the first one on, is row r = q >> shift of the units
+                 j = q - (r << shift): ``write_limbs`` makes it from the address source + r row + step + 64 j, with the
+                 same group, for tile j of those so many bytes apart.  ``ahead`` bytes after these weights are those
+                 that are asked for, to be there when they are made limbs
+        beyond   as in ``write_limbs``
+        """
+
+        def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            items = _Items(b, _values(context, b, written, args[1]), args[2], args[3], n_rows)
+            _multiply(b, _values(context, b, product, args[0]), 2, items, up=up)
+            return context.get_dummy_value()
+
+        return types.void(product, written, types.float32, types.intp), build
+
+    return multiply_and_write
+
+
+def _multiply(
+    b: ir.IRBuilder, product: list[ir.Value], n_columns: int, items: _Items | None = None, *, up: bool
+) -> None:
+    """The code of a multiplication.
+
+    A step goes through its products back and forth, so that two tiles suffice for operands.  Between two of them stand
+    some instructions of the limbs: the processor looks ahead over few instructions on tiles only.
+    """
+    planes, bits, column_stride, n_steps, out = product
+    tiles, (a, x), n_products = _Tiles(b), (6, 7), LIMBS * n_columns
+    for total in range(n_products):
+        tiles.zero(total)
+    with _times(b, n_steps, "steps") as step:
+        here = b.add(planes, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
+        there = b.add(bits, b.mul(step, ir.Constant(I64, TILE)))
+        beside, n_parts = (iter(()), 0) if items is None else (items.of_step(step), PARTS * items.n_rows)
+        loaded, n_done = None, 0
+        for limb in range(LIMBS):
+            tiles.load(a, b.add(here, ir.Constant(I64, limb * TILE)))
+            for column in range(n_columns) if limb % 2 == 0 else reversed(range(n_columns)):
+                if loaded != column:
+                    tiles.load(x, b.add(there, b.mul(column_stride, ir.Constant(I64, column))))
+                    loaded = column
+                top, total = limb == LIMBS - 1, limb * n_columns + column
+                if up:
+                    tiles.multiply("us" if top else "uu", total, x, a)
+                else:
+                    tiles.multiply("su" if top else "uu", total, a, x)
+                n_done += 1
+                for _ in range(n_parts * (n_done - 1) // n_products, n_parts * n_done // n_products):
+                    next(beside)
+    for total in range(n_products):
+        tiles.store(total, b.add(out, ir.Constant(I64, total * TILE)))
+
+
 class _Items:
-    """The limbs that a multiplication writes beside; see ``multiply_tiles``."""
+    """The limbs that a multiplication writes beside; see ``multiply_and_write``."""
 
-    def __init__(self, context: Any, b: ir.IRBuilder, kind: Any, args: Any) -> None:
+    def __init__(
+        self, b: ir.IRBuilder, written: list[ir.Value], scale: ir.Value, beyond: ir.Value, n_rows: int
+    ) -> None:
         (self.source, self.row, self.step, self.group, self.ahead, self.target, self.stride, self.shift, self.first,
-         self.n_steps) = _values(context, b, kind, args[1])  # fmt: skip
-        self.b, self.limbs = b, _Limbs(b, args[2], args[3], self.source)
+         self.n_steps) = written  # fmt: skip
+        self.b, self.n_rows, self.limbs = b, n_rows, _Limbs(b, scale, beyond, self.source)
 
-    def of_step(self, step: ir.Value, n_rows: int) -> Iterator[None]:
+    def of_step(self, step: ir.Value) -> Iterator[None]:
         """The instructions of a step, in PARTS * n_rows parts; of the last step where there is none of this number."""
         b = self.b
         last = b.sub(self.n_steps, ir.Constant(I64, 1))
         step = b.select(b.icmp_signed("<", step, last), step, last)
         source = b.add(self.source, b.mul(step, self.step))
         target = b.add(self.target, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
-        for k in range(n_rows):
+        for k in range(self.n_rows):
             item = b.add(self.first, ir.Constant(I64, k))
             row = b.ashr(item, self.shift)
             tile = b.sub(item, b.shl(row, self.shift))
@@ -288,11 +313,11 @@ def _adder(n_columns: int) -> Any:
     return add_products
 
 
-# by the samples / 16, and where limbs are written beside, by the rows of a step
-multiply_1, multiply_2 = _multiplier(1, 0, up=False), _multiplier(2, 0, up=False)
-multiply_up_1, multiply_up_2 = _multiplier(1, 0, up=True), _multiplier(2, 0, up=True)
-multiply_writing_1, multiply_writing_2, multiply_writing_4 = (_multiplier(2, n, up=False) for n in (1, 2, 4))
-multiply_up_writing_1, multiply_up_writing_2, multiply_up_writing_4 = (_multiplier(2, n, up=True) for n in (1, 2, 4))
+# by the samples / 16; where limbs are written beside, of 32 samples, by the rows of a step
+multiply_1, multiply_2 = _multiplier(1, up=False), _multiplier(2, up=False)
+multiply_up_1, multiply_up_2 = _multiplier(1, up=True), _multiplier(2, up=True)
+write_1, write_2, write_4 = (_writer(n, up=False) for n in (1, 2, 4))
+write_up_1, write_up_2, write_up_4 = (_writer(n, up=True) for n in (1, 2, 4))
 add_products_1, add_products_2 = _adder(1), _adder(2)
 
 

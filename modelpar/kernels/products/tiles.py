@@ -29,15 +29,15 @@ from modelpar.kernels.llvm.tiles import (
     multiply_2,
     multiply_up_1,
     multiply_up_2,
-    multiply_up_writing_1,
-    multiply_up_writing_2,
-    multiply_up_writing_4,
-    multiply_writing_1,
-    multiply_writing_2,
-    multiply_writing_4,
     release,
+    write_1,
+    write_2,
+    write_4,
     write_bits,
     write_limbs,
+    write_up_1,
+    write_up_2,
+    write_up_4,
     write_wide_limbs,
 )
 from modelpar.kernels.llvm.vectors import LANES, address
@@ -46,7 +46,7 @@ from modelpar.machine.compilation import njit
 
 NARROW_LIMBS, LOW_LIMBS, HIGH_LIMBS = 0, 1, 2  # of weights that fit, of wide ones, of what is left of these
 PANEL = 64  # outgoing units at a time
-STEPS = 6  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache
+STEPS = 7  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache
 BLOCK_BYTES = STEPS * LIMBS * TILE  # of these limbs
 STAGE_BYTES = PANEL // LANES * BLOCK_BYTES  # of those of a panel
 # Where things lie in the scratch of a panel, in steps of 4 bytes: the products of six tiles, 64 rows of 16 weights (or
@@ -91,7 +91,7 @@ def bits_in_tiles(words, batch, up):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def source_of(W, up, first, low):  # type: ignore[no-untyped-def]
     """(address, bytes from row to row, from step to step, from group to group) of the weights of 16 units for 64
-    inputs from ``low`` on, as ``multiply_tiles`` takes them: a row is a unit or, ``up``, four inputs"""
+    inputs from ``low`` on, as ``multiply_and_write`` takes them: a row is a unit or, ``up``, four inputs"""
     row = W.strides[0]
     if up:
         return address(W) + low * row + 4 * first, 4 * row, DEPTH * row, row
@@ -154,33 +154,21 @@ def wide(scratch):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _multiply_one(up, product, written, scale, beyond):  # type: ignore[no-untyped-def]
-    if up:
-        multiply_up_1(product, written, scale, beyond)
-    else:
-        multiply_1(product, written, scale, beyond)
-
-
-@njit(cache=True, nogil=True)
-def _multiply_two(up, n, product, written, scale, beyond):  # type: ignore[no-untyped-def]
-    """n   rows of each step that are written beside: 0, 1, 2 or 4"""
-    if up:
-        if n == 0:
-            multiply_up_2(product, written, scale, beyond)
-        elif n == 1:
-            multiply_up_writing_1(product, written, scale, beyond)
+def _multiply_and_write(turned, n, product, written, scale, beyond):  # type: ignore[no-untyped-def]
+    """n   rows of each step that are written: 1, 2 or 4"""
+    if turned:
+        if n == 1:
+            write_up_1(product, written, scale, beyond)
         elif n == 2:
-            multiply_up_writing_2(product, written, scale, beyond)
+            write_up_2(product, written, scale, beyond)
         else:
-            multiply_up_writing_4(product, written, scale, beyond)
-    elif n == 0:
-        multiply_2(product, written, scale, beyond)
+            write_up_4(product, written, scale, beyond)
     elif n == 1:
-        multiply_writing_1(product, written, scale, beyond)
+        write_1(product, written, scale, beyond)
     elif n == 2:
-        multiply_writing_2(product, written, scale, beyond)
+        write_2(product, written, scale, beyond)
     else:
-        multiply_writing_4(product, written, scale, beyond)
+        write_4(product, written, scale, beyond)
 
 
 @njit(cache=True, nogil=True)
@@ -191,7 +179,7 @@ def _multiply_units(turned, limbs, bits, totals, shift, written, items, scale, s
     limbs    address of [step, limb] tiles
     bits     (address, bytes from 16 samples to the next 16, steps, tiles of 16 samples)
     totals   (address, row_stride, column_stride) of the sums, as ``add_products`` has them; they are added to
-    written  as ``multiply_tiles`` has it
+    written  as ``multiply_and_write`` has it, but for the first item
     items    (first, items of a step in each call, end)
     Returns the first item that is left.
     """
@@ -202,16 +190,23 @@ def _multiply_units(turned, limbs, bits, totals, shift, written, items, scale, s
     item, each, end = items
     for tile in range(0, n_tiles, 2):
         product = limbs, states + tile * states_stride, states_stride, n_steps, out
-        beside = source, row, step, group, ahead, target, stride, across, item, n_written
         total = sums + tile * column_stride
-        if tile + 1 < n_tiles:
-            n = each if item + each <= end else 0
-            _multiply_two(turned, n, product, beside, scale, beyond)
-            item += n
-            add_products_2(out, total, row_stride, column_stride, shift)
-        else:
-            _multiply_one(turned, product, beside, scale, beyond)
+        if tile + 1 == n_tiles:
+            if turned:
+                multiply_up_1(product)
+            else:
+                multiply_1(product)
             add_products_1(out, total, row_stride, column_stride, shift)
+            continue
+        if item + each <= end:
+            beside = source, row, step, group, ahead, target, stride, across, item, n_written
+            _multiply_and_write(turned, each, product, beside, scale, beyond)
+            item += each
+        elif turned:
+            multiply_up_2(product)
+        else:
+            multiply_2(product)
+        add_products_2(out, total, row_stride, column_stride, shift)
     return item
 
 
