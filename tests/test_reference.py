@@ -15,7 +15,7 @@ SAMPLES = 40_000  # of a statistical comparison; its tolerance is 5 standard err
 
 
 def options(**changes):
-    plain = {"learning_rate": 1.0, "momentum": 0.0, "initial_momentum": 0.0, "weight_decay": 0.0}
+    plain = {"learning_rate": 1.0, "momentum": 0.0, "initial_momentum": 0.0, "weight_decay": 0.0, "centred": False}
     return TrainingSpec(**{**plain, **changes})
 
 
