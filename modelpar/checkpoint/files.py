@@ -104,9 +104,10 @@ def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
         if comm.rank == 0:
             if os.path.isdir(name):
                 raise CheckpointError(f"{name} is a directory; name the checkpoint file in it")
-            if not os.path.exists(name):
-                raise CheckpointError(f"{name} does not exist; name a checkpoint, or a run directory")
-            os.stat(name)  # the operating system's words are clearer than MPI's
+            try:
+                os.stat(name)  # the operating system's words are clearer than MPI's
+            except FileNotFoundError:
+                raise CheckpointError(f"{name} does not exist; name a checkpoint, or a run directory") from None
             with LocalFile(name, MPI.MODE_RDONLY) as file:
                 size = file.size()
                 length = header_length(name, file.read_bytes(0, min(8, size)), size)

@@ -46,7 +46,10 @@ from modelpar.machine.compilation import njit
 
 NARROW_LIMBS, LOW_LIMBS, HIGH_LIMBS = 0, 1, 2  # of weights that fit, of wide ones, of what is left of these
 PANEL = 64  # outgoing units at a time
-STEPS = 7  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache
+STEPS = (
+    7  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache, while others are made,
+)
+PREPARED_STEPS = 8  # or where none are made
 BLOCK_BYTES = STEPS * LIMBS * TILE  # of these limbs
 STAGE_BYTES = PANEL // LANES * BLOCK_BYTES  # of those of a panel
 # Where things lie in the scratch of a panel, in steps of 4 bytes: the products of six tiles, 64 rows of 16 weights (or
@@ -223,7 +226,8 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
     stages = address(weights) + 4 * SCRATCH
     n_out = W.shape[1] if up else W.shape[0]
     prepared, n_steps = len(integers) > 0, (n_in + DEPTH - 1) // DEPTH
-    n_blocks, n_groups = (n_steps + STEPS - 1) // STEPS, (n_units + LANES - 1) // LANES
+    at_most = PREPARED_STEPS if prepared else STEPS
+    n_blocks, n_groups = (n_steps + at_most - 1) // at_most, (n_units + LANES - 1) // LANES
     turned = up and not prepared
     by_sample = aligned_int32(n * PANEL if turned else 0)
     row = 4 * (PANEL if turned else n)

@@ -90,9 +90,9 @@ def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def _fetch(W, V, row, column):  # type: ignore[no-untyped-def]
+def _fetch(W, V, row, column, n_bytes):  # type: ignore[no-untyped-def]
     at, other = address(W) + row * W.strides[0], address(V) + row * V.strides[0]
-    for line in range(column * W.itemsize, column * W.itemsize + AHEAD, LINE):
+    for line in range(column * W.itemsize, column * W.itemsize + n_bytes, LINE):
         fetch(at + line)
         fetch(other + line)
 
@@ -109,7 +109,7 @@ def count_and_update(kernel, at_once, v0, s0, v1, s1, W, V, carry, gain, shrink,
             _count(kernel, (v0, s0, v1, s1, first, n_rows, low, high, counts))
             for r in range(n_rows):
                 if r + 1 < n_rows:
-                    _fetch(W, V, first + r + 1, low)
+                    _fetch(W, V, first + r + 1, low, min(AHEAD, (high - low) * W.itemsize))
                 update_row(W[first + r, low:high], V[first + r, low:high], counts[r, : high - low], carry, gain, shrink)
 
 

@@ -11,6 +11,7 @@ from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.states import pack
 from modelpar.kernels.statistics.learning import Counts, kernel_of
+from tests.kernels.statistics.cases import drawn
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="these kernels exist only compiled")
 
@@ -23,16 +24,7 @@ def test_counts_by_tables(
     size: tuple[int, int], batch: int, planes: int, alone: bool, n_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(dispatch.VARIABLE, "tables")
-    rng = np.random.default_rng([*size, batch, planes])
-    v = rng.random((2, size[0], batch)) < 0.4
-    s = rng.integers(0, 1 << planes, (2, size[1], batch))
-    data, model = ((pack(v[phase]), pack(s[phase], planes)) for phase in (0, 1))
-    C = -(v[1].astype(np.int64) @ s[1].T)
-    if alone:
-        data = Counts.empty_like(model)
-    else:
-        C += v[0].astype(np.int64) @ s[0].T
-    counted = Counts(data, model)
+    counted, C = drawn(size, batch, planes, alone=alone)
     out = np.full(size, 99, np.int32)
     counted.fill(out)
     assert np.array_equal(out, C)

@@ -8,9 +8,8 @@ import pytest
 
 from modelpar.kernels.llvm.tiles import allowed
 from modelpar.kernels.products import dispatch
-from modelpar.kernels.states import pack
 from modelpar.kernels.statistics import tiles
-from modelpar.kernels.statistics.learning import Counts
+from tests.kernels.statistics.cases import drawn
 
 needs_tiles = pytest.mark.skipif(not allowed(), reason="this processor, or system, has no tiles")
 
@@ -28,17 +27,7 @@ def test_counts_on_tiles(
     size: tuple[int, int], batch: int, planes: int, alone: bool, n_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(dispatch.VARIABLE, "tiles")
-    rng = np.random.default_rng([*size, batch, planes])
-    v = rng.random((2, size[0], batch)) < 0.4
-    s = rng.integers(0, 1 << planes, (2, size[1], batch))
-    s[:, -1] = (1 << planes) - 1
-    data, model = ((pack(v[phase]), pack(s[phase], planes)) for phase in (0, 1))
-    C = -(v[1].astype(np.int64) @ s[1].T)
-    if alone:
-        data = Counts.empty_like(model)
-    else:
-        C += v[0].astype(np.int64) @ s[0].T
-    counted = Counts(data, model)
+    counted, C = drawn(size, batch, planes, alone=alone)
     assert np.array_equal(counted.plain(), C)
     out = np.full(size, 99, np.int32)
     counted.fill(out)
@@ -47,7 +36,7 @@ def test_counts_on_tiles(
     spans = list(counted.fill_in_pieces(pieces, 20))
     assert [start for start, _ in spans] == [*range(0, size[0], tiles.ROWS)]
     assert np.array_equal(pieces, C)
-    W, V = rng.normal(0, 0.1, (2, *size)).astype(np.float32)
+    W, V = np.random.default_rng(1).normal(0, 0.1, (2, *size)).astype(np.float32)
     velocity = np.float32(0.9) * V + np.float32(0.01) * C.astype(np.float32)
     velocity -= np.float32(0.001) * W
     expected = W + velocity
