@@ -46,10 +46,9 @@ from modelpar.machine.compilation import njit
 
 NARROW_LIMBS, LOW_LIMBS, HIGH_LIMBS = 0, 1, 2  # of weights that fit, of wide ones, of what is left of these
 PANEL = 64  # outgoing units at a time
-STEPS = (
-    7  # of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache, while others are made,
-)
-PREPARED_STEPS = 8  # or where none are made
+# Of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache: beside limbs that are made
+# meanwhile, and where none are.
+STEPS, PREPARED_STEPS = 7, 8
 BLOCK_BYTES = STEPS * LIMBS * TILE  # of these limbs
 STAGE_BYTES = PANEL // LANES * BLOCK_BYTES  # of those of a panel
 # Where things lie in the scratch of a panel, in steps of 4 bytes: the products of six tiles, 64 rows of 16 weights (or
