@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 LANES = 16  # of 32 bits: a vector register of 512 bits
 LINE = 64  # bytes of a line of the caches
 
-I1, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 LANE16 = ir.VectorType(I16, LANES)
 LANE32 = ir.VectorType(I32, LANES)
 FLOAT32 = ir.VectorType(ir.FloatType(), LANES)
@@ -97,7 +97,7 @@ def address(typingctx: Any, array: Any) -> Any:
 
 def prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
     """Ask for the cache line at an address, which will be needed soon, into the second-level cache."""
-    octet = ir.IntType(8).as_pointer()
+    octet = I8.as_pointer()
     of_line = function(b, "llvm.prefetch.p0i8", ir.VoidType(), octet, I32, I32, I32)
     b.call(of_line, [b.inttoptr(address, octet), *(ir.Constant(I32, n) for n in (0, 2, 1))])
 

@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels.llvm.counts import add_transposed_16, transpose_16
+from modelpar.kernels.llvm.tile_bytes import DEPTH, LIMBS, TILE, write_bits, write_limbs, write_wide_limbs
 from modelpar.kernels.llvm.tiles import (
-    DEPTH,
-    LIMBS,
-    TILE,
     add_products_1,
     add_products_2,
     allowed,
@@ -33,12 +31,9 @@ from modelpar.kernels.llvm.tiles import (
     write_1,
     write_2,
     write_4,
-    write_bits,
-    write_limbs,
     write_up_1,
     write_up_2,
     write_up_4,
-    write_wide_limbs,
 )
 from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32, pad

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from modelpar.kernels.llvm.calls import address_of
 from modelpar.kernels.llvm.counts import transpose_16
-from modelpar.kernels.llvm.tiles import DEPTH, TILE, allowed, configure, release, set_bytes, square
+from modelpar.kernels.llvm.tile_bytes import DEPTH, TILE, set_bytes
+from modelpar.kernels.llvm.tiles import allowed, configure, release, square
 from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32
 from modelpar.kernels.products.tiles import CONFIGURATION

@@ -1,7 +1,7 @@
 """Sums on tiles beyond what tests/kernels/products/test_subset_sums.py asks of every kernel: their forms of states and
 weights, and weights of more than 23 bits.
 
-Modules: modelpar/kernels/llvm/tiles
+Modules: modelpar/kernels/llvm/tiles, modelpar/kernels/llvm/tile_bytes
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modelpar.kernels.llvm.tiles import DEPTH, HAS_TILES, LIMBS, NARROW, ORDER, allowed
+from modelpar.kernels.llvm.tile_bytes import DEPTH, LIMBS, NARROW, ORDER
+from modelpar.kernels.llvm.tiles import HAS_TILES, allowed
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import draw, subset_sums, tiles
 from modelpar.kernels.states import pack
