@@ -10,19 +10,22 @@ import click
 from modelpar import __version__
 from modelpar.cli import config as configuration
 from modelpar.cli.bench_commands import bench
-from modelpar.cli.options import COUNT, JSON, PATH, GroupedCommand, given, help_without_command, spec_options
+from modelpar.cli.options import (
+    COUNT,
+    JSON,
+    LAST,
+    PATH,
+    GroupedCommand,
+    given,
+    help_without_command,
+    prepare,
+    spec_options,
+)
+from modelpar.cli.sample_commands import reconstruct, sample
 from modelpar.files.paths import absolute
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-
-OUT = click.option(
-    "--out", type=PATH, metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units"
-)
-
-LAST = click.option("--last", is_flag=True,
-                    help="the parameters after the last update, of a training with --average, in place of their "
-                    "average")  # fmt: skip
 
 
 @click.group(
@@ -62,7 +65,7 @@ def train(
         raise click.UsageError("--accept-other-data is for a run that is resumed; give --resume with it")
     mine = given(values)
     settings = configuration.gather(comm, mine, config, resume=resume)
-    placement = _prepare(comm, settings.run.threads)
+    placement = prepare(comm, settings.run.threads)
     from modelpar.cli.train import train as work
 
     work(
@@ -81,7 +84,7 @@ def train(
 def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as_json: bool, **values: Any) -> None:
     """Accuracy, cross-entropy, reconstruction error and pseudo-likelihood on a test set."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
-    _prepare(comm, settings.run.threads)
+    prepare(comm, settings.run.threads)
     from modelpar.cli.evaluate import evaluate as work
 
     work(comm, settings, checkpoint, split, as_json=as_json)
@@ -112,7 +115,7 @@ def score(
 ) -> None:  # fmt: skip
     """Log-likelihood of data in nats a sample, with its interval; of a stack, the variational lower bound."""
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
-    _prepare(comm, settings.run.threads)
+    prepare(comm, settings.run.threads)
     from modelpar.cli.score import score as work
 
     work(
@@ -146,116 +149,13 @@ def diagnose(
     if not out.endswith(".png"):
         raise click.UsageError(f"--out {out} has an ending that is not known; use .png")
     settings = configuration.gather(comm, given(values), config, beside=checkpoint)
-    _prepare(comm, settings.run.threads)
+    prepare(comm, settings.run.threads)
     from modelpar.cli.diagnose import diagnosis as work
 
     work(
         comm, settings, checkpoint, split, n_chains=chains, n_sweeps=sweeps, seed=seed, last=last,
         three_body=three_body, out=out, as_json=as_json,
     )  # fmt: skip
-
-
-@modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
-@click.option("--count", type=COUNT, default=None, metavar="N",
-              help="fantasies, or completions of each given sample  [default: 100, or 1]")  # fmt: skip
-@click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
-              help="steps of Gibbs sampling in the top RBM")  # fmt: skip
-@click.option("--method", type=click.Choice(["gibbs", "pt", "ptt"]), default="gibbs", show_default=True,
-              help="Gibbs sampling alone, or with swaps along a ladder of temperatures (parallel tempering), or of the "
-              "models that train --chain-method ptt or --keep-trajectory has kept (parallel trajectory "
-              "tempering)")  # fmt: skip
-@click.option("--start", type=click.Choice(["random", "chains"]), default=None,
-              help="where Gibbs sampling starts: at random visible states, or at the chains that training carried to "
-              "its end  [default: random]")  # fmt: skip
-@click.option("--temperatures", type=click.IntRange(2, 10000), default=None, metavar="N",
-              help="of --method pt  [default: 20]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, metavar="N",
-              help="seed of the draws")  # fmt: skip
-@LAST
-@click.option("--image-shape", metavar="ROWSxCOLUMNS", default=None, help="of one sample, where it is not a square")
-@click.option("--given", "samples", type=PATH, metavar="FILE", default=None,
-              help="samples to complete, in a data file; --mask says which of their units are given")  # fmt: skip
-@click.option("--mask", type=PATH, metavar="FILE", default=None,
-              help="1 for units that are held as --given has them, 0 for those that are sampled: .npy or .npz, units "
-              "or samples x units")  # fmt: skip
-@click.option("--states", is_flag=True, help="with --given: write states of the others in place of their means")
-@click.option("--mean-over", type=click.IntRange(1), default=None, metavar="N",
-              help="with --given: average the means of the last N steps  [default: 1]")  # fmt: skip
-@OUT
-@click.pass_obj
-def sample(
-    comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, steps: int, method: str,
-    start: str | None, temperatures: int | None, seed: int, last: bool, image_shape: str | None, samples: str | None,
-    mask: str | None, states: bool, mean_over: int | None, out: str | None, **values: Any,
-) -> None:  # fmt: skip
-    """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png).
-
-    With --given and --mask, completions of samples of which some units are given.
-    """
-    if (samples is None) != (mask is None):
-        there, missing = ("--mask", "--given") if samples is None else ("--given", "--mask")
-        raise click.UsageError(
-            f"{there} came without {missing}: one has values, the other says which of them are given"
-        )
-    if states and samples is None:
-        raise click.UsageError("--states has no effect on fantasies, which are means; give --given and --mask with it")
-    if mean_over is not None:
-        if samples is None:
-            raise click.UsageError(
-                f"--mean-over {mean_over} has no effect on fantasies; give --given and --mask with it, or leave it out"
-            )
-        if states:
-            raise click.UsageError(f"--mean-over {mean_over} has no effect on --states; leave one of them out")
-        if mean_over > (most := max(steps, 1)):
-            raise click.UsageError(f"--mean-over is {mean_over}, but --steps is {steps}; it can be {most} at most")
-    if samples is not None and method != "gibbs":
-        raise click.UsageError(f"--method {method} has no effect on completions (--given); leave it out")
-    if start is not None and (samples is not None or method != "gibbs"):
-        where = "completions (--given)" if samples is not None else f"--method {method}"
-        raise click.UsageError(f"--start has no effect on {where}; leave it out")
-    if temperatures is not None and method != "pt":
-        raise click.UsageError(f"--temperatures has no effect with --method {method}; leave it out, or use --method pt")
-    if method != "gibbs" and steps == 0:
-        raise click.UsageError(f"--steps is 0, but --method {method} needs at least one")
-    settings = configuration.gather(comm, given(values), config)
-    shape, out = _image_shape(image_shape), _picture_or_array(out or absolute("samples.png"))
-    if shape is not None and out.endswith(".npy"):
-        raise click.UsageError(f"--image-shape has no effect on the array {out}; leave it out, or use .png")
-    _prepare(comm, settings.run.threads)
-    if samples is not None and mask is not None:
-        from modelpar.cli.complete import complete
-
-        return complete(
-            comm, settings, checkpoint, given=samples, mask=mask, count=count or 1, steps=steps, seed=seed, last=last,
-            states=states, mean_over=mean_over or 1, image_shape=shape, out=out,
-        )  # fmt: skip
-    from modelpar.cli.evaluate import sample as work
-
-    work(
-        comm, settings, checkpoint, count=count or 100, steps=steps, method=method, start=start or "random",
-        n_temperatures=temperatures or 20, seed=seed, last=last, image_shape=shape, out=out,
-    )  # fmt: skip
-
-
-@modelpar.command(cls=GroupedCommand)
-@click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
-@click.option("--count", type=COUNT, default=None, metavar="N",
-              help="samples of the test set  [default: 20, or all where there are fewer]")  # fmt: skip
-@OUT
-@click.pass_obj
-def reconstruct(
-    comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, out: str | None, **values: Any
-) -> None:
-    """Test samples above their reconstructions by the network (default: reconstructions.png)."""
-    settings = configuration.gather(comm, given(values), config, beside=checkpoint)
-    out = _picture_or_array(out or absolute("reconstructions.png"))
-    _prepare(comm, settings.run.threads)
-    from modelpar.cli.evaluate import reconstruct as work
-
-    work(comm, settings, checkpoint, count=count or 20, at_most=count is None, out=out)
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -285,7 +185,7 @@ def export(
     if rbm is not None and not to_rbms:
         raise click.UsageError(f"--rbm {rbm} has no effect on {out}, which holds all RBMs; leave it out, or use .h5")
     settings = configuration.gather(comm, given(values), config)
-    _prepare(comm, settings.run.threads)
+    prepare(comm, settings.run.threads)
     if to_rbms:
         from modelpar.cli.rbms_export import export_rbms
 
@@ -312,7 +212,7 @@ def import_(
     counts as one epoch. --data and --binarise are kept as those of the run.
     """
     settings = configuration.gather(comm, given(values), config)
-    _prepare(comm, settings.run.threads)
+    prepare(comm, settings.run.threads)
     from modelpar.cli.rbms_import import import_rbms as work
 
     work(comm, settings, file, out, update=update, overwrite=overwrite)
@@ -351,7 +251,7 @@ def partition(
                     f"{flag} has no effect beside {source}, which has a network; leave one of them out"
                 )
     settings = configuration.gather(comm, given(values), config)
-    _prepare(comm, 1)
+    prepare(comm, 1)
     from modelpar.cli.partition import partition as work
 
     work(comm, settings, source, parts=parts, method=method, out=out, as_json=as_json)
@@ -373,7 +273,7 @@ def compare(comm: MPI.Comm, **values: Any) -> None:
 
     Start it on as many ranks as there are to be parts, as in  mpirun -n 4 modelpar compare
     """
-    _prepare(comm, 1)
+    prepare(comm, 1)
     from modelpar.cli.compare import compare as work
 
     work(comm, **values)
@@ -396,7 +296,7 @@ def prune(
     Writes a run directory: modelpar train --resume --run-dir OUT_RUN_DIR fine-tunes what is left.
     """
     settings = configuration.gather(comm, given(values), config)
-    _prepare(comm, settings.run.threads)
+    prepare(comm, settings.run.threads)
     from modelpar.cli.prune import prune as work
 
     work(comm, settings, checkpoint, out, keep=keep, overwrite=overwrite)
@@ -414,7 +314,7 @@ def diff(comm: MPI.Comm, run_a: str, run_b: str, as_json: bool) -> None:
     checkpoints that both have. RUN_A and RUN_B are run directories, or two checkpoint files. The exit status is 0
     where nothing differs, 1 where something does, and 2 where they cannot be compared.
     """
-    _prepare(comm, 1)
+    prepare(comm, 1)
     from modelpar.cli.diff import diff as work
 
     sys.exit(work(comm, run_a, run_b, as_json=as_json))
@@ -430,31 +330,11 @@ def info(comm: MPI.Comm, config: str | None, as_json: bool, **values: Any) -> No
     from modelpar.cli.info import given_environment
 
     environment = given_environment()  # before the threads are set in it
-    placement = _prepare(comm, settings.run.threads)
+    placement = prepare(comm, settings.run.threads)
     from modelpar.cli.info import show
 
     show(comm, placement, environment, as_json=as_json)
 
 
-modelpar.add_command(bench)
-
-
-def _prepare(comm: MPI.Comm, asked: int | None) -> Any:
-    from modelpar.cli.threads import prepare
-
-    return prepare(comm, asked)
-
-
-def _picture_or_array(out: str) -> str:
-    if not out.endswith((".png", ".npy")):
-        raise click.UsageError(f"--out {out} has an ending that is not known; use .png or .npy")
-    return out
-
-
-def _image_shape(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise click.UsageError(f"--image-shape is {text!r}, but needs rows x columns, as in 28x28")
-    return int(parts[0]), int(parts[1])
+for command in (bench, sample, reconstruct):
+    modelpar.add_command(command)

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 
@@ -26,6 +26,11 @@ from modelpar.spec import (
     TrainingSpec,
     option,
 )
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from modelpar.comm.cores import Placement
 
 Tables = dict[str, dict[str, Any]]  # table -> field -> value, given ones only
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
@@ -145,7 +150,17 @@ class PathType(click.ParamType):
 
 PATH = PathType()
 COUNT = click.IntRange(1)
+LAST = click.option("--last", is_flag=True,
+                    help="the parameters after the last update, of a training with --average, in place of their "
+                    "average")  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of a table")
+
+
+def prepare(comm: MPI.Comm, asked: int | None) -> Placement:
+    """Choose the threads, before a command loads the libraries that have some."""
+    from modelpar.cli.threads import prepare as choose
+
+    return choose(comm, asked)
 
 
 def help_without_command(context: click.Context) -> None:

@@ -1,4 +1,7 @@
-"""``modelpar sample`` along ladders: the same bytes at every grid, what it prints, and what it refuses."""
+"""``modelpar sample`` along ladders: the same bytes at every grid, what it prints, and what it refuses.
+
+Modules: modelpar/cli/sample_commands
+"""
 
 from __future__ import annotations
 
