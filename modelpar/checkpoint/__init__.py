@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -44,10 +45,16 @@ OPTIONAL_STATE = ("outer", "squares", "average", "last")
 OVER_SHARDS = "shard_"  # prefix of the name of a running sum of which each shard has its own part
 
 
-def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
+def save(
+    network: DeepBeliefNetwork, path: AnyPath, *, follow_links: bool = True, sources: Iterable[AnyPath] = ()
+) -> None:
     """Write parameters, and what training needs to go on, to one file.
 
     The same bytes at every grid for the same values.  The file appears under its name only when it is complete.
+
+    follow_links   a symbolic link stays, and its target is written; else the link is replaced
+    sources        files that the network is made from: where one of them is private, a new file is
+
     Collective.  Raises CheckpointError on every rank where it cannot be written, DisagreementError where ranks bring
     different arguments.
     """
@@ -79,7 +86,7 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
         metadata["data"] = run.data.as_text()
     status = network.traffic.status
     with status.phase("saving"):
-        files.write(path, network.grid, tensors(network), metadata, status)
+        files.write(path, network.grid, tensors(network), metadata, status, follow_links=follow_links, sources=sources)
 
 
 def _definition(spec: NetworkSpec) -> dict[str, object]:

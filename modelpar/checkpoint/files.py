@@ -41,14 +41,17 @@ class GridLike(Protocol):
 
 def write(
     path: AnyPath, grid: GridLike, blocks: Sequence[TensorBlock], metadata: dict[str, str],
-    status: Status | None = None,
+    status: Status | None = None, *, follow_links: bool = True, sources: Iterable[AnyPath] = (),
 ) -> None:  # fmt: skip
     """Write one safetensors file.  Collective over ``grid.comm``.
 
     The same bytes at every grid, layout and owner array.  ``blocks`` name the same tensors on every rank; replicas
-    hold equal values and share the work.  Written as ``path.partial``, read back, synced, checked and then renamed, so
-    ``path`` is either the old file or the complete new one; a symbolic link stays, and its target is written.  Extra
-    memory: at most 40 MiB a rank.  Every chunk is a beat of ``status``.
+    hold equal values and share the work.  Written under a name of its own beside ``path``, read back, synced, checked
+    and then renamed, so ``path`` is either the old file or the complete new one.  Extra memory: at most 40 MiB a rank.
+    Every chunk is a beat of ``status``.
+
+    follow_links   a symbolic link stays, and its target is written; else the link is replaced
+    sources        files that the checkpoint is made from: where one of them is private, a new file is
 
     Raises CheckpointError, with the same message on every rank, where any rank cannot write; ``path`` is untouched.
     """
@@ -62,7 +65,7 @@ def write(
     buffers = Buffers(grid.n_shards)
     with together(grid.comm):
         if grid.comm.rank == 0:
-            output = Output(os.fsdecode(path))
+            output = Output(os.fsdecode(path), follow=follow_links, sources=map(os.fsdecode, sources))
             _create(output)
     partial: str = grid.comm.bcast(None if output is None else str(output.partial))
     file = LocalFile(partial, MPI.MODE_RDWR)  # without MODE_CREATE: a rank that cannot see rank 0's file must fail
@@ -85,7 +88,6 @@ def write(
         with together(grid.comm):
             if output is not None:
                 output.finish()
-                _sync_directory(str(output.target))
     except BaseException:
         file.close()
         if output is not None:
@@ -238,22 +240,13 @@ def _create(output: Output) -> None:
     directory = output.target.parent
     if not directory.is_dir():
         raise CheckpointError(f"directory {directory} does not exist; make it, or name another")
-    if output.target.is_dir():
+    if output.target.is_dir() and output.follow:
         raise CheckpointError(f"{output.path} is a directory; name a file in it")
     if output.streamed:
         raise CheckpointError(
             f"{output.path} is not a regular file, but each rank writes a checkpoint at offsets of its own; name a file"
         )
     output.open()
-
-
-def _sync_directory(path: str) -> None:
-    """Make the renaming durable in a power failure."""
-    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check(blocks: Iterable[TensorBlock]) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from modelpar.errors import ModelparError
-from modelpar.files.outputs import PARTIAL, Output
+from modelpar.files.outputs import Output
 
-__all__ = ["PARTIAL", "atomic_write", "cannot_write", "naming"]
+__all__ = ["atomic_write", "cannot_write", "naming"]
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, follow: bool = True, sources: Iterable[str | os.PathLike[str]] = ()) -> Iterator[Path]:
     """A name to write to: that file becomes ``path`` when the block succeeds (see ``Output``), else it is removed.
 
     Not collective.  Raises ModelparError, which names ``path``, where it cannot be written.
     """
     with naming(path):
-        output = Output(path)
+        output = Output(path, follow=follow, sources=sources)
         try:
             output.open()
             yield output.partial

@@ -44,7 +44,8 @@ def complete(
     more = (("the file of --given", given), ("the file of --mask", mask))
     check_outputs(comm, settings, {"--out": out}, checkpoint=where, more=more)
     with make_grid(comm, settings) as grid:
-        network = open_network(checkpoint_of(comm, where, generative=True), grid, settings, last=last)
+        path = checkpoint_of(comm, where, generative=True)
+        network = open_network(path, grid, settings, last=last)
         dataset = open_dataset(DataSpec(given, test_fraction=0.0), comm, seed=network.spec.seed)
         split = dataset.test or dataset.train
         n_visible = network.spec.layers[0]
@@ -83,7 +84,7 @@ def complete(
         completed = network.whole_visible(completed)
         columns = len(split) if count > 1 and len(split) <= COLUMNS else None
         white = pictures.white_of(network, dataset.scale)
-        write_samples(grid, Path(out), completed, None, shape, white, columns=columns)
+        write_samples(grid, Path(out), completed, None, shape, white, columns=columns, sources=(path, given))
     what = f"{len(split)} samples" if count == 1 else f"{count} completions of each of {len(split)} samples"
     print(f"{what}, completed by {steps} steps of Gibbs sampling: {in_one_line(out)}", flush=True)
 

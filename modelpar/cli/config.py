@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+from modelpar.cli.config_file import damage
 from modelpar.cli.options import SPECS, GridSpec, RunSpec, Tables, located, parse_layers
 from modelpar.cli.recorded_paths import same_file
 from modelpar.errors import SpecError, together
@@ -231,14 +232,15 @@ def gather(
         where = now.get("run", {}).get("run_dir")
         if where is None:
             raise SpecError("--resume needs to know the run; give --run-dir")
-        base = read_own_config(comm, where)
+        base = read_own_config(comm, where, instead=config)
         before = copy.deepcopy(base)
         base.pop("grid", None)
-        base.get("run", {}).pop("threads", None)
+        for name in ("threads", "verify"):
+            base.get("run", {}).pop(name, None)
         if "sync" in now.get("sync", {}):  # options of another strategy are not taken over
             base.pop("sync", None)
     elif beside is not None:
-        before = read_own_config(comm, beside)
+        before = read_own_config(comm, beside, instead=config)
         data = before.get("data", {})
         named = merge(file, mine).get("data", {}).get("data")
         if named is not None and not comm.bcast(same_file(named, data.get("data", "")) if comm.rank == 0 else None):
@@ -252,12 +254,25 @@ def gather(
     return settings
 
 
-def read_own_config(comm: MPI.Comm, where: str) -> Tables:
-    """The configuration of the run that a path belongs to; nothing where there is none.  Collective."""
+def read_own_config(comm: MPI.Comm, where: str, *, instead: str | None = None) -> Tables:
+    """The configuration of the run that a path belongs to; nothing where there is none.  Collective.
+
+    instead   a file that is given beside it: it takes the place of one that is damaged
+
+    Raises SpecError, the same on every rank, where it is damaged: defaults would take the place of what is lost.
+    """
     path = None
-    if comm.rank == 0:
-        own = home_of(where) / "config.toml"
-        path = own if own.is_file() else None
+    with together(comm):
+        if comm.rank == 0:
+            own = home_of(where) / "config.toml"
+            path = own if own.is_file() else None
+            if path is not None and (why := damage(path)):
+                if instead is None:
+                    raise SpecError(
+                        f"{path} is damaged ({why}), so the options of its run are not known; give them by --config "
+                        "FILE, or put a copy of the file in its place"
+                    )
+                path = None
     path = comm.bcast(path)
     return read_config(comm, path) if path is not None else {}
 

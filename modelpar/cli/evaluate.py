@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.config import Settings
-from modelpar.cli.overwriting import check_outputs
+from modelpar.cli.overwriting import check_outputs, inputs
 from modelpar.cli.own_data import check_labels_act, open_to_evaluate
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
@@ -118,7 +119,7 @@ def sample(
             levels = _ladder(network, where, path, method, n_temperatures, count * steps)
             v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=seed << 32)
         fantasies = network.whole_visible(in_data_units(network, v))
-        write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network))
+        write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network), sources=(path,))
     ways = {"gibbs": "Gibbs sampling", "pt": "parallel tempering", "ptt": "tempering along the trajectory"}
     print(f"{count} fantasies after {steps} steps of {ways[method]}: {in_one_line(out)}", flush=True)
     if swaps is not None:
@@ -180,30 +181,32 @@ def reconstruct(comm: MPI.Comm, settings: Settings, where: str, *, count: int, a
     """
     check_outputs(comm, settings, {"--out": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
-        network = open_network(checkpoint_of(comm, where, generative=True), grid, settings)
+        path = checkpoint_of(comm, where, generative=True)
+        network = open_network(path, grid, settings)
         dataset, split = open_split(settings, network, "test", with_labels=False, say=speak(grid.comm))
         if len(split) < count and not at_most:
             raise SpecError(f"--count is {count}, but the test set of {dataset.name} has {len(split)} samples")
         originals, reconstructed = pictures.reconstructions(network, dataset, split, count)
         white = pictures.white_of(network, dataset.scale)
-        write_samples(grid, Path(out), originals, reconstructed, dataset.image_shape, white)
+        sources = [path, *(file for _, file in inputs(settings, None))]
+        write_samples(grid, Path(out), originals, reconstructed, dataset.image_shape, white, sources=sources)
     print(f"{originals.shape[1]} samples and their reconstructions: {in_one_line(out)}", flush=True)
 
 
 def write_samples(
     grid: Grid, path: Path, first: Array, second: Array | None, image_shape: tuple[int, int] | None,
-    white: float | None, *, columns: int | None = None,
+    white: float | None, *, columns: int | None = None, sources: Iterable[str | Path] = (),
 ) -> None:  # fmt: skip
     """Write samples (n_visible, count), in the unit of the data, as a picture or as an array (count, n_visible).
 
     Of two, the picture has the tiles of the first above those of the second, the array is (2, count, n_visible).
-    ``white`` as in ``save_tiles``, and ``columns`` where there is no second.  Collective.  Raises SpecError on every
-    rank where that is impossible, ModelparError where the file cannot be written.
+    ``white`` and ``sources`` as in ``save_tiles``, and ``columns`` where there is no second.  Collective.  Raises
+    SpecError on every rank where that is impossible, ModelparError where the file cannot be written.
     """
     values = first.T if second is None else np.stack([first.T, second.T])
     with together(grid.comm):
         if grid.comm.rank == 0 and path.suffix == ".npy":
-            _save_array(path, np.ascontiguousarray(values))
+            _save_array(path, np.ascontiguousarray(values), sources)
         elif grid.comm.rank == 0:
             if image_shape is None or math.prod(image_shape) != values.shape[-1]:
                 raise SpecError(
@@ -212,12 +215,12 @@ def write_samples(
             if not pictures.have_matplotlib():
                 raise SpecError("matplotlib is not installed: pip install 'modelpar[plots]', or use --out with .npy")
             columns = columns if second is None else values.shape[1]
-            pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns, white=white)
+            pictures.save_tiles(path, values.reshape(-1, *image_shape), columns=columns, white=white, sources=sources)
 
 
-def _save_array(path: Path, values: Array) -> None:
+def _save_array(path: Path, values: Array, sources: Iterable[str | Path] = ()) -> None:
     """As ``np.save``, but complete or not at all, and with the operating system's message where it fails."""
-    with atomic_write(path) as partial, open(partial, "wb") as file:
+    with atomic_write(path, sources=sources) as partial, open(partial, "wb") as file:
         header = np.lib.format.header_data_from_array_1_0(values)
         np.lib.format.write_array_header_1_0(file, header)
         file.write(values.reshape(-1).view(np.uint8).data)

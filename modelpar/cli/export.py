@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,14 +35,15 @@ def export(comm: MPI.Comm, settings: Settings, where: str, out: str, *, last: bo
     """Write the network of a checkpoint as .npz or as a PyTorch state dict.  Collective."""
     check_outputs(comm, settings, {"OUT": out}, checkpoint=where, seekable=not out.endswith(".npz"))
     with make_grid(comm, settings) as grid:
-        network = open_network(checkpoint_of(comm, where, generative=False), grid, settings, last=last)
+        path = checkpoint_of(comm, where, generative=False)
+        network = open_network(path, grid, settings, last=last)
         network.run = None  # only training needs it
         if out.endswith(".npz"):
-            write_npz(Path(out), grid, plain_blocks(network))
+            write_npz(Path(out), grid, plain_blocks(network), (path,))
         else:
             unit = white_of(network)
             takes = "raw values" if unit in (None, 1.0) else f"raw values / {unit:g}"
-            write(out, grid, sequential_blocks(network), {"format": "pt", "input": takes})
+            write(out, grid, sequential_blocks(network), {"format": "pt", "input": takes}, sources=(path,))
     print(f"exported: {in_one_line(out)}", flush=True)
 
 
@@ -123,12 +124,12 @@ def _fold_standardisation(network: DeepBeliefNetwork, transposed: Array, c: Arra
     return np.asarray(c - sums[network.rbms[0].hidden_ids], c.dtype)
 
 
-def write_npz(path: Path, grid: Grid, blocks: list[TensorBlock]) -> None:
-    """An uncompressed .npz, row chunk after row chunk: rank 0 writes.
+def write_npz(path: Path, grid: Grid, blocks: list[TensorBlock], sources: Iterable[Path] = ()) -> None:
+    """An uncompressed .npz, row chunk after row chunk: rank 0 writes.   sources: what it is made from, see ``Output``
 
     Collective.  Raises CheckpointError on every rank where rank 0 cannot write.
     """
-    writer = _NpzWriter(path if grid.comm.rank == 0 else None)
+    writer = _NpzWriter(path if grid.comm.rank == 0 else None, sources)
     try:
         for block in blocks:
             writer.begin(block)

@@ -39,7 +39,7 @@ def check_outputs(
     with together(comm):
         if comm.rank == 0:
             given = [(option, path) for option, path in outputs.items() if path is not None]
-            read = {identity(path): (what, path) for what, path in (*_inputs(settings, checkpoint), *more)}
+            read = {identity(path): (what, path) for what, path in (*inputs(settings, checkpoint), *more)}
             read.pop(None, None)
             seen: dict[object, str] = {}
             for option, path in given:
@@ -61,7 +61,7 @@ def check_run_directory(
     with together(comm):
         if comm.rank == 0 and path is not None:
             own = {identity(file): file for file in RunDirectory(MPI.COMM_SELF, path).files()}
-            for what, file in _inputs(settings, checkpoint):
+            for what, file in inputs(settings, checkpoint):
                 mine = own.get(identity(file))
                 if mine is not None:
                     raise SpecError(
@@ -78,20 +78,17 @@ def _check(option: str, path: str, read: Mapping[tuple[int, int] | None, Named],
                 f"{option} {path} is not a regular file, but all ranks write a .safetensors at their own positions; "
                 "name a file"
             )
-        for written in () if output.streamed else (output.target, output.partial):
-            what, file = read.get(identity(written), ("", ""))
-            if what:
-                by_way = "" if written == output.target else f" (by way of {written})"
-                raise SpecError(
-                    f"{option} {path} would write over {file}{by_way}, {what}, which this command reads; name another "
-                    "file"
-                )
+        what, file = ("", "") if output.streamed else read.get(identity(output.target), ("", ""))
+        if what:
+            raise SpecError(
+                f"{option} {path} would write over {file}, {what}, which this command reads; name another file"
+            )
         output.check()
     except OSError as error:
         raise SpecError(f"{option} {path} cannot be written: {error.strerror or error}") from None
 
 
-def _inputs(settings: Settings, checkpoint: str | None) -> Iterator[Named]:
+def inputs(settings: Settings, checkpoint: str | None) -> Iterator[Named]:
     """All files that the options name, and those of the run that a checkpoint belongs to."""
     if settings.config is not None:
         yield "the file of --config", settings.config

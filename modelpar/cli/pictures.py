@@ -6,6 +6,8 @@ matplotlib is optional: without it a run prints one line and goes on.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ Array = npt.NDArray[np.floating]
 N_FILTERS, N_SAMPLES, N_FANTASIES = 100, 20, 100
 STEPS, LEAST_STEPS = 300, 50  # of Gibbs sampling for the fantasies of a run,
 WORK = 2e11  # as far as these multiplications of weights with states go
+OF_NETWORK = ("filters.png", "reconstructions.png", "samples.png")
 WITHOUT = "no pictures: matplotlib is not installed; pip install 'modelpar[plots]'"
 
 
@@ -37,6 +40,11 @@ def have_matplotlib() -> bool:
         return False
     matplotlib.use("Agg")
     return True
+
+
+def can_draw(network: DeepBeliefNetwork, dataset: Dataset) -> bool:
+    """Whether there can be pictures of a network at all.  Collective."""
+    return bool(network.grid.comm.bcast(have_matplotlib())) and dataset.image_shape is not None
 
 
 def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDirectory, say: Say) -> None:
@@ -52,10 +60,11 @@ def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDir
     white = white_of(network, dataset.scale)  # collective: before the part of rank 0
     with together(network.grid.comm):
         if network.grid.comm.rank == 0:
-            save_tiles(directory.path / "filters.png", filters.reshape(-1, *shape), signed=True)
+            save = partial(save_tiles, follow=False, sources=directory.private)
+            save(directory.path / "filters.png", filters.reshape(-1, *shape), signed=True)
             pairs = np.stack([originals.T, reconstructed.T]).reshape(2 * originals.shape[1], *shape)
-            save_tiles(directory.path / "reconstructions.png", pairs, columns=originals.shape[1], white=white)
-            save_tiles(directory.path / "samples.png", fantasies.T.reshape(-1, *shape), white=white)
+            save(directory.path / "reconstructions.png", pairs, columns=originals.shape[1], white=white)
+            save(directory.path / "samples.png", fantasies.T.reshape(-1, *shape), white=white)
 
 
 def reconstructions(network: DeepBeliefNetwork, dataset: Dataset, split: Split, count: int) -> tuple[Array, Array]:
@@ -92,12 +101,13 @@ def white_of(network: DeepBeliefNetwork, scale: float | None = None) -> float | 
 
 
 def save_tiles(
-    path: Path, images: Array, *, columns: int | None = None, signed: bool = False, white: float | None = None
-) -> None:
+    path: Path, images: Array, *, columns: int | None = None, signed: bool = False, white: float | None = None,
+    follow: bool = True, sources: Iterable[str | Path] = (),
+) -> None:  # fmt: skip
     """Grey tiles (n, rows, columns) side by side in one PNG.  Not collective.
 
     ``signed``: each tile has its own scale with 0 in the middle; else all have the same, from 0 to ``white``, or from
-    the smallest to the largest value where that is None.
+    the smallest to the largest value where that is None.  ``follow`` and ``sources`` as for ``Output``.
     Raises ModelparError where the file cannot be written; an incomplete file is removed.
     """
     import matplotlib.image
@@ -117,8 +127,8 @@ def save_tiles(
         top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
         canvas[top : top + height, left : left + width] = tile
     zoomed = np.kron(canvas, np.ones((zoom, zoom)))
-    with atomic_write(path) as partial:
-        matplotlib.image.imsave(partial, zoomed, cmap="gray", vmin=0.0, vmax=1.0, format="png")
+    with atomic_write(path, follow=follow, sources=sources) as unfinished:
+        matplotlib.image.imsave(unfinished, zoomed, cmap="gray", vmin=0.0, vmax=1.0, format="png")
 
 
 def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say) -> None:
@@ -130,11 +140,17 @@ def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say
         return say(WITHOUT)
     with together(directory.comm):
         if directory.comm.rank == 0:
-            save_curves(directory.path / "curves.png", [line for line in history if line["kind"] == "epoch"])
+            epochs = [line for line in history if line["kind"] == "epoch"]
+            save_curves(directory.path / "curves.png", epochs, follow=False, sources=directory.private)
 
 
-def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
-    """Not collective.  Raises ModelparError where the file cannot be written; an incomplete file is removed."""
+def save_curves(
+    path: Path, epochs: list[dict[str, Any]], *, follow: bool = True, sources: Iterable[str | Path] = ()
+) -> None:
+    """``follow`` and ``sources`` as for ``Output``.
+
+    Not collective.  Raises ModelparError where the file cannot be written; an incomplete file is removed.
+    """
     from matplotlib.figure import Figure
 
     scored = any("log_likelihood" in line for line in epochs)
@@ -157,8 +173,8 @@ def save_curves(path: Path, epochs: list[dict[str, Any]]) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=100, format="png")
+    with atomic_write(path, follow=follow, sources=sources) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")
 
 
 def _curve(axes: Any, lines: list[dict[str, Any]], measure: str, label: str) -> None:

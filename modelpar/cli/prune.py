@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from mpi4py import MPI
 
-from modelpar import checkpoint
 from modelpar.cli.config import Settings, merge, read_own_config, write_config
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.options import SPECS
@@ -23,10 +23,10 @@ from modelpar.training.state import Position, TrainingRun
 def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: float, overwrite: bool) -> None:
     """Write a run directory with the pruned network, ready to be fine-tuned.  Collective."""
     check_run_directory(comm, settings, out, option="OUT_RUN_DIR", checkpoint=where)
-    with make_grid(comm, settings) as grid:
-        directory = RunDirectory(grid.comm, out)
+    with make_grid(comm, settings) as grid, closing(RunDirectory(grid.comm, out)) as directory:
         directory.check(resume=False, overwrite=overwrite, option="OUT_RUN_DIR")
-        network = open_network(checkpoint_of(comm, where, generative=False), grid, settings)
+        path = checkpoint_of(comm, where, generative=False)
+        network = open_network(path, grid, settings)
         smaller = pruned(network, keep)
         TrainingRun.of(smaller).position = Position("finetune" if smaller.output is not None else "done")
         # read before an old run in OUT_RUN_DIR is removed, which may contain it
@@ -39,11 +39,10 @@ def prune(comm: MPI.Comm, settings: Settings, where: str, out: str, *, keep: flo
             "network": asked.network(), "training": asked.training, "finetune": asked.finetune, "data": asked.data,
             "sync": asked.sync, "run": asked.run,
         }  # fmt: skip
-        directory.write_text(
-            "config.toml", write_config(recorded({name: specs[name] for name in SPECS if name in specs}))
-        )
-        checkpoint.save(smaller, directory.checkpoints / "step-00000000.safetensors")
-        checkpoint.save(smaller, directory.model)
+        text = write_config(recorded({name: specs[name] for name in SPECS if name in specs}))
+        directory.write_config(text, sources=(path,))
+        directory.save(smaller, directory.checkpoints / "step-00000000.safetensors")
+        directory.save(smaller, directory.model)
         kept = _kept(network, smaller)
     print(f"{kept}\npruned: {in_one_line(str(Path(out) / 'model.safetensors'))}", flush=True)
 

@@ -78,7 +78,7 @@ def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, ind
             **{f"{group}/numpy_rng_arg{i}": part for i, part in enumerate(rng.get_state())},
             **{f"hyperparameters/{name}": value for name, value in _hyperparameters(rbm, network, training, v).items()},
         }  # fmt: skip
-        writer = _Writer(Path(out) if comm.rank == 0 else None)
+        writer = _Writer(Path(out) if comm.rank == 0 else None, (path,))
         try:
             for name, value in small.items():
                 writer.put(name, value)

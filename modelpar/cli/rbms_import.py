@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,11 @@ def import_rbms(
         check_outputs(comm, settings, {"OUT": out}, more=(("the file to import", file),), seekable=True)
     else:
         check_run_directory(comm, settings, out, option="OUT")
-    with make_grid(comm, settings) as grid, _opened(comm, file) as reader:
-        directory = RunDirectory(grid.comm, out)
+    with (
+        make_grid(comm, settings) as grid,
+        _opened(comm, file) as reader,
+        closing(RunDirectory(grid.comm, out)) as directory,
+    ):
         if not to_file:
             directory.check(resume=False, overwrite=overwrite, option="OUT")
         with together(comm):
@@ -70,14 +73,14 @@ def import_rbms(
         run.position = Position("pretrain", epoch=training.epochs)
         run.binarise = settings.data.binarise
         if to_file:
-            checkpoint.save(network, out)
+            checkpoint.save(network, out, sources=(file,))
         else:
             specs: dict[str, Any] = {"network": spec, "training": training, "run": _run_spec(settings)}
             if settings.tables.get("data"):
                 specs["data"] = settings.data
             directory.prepare(resume=False, overwrite=overwrite)
-            directory.write_text("config.toml", write_config(recorded(specs)))
-            checkpoint.save(network, directory.model)
+            directory.write_config(write_config(recorded(specs)), sources=(file,))
+            directory.save(network, directory.model)
     what = f"update {head['update']} of {in_one_line(file)}, {head['layers'][0]}-{head['layers'][1]}"
     print(f"{what}, {n_chains or 'no'} chains\nimported: {in_one_line(out)}", flush=True)
 

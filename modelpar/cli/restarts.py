@@ -66,5 +66,5 @@ def _write(path: Path, count: int) -> None:
     if count == 0:  # as before the first restart
         (path / RESTARTS).unlink(missing_ok=True)
         return
-    with atomic_write(path / RESTARTS) as partial:
+    with atomic_write(path / RESTARTS, follow=False) as partial:
         partial.write_text(f"{count}\n", encoding="utf-8")

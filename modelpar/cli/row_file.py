@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,15 +17,15 @@ class RowFile:
     A format says how its file is opened (``_begin``), made complete (``_complete``), and left as it is (``_abandon``).
     """
 
-    def __init__(self, target: Path | None) -> None:
-        """target   None on other ranks than 0"""
-        self.target, self.failure = target, ""
+    def __init__(self, target: Path | None, sources: Iterable[str | Path] = ()) -> None:
+        """target   None on other ranks than 0;  sources: files that it is made from, see ``Output``"""
+        self.target, self.sources, self.failure = target, sources, ""
         self._output: Output | None = None
         self._attempt(self._open)
 
     def _open(self) -> None:
         assert self.target is not None  # checked in _attempt
-        self._output = Output(self.target)
+        self._output = Output(self.target, sources=self.sources)
         self._output.open()
         self._begin(self._output.partial)
 

@@ -11,37 +11,46 @@
     model.safetensors       at the end of the run
     ranks.txt               the process of each rank, of the latest start: some launchers do not name a killed rank
     restarts                how many times the run was resumed
+    lock                    which job works on the run, while one does (``run_lock``)
     summary.json            the results of the run; written last
     filters.png, reconstructions.png, samples.png, curves.png
+
+A run directory may come from somebody else: no symbolic link in it is followed where something is written.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mpi4py import MPI
 
 from modelpar import checkpoint
-from modelpar.cli.atomic_file import PARTIAL, atomic_write, naming
+from modelpar.cli.atomic_file import atomic_write, naming
 from modelpar.cli.config import TRAJECTORY
+from modelpar.cli.config_file import complete
+from modelpar.cli.run_lock import RunLock, unwritable
+from modelpar.cli.run_records import is_before, parsed, to_append
 from modelpar.errors import CheckpointError, SpecError, together
+from modelpar.files import partials
+from modelpar.files.outputs import Output, make_folder, sync_folder
 from modelpar.files.paths import printable
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.connections import Connections
-from modelpar.records import STAGES, Record, recorded_layer
+from modelpar.records import Record
 from modelpar.spec import NetworkSpec
 from modelpar.training import digests
 from modelpar.training.state import Position
 
 _STEP = re.compile(r"step-(\d+)\.safetensors")
 _KEPT = re.compile(r"rbm-(\d+)-update-(\d{10,})\.safetensors")
+_PROBE = ".probe"  # a file in checkpoints/, to see whether one can be written there
 CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "ranks.txt", "restarts"
 PICTURES = ("filters.png", "reconstructions.png", "samples.png", "curves.png")
 MODELS = ("model.safetensors", "pretrained.safetensors")
@@ -61,20 +70,25 @@ class KeptModel(NamedTuple):
 
 
 class RunDirectory:
-    """Rank 0 accesses the files; all ranks get the results.  Methods are collective unless they say otherwise."""
+    """Rank 0 accesses the files; all ranks get the results.  Methods are collective unless they say otherwise.
 
-    def __init__(self, comm: MPI.Comm, path: str | Path) -> None:
-        self.comm, self.path = comm, Path(path)
+    lock   that of the job, which may have taken it before; None: one for this object
+    """
+
+    def __init__(self, comm: MPI.Comm, path: str | Path, lock: RunLock | None = None) -> None:
+        self.comm, self.path, self.lock = comm, Path(path), lock or RunLock()
         self._metrics: BinaryIO | None = None
         self._digests: BinaryIO | None = None
         self.n_damaged = 0  # lines that ``open_metrics`` could not read and left out
 
     @classmethod
-    def choose(cls, comm: MPI.Comm, asked: str | Path | None, data_name: str) -> RunDirectory:
+    def choose(
+        cls, comm: MPI.Comm, asked: str | Path | None, data_name: str, lock: RunLock | None = None
+    ) -> RunDirectory:
         """The directory asked for, or ``runs/DATA-TIME`` with rank 0's time."""
         stamp = comm.bcast(time.strftime("%Y%m%d-%H%M%S"))
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", data_name).strip("-") or "data"
-        return cls(comm, asked or Path("runs") / f"{name}-{stamp}")
+        return cls(comm, asked or Path("runs") / f"{name}-{stamp}", lock)
 
     @property
     def model(self) -> Path:
@@ -85,8 +99,24 @@ class RunDirectory:
         return self.path / "pretrained.safetensors"
 
     @property
+    def private(self) -> tuple[Path, ...]:
+        """Files that only some may read if others of the run are to be so too.  Not collective."""
+        return (self.path / CONFIG,)
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def check_configuration(self) -> None:
+        """Raise SpecError, on every rank, where there are checkpoints, but nothing says how they were made."""
+        with together(self.comm):
+            if self.comm.rank == 0 and not (self.path / CONFIG).exists():
+                first = next((path for path in self.files() if path.suffix == ".safetensors"), None)
+                if first is not None:
+                    raise SpecError(
+                        f"--run-dir {self.path} has {first.name}, but no {CONFIG}, so that the options of its run are "
+                        "not known; give them by --config FILE"
+                    )
 
     def check(self, *, resume: bool, overwrite: bool, option: str = "--run-dir") -> None:
         """Raise SpecError, on every rank, where there is no run to resume, or one that would be lost.
@@ -110,46 +140,60 @@ class RunDirectory:
                     )
 
     def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the directory, check that files can be written into it, and remove the run that is to be replaced, or
-        the incomplete files of a run that is resumed.
+        """Make the directory, take its lock, check that files can be written into it, and remove the run that is to be
+        replaced, or the incomplete files of a run that is resumed.
 
-        Raises as ``check`` does, and CheckpointError where it cannot be written, on every rank.
+        Raises as ``check`` does, SpecError where another job works in it, and CheckpointError where it cannot be
+        written, on every rank.  ``close`` gives the lock back.
         """
         self.check(resume=resume, overwrite=overwrite)
         with together(self.comm):
             if self.comm.rank == 0:
-                self._try_to_write()
+                with _unwritable(self.path):
+                    make_folder(self.path)
+        self.lock.take(self.comm, self.path)
+        self.check(resume=resume, overwrite=overwrite)  # another job may have begun before the lock was taken
+        with together(self.comm):
+            if self.comm.rank == 0:
+                for folder in (self.checkpoints, self.path / TRAJECTORY):
+                    if folder.is_symlink():
+                        raise SpecError(
+                            f"{folder} is a symbolic link, and nothing is written through those of a run directory; "
+                            "put a folder in its place, or name another directory"
+                        )
+                with _unwritable(self.path):
+                    make_folder(self.checkpoints)
+                    Output(self.checkpoints / _PROBE, follow=False).check()
                 self._clear(half_written_only=resume)
         self.comm.barrier()
 
-    def _try_to_write(self) -> None:
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.checkpoints, prefix=".probe-") as probe:
-                probe.write(b"modelpar")
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise CheckpointError(
-                f"the run directory {self.path} cannot be written ({why}); choose another with --run-dir"
-            ) from None
-
     def _clear(self, *, half_written_only: bool) -> None:
-        """Remove the files of an old run of modelpar, and nothing else."""
-        for path in self.files():
-            if not half_written_only or path.name.endswith(PARTIAL):
-                path.unlink()
+        """Remove the files of an old run of modelpar, and nothing else; the summary first, the configuration last, so
+        that what a kill leaves of them is no finished run, and durably, so that nothing of it comes back later."""
+        order = {SUMMARY: -1, CONFIG: 1}
+        for path in sorted(self.files(), key=lambda path: order.get(path.name, 0)):
+            is_partial = partials.completed_name(path.name) is not None
+            if (is_partial or not half_written_only) and not partials.is_at_work(path.name):
+                path.unlink(missing_ok=True)
         if not half_written_only:
             with suppress(OSError):  # the user has files in it, or it is a link
                 (self.path / TRAJECTORY).rmdir()
+        for folder in (self.path, self.checkpoints, self.path / TRAJECTORY):
+            sync_folder(folder)
 
     def files(self) -> list[Path]:
-        """The files of a run, incomplete ones included; other files are the user's.  Not collective."""
-        own = [self.path / (name + end) for name in NAMES for end in ("", PARTIAL)]
-        steps = [path for path in self.checkpoints.glob("step-*") if _STEP.fullmatch(path.name.removesuffix(PARTIAL))]
-        kept = [
-            path for path in (self.path / TRAJECTORY).glob("rbm-*") if _KEPT.fullmatch(path.name.removesuffix(PARTIAL))
-        ]
-        return [path for path in (*own, *sorted(steps), *sorted(kept)) if path.is_symlink() or path.exists()]
+        """The files of a run, incomplete ones included, but for its lock; other files are the user's.
+
+        Not collective.
+        """
+
+        def in_folder(folder: Path, is_own: Callable[[str], object]) -> list[Path]:
+            names = {path: partials.completed_name(path.name) for path in folder.iterdir()} if folder.is_dir() else {}
+            return sorted(path for path, name in names.items() if is_own(name or path.name) or name == _PROBE)
+
+        own = sorted(in_folder(self.path, NAMES.__contains__), key=_order_of_names)
+        steps = in_folder(self.checkpoints, _STEP.fullmatch)
+        return [*own, *steps, *in_folder(self.path / TRAJECTORY, _KEPT.fullmatch)]
 
     def trajectory(self) -> list[KeptModel]:
         """The models that are kept from the course of pre-training, in its order.  Not collective."""
@@ -161,8 +205,18 @@ class RunDirectory:
         """Raises ModelparError, on every rank, where the file cannot be written; an old one is then untouched."""
         with together(self.comm):
             if self.comm.rank == 0:
-                with atomic_write(self.path / name) as partial:
+                with atomic_write(self.path / name, follow=False, sources=self.private) as partial:
                     partial.write_text(printable(text), encoding="utf-8")
+
+    def write_config(self, text: str, sources: Iterable[str | Path] = ()) -> None:
+        """Write ``config.toml``.   sources: what the run is made from; where one of them is private, all files are
+
+        Raises ModelparError, on every rank, where it cannot be written; an old one is then untouched.
+        """
+        with together(self.comm):
+            if self.comm.rank == 0:
+                with atomic_write(self.path / CONFIG, follow=False, sources=sources) as partial:
+                    partial.write_text(complete(text), encoding="utf-8")
 
     def has(self, name: str) -> bool:
         return bool(self.comm.bcast((self.path / name).exists()))
@@ -170,18 +224,19 @@ class RunDirectory:
     # -- records -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the files that are open for appending."""
+        """Close the files that are open for appending, and give the lock back.  Not collective."""
         for file in (self._metrics, self._digests):
             if file is not None:
                 file.close()
         self._metrics = self._digests = None
+        self.lock.close()
 
     def history(self) -> list[dict[str, Any]]:
         """The records that were written so far; no file is changed.  Raises ModelparError on every rank."""
         records: list[dict[str, Any]] = []
         with together(self.comm):
             if self.comm.rank == 0 and (self.path / METRICS).exists():
-                records, _ = _parsed((self.path / METRICS).read_bytes().splitlines())
+                records, _ = parsed((self.path / METRICS).read_bytes().splitlines())
         return self.comm.bcast(records)  # type: ignore[no-any-return]
 
     def open_metrics(self, position: Position, n_steps: int) -> list[dict[str, Any]]:
@@ -197,12 +252,11 @@ class RunDirectory:
         with together(self.comm):
             if self.comm.rank == 0:
                 old = path.read_bytes().splitlines() if path.is_file() else []
-                records, self.n_damaged = _parsed(old)
-                kept = [line for line in records if _is_before(line, position, n_steps)]
-                with atomic_write(path) as partial:
+                records, self.n_damaged = parsed(old)
+                kept = [line for line in records if is_before(line, position, n_steps)]
+                with atomic_write(path, follow=False, sources=self.private) as partial:
                     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-                # open to the end of the run; without a buffer, so that an error is reported at the write that failed
-                self._metrics = open(path, "ab", buffering=0)  # noqa: SIM115
+                self._metrics = to_append(path)
         kept, self.n_damaged = self.comm.bcast((kept, self.n_damaged))
         return kept
 
@@ -221,11 +275,11 @@ class RunDirectory:
         with together(self.comm):
             if self.comm.rank == 0:
                 old = digests.read(path)[0] if path.is_file() else []
-                kept = [update for update in old if _is_before({**vars(update), "kind": "step"}, position, n_steps)]
-                with atomic_write(path) as partial, open(partial, "wb") as file:
+                kept = [update for update in old if is_before({**vars(update), "kind": "step"}, position, n_steps)]
+                with atomic_write(path, follow=False, sources=self.private) as partial, open(partial, "wb") as file:
                     for update in kept:
                         digests.append(file, update)
-                self._digests = open(path, "ab", buffering=0)  # noqa: SIM115
+                self._digests = to_append(path)
 
     def write_digests(self, record: Record) -> None:
         """One line for the update of a record that has digests.  Raises ModelparError on every rank."""
@@ -247,19 +301,33 @@ class RunDirectory:
     def save_step(self, network: DeepBeliefNetwork, updates: int, keep: int) -> Path:
         """Write a checkpoint after so many ``updates``, then remove all but the newest ``keep``."""
         path = self.checkpoints / f"step-{updates:08d}.safetensors"
-        checkpoint.save(network, path)
+        self.save(network, path)
         with together(self.comm):
             if self.comm.rank == 0:
                 for old in self._on_disk()[keep:]:
                     old.unlink(missing_ok=True)
         return path
 
+    def save(self, network: DeepBeliefNetwork, path: Path) -> None:
+        """Write a checkpoint of the run; the records before it are then on the disk too.
+
+        Raises CheckpointError, or ModelparError, on every rank, where that fails.
+        """
+        with together(self.comm):
+            for name, file in ((METRICS, self._metrics), (digests.NAME, self._digests)):
+                if file is not None:
+                    with naming(self.path / name):
+                        os.fsync(file.fileno())
+        checkpoint.save(network, path, follow_links=False, sources=self.private)
+
     def remove_end(self, *, pretrained: bool) -> None:
-        """Remove the model and the summary of a run that goes on, and with ``pretrained`` that checkpoint too."""
-        names = [self.model.name, SUMMARY, *([self.pretrained.name] if pretrained else [])]
+        """Remove the model and the summary of a run that goes on, and with ``pretrained`` that checkpoint and the
+        pictures of it too.  The summary goes first: a run that has one has finished."""
+        names = [SUMMARY, self.model.name, *((self.pretrained.name, *PICTURES) if pretrained else ())]
         with together(self.comm):
             for name in names if self.comm.rank == 0 else ():
                 (self.path / name).unlink(missing_ok=True)
+                sync_folder(self.path)
 
     def to_resume(self, updates_of_pretraining: int) -> list[Path]:
         """The checkpoints from which a run may go on, the newest first."""
@@ -316,37 +384,18 @@ def checkpoint_of(comm: MPI.Comm, path: str, *, generative: bool) -> Path:
     return Path(comm.bcast(file))
 
 
+@contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def _order_of_names(path: Path) -> tuple[int, str]:
+    return NAMES.index(partials.completed_name(path.name) or path.name), path.name
+
+
 def _updates_of(path: Path) -> int:
     matched = _STEP.fullmatch(path.name)
     return int(matched[1]) if matched else 0
-
-
-def _parsed(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
-    """Parsed lines, and how many are not records; the last is not counted: a killed run may have left it incomplete."""
-    records = [_record(line) for line in lines]
-    return [record for record in records if record is not None], records[:-1].count(None)
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or record.get("stage") not in STAGES:
-        return None
-    integers = all(type(record.get(name)) is int for name in ("layer", "epoch", "step"))
-    numbers = all(type(value) in (int, float) for name, value in record.items() if name not in ("kind", "stage"))
-    return record if integers and numbers and record.get("kind") in ("step", "epoch") and "seconds" in record else None
-
-
-def _is_before(line: dict[str, Any], position: Position, n_steps: int) -> bool:
-    """Whether a record was made before ``position``."""
-    recorded, reached = (
-        (STAGES.index(stage), recorded_layer(stage, layer))
-        for stage, layer in ((line["stage"], line["layer"]), (position.stage, position.layer))
-    )
-    if recorded != reached:
-        return recorded < reached
-    if line["kind"] == "epoch":
-        return int(line["epoch"]) <= position.epoch
-    return int(line["step"]) <= position.epoch * n_steps + position.step

@@ -16,13 +16,15 @@ from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
+from modelpar.cli.ending import draw_missing
 from modelpar.cli.options import shown_value
+from modelpar.cli.overwriting import inputs
 from modelpar.cli.own_data import check_resumed
 from modelpar.cli.preparation import fine_tunes, sizes_of
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.recorded_paths import recorded, without_files
 from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, report_fewer
-from modelpar.cli.run_directory import CONFIG, RANKS, SUMMARY, RunDirectory
+from modelpar.cli.run_directory import RANKS, SUMMARY, RunDirectory
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.cli.trajectory import Trajectory
@@ -70,6 +72,7 @@ class Session:
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.fine_tunes = fine_tunes(settings, spec, dataset)
         self._done: dict[tuple[str, int], int] = {}  # updates of each stage and RBM
+        self._has_drawn = False  # the network at the end of its pre-training, by this process
         self._ahead = 0  # difference of ``_number`` and the updates that are counted from the records
         self._number: int | None = None  # updates in the name of that checkpoint
         n = len(dataset.train)
@@ -108,22 +111,27 @@ class Session:
         if resumed:
             where = str(self.directory.path)
             check_resumed(network, self.dataset, where, accept=accept_other_data, say=self.progress.say)
-        if self._has_finished() and not (resumed and self._goes_on()):
-            if resumed:
-                check_fewer(self.settings)
-                self._check_changes()
+        finished = self._has_finished() and not (resumed and self._goes_on())
+        if resumed and finished:
+            check_fewer(self.settings)
+            self._check_changes()
+        if finished and self.directory.has(SUMMARY) and self.directory.has(self.directory.model.name):
             self.progress.say(
                 f"this run has finished: see {self.directory.path / SUMMARY}; more epochs go on with it, all else "
                 "needs another run"
             )
             return
         self._check_position()
-        if resumed:
+        if finished:
+            self.progress.say("this run has had all its updates; what was to follow them is made up for")
+        elif resumed:
             self._check_changes()
             report_fewer(network, self.settings, self._steps, self.progress.say)
         self.training.data = self.dataset.fingerprint or self.training.data
         position = self.training.position
         self.directory.prepare(resume=resume, overwrite=overwrite)  # no file was changed so far
+        if not finished:
+            self._remove_end(position)  # before the options say that there is more to come: see ``_goes_on``
         self._write_config()
         self.directory.write_text(RANKS, "".join(f"{name}\n" for name in self.names))
         self.history = self.directory.open_metrics(position, self._steps[position.stage])
@@ -135,14 +143,13 @@ class Session:
         self._restore_clock()
         if self._number is not None:
             self._ahead = self._number - self._updates_done()
-        self._remove_end(position)
         if self.settings.training.trains:
             self.trajectory.begin(self._updates_of_stage(), self._planned)
         try:
             if position.stage == "pretrain" and self.settings.training.trains:
                 self._consume(pretrain(self.network, self.dataset, self._pretraining(), self.settings.sync))
                 self._check_finite()
-                checkpoint.save(self.network, self.directory.pretrained)
+                self.directory.save(self.network, self.directory.pretrained)
                 self._remember(str(self.directory.pretrained))
                 self._draw_generative()
             if self.fine_tunes:
@@ -150,7 +157,8 @@ class Session:
             self._check_finite()
         except TrainingError as error:
             raise TrainingError(f"{error}; {self.last_good}") from None
-        checkpoint.save(self.network, self.directory.model)
+        if not (finished and self.directory.has(self.directory.model.name)):
+            self.directory.save(self.network, self.directory.model)
         self._conclude(compile_seconds)
 
     # -- before ------------------------------------------------------------------------------------------------------
@@ -296,7 +304,8 @@ class Session:
             "network": self.spec, "training": self.settings.training, "finetune": self.settings.finetune,
             "data": self.settings.data, "grid": self.settings.grid, "sync": self.settings.sync, "run": run,
         }  # fmt: skip
-        self.directory.write_text(CONFIG, write_config(recorded(specs)))
+        sources = [file for _, file in inputs(self.settings, None)]
+        self.directory.write_config(write_config(recorded(specs)), sources)
 
     def _pretraining(self) -> TrainingSpec:
         """With a score after the last epoch of the top RBM, unless there are more or none."""
@@ -382,14 +391,15 @@ class Session:
 
     def _draw_generative(self) -> None:
         if self.settings.run.pictures:
+            self._has_drawn = True
             pictures.draw_network(self.network, self.dataset, self.directory, self.progress.say)
 
     # -- after -------------------------------------------------------------------------------------------------------
 
     def _conclude(self, compile_seconds: float) -> None:
         if self.settings.run.pictures:
-            if not self.directory.has("filters.png"):
-                self._draw_generative()
+            if not self._has_drawn:
+                draw_missing(self.network, self.dataset, self.directory, self.progress.say)
             pictures.draw_curves(self.history, self.directory, self.progress.say)
         with self.status.phase("scoring"):
             accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 from mpi4py import MPI
 
@@ -15,6 +16,7 @@ from modelpar.cli.progress import TrainingProgress
 from modelpar.cli.recorded_paths import check_there
 from modelpar.cli.restarts import counted_restart
 from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.run_lock import RunLock
 from modelpar.cli.session import Session
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
@@ -40,32 +42,49 @@ def train(
     """
     if resume and max_restarts is None and settings.run.run_dir is not None:
         RunDirectory(comm, settings.run.run_dir).check_begun()
+    if resume and settings.run.run_dir is not None and settings.config is None:
+        RunDirectory(comm, settings.run.run_dir).check_configuration()
     check_run_directory(comm, settings, settings.run.run_dir)
+    with closing(RunLock()) as lock:
+        if settings.run.run_dir is not None:  # before anything is read that another job may be writing
+            lock.take(comm, Path(settings.run.run_dir), only_if_there=True)
+        crew = _train(
+            comm, settings, placement, lock, resume=resume, overwrite=overwrite, max_restarts=max_restarts,
+            accept_other_data=accept_other_data,
+        )  # fmt: skip
+    if crew.has_lost:
+        crew.comm.Barrier()  # no rank ends while another still needs it
+        leave(0)
+
+
+def _train(
+    comm: MPI.Comm, settings: Settings, placement: Placement, lock: RunLock, *, resume: bool, overwrite: bool,
+    max_restarts: int | None, accept_other_data: bool,
+) -> Crew:  # fmt: skip
+    """As ``train``; the ranks that have come to the end."""
     with counted_restart(comm, settings.run.run_dir, max_restarts, resume=resume):
         crew = Crew.of(comm, settings.grid)
         while True:
             attempt = Attempt(
-                settings, placement, crew, resume=resume, overwrite=overwrite, accept_other_data=accept_other_data
-            )
+                settings, placement, crew, lock, resume=resume, overwrite=overwrite,
+                accept_other_data=accept_other_data,
+            )  # fmt: skip
             try:
                 with ends_by_itself(crew):
                     attempt.run()
-                break
+                return crew
             except Exception as error:
                 crew = crew.without_lost(error, attempt)
-    if crew.has_lost:
-        crew.comm.Barrier()  # no rank ends while another still needs it
-        leave(0)
 
 
 class Attempt:
     """Training on one grid; there is another attempt only after a lost rank."""
 
     def __init__(
-        self, settings: Settings, placement: Placement, crew: Crew, *, resume: bool, overwrite: bool,
+        self, settings: Settings, placement: Placement, crew: Crew, lock: RunLock, *, resume: bool, overwrite: bool,
         accept_other_data: bool,
     ) -> None:  # fmt: skip
-        self.settings, self.placement, self.crew = settings, placement, crew
+        self.settings, self.placement, self.crew, self.lock = settings, placement, crew, lock
         self.resume, self.overwrite, self.accept_other_data = resume, overwrite, accept_other_data
         self.grid: Grid | None = None
         self.session: Session | None = None
@@ -118,7 +137,7 @@ class Attempt:
             dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
         spec = network_spec(settings, dataset)
         check_memory(settings, spec, grid)
-        directory = RunDirectory.choose(grid.comm, self.crew.run_dir or settings.run.run_dir, dataset.name)
+        directory = RunDirectory.choose(grid.comm, self.crew.run_dir or settings.run.run_dir, dataset.name, self.lock)
         # after a lost rank the files in the directory are those of this crew
         resume, overwrite = self.resume or self.crew.has_begun, self.overwrite or self.crew.has_begun
         directory.check(resume=resume, overwrite=overwrite)

@@ -19,6 +19,7 @@ from modelpar.cli.options import shown_value
 from modelpar.cli.run_directory import KeptModel, RunDirectory
 from modelpar.data import Minibatches
 from modelpar.errors import CheckpointError, together
+from modelpar.files.outputs import make_folder
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import option_name
 from modelpar.training.state import TrainingRun
@@ -68,7 +69,7 @@ class Trajectory:
                     if model[:2] >= first:
                         model.path.unlink(missing_ok=True)
                 if self.keeps:
-                    (self.directory.path / TRAJECTORY).mkdir(exist_ok=True)
+                    make_folder(self.directory.path / TRAJECTORY)
         kept = comm.bcast(self.directory.trajectory() if comm.rank == 0 else None)
         self._last = {model.rbm: model.update for model in kept}
         # an RBM whose last epoch was cut short by --updates has had fewer than its position tells
@@ -87,7 +88,7 @@ class Trajectory:
             return
         layer = TrainingRun.of(self.network).position.layer
         self._check_finite()
-        checkpoint.save(self.network, self.directory.path / TRAJECTORY / KeptModel.name_of(layer, done))
+        self.directory.save(self.network, self.directory.path / TRAJECTORY / KeptModel.name_of(layer, done))
         self._last[layer] = done
 
 

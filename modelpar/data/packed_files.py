@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import uuid
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from modelpar.data.memory import array_source
 from modelpar.data.packed import PackedColumns, packed_rows, values_type, width
 from modelpar.data.reading import check_labels, reading
 from modelpar.errors import DataError
-from modelpar.files.outputs import PARTIAL, Output
+from modelpar.files.outputs import Output
 from modelpar.files.paths import identity
 from modelpar.values.forms import AnyPath
 
@@ -118,13 +117,13 @@ def write_packed(
 
 
 def save_bits(path: Path, packed: PackedColumns, shape: Sequence[int], labels: Array | None = None) -> None:
-    """The file, whole or not at all, by a way of its own where others make the same.  Raises OSError."""
+    """The file, whole or not at all, also where others make the same.  Raises OSError."""
     arrays: dict[str, Any] = {
         "bits": packed.bits, "shape": np.array(shape, np.int64), "scale": np.array(packed.high, packed.dtype),
     }  # fmt: skip
     if labels is not None:
         arrays["labels"] = labels
-    output = Output(path, f".{uuid.uuid4().hex[:12]}{PARTIAL}")
+    output = Output(path)
     try:
         output.open()
         with open(output.partial, "wb") as file:

@@ -1,8 +1,9 @@
 """Files that are written completely or not at all; every output goes through this module.
 
-A regular file is written under another name in the same folder, and renamed when it is complete; it keeps the mode of
-the file that it replaces.  A symbolic link stays, and its target is written.  Pipes, devices and the process's own
-outputs (``/dev/stdout``) cannot be replaced: they get the bytes once these are complete.
+A regular file is written under another name in the same folder (``partials``), and when it is complete it is synced to
+the disk and renamed; it keeps the mode of the file that it replaces.  A symbolic link that a user has named stays, and
+its target is written; in a run directory, which may come from somebody else, it is replaced.  Pipes, devices and the
+process's own outputs (``/dev/stdout``) cannot be replaced: they get the bytes once these are complete.
 """
 
 from __future__ import annotations
@@ -12,52 +13,71 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
-from errno import EACCES, EISDIR, ELOOP
+from errno import EACCES, EDQUOT, EIO, EISDIR, ELOOP, ENOSPC
 from pathlib import Path
 from typing import BinaryIO
 
-PARTIAL = ".partial"
+from modelpar.files import partials
+
 _MOST_LINKS = 40  # as the kernel allows
+_NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FAILED = (EIO, ENOSPC, EDQUOT)  # what a folder that cannot be synced may say; others mean that it need not be
 
 
 class Output:
     """One file being written: ``open``, write to ``partial``, then ``finish`` or ``give_up``.  Not collective.
 
     path      as it was named
-    target    the file that links lead to
+    follow    write what symbolic links lead to, and into pipes and devices; else whatever has the name is replaced
+    sources   files that the output is made from: where one of them is private, a new file is
+    target    the file that is written
     streamed  whether the target is a pipe, a device or the like, which is kept and gets the bytes
-    partial   the file that is written meanwhile: the target's name plus ``ending``, or a temporary file if streamed
+    partial   the file that is written meanwhile, which no other process writes
 
     Raises OSError.
     """
 
-    def __init__(self, path: str | os.PathLike[str], ending: str = PARTIAL) -> None:
-        self.path, self.target = Path(path), followed(path)
-        self.streamed = is_stream(path)
+    def __init__(
+        self, path: str | os.PathLike[str], *, follow: bool = True, sources: Iterable[str | os.PathLike[str]] = ()
+    ) -> None:
+        self.path, self.follow, self.sources = Path(path), follow, tuple(sources)
+        self.target = followed(path) if follow else self.path
+        self.streamed = follow and is_stream(path)
         self._folder: str | None = None  # folder of the temporary file, if streamed
         self._begun = False
-        self.partial = self.target.with_name(self.target.name + ending)
+        self.partial = partials.partial_path(self.target)
 
     def open(self) -> None:
-        """Begin with an empty file; what an earlier attempt has left is removed."""
+        """Begin with an empty file; what processes that have died left of the same target is removed."""
         self._check_target()
         if self.streamed:
             self._folder = tempfile.mkdtemp(prefix="modelpar-")
             self.partial = Path(self._folder) / "output"
-        with suppress(FileNotFoundError):
-            self.partial.unlink()
-        os.close(os.open(self.partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        else:
+            partials.clear(self.target)
+        os.close(os.open(self.partial, _NEW, self._mode()))
         self._begun = True
 
     def check(self) -> None:
         """Raise OSError where it is clear already that the file cannot be written.  Leaves no file."""
         self._check_target()
         if not self.streamed:
-            with tempfile.TemporaryDirectory(dir=self.target.parent, prefix=".modelpar-"):
-                pass
+            os.close(os.open(self.partial, _NEW, self._mode()))
+            self.partial.unlink()
+
+    def _mode(self) -> int:
+        """Of a new file; no more can be read of it while it is written than when it is complete."""
+        before = _status(self.target) if not self.streamed else None
+        return 0o666 & (_common_mode(self.sources) if before is None else stat.S_IMODE(before.st_mode) | stat.S_IRWXU)
 
     def _check_target(self) -> None:
+        if not self.follow:
+            before = _status(self.target)
+            if before is not None and stat.S_ISDIR(before.st_mode):
+                raise IsADirectoryError(EISDIR, "it is a directory; name a file in it", str(self.path))
+            return
         descriptor = _own_descriptor(self.path)
         if descriptor is not None:
             os.fstat(descriptor)
@@ -67,15 +87,19 @@ class Output:
             raise PermissionError(EACCES, os.strerror(EACCES), str(self.path))
 
     def finish(self) -> None:
-        """Make the partial file the output."""
+        """Make the partial file the output, durably."""
         if self.streamed:
             with open(self.partial, "rb") as source, _opened_stream(self.path) as target:
                 shutil.copyfileobj(source, target)
             self._forget()
             return
-        with suppress(FileNotFoundError):
-            _keep_mode(self.target, self.partial)
+        before = _status(self.target)
+        if before is not None and stat.S_ISREG(before.st_mode):
+            _keep_mode(before, self.partial)
+        sync(self.partial)
         os.replace(self.partial, self.target)
+        self._begun = False
+        sync_folder(self.target.parent)
 
     def give_up(self) -> None:
         """Remove the partial file.  Never raises."""
@@ -134,9 +158,59 @@ def _opened_stream(path: Path) -> BinaryIO:
     return os.fdopen(os.dup(descriptor), "wb")
 
 
-def _keep_mode(old: Path, new: Path) -> None:
-    """Copy the mode and, where this user may, the owner of the file that is replaced."""
-    before = os.stat(old)
+def sync(path: str | os.PathLike[str]) -> None:
+    """Bring what was written to a file onto the disk.  Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Make new names in a folder, and the end of old ones, survive a loss of power, where it can be done.
+
+    Raises OSError where the disk fails or is full.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in _FAILED:
+            raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, durably, unless they are there.  Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of the file itself, should it be a link; None where there is none."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _common_mode(sources: Iterable[str | os.PathLike[str]]) -> int:
+    """What everybody may do with all of these files, and the owner with any."""
+    mode = 0o777
+    for source in sources:
+        with suppress(OSError, ValueError):
+            of_source = os.stat(source).st_mode
+            mode &= of_source | stat.S_IRWXU if stat.S_ISREG(of_source) else 0o777
+    return mode
+
+
+def _keep_mode(before: os.stat_result, new: Path) -> None:
+    """Give a file the mode and, where this user may, the owner of the one that it replaces."""
     with suppress(OSError):
         os.chown(new, before.st_uid, before.st_gid)
     os.chmod(new, stat.S_IMODE(before.st_mode))

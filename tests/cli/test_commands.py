@@ -1,7 +1,7 @@
 """The command line without mpirun: options, configuration files, errors, and what the commands print.
 
 Modules: modelpar/cli/atomic_file, modelpar/cli/config, modelpar/cli/options, modelpar/cli/run_directory,
-modelpar/cli/threads
+modelpar/cli/run_records, modelpar/cli/threads
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.commands import modelpar as group
 from modelpar.cli.info import warnings as mismatches
 from modelpar.cli.progress import size_text
-from modelpar.cli.run_directory import RunDirectory, _is_before
+from modelpar.cli.run_directory import RunDirectory
+from modelpar.cli.run_records import is_before
 from modelpar.cli.threads import Placement, placement
 from modelpar.errors import DataError, ModelparError, SpecError
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
@@ -408,7 +409,7 @@ def test_runs_go_on_from_the_newest_checkpoint(tmp_path: Path) -> None:
 )
 def test_records_after_the_checkpoint_are_dropped(line: dict[str, Any], kept: bool) -> None:
     position = Position("pretrain", layer=1, epoch=2, step=4)
-    assert _is_before(line, position, n_steps=10) is kept
+    assert is_before(line, position, n_steps=10) is kept
 
 
 @pytest.mark.parametrize(("n", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")])

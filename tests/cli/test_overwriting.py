@@ -18,7 +18,7 @@ TRAIN = ["train", "--layers", "64-10", "--epochs", "1", "--overwrite"]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run, data, a mask, a configuration, links to them; nothing of it would stand being read."""
     names = "r/model.safetensors r/pretrained.safetensors r/checkpoints/step-00000005.safetensors r/summary.json "
-    for name in (names + "m.npy m.safetensors.partial x.npy y.npy p.npz mask.npz").split():
+    for name in (names + "m.npy x.npy y.npy p.npz mask.npz").split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     for name in ("r/config.toml", "c.toml", "c.png", "c.npz"):
@@ -46,7 +46,6 @@ def contents(folder: Path) -> dict[Path, bytes]:
         "export soft.safetensors r/model.safetensors",
         "export r/model.safetensors softr/pretrained.safetensors",
         "export r/checkpoints/step-00000005.safetensors r/checkpoints/step-00000005.safetensors",
-        "export m.safetensors.partial m.safetensors",
         "export r c.npz --config c.npz",
         "export r p.npz --partition p.npz",
         "sample m.npy --out m.npy",
