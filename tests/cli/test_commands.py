@@ -7,6 +7,7 @@ modelpar/cli/run_records, modelpar/cli/threads
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -27,6 +28,7 @@ from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.run_records import is_before
 from modelpar.cli.threads import Placement, placement
 from modelpar.errors import DataError, ModelparError, SpecError
+from modelpar.files import partials
 from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.state import Position
 from tests import jobs
@@ -337,18 +339,18 @@ def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
 
 
 def test_files_of_the_user_are_never_removed(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
-    mine = [tmp_path / "elsewhere" / name for name in ("thesis.txt", "step-notes.safetensors")]
-    ours = [tmp_path / "elsewhere" / f"step-00000005.safetensors{end}" for end in ("", ".partial")]
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    mine = [folder / name for name in ("thesis.txt", "step-notes.safetensors", ".probe")]
+    left = partials.partial_path(folder / "step-00000006.safetensors").name.replace(f"-{os.getpid():x}-", "-0-")
+    ours = [folder / name for name in ("step-00000005.safetensors", "step-00000005.safetensors.partial", left)]
     for path in (*mine, *ours):
         path.touch()
     directory = RunDirectory(MPI.COMM_SELF, tmp_path / "run")
     with pytest.raises(SpecError, match=r"holds a run already \(step-00000005.safetensors\)"):
         directory.prepare(resume=False, overwrite=False)
     directory.prepare(resume=False, overwrite=True)
-    assert [path.exists() for path in (*mine, *ours)] == [True, True, False, False]
+    assert [path.exists() for path in (*mine, *ours)] == [True, True, True, False, False, False]
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "summary.json", "filters.png"])
