@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from modelpar.cli.terminal import make_console
+from modelpar.cli.terminal import Unfailing, make_console
 from modelpar.files.paths import in_one_line
 from modelpar.records import Record
 
@@ -39,6 +39,7 @@ class TrainingProgress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or make_console()
+        self.console.file = Unfailing(self.console.file)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
             TextColumn("{task.fields[measures]}", markup=False), TextColumn("{task.fields[rate]}", markup=False),

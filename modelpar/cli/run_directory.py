@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mpi4py import MPI
 
-from modelpar import checkpoint
+from modelpar import checkpoint, faults
 from modelpar.cli.atomic_file import PARTIAL, atomic_write, naming
 from modelpar.cli.config import TRAJECTORY
 from modelpar.errors import CheckpointError, SpecError, together
@@ -116,6 +116,7 @@ class RunDirectory:
         Raises as ``check`` does, and CheckpointError where it cannot be written, on every rank.
         """
         self.check(resume=resume, overwrite=overwrite)
+        faults.at("begin directory")
         with together(self.comm):
             if self.comm.rank == 0:
                 self._try_to_write()
@@ -208,6 +209,7 @@ class RunDirectory:
 
     def write_metrics(self, record: Record) -> None:
         """Raises ModelparError, on every rank, where the line cannot be written."""
+        faults.at("record")
         with together(self.comm):
             if self._metrics is not None:  # on rank 0, where open_metrics comes first
                 unwritten = (json.dumps(record.as_line()) + "\n").encode()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from modelpar import checkpoint
+from modelpar import checkpoint, faults
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
@@ -71,6 +71,7 @@ class Session:
         self.fine_tunes = fine_tunes(settings, spec, dataset)
         self._done: dict[tuple[str, int], int] = {}  # updates of each stage and RBM
         self._ahead = 0  # difference of ``_number`` and the updates that are counted from the records
+        self._has_drawn = False
         self._number: int | None = None  # updates in the name of that checkpoint
         n = len(dataset.train)
         self._steps = {
@@ -381,6 +382,7 @@ class Session:
         monitor.check_finite("the network", pieces, self.grid.comm)
 
     def _draw_generative(self) -> None:
+        self._has_drawn = True
         if self.settings.run.pictures:
             pictures.draw_network(self.network, self.dataset, self.directory, self.progress.say)
 
@@ -388,11 +390,12 @@ class Session:
 
     def _conclude(self, compile_seconds: float) -> None:
         if self.settings.run.pictures:
-            if not self.directory.has("filters.png"):
+            if not self._has_drawn and not self.directory.has("filters.png"):
                 self._draw_generative()
             pictures.draw_curves(self.history, self.directory, self.progress.say)
         with self.status.phase("scoring"):
             accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
+        faults.at("summarise")
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         summary = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
         self.directory.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from modelpar import faults
 from modelpar.data import Minibatches
 from modelpar.data.feed import Feed
 from modelpar.errors import SpecError
@@ -142,6 +143,7 @@ class MinibatchLoop:
         return Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), update, mine.start)
 
     def _read(self, samples: IntArray, first_draw: int) -> tuple[Activations, Packed | None]:
+        faults.at("read data")
         if self._packed and self._spread is not None:
             spread = self._spread.states(samples, first_draw)
             own = self.network.rbms[0].weights.owned_in_spread
@@ -154,6 +156,7 @@ class MinibatchLoop:
 
     def count(self, batch: Minibatch, **sums: float) -> None:
         """The update of ``batch`` is done: add to the epoch's sums."""
+        faults.at("step")
         position = self.position
         for name, value in {**sums, "samples": batch.n_mine}.items():
             position.sums[name] = position.sums[name]._replace(value=position.sums[name].value + value)
