@@ -54,6 +54,11 @@ class DisagreementError(ModelparError, ValueError):
     """Ranks that must bring the same bring different values, or make different calls."""
 
 
+class StoppedError(ModelparError):
+    """A run that was asked to end has done so, and saved a checkpoint first: no mistake of anybody."""
+
+
+STOPPED = 4  # exit status of such a run
 ALONE = 0  # a rank that raises, and is known to be the only one
 _N_RANKS = "n_ranks_that_raise"  # attribute of an error
 _E = TypeVar("_E", bound=BaseException)

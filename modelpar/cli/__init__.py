@@ -3,7 +3,8 @@
 ``main`` is the console command.  It imports mpi4py and the standard library only; NumPy is loaded when the number of
 threads is known (``threads.prepare``).  An error ends in one of three ways: a mistake that the user can mend
 is one line, printed once, and status 2 on every rank; an interruption is status 130; anything else is a traceback and
-``MPI_Abort``, so that no rank is left waiting.  SIGTERM and SIGHUP end a process at once, and the launcher the job.
+``MPI_Abort``, so that no rank is left waiting.  SIGHUP ends a process at once, and the launcher the job; so does
+SIGTERM, but for a run that is in training (``stopping``), which saves what it has and ends with status 4.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from modelpar import faults
 from modelpar.collective.agreement import agree
 from modelpar.collective.ending import AGREED_PATIENCE, LAUNCHER, PATIENCE, all_come, end_job, is_reporter
-from modelpar.errors import ALONE, ModelparError, ModelparWarning, described, n_ranks_that_raise
+from modelpar.errors import (
+    ALONE,
+    STOPPED,
+    ModelparError,
+    ModelparWarning,
+    StoppedError,
+    described,
+    n_ranks_that_raise,
+)
 from modelpar.files.paths import in_one_line
 
 if TYPE_CHECKING:
@@ -81,6 +90,8 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
         return ended.exit_code
     except click.ClickException as error:
         return _end_together(comm, error, error.format_message(), MISTAKE)
+    except StoppedError as error:
+        return _end_together(comm, error, _message(error), STOPPED, "stopped")
     except (ModelparError, ModelparWarning, OSError, MemoryError) as error:  # python -W error raises warnings
         return _end_together(comm, error, _message(error), MISTAKE)
     except (KeyboardInterrupt, click.Abort) as error:

@@ -78,7 +78,9 @@ class Unfailing(io.TextIOBase):
             os.close(nowhere)
         with suppress(OSError, ValueError):
             reason = in_one_line(described(error))
-            print(f"modelpar: warning: what is printed is lost ({reason}); the run goes on", file=sys.stderr, flush=True)
+            print(
+                f"modelpar: warning: what is printed is lost ({reason}); the run goes on", file=sys.stderr, flush=True
+            )
 
 
 def make_console() -> Console:

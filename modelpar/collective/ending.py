@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from modelpar.errors import ALONE, n_ranks_that_raise, raised_by
+from modelpar.errors import ALONE, ModelparError, n_ranks_that_raise, raised_by
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+T = TypeVar("T")
 
 PATIENCE = 2.0  # seconds in which all ranks come to an error that they have not agreed on
 AGREED_PATIENCE = 20.0  # to one that they have: they are on the way here, but a machine may be busy
@@ -65,6 +68,23 @@ def is_reporter(comm: MPI.Comm) -> bool:
     for request in requests:
         request.Test()
     return not lower
+
+
+@contextmanager
+def closed(records: Iterator[T], comm: MPI.Comm) -> Iterator[Iterator[T]]:
+    """A generator whose end is collective, closed when the block is left; not after an error of this rank alone."""
+    try:
+        yield records
+    except ModelparError as error:
+        if all_raise(comm, error):
+            _close(records)
+        raise
+    _close(records)
+
+
+def _close(records: Iterator[Any]) -> None:
+    if isinstance(records, Generator):
+        records.close()
 
 
 def end_job(comm: MPI.Comm, status: int) -> NoReturn:

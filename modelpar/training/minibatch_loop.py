@@ -128,6 +128,7 @@ class MinibatchLoop:
         for share in sync.shares(self._first, self._stop, self.n_done, rate()):
             batch = self._minibatch(share)
             yield batch if sync.in_step else replace(batch, share=share.part, n_shares=share.n_parts)
+        self._stop = sync.reached
 
     def _minibatch(self, share: Share) -> Minibatch:
         position = self.position
