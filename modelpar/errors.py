@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -52,6 +52,27 @@ class TrainingError(ModelparError):
 
 class DisagreementError(ModelparError, ValueError):
     """Ranks that must bring the same bring different values, or make different calls."""
+
+
+class StoppedError(ModelparError):
+    """A run that was asked to end has done so, and saved a checkpoint first: no mistake of anybody."""
+
+
+STOPPED = 4  # exit status of such a run
+ALONE = 0  # a rank that raises, and is known to be the only one
+_N_RANKS = "n_ranks_that_raise"  # attribute of an error
+_E = TypeVar("_E", bound=BaseException)
+
+
+def raised_by(error: _E, n_ranks: int) -> _E:
+    """Note on an error that this many ranks are known to raise it together, or that this one is ALONE with it."""
+    setattr(error, _N_RANKS, n_ranks)
+    return error
+
+
+def n_ranks_that_raise(error: BaseException) -> int:
+    """How many ranks are known to raise this error, at least."""
+    return getattr(error, _N_RANKS, 1)
 
 
 class Call(NamedTuple):
@@ -96,13 +117,14 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
         own = (type(error) if plain else ModelparError, described(error))
     for rank, other in enumerate(comm.allgather(own)):
         if isinstance(other, Call):
-            raise DisagreementError(
+            different = DisagreementError(
                 f"rank {rank} makes another call, {other.name}, than rank {comm.rank}; every rank must make the same "
                 "calls in the same order"
             )
+            raise raised_by(different, comm.size)
         if other is not None:
             kind, message = other
-            raise kind(message) from error
+            raise raised_by(kind(message), comm.size) from error
 
 
 def described(error: BaseException) -> str:

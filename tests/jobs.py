@@ -74,6 +74,7 @@ class Outcome:
     returncode: int | None
     output: str  # standard output and standard error, as they came
     tag: str  # of the job's processes, see ``alive``
+    ended: float = 0.0  # when the launcher ended, by ``time.time``
 
     def check(self) -> Outcome:
         """Fail the test, with all that the job printed, unless the job ended well."""
@@ -142,7 +143,7 @@ def run(
                 return Outcome(None, output, tag)
             with suppress(subprocess.TimeoutExpired):
                 output, _ = process.communicate(timeout=limit)
-                return Outcome(process.returncode, output, tag)
+                return Outcome(process.returncode, output, tag, time.time())
     finally:
         end_all(process, tag)
 

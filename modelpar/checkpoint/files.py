@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from mpi4py import MPI
 
+from modelpar import faults
 from modelpar.checkpoint.blocks import Buffers, Chunk, Cut, Shuffle, TensorBlock, move
 from modelpar.checkpoint.checksum import MODULUS, checksum, checksum_rows
 from modelpar.checkpoint.header import Header, decode, encode, header_length, in_file_order
@@ -86,6 +87,7 @@ def write(
                 raise CheckpointError(f"{partial} does not read back as it was written; check the disk")
             file.close()
         with together(grid.comm):
+            faults.at("finish checkpoint")
             if output is not None:
                 output.finish()
     except BaseException:
@@ -134,6 +136,7 @@ def read_into(
     not match their checksums; the blocks are then undefined.
     """
     name = os.fsdecode(path)
+    faults.at("read checkpoint")
     with together(grid.comm):
         _check(blocks)
         _fit(name, header, blocks, subset)
@@ -153,6 +156,7 @@ def _write_tensor(
     file: LocalFile, grid: GridLike, block: TensorBlock, start: int, buffers: Buffers, status: Status
 ) -> int:
     """Write this rank's chunks of a tensor whose first byte is ``start``; return its checksum.  Collective."""
+    faults.at("write checkpoint")
     itemsize = block.block.itemsize
     cut = Cut(*block.full_shape, itemsize, grid.n_shards * grid.n_replicas, buffers.chunk.nbytes)
     shuffle = Shuffle(grid.shard_comm, block, cut, buffers)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.errors import CheckpointError
+from modelpar.errors import CheckpointError, ModelparError, raised_by
 
 
 class LocalFile:
@@ -94,7 +94,7 @@ def together(comm: MPI.Comm, file: LocalFile | None = None) -> Iterator[None]:
     message = None
     try:
         yield
-    except CheckpointError as error:
+    except ModelparError as error:
         message = str(error)
     except OSError as error:
         what = f"{error.filename or 'the checkpoint'}: {error.strerror or error}"
@@ -103,4 +103,4 @@ def together(comm: MPI.Comm, file: LocalFile | None = None) -> Iterator[None]:
         message = file.failure
     for text in comm.allgather(message):
         if text is not None:
-            raise CheckpointError(text)
+            raise raised_by(CheckpointError(text), comm.size)

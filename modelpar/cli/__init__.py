@@ -3,7 +3,8 @@
 ``main`` is the console command.  It imports mpi4py and the standard library only; NumPy is loaded when the number of
 threads is known (``threads.prepare``).  An error ends in one of three ways: a mistake that the user can mend
 is one line, printed once, and status 2 on every rank; an interruption is status 130; anything else is a traceback and
-``MPI_Abort``, so that no rank is left waiting.  SIGTERM and SIGHUP end a process at once, and the launcher the job.
+``MPI_Abort``, so that no rank is left waiting.  SIGHUP ends a process at once, and the launcher the job; so does
+SIGTERM, but for a run that is in training (``stopping``), which saves what it has and ends with status 4.
 """
 
 from __future__ import annotations
@@ -19,8 +20,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from modelpar import faults
 from modelpar.collective.agreement import agree
-from modelpar.errors import ModelparError, ModelparWarning, described
+from modelpar.collective.ending import AGREED_PATIENCE, LAUNCHER, PATIENCE, all_come, end_job, is_reporter
+from modelpar.errors import (
+    ALONE,
+    STOPPED,
+    ModelparError,
+    ModelparWarning,
+    StoppedError,
+    described,
+    n_ranks_that_raise,
+)
 from modelpar.files.paths import in_one_line
 
 if TYPE_CHECKING:
@@ -28,8 +39,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 MISTAKE, UNEXPECTED, INTERRUPTED = 2, 1, 130
-PATIENCE = 10.0  # seconds in which all ranks must reach the same error, else the job is aborted
-INTERRUPT_PATIENCE = 1.0  # after an interruption: the other ranks mostly wait inside MPI and do not notice it
+INTERRUPT_PATIENCE = 1.0  # seconds for all to come to an interruption: most wait inside MPI and do not notice it
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -67,22 +77,27 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
         import click
 
         from modelpar.cli.commands import modelpar
+
+        faults.at("import")
     except BaseException:
         _abort(comm)
     try:
         agree(comm, "the command line", arguments=list(arguments))
         with _warnings_in_one_line(comm):
             modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
+            faults.at("leave")
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
-        return _end_together(comm, error.format_message(), MISTAKE)
+        return _end_together(comm, error, error.format_message(), MISTAKE)
+    except StoppedError as error:
+        return _end_together(comm, error, _message(error), STOPPED, "stopped")
     except (ModelparError, ModelparWarning, OSError, MemoryError) as error:  # python -W error raises warnings
-        return _end_together(comm, _message(error), MISTAKE)
-    except (KeyboardInterrupt, click.Abort):
-        return _end_together(comm, "interrupted", INTERRUPTED)
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else UNEXPECTED
+        return _end_together(comm, error, _message(error), MISTAKE)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _end_together(comm, error, "interrupted", INTERRUPTED)
+    except SystemExit as error:
+        return _exit_together(comm, error)
     except BaseException:
         _abort(comm)
     return 0
@@ -111,23 +126,38 @@ def _message(error: BaseException) -> str:
     return " ".join(line.strip() for line in described(error).splitlines())  # spaces in names stay
 
 
-def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
+def _end_together(comm: MPI.Comm, error: BaseException, message: str, status: int, kind: str = "error") -> int:
     """Print ``message`` once and return ``status`` when every rank has arrived; else abort.  Collective.
 
     An error that all ranks have detected, or agreed on, brings them all here almost at once.  Ranks that do not arrive
     wait for this rank in a collective that it will never enter.
     """
-    arrived = comm.Ibarrier()
-    deadline = time.monotonic() + (INTERRUPT_PATIENCE if status == INTERRUPTED else PATIENCE)
-    while not arrived.Test():
-        if time.monotonic() > deadline:
-            _print_error(f"rank {comm.rank} of {comm.size}: {message}")
-            comm.Abort(status)
-        time.sleep(0.005)
-    messages = comm.gather(message)
-    if messages is not None:
-        _print_error(messages[0])
-    return status
+    known = n_ranks_that_raise(error)
+    patience = AGREED_PATIENCE if known >= comm.size else INTERRUPT_PATIENCE if status == INTERRUPTED else PATIENCE
+    if known != ALONE and all_come(comm, patience):
+        if comm.rank == 0 and message:
+            _print_error(message, kind)
+        return status
+    _end_alone(comm, f"modelpar: error: {in_one_line(f'rank {comm.rank} of {comm.size}: {message}')}\n", status)
+
+
+def _exit_together(comm: MPI.Comm, error: SystemExit) -> int:
+    """The status that code which exits the interpreter asks for, where it does so on all ranks; else an error."""
+    if all_come(comm, PATIENCE):
+        return 0 if error.code is None else error.code if isinstance(error.code, int) else UNEXPECTED
+    status = error.code if isinstance(error.code, int) and error.code else UNEXPECTED
+    _end_alone(comm, f"modelpar: error: rank {comm.rank} of {comm.size} exited alone, with {error.code!r}\n", status)
+
+
+def _end_alone(comm: MPI.Comm, text: str, status: int) -> NoReturn:
+    """Say why, once, and end all ranks: the others may be waiting for this one."""
+    if is_reporter(comm):
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+    else:
+        time.sleep(LAUNCHER)  # another rank is about to end the job
+    end_job(comm, status)
 
 
 def _print_error(message: str, kind: str = "error") -> None:
@@ -136,9 +166,6 @@ def _print_error(message: str, kind: str = "error") -> None:
 
 
 def _abort(comm: MPI.Comm) -> NoReturn:
-    """The traceback of a bug, and the end of all ranks: the others may be waiting for this one."""
-    trace = traceback.format_exc()
-    sys.stderr.write(f"modelpar: unexpected error on rank {comm.rank} of {comm.size}\n{trace}")
-    sys.stderr.flush()
-    comm.Abort(UNEXPECTED)
-    os._exit(UNEXPECTED)  # not reached where MPI_Abort ends the process, as it must
+    """The traceback of a bug, and the end of all ranks."""
+    head = f"modelpar: unexpected error on rank {comm.rank} of {comm.size}\n"
+    _end_alone(comm, head + traceback.format_exc(), UNEXPECTED)

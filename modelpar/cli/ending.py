@@ -24,11 +24,13 @@ def draw_missing(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDir
     drawn.  Collective.
     """
     if all(directory.has(name) for name in pictures.OF_NETWORK):
-        return
+        return None
+    if not pictures.can_draw(network.grid.comm, say):
+        return None
     was_tuned = TrainingRun.of(network).position.stage == "done" and network.output is not None
-    if was_tuned and pictures.can_draw(network, dataset) and directory.has(directory.pretrained.name):
+    if was_tuned and dataset.image_shape is not None and directory.has(directory.pretrained.name):
         try:
             network = checkpoint.load(directory.pretrained, network.grid, network.layout, to_train=False)
         except CheckpointError as error:
             return say(f"no pictures of filters, reconstructions and samples: {error}")
-    pictures.draw_network(network, dataset, directory, say)
+    return pictures.draw_network(network, dataset, directory, say)

@@ -1,12 +1,14 @@
 """Pictures of a run: filters, reconstructions, curves.  Rank 0 draws values that all ranks collect.
 
-matplotlib is optional: without it a run prints one line and goes on.
+matplotlib is optional, and a run is worth more than its pictures: where it is not there, or whatever goes wrong while
+it draws or while a picture is written, a run prints one line and goes on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar import faults
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.terminal import Say
 from modelpar.data import Dataset, Split
-from modelpar.errors import together
+from modelpar.errors import described
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.feeds import in_data_units, visible_feed
 from modelpar.training.state import TrainingRun
@@ -42,15 +45,40 @@ def have_matplotlib() -> bool:
     return True
 
 
-def can_draw(network: DeepBeliefNetwork, dataset: Dataset) -> bool:
-    """Whether there can be pictures of a network at all.  Collective."""
-    return bool(network.grid.comm.bcast(have_matplotlib())) and dataset.image_shape is not None
+def can_draw(comm: MPI.Comm, say: Say) -> bool:
+    """Whether rank 0 has a matplotlib that can be loaded; else one line says why there are no pictures.  Collective."""
+    obstacle = ""
+    if comm.rank == 0:
+        try:
+            obstacle = "" if have_matplotlib() else WITHOUT
+        except Exception as error:  # one that was built for another NumPy, or that cannot make its folders
+            obstacle = failed(error)
+    obstacle = comm.bcast(obstacle)
+    if obstacle:
+        say(obstacle)
+    return not obstacle
+
+
+@contextmanager
+def optional(say: Say) -> Iterator[None]:
+    """A block of rank 0 alone that draws: a failure is one line, and no error."""
+    try:
+        yield
+    except Exception as error:
+        say(failed(error))
+
+
+def failed(error: Exception) -> str:
+    return f"warning: no pictures, or not all: {described(error) or type(error).__name__}"
 
 
 def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDirectory, say: Say) -> None:
-    """``filters.png``, ``reconstructions.png`` and ``samples.png`` of a network that still generates.  Collective."""
-    if not network.grid.comm.bcast(have_matplotlib()):
-        return say(WITHOUT)
+    """``filters.png``, ``reconstructions.png`` and ``samples.png`` of a network that still generates.  Collective.
+
+    What fails on rank 0 alone, which draws and writes, is said and not raised.
+    """
+    if not can_draw(network.grid.comm, say):
+        return None
     shape = dataset.image_shape
     if shape is None:
         return say("no pictures of filters, reconstructions and samples: a sample of these data is not a picture")
@@ -58,8 +86,9 @@ def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDir
     originals, reconstructed = reconstructions(network, dataset, dataset.test or dataset.train, N_SAMPLES)
     fantasies = fantasies_of(network, dataset.scale)
     white = white_of(network, dataset.scale)  # collective: before the part of rank 0
-    with together(network.grid.comm):
-        if network.grid.comm.rank == 0:
+    if network.grid.comm.rank == 0:
+        with optional(say):
+            faults.at("draw")
             save = partial(save_tiles, follow=False, sources=directory.private)
             save(directory.path / "filters.png", filters.reshape(-1, *shape), signed=True)
             pairs = np.stack([originals.T, reconstructed.T]).reshape(2 * originals.shape[1], *shape)
@@ -134,12 +163,11 @@ def save_tiles(
 def draw_curves(history: list[dict[str, Any]], directory: RunDirectory, say: Say) -> None:
     """``curves.png``: reconstruction error and log-likelihood of each RBM, loss and accuracies over the epochs.
 
-    Collective.
+    Collective.  What fails is said and not raised.
     """
-    if not directory.comm.bcast(have_matplotlib()):
-        return say(WITHOUT)
-    with together(directory.comm):
-        if directory.comm.rank == 0:
+    if can_draw(directory.comm, say) and directory.comm.rank == 0:
+        with optional(say):
+            faults.at("draw curves")
             epochs = [line for line in history if line["kind"] == "epoch"]
             save_curves(directory.path / "curves.png", epochs, follow=False, sources=directory.private)
 

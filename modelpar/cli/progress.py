@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from modelpar.cli.terminal import make_console
+from modelpar.cli.terminal import Unfailing, make_console
 from modelpar.files.paths import in_one_line
 from modelpar.records import Record
 
@@ -39,6 +40,7 @@ class TrainingProgress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or make_console()
+        self.console.file = cast(IO[str], Unfailing(self.console.file))
         self._bar = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
             TextColumn("{task.fields[measures]}", markup=False), TextColumn("{task.fields[rate]}", markup=False),

@@ -31,7 +31,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mpi4py import MPI
 
-from modelpar import checkpoint
+from modelpar import checkpoint, faults
 from modelpar.cli.atomic_file import atomic_write, naming
 from modelpar.cli.config import TRAJECTORY
 from modelpar.cli.config_file import complete
@@ -147,6 +147,7 @@ class RunDirectory:
         written, on every rank.  ``close`` gives the lock back.
         """
         self.check(resume=resume, overwrite=overwrite)
+        faults.at("begin directory")
         with together(self.comm):
             if self.comm.rank == 0:
                 with _unwritable(self.path):
@@ -262,6 +263,7 @@ class RunDirectory:
 
     def write_metrics(self, record: Record) -> None:
         """Raises ModelparError, on every rank, where the line cannot be written."""
+        faults.at("record")
         with together(self.comm):
             if self._metrics is not None:  # on rank 0, where open_metrics comes first
                 unwritten = (json.dumps(record.as_line()) + "\n").encode()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from modelpar import checkpoint
+from modelpar import checkpoint, faults
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
 from modelpar.cli.config import Settings, write_config
@@ -25,9 +25,11 @@ from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.recorded_paths import recorded, without_files
 from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, report_fewer
 from modelpar.cli.run_directory import RANKS, SUMMARY, RunDirectory
+from modelpar.cli.stopping import Stopping
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
 from modelpar.cli.trajectory import Trajectory
+from modelpar.collective.ending import closed
 from modelpar.comm.grid import Grid
 from modelpar.comm.watchdog import Watchdog
 from modelpar.data import DataFeed, Dataset, Minibatches
@@ -58,9 +60,10 @@ class Session:
     def __init__(
         self, settings: Settings, spec: NetworkSpec, layout: NetworkLayout, grid: Grid, dataset: Dataset,
         directory: RunDirectory, placement: Placement, progress: TrainingProgress, watchdog: Watchdog,
+        stopping: Stopping,
     ) -> None:  # fmt: skip
         self.settings, self.spec, self.layout, self.grid, self.dataset = settings, spec, layout, grid, dataset
-        self.directory, self.placement, self.progress = directory, placement, progress
+        self.directory, self.placement, self.progress, self.stopping = directory, placement, progress, stopping
         self.status, self.names = watchdog.status, watchdog.names
         self.network: DeepBeliefNetwork
         self.training: TrainingRun
@@ -145,21 +148,27 @@ class Session:
             self._ahead = self._number - self._updates_done()
         if self.settings.training.trains:
             self.trajectory.begin(self._updates_of_stage(), self._planned)
+        with self.stopping.steps(str(self.directory.model)):
+            self._train()
+            if not (finished and self.directory.has(self.directory.model.name)):
+                self.directory.save(self.network, self.directory.model)
+        self.stopping.has_trained(self.grid.comm)
+        self._conclude(compile_seconds)
+
+    def _train(self) -> None:
+        """The stages that are left.  Collective.  Raises TrainingError, StoppedError."""
         try:
-            if position.stage == "pretrain" and self.settings.training.trains:
-                self._consume(pretrain(self.network, self.dataset, self._pretraining(), self.settings.sync))
+            if self.training.position.stage == "pretrain" and self.settings.training.trains:
+                self._take(pretrain(self.network, self.dataset, self._pretraining(), self.settings.sync))
                 self._check_finite()
                 self.directory.save(self.network, self.directory.pretrained)
                 self._remember(str(self.directory.pretrained))
                 self._draw_generative()
             if self.fine_tunes:
-                self._consume(fine_tune(self.network, self.dataset, self.settings.finetune, self.settings.sync))
+                self._take(fine_tune(self.network, self.dataset, self.settings.finetune, self.settings.sync))
             self._check_finite()
         except TrainingError as error:
             raise TrainingError(f"{error}; {self.last_good}") from None
-        if not (finished and self.directory.has(self.directory.model.name)):
-            self.directory.save(self.network, self.directory.model)
-        self._conclude(compile_seconds)
 
     # -- before ------------------------------------------------------------------------------------------------------
 
@@ -316,6 +325,11 @@ class Session:
 
     # -- during ------------------------------------------------------------------------------------------------------
 
+    def _take(self, records: Iterator[Record]) -> None:
+        """All records of a stage, whose training ends on all ranks where one of these does not go on."""
+        with closed(records, self.grid.comm):
+            self._consume(records)
+
     def _consume(self, records: Iterator[Record]) -> None:
         """Show and write every record, and save where a checkpoint is due."""
         every, keep = self.settings.run.checkpoint_every, self.settings.run.keep
@@ -335,9 +349,13 @@ class Session:
             updates = self._updates_before(record.stage, record.layer) + record.step
             due = updates // every > saved // every if every else self._ends_rbm(record)
             saved = updates
-            if due:
+            stops = self.stopping.is_due(self.grid.comm, alike=self.training.sync is None or self.training.sync.alike)
+            if due or stops:
                 self._check_finite()
-                self._remember(str(self.directory.save_step(self.network, updates, keep)))
+                path = str(self.directory.save_step(self.network, updates, keep))
+                self._remember(path)
+            if stops:
+                self.stopping.end_saved(path, self.grid.comm)
 
     def _keep(self) -> None:
         """Keep what is due where all replicas are alike, before a step.  Collective."""
@@ -390,8 +408,8 @@ class Session:
         monitor.check_finite("the network", pieces, self.grid.comm)
 
     def _draw_generative(self) -> None:
+        self._has_drawn = True
         if self.settings.run.pictures:
-            self._has_drawn = True
             pictures.draw_network(self.network, self.dataset, self.directory, self.progress.say)
 
     # -- after -------------------------------------------------------------------------------------------------------
@@ -403,6 +421,7 @@ class Session:
             pictures.draw_curves(self.history, self.directory, self.progress.say)
         with self.status.phase("scoring"):
             accuracies = accuracy_measures(self.network, self.dataset) if self.fine_tunes else {}
+        faults.at("summarise")
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         summary = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
         self.directory.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")

@@ -7,14 +7,17 @@ where its own output goes to a terminal.  So the launcher's output is what count
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING
 
 import psutil
 from rich.console import Console
 
+from modelpar.errors import described
 from modelpar.files.paths import in_one_line
 
 if TYPE_CHECKING:
@@ -30,6 +33,54 @@ LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # a launcher sets 
 def plain_console(*, width: int | None = None, force_terminal: bool | None = None) -> Console:
     """A console for any text: brackets are not markup, and ``:name:`` is not an emoji."""
     return Console(markup=False, emoji=False, highlight=False, width=width, force_terminal=force_terminal)
+
+
+class Unfailing(io.TextIOBase):
+    """Text for people that may get lost: where ``file`` fails (a closed pipe, a full disk), one line on stderr says so,
+    and all else that is written to it is dropped.
+
+    A run must not end because nobody reads what it prints.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._failed = file, False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._file, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        if not self._failed:
+            try:
+                self._file.write(text)
+            except (OSError, ValueError) as error:  # ValueError: it was closed
+                self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        if not self._failed:
+            try:
+                self._file.flush()
+            except (OSError, ValueError) as error:
+                self._give_up(error)
+
+    def isatty(self) -> bool:
+        return not self._failed and self._file.isatty()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def _give_up(self, error: Exception) -> None:
+        self._failed = True
+        with suppress(OSError, ValueError):  # what is left in its buffer must not fail when the interpreter ends
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._file.fileno())
+            os.close(nowhere)
+        with suppress(OSError, ValueError):
+            reason = in_one_line(described(error))
+            print(
+                f"modelpar: warning: what is printed is lost ({reason}); the run goes on", file=sys.stderr, flush=True
+            )
 
 
 def make_console() -> Console:

@@ -18,6 +18,7 @@ from modelpar.cli.restarts import counted_restart
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.run_lock import RunLock
 from modelpar.cli.session import Session
+from modelpar.cli.stopping import Stopping
 from modelpar.cli.threads import Placement
 from modelpar.comm.grid import Grid
 from modelpar.comm.watchdog import Watchdog, names_of_ranks
@@ -62,11 +63,11 @@ def _train(
     max_restarts: int | None, accept_other_data: bool,
 ) -> Crew:  # fmt: skip
     """As ``train``; the ranks that have come to the end."""
-    with counted_restart(comm, settings.run.run_dir, max_restarts, resume=resume):
+    with Stopping(comm) as stopping, counted_restart(comm, settings.run.run_dir, max_restarts, resume=resume):
         crew = Crew.of(comm, settings.grid)
         while True:
             attempt = Attempt(
-                settings, placement, crew, lock, resume=resume, overwrite=overwrite,
+                settings, placement, crew, lock, stopping, resume=resume, overwrite=overwrite,
                 accept_other_data=accept_other_data,
             )  # fmt: skip
             try:
@@ -81,10 +82,11 @@ class Attempt:
     """Training on one grid; there is another attempt only after a lost rank."""
 
     def __init__(
-        self, settings: Settings, placement: Placement, crew: Crew, lock: RunLock, *, resume: bool, overwrite: bool,
-        accept_other_data: bool,
+        self, settings: Settings, placement: Placement, crew: Crew, lock: RunLock, stopping: Stopping, *,
+        resume: bool, overwrite: bool, accept_other_data: bool,
     ) -> None:  # fmt: skip
-        self.settings, self.placement, self.crew, self.lock = settings, placement, crew, lock
+        self.settings, self.placement, self.crew = settings, placement, crew
+        self.lock, self.stopping = lock, stopping
         self.resume, self.overwrite, self.accept_other_data = resume, overwrite, accept_other_data
         self.grid: Grid | None = None
         self.session: Session | None = None
@@ -98,12 +100,13 @@ class Attempt:
                 named_when_killed(crew.comm, names) as leave,
                 Watchdog(crew.comm, self.grid.status, timeout, names=names, say=print, leave=leave) as watchdog,
             ):
+                self.stopping.watch(self.grid.status, leave)
                 self._work(self.grid, watchdog)
 
     def _work(self, grid: Grid, watchdog: Watchdog) -> None:
         """Serve parameters, or train."""
         if grid.is_server:
-            with watchdog.status.phase("serving"):
+            with self.stopping.steps("the run directory"), watchdog.status.phase("serving"):
                 serve(grid)
             return
         try:
@@ -144,7 +147,9 @@ class Attempt:
         layout = self._layout(spec, grid, directory if resume else None)
         check_data(settings, spec, layout, grid, dataset)
         with TrainingProgress() as progress, closing(directory):
-            self.session = Session(settings, spec, layout, grid, dataset, directory, self.placement, progress, watchdog)
+            self.session = Session(
+                settings, spec, layout, grid, dataset, directory, self.placement, progress, watchdog, self.stopping
+            )
             self.session.run(
                 resume=resume, overwrite=self.overwrite, accept_other_data=self.accept_other_data,
                 survivor=self.crew.survivor, message=self.crew.message,

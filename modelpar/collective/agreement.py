@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelpar.errors import Call, DisagreementError, SpecError
+from modelpar.errors import Call, DisagreementError, SpecError, raised_by
 from modelpar.values import plain
 
 if TYPE_CHECKING:
@@ -63,16 +63,21 @@ def agree(
     calls = _allgather(comms, Call(call, _digest(leaves), _digest(of_replica)))
     names = [their.name if isinstance(their, Call) else "something else" for their in calls]
     if len(set(names)) > 1:
-        raise DisagreementError(
-            f"the ranks make different calls: {_by_rank(names)}; every rank must make the same calls in the same order"
+        raise _on_all(
+            calls,
+            f"the ranks make different calls: {_by_rank(names)}; every rank must make the same calls in the same order",
         )
     head = f"{call}: arguments differ between the ranks: "
     if len({their.digest for their in calls}) > 1:
-        raise DisagreementError(head + _difference(_allgather(comms, leaves)))
+        raise _on_all(calls, head + _difference(_allgather(comms, leaves)))
     n = comms[0].size  # shards of a replica, whose ranks follow each other
     for first in range(0, len(calls), n):
         if len({their.part for their in calls[first : first + n]}) > 1:
-            raise DisagreementError(head + _difference(_allgather(comms, of_replica)[first : first + n], first))
+            raise _on_all(calls, head + _difference(_allgather(comms, of_replica)[first : first + n], first))
+
+
+def _on_all(calls: Sequence[object], message: str) -> DisagreementError:
+    return raised_by(DisagreementError(message), len(calls))
 
 
 def _digest(leaves: list[Leaf]) -> bytes:

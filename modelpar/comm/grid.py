@@ -13,7 +13,9 @@ from typing import Any
 
 from mpi4py import MPI
 
+from modelpar import faults
 from modelpar.collective.agreement import agree
+from modelpar.collective.ending import all_raise
 from modelpar.comm.cores import settle
 from modelpar.comm.status import Status
 from modelpar.errors import GridError, ModelparError
@@ -47,6 +49,7 @@ class Grid:
     ) -> None:
         asked = {"model_shards": model_shards, "replicas": replicas, "servers": servers, TOLERANCE: self.tolerant}
         agree(comm, "Grid", **dict[str, Any](asked))
+        faults.at("grid")
         servers = plain.integer_number("--servers", servers, error=GridError, at_least=0)
         if model_shards is not None:
             model_shards = plain.integer_number("--model-shards", model_shards, error=GridError)
@@ -128,8 +131,12 @@ class Grid:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # all ranks raise a ModelparError together; after another exception they may not be there to free with
-        if kind is None or issubclass(kind, ModelparError) or (not self.is_server and self.comm.size == 1):
+        # after an exception on this rank alone the others are not there to free with
+        if error is None or self.is_server or self.comm == MPI.COMM_NULL:
+            together = error is None or isinstance(error, ModelparError)  # which the ranks of the grid told a server
+        else:
+            together = self.comm.size == 1 or (isinstance(error, ModelparError) and all_raise(self.comm, error))
+        if together:
             self.free()
 
     def __repr__(self) -> str:

@@ -10,11 +10,13 @@ from types import TracebackType
 
 class Status:
     """Written by the thread that trains, a few attributes at a time; any other thread may read it, without a lock.
+    Only ``stop`` is written by another one.
 
     beat    grows with every verb, step and phase: as long as it grows, this rank moves
     steady  whether what this rank does may last: it counts as moving as long as its process runs
     verb    in which this rank waits for others: gather, reduce, allreduce, ...; empty while it computes
     since   when it began to wait, by ``time.monotonic``
+    stop    the signal by which this rank was asked to end at the next step; 0 where it was not
 
     Verbs are not nested: the inner one would end the outer one.
     """
@@ -24,6 +26,7 @@ class Status:
         self.stage, self.layer, self.epoch, self.step = "", -1, 0, 0
         self.doing, self.steady = "starting", False
         self.verb, self.since = "", time.monotonic()
+        self.stop = 0
         self._waiting = _Waiting(self)  # one for all waits: this is entered several times in every step
 
     def waiting(self, verb: str) -> _Waiting:

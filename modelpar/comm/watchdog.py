@@ -21,6 +21,7 @@ from types import TracebackType
 
 from mpi4py import MPI
 
+from modelpar.collective.ending import abort, all_raise
 from modelpar.comm.status import Status
 from modelpar.errors import ModelparError
 
@@ -28,7 +29,6 @@ STALLED = 3  # exit status of a job that stood still
 N_INTERVALS = 20  # in one timeout; but none is longer than LONGEST_INTERVAL seconds
 LONGEST_INTERVAL = 5.0
 GRACE = 2.0  # seconds in which an answer must come, at least: others may take two checks to receive the question
-PRINTING = 0.5  # seconds until what was printed has reached the launcher
 TICK = 0.05  # seconds between checks while answers are waited for
 ASK, ANSWER = 1, 2  # tags
 
@@ -97,8 +97,9 @@ class Watchdog:
         if self._thread is None or self._comm is None:
             return
         self._thread.join(self.grace)  # a thread that does not come back is inside MPI, and a daemon
-        # all ranks raise a ModelparError together; after another exception they may not be there to free with
-        if not self._thread.is_alive() and (kind is None or issubclass(kind, ModelparError)):
+        # after an exception on this rank alone the others are not there to free with
+        together = error is None or (isinstance(error, ModelparError) and all_raise(self._comm, error))
+        if together and not self._thread.is_alive():
             self._comm.Free()
 
     # -- in the thread -----------------------------------------------------------------------------------------------
@@ -207,20 +208,3 @@ def report(names: Sequence[str], answers: dict[int, str], timeout: float) -> str
     elif computing and len(computing) < len(names):
         lines.append(f"suspect: rank {', '.join(map(str, sorted(computing)))}: the others wait for it")
     return "\n".join(lines) + "\n"
-
-
-def abort(comm: MPI.Comm, status: int) -> None:
-    """End the job with this exit status, for which the launcher must receive the abort before a rank is gone.
-
-    MPICH's launcher takes the status of the first rank that it finds dead, and a rank that has called MPI_Abort dies
-    before the launcher has received it.  So the abort is sent alone, in the one line that MPI_Abort sends (PMI
-    version 1, over the socket whose number is in PMI_FD), and this rank stays until it is killed.  Other launchers
-    get MPI_Abort.
-    """
-    socket = os.environ.get("PMI_FD", "")
-    if MPI.get_vendor()[0] == "MPICH" and socket.isdigit():
-        time.sleep(PRINTING)
-        with suppress(OSError):
-            os.write(int(socket), f"cmd=abort exitcode={status}\n".encode())
-            time.sleep(GRACE)
-    comm.Abort(status)

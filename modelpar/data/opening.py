@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 from scipy.sparse import issparse
 
+from modelpar import faults
 from modelpar.collective.agreement import agree
 from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
 from modelpar.data.cache import from_cache
@@ -73,6 +74,7 @@ def open_dataset(
     if comm is not None:
         agree(comm, "open_dataset", seed=seed)
     seed = plain.integer_number("seed", seed, at_least=0, below=2**63)
+    faults.at("open data")
     with agreed(comm):
         spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, scale, binarise)
     if comm is not None:  # before anything is opened, which is other calls for a path than for an array

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar import faults
 from modelpar.collective.agreement import agree
 from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
@@ -98,6 +99,7 @@ class DeepBeliefNetwork:
         with together(grid.comm):
             dispatch.forced()  # a kernel that one rank does not have would be an error in the middle of a step
         self.spec, self.grid = spec, grid
+        faults.at("make network")
         self.layout = resolve(spec, grid, layout)
         self.traffic = Traffic(grid.status)
         self.run: Run | None = None  # where its training stands; None of a network that was never trained or loaded

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 import partitioners
+from modelpar import faults
 from modelpar.collective.agreement import agree
 from modelpar.errors import LayoutError, SpecError, together
 from modelpar.ownership.build_connections import connect, coordinates_of
@@ -47,6 +48,7 @@ def place(
     """
     agree(comm, "place", spec=spec, n_shards=n_shards, partitioner=partitioner, file=file, connections=connections)
     n_shards = plain.integer_number("n_shards", n_shards, at_least=1)
+    faults.at("place units")
     if partitioner is not None and file is not None:
         raise SpecError("--partitioner and --partition exclude each other: one places units, the other has placed them")
     connections = tuple(connections) if connections is not None else connect(spec, comm)

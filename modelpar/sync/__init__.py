@@ -36,7 +36,10 @@ class Sync(Protocol):
     in_step     whether all replicas take every step at the same time, so that it may be collective over them
     alike       whether all replicas have the same parameters now
     reduction   over whom the next step adds up, and which fraction of it is this replica's
+    reached     the step to which the latest ``shares`` came: ``stop``, or before it where a rank was asked to end
     """
+
+    reached: int
 
     @property
     def in_step(self) -> bool: ...
@@ -53,7 +56,7 @@ class Sync(Protocol):
 
     def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
         """This replica's work in the steps ``first .. stop - 1`` of an epoch, the next of a stage of which ``done``
-        were done.  Afterwards all of them are done, on all replicas.  Collective over the grid.
+        were done.  Afterwards all of them up to ``reached`` are done, on all replicas.  Collective over the grid.
 
         rate   learning rate of these steps
         """

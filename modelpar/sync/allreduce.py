@@ -24,6 +24,7 @@ class AllreduceSync:
     def __init__(self, replica_comm: MPI.Comm, traffic: Traffic, *, overlap: bool = False) -> None:
         self.reduction = Reduction(replica_comm, traffic, overlap=overlap)
         self._progress: Progress | None = None
+        self.reached = 0
         self._work: Work
 
     def begin(self, work: Work) -> None:
@@ -37,6 +38,7 @@ class AllreduceSync:
         return 1
 
     def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
+        self.reached = stop
         for step in range(first, stop):
             yield Share(step, self.reduction.comm.rank, self.reduction.size)
             self._work.end_step(rate, done + step - first + 1)

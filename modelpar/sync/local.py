@@ -35,6 +35,7 @@ class LocalSGD:
     def __init__(self, replica_comm: MPI.Comm, traffic: Traffic, spec: SyncSpec) -> None:
         self.comm, self.traffic, self.spec = replica_comm, traffic, spec
         self.reduction = Reduction(MPI.COMM_SELF, traffic, own_mean=True)
+        self.reached = 0
         self._work: Work
         self._since = 0  # steps since the last average
         self._open: tuple[float, int] | None = None  # rate and number of a step that is not ended: it may end a period
@@ -61,6 +62,7 @@ class LocalSGD:
         return 1
 
     def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
+        self.reached = stop
         for step in range(first, stop):
             self._end_step()
             yield Share(step, self.comm.rank, self.comm.size)

@@ -33,6 +33,7 @@ from modelpar.spec import SyncSpec
 from modelpar.sync.progress import Progress, spans_nodes
 from modelpar.sync.reduction import BUCKET, Reduction
 from modelpar.sync.server_loop import close_arrays, open_arrays
+from modelpar.sync.stop_notes import StopNotes
 from modelpar.sync.windows import SharedArrays
 from modelpar.sync.work import Salvage, Share, Work
 from modelpar.sync.work_queue import Tickets, check_bound
@@ -60,7 +61,9 @@ class ParameterServer:
         self._arrays: SharedArrays | None = None
         self._progress: Progress | None = None
         self._tickets: Tickets
+        self._notes = StopNotes(grid)
         self._length = 0  # steps of this segment
+        self.reached = 0
         self._rate = 0.0  # learning rate of this segment
 
     # -- what the loop asks ------------------------------------------------------------------------------------------
@@ -103,7 +106,7 @@ class ParameterServer:
         return every - done % every if every else 1 << 62
 
     def shares(self, first: int, stop: int, done: int, rate: float) -> Iterator[Share]:
-        n_parts = self.grid.n_replicas
+        n_parts, self.reached = self.grid.n_replicas, stop
         if done < self.spec.warm_start:
             for step in range(first, stop):
                 yield Share(step, self.grid.replica, n_parts)
@@ -126,9 +129,14 @@ class ParameterServer:
         if self._tickets.pending:
             self._push()
         self._tickets.finish()
+        self._wait_for_all()
+        self._length = self._tickets.n_tickets(self._length * n_parts) // n_parts
+        self.reached = first + self._length
         self._synchronise(done + self._length)
 
     def _ticket(self) -> int:
+        if self._notes.heard():
+            self._tickets.cut_short(self._length * self.grid.n_replicas)
         with self.traffic.status.waiting("next ticket"):
             return self._tickets.take()
 
@@ -149,6 +157,7 @@ class ParameterServer:
                 self._arrays.write(1, self._change)
                 self._count("push", self._change)
         self._tickets.reset()
+        self._notes.begin_segment()
         for velocity in self._work.velocity.values():
             for values in (velocity.flat, velocity.rows):
                 if values is not None:
@@ -160,11 +169,10 @@ class ParameterServer:
         self._fetch(keep_own=False)
 
     def _synchronise(self, done: int) -> None:
-        """Wait for all pushes, take what they came to, and add the parts of the velocities up again.
+        """All have pushed: take what it came to, and add the parts of the velocities up again.
 
         done   steps of the stage, these included
         """
-        self._wait_for_all()
         self._apart = False
         self._fetch(keep_own=False)
         if self.spec.adagrad:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from modelpar.comm.grid import Grid
 from modelpar.errors import ModelparError
+from modelpar.sync.stop_notes import StopNotes
 from modelpar.sync.windows import SharedArrays
 
 TAG = 71
@@ -55,10 +56,11 @@ def serve(grid: Grid) -> None:
 
     Raises what the ranks of the grid end with, where that is a ModelparError.
     """
-    comm, arrays = grid.column_comm, None
+    comm, arrays, notes = grid.column_comm, None, StopNotes(grid)
     while True:
         while not comm.Iprobe(0, TAG):
             grid.check_ranks()
+            notes.tell_first_replica()
             time.sleep(NAP)
         verb, message = comm.recv(source=0, tag=TAG)
         if verb == "open":

@@ -5,6 +5,7 @@ so all shards of a replica fetch and push at the same steps.
 
 TICKET    the next part of a minibatch to be handed out
 VERSION   pushes so far, of all replicas
+LIMIT     tickets of a segment that was cut short; 0 of all others
 BASE + r  replica r: the version on which its oldest gradient that is not yet pushed was, or will be, computed
 OWN + r   replica r: its own pushes since that version was fetched
 """
@@ -22,9 +23,10 @@ from modelpar.errors import SpecError
 from modelpar.spec import SyncSpec
 from modelpar.sync.windows import SharedArrays
 
-TICKET, VERSION, BASE = 0, 1, 2
+TICKET, VERSION, LIMIT, BASE = 0, 1, 2, 3
+STOPPED = 1 << 40  # added to the ticket counter when a segment is cut short: more than there are tickets
 LOST = -1  # for a ticket or a version: a rank was lost
-FINISHED = 1 << 62  # base of a replica that pushes no more: nobody waits for it
+FINISHED = 1 << 62  # base of a replica that pushes no more: nobody waits for it; and more than any ticket
 NAP = 0.0002  # seconds between two checks of a replica that waits for others
 
 
@@ -74,17 +76,47 @@ class Tickets:
         """Begin a segment with the first ticket; the first replica's speaker does.  A barrier must follow."""
         if self._me == 0 and self._speaks:
             self._arrays.set_counters(TICKET, [0])
+            self._arrays.set_counters(LIMIT, [0])
             version = self._arrays.counter(VERSION)
             self._arrays.set_counters(BASE, [version] * self._n + [0] * self._n)
         self.pending = self.last = 0
 
     def take(self) -> int:
-        """The next ticket.  Raises MPI.Exception on all shards where a rank was lost."""
+        """The next ticket; FINISHED where the segment was cut short before it.
+
+        Raises MPI.Exception on all shards where a rank was lost.
+        """
         ticket = 0
         if self._speaks:
-            ticket = LOST if self._has_lost() else self._arrays.add_to_counter(TICKET, 1)
+            ticket = LOST if self._has_lost() else self._next()
         self.last = self._told(ticket)
         return self.last
+
+    def _next(self) -> int:
+        ticket = self._arrays.add_to_counter(TICKET, 1)
+        if ticket < STOPPED:
+            return ticket
+        while not (limit := self._arrays.counter(LIMIT)):  # who has cut the segment short is about to say where
+            if self._has_lost():
+                return LOST
+            time.sleep(NAP)
+        return ticket % STOPPED if ticket % STOPPED < limit else FINISHED
+
+    def cut_short(self, n_tickets: int) -> None:
+        """Hand out the rest of the steps that are begun, of which there is one at least, and no more.
+
+        n_tickets   of the whole segment
+
+        The speaker alone calls it.  Several may, each once: the first one counts.
+        """
+        before = self._arrays.add_to_counter(TICKET, STOPPED)
+        if before < STOPPED:
+            steps = max(1, -(-before // self._n))
+            self._arrays.set_counters(LIMIT, [min(steps * self._n, n_tickets)])
+
+    def n_tickets(self, whole: int) -> int:
+        """Tickets of the segment, all of which are handed out: ``whole``, or fewer where it was cut short."""
+        return self._told(self._arrays.counter(LIMIT) if self._speaks else 0) or whole
 
     def _has_lost(self) -> bool:
         """Whether a rank was lost: asked between two steps, where nothing is half done."""

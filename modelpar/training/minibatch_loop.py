@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from modelpar import faults
 from modelpar.data import Minibatches
 from modelpar.data.feed import Feed
 from modelpar.errors import SpecError
@@ -127,6 +128,7 @@ class MinibatchLoop:
         for share in sync.shares(self._first, self._stop, self.n_done, rate()):
             batch = self._minibatch(share)
             yield batch if sync.in_step else replace(batch, share=share.part, n_shares=share.n_parts)
+        self._stop = sync.reached
 
     def _minibatch(self, share: Share) -> Minibatch:
         position = self.position
@@ -142,6 +144,7 @@ class MinibatchLoop:
         return Minibatch(v, v_spread, indices[mine], seen + mine.start, len(indices), update, mine.start)
 
     def _read(self, samples: IntArray, first_draw: int) -> tuple[Activations, Packed | None]:
+        faults.at("read data")
         if self._packed and self._spread is not None:
             spread = self._spread.states(samples, first_draw)
             own = self.network.rbms[0].weights.owned_in_spread
@@ -154,6 +157,7 @@ class MinibatchLoop:
 
     def count(self, batch: Minibatch, **sums: float) -> None:
         """The update of ``batch`` is done: add to the epoch's sums."""
+        faults.at("step")
         position = self.position
         for name, value in {**sums, "samples": batch.n_mine}.items():
             position.sums[name] = position.sums[name]._replace(value=position.sums[name].value + value)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar import faults
 from modelpar.comm.grid import Grid
 from modelpar.data.feed import Feed
 from modelpar.errors import TrainingError
@@ -34,6 +35,7 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
     largest_weight     absolute value
     probe_error        mean squared error of a mean-field reconstruction
     """
+    faults.at("score")
     n_probe = min(PROBE, feed.n_samples)
     lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
     total, error, likelihood = np.zeros(len(rbm.c)), 0.0, 0.0

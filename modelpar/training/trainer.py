@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 
 from modelpar.collective.agreement import agree
+from modelpar.collective.ending import all_raise
 from modelpar.data import Dataset
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
@@ -186,8 +187,12 @@ def _together(
     sync.begin(Work(parts, run.velocity, run.outer, run.squares, partial(run.refresh, network), done, l1, average))
     try:
         yield sync
-    except (ModelparError, GeneratorExit):
-        _end(run, sync)  # all ranks are here; after another exception they may not be
+    except GeneratorExit:
+        _end(run, sync)  # as all ranks leave the loop
+        raise
+    except ModelparError as error:
+        if all_raise(network.grid.comm, error):  # after an error of this rank alone the others are not here
+            _end(run, sync)
         raise
     _end(run, sync)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar import faults
 from modelpar.checkpoint.blocks import move
 from modelpar.checkpoint.checksum import checksum_rows
 from modelpar.comm.cores import placement_on
@@ -39,6 +40,7 @@ def rehearse(todo: Sequence[Task], node_comm: MPI.Comm, tell: Tell = lambda *_: 
     Ranks of a node compile different kernels, as many at a time as the node has cores, while the others sleep, and each
     loads from the cache what others have compiled.  Without a cache every rank compiles all.
     """
+    faults.at("compile")
     started = time.perf_counter()
     error: Exception | None = None
     workers = min(node_comm.size, placement_on(node_comm).cores) if folder() is not None or not compiled() else 0

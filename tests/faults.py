@@ -1,0 +1,148 @@
+"""Let one rank fail at every place, in every way, and see how the job ends.
+
+    python -m tests.faults                      1, 2 and 4 ranks under this interpreter's MPI: a table
+    python -m tests.faults --ranks 2 --place step --kind bug
+
+Each job is one line: the seconds from the fault to the end of the launcher, the exit status, how many messages there
+were, and what is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelpar import faults
+from tests import jobs
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 5.0  # seconds from the fault to the end of the job
+
+# Exit status by the kind of fault; None where it is the launcher's.  A hang is the watchdog's.
+EXPECTED = {
+    "error": 2, "bug": 1, "disk": 2, "memory": 2, "exit": 7, "interrupt": 130, "kill": None,
+}  # fmt: skip
+DRAWN = ("draw", "draw curves")  # places at which what fails is no more than a picture,
+HARMLESS = ("error", "bug", "disk", "memory")  # in these ways
+ON_FIRST = DRAWN  # places that only rank 0 comes to
+SMALL = ["--layers", "64-12-8", "--epochs", "1", "--threads", "1", "--checkpoint-every", "20"]
+TUNED = ["--finetune-epochs", "1"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One rank of ``n`` fails at a place in some way."""
+
+    n: int
+    rank: int
+    place: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.place.replace(' ', '-')}-{self.kind}-{self.rank}of{self.n}"
+
+    @property
+    def goes_on(self) -> bool:
+        return self.place in DRAWN and self.kind in HARMLESS
+
+
+@dataclass(frozen=True)
+class Result:
+    seconds: float  # from the fault to the end of the job
+    status: int | None
+    n_messages: int
+    output: str
+    wrong: str  # what is not as it should be, but for the seconds
+    tag: str
+
+
+def cases(n: int, *, thorough: bool) -> list[Case]:
+    """Every place with every kind, or with one kind each, such that all kinds occur."""
+    result = []
+    kinds = list(EXPECTED)
+    for i, place in enumerate(faults.PLACES):
+        last = 0 if place in ON_FIRST else n - 1
+        if place == "read checkpoint" and not thorough:
+            continue
+        for j, kind in enumerate(kinds if thorough else [kinds[i % len(kinds)]]):
+            result.append(Case(n, 0 if (i + j) % 2 else last, place, kind))
+    return result
+
+
+def words_of(case: Case, run: Path, *, bare: bool = False) -> list[str]:
+    shape = {1: (1, 1), 2: (1, 2), 3: (3, 1), 4: (2, 2)}[case.n]
+    grid = ["--replicas", str(shape[0]), "--model-shards", str(shape[1])]
+    return ["train", *SMALL, *([] if bare else TUNED), *grid, "--run-dir", str(run)]
+
+
+def run_case(case: Case, folder: Path, *, limit: float) -> Result:
+    run, moment = folder / "run", folder / "moment"
+    words = words_of(case, run)
+    if case.place == "read checkpoint":
+        words = [*words_of(case, run, bare=True), "--pretrain-only"]
+        jobs.run_on_ranks(case.n, command(words), limit=limit, PYTHONPATH=str(ROOT)).check()
+        words += ["--resume", "--epochs", "2"]
+    env = {faults.VARIABLE: f"{case.rank}:{case.place}:{case.kind}", faults.NOTE: str(moment)}
+    outcome = jobs.run_on_ranks(case.n, command(words), limit=limit, PYTHONPATH=str(ROOT), **env)
+    seconds = outcome.ended - moment.stat().st_mtime if moment.exists() else float("nan")
+    said = [line for line in outcome.output.splitlines() if line.startswith(("modelpar: error", "modelpar: unexp"))]
+    wrong = []
+    if not moment.exists():
+        wrong.append("the fault did not happen")
+    if outcome.returncode is None:
+        wrong.append("it hung")
+    elif case.goes_on:
+        said = [line for line in outcome.output.splitlines() if line.startswith("warning: no pictures")]
+        if outcome.returncode or not (run / "summary.json").exists():
+            wrong.append(f"status {outcome.returncode}, though only a picture failed")
+    elif (expected := EXPECTED[case.kind]) is None:
+        if outcome.returncode == 0:
+            wrong.append("status 0")
+    elif outcome.returncode != expected:
+        wrong.append(f"status {outcome.returncode}, not {expected}")
+    if len(said) != 1 and case.kind != "kill":
+        wrong.append(f"{len(said)} messages")
+    if len(said) > 1 or outcome.output.count("Traceback") > (case.kind == "bug" and not case.goes_on):
+        wrong.append("said more than once, or with a traceback")
+    if not case.goes_on and outcome.returncode == 0:
+        wrong.append("ended well")
+    return Result(seconds, outcome.returncode, len(said), outcome.output, "; ".join(wrong), outcome.tag)
+
+
+def command(words: list[str]) -> list[str]:
+    return [sys.executable, "-m", "modelpar", *words]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", default="1,2,4", help="numbers of ranks")
+    parser.add_argument("--place", choices=faults.PLACES)
+    parser.add_argument("--kind", choices=EXPECTED)
+    parser.add_argument("--show", action="store_true", help="what a job printed, where something is wrong")
+    asked = parser.parse_args()
+    n_wrong = n_late = n_jobs = 0
+    longest = 0.0
+    for n in map(int, asked.ranks.split(",")):
+        for case in cases(n, thorough=True):
+            if asked.place not in (None, case.place) or asked.kind not in (None, case.kind):
+                continue
+            with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+                result = run_case(case, Path(folder), limit=120.0)
+            late = not case.goes_on and not result.seconds <= LIMIT
+            wrong = "; ".join(text for text in (result.wrong, f"later than {LIMIT:g} s" if late else "") if text)
+            n_jobs, n_wrong, n_late = n_jobs + 1, n_wrong + bool(result.wrong), n_late + late
+            longest = longest if case.goes_on else max(longest, result.seconds)
+            print(f"{case!s:36} {result.seconds:5.1f} s  status {result.status}  messages {result.n_messages}  {wrong}",
+                  flush=True)  # fmt: skip
+            if wrong and asked.show:
+                print(result.output)
+    print(f"{n_jobs} jobs: {n_wrong} wrong, {n_late} later than {LIMIT:g} s; the longest took {longest:.1f} s")
+    return 1 if n_wrong or n_late else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
