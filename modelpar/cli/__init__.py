@@ -78,7 +78,7 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _end_together(comm, error.format_message(), MISTAKE)
     except (ModelparError, ModelparWarning, OSError, MemoryError) as error:  # python -W error raises warnings
-        return _end_together(comm, _message(error), MISTAKE)
+        return _end_together(comm, _message(error), getattr(error, "exit_status", MISTAKE))
     except (KeyboardInterrupt, click.Abort):
         return _end_together(comm, "interrupted", INTERRUPTED)
     except SystemExit as ended:

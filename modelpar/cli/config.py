@@ -236,7 +236,8 @@ def gather(
         base.pop("grid", None)
         base.get("run", {}).pop("threads", None)
         if "sync" in now.get("sync", {}):  # options of another strategy are not taken over
-            base.pop("sync", None)
+            of_strategies = {"sync"}.union(*SyncSpec.BELONGING.values())
+            base["sync"] = {name: x for name, x in base.get("sync", {}).items() if name not in of_strategies}
     elif beside is not None:
         before = read_own_config(comm, beside)
         data = before.get("data", {})

@@ -39,6 +39,7 @@ from modelpar.patterns import MASK
 from modelpar.records import Record, recorded_layer
 from modelpar.spec import NetworkSpec, TrainingSpec, option_name
 from modelpar.training import monitor
+from modelpar.training.checks import check_before_saving
 from modelpar.training.evaluation import accuracy_measures
 from modelpar.training.minibatch_loop import check_position
 from modelpar.training.recovery import Snapshots, SurvivorState, rebuild
@@ -149,7 +150,7 @@ class Session:
                 self._consume(fine_tune(self.network, self.dataset, self.settings.finetune, self.settings.sync))
             self._check_finite()
         except TrainingError as error:
-            raise TrainingError(f"{error}; {self.last_good}") from None
+            raise type(error)(f"{error}; {self.last_good}") from None
         checkpoint.save(self.network, self.directory.model)
         self._conclude(compile_seconds)
 
@@ -179,7 +180,8 @@ class Session:
         feed, training = self._feed(self.dataset.binarise), self._pretraining()
         todo = tasks_of(
             self.spec, training, self.settings.finetune if self.fine_tunes else None, binary=feed.binary,
-            n_replicas=self.grid.n_replicas, digests=training.digests or self.spec.exact,
+            n_replicas=self.grid.n_replicas,
+            digests=training.digests or self.spec.exact or self.settings.sync.check_memory,
         )  # fmt: skip
         todo.append(Task("data", 2.0, lambda: feed.warm_up(self.spec.dtype)))
         if training.score_every and not feed.binary and self.spec.visible == "bernoulli":
@@ -372,7 +374,8 @@ class Session:
         self.last_good = f"the last good checkpoint is {path}"
 
     def _check_finite(self) -> None:
-        """No broken network is ever saved.  Collective.  Raises TrainingError on every rank."""
+        """No broken network is ever saved, nor one of replicas apart.  Collective.  Raises TrainingError together."""
+        check_before_saving(self.network, mend=self.settings.sync.repair)
         pieces = [
             part.parameters.flat[start : start + CHECKED_AT_ONCE]
             for part in self.network.parts()

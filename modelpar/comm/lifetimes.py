@@ -1,6 +1,6 @@
 """Communicators and windows that nobody refers to any more are freed at a moment that all their ranks share.
 
-``free`` and ``with`` are the usual ways to end a grid.  This is the last one.  Freeing a communicator is collective, and
+``free`` and ``with`` are the usual ways to end a grid; this is the last.  Freeing a communicator is collective, and
 Python's collector drops an object at another moment on every rank, in any thread, perhaps in the middle of a call of
 MPI.  So an object that is dropped is only noted, and freed when the next grid is made over its ranks: these tell each
 other what they have dropped, and free, in one order, what all of them have (decision 31).
