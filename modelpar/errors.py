@@ -12,14 +12,19 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 
 class ModelparError(Exception):
-    """A mistake that the user can mend; the message is one line."""
+    """A mistake that the user can mend; the message is one line.
+
+    exit_status   of the command line that ends with it
+    """
+
+    exit_status: ClassVar[int] = 2
 
 
 class SpecError(ModelparError):
@@ -48,6 +53,15 @@ class OutOfMemoryError(ModelparError):
 
 class TrainingError(ModelparError):
     """Training has broken down: NaN, exploding weights, dead or saturated units."""
+
+
+class CorruptionError(TrainingError):
+    """Memory or a processor has made an error: replicas that must be alike are not, or memory at rest has changed.
+
+    Another try, from a checkpoint before it, may well end otherwise: the exit status is not that of a mistake.
+    """
+
+    exit_status = 1
 
 
 class DisagreementError(ModelparError, ValueError):

@@ -375,6 +375,17 @@ class SyncSpec(Spec):
         at_least=0,
     )  # fmt: skip
 
+    check_replicas: int = option(
+        100, "updates between two comparisons of the replicas, which a memory error may have set apart; 0 for none but before a checkpoint",
+        at_least=0, flag="--check-replicas",
+    )  # fmt: skip
+    repair: bool = option(
+        False, "give a replica that is apart the bytes of the others, where these are the majority, and go on", flag="--repair",
+    )  # fmt: skip
+    check_memory: bool = option(
+        False, "compare each shard's parameters before an update with what they were after the last one: memory errors at rest", flag="--check-memory",
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for strategy, names in self.BELONGING.items():

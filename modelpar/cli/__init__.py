@@ -93,7 +93,7 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
     except StoppedError as error:
         return _end_together(comm, error, _message(error), STOPPED, "stopped")
     except (ModelparError, ModelparWarning, OSError, MemoryError) as error:  # python -W error raises warnings
-        return _end_together(comm, error, _message(error), MISTAKE)
+        return _end_together(comm, error, _message(error), getattr(error, "exit_status", MISTAKE))
     except (KeyboardInterrupt, click.Abort) as error:
         return _end_together(comm, error, "interrupted", INTERRUPTED)
     except SystemExit as error:

@@ -238,7 +238,8 @@ def gather(
         for name in ("threads", "verify"):
             base.get("run", {}).pop(name, None)
         if "sync" in now.get("sync", {}):  # options of another strategy are not taken over
-            base.pop("sync", None)
+            of_strategies = {"sync"}.union(*SyncSpec.BELONGING.values())
+            base["sync"] = {name: x for name, x in base.get("sync", {}).items() if name not in of_strategies}
     elif beside is not None:
         before = read_own_config(comm, beside, instead=config)
         data = before.get("data", {})

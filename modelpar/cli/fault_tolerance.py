@@ -21,7 +21,6 @@ from modelpar.training.recovery import SurvivorState, regroup, survivor_state
 if TYPE_CHECKING:
     from modelpar.cli.train import Attempt
 
-MISTAKE = 2
 NOTICE = 0.5  # seconds in which MPI reports a lost rank at the latest
 
 
@@ -119,7 +118,7 @@ def ends_by_itself(crew: Crew, *, always: bool = False) -> Iterator[None]:
             raise
         if crew.comm.rank == 0 or always:
             print(f"modelpar: error: {error}", file=sys.stderr, flush=True)
-        leave(MISTAKE)
+        leave(error.exit_status)
 
 
 def leave(status: int) -> NoReturn:

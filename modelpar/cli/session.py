@@ -33,7 +33,7 @@ from modelpar.collective.ending import closed
 from modelpar.comm.grid import Grid
 from modelpar.comm.watchdog import Watchdog
 from modelpar.data import DataFeed, Dataset, Minibatches
-from modelpar.errors import CheckpointError, TrainingError
+from modelpar.errors import CheckpointError, TrainingError, n_ranks_that_raise, raised_by
 from modelpar.kernels.warm_up import Task
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.build_connections import connect
@@ -43,6 +43,7 @@ from modelpar.patterns import MASK
 from modelpar.records import Record, recorded_layer
 from modelpar.spec import NetworkSpec, TrainingSpec, option_name
 from modelpar.training import monitor
+from modelpar.training.checks import check_before_saving
 from modelpar.training.evaluation import accuracy_measures
 from modelpar.training.minibatch_loop import check_position
 from modelpar.training.recovery import Snapshots, SurvivorState, rebuild
@@ -168,7 +169,7 @@ class Session:
                 self._take(fine_tune(self.network, self.dataset, self.settings.finetune, self.settings.sync))
             self._check_finite()
         except TrainingError as error:
-            raise TrainingError(f"{error}; {self.last_good}") from None
+            raise raised_by(type(error)(f"{error}; {self.last_good}"), n_ranks_that_raise(error)) from None
 
     # -- before ------------------------------------------------------------------------------------------------------
 
@@ -196,7 +197,8 @@ class Session:
         feed, training = self._feed(self.dataset.binarise), self._pretraining()
         todo = tasks_of(
             self.spec, training, self.settings.finetune if self.fine_tunes else None, binary=feed.binary,
-            n_replicas=self.grid.n_replicas, digests=training.digests or self.spec.exact,
+            n_replicas=self.grid.n_replicas,
+            digests=training.digests or self.spec.exact or self.settings.sync.check_memory,
         )  # fmt: skip
         todo.append(Task("data", 2.0, lambda: feed.warm_up(self.spec.dtype)))
         if training.score_every and not feed.binary and self.spec.visible == "bernoulli":
@@ -399,7 +401,8 @@ class Session:
         self.last_good = f"the last good checkpoint is {path}"
 
     def _check_finite(self) -> None:
-        """No broken network is ever saved.  Collective.  Raises TrainingError on every rank."""
+        """No broken network is ever saved, nor one of replicas apart.  Collective.  Raises TrainingError together."""
+        check_before_saving(self.network, mend=self.settings.sync.repair)
         pieces = [
             part.parameters.flat[start : start + CHECKED_AT_ONCE]
             for part in self.network.parts()

@@ -16,6 +16,7 @@ from mpi4py import MPI
 from modelpar import faults
 from modelpar.collective.agreement import agree
 from modelpar.collective.ending import all_raise
+from modelpar.comm import lifetimes
 from modelpar.comm.cores import settle
 from modelpar.comm.status import Status
 from modelpar.errors import GridError, ModelparError
@@ -38,10 +39,12 @@ class Grid:
 
     The first one of a process chooses the threads of its rank, where they were not chosen before (``comm.cores``).
     Making one is collective over the communicator that it is made from, which stays the caller's; so is ``free``.
+    Communicators of grids that were not freed, and to which no rank refers any more, are freed when the next grid is
+    made over their ranks (``comm.lifetimes``).
     Either size may be left out: the other fixes it, and without both there is one model over all ranks.  The last
     ``servers`` ranks do not belong to the grid: they are servers, each of one shard, and have only ``column_comm``.
-    Raises GridError, on every rank, where the sizes do not fit the number of ranks, DisagreementError where they
-    differ between ranks.
+    Raises GridError, on every rank, where the sizes do not fit the number of ranks, or MPI has no room for more
+    communicators, DisagreementError where the sizes differ between ranks.
     """
 
     def __init__(
@@ -61,19 +64,35 @@ class Grid:
         check_servers(comm.size, servers, self.n_shards)
         self.status = Status()  # of this rank
         self.n_servers, self.is_server = servers, comm.rank >= n_ranks
+        self._key, self._held = lifetimes.free_dropped(comm), list[lifetimes.Held]()
+        try:
+            self._make(comm, n_ranks)
+        except MPI.Exception as error:
+            if self.tolerant:  # a rank was lost
+                raise
+            n = lifetimes.in_use().get("communicator", 0)
+            raise GridError(
+                f"MPI cannot make the communicators of another grid ({lifetimes.one_line(error)}); {n} of other grids "
+                "are in use: free these when they are no longer needed, by free() or 'with Grid(...)'"
+            ) from None
+
+    def _make(self, comm: MPI.Comm, n_ranks: int) -> None:
+        """All communicators.  Collective over ``comm``, of which the first ``n_ranks`` are the grid."""
         if self.is_server:
             server = comm.rank - n_ranks
             self.shard, self.replica = server % self.n_shards, -1
             self.comm = self.shard_comm = self.replica_comm = self.node_comm = MPI.COMM_NULL
             self.cores = 1
             comm.Split(MPI.UNDEFINED)
-            self.column_comm = comm.Split(self.shard, self.n_replicas + server)
+            self.column_comm = self._keep(comm.Split(self.shard, self.n_replicas + server), f"column {self.shard}")
             return
-        members = comm.Split(0, comm.rank)
+        members = self._keep(comm.Split(0, comm.rank), "members")
+        of_members = self._held.pop()
         self.node_comm = members.Split_type(MPI.COMM_TYPE_SHARED)
-        self.cores = settle(self.node_comm)
         # a node is named by its lowest rank, so that names need not be compared
         node_of_rank = members.allgather(self.node_comm.bcast(members.rank))
+        self._keep(self.node_comm, f"node {node_of_rank[members.rank]}")
+        self.cores = settle(self.node_comm)
         order = placement(node_of_rank, self.n_shards)
         position = order.index(members.rank)
         nodes = [node_of_rank[rank] for rank in order]
@@ -81,13 +100,20 @@ class Grid:
         # whether the shards of some replica are on several nodes
         self.far = any(len(set(nodes[start : start + self.n_shards])) > 1 for start in starts)
         self.replicas_far = len(set(nodes)) > 1
-        self.comm = members.Split(0, position)
-        members.Free()
+        self.comm = self._keep(members.Split(0, position), "grid")
+        of_members.free()
         self.replica, self.shard = divmod(position, self.n_shards)
-        self.shard_comm = self.comm.Split(self.replica, self.shard)
-        self.replica_comm = self.comm.Split(self.shard, self.replica)
-        self.column_comm = comm.Split(self.shard, self.replica) if servers else self.replica_comm
+        self.shard_comm = self._keep(self.comm.Split(self.replica, self.shard), f"shards of {self.replica}")
+        self.replica_comm = self._keep(self.comm.Split(self.shard, self.replica), f"replicas of {self.shard}")
+        self.column_comm = self.replica_comm
+        if self.n_servers:
+            self.column_comm = self._keep(comm.Split(self.shard, self.replica), f"column {self.shard}")
 
+    def _keep(self, comm: MPI.Comm, name: str) -> MPI.Comm:
+        self._held.append(lifetimes.Held(comm, f"{self._key} {name}", comm.size))
+        return comm
+
+    _NAMES = ("shard_comm", "replica_comm", "column_comm", "comm", "node_comm")
     # whether a run can go on when a rank is lost: User Level Failure Mitigation, as in Open MPI 5
     tolerant = os.environ.get(TOLERANCE) in ("1", "true") and hasattr(MPI.Comm, "Shrink")
 
@@ -110,20 +136,19 @@ class Grid:
 
         Not collective.  MPI's memory of them is not freed: a rank that was lost cannot take part in that.
         """
-        names = ("shard_comm", "replica_comm", "column_comm", "comm", "node_comm")
-        for comm in {id(comm): comm for comm in (getattr(self, name) for name in names)}.values():
+        for held in self._held:
+            held.forget()
+        for comm in {id(comm): comm for comm in (getattr(self, name) for name in self._NAMES)}.values():
             if comm != MPI.COMM_NULL:
                 with suppress(MPI.Exception):
                     comm.Revoke()
-        for name in names:
+        for name in self._NAMES:
             setattr(self, name, MPI.COMM_NULL)
 
     def free(self) -> None:
         """Free the communicators that the grid made; a second call does nothing.  Collective."""
-        made = [self.shard_comm, self.replica_comm, self.comm, self.node_comm]
-        for comm in [*made, self.column_comm] if self.n_servers else made:
-            if comm != MPI.COMM_NULL:
-                comm.Free()
+        for held in self._held:
+            held.free()
 
     def __enter__(self) -> Grid:
         return self

@@ -22,6 +22,7 @@ an adversary.  If the first step at which two runs differ is missed, the next on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from modelpar.machine.compilation import njit
 
 MODULUS = 1 << 64
 GRAIN = 1 << 18  # elements of 32 bits for which one more thread is worth waking: about 100 us of work
+WIDTH = 4096  # words of a row, where memory is digested as it lies: the keys of its columns stay in the cache
 PLANE = 1 << 24  # column ids reserved for the words of one bit plane
 
 Ids = npt.NDArray[np.integer] | Sequence[int]
@@ -62,7 +64,35 @@ def digest(block: npt.NDArray[Any], rows: Ids, columns: Ids | None) -> int:
     ids = np.asarray(columns, np.uint64)
     if block.itemsize == 8:
         ids = np.stack([2 * ids, 2 * ids + 1], axis=1).reshape(-1)
-    row_keys, column_keys = _row_keys(np.asarray(rows, np.uint64)), _column_keys(ids)
+    return _summed(halves, _row_keys(np.asarray(rows, np.uint64)), _column_keys(ids))
+
+
+def digest_memory(values: npt.NDArray[Any]) -> int:
+    """Return the digest of values by their places in memory, for comparing memory that is laid out alike.
+
+    values   contiguous, of any shape, elements of 32 or 64 bits: as a matrix with rows of ``WIDTH`` words of 32 bits
+
+    A changed element always changes it; exchanged rows or more changes do but for the chances that the module states.
+    Not collective.
+    """
+    words = values.reshape(-1).view(np.uint32)
+    whole = len(words) // WIDTH
+    row_keys, column_keys = _row_keys(np.arange(whole + 1, dtype=np.uint64)), _keys_of_memory()
+    total = 0
+    if whole:
+        total = _summed(words[: whole * WIDTH].reshape(whole, WIDTH), row_keys[:whole], column_keys)
+    rest = words[whole * WIDTH :].reshape(1, -1)
+    return (total + _summed(rest, row_keys[whole:], column_keys[: rest.size])) % MODULUS
+
+
+def digest_of_digests(digests: Sequence[int]) -> int:
+    """One digest of several: a change of one of them always changes it."""
+    keys = _row_keys(np.arange(len(digests), dtype=np.uint64)).tolist()
+    return sum(key * one for key, one in zip(keys, digests, strict=True)) % MODULUS
+
+
+def _summed(halves: npt.NDArray[np.uint32], row_keys: Any, column_keys: Any) -> int:
+    """``digest_rows`` over the threads of this rank."""
     parts: list[int] = []
 
     def work(start: int, stop: int) -> None:
@@ -125,6 +155,11 @@ def digest_rows(halves, row_keys, column_keys):  # type: ignore[no-untyped-def]
             inner += np.uint64(line[j]) * np.uint64(column_keys[j])
         total += row_keys[i] * inner
     return total
+
+
+@cache
+def _keys_of_memory() -> npt.NDArray[np.uint32]:
+    return _column_keys(np.arange(WIDTH, dtype=np.uint64))
 
 
 def _row_keys(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -35,6 +35,7 @@ class Sync(Protocol):
 
     in_step     whether all replicas take every step at the same time, so that it may be collective over them
     alike       whether all replicas have the same parameters now
+    rests       whether parameters stay as they are from the end of ``shares`` to the first step of the next ones
     reduction   over whom the next step adds up, and which fraction of it is this replica's
     reached     the step to which the latest ``shares`` came: ``stop``, or before it where a rank was asked to end
     """
@@ -45,6 +46,8 @@ class Sync(Protocol):
     def in_step(self) -> bool: ...
     @property
     def alike(self) -> bool: ...
+    @property
+    def rests(self) -> bool: ...
     @property
     def reduction(self) -> Reduction: ...
 

@@ -19,7 +19,7 @@ class AllreduceSync:
               rows of counts while the next rows are counted.  A thread enters MPI meanwhile, so that they do travel.
     """
 
-    in_step = alike = True
+    in_step = alike = rests = True
 
     def __init__(self, replica_comm: MPI.Comm, traffic: Traffic, *, overlap: bool = False) -> None:
         self.reduction = Reduction(replica_comm, traffic, overlap=overlap)

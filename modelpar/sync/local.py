@@ -30,7 +30,7 @@ class LocalSGD:
     momentum (DiLoCo: Douillard et al. 2023, algorithm 1): v = m v + change; parameters += r (change + m v).
     """
 
-    in_step = True
+    in_step, rests = True, False
 
     def __init__(self, replica_comm: MPI.Comm, traffic: Traffic, spec: SyncSpec) -> None:
         self.comm, self.traffic, self.spec = replica_comm, traffic, spec

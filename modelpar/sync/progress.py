@@ -8,29 +8,29 @@ the parameters and computes as well, a thread enters MPI for it: portable, where
 from __future__ import annotations
 
 import threading
+import weakref
 
 from mpi4py import MPI
 
+NAME = "modelpar-progress"  # of the thread
 INTERVAL = 0.0001  # seconds between two probes; one takes some microseconds, and a large update needs many
 
 
 class Progress:
-    """A thread that enters MPI every ``INTERVAL`` seconds until ``stop``.
+    """A thread that enters MPI every ``INTERVAL`` seconds until ``stop``, or until nobody refers to this object.
 
     Does nothing where MPI was started without support for threads: such a host then serves requests when it next
     enters MPI by itself.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
-        self._comm, self._stopped = comm, threading.Event()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         if MPI.Query_thread() == MPI.THREAD_MULTIPLE:
-            self._thread = threading.Thread(target=self._run, name="modelpar-progress", daemon=True)
+            # the thread refers to the communicator, but not to this object
+            self._thread = threading.Thread(target=_enter, args=(comm, self._stopped), name=NAME, daemon=True)
             self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(INTERVAL):
-            self._comm.Iprobe()
+            weakref.finalize(self, self._stopped.set)
 
     def stop(self) -> None:
         """End the thread; a second call does nothing."""
@@ -38,6 +38,11 @@ class Progress:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+
+def _enter(comm: MPI.Comm, stopped: threading.Event) -> None:
+    while not stopped.wait(INTERVAL):
+        comm.Iprobe()
 
 
 def spans_nodes(comm: MPI.Comm) -> bool:

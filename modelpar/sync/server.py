@@ -51,6 +51,8 @@ class ParameterServer:
                 oldest gradient in the push was computed
     """
 
+    rests = False
+
     def __init__(self, grid: Grid, traffic: Traffic, spec: SyncSpec, staleness: Counter[int]) -> None:
         self.grid, self.traffic, self.spec, self.staleness = grid, traffic, spec, staleness
         self._together = Reduction(grid.replica_comm, traffic)

@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.comm import lifetimes
+
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
@@ -38,8 +40,9 @@ class SharedArrays:
     dtype         float32 or float64
     check_ranks   called while waiting for a turn: raises where a rank was lost.  None where ranks are not lost
 
-    Making one is collective over ``comm``, and so is ``free``.  All other methods are one rank's own, and done when
-    they return: whoever reads later, reads what was written.
+    Making one is collective over ``comm``, and so is ``free``; windows that nobody refers to any more are freed when
+    others, or a grid, are made over their ranks (``comm.lifetimes``).  All other methods are one rank's own, and done
+    when they return: whoever reads later, reads what was written.
     """
 
     def __init__(
@@ -54,9 +57,10 @@ class SharedArrays:
         self._window, self._memory = _window(comm, sum(mine) * n_vectors * self.dtype.itemsize)
         n_all = n_counters + len(hosts) if comm.rank == hosts[0] else 0
         self._control, self._counted = _window(comm, n_all * COUNTER)
-        comm.Barrier()  # nobody adds to what is not yet zero
-        self._window.Lock_all()
-        self._control.Lock_all()
+        key, self._held = lifetimes.free_dropped(comm), []  # nobody adds to what is not yet zero: it is a barrier, too
+        for name, window in (("vectors", self._window), ("counters", self._control)):
+            window.Lock_all()
+            self._held.append(lifetimes.Held(window, f"{key} {name}", comm.size, MPI.Win.Unlock_all))
         self._type = MPI.FLOAT if self.dtype == np.float32 else MPI.DOUBLE
 
     def _each(self, vector: int, work: Callable[[int, Any, int, int], None]) -> None:
@@ -173,9 +177,8 @@ class SharedArrays:
     def free(self) -> None:
         """Collective over the communicator that the windows were made on."""
         self._memory = self._counted = np.empty(0, np.uint8)
-        for window in (self._window, self._control):
-            window.Unlock_all()
-            window.Free()
+        for held in self._held:
+            held.free()
 
 
 def _window(comm: MPI.Comm, n_bytes: int) -> tuple[MPI.Win, Array]:

@@ -110,6 +110,7 @@ class MinibatchLoop:
         # a replica may come to the end of an epoch without a minibatch of its own
         position.sums = {**self._sums, **position.sums}
         while position.step < self._last_step:
+            self.run.checks.begin_segment(sync, self.n_done)
             if sync.alike:
                 self.run.keep()
             self._started = time.perf_counter()
@@ -126,6 +127,7 @@ class MinibatchLoop:
 
     def _minibatches(self, sync: Sync, rate: Callable[[], float]) -> Iterator[Minibatch]:
         for share in sync.shares(self._first, self._stop, self.n_done, rate()):
+            self.run.checks.begin_share(sync)
             batch = self._minibatch(share)
             yield batch if sync.in_step else replace(batch, share=share.part, n_shares=share.n_parts)
         self._stop = sync.reached
@@ -163,8 +165,9 @@ class MinibatchLoop:
             position.sums[name] = position.sums[name]._replace(value=position.sums[name].value + value)
 
     def synchronise(self) -> Record:
-        """The segment is done on all replicas: advance the position."""
+        """The segment is done on all replicas: advance the position.  Collective over the grid."""
         position = self.position
+        self.run.checks.end_segment()
         samples = min(self._stop * self._batch_size, self.feed.n_samples) - self._first * self._batch_size
         position.step = self._stop
         position.seconds += time.perf_counter() - self._started

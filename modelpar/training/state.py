@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -69,6 +70,42 @@ def nothing() -> None:
     """Do nothing: for runs that keep no snapshots."""
 
 
+class Checks:
+    """What looks for errors of memory while a stage is trained; this one does not.  See ``training.checks``.
+
+    Parameters are at rest from ``note`` to ``verify``.
+    """
+
+    def note(self) -> None:
+        """They are as they should be now."""
+
+    def verify(self) -> None:
+        """They will change now, as they should; an error since ``note`` is reported later, at a shared moment."""
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """A block that changes them while they are at rest."""
+        yield
+
+    def repaired(self) -> None:
+        """They were repaired, at rest or not."""
+
+    def begin_segment(self, sync: Sync, done: int) -> None:
+        """Before the steps from one moment at which all replicas are at the same step to the next.  Collective."""
+
+    def begin_share(self, sync: Sync) -> None:
+        """Before one replica's part of a step, which finds the parameters as they are now."""
+
+    def end_segment(self) -> None:
+        """After those steps.  Collective over the grid.  Raises CorruptionError on all ranks."""
+
+    def agree(self) -> None:
+        """Look once more, and raise CorruptionError on all ranks where any has found an error.  Collective."""
+
+    def finish(self) -> None:
+        """After the last step.  Collective over the grid.  Raises CorruptionError on all ranks."""
+
+
 @dataclass
 class TrainingRun:
     """The training of one network: what a checkpoint stores of it, and how this process takes part.
@@ -93,6 +130,7 @@ class TrainingRun:
     sync: Sync | None = None  # how replicas stay together in the stage that is being trained
     staleness: Counter[int] = field(default_factory=Counter)  # this replica's pushes to a server, by their staleness
     keep: Callable[[], None] = nothing  # called where all replicas are alike, before a step
+    checks: Checks = field(default_factory=Checks)  # of the stage that is being trained
 
     @classmethod
     def of(cls, network: DeepBeliefNetwork) -> TrainingRun:
@@ -140,18 +178,20 @@ class TrainingRun:
     def settle(self) -> None:
         """Leave the same parameters on all replicas, which may be apart during a stage.  Collective over the grid."""
         if self.sync is not None:
-            self.sync.settle()
+            with self.checks.changing():
+                self.sync.settle()
 
     def refresh(self, network: DeepBeliefNetwork) -> None:
         """Make all blocks of weights and velocities agree, after either was changed by anything but statistics.
 
         Collective over the shards.
         """
-        network.refresh()
-        for part in network.parts():
-            velocity = self.velocity.get(part.name)
-            if velocity is not None and velocity.rows is not None:
-                part.weights.refresh(velocity)
+        with self.checks.changing():
+            network.refresh()
+            for part in network.parts():
+                velocity = self.velocity.get(part.name)
+                if velocity is not None and velocity.rows is not None:
+                    part.weights.refresh(velocity)
 
     def refresh_all(self, network: DeepBeliefNetwork) -> None:
         """The same of all that was read into this state, the copies that shards have of listed weights included."""
@@ -183,7 +223,7 @@ class TrainingRun:
         named: dict[str, Any] = {name: copies(getattr(self, name)) for name in NAMED}
         position = replace(self.position, sums=dict(self.position.sums))
         chains = None if self.chains is None else replace(self.chains)  # its states are replaced, not changed
-        return replace(self, position=position, chains=chains, sync=None, keep=nothing, **named)
+        return replace(self, position=position, chains=chains, sync=None, keep=nothing, checks=Checks(), **named)
 
 
 def become_average(parameters: Parameters, average: Parameters) -> None:

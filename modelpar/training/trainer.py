@@ -29,6 +29,7 @@ from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
 from modelpar.sync import Average, Sync, Work, strategy
 from modelpar.training import averaging, monitor
 from modelpar.training.chain_supply import ChainSupply
+from modelpar.training.checks import StageChecks
 from modelpar.training.evaluation import accuracy_measures, check_predictions, required_labels
 from modelpar.training.exactness import Recorder, check_exact, digests_of_parts
 from modelpar.training.feeds import (
@@ -45,7 +46,7 @@ from modelpar.training.optimizer import Optimizer
 from modelpar.training.preconditions import check_strategy, check_tuning, check_values
 from modelpar.training.schedule import StepSize, step_size
 from modelpar.training.scoring import Scorer
-from modelpar.training.state import Position, Sum, TrainingRun
+from modelpar.training.state import Checks, Position, Sum, TrainingRun
 from modelpar.weights.parameters import Parameters
 
 CHECK_EVERY = 100  # updates between two checks for NaN within an epoch
@@ -138,6 +139,7 @@ def _train_rbm(
                         batch.v, batch.first_draw, training, chains, n_all_samples=batch.n_all,
                         v0_spread=batch.v_spread, in_step=sync.in_step, chain_draw=supply.first_draw(batch),
                     )  # fmt: skip
+                    run.checks.verify()
                     optimizer.learn(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
                         standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip,
@@ -153,7 +155,7 @@ def _train_rbm(
                 if loop.crossed(CHECK_EVERY):
                     monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm, rate_of(rbm))
                 yield record
-            sync.settle()
+            run.settle()
             supply.meet(loop.n_done)
             run.refresh(network)  # statistics of real values have rounded the blocks of a dual layout apart
             totals = position.total_sums(grid)
@@ -166,7 +168,8 @@ def _train_rbm(
             measures["reconstruction_error"] = measures["probe_error"] if training.n_chains else error
             monitor.check_rbm(rbm.index, measures, rate_of(rbm))
             if not loop.will_go_on:
-                averaging.take_over(network, run, rbm)
+                with run.checks.changing():
+                    averaging.take_over(network, run, rbm)
             yield loop.end_epoch({**measures, "learning_rate": size.rate})
     # a run that was taken up again with fewer epochs, or after its last update, has had no end of an epoch here
     averaging.take_over(network, run, rbm)
@@ -185,8 +188,10 @@ def _together(
     """The strategy of one stage, which is the run's while the stage lasts."""
     sync = run.sync = strategy(how, network.grid, network.traffic, run.staleness)
     sync.begin(Work(parts, run.velocity, run.outer, run.squares, partial(run.refresh, network), done, l1, average))
+    run.checks = StageChecks(network, how, done)
     try:
         yield sync
+        run.checks.finish()
     except GeneratorExit:
         _end(run, sync)  # as all ranks leave the loop
         raise
@@ -198,7 +203,7 @@ def _together(
 
 
 def _end(run: TrainingRun, sync: Sync) -> None:
-    run.sync = None
+    run.sync, run.checks = None, Checks()
     sync.end()
 
 
@@ -277,6 +282,7 @@ def _descend(
             for segment in loop.segments(sync, lambda: size_now().rate, spec.evaluate_every):
                 for batch in segment:
                     score, gradients = backprop.run(batch.v, labels[batch.samples], batch.first_draw, batch.n_all)
+                    run.checks.verify()
                     optimizer.descend(gradients, parts, run.velocity, size, batch.n_mine, spec.max_norm)
                     loop.count(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
                 record = loop.synchronise()
@@ -286,14 +292,14 @@ def _descend(
                     monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm, RATE)
                 in_between = position.step < loop.batches.n_steps
                 if spec.evaluate_every and in_between and loop.n_done % spec.evaluate_every == 0:
-                    sync.settle()
+                    run.settle()
                     with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                         record.measures.update(accuracy_measures(network, dataset))
                     position.reached = _reached(spec, record.measures)
                 yield record
                 if position.reached:
                     return
-            sync.settle()
+            run.settle()
             totals = position.total_sums(grid)
             with network.traffic.measuring(), network.traffic.status.phase("scoring"):
                 accuracies = accuracy_measures(network, dataset)
@@ -304,7 +310,8 @@ def _descend(
                 raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller {RATE}")
             monitor.check_weights("fine-tuning", [part.parameters.W for part in parts], grid.comm)
             if spec.patience:
-                remember_best(network, run, measures["validation_accuracy"])
+                with run.checks.changing():
+                    remember_best(network, run, measures["validation_accuracy"])
             position.reached = _reached(spec, measures)
             yield loop.end_epoch(measures)
 

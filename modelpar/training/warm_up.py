@@ -112,7 +112,7 @@ def tasks_of(
     if spec.dtype == "float32" and not spec.exact:
         integer = drawn and training.planes > 0
         absent = {
-            "exact": True, "digests": not digests, "sampled": not drawn,
+            "exact": True, "digests": not digests and n_replicas == 1, "sampled": not drawn,
             "probabilities": not binary or training.planes > 0,
             "counts": not integer or n_replicas > 1, "summed counts": not own and (not integer or n_replicas == 1),
             "counts of one phase": binary or not integer, "single bits": training.planes != 1,
