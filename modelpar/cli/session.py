@@ -47,8 +47,6 @@ from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse, tasks_of
 
-CHECKED_AT_ONCE = 1 << 20  # parameters checked for NaN at a time, to need little memory
-
 
 class Session:
     """One run of training: the network, its records, checkpoints and display."""
@@ -63,7 +61,7 @@ class Session:
         self.network: DeepBeliefNetwork
         self.training: TrainingRun
         self.snapshots: Snapshots | None = None  # where the run can go on without a lost rank
-        self.last_good = "no checkpoint was written yet"
+        self.last_good = ""  # what is said of the last checkpoint that is healthy
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
         self.samples = 0  # of this process
         self.seconds_before = 0.0  # of a run that was resumed
@@ -101,7 +99,7 @@ class Session:
         if self.grid.tolerant:
             self.snapshots = Snapshots(network)
         self.trajectory = Trajectory(
-            self.directory, network, keeps=self.settings.run.keep_trajectory, check_finite=self._check_finite
+            self.directory, network, keeps=self.settings.run.keep_trajectory, check_health=self._check_health
         )
         self.training.keep = self._keep
         resumed = resume and not message  # by the user, perhaps with other options
@@ -141,14 +139,15 @@ class Session:
         try:
             if position.stage == "pretrain" and self.settings.training.trains:
                 self._consume(pretrain(self.network, self.dataset, self._pretraining(), self.settings.sync))
-                self._check_finite()
+                self._check_health()
                 checkpoint.save(self.network, self.directory.pretrained)
                 self._remember(str(self.directory.pretrained))
                 self._draw_generative()
             if self.fine_tunes:
                 self._consume(fine_tune(self.network, self.dataset, self.settings.finetune, self.settings.sync))
-            self._check_finite()
+            self._check_health()
         except TrainingError as error:
+            self._save_start()
             raise TrainingError(f"{error}; {self.last_good}") from None
         checkpoint.save(self.network, self.directory.model)
         self._conclude(compile_seconds)
@@ -206,7 +205,7 @@ class Session:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
                 differs = self._differs(spec) or self._other_connections(path, spec)
                 if not differs:
-                    network = checkpoint.load(path, self.grid, self.layout, halo=self.spec.halo)
+                    network = checkpoint.load(path, self.grid, self.layout, halo=self.spec.halo, healthy=True)
             except CheckpointError as error:
                 newest = newest or error
                 self.progress.say(f"warning: {error}; going back to the checkpoint before")
@@ -219,7 +218,7 @@ class Session:
             return network
         if newest:
             raise CheckpointError(
-                f"no checkpoint of {self.directory.path} can be read ({newest}); use --overwrite to start again"
+                f"no checkpoint of {self.directory.path} can be gone on from ({newest}); use --overwrite to start again"
             )
         self.progress.say(
             f"no checkpoint to go on from was found in {self.directory.path}: starting from the beginning"
@@ -327,8 +326,12 @@ class Session:
             due = updates // every > saved // every if every else self._ends_rbm(record)
             saved = updates
             if due:
-                self._check_finite()
-                self._remember(str(self.directory.save_step(self.network, updates, keep)))
+                self._check_health()
+                path, verdict = self.directory.save_step(self.network, updates, keep)
+                if verdict.healthy:
+                    self._remember(str(path))
+                else:
+                    self.progress.say(f"warning: {path} is not healthy, no run goes on from it: {verdict.reasons[0]}")
 
     def _keep(self) -> None:
         """Keep what is due where all replicas are alike, before a step.  Collective."""
@@ -371,14 +374,16 @@ class Session:
     def _remember(self, path: str) -> None:
         self.last_good = f"the last good checkpoint is {path}"
 
-    def _check_finite(self) -> None:
+    def _check_health(self) -> None:
         """No broken network is ever saved.  Collective.  Raises TrainingError on every rank."""
-        pieces = [
-            part.parameters.flat[start : start + CHECKED_AT_ONCE]
-            for part in self.network.parts()
-            for start in range(0, part.parameters.flat.size, CHECKED_AT_ONCE)
-        ]
-        monitor.check_finite("the network", pieces, self.grid.comm)
+        monitor.check_values(self.network)
+
+    def _save_start(self) -> None:
+        """Where training broke down before its first checkpoint, leave one of the network as it was at the start."""
+        if not self.last_good:
+            self.network.start_again()
+            path, _ = self.directory.save_step(self.network, 0, self.settings.run.keep)
+            self._remember(str(path))
 
     def _draw_generative(self) -> None:
         if self.settings.run.pictures:
