@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
 from modelpar.chains.gibbs import Chains
 from modelpar.chains.tempered_chains import TemperedChains
-from modelpar.checkpoint import files, structure
+from modelpar.checkpoint import files, health, structure
 from modelpar.checkpoint.carried import level_name, read_chains, read_ladder, read_position, read_states
 from modelpar.checkpoint.files import Header, TensorBlock
+from modelpar.checkpoint.header import EARLIER
+from modelpar.checkpoint.health import Verdict, are_finite
 from modelpar.collective.agreement import agree
 from modelpar.comm.grid import Grid
 from modelpar.data.fingerprint import Fingerprint
-from modelpar.errors import CheckpointError, SpecError
+from modelpar.errors import CheckpointError, SpecError, together, warn
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.resolve import resolve
@@ -42,13 +45,14 @@ FORMAT = "1"
 # attributes of TrainingRun that some trainings keep for each part: strategies of replicas, averages of the last
 # updates, and the last parameters where such an average has taken their place
 OPTIONAL_STATE = ("outer", "squares", "average", "last")
+MOST_ROOM = 1 << 62  # units that a scale of sums is for
 OVER_SHARDS = "shard_"  # prefix of the name of a running sum of which each shard has its own part
 
 
 def save(
     network: DeepBeliefNetwork, path: AnyPath, *, follow_links: bool = True, sources: Iterable[AnyPath] = ()
-) -> None:
-    """Write parameters, and what training needs to go on, to one file.
+) -> Verdict:
+    """Write parameters, and what training needs to go on, to one file; the verdict on them that it records.
 
     The same bytes at every grid for the same values.  The file appears under its name only when it is complete.
 
@@ -63,9 +67,14 @@ def save(
     agree(network.grid.comm, "save", network=network, path=path)
     run.settle()
     run.refresh(network)  # blocks agree after a load, so they must agree in the training that continues here too
+    if run.sync is None:  # weights may have been set from outside
+        network.refresh()
+    verdict = health.judge(network)
+    rooms = {rbm.name: rbm.weights.rooms for rbm in network.rbms if rbm.weights.rooms != rbm.weights.least_rooms}
     tempered = run.chains.described(network.grid.replica_comm) if isinstance(run.chains, TemperedChains) else None
     metadata = {
         "modelpar": FORMAT,
+        health.KEY: verdict.text,
         "network": json.dumps(_definition(network.spec), sort_keys=True),
         "training": json.dumps(
             {
@@ -78,6 +87,8 @@ def save(
                 "epochs_since_best": run.epochs_since_best,
                 "binarise": run.binarise,
                 **({} if tempered is None else {"tempering": tempered}),
+                **({"rooms": rooms} if rooms else {}),
+                **({"ailments": run.ailments} if run.ailments else {}),
             },
             sort_keys=True,
         ),
@@ -87,6 +98,7 @@ def save(
     status = network.traffic.status
     with status.phase("saving"):
         files.write(path, network.grid, tensors(network), metadata, status, follow_links=follow_links, sources=sources)
+    return verdict
 
 
 def _definition(spec: NetworkSpec) -> dict[str, object]:
@@ -98,7 +110,7 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
 
 def load(
     path: AnyPath, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True, halo: str = "auto",
-    last: bool = False,
+    last: bool = False, healthy: bool = False,
 ) -> DeepBeliefNetwork:  # fmt: skip
     """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
 
@@ -108,13 +120,19 @@ def load(
                whose training averages its parameters, it takes the average
     last       the parameters after the last update, of an RBM whose training averages them, and whether or not it has
                ended; of a stack, those below it stay what it was trained on
+    healthy    whether the network must be healthy: to go on from
 
-    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind, or for
-    ``last`` without an average, DisagreementError where ranks bring different arguments.
+    Warns of a network that is not healthy.
+    Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind, has values
+    that are not finite numbers, or for ``last`` without an average, DisagreementError where ranks bring different
+    arguments.
     """
     path = os.fsdecode(path)
-    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last)
+    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last, healthy=healthy)
     header = files.read_header(path, grid.comm)
+    verdict = Verdict.recorded(header.metadata)
+    if healthy and verdict is not None:
+        _check_healthy(path, verdict)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
     layout = resolve(spec, grid, layout, connections=stored or [None] * len(spec.patterns))
@@ -122,14 +140,16 @@ def load(
     run = TrainingRun.of(network)
     try:
         chains, tempered = _prepare_state(network, run, header, to_train, last)
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say where training stood ({error}); was it written by modelpar?"
         ) from None
     if last and not run.last and not run.average:
         raise CheckpointError(f"{path} has no average of parameters, so that its own are the last; leave --last out")
     kept = () if tempered is None else _room_for_kept(network, run, tempered)
-    files.read_into(path, grid, header, tensors(network, chains, kept), subset=not to_train)
+    blocks = tensors(network, chains, kept)
+    files.read_into(path, grid, header, blocks, subset=not to_train)
+    _check_finite(path, blocks, grid)
     if last:
         run.take_back_last(network)
     elif not to_train:
@@ -144,7 +164,25 @@ def load(
         run.chains = Chains.of_replica(chains["chains"], grid.replica, grid.n_replicas)
     run.refresh_all(network)
     run.data = Fingerprint.from_text(header.metadata.get("data"))
+    verdict = health.judge(network) if verdict is None else verdict
+    if healthy:
+        _check_healthy(path, verdict)
+    elif not verdict.healthy:
+        warn(grid.comm, f"{path} holds a network that is not healthy: {verdict.reasons[0]}")
     return network
+
+
+def _check_healthy(path: str, verdict: Verdict) -> None:
+    if not verdict.healthy:
+        raise CheckpointError(f"{path} holds a network that is not healthy: {verdict.reasons[0]}")
+
+
+def _check_finite(path: str, blocks: list[TensorBlock], grid: Grid) -> None:
+    """Raise CheckpointError on every rank where a value of any rank is not a finite number.  Collective."""
+    with together(grid.comm):
+        for block in blocks:
+            if block.block.dtype.kind == "f" and not are_finite([block.block], MPI.COMM_SELF):
+                raise CheckpointError(f"{path} has values in {block.name} that are not finite numbers; {EARLIER}")
 
 
 def _prepare_state(
@@ -160,6 +198,9 @@ def _prepare_state(
     position = Position(**training["position"])
     position.sums = _own_sums(training["position"]["sums"], network.grid)
     run.position, run.binarise = position, training["binarise"]
+    run.ailments = {str(kind): str(reason) for kind, reason in training.get("ailments", {}).items()}
+    for rbm in network.rbms:
+        rbm.weights.rooms = _rooms(rbm.weights.least_rooms, training.get("rooms", {}).get(rbm.name, (1, 1)))
     parts = {part.name: part.parameters for part in network.parts()}
     for attribute in OPTIONAL_STATE if to_train else ("average", *(["last"] if last else [])):
         stored = training.get(attribute, ())
@@ -178,6 +219,13 @@ def _prepare_state(
     if tempered is not None:
         return TemperedChains.room(tempered, n_hidden, n_all, network.dtype), tempered
     return {"chains": np.zeros((n_hidden, n_all), network.dtype)}, None
+
+
+def _rooms(least: tuple[int, int], stored: Any) -> tuple[int, int]:
+    up, down = stored
+    if not all(type(n) is int and 0 < n < MOST_ROOM for n in stored):
+        raise ValueError(f"sums for {up} and {down} units")
+    return max(least[0], up), max(least[1], down)
 
 
 def _room_for_kept(network: DeepBeliefNetwork, run: TrainingRun, tempered: dict[str, Any]) -> tuple[Parameters, ...]:

@@ -81,6 +81,7 @@ def read_ladder(path: AnyPath, network: DeepBeliefNetwork) -> tuple[Parameters, 
     for parameters in kept:
         if parameters.has_copies:
             top.weights.refresh(parameters)
+        top.make_room(top.weights.bounds(parameters))  # sums of all levels have one scale
     return kept
 
 

@@ -32,6 +32,7 @@ from typing import Any, BinaryIO, NamedTuple
 from mpi4py import MPI
 
 from modelpar import checkpoint, faults
+from modelpar.checkpoint.health import Verdict
 from modelpar.cli.atomic_file import atomic_write, naming
 from modelpar.cli.config import TRAJECTORY
 from modelpar.cli.config_file import complete
@@ -300,18 +301,33 @@ class RunDirectory:
         steps = [path for path in self.checkpoints.glob("step-*.safetensors") if _STEP.fullmatch(path.name)]
         return sorted(steps, key=_updates_of, reverse=True)
 
-    def save_step(self, network: DeepBeliefNetwork, updates: int, keep: int) -> Path:
-        """Write a checkpoint after so many ``updates``, then remove all but the newest ``keep``."""
+    def save_step(self, network: DeepBeliefNetwork, updates: int, keep: int) -> tuple[Path, Verdict]:
+        """Write a checkpoint after so many ``updates``, then remove all but the newest ``keep``, and the newest healthy
+        one where none of these is healthy.  Returns its path, and the verdict on it."""
         path = self.checkpoints / f"step-{updates:08d}.safetensors"
-        self.save(network, path)
+        verdict = self.save(network, path)
         with together(self.comm):
             if self.comm.rank == 0:
+                spared = None if verdict.healthy else self._newest_healthy()
                 for old in self._on_disk()[keep:]:
-                    old.unlink(missing_ok=True)
-        return path
+                    if old != spared:
+                        old.unlink(missing_ok=True)
+        return path, verdict
 
-    def save(self, network: DeepBeliefNetwork, path: Path) -> None:
-        """Write a checkpoint of the run; the records before it are then on the disk too.
+    def _newest_healthy(self) -> Path | None:
+        """The newest checkpoint that says that it is healthy, else the newest that does not say; None where all say
+        that they are not.  Not collective."""
+        unknown = None
+        for path in self._on_disk():
+            with suppress(CheckpointError):
+                verdict = verdict_of(path)
+                if verdict is not None and verdict.healthy:
+                    return path
+                unknown = unknown or (path if verdict is None else None)
+        return unknown
+
+    def save(self, network: DeepBeliefNetwork, path: Path) -> Verdict:
+        """Write a checkpoint of the run, and return the verdict on it; the records before it are then on the disk too.
 
         Raises CheckpointError, or ModelparError, on every rank, where that fails.
         """
@@ -320,7 +336,7 @@ class RunDirectory:
                 if file is not None:
                     with naming(self.path / name):
                         os.fsync(file.fileno())
-        checkpoint.save(network, path, follow_links=False, sources=self.private)
+        return checkpoint.save(network, path, follow_links=False, sources=self.private)
 
     def remove_end(self, *, pretrained: bool) -> None:
         """Remove the model and the summary of a run that goes on, and with ``pretrained`` that checkpoint and the
@@ -371,6 +387,7 @@ def checkpoint_of(comm: MPI.Comm, path: str, *, generative: bool) -> Path:
     """The checkpoint that a path means: itself, or the one of a run directory.  Collective.
 
     ``generative``: that of the end of pre-training where there is one: fine-tuning changes the generative weights.
+    One that says that it is not healthy is taken where there is no other.
     Raises CheckpointError, on every rank, where there is none.
     """
     file = Path(path)
@@ -382,8 +399,24 @@ def checkpoint_of(comm: MPI.Comm, path: str, *, generative: bool) -> Path:
             existing = [candidate for candidate in (*preferred, *directory._on_disk()) if candidate.exists()]
             if not existing:
                 raise CheckpointError(f"{path} is a directory without checkpoints; name a run directory or a file")
-            file = existing[0]
+            file = next((candidate for candidate in existing if not _is_unhealthy(candidate)), existing[0])
     return Path(comm.bcast(file))
+
+
+def verdict_of(path: Path) -> Verdict | None:
+    """The verdict that a checkpoint records; None where it has none.  Not collective.
+
+    Raises CheckpointError where it cannot be read.
+    """
+    return Verdict.recorded(checkpoint.files.read_header(path, MPI.COMM_SELF).metadata)
+
+
+def _is_unhealthy(path: Path) -> bool:
+    """Whether a checkpoint says so; what is wrong with one that cannot be read says whoever opens it."""
+    with suppress(CheckpointError):
+        verdict = verdict_of(path)
+        return verdict is not None and not verdict.healthy
+    return False
 
 
 @contextmanager

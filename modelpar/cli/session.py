@@ -52,8 +52,6 @@ from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.training.warm_up import rehearse, tasks_of
 
-CHECKED_AT_ONCE = 1 << 20  # parameters checked for NaN at a time, to need little memory
-
 
 class Session:
     """One run of training: the network, its records, checkpoints and display."""
@@ -69,7 +67,7 @@ class Session:
         self.network: DeepBeliefNetwork
         self.training: TrainingRun
         self.snapshots: Snapshots | None = None  # where the run can go on without a lost rank
-        self.last_good = "no checkpoint was written yet"
+        self.last_good = ""  # what is said of the last checkpoint that is healthy
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
         self.samples = 0  # of this process
         self.seconds_before = 0.0  # of a run that was resumed
@@ -108,7 +106,7 @@ class Session:
         if self.grid.tolerant:
             self.snapshots = Snapshots(network)
         self.trajectory = Trajectory(
-            self.directory, network, keeps=self.settings.run.keep_trajectory, check_finite=self._check_finite
+            self.directory, network, keeps=self.settings.run.keep_trajectory, check_health=self._check_health
         )
         self.training.keep = self._keep
         resumed = resume and not message  # by the user, perhaps with other options
@@ -161,14 +159,15 @@ class Session:
         try:
             if self.training.position.stage == "pretrain" and self.settings.training.trains:
                 self._take(pretrain(self.network, self.dataset, self._pretraining(), self.settings.sync))
-                self._check_finite()
+                self._check_health()
                 self.directory.save(self.network, self.directory.pretrained)
                 self._remember(str(self.directory.pretrained))
                 self._draw_generative()
             if self.fine_tunes:
                 self._take(fine_tune(self.network, self.dataset, self.settings.finetune, self.settings.sync))
-            self._check_finite()
+            self._check_health()
         except TrainingError as error:
+            self._save_start()
             raise raised_by(type(error)(f"{error}; {self.last_good}"), n_ranks_that_raise(error)) from None
 
     # -- before ------------------------------------------------------------------------------------------------------
@@ -225,7 +224,7 @@ class Session:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
                 differs = self._differs(spec) or self._other_connections(path, spec)
                 if not differs:
-                    network = checkpoint.load(path, self.grid, self.layout, halo=self.spec.halo)
+                    network = checkpoint.load(path, self.grid, self.layout, halo=self.spec.halo, healthy=True)
             except CheckpointError as error:
                 newest = newest or error
                 self.progress.say(f"warning: {error}; going back to the checkpoint before")
@@ -238,7 +237,7 @@ class Session:
             return network
         if newest:
             raise CheckpointError(
-                f"no checkpoint of {self.directory.path} can be read ({newest}); use --overwrite to start again"
+                f"no checkpoint of {self.directory.path} can be gone on from ({newest}); use --overwrite to start again"
             )
         self.progress.say(
             f"no checkpoint to go on from was found in {self.directory.path}: starting from the beginning"
@@ -353,11 +352,14 @@ class Session:
             saved = updates
             stops = self.stopping.is_due(self.grid.comm, alike=self.training.sync is None or self.training.sync.alike)
             if due or stops:
-                self._check_finite()
-                path = str(self.directory.save_step(self.network, updates, keep))
-                self._remember(path)
+                self._check_health()
+                path, verdict = self.directory.save_step(self.network, updates, keep)
+                if verdict.healthy:
+                    self._remember(str(path))
+                else:
+                    self.progress.say(f"warning: {path} is not healthy, no run goes on from it: {verdict.reasons[0]}")
             if stops:
-                self.stopping.end_saved(path, self.grid.comm)
+                self.stopping.end_saved(str(path), self.grid.comm)
 
     def _keep(self) -> None:
         """Keep what is due where all replicas are alike, before a step.  Collective."""
@@ -400,15 +402,17 @@ class Session:
     def _remember(self, path: str) -> None:
         self.last_good = f"the last good checkpoint is {path}"
 
-    def _check_finite(self) -> None:
+    def _check_health(self) -> None:
         """No broken network is ever saved, nor one of replicas apart.  Collective.  Raises TrainingError together."""
         check_before_saving(self.network, mend=self.settings.sync.repair)
-        pieces = [
-            part.parameters.flat[start : start + CHECKED_AT_ONCE]
-            for part in self.network.parts()
-            for start in range(0, part.parameters.flat.size, CHECKED_AT_ONCE)
-        ]
-        monitor.check_finite("the network", pieces, self.grid.comm)
+        monitor.check_values(self.network)
+
+    def _save_start(self) -> None:
+        """Where training broke down before its first checkpoint, leave one of the network as it was at the start."""
+        if not self.last_good:
+            self.network.start_again()
+            path, _ = self.directory.save_step(self.network, 0, self.settings.run.keep)
+            self._remember(str(path))
 
     def _draw_generative(self) -> None:
         self._has_drawn = True

@@ -43,13 +43,13 @@ class Trajectory:
     """The kept models of one run of training.
 
     keeps          whether this run keeps models; one that does not still removes those after the point where it goes on
-    check_finite   raises where the network is broken, which is never saved; collective
+    check_health   raises where the network is broken, which is never saved; collective
     """
 
     def __init__(
-        self, directory: RunDirectory, network: DeepBeliefNetwork, *, keeps: bool, check_finite: Callable[[], None]
+        self, directory: RunDirectory, network: DeepBeliefNetwork, *, keeps: bool, check_health: Callable[[], None]
     ) -> None:
-        self.directory, self.network, self.keeps, self._check_finite = directory, network, keeps, check_finite
+        self.directory, self.network, self.keeps, self._check_health = directory, network, keeps, check_health
         self._last: dict[int, int] = {}  # updates of the latest kept model of each RBM
 
     def begin(self, done: int, end: int) -> None:
@@ -87,7 +87,7 @@ class Trajectory:
         if not self.keeps:
             return
         layer = TrainingRun.of(self.network).position.layer
-        self._check_finite()
+        self._check_health()
         self.directory.save(self.network, self.directory.path / TRAJECTORY / KeptModel.name_of(layer, done))
         self._last[layer] = done
 

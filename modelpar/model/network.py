@@ -20,6 +20,7 @@ from modelpar.comm.transfer import Transfer
 from modelpar.draws import Purpose
 from modelpar.errors import LayoutError, SpecError, together
 from modelpar.kernels.products import dispatch
+from modelpar.kernels.products.bounds import Bounds
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
@@ -128,12 +129,28 @@ class DeepBeliefNetwork:
             classes = self.layout.layers[-1]
             exchange = Exchange(grid.shard_comm, classes, self.traffic)
             self.output = OutputLayer(self._weights(len(self.rbms)), classes, exchange, shard, dtype)
-        if draw_weights:
-            for rbm in self.rbms:
-                rbm.initialise(self._weight_scale(rbm.index) if spec.weight_scale is None else spec.weight_scale)
         # raw values are turned into visible activations as (raw - offset) / scale
         self.input_offset: Array = np.zeros(len(self.visible_ids), np.float64)
         self.input_scale: Array = np.ones(len(self.visible_ids), np.float64)
+        if draw_weights:
+            self._draw_weights()
+
+    def _draw_weights(self) -> None:
+        for rbm in self.rbms:
+            rbm.initialise(
+                self._weight_scale(rbm.index) if self.spec.weight_scale is None else self.spec.weight_scale
+            )  # fmt: skip
+
+    def start_again(self) -> None:
+        """Make the network what it was when its weights were drawn, and never trained.  Collective."""
+        for rbm in self.rbms:
+            rbm.mean_activation[:] = 0
+            rbm.weights.rooms = rbm.weights.least_rooms
+        if self.output is not None:
+            self.output.parameters.flat[:] = 0
+        self.input_offset, self.input_scale = np.zeros_like(self.input_offset), np.ones_like(self.input_scale)
+        self.run = None
+        self._draw_weights()
 
     def _weight_scale(self, i: int) -> float:
         """sqrt(2 / (connections of a visible unit + those of a hidden unit)), which are means where lists differ."""
@@ -195,9 +212,19 @@ class DeepBeliefNetwork:
         return parts
 
     def refresh(self) -> None:
-        """Make all blocks of weights agree, after they were set from outside.  Collective."""
+        """Make all blocks of weights agree, after they were set from outside, and have sums that hold them.
+
+        Collective.
+        """
         for rbm in self.rbms:
-            rbm.refresh()
+            rbm.weights.refresh(rbm.parameters)
+            rbm.make_room(self.bounds(rbm))
+
+    def bounds(self, rbm: RBM) -> Bounds:
+        """What a weight and a summed input of an RBM come to at most, on any replica.  Collective over the grid."""
+        most = np.array(rbm.bounds())
+        self.grid.replica_comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        return Bounds(*most.tolist())
 
     # -- activations -------------------------------------------------------------------------------------------------
 

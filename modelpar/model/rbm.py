@@ -20,6 +20,7 @@ from modelpar.comm.exchange import Traffic
 from modelpar.comm.transfer import Transfer
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import DataError
+from modelpar.kernels.products.bounds import STEPS, Bounds, largest_sum_of, units_for
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.products.sweeps import visible_after
 from modelpar.kernels.reductions import row_sums, squared_error
@@ -144,8 +145,34 @@ class RBM:
         self.refresh()
 
     def refresh(self) -> None:
-        """Make all blocks of weights agree with ``W``, after it was set from outside.  Collective over the shards."""
+        """Make all blocks of weights agree with ``W``, after it was set from outside, and have sums that hold it.
+
+        Collective over the shards.
+        """
         self.weights.refresh(self.parameters)
+        self.make_room(self.bounds())
+
+    def bounds(self) -> Bounds:
+        """What a weight and a summed input come to at most.  Collective over the shards."""
+        return self.weights.bounds(self.parameters)
+
+    def has_room(self, bounds: Bounds) -> bool:
+        """Whether sums up to ``bounds`` certainly do not wrap; only those of float32 weights are integers."""
+        limits = map(largest_sum_of, self.weights.rooms)
+        return self.W.dtype != np.float32 or all(
+            steps <= STEPS * most for steps, most in zip(bounds[1:], limits, strict=True)
+        )
+
+    def make_room(self, bounds: Bounds, margin: int = 1) -> None:
+        """Make the scale of sums of states coarser where they could come to ``margin`` times ``bounds`` and wrap.
+
+        It is never made finer again: parameters of earlier updates may be in use.  The same bounds have to come on all
+        ranks, for whom it must be the same scale.
+        """
+        up, down = (
+            units_for(n, margin * steps / STEPS) for n, steps in zip(self.weights.rooms, bounds[1:], strict=True)
+        )
+        self.weights.rooms = up, down
 
     def _visible(self, v: Activations) -> Activations:
         return owned_block(v, len(self.visible_ids), self.W.dtype, "visible activations", exact=self.exact)
@@ -204,7 +231,8 @@ class RBM:
         """
         if self.weights.whole_matrix and not self.gaussian:
             sides = (self.b, self.c), (self.visible_ids, self.hidden_ids)
-            done = visible_after(self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact)
+            rooms = self.weights.rooms
+            done = visible_after(self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact, rooms=rooms)
             if done is not None:
                 return done
         for k in range(sweeps - 1):

@@ -106,6 +106,7 @@ def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
     for block in tensors(network, rooms):
         if block.name in arrays:
             block.block[...] = arrays[block.name][block.index]
+    network.refresh()
     run.refresh(network)
     if rooms is not None:
         run.chains = Chains.of_replica(rooms["chains"], network.grid.replica, network.grid.n_replicas)

@@ -22,12 +22,12 @@ def in_use(run: TrainingRun, rbm: RBM) -> Iterator[None]:
         return
     last = rbm.parameters.flat.copy()
     become_average(rbm.parameters, average)
-    rbm.refresh()
+    rbm.weights.refresh(rbm.parameters)
     try:
         yield
     finally:
         rbm.parameters.flat[:] = last
-    rbm.refresh()
+    rbm.weights.refresh(rbm.parameters)
 
 
 def take_over(network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM) -> None:

@@ -173,9 +173,10 @@ class MinibatchLoop:
         position.seconds += time.perf_counter() - self._started
         return replace(self._record("step", position.epoch + 1, samples, {}), n_updates=self._stop - self._first)
 
-    def crossed(self, every: int) -> bool:
-        """Whether the last segment reached or passed a multiple of ``every`` steps of the stage."""
-        return self.n_done // every > (self.n_done - (self._stop - self._first)) // every
+    @property
+    def n_before(self) -> int:
+        """Updates done before the last segment."""
+        return self.n_done - (self._stop - self._first)
 
     def end_epoch(self, measures: dict[str, float]) -> Record:
         """All minibatches of the epoch are done: begin the next."""

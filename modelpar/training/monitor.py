@@ -7,21 +7,29 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar import faults
+from modelpar.checkpoint import health
+from modelpar.checkpoint.health import EXPLODED, are_finite, largest_weight
 from modelpar.comm.grid import Grid
 from modelpar.data.feed import Feed
 from modelpar.errors import TrainingError
+from modelpar.kernels.products.product import Activations
 from modelpar.kernels.reductions import squared_error
 from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.training.feeds import sample_chunks
+from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[np.floating]
 
+LOOK_EVERY = 100  # updates between two looks at an RBM in training, beside those after 1, 2, 4, 8, ... updates
+GROWTH = 2  # times its present bound that a summed input may come to until the next look
+GLANCE = 128  # samples on which units are looked at between the ends of epochs
 PROBE = 512  # samples on which an RBM is measured after each epoch,
 PIECE = 128  # over all replicas, at once: the buffers of a wide layer grow with it
 DEAD, SATURATED = 0.001, 0.999  # a unit whose activation never leaves this side, on all of the probe, learns nothing
 COLLAPSED = 0.95  # part of the hidden units that may be dead or saturated before training is stopped
-EXPLODED = 1000.0  # weights of useful RBMs stay far below (Hinton 2010, section 8)
+TUNING_RATE = "--finetune-learning-rate"
 
 
 def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIECE) -> dict[str, float]:
@@ -45,22 +53,37 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
         if not rbm.gaussian:
             likelihood += _sum_of_likelihoods(rbm, v, samples)
         p = rbm.hidden_given_visible(v)
-        np.minimum(lowest, p.min(axis=1, initial=1.0), out=lowest)
-        np.maximum(highest, p.max(axis=1, initial=0.0), out=highest)
+        _extend(lowest, highest, p)
         total += p.sum(axis=1, dtype=np.float64)
         error += squared_error(v, rbm.visible_given_hidden(p))
     measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / n_probe}
-    for extreme, op in ((lowest, MPI.MIN), (highest, MPI.MAX), (total, MPI.SUM)):
-        grid.replica_comm.Allreduce(MPI.IN_PLACE, extreme, op)
-        rbm.traffic.add_allreduce("replica", extreme, grid.n_replicas)
-    n_hidden, activation, dead, saturated = grid.shard_comm.allreduce(
-        np.array([len(total), total.sum(), (highest < DEAD).sum(), (lowest > SATURATED).sum()], float)
-    )
+    measures["dead_units"], measures["saturated_units"] = _idle(lowest, highest, rbm, grid)
+    grid.replica_comm.Allreduce(MPI.IN_PLACE, total)
+    rbm.traffic.add_allreduce("replica", total, grid.n_replicas)
+    n_hidden, activation = grid.shard_comm.allreduce(np.array([len(total), total.sum()]))
     measures["probe_error"] = grid.comm.allreduce(error) / (n_probe * n_visible)
     measures["mean_activation"] = float(activation / (n_hidden * n_probe))
-    measures["dead_units"], measures["saturated_units"] = float(dead / n_hidden), float(saturated / n_hidden)
-    measures["largest_weight"] = grid.comm.allreduce(_largest(rbm.W), MPI.MAX)
+    measures["largest_weight"] = grid.comm.allreduce(largest_weight(rbm.W), MPI.MAX)
     return measures
+
+
+def _extend(lowest: Array, highest: Array, p: Array) -> None:
+    """Extremes (units,) of probabilities over all samples so far, by those of more samples p (units, batch)."""
+    np.minimum(lowest, p.min(axis=1, initial=1.0), out=lowest)
+    np.maximum(highest, p.max(axis=1, initial=0.0), out=highest)
+
+
+def _idle(lowest: Array, highest: Array, rbm: RBM, grid: Grid) -> tuple[float, float]:
+    """Parts of all hidden units that are always off, and always on, by the extremes of this replica's samples.
+
+    The same on every rank; the extremes become those of all samples.  Collective.
+    """
+    for extreme, op in ((lowest, MPI.MIN), (highest, MPI.MAX)):
+        grid.replica_comm.Allreduce(MPI.IN_PLACE, extreme, op)
+        rbm.traffic.add_allreduce("replica", extreme, grid.n_replicas)
+    counts = np.array([len(lowest), (highest < DEAD).sum(), (lowest > SATURATED).sum()], float)
+    n_hidden, dead, saturated = grid.shard_comm.allreduce(counts)
+    return float(dead / n_hidden), float(saturated / n_hidden)
 
 
 def _sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64]) -> float:
@@ -79,21 +102,15 @@ def check_rbm(index: int, measures: dict[str, float], rate: str = "--learning-ra
         raise TrainingError(
             f"{name}: weights explode (the largest is {measures['largest_weight']:.3g}); use a smaller {rate}"
         )
-    lost = measures["dead_units"] + measures["saturated_units"]
-    if lost > COLLAPSED:
-        raise TrainingError(
-            f"{name} has collapsed: {measures['dead_units']:.0%} of its hidden units are always off and "
-            f"{measures['saturated_units']:.0%} always on; use a smaller {rate} or a larger --weight-decay"
-        )
+    if why := collapse(index, measures["dead_units"], measures["saturated_units"]):
+        raise TrainingError(f"{why}; use a smaller {rate} or a larger --weight-decay")
 
 
-def check_weights(what: str, weights: list[Array], comm: MPI.Comm) -> None:
-    """Raise TrainingError on every rank where weights of any rank are not finite or have exploded.  Collective."""
-    largest = comm.allreduce(max(map(_largest, weights)), MPI.MAX)
-    if not largest < EXPLODED:
-        raise TrainingError(
-            f"{what}: weights explode (the largest is {largest:.3g}); use a smaller --finetune-learning-rate"
-        )
+def collapse(index: int, dead: float, saturated: float) -> str:
+    """Why an RBM with these parts of its hidden units always off and always on learns nothing; empty where it may."""
+    if dead + saturated <= COLLAPSED:
+        return ""
+    return f"RBM {index} has collapsed: {dead:.0%} of its hidden units are always off and {saturated:.0%} always on"
 
 
 def check_finite(what: str, values: list[Array], comm: MPI.Comm, rate: str = "--learning-rate") -> None:
@@ -101,14 +118,73 @@ def check_finite(what: str, values: list[Array], comm: MPI.Comm, rate: str = "--
 
     rate   the option that mends it
     """
-    fine = all(bool(np.isfinite(array).all()) for array in values)
-    if not comm.allreduce(fine, MPI.LAND):
+    if not are_finite(values, comm):
         raise TrainingError(f"{what}: a bias is no longer a finite number; use a smaller {rate}")
 
 
-def _largest(W: Array) -> float:
-    """Largest absolute value, infinity where there is a NaN, without a copy of W."""
-    if not W.size:
-        return 0.0
-    low, high = float(W.min()), float(W.max())
-    return float("inf") if np.isnan(low) or np.isnan(high) else max(-low, high)
+# -- between the ends of epochs ----------------------------------------------------------------------------------------
+
+
+def look_is_due(before: int, now: int) -> bool:
+    """Whether a look falls into the updates of a stage after ``before``, up to ``now``.
+
+    It depends on nothing else, so a run that was taken up again looks when it would have looked.
+    """
+    return now // LOOK_EVERY > before // LOOK_EVERY or now.bit_length() > before.bit_length()
+
+
+def look(network: DeepBeliefNetwork, rbm: RBM, feed: Feed | None) -> None:
+    """Look at an RBM in training: note whether its units have collapsed, and have sums that hold its weights.
+
+    feed   of its data; None where its units were found to be fine just now
+
+    Where summed inputs could wrap before the next look, the scale of their integers becomes coarser, on all ranks and
+    at every grid alike.  Collective over the grid.
+    Raises TrainingError, on every rank, where weights have exploded or sums may have wrapped since the last look.
+    """
+    rate, run = rate_of(rbm), TrainingRun.of(network)
+    check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], network.grid.comm, rate)
+    bounds = network.bounds(rbm)
+    if why := health.of_rbm(rbm, bounds, network.grid.comm):
+        raise TrainingError(f"{why}; use a smaller {rate}")
+    rbm.make_room(bounds, GROWTH)
+    run.ailments.pop("collapse", None)
+    if feed is not None and (why := collapse(rbm.index, *idle_units(rbm, feed, network.grid, network.samples_at_once))):
+        run.ailments["collapse"] = why
+
+
+def idle_units(rbm: RBM, feed: Feed, grid: Grid, at_once: int = PIECE) -> tuple[float, float]:
+    """Parts of the hidden units that are off, and on, for all of a few samples; the same on every rank.  Collective.
+
+    Where data are states so are these samples, and in exact mode the parts are then the same at every grid.
+    """
+    lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
+    n = min(GLANCE, feed.n_samples)
+    for samples in sample_chunks(n, grid.replica, grid.n_replicas, min(PIECE, at_once)):
+        first = int(samples[0]) if len(samples) else 0
+        v: Activations
+        if feed.binary:
+            v = feed.states(samples, first)
+        else:
+            v = values = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
+            feed.fill(samples, first, values)
+        _extend(lowest, highest, rbm.hidden_given_visible(v))
+    return _idle(lowest, highest, rbm, grid)
+
+
+def rate_of(rbm: RBM) -> str:
+    """The option that sets the learning rate of an RBM."""
+    return "--gaussian-learning-rate" if rbm.gaussian else "--learning-rate"
+
+
+def check_values(network: DeepBeliefNetwork) -> None:
+    """Raise TrainingError, on every rank, where values of a network are not those of a healthy one.
+
+    Collective over the grid.
+    """
+    reasons = health.of_values(network)
+    if reasons:
+        position = TrainingRun.of(network).position
+        in_pretraining = position.stage == "pretrain" and position.layer < len(network.rbms)
+        rate = rate_of(network.rbms[position.layer]) if in_pretraining else TUNING_RATE
+        raise TrainingError(f"{reasons[0]}; use a smaller {rate}")

@@ -44,13 +44,15 @@ class Snapshot:
     means: list[np.ndarray]  # mean activations of the RBMs
     run: TrainingRun
     scaling: tuple[np.ndarray, np.ndarray]  # offset and scale of the input
+    rooms: list[tuple[int, int]]  # of the RBMs' weights
     chains: GatheredChains | None = None  # of all replicas, where these have chains of their own
 
     @classmethod
     def of(cls, network: DeepBeliefNetwork, chains: GatheredChains | None = None) -> Snapshot:
         parts = copies({part.name: part.parameters for part in network.parts()})
         means = [rbm.mean_activation.copy() for rbm in network.rbms]
-        return cls(parts, means, TrainingRun.of(network).copy(), (network.input_offset, network.input_scale), chains)
+        scaling, rooms = (network.input_offset, network.input_scale), [rbm.weights.rooms for rbm in network.rbms]
+        return cls(parts, means, TrainingRun.of(network).copy(), scaling, rooms, chains)
 
 
 class Snapshots:
@@ -179,8 +181,8 @@ def _network(snapshot: Snapshot, spec: NetworkSpec, grid: Grid, layout: NetworkL
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     for part in network.parts():
         part.parameters.copy_from(snapshot.parts[part.name])
-    for rbm, mean in zip(network.rbms, snapshot.means, strict=True):
-        rbm.mean_activation[:] = mean
+    for rbm, mean, rooms in zip(network.rbms, snapshot.means, snapshot.rooms, strict=True):
+        rbm.mean_activation[:], rbm.weights.rooms = mean, rooms
     network.input_offset, network.input_scale = snapshot.scaling
     network.run = run = snapshot.run
     run.chains = None if snapshot.chains is None else snapshot.chains.of_replica(grid.replica, grid.n_replicas)

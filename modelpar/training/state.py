@@ -123,6 +123,7 @@ class TrainingRun:
     best: dict[str, Parameters] = field(default_factory=dict)  # parameters at the best validation accuracy
     best_accuracy: float = -1.0
     epochs_since_best: int = 0
+    ailments: dict[str, str] = field(default_factory=dict)  # what is wrong that values do not tell, by its kind
     binarise: str = "none"  # how the training data were binarised; kept for later use of the network
     data: Fingerprint | None = None  # what the present stage is trained on, or the last one was
     # of this process, and in no checkpoint
@@ -187,7 +188,8 @@ class TrainingRun:
         Collective over the shards.
         """
         with self.checks.changing():
-            network.refresh()
+            for rbm in network.rbms:
+                rbm.weights.refresh(rbm.parameters)
             for part in network.parts():
                 velocity = self.velocity.get(part.name)
                 if velocity is not None and velocity.rows is not None:
@@ -223,7 +225,10 @@ class TrainingRun:
         named: dict[str, Any] = {name: copies(getattr(self, name)) for name in NAMED}
         position = replace(self.position, sums=dict(self.position.sums))
         chains = None if self.chains is None else replace(self.chains)  # its states are replaced, not changed
-        return replace(self, position=position, chains=chains, sync=None, keep=nothing, checks=Checks(), **named)
+        return replace(
+            self, position=position, chains=chains, sync=None, keep=nothing, checks=Checks(),
+            ailments=dict(self.ailments), **named,
+        )  # fmt: skip
 
 
 def become_average(parameters: Parameters, average: Parameters) -> None:

@@ -49,8 +49,6 @@ from modelpar.training.scoring import Scorer
 from modelpar.training.state import Checks, Position, Sum, TrainingRun
 from modelpar.weights.parameters import Parameters
 
-CHECK_EVERY = 100  # updates between two checks for NaN within an epoch
-RATE = "--finetune-learning-rate"
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
 
@@ -152,8 +150,9 @@ def _train_rbm(
                 if recorder is not None:  # replicas in step have had one minibatch each
                     offset = batch.offset if chains is None else chains.first
                     record = replace(record, digests=recorder.of(step.states, batch.offset, offset))
-                if loop.crossed(CHECK_EVERY):
-                    monitor.check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], grid.comm, rate_of(rbm))
+                if monitor.look_is_due(loop.n_before, loop.n_done):
+                    with network.traffic.measuring(), network.traffic.status.phase("checking"):
+                        monitor.look(network, rbm, feed)
                 yield record
             run.settle()
             supply.meet(loop.n_done)
@@ -166,18 +165,14 @@ def _train_rbm(
                     measures |= scorer.measures(position.seconds)
             error = totals["squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.n_chains else error
-            monitor.check_rbm(rbm.index, measures, rate_of(rbm))
+            monitor.check_rbm(rbm.index, measures, monitor.rate_of(rbm))
+            monitor.look(network, rbm, None)
             if not loop.will_go_on:
                 with run.checks.changing():
                     averaging.take_over(network, run, rbm)
             yield loop.end_epoch({**measures, "learning_rate": size.rate})
     # a run that was taken up again with fewer epochs, or after its last update, has had no end of an epoch here
     averaging.take_over(network, run, rbm)
-
-
-def rate_of(rbm: RBM) -> str:
-    """The option that sets the learning rate of an RBM."""
-    return "--gaussian-learning-rate" if rbm.gaussian else "--learning-rate"
 
 
 @contextmanager
@@ -250,7 +245,7 @@ def fine_tune(
     if run.best and not run.position.reached:
         for part in network.parts():
             part.parameters.flat[:] = run.best[part.name].flat
-    run.refresh(network)
+    network.refresh()  # which is sampled from hereafter
     if spec.epochs:
         with network.traffic.measuring(), network.traffic.status.phase("scoring"):
             check_predictions(network, dataset)
@@ -288,8 +283,8 @@ def _descend(
                 record = loop.synchronise()
                 if run.record_digests or network.spec.exact:
                     record = replace(record, digests=digests_of_parts(network))
-                if loop.crossed(CHECK_EVERY):
-                    monitor.check_finite("fine-tuning", [rbm.c for rbm in network.rbms], grid.comm, RATE)
+                if monitor.look_is_due(loop.n_before, loop.n_done):
+                    monitor.check_values(network)
                 in_between = position.step < loop.batches.n_steps
                 if spec.evaluate_every and in_between and loop.n_done % spec.evaluate_every == 0:
                     run.settle()
@@ -307,8 +302,8 @@ def _descend(
                         "train_accuracy": totals["n_correct"] / totals["samples"],
                         **accuracies, "learning_rate": size.rate}  # fmt: skip
             if not np.isfinite(measures["loss"]):
-                raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller {RATE}")
-            monitor.check_weights("fine-tuning", [part.parameters.W for part in parts], grid.comm)
+                raise TrainingError(f"fine-tuning: the loss is {measures['loss']}; use a smaller {monitor.TUNING_RATE}")
+            monitor.check_values(network)
             if spec.patience:
                 with run.checks.changing():
                     remember_best(network, run, measures["validation_accuracy"])

@@ -15,6 +15,7 @@ from modelpar.comm.transfer import Transfer
 from modelpar.kernels.backprop import column_squares, scale_columns
 from modelpar.kernels.digest import digest
 from modelpar.kernels.products import dense
+from modelpar.kernels.products.bounds import Bounds, signed_sums
 from modelpar.kernels.products.product import Activations, Product, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed
 from modelpar.kernels.statistics import update
@@ -44,6 +45,7 @@ class Dense:
         self._up, self._down = Scratch(), Scratch()
         self.visible_rows, self.hidden_columns = self._visible.ordering, self._hidden.ordering
         self.whole_matrix = visible.comm.size == 1
+        self.rooms = self.least_rooms = self._visible.n_units, self._hidden.n_units
 
     @classmethod
     def over(
@@ -83,6 +85,18 @@ class Dense:
 
     def sums_of_own(self, V: Array, rows: Array, columns: Array) -> None:
         return None
+
+    def bounds(self, parameters: Parameters) -> Bounds:
+        comm = self._visible_exchange.comm
+        rows, columns, weight = signed_sums(parameters.W)
+        comm.Allreduce(MPI.IN_PLACE, self._partial(rows, columns))
+        most = np.array([weight, columns.max(initial=0), rows.max(initial=0)])
+        comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        return Bounds(*most.tolist())
+
+    def _partial(self, rows: Array, columns: Array) -> Array:
+        """Of sums over rows and columns of W those to which all shards have to add."""
+        raise NotImplementedError
 
     def counted_here(self, W: Array) -> Array:
         return W
@@ -149,10 +163,10 @@ class Dense:
         """Add up over the shards, in place, the parts of a sum over the visible units.  sums (W.shape[1],)"""
 
     def _upward(self, W: Array, visible: Transfer, *, partial: bool = False) -> Product:
-        return Product(W, visible.wait(), True, self._visible.n_units, self._exact or partial)
+        return Product(W, visible.wait(), True, self.rooms[0], self._exact or partial)
 
     def _downward(self, W: Array, hidden: Transfer, *, partial: bool = False) -> Product:
-        return Product(W, hidden.wait(), False, self._hidden.n_units, self._exact or partial)
+        return Product(W, hidden.wait(), False, self.rooms[1], self._exact or partial)
 
 
 class ColumnWeights(Dense):
@@ -172,10 +186,10 @@ class ColumnWeights(Dense):
 
     def up(self, parameters: Parameters, visible: Transfer) -> Array:
         sums = self._upward(parameters.W, visible).sums(self._up.buffer)
-        return plain_sums(sums, self._visible.n_units)
+        return plain_sums(sums, self.rooms[0])
 
     def down(self, parameters: Parameters, hidden: Transfer) -> Array:
-        return plain_sums(self._reduced(parameters, hidden), self._hidden.n_units)
+        return plain_sums(self._reduced(parameters, hidden), self.rooms[1])
 
     def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_product(self._upward(parameters.W, visible), self._up.buffer)
@@ -183,7 +197,7 @@ class ColumnWeights(Dense):
     def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         if self.whole_matrix:  # the same sums, drawn from while they are in the cache
             return sampler.of_product(self._downward(parameters.W, hidden, partial=True), self._down.buffer)
-        return sampler.of_sums(self._reduced(parameters, hidden), self._hidden.n_units)
+        return sampler.of_sums(self._reduced(parameters, hidden), self.rooms[1])
 
     def _reduced(self, parameters: Parameters, hidden: Transfer) -> Array:
         partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.buffer)
@@ -191,6 +205,9 @@ class ColumnWeights(Dense):
 
     def _sum_incoming(self, sums: Array) -> None:
         """Nothing to add: a column of W is complete on its shard."""
+
+    def _partial(self, rows: Array, columns: Array) -> Array:
+        return rows
 
 
 class RowWeights(Dense):
@@ -209,16 +226,16 @@ class RowWeights(Dense):
         return _gathered(self._hidden_exchange, owned)
 
     def up(self, parameters: Parameters, visible: Transfer) -> Array:
-        return plain_sums(self._reduced(parameters, visible), self._visible.n_units)
+        return plain_sums(self._reduced(parameters, visible), self.rooms[0])
 
     def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         sums = self._downward(parameters.W, hidden).sums(self._down.buffer)
-        return plain_sums(sums, self._hidden.n_units)
+        return plain_sums(sums, self.rooms[1])
 
     def sample_up(self, parameters: Parameters, visible: Transfer, sampler: Sampler) -> Sampled:
         if self.whole_matrix:  # the same sums, drawn from while they are in the cache
             return sampler.of_product(self._upward(parameters.W, visible, partial=True), self._up.buffer)
-        return sampler.of_sums(self._reduced(parameters, visible), self._visible.n_units)
+        return sampler.of_sums(self._reduced(parameters, visible), self.rooms[0])
 
     def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         return sampler.of_product(self._downward(parameters.W, hidden), self._down.buffer)
@@ -228,6 +245,9 @@ class RowWeights(Dense):
 
     def _sum_incoming(self, sums: Array) -> None:
         self._hidden_exchange.sum_over_shards(sums)
+
+    def _partial(self, rows: Array, columns: Array) -> Array:
+        return columns
 
 
 class DualWeights(ColumnWeights):
@@ -251,7 +271,7 @@ class DualWeights(ColumnWeights):
     def down(self, parameters: Parameters, hidden: Transfer) -> Array:
         assert parameters.rows is not None
         sums = self._downward(parameters.rows, hidden).sums(self._down.buffer)
-        return plain_sums(sums, self._hidden.n_units)
+        return plain_sums(sums, self.rooms[1])
 
     def sample_down(self, parameters: Parameters, hidden: Transfer, sampler: Sampler) -> Sampled:
         assert parameters.rows is not None

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.comm.transfer import Transfer
+from modelpar.kernels.products.bounds import Bounds
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.streams import Stream
@@ -35,6 +36,8 @@ class StepWeights(Protocol):
     A returned array, unless it is packed, is used again by the next call of the same method.
     """
 
+    rooms: tuple[int, int]  # units that the scales of sums of states are for, up and down: at least those there are
+    least_rooms: tuple[int, int]  # those there are
     spreads_visible: bool  # whether spread visible activations are of more units than the owned ones
     whole_matrix: bool  # whether ``parameters.W`` is the complete matrix: nothing is exchanged
 
@@ -75,6 +78,9 @@ class StepWeights(Protocol):
     def sums_of_own(self, V: Array, rows: Array, columns: Array) -> tuple[Array, Array] | None:
         """(V columns, V^T rows) of the owned visible and hidden units, each over its own connections in the order of
         their ids; None where others have a part of these sums.   rows, columns of spread units, V like one block"""
+
+    def bounds(self, parameters: Parameters) -> Bounds:
+        """What weights and summed inputs come to at most, whatever units are on.  Collective over the shards."""
 
     def counted_here(self, W: Array) -> Array:
         """A view of the weights of one block such that those of all shards are each weight of the matrix once."""

@@ -25,6 +25,7 @@ from modelpar.kernels.digest import digest_listed
 from modelpar.kernels.listed import products as loops
 from modelpar.kernels.listed.blocks import BlockCounts, BlockProbabilityCounts, Blocks
 from modelpar.kernels.llvm.vectors import compiled
+from modelpar.kernels.products.bounds import Bounds
 from modelpar.kernels.products.product import Activations, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.ownership.connections import Connections, runs
@@ -77,6 +78,7 @@ class SparseWeights:
         self._borrowed = np.bincount(hidden.owner[shared.foreign[1]], minlength=comm.size)
         self._up, self._n_own_blocks, self._up_inner = shared.up(self._visible_halo.units, self._hidden_halo.units)
         self._down, self._down_inner = shared.down(self._hidden_halo.units)
+        self.rooms = self.least_rooms = connections.widest, connections.widest_down
 
     # -- what an RBM asks of its weights -----------------------------------------------------------------------------
 
@@ -161,9 +163,8 @@ class SparseWeights:
 
     @property
     def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(owned units, most units that one of them sums over) of hidden and of visible units"""
-        wide = self.connections.widest, self.connections.widest_down
-        return (len(self._hidden_ids), wide[0]), (len(self._visible_ids), wide[1])
+        """(owned units, units that the scale of their sums is for) of hidden and of visible units"""
+        return (len(self._hidden_ids), self.rooms[0]), (len(self._visible_ids), self.rooms[1])
 
     def _sums(self, blocks: Blocks, part: slice, inner: int, W: Array, x: Transfer, size: tuple[int, int]) -> Array:
         return plain_sums(self._input_sums(blocks, part, inner, W, x, *size), size[1])
@@ -184,6 +185,14 @@ class SparseWeights:
         sums = np.empty((n_units, values.shape[1]), values.dtype)
         blocks.multiply(W, values, sums, part)
         return sums
+
+    def bounds(self, parameters: Parameters) -> Bounds:
+        W = parameters.W
+        weight, up = self._up.signed_sums(W, len(self._hidden_ids), slice(self._n_own_blocks))
+        _, down = self._down.signed_sums(W, len(self._visible_ids))
+        most = np.array([weight, up, down])
+        self._comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        return Bounds(*most.tolist())
 
     def sides(
         self, visible: tuple[Activations, Activations], hidden: tuple[Activations, Activations]

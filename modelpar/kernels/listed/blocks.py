@@ -16,7 +16,7 @@ from modelpar.kernels import threads
 from modelpar.kernels.listed import products
 from modelpar.kernels.listed.sampling import sample_blocks
 from modelpar.kernels.llvm.vectors import compiled
-from modelpar.kernels.products import fixed_point, subset_sums
+from modelpar.kernels.products import bounds, fixed_point, subset_sums
 from modelpar.kernels.products.draw import Loop
 from modelpar.kernels.states import Packed, unpack
 from modelpar.kernels.statistics.learning import Counts, Pair, ProbabilityCounts, update_from
@@ -88,6 +88,19 @@ class Blocks:
         scale = subset_sums.fixed_point_scale(n_inputs)
         return sample_blocks, (*self.lists, self.positions, self.widest, W, scale, states.rows, states.batch, bias)
 
+    def signed_sums(self, W: Array, n_units: int, part: slice = slice(None)) -> tuple[int, int]:
+        """(steps of the largest weight, of the largest sum of weights of one sign of a member); ``bounds.STEPS``."""
+        sums, largest = np.zeros((2, n_units), np.int64), [0]
+        if not compiled():
+            return self._signed_sums_in_numpy(W, part)
+
+        def work(start: int, stop: int) -> None:
+            lists = self.first, self.members, self.outs, self.starts, self.positions
+            largest.append(products.add_signed_blocks(start, stop, *lists, W, sums))
+
+        self.split(work, part)
+        return max(largest), int(sums.max(initial=0))
+
     def multiply(self, W: Array, x: Array, out: Array, part: slice = slice(None)) -> None:
         """out (units, batch) = sums of weight times x (units, batch), of the type of x, in the order of the inputs.
 
@@ -121,6 +134,16 @@ class Blocks:
                 weights = W[self.positions[inputs] if len(self.positions) else self._weights(g, m)]
                 sums = np.rint(weights * scale).astype(np.float64) @ bits[self.inputs[inputs]]
                 out[self.outs[m]] = sums.astype(np.int64).astype(np.uint32).view(np.int32)
+
+    def _signed_sums_in_numpy(self, W: Array, part: slice) -> tuple[int, int]:
+        largest = total = 0
+        for g in range(*part.indices(self.n_blocks)):
+            inputs = slice(self.first[g], self.first[g + 1])
+            for m in range(self.members[g], self.members[g + 1]):
+                steps = bounds.signed_steps(W[self.positions[inputs] if len(self.positions) else self._weights(g, m)])
+                largest = max(largest, *(int(some.max(initial=0)) for some in steps))
+                total = max(total, *(int(some.sum()) for some in steps))
+        return largest, total
 
     def _weights(self, g: int, m: int) -> slice:
         start = int(self.starts[m])

@@ -20,6 +20,7 @@ import numpy as np
 from modelpar.kernels.llvm.listed import TILE, sums_1x1, sums_1x2, sums_1x4, sums_2x1, sums_2x2, sums_4x1
 from modelpar.kernels.llvm.vectors import address, count_bits
 from modelpar.kernels.products.aligned import aligned_int32
+from modelpar.kernels.products.bounds import steps_of
 from modelpar.kernels.sampling.philox import gaussian_rows
 from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
@@ -95,6 +96,26 @@ def sum_blocks(start, stop, first, inputs, members, outs, starts, positions, wid
                         target[s] = source_row[s]
                 w += tile
             low += n_units
+
+
+@njit(cache=True, nogil=True)
+def add_signed_blocks(start, stop, first, members, outs, starts, positions, W, sums):  # type: ignore[no-untyped-def]
+    """sums (2, units) of positive and of negative weights of every member, in ``bounds.STEPS``; returns those of the
+    largest weight."""
+    largest = np.int32(0)
+    for g in range(start, stop):
+        begin, n = first[g], first[g + 1] - first[g]
+        for m in range(members[g], members[g + 1]):
+            above, below = np.int64(0), np.int64(0)
+            for k in range(n):
+                weight = W[positions[begin + k]] if len(positions) else W[starts[m] + k]
+                steps = steps_of(weight)
+                plus = steps if weight > 0 else np.int32(0)
+                above += plus
+                below += steps - plus
+                largest = max(largest, steps)
+            sums[0, outs[m]], sums[1, outs[m]] = above, below
+    return largest
 
 
 @njit(cache=True, nogil=True)

@@ -42,7 +42,8 @@ class Product:
     W            (visible, hidden) block, float32 or float64, C-contiguous
     activations  of the block's visible units (up) or hidden ones; real values of float64 with weights of float32 are
                  in fixed point (``kernels.products.fixed_point``), and their sums exact
-    n_inputs     units of the layer that is summed over, on all shards: determines the weights' fixed-point scale
+    n_inputs     units that the weights' fixed-point scale is for: those of the layer that is summed over, on all
+                 shards, or more where weights are large (``kernels.products.bounds``)
     integer_sums whether sums must be integers with every kernel: to be exact, or to be added to those of other shards,
                  which may choose another kernel because of their sizes
     """

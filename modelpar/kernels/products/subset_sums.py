@@ -2,7 +2,7 @@
 
 A weight counts as the nearest multiple of ``1 / scale``, a power of two (:func:`fixed_point_scale`), as int32.  Sums of
 integers are the same in any order, so a pre-activation has the same bits however its inputs are grouped, split over
-shards or spread over threads; a sum that exceeds int32 wraps, everywhere in the same way.
+shards or spread over threads.  A sum that exceeds int32 would wrap; ``bounds`` says by which scale none does.
 
     up      sums[j, s] = sum over i of fixed(W[i, j]) * bit[i, s]
     down    sums[i, s] = sum over j of fixed(W[i, j]) * bit[j, s]
@@ -67,7 +67,8 @@ def fixed_point_scale(n_units: int) -> np.float32:
     """Return the number by which weights are multiplied before rounding, for sums over a layer of ``n_units``.
 
     2^20 up to 4096 units, and less for wider layers, such that no sum wraps as long as |w| is at most 1/2 on average.
-    ``n_units`` are those of all shards: the scale is the same on each.
+    ``n_units`` are those of all shards: the scale is the same on each.  Where weights are larger it is that of more
+    units (``bounds.units_for``).
     """
     return np.float32(2.0 ** (FRACTION_BITS - max(0, (max(n_units, 1) - 1).bit_length() - 12)))
 

@@ -129,7 +129,7 @@ def sweep(  # type: ignore[no-untyped-def]
 
 def visible_after(
     W: Array, biases: tuple[Array, Array], ids: tuple[IntArray, IntArray], h: Packed, sweeps: int,
-    streams: SweepStreams, first: int, *, integer_sums: bool = False,
+    streams: SweepStreams, first: int, *, integer_sums: bool = False, rooms: tuple[int, int] | None = None,
 ) -> Packed | None:  # fmt: skip
     """Visible states after ``sweeps`` sweeps from hidden states h; None where our own kernels are not the fastest.
 
@@ -140,6 +140,7 @@ def visible_after(
     streams      of the draws
     first        counter of the draws of the first chain; the others follow
     integer_sums   as in :class:`modelpar.kernels.products.product.Product`
+    rooms        units that the scales of sums over the visible and the hidden units are for, default: so many units
     """
     if W.dtype != np.float32 or not compiled() or h.batch == 0 or not all(len(b) for b in biases):
         return None
@@ -160,10 +161,11 @@ def visible_after(
     no_planes, no_targets = np.empty((0, 0, 0), np.uint64), np.empty((0, 0), np.uint64)
     loop = entry_of_sample_units()
     kernels, forms = (entry(chosen[0]), entry(chosen[1])), (FORMS[chosen[0]], FORMS[chosen[1]])
-    scales = fixed_point_scale(n_hidden), fixed_point_scale(n_visible)
+    up, down = rooms or W.shape
+    scales = fixed_point_scale(down), fixed_point_scale(up)
     integers = NO_INTEGERS, NO_INTEGERS
     if sweeps > 1:  # the weights do not change meanwhile
-        integers = integers_of(W, chosen[0], False, n_hidden), integers_of(W, chosen[1], True, n_visible)
+        integers = integers_of(W, chosen[0], False, down), integers_of(W, chosen[1], True, up)
     together = _threads_together(h.batch, W.shape, sweeps)
     # threads that share chains change the hidden states as they go
     rows, out = h.rows.copy() if together > 1 else np.ascontiguousarray(h.rows), v.rows
