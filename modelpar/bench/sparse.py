@@ -13,9 +13,9 @@ from scipy.linalg.blas import sgemm
 from modelpar.bench.step import CD1, ONES, PIECES, training_spec
 from modelpar.bench.timing import in_turn
 from modelpar.comm.grid import Grid
-from modelpar.comm.memory import available_bytes
 from modelpar.errors import SpecError
 from modelpar.kernels.warm_up import warm_up
+from modelpar.machine.memory import available_bytes
 from modelpar.ownership.costs import halo_bytes
 from modelpar.ownership.placement import place
 from modelpar.spec import NetworkSpec, TrainingSpec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,12 @@ from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.data import Dataset, Split, open_dataset
 from modelpar.data.doubts import check_fills_range
-from modelpar.data.reading import reading
 from modelpar.errors import DataError, SpecError, together
 from modelpar.files.paths import in_one_line
+from modelpar.files.regular import open_regular
+from modelpar.formats.archive import ZIP_START, Archive
+from modelpar.formats.npy import NPY_START, Header, load_npy
+from modelpar.formats.reading import reading
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import DataSpec
 from modelpar.training.feeds import in_data_units
@@ -110,23 +112,33 @@ def visible_values(network: DeepBeliefNetwork, dataset: Dataset, split: Split, r
     return scaled
 
 
+def _loaded(path: Path, most: int) -> Array:
+    """The array of a .npy file, or the one in a .npz that is called mask or alone, of at most ``most`` values."""
+
+    def check(header: Header) -> None:
+        if math.prod(header.shape) > most:
+            raise DataError(f"--mask {path} has {' x '.join(map(str, header.shape))} values, but {most} are the most")
+
+    with reading(path), open_regular(path) as file:
+        start = file.read(len(NPY_START))
+    if start == NPY_START:
+        return load_npy(path, check)
+    if not start.startswith(ZIP_START):
+        raise DataError(f"--mask {path} is not a whole array of NumPy; save it by numpy.save")
+    archive = Archive(path)
+    key = "mask" if "mask" in archive.headers else next(iter(archive.headers), "")
+    if key != "mask" and len(archive.headers) != 1:
+        raise DataError(
+            f"--mask {path} has the arrays {', '.join(archive.headers) or 'none'}, so it is not clear which is the "
+            "mask; name it mask"
+        )
+    check(archive.headers[key])
+    return archive.load(key)
+
+
 def read_mask(path: str, n_samples: int, n_units: int) -> Mask:
     """(n_units, 1) of a mask for all samples, (n_units, n_samples) of one for each.  Raises DataError."""
-    try:
-        with reading(path):
-            mask = np.load(path, allow_pickle=False)
-            if isinstance(mask, np.lib.npyio.NpzFile):
-                with mask as archive:
-                    names = archive.files
-                    if "mask" not in names and len(names) != 1:
-                        raise DataError(
-                            f"--mask {path} has the arrays {', '.join(names) or 'none'}, so it is not clear which is "
-                            "the mask; name it mask"
-                        )
-                    mask = archive["mask" if "mask" in names else names[0]]
-    except (ValueError, zipfile.BadZipFile):
-        raise DataError(f"--mask {path} is not a whole array of NumPy; save it by numpy.save") from None
-    known = mask_of(mask, f"--mask {path}")
+    known = mask_of(_loaded(Path(path), n_samples * n_units), f"--mask {path}")
     if known.size == n_units and known.shape[:1] != (n_samples,):
         return known.reshape(n_units, 1)
     if known.shape == (n_units,):

@@ -19,8 +19,8 @@ from modelpar.cli.options import SPECS, shown_value
 from modelpar.cli.recorded_paths import is_data_set
 from modelpar.cli.terminal import Say
 from modelpar.data import Dataset
-from modelpar.data.arrays import Archive
 from modelpar.errors import DataError, SpecError
+from modelpar.formats.archive import Archive
 from modelpar.spec import NetworkSpec, SyncSpec
 from modelpar.training.evaluation import has_labels
 

@@ -24,7 +24,6 @@ from modelpar.cli.progress import size_text, summary_table
 from modelpar.cli.terminal import make_console
 from modelpar.comm import cores
 from modelpar.comm.cores import VARIABLES, Placement
-from modelpar.comm.memory import available_bytes
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.tiles import allowed
 from modelpar.kernels.llvm.vectors import compiled
@@ -33,6 +32,7 @@ from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.statistics import tiles
 from modelpar.kernels.statistics.learning import kernel_of
 from modelpar.machine import compilation
+from modelpar.machine.memory import available_bytes
 
 FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512bf16",

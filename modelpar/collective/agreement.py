@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelpar.errors import Call, DisagreementError, SpecError, raised_by
+from modelpar.errors import Call, DataError, DisagreementError, SpecError, raised_by
 from modelpar.values import plain
 
 if TYPE_CHECKING:
@@ -152,14 +152,7 @@ def _array_leaf(name: str, value: Any, seen: dict[int, Any]) -> Leaf:
     if id(value) in seen:
         return Leaf(name, *seen[id(value)][1:])
     if hasattr(value, "tocsr"):
-        matrix = value.tocsr()
-        if not matrix.has_canonical_format:
-            matrix = matrix.copy()
-            matrix.sum_duplicates()
-        text = f"a sparse matrix of {_kind(matrix.dtype)} {_size(matrix.shape)}"
-        digest = checksum(matrix.data)
-        for indices in (matrix.indices, matrix.indptr):
-            digest = checksum(indices, digest, np.dtype(np.int64))
+        text, digest = _of_sparse(value)
     else:
         array = np.asarray(value)
         if array.ndim == 1 and len(array) <= SHORT and array.dtype.kind in "iuf":
@@ -171,6 +164,22 @@ def _array_leaf(name: str, value: Any, seen: dict[int, Any]) -> Leaf:
             digest = zlib.crc32(repr(array.tolist()).encode("utf-8", "surrogatepass"))
     seen[id(value)] = value, text, digest
     return Leaf(name, text, digest)
+
+
+def _of_sparse(matrix: Any) -> tuple[str, int]:
+    """Text and digest of its rows; of a damaged one a text, as whoever uses it raises the error."""
+    import numpy as np
+
+    from modelpar.values.forms import plain_rows
+
+    try:
+        rows = plain_rows(matrix, "the matrix")
+    except DataError:
+        return f"a damaged sparse matrix of {_size(matrix.shape)}", 0
+    digest = checksum(rows.values)
+    for ids in (rows.columns, rows.starts):
+        digest = checksum(ids, digest, np.dtype(np.int64))
+    return f"a sparse matrix of {_kind(rows.values.dtype)} {_size(rows.shape)}", digest
 
 
 def _kind(dtype: Any) -> str:

@@ -1,36 +1,11 @@
-"""The memory that this node has left, and a check that a plan fits it before anything is allocated."""
+"""A check that a plan fits the memory that the nodes have left, before anything is allocated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import psutil
 from mpi4py import MPI
 
 from modelpar.errors import OutOfMemoryError
-
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def available_bytes() -> int:
-    """Memory that this process may still take: the free memory of the node, or of its container if that is less."""
-    return min([int(psutil.virtual_memory().available), *_left_by_containers()])
-
-
-def _left_by_containers() -> Iterator[int]:
-    """Limit less use of each control group that has a limit, versions 2 and 1; cached files do not count as used."""
-    for folder, limit, used, cached in (
-        (_CGROUP, "memory.max", "memory.current", "inactive_file"),
-        (_CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            most, taken = (folder / limit).read_text().strip(), int((folder / used).read_text())
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            if most != "max":
-                yield max(0, int(most) - taken + int(statistics.get(cached, 0)))
-        except (OSError, ValueError):
-            continue  # there is no such group
+from modelpar.machine.memory import available_bytes
 
 
 def check_fits(needed: int, what: str, comm: MPI.Comm, node_comm: MPI.Comm) -> None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,54 +13,25 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.dataset import LoadedTable, MappedTable, Source, Table, check_shape, image_shape_of, scale_of
-from modelpar.data.reading import StreamedTable, check_labels, check_size, reading, unpacking
+from modelpar.data.mapped import MappedFile
+from modelpar.data.reading import StreamedTable, check_count, check_labels
 from modelpar.errors import DataError
+from modelpar.files.regular import open_regular
+from modelpar.formats.archive import Archive
+from modelpar.formats.npy import Header, read_header
+from modelpar.formats.reading import check_size, reading
 
 Array = npt.NDArray[Any]
+IntArray = npt.NDArray[np.int64]
 
-NPY_START, ZIP_START = b"\x93NUMPY", b"PK\x03\x04"
-_MOST_DIMENSIONS = 32  # of NumPy before 2.0; no data have more
 DATA_KEYS = ("data", "x", "samples")
 LABEL_KEYS = ("labels", "y", "target", "targets")
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of a ``.npy`` file."""
-
-    shape: tuple[int, ...]
-    fortran: bool  # first index fastest
-    dtype: np.dtype[Any]
-    n_bytes: int  # of the header
-
-    @property
-    def size(self) -> int:
-        """Bytes that the whole file should have."""
-        return self.n_bytes + math.prod(self.shape) * self.dtype.itemsize
-
-
-def read_header(stream: IO[bytes], name: str) -> Header:
-    """The header of a ``.npy`` stream, which then stands at the first value.  Raises DataError."""
-    try:
-        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        with warnings.catch_warnings():  # a damaged header may be odd Python
-            warnings.simplefilter("ignore")
-            shape, fortran, dtype = read(stream)  # type: ignore[no-untyped-call]
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise
-    except Exception:  # ValueError, SyntaxError, TokenError, TypeError, RecursionError ...
-        raise DataError(f"{name} has a damaged header; save the array again with NumPy") from None
-    n_bytes = math.prod(n for n in shape if n) * max(1, dtype.itemsize)
-    if any(n < 0 for n in shape) or n_bytes >= 1 << 63 or len(shape) > _MOST_DIMENSIONS:
-        raise DataError(f"{name} has a damaged header: no array has the shape {shape}; save the array again with NumPy")
-    return Header(shape, bool(fortran) and len(shape) > 1, dtype, stream.tell())
 
 
 def open_npy(path: Path) -> Source:
     """Samples in a ``.npy`` file (samples, ...).  Reads the header.  Raises DataError."""
     name = str(path)
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         header = read_header(file, name)
         scale = _check(header, name)
         check_size(name, os.fstat(file.fileno()).st_size, header.size)
@@ -73,14 +40,14 @@ def open_npy(path: Path) -> Source:
     order: Any = "F" if header.fortran else "C"
     if header.fortran:
         # Whole columns lie together on disk: copy the wanted ones.
-        table = LoadedTable(name, header.shape, lambda: _mapped(path, header, header.shape, order))
+        table = LoadedTable(name, header.shape, lambda: _mapped(path, header, header.shape, order)[0])
     elif header.dtype.isnative and (header.dtype.kind in "bf" or header.dtype == np.uint8):
-        table = MappedTable(name, _mapped(path, header, (n_samples, n_units), order))
+        table = MappedTable(name, *_mapped(path, header, (n_samples, n_units), order))
     else:
 
         @contextmanager
         def open_rows() -> Iterator[IO[bytes]]:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 file.seek(header.n_bytes)
                 yield file
 
@@ -88,9 +55,9 @@ def open_npy(path: Path) -> Source:
     return Source(table, scale, image_shape_of(header.shape))
 
 
-def _mapped(path: Path, header: Header, shape: tuple[int, ...], order: Any) -> Array:
-    with reading(path):
-        return np.asarray(np.memmap(path, header.dtype, "r", header.n_bytes, shape, order))
+def _mapped(path: Path, header: Header, shape: tuple[int, ...], order: Any) -> tuple[Array, MappedFile]:
+    file = MappedFile(path, header.size)
+    return file.array(header.dtype, header.n_bytes, shape, order), file
 
 
 def _check(header: Header, name: str) -> float:
@@ -100,70 +67,25 @@ def _check(header: Header, name: str) -> float:
     return scale
 
 
-class Archive:
-    """A ``.npz`` file: its arrays by lower-case name, and their headers.  Raises DataError."""
+def _source(archive: Archive, data: str, labels: str | None) -> Source:
+    """Samples and their labels out of two arrays."""
+    header, name = archive.headers[data], archive.where(data)
+    scale = _check(header, name)
+    table: Table
+    if header.fortran:
+        table = LoadedTable(name, header.shape, lambda: archive.load(data), archive.path)
+    else:
+        n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
+        table = StreamedTable(name, n_samples, n_units, header.dtype, archive.values(data), archive.path)
+    classes = None if labels is None else labels_in(archive, labels, header.shape[0])
+    return Source(table, scale, image_shape_of(header.shape), classes)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.headers: dict[str, Header] = {}
-        self.members: dict[str, str] = {}
-        with reading(path), unpacking(path), zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if not member.filename.endswith(".npy"):
-                    continue
-                key = member.filename.removesuffix(".npy").lower()
-                with archive.open(member) as stream:
-                    header = read_header(stream, self.where(key))
-                if not header.dtype.hasobject:
-                    check_size(self.where(key), member.file_size, header.size)
-                self.headers[key], self.members[key] = header, member.filename
 
-    def where(self, key: str) -> str:
-        """The name of an array in error messages."""
-        return f"array {key!r} of {self.path}"
-
-    def values(self, key: str) -> Callable[[], Any]:
-        """Opens an array's stream after its header."""
-
-        @contextmanager
-        def open_values() -> Iterator[IO[bytes]]:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.members[key]) as stream:
-                stream.read(self.headers[key].n_bytes)
-                yield stream
-
-        return open_values
-
-    def load(self, key: str) -> Array:
-        """A whole array.  Raises DataError."""
-        header = self.headers[key]
-        if header.dtype.hasobject:
-            raise DataError(f"{self.where(key)} holds Python objects, but numbers are needed")
-        with reading(self.path), self.values(key)() as stream:
-            content = stream.read()
-        try:
-            return np.frombuffer(content, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
-        except ValueError:
-            raise DataError(
-                f"{self.where(key)} holds {header.dtype} values of shape {header.shape}, but numbers are needed; "
-                "save it again as plain numbers"
-            ) from None
-
-    def source(self, data: str, labels: str | None) -> Source:
-        """Samples and their labels out of two arrays."""
-        header, name = self.headers[data], self.where(data)
-        scale = _check(header, name)
-        table: Table
-        if header.fortran:
-            table = LoadedTable(name, header.shape, lambda: self.load(data), self.path)
-        else:
-            n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
-            table = StreamedTable(name, n_samples, n_units, header.dtype, self.values(data), self.path)
-        classes = None if labels is None else check_labels(self.load(labels), header.shape[0], self.where(labels))
-        return Source(table, scale, image_shape_of(header.shape), classes)
-
-    def key_of(self, names: tuple[str, ...]) -> str | None:
-        """The first of ``names`` that is there."""
-        return next((name for name in names if name in self.headers), None)
+def labels_in(archive: Archive, key: str, n_samples: int) -> IntArray:
+    """Labels out of an array, read where their number fits.  Raises DataError."""
+    name = archive.where(key)
+    check_count(archive.headers[key].shape, n_samples, name)
+    return check_labels(archive.load(key), n_samples, name)
 
 
 def open_npz(archive: Archive) -> Source:
@@ -174,10 +96,10 @@ def open_npz(archive: Archive) -> Source:
     has one integer a sample.  Raises DataError.
     """
     if "x_train" in archive.headers:
-        train = archive.source("x_train", archive.key_of(("y_train",)))
+        train = _source(archive, "x_train", archive.key_of(("y_train",)))
         if "x_test" not in archive.headers:
             return train
-        test = archive.source("x_test", archive.key_of(("y_test",)))
+        test = _source(archive, "x_test", archive.key_of(("y_test",)))
         return Source(train.table, train.scale, train.image_shape, train.labels, test)
     labels = archive.key_of(LABEL_KEYS)
     data = archive.key_of(DATA_KEYS)
@@ -194,7 +116,7 @@ def open_npz(archive: Archive) -> Source:
         data = wide[0]
     if labels is None and data == "arr_0" and _may_label(archive.headers.get("arr_1"), archive.headers[data]):
         labels = "arr_1"
-    return archive.source(data, labels)
+    return _source(archive, data, labels)
 
 
 def _may_label(header: Header | None, samples: Header) -> bool:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from modelpar.data.column_summary import ColumnSummary, summary_of_dense
 from modelpar.data.gather_dense import affine, arithmetic_of, fill_bytes, fill_floats
+from modelpar.data.mapped import MappedFile
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -27,9 +28,10 @@ class Columns(Protocol):
 
 
 class DenseColumns:
-    """Columns of a C-contiguous array (n, width) of uint8, float32 or float64, in memory or memory-mapped."""
+    """Columns of a C-contiguous array (n, width) of uint8, float32 or float64, in memory or mapped to ``file``."""
 
-    def __init__(self, source: Array, unit_ids: IntArray | None = None) -> None:
+    def __init__(self, source: Array, unit_ids: IntArray | None = None, file: MappedFile | None = None) -> None:
+        self.file = file
         # Read-only always: a writable array is another type to numba and would compile every kernel again.
         self.source = np.asarray(source).view()
         self.source.flags.writeable = False
@@ -39,7 +41,8 @@ class DenseColumns:
         self.adjacent = bool(np.all(np.diff(self.unit_ids) == 1))
 
     def fill(self, rows: IntArray, out: Array, offset: Array | None = None, scale: Array | None = None) -> None:
-        """See :meth:`Columns.fill`."""
+        """See :meth:`Columns.fill`.  Raises DataError where a mapped file was truncated."""
+        self.check()
         arithmetic = arithmetic_of(self.source.dtype, out, offset)
         offset, scale = affine(self.n_units, len(rows), out, arithmetic, offset, scale)
         if self.source.dtype == np.uint8:
@@ -48,5 +51,11 @@ class DenseColumns:
             fill_floats(self.source, rows, self.unit_ids, offset, scale, out)
 
     def summary(self, rows: IntArray) -> ColumnSummary:
-        """See :meth:`Columns.summary`."""
+        """See :meth:`Columns.summary`.  Raises DataError where a mapped file was truncated."""
+        self.check()
         return summary_of_dense(self.source, rows, self.unit_ids)
+
+    def check(self) -> None:
+        """Raise DataError where a mapped file was truncated: to touch its values would end the process."""
+        if self.file is not None:
+            self.file.check()

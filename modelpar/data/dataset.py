@@ -18,8 +18,10 @@ import numpy.typing as npt
 
 from modelpar.data.column_summary import ColumnSummary
 from modelpar.data.columns import Columns, DenseColumns
+from modelpar.data.mapped import MappedFile
 from modelpar.data.packed import PackedColumns, in_memory
 from modelpar.errors import DataError, together
+from modelpar.machine.memory import check_room
 from modelpar.values.forms import plain_array
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
+
+
+MOST_SAMPLES, MOST_UNITS = (1 << 32) - 1, (1 << 31) - 1  # as draws can count them
 
 
 class Table(Protocol):
@@ -118,10 +123,15 @@ class Source:
 
 @dataclass(eq=False)
 class MappedTable:
-    """A memory-mapped array (n, width) of uint8, bool, float32 or float64; values are read minibatch by minibatch."""
+    """An array (n, width) of uint8, bool, float32 or float64, memory-mapped or in memory; values are read minibatch by
+    minibatch.
+
+    file   that the array is mapped to, None where it is in memory
+    """
 
     name: str
     array: Array
+    file: MappedFile | None = None
 
     def __post_init__(self) -> None:
         self.n_samples, self.n_units = self.array.shape
@@ -134,7 +144,7 @@ class MappedTable:
 
     def columns(self, unit_ids: IntArray) -> DenseColumns:
         """A view: nothing is read or copied.  Raises DataError for units that there are not."""
-        return DenseColumns(self.array, unit_ids_of(self, unit_ids))
+        return DenseColumns(self.array, unit_ids_of(self, unit_ids), self.file)
 
 
 class EagerTable(ABC):
@@ -180,8 +190,9 @@ class LoadedTable(EagerTable):
         """Pick the columns out of the loaded array."""
         array = self.load()
         every: Any = slice(None)
+        check_room(len(array) * len(unit_ids) * array.dtype.itemsize, self.name)
         picked = array[(every, *np.unravel_index(unit_ids, self.shape[1:]))]
-        return in_memory(plain_values(picked, self.name))
+        return in_memory(plain_values(picked, self.name), self.name)
 
 
 def unit_ids_of(table: Table, unit_ids: npt.ArrayLike) -> IntArray:
@@ -232,6 +243,11 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
         raise DataError(f"{name} has {len(shape)} dimension(s), but data need at least two: samples x units")
     if 0 in shape:
         raise DataError(f"{name} is empty: its shape is {' x '.join(map(str, shape))}")
+    if shape[0] > MOST_SAMPLES or math.prod(shape[1:]) > MOST_UNITS:
+        raise DataError(
+            f"{name} has the shape {' x '.join(map(str, shape))}, but there are at most {MOST_SAMPLES} samples of "
+            f"{MOST_UNITS} units"
+        )
 
 
 def image_shape_of(shape: tuple[int, ...]) -> tuple[int, int] | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from modelpar.data.arrays import Archive, open_npz
+from modelpar.data.arrays import open_npz
 from modelpar.data.dataset import Source
+from modelpar.formats.archive import Archive
 
 FILE = Path(__file__).with_name("embedded") / "optdigits.npz"
 

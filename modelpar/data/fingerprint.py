@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import zipfile
 import zlib
@@ -21,11 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.arrays import LABEL_KEYS, ZIP_START
+from modelpar.data.arrays import LABEL_KEYS
 from modelpar.data.dataset import Source, Table, plain_dtype
 from modelpar.data.idx import is_gzip, read_header
-from modelpar.data.reading import reading, unpacking
 from modelpar.errors import DataError
+from modelpar.files.regular import open_regular
+from modelpar.formats.archive import ZIP_START
+from modelpar.formats.reading import reading, unpacking
 
 WHOLE = 1 << 26  # bytes up to which a file is read from beginning to end: a twentieth of a second
 PIECE, PIECES = 1 << 14, 256  # bytes of a piece of a larger one, and how many there are
@@ -124,7 +125,7 @@ def values_of(data: str | os.PathLike[str], *, test: bool = False) -> str:
     path = Path(data).expanduser()
     if not path.is_file():
         return f"name:{data}"
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         start = file.read(4)
     if start == ZIP_START:
         return _of_archive(path, test)
@@ -133,7 +134,7 @@ def values_of(data: str | os.PathLike[str], *, test: bool = False) -> str:
 
 def _of_archive(path: Path, test: bool) -> str:
     """The archive's own checksums of the arrays that are not labels, which stand at its end."""
-    with reading(path), unpacking(path), zipfile.ZipFile(path) as archive:
+    with reading(path), unpacking(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:
         sums = {member.filename.removesuffix(".npy").lower(): member.CRC for member in archive.infolist()}
     if "x_train" in sums:
         return f"crc32:{sums.get('x_test' if test else 'x_train', 0):08x}"
@@ -149,7 +150,7 @@ def _of_archive(path: Path, test: bool) -> str:
 def _of_gzip(path: Path) -> str:
     """The checksum at the end, which is that of all where the file has one part; else of its packed bytes."""
     needed = _unpacked_size(path)
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         file.seek(-8, os.SEEK_END)
         crc, size = (int.from_bytes(file.read(4), "little") for _ in range(2))
     return f"crc32:{crc:08x}" if needed is not None and size == needed % 2**32 else f"gzip:{_of_plain(path)}"
@@ -161,11 +162,11 @@ def _unpacked_size(path: Path) -> int | None:
         header, _ = read_header(path)
     except DataError:
         return None
-    return header.n_bytes + math.prod(header.shape) * header.dtype.itemsize
+    return header.size
 
 
 def _of_plain(path: Path) -> str:
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= WHOLE:
             crc = 0

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.dataset import MappedTable, Source, Table, check_shape, image_shape_of, scale_of
-from modelpar.data.reading import StreamedTable, check_size, read_exactly, reading
+from modelpar.data.mapped import MappedFile
+from modelpar.data.reading import StreamedTable
 from modelpar.errors import DataError
-
-_MOST_PACKED = 1032  # bytes that one byte of a gzip file can stand for, at most
+from modelpar.files.regular import open_regular
+from modelpar.formats.reading import MOST_PACKED, check_size, read_exactly, read_values, reading
+from modelpar.machine.memory import check_room
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -35,7 +37,13 @@ class Header:
 
     @property
     def n_bytes(self) -> int:
+        """Bytes of the header."""
         return 4 + 4 * len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file, unpacked."""
+        return self.n_bytes + math.prod(self.shape) * self.dtype.itemsize
 
 
 def is_gzip(start: bytes) -> bool:
@@ -62,27 +70,31 @@ def open_idx(path: Path) -> Source:
     n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
     table: Table
     if header.dtype == np.uint8 and not compressed:
-        with reading(path):
-            array = np.memmap(path, np.uint8, "r", header.n_bytes, (n_samples, n_units))
-        table = MappedTable(name, np.asarray(array))
+        file = MappedFile(path, header.size)
+        table = MappedTable(name, file.array(np.uint8, header.n_bytes, (n_samples, n_units)), file)
     else:
         table = StreamedTable(name, n_samples, n_units, header.dtype, _values(path, header), path)
     return Source(table, scale, image_shape_of(header.shape))
 
 
-def read_idx(path: Path) -> npt.NDArray[Any]:
-    """All values of a small IDX file, such as labels.  Raises DataError."""
+def read_idx(path: Path, check: Callable[[Header], None] = lambda header: None) -> npt.NDArray[Any]:
+    """All values of a small IDX file, such as labels.   check: raises where its header does not fit.
+
+    Raises DataError.
+    """
     header, _ = read_header(path)
+    check(header)
+    check_room(header.size, str(path))
     with reading(path), _values(path, header)() as stream:
-        raw = read_exactly(stream, math.prod(header.shape) * header.dtype.itemsize)
+        values = read_values(stream, math.prod(header.shape), header.dtype)
         if stream.read(1):
             raise DataError(f"{path} goes on after its last value; its header is wrong")
-    return np.frombuffer(raw, header.dtype).reshape(header.shape)
+    return values.reshape(header.shape)
 
 
 def read_header(path: Path) -> tuple[Header, bool]:
     """The header, and whether the file is compressed.  Raises DataError, for a file of the wrong size too."""
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         compressed = is_gzip(file.read(2))
         file.seek(0)
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if compressed else file
@@ -94,11 +106,10 @@ def read_header(path: Path) -> tuple[Header, bool]:
             )
         shape = np.frombuffer(read_exactly(stream, 4 * start[3]), ">u4")
         header = Header(np.dtype(_TYPES[start[2]]), tuple(int(n) for n in shape))
-        needed = header.n_bytes + math.prod(header.shape) * header.dtype.itemsize
         if compressed:
-            _check_unpacked(file, str(path), needed)
+            _check_unpacked(file, str(path), header.size)
         else:
-            check_size(str(path), os.fstat(file.fileno()).st_size, needed)
+            check_size(str(path), os.fstat(file.fileno()).st_size, header.size)
     return header, compressed
 
 
@@ -108,7 +119,7 @@ def _check_unpacked(file: IO[bytes], name: str, needed: int) -> None:
     The last four bytes of a gzip file tell its unpacked size modulo 2^32, or that of its last part where it has many.
     """
     size = os.fstat(file.fileno()).st_size
-    if needed > _MOST_PACKED * size:
+    if needed > MOST_PACKED * size:
         raise DataError(
             f"{name} is truncated or its header is wrong: it tells of {needed} bytes, which its {size} compressed "
             "bytes cannot hold; get a new copy"
@@ -131,7 +142,7 @@ def _values(path: Path, header: Header) -> Callable[[], Any]:
 
     @contextmanager
     def open_rows() -> Iterator[IO[bytes]]:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             compressed = is_gzip(file.read(2))
             file.seek(0)
             stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if compressed else file

@@ -15,10 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from modelpar.data.dataset import Source
 from modelpar.data.idx import is_gzip, is_idx, open_idx, read_header, read_idx
-from modelpar.data.reading import check_labels, reading
+from modelpar.data.reading import check_count, check_labels
 from modelpar.errors import DataError
+from modelpar.files.regular import open_regular
+from modelpar.formats.reading import reading
 from modelpar.machine.caches import temporary_folder, user_folder
 
 VARIABLE = "MODELPAR_DATA"
@@ -158,7 +163,13 @@ def open_files(paths: Sequence[Path]) -> Source:
 
 def _with_labels(images: Path, path: Path) -> Source:
     source = open_idx(images)
-    return replace(source, labels=check_labels(read_idx(path), source.table.n_samples, str(path)))
+    return replace(source, labels=idx_labels(path, source.table.n_samples))
+
+
+def idx_labels(path: Path, n_samples: int) -> npt.NDArray[np.int64]:
+    """Labels in an IDX file, read where their number fits.  Raises DataError."""
+    labels = read_idx(path, lambda header: check_count(header.shape, n_samples, str(path)))
+    return check_labels(labels, n_samples, str(path))
 
 
 def _candidates(folder: Path, file: str) -> list[Path]:
@@ -170,7 +181,7 @@ def _candidates(folder: Path, file: str) -> list[Path]:
 
 def _content_sum(path: Path) -> str:
     """The md5 sum of a file's content, unpacked where it is gzip, whatever its name says."""
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         start = file.read(4)
         packed = is_gzip(start) or (path.suffix == ".gz" and not is_idx(start))  # the latter is an error, below
         file.seek(0)

@@ -15,21 +15,27 @@ from scipy.sparse import issparse
 
 from modelpar import faults
 from modelpar.collective.agreement import agree
-from modelpar.data.arrays import LABEL_KEYS, NPY_START, ZIP_START, Archive, open_npy, open_npz, read_header
+from modelpar.data.arrays import LABEL_KEYS, labels_in, open_npy, open_npz
 from modelpar.data.cache import from_cache
-from modelpar.data.dataset import Dataset, Source, Split, agreed
+from modelpar.data.dataset import Dataset, Source, Split, Table, agreed
 from modelpar.data.digits import open_digits
 from modelpar.data.fingerprint import Fingerprint, contents, values_of
-from modelpar.data.idx import is_gzip, is_idx, open_idx, read_idx
+from modelpar.data.idx import is_gzip, is_idx, open_idx
 from modelpar.data.memory import array_source, own_source
-from modelpar.data.named import SETS, files_of, find_named, open_files, open_folder
-from modelpar.data.packed_files import is_packed, open_packed
-from modelpar.data.reading import check_labels, check_size, reading
-from modelpar.data.sparse import is_sparse, open_sparse
+from modelpar.data.named import SETS, files_of, find_named, idx_labels, open_files, open_folder
+from modelpar.data.packed_files import PackedTable, check_bits, is_packed, open_packed
+from modelpar.data.reading import check_count, check_labels
+from modelpar.data.sparse import open_sparse
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.draws import permutation
 from modelpar.errors import DataError, SpecError
 from modelpar.files.paths import in_one_line
+from modelpar.files.regular import open_regular
+from modelpar.formats.archive import ZIP_START, Archive
+from modelpar.formats.npy import NPY_START, load_npy
+from modelpar.formats.reading import reading
+from modelpar.formats.sparse import is_sparse
+from modelpar.machine.memory import check_room
 from modelpar.spec import DataSpec
 from modelpar.values import plain
 from modelpar.values.forms import AnyPath, is_path
@@ -38,6 +44,7 @@ IntArray = npt.NDArray[np.int64]
 
 # The orders that choose test and validation samples; training counts epochs from 0 and never meets them.
 _TEST_EPOCH, _VALIDATION_EPOCH = 2**32 - 1, 2**32 - 2
+_BYTES_OF_SAMPLE = 64  # of numbers of samples, their order, and what sorting them takes, at most
 
 
 def open_dataset(
@@ -99,7 +106,7 @@ def open_dataset(
     before = source, other
     if spec.scale is not None:
         source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
-    source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm)
+    source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm, digests)
     with agreed(comm):
         return _assemble(spec, wanted, source, tests[0] if tests else None, seed, before, digests)
 
@@ -187,12 +194,29 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[
     with agreed(comm):
         if comm is None or comm.rank == 0 or apart:
             digests = _digests(data, files, source.test is not None)
+    _check_packed(source.table, None if apart else comm, comm)
     if comm is None:
         return source, digests
     if apart:  # other files by one name: those of other nodes, or of folders that ranks started in
         content: dict[str, Any] = {f"the content of {data}": digests}
         agree(comm, "open_dataset", **content)
     return source, comm.bcast(digests)
+
+
+def _check_packed(table: Table, readers: MPI.Comm | None, comm: MPI.Comm | None) -> None:
+    """Raise DataError, on every rank of ``comm``, where bits of a packed file have changed.
+
+    readers   the ranks that see the same file, those of a node together; None: each of its own
+    """
+    if not isinstance(table, PackedTable):
+        return
+    node = None if readers is None else readers.Split_type(MPI.COMM_TYPE_SHARED)
+    try:
+        with agreed(comm):
+            check_bits(Path(table.name), node)
+    finally:
+        if node is not None:
+            node.Free()
 
 
 def _file_state(data: str) -> tuple[str, int, int]:
@@ -226,6 +250,7 @@ def _assemble(
     before, digests   both sources as they were before they came from a cache, and digests of their samples
     """
     n_samples, n_units = source.table.n_samples, source.table.n_units
+    check_room(_BYTES_OF_SAMPLE * n_samples, source.table.name)
     labels = _labels(wanted.y, "y", n_samples, source.labels)
     everything = np.arange(n_samples)
     train_rows, test, known_test = everything, None, None
@@ -334,20 +359,10 @@ def read_labels(path: AnyPath, n_samples: int) -> IntArray:
     """Labels from a file of any known format, int64 (n_samples,).  Raises DataError."""
     path = Path(os.fsdecode(path)).expanduser()
     start = _first_bytes(path)
-    labels: npt.NDArray[Any]
     if start.startswith(NPY_START):
-        with reading(path), open(path, "rb") as file:
-            header = read_header(file, str(path))
-            if not header.dtype.hasobject:
-                check_size(str(path), os.fstat(file.fileno()).st_size, header.size)
-        try:
-            with reading(path):
-                labels = np.load(path, allow_pickle=False)
-        except ValueError:
-            raise DataError(
-                f"{path} holds Python objects or values of no size, but labels must be integers; save them again"
-            ) from None
-    elif start.startswith(ZIP_START):
+        labels = load_npy(path, lambda header: check_count(header.shape, n_samples, str(path)))
+        return check_labels(labels, n_samples, str(path))
+    if start.startswith(ZIP_START):
         archive = Archive(path)
         key = archive.key_of(LABEL_KEYS) or (next(iter(archive.headers)) if len(archive.headers) == 1 else None)
         if key is None:
@@ -355,16 +370,14 @@ def read_labels(path: AnyPath, n_samples: int) -> IntArray:
                 f"{path} has the arrays {', '.join(sorted(archive.headers)) or 'none'}, so it is not clear which are "
                 "the labels; name them labels"
             )
-        labels = archive.load(key)
-    elif is_gzip(start) or is_idx(start):
-        labels = read_idx(path)
-    else:
-        raise DataError(_foreign(path, start))
-    return check_labels(labels, n_samples, str(path))
+        return labels_in(archive, key, n_samples)
+    if is_gzip(start) or is_idx(start):
+        return idx_labels(path, n_samples)
+    raise DataError(_foreign(path, start))
 
 
 def _first_bytes(path: Path) -> bytes:
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         start = file.read(8)
     if not start:
         raise DataError(f"{path} is empty; get a new copy")

@@ -12,8 +12,10 @@ from modelpar.data.bits import choose_values, gather_bits, pack_words, spread_bi
 from modelpar.data.column_summary import ColumnSummary, summary_of_two
 from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.gather_dense import affine, arithmetic_of
+from modelpar.data.mapped import MappedFile
 from modelpar.kernels import threads
 from modelpar.kernels.states import Packed, count_ones
+from modelpar.machine.memory import check_room
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -29,9 +31,13 @@ class PackedColumns:
 
     high    the raw value of a bit that is set
     dtype   of the values that were packed: bytes are scaled in the type of what is filled, floats in float64
+    file    that the bits are mapped to, None where they are in memory
     """
 
-    def __init__(self, bits: Array, n_units: int, *, high: float = 1.0, dtype: npt.DTypeLike = np.uint8) -> None:
+    def __init__(
+        self, bits: Array, n_units: int, *, high: float = 1.0, dtype: npt.DTypeLike = np.uint8,
+        file: MappedFile | None = None,
+    ) -> None:  # fmt: skip
         if bits.dtype != np.uint8 or bits.ndim != 2 or bits.shape[1] != width(n_units):
             raise ValueError(
                 f"{n_units} units need rows of {width(n_units)} bytes, but came as {bits.dtype} {bits.shape}"
@@ -39,7 +45,7 @@ class PackedColumns:
         # Read-only and contiguous always: any other array would have the kernels compiled again.
         self.bits = np.ascontiguousarray(bits).view()
         self.bits.flags.writeable = False
-        self.n_units, self.high, self.dtype = n_units, float(high), np.dtype(dtype)
+        self.n_units, self.high, self.dtype, self.file = n_units, float(high), np.dtype(dtype), file
 
     @property
     def nbytes(self) -> int:
@@ -47,7 +53,9 @@ class PackedColumns:
         return int(self.bits.nbytes)
 
     def states(self, rows: IntArray) -> Packed:
-        """The bits of ``rows`` (batch,), units first."""
+        """The bits of ``rows`` (batch,), units first.  Raises DataError where a mapped file was truncated."""
+        if self.file is not None:
+            self.file.check()
         packed = Packed.empty(self.n_units, len(rows))
         words = packed.rows
 
@@ -134,10 +142,14 @@ class Keeper:
     """Keeps raw rows (n, n_units) that come piece by piece: as bits while they have no third value, then as they are.
 
     dtype   in which values are kept
+    name    of the table, for errors
+
+    Raises DataError, here and by ``add``, where there is no memory for them.
     """
 
-    def __init__(self, n_samples: int, n_units: int, dtype: npt.DTypeLike) -> None:
-        self.n_samples, self.n_units, self.dtype = n_samples, n_units, np.dtype(dtype)
+    def __init__(self, n_samples: int, n_units: int, dtype: npt.DTypeLike, name: str = "the data") -> None:
+        self.name, self.n_samples, self.n_units, self.dtype = name, n_samples, n_units, np.dtype(dtype)
+        check_room(n_samples * width(n_units), name)
         self.high: float | None = None  # none was met so far
         self.bits = np.empty((n_samples, width(n_units)), np.uint8)
         self.values: Array | None = None
@@ -169,6 +181,7 @@ class Keeper:
         return PackedColumns(self.bits, self.n_units, high=1.0 if self.high is None else self.high, dtype=self.dtype)
 
     def _unpack(self) -> None:
+        check_room(self.n_samples * self.n_units * self.dtype.itemsize, self.name)
         self.values = np.empty((self.n_samples, self.n_units), self.dtype)
         for start in range(0, self.start, LOOKED_AT):
             stop = min(start + LOOKED_AT, self.start)
@@ -179,8 +192,8 @@ class Keeper:
         self.bits = self.bits[:0].copy()  # let go of the memory
 
 
-def in_memory(values: Array) -> Columns:
+def in_memory(values: Array, name: str = "the data") -> Columns:
     """Columns of raw values (n, n_units) of a type in which they are kept: bits where they are 0 and one other."""
-    keeper = Keeper(len(values), values.shape[1], values.dtype)
+    keeper = Keeper(len(values), values.shape[1], values.dtype, name)
     packed = all(keeper.pack(values[start:stop]) for start, stop in _pieces(len(values)))
     return keeper.columns() if packed else DenseColumns(np.ascontiguousarray(values))

@@ -1,13 +1,9 @@
-"""Reading raw rows from files: failures in one sentence, streams in chunks, only the wanted columns kept."""
+"""Reading raw rows from files: streams in chunks, only the wanted columns kept; and labels."""
 
 from __future__ import annotations
 
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from gzip import BadGzipFile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,78 +14,12 @@ from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.dataset import EagerTable, plain_dtype, plain_values
 from modelpar.data.packed import Keeper
 from modelpar.errors import DataError
+from modelpar.formats.reading import chunks, reading
+from modelpar.machine.memory import check_room
 from modelpar.values.forms import plain_array
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
-
-_CHUNK = 1 << 20  # bytes read at a time: enough to hide the calls, too little to count as memory
-_LARGEST = 1 << 26  # bytes asked of a stream at once, which may set them aside before it knows that it has them
-
-
-@contextmanager
-def reading(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one DataError that names the file."""
-    try:
-        yield
-    except FileNotFoundError:
-        looked = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
-        raise DataError(f"{name} does not exist{looked}") from None
-    except EOFError:
-        raise DataError(f"{name} is truncated: it ends before its data do; get a new copy") from None
-    except (BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{name} is corrupt ({_one_line(error)}); get a new copy") from None
-    except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror or _one_line(error)}") from None
-
-
-@contextmanager
-def unpacking(name: str | os.PathLike[str]) -> Iterator[None]:
-    """As :func:`reading`, which it goes inside of, for what else a damaged zip archive makes Python's reader raise."""
-    try:
-        yield
-    except (DataError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise
-    except Exception as error:  # RuntimeError, NotImplementedError, ValueError, struct.error, LZMAError ...
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise DataError(
-            f"{name} is corrupt or encrypted ({_one_line(error)}); get a new copy, or save it again with numpy.savez"
-        ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def read_exactly(stream: IO[bytes], n_bytes: int) -> bytes:
-    """``n_bytes`` from a stream that may give fewer at a time.  Raises EOFError where it ends before."""
-    parts = []
-    while n_bytes:
-        part = stream.read(min(n_bytes, _LARGEST))
-        if not part:
-            raise EOFError
-        parts.append(part)
-        n_bytes -= len(part)
-    return b"".join(parts)
-
-
-def check_size(name: str, n_bytes: int, needed: int) -> None:
-    """Raise DataError unless a file has just the bytes that its header tells."""
-    if n_bytes < needed:
-        raise DataError(
-            f"{name} is truncated: its header tells of {needed} bytes, but it has {n_bytes}; get a new copy"
-        )
-    if n_bytes > needed:
-        raise DataError(f"{name} has {n_bytes} bytes, but its header tells of {needed}; its header or its end is wrong")
-
-
-def chunks(stream: IO[bytes], count: int, dtype: np.dtype[Any], width: int = 1) -> Iterator[Array]:
-    """The next ``count`` rows of ``width`` values of a stream, some rows (n, width) at a time.  Raises EOFError."""
-    rows = max(1, _CHUNK // (width * dtype.itemsize))
-    for start in range(0, count, rows):
-        n = min(rows, count - start)
-        yield np.frombuffer(read_exactly(stream, n * width * dtype.itemsize), dtype).reshape(n, width)
 
 
 class StreamedTable(EagerTable):
@@ -112,7 +42,8 @@ class StreamedTable(EagerTable):
         wanted: Any = unit_ids
         if np.all(np.diff(unit_ids) == 1):
             wanted = slice(int(unit_ids[0]), int(unit_ids[-1]) + 1)  # a copy of a block is five times faster
-        keeper = Keeper(self.n_samples, len(unit_ids), plain_dtype(self.dtype))
+        check_room(4 * self.n_units * self.dtype.itemsize, self.name)  # a row, and its copies
+        keeper = Keeper(self.n_samples, len(unit_ids), plain_dtype(self.dtype), self.name)
         for rows in self._rows():
             keeper.add(plain_values(rows[:, wanted], self.name))
         return keeper.columns()
@@ -127,6 +58,15 @@ class StreamedTable(EagerTable):
             yield from chunks(stream, self.n_samples, self.dtype, self.n_units)
             if stream.read(1):
                 raise DataError(f"{self.name} goes on after its last sample; its header is wrong")
+
+
+def check_count(shape: tuple[int, ...], n_samples: int, name: str) -> None:
+    """Raise DataError where an array of this shape has not one label a sample: before it is read."""
+    if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
+        if shape[0] != n_samples:
+            raise DataError(f"{name} has {shape[0]} labels, but there are {n_samples} samples")
+    else:
+        raise DataError(f"the labels in {name} have {len(shape)} dimensions, but must be one class for each sample")
 
 
 def check_labels(labels: Any, n_samples: int, name: str) -> IntArray:

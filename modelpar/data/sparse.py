@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from modelpar.data.arrays import Archive
 from modelpar.data.column_summary import ColumnSummary, summary_of_sparse
 from modelpar.data.dataset import (
     EagerTable,
@@ -20,15 +19,17 @@ from modelpar.data.dataset import (
     scale_of,
 )  # fmt: skip
 from modelpar.data.gather_dense import affine, fill_sparse
-from modelpar.data.reading import chunks, reading
 from modelpar.errors import DataError
-from modelpar.values.forms import Rows, plain_rows, summed_rows
+from modelpar.formats.archive import Archive
+from modelpar.formats.reading import chunks, reading
+from modelpar.formats.sparse import format_in, rows_in, shape_in
+from modelpar.machine.memory import check_room
+from modelpar.values.forms import Rows, summed_rows
 from modelpar.values.offsets import offsets_of
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
-_WRONG = (ValueError, TypeError, IndexError, OverflowError, KeyError, AttributeError, NotImplementedError)
 _ENTRIES = 1 << 17  # entries read at a time
 
 
@@ -95,6 +96,7 @@ class CsrTable(EagerTable):
 
     def read(self, unit_ids: IntArray) -> SparseColumns:
         """Read row pointers whole, then column indices and values side by side."""
+        check_room(8 * (self.n_units + 4 * self.n_samples), self.name)
         position = np.full(self.n_units, -1, np.int64)  # column of the file -> column that is kept
         position[unit_ids] = np.arange(len(unit_ids))
         indptr = self.archive.load("indptr").astype(np.int64)
@@ -109,7 +111,8 @@ class CsrTable(EagerTable):
                 f"{self.name} is corrupt: its row pointers do not fit its {n_entries} entries; save it again"
             )
         kept = np.zeros(self.n_samples, np.int64)  # entries of each row
-        columns, values, start = [], [], 0
+        columns, values, start, n_kept = [], [], 0, 0
+        of_entry = np.dtype(np.int32).itemsize + self.archive.headers["data"].dtype.itemsize
         for index, value in self._entries(n_entries):
             if len(index) and (index.min() < 0 or index.max() >= self.n_units):
                 raise DataError(f"{self.name} is corrupt: it has an entry outside of its {self.n_units} columns")
@@ -118,8 +121,11 @@ class CsrTable(EagerTable):
             columns.append(column[mine].astype(np.int32))
             values.append(value[mine])
             rows = np.searchsorted(indptr, start + mine, side="right") - 1
-            kept += np.bincount(rows, minlength=self.n_samples)
-            start += len(index)
+            if len(rows):  # they ascend
+                counts = np.bincount(rows - rows[0])
+                kept[rows[0] : rows[0] + len(counts)] += counts
+            start, n_kept = start + len(index), n_kept + len(mine)
+            check_room(n_kept * of_entry, self.name)  # once more, when the parts are joined
         # duplicates add up in the type that came, as in every other form: two integers may be a third, or none
         dtype = self.archive.headers["data"].dtype
         starts, shape = offsets_of(kept), (self.n_samples, len(unit_ids))
@@ -143,49 +149,28 @@ def _joined(parts: list[Array], dtype: np.dtype[Any]) -> Array:
 class ConvertedTable(EagerTable):
     """A sparse matrix in another format, read whole and converted to CSR when columns are asked for."""
 
-    def __init__(self, archive: Archive, shape: tuple[int, int]) -> None:
+    def __init__(self, archive: Archive, kind: str, shape: tuple[int, int]) -> None:
         super().__init__(str(archive.path), *shape, path=archive.path)
-        self.archive = archive
+        self.archive, self.kind, self.shape = archive, kind, shape
 
     def read(self, unit_ids: IntArray) -> SparseColumns:
         """Load, convert, keep the columns ``unit_ids``."""
-        try:
-            with reading(self.name):
-                loaded = scipy.sparse.load_npz(self.archive.path)
-        except _WRONG:  # what scipy raises for arrays that do not fit
-            raise DataError(
-                f"{self.name} is not a sparse matrix that scipy can load; save it again with scipy.sparse.save_npz"
-            ) from None
-        rows = plain_rows(loaded, self.name)
-        return sparse_columns(rows, self.name, unit_ids)
-
-
-def is_sparse(archive: Archive) -> bool:
-    """Whether scipy saved a sparse matrix in this archive."""
-    return {"format", "shape", "data"} <= set(archive.headers)
+        return sparse_columns(rows_in(self.archive, self.kind, self.shape), self.name, unit_ids)
 
 
 def open_sparse(archive: Archive) -> Source:
     """Samples in a sparse matrix (samples, units).  Reads headers.  Raises DataError."""
     name = str(archive.path)
-    numbers = archive.load("shape").reshape(-1)
-    if numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers >= 1 << 31).any():
-        raise DataError(
-            f"{name} is corrupt: its shape must be two integers from 1 to {(1 << 31) - 1}, samples x units; save "
-            "it again with scipy.sparse.save_npz"
-        )
-    shape = tuple(int(n) for n in numbers)
+    shape = shape_in(archive)
     check_shape(shape, name)
     if len(shape) != 2:
         raise DataError(f"{name} has {len(shape)} dimensions, but a sparse matrix needs two: samples x units")
     scale = scale_of(archive.headers["data"].dtype, name)
-    is_csr = archive.load("format").tolist() in (b"csr", "csr")
-    if is_csr and not {"indices", "indptr"} <= set(archive.headers):
-        raise DataError(f"{name} lacks the arrays indices and indptr of a CSR matrix; save it again")
-    if is_csr:
+    kind, table = format_in(archive), None
+    if kind == "csr":
         _check_csr(archive, shape[0])
-    table = CsrTable(archive, shape) if is_csr else ConvertedTable(archive, shape)
-    return Source(table, scale, image_shape_of(shape))
+        table = CsrTable(archive, shape)
+    return Source(table or ConvertedTable(archive, kind, shape), scale, image_shape_of(shape))
 
 
 def _check_csr(archive: Archive, n_samples: int) -> None:

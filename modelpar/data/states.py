@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.comm.memory import available_bytes
 from modelpar.data.bits import pack_words
 from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.dataset import Split
@@ -19,6 +18,7 @@ from modelpar.kernels import threads
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.sampling import philox
 from modelpar.kernels.states import Packed
+from modelpar.machine.memory import available_bytes
 from modelpar.streams import Stream
 
 Array = npt.NDArray[Any]
@@ -80,6 +80,7 @@ class DrawnStates:
         rows = self.rows[samples]
         first, ids = philox.kernel_samples(first_draw, len(rows))
         packed, columns, words = Packed.empty(len(self.units), len(rows)), self.columns, self.stream.words
+        columns.check()
 
         def work(start: int, stop: int) -> None:
             draw_bytes(

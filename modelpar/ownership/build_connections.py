@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
-import zlib
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
-from scipy import sparse
 
 from modelpar.collective import messages
-from modelpar.errors import SpecError, together
-from modelpar.ownership.connections import Connections, Listed, Local
+from modelpar.errors import DataError, SpecError, together
+from modelpar.files.regular import open_regular
+from modelpar.formats.archive import ZIP_START, Archive
+from modelpar.formats.npy import NPY_START, Header, load_npy
+from modelpar.formats.reading import reading
+from modelpar.formats.sparse import format_in, is_sparse, rows_in, shape_in
+from modelpar.ownership.connections import Connections, Listed, Local, check_mask_type, check_mask_values
 from modelpar.patterns import PRUNED, Pattern, parse_image_shape
 from modelpar.spec import NetworkSpec
 from partitioners import generators
 from partitioners.graph import GraphError
 
 Array = npt.NDArray[Any]
-DAMAGED = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 LAYER_SEEDS = 1 << 20  # difference between the seeds of successive layers
 
 
@@ -135,17 +137,13 @@ def _connected(
         assert shape is not None  # image_shapes raises otherwise
         return _fields(spec, i, pattern, shape)
     if pattern.kind == "mask":
-        listed = _read_mask(pattern.path, comm)
+        listed = _read_mask(spec, i, pattern.path, comm)
     else:
         try:
             listed = Listed.from_mask(_generated(spec, i, pattern, n_visible, n_hidden))
         except GraphError as error:
             raise SpecError(f"--connections, RBM {i}: {error}") from None
-    if (listed.n_visible, listed.n_hidden) != (n_visible, n_hidden):
-        raise SpecError(
-            f"--connections: the mask of RBM {i} joins {listed.n_visible} with {listed.n_hidden} units, but --layers "
-            f"has {n_visible} and {n_hidden}"
-        )
+    _check_units(i, (listed.n_visible, listed.n_hidden), spec)
     return listed
 
 
@@ -173,21 +171,23 @@ def _generated(spec: NetworkSpec, i: int, pattern: Pattern, n_visible: int, n_hi
     return generators.radix_net(pattern.radices, copies=int(numbers[0]), n_layers=len(spec.layers))[i]
 
 
-def _read_mask(path: str, comm: MPI.Comm) -> Listed:
+def _check_units(i: int, shape: tuple[int, ...], spec: NetworkSpec) -> None:
+    if shape != spec.layers[i : i + 2]:
+        raise SpecError(
+            f"--connections: the mask of RBM {i} joins {shape[0]} with {shape[1]} units, but --layers has "
+            f"{spec.layers[i]} and {spec.layers[i + 1]}"
+        )
+
+
+def _read_mask(spec: NetworkSpec, i: int, path: str, comm: MPI.Comm) -> Listed:
     """An .npy or .npz file of one array, or a matrix that scipy.sparse.save_npz wrote; rank 0 reads.  Collective."""
     mask: Listed | None = None
-    path = os.path.expanduser(path)
     with together(comm):
         if comm.rank == 0:
             try:
-                mask = Listed.from_mask(_loaded(path), f"--connections: {path}")
-            except OSError as error:
-                raise SpecError(f"--connections: {path} cannot be read: {error.strerror or error}") from None
-            except DAMAGED as error:
-                reason = str(error).splitlines()[0] if str(error) else "it is empty"
-                raise SpecError(
-                    f"--connections: {path} is not a mask ({reason}); give .npy, or scipy.sparse's .npz"
-                ) from None
+                mask = _loaded(spec, i, Path(os.path.expanduser(path)))
+            except DataError as error:
+                raise SpecError(f"--connections: {error}") from None
     arrays: list[Array] | None = None
     if mask is not None:
         arrays = [mask.offsets, mask.visible, np.array([mask.n_visible])]
@@ -195,16 +195,35 @@ def _read_mask(path: str, comm: MPI.Comm) -> Listed:
     return Listed(offsets, visible, int(n_visible))
 
 
-def _loaded(path: str) -> Any:
-    loaded = np.load(path, allow_pickle=False)
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        return loaded
-    with loaded:
-        if "format" in loaded.files:
-            return sparse.load_npz(path)
-        if len(loaded.files) != 1:
-            raise ValueError(f"it has the arrays {', '.join(loaded.files) or 'none'}, not one")
-        return loaded[loaded.files[0]]
+def _loaded(spec: NetworkSpec, i: int, path: Path) -> Listed:
+    """The mask of RBM i.  Values are read where the shape is that of the layers.  Raises SpecError, DataError."""
+    name = f"--connections: {path}"
+
+    def check(header: Header) -> None:
+        check_mask_type(header.shape, header.dtype, name)
+        _check_units(i, header.shape, spec)
+
+    with reading(path), open_regular(path) as file:
+        start = file.read(len(NPY_START))
+    if start == NPY_START:
+        return Listed.from_mask(load_npy(path, check), name)
+    if not start.startswith(ZIP_START):
+        begins = f"begins with {start[:4].hex(' ')}" if start else "is empty"
+        raise SpecError(f"{name} is not a mask: it {begins}; give .npy, or scipy.sparse's .npz")
+    archive = Archive(path)
+    if is_sparse(archive):
+        shape, dtype = shape_in(archive), archive.headers["data"].dtype
+        check_mask_type(shape, dtype, name)
+        _check_units(i, shape, spec)
+        rows = rows_in(archive, format_in(archive), (shape[0], shape[1]), transposed=True)
+        check_mask_values(rows, name)
+        return Listed.from_rows(rows)
+    if len(archive.headers) != 1:
+        names = ", ".join(archive.headers) or "none"
+        raise SpecError(f"{name} is not a mask: it has the arrays {names}, not one; save the mask alone")
+    [key] = archive.headers
+    check(archive.headers[key])
+    return Listed.from_mask(archive.load(key), name)
 
 
 def _field_and_stride(pattern: Pattern) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from modelpar.errors import SpecError
+from modelpar.machine.memory import check_room
 from modelpar.values.forms import Rows, plain_array, plain_rows
 from modelpar.values.offsets import offsets_of
 
@@ -62,11 +63,24 @@ class Connections(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Listed:
-    """Connections in a list, as in the CSC format of scipy.sparse."""
+    """Connections in a list, as in the CSC format of scipy.sparse.  Raises SpecError where that is damaged."""
 
     offsets: IntArray  # (n_hidden + 1,)
     visible: npt.NDArray[np.int32]  # (n_connections,) ascending inside each hidden unit
     n_visible: int
+
+    def __post_init__(self) -> None:
+        """Compiled kernels trust the lists."""
+        n = len(self.visible)
+        starts, whole = self.offsets[:-1], len(self.offsets) > 0 and self.offsets[0] == 0 and self.offsets[-1] == n
+        if not whole or (starts > self.offsets[1:]).any():
+            raise SpecError(f"the offsets of {n} connections must ascend from 0 to {n}, once for each hidden unit")
+        if n and (self.visible.min() < 0 or self.visible.max() >= self.n_visible):
+            raise SpecError(f"connections name a visible unit outside of 0 to {self.n_visible - 1}")
+        descends = self.visible[1:] <= self.visible[:-1]
+        descends[starts[(starts > 0) & (starts < n)] - 1] = False  # from one hidden unit to the next
+        if descends.any():
+            raise SpecError("connections of a hidden unit must name its visible units once, in ascending order")
 
     @classmethod
     def from_mask(cls, mask: Any, name: str = "the mask") -> Listed:
@@ -75,6 +89,11 @@ class Listed:
         ``name`` stands for it in errors.  Raises SpecError unless it has two dimensions and numbers without NaN.
         """
         rows = mask_rows(mask, name)
+        return cls.from_rows(rows)
+
+    @classmethod
+    def from_rows(cls, rows: Rows) -> Listed:
+        """From the visible units that each hidden unit is connected with, whatever the values are."""
         return cls(rows.starts, rows.columns.astype(np.int32), rows.shape[1])
 
     described = False
@@ -222,6 +241,14 @@ class Local:
         return offsets, hidden[sees].astype(np.int32), numbers[sees]
 
 
+def check_mask_type(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+    """Raise SpecError for an array that is no mask."""
+    if len(shape) != 2:
+        raise SpecError(f"{name} has {len(shape)} dimensions, but a mask has two: visible x hidden units")
+    if dtype.kind not in "biuf":
+        raise SpecError(f"{name} holds {dtype}, but a mask has truth values or numbers")
+
+
 def mask_rows(mask: Any, name: str) -> Rows:
     """The visible units, ascending, that a mask (n_visible, n_hidden) connects with each hidden unit.
 
@@ -229,19 +256,22 @@ def mask_rows(mask: Any, name: str) -> Rows:
     """
     if not sparse.issparse(mask):
         mask = plain_array(mask, name, SpecError)
-    if mask.ndim != 2:
-        raise SpecError(f"{name} has {mask.ndim} dimensions, but a mask has two: visible x hidden units")
-    if mask.dtype.kind not in "biuf":
-        raise SpecError(f"{name} holds {mask.dtype}, but a mask has truth values or numbers")
+    check_mask_type(mask.shape, mask.dtype, name)
     if sparse.issparse(mask):
-        rows = plain_rows(mask.T, name, SpecError)
+        rows = plain_rows(mask, name, SpecError, transposed=True)
     else:
+        check_room(int(np.count_nonzero(mask)) * (4 * 8 + mask.itemsize), name, SpecError)
         hidden, visible = np.nonzero(mask.T)
         starts = offsets_of(np.bincount(hidden, minlength=mask.shape[1]))
         rows = Rows(starts, visible.astype(np.int32), mask.T[hidden, visible], (mask.shape[1], mask.shape[0]))
-    if np.isnan(rows.values.astype(np.float64)).any():
-        raise SpecError(f"{name} holds NaN, but a mask has truth values or numbers")
+    check_mask_values(rows, name)
     return rows
+
+
+def check_mask_values(rows: Rows, name: str) -> None:
+    """Raise SpecError where values say neither yes nor no."""
+    if rows.values.dtype.kind == "f" and np.isnan(rows.values).any():
+        raise SpecError(f"{name} holds NaN, but a mask has truth values or numbers")
 
 
 def runs(starts: IntArray, counts: IntArray) -> IntArray:

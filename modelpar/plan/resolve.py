@@ -10,8 +10,8 @@ import numpy as np
 from mpi4py import MPI
 
 from modelpar.comm.grid import Grid
-from modelpar.comm.memory import available_bytes
 from modelpar.errors import LayoutError
+from modelpar.machine.memory import available_bytes
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.connections import Connections
 from modelpar.ownership.layout import AUTO, SPARSE, AutoContext, NetworkLayout, UnitLayout, layout_words

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.collective import messages
-from modelpar.comm.memory import available_bytes
 from modelpar.data import DataFeed, Dataset, Split, column_moments
 from modelpar.data.feed import Feed
 from modelpar.data.gather_dense import fill_floats
@@ -23,6 +22,7 @@ from modelpar.draws import Purpose
 from modelpar.errors import DataError
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, unpack
+from modelpar.machine.memory import available_bytes
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.training.state import TrainingRun

@@ -6,8 +6,8 @@ What has the right form already is not copied.
 
 from __future__ import annotations
 
-import copy
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -15,13 +15,13 @@ import numpy.typing as npt
 from scipy import sparse
 
 from modelpar.errors import DataError
+from modelpar.machine.memory import check_room
 from modelpar.values.offsets import offsets_of
+from modelpar.values.sparse_parts import WRONG, compressed, damaged, entries_of, parts_of
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-
-_WRONG = (ValueError, TypeError, IndexError, OverflowError)  # what scipy raises for arrays that do not fit
 
 
 def is_path(value: object) -> TypeGuard[AnyPath]:
@@ -66,31 +66,41 @@ class Rows(NamedTuple):
         return sparse.csr_array((self.values, self.columns, self.starts), shape=self.shape)
 
 
-def plain_rows(matrix: Any, name: str, error: type[Exception] = DataError) -> Rows:
-    """The rows of any matrix or array of scipy.sparse.
+def plain_rows(matrix: Any, name: str, error: type[Exception] = DataError, *, transposed: bool = False) -> Rows:
+    """The rows, or the columns where ``transposed``, of any matrix or array of scipy.sparse.  All of it is checked
+    before any compiled code sees it.
 
-    Raises ``error`` where it is damaged, does not have two dimensions, is of Python objects, or has duplicates of bytes
-    that add up to more than 255.
+    Raises ``error`` where it is damaged, does not have two dimensions, is of Python objects, does not fit into memory,
+    or has duplicates of bytes that add up to more than 255.
     """
     if matrix.ndim != 2:
         raise error(f"{name} has {matrix.ndim} dimension(s), but a sparse matrix needs two: samples x units")
-    if matrix.dtype.hasobject:
-        raise error(f"{name} holds Python objects, but numbers are needed")
     n_rows, n_columns = (int(n) for n in matrix.shape)
     try:
-        checked = matrix
-        if hasattr(matrix, "check_format"):
-            checked = copy.copy(matrix)  # the check sets attributes: not on the caller's matrix
-            checked.check_format(full_check=True)  # conversions trust the indices: a wrong one would crash them
-        if matrix.format == "csr":
-            return summed_rows(checked.indptr, checked.indices, checked.data, (n_rows, n_columns), name, error)
-        entries = checked.tocoo()
-        rows, columns, values = np.asarray(entries.row), np.asarray(entries.col), np.asarray(entries.data)
-    except _WRONG:
-        raise error(f"{name} is corrupt: its indices do not fit {n_rows} x {n_columns} values; save it again") from None
-    for ids, n in ((rows, n_rows), (columns, n_columns)):
-        if len(ids) != len(values) or (len(ids) and (ids.min() < 0 or ids.max() >= n)):
-            raise error(f"{name} is corrupt: it has an entry outside of {n_rows} x {n_columns} values; save it again")
+        has_objects = matrix.dtype.hasobject
+        kind, arrays = ("", {}) if has_objects else parts_of(matrix)
+    except WRONG:
+        raise damaged((n_rows, n_columns), name, error) from None
+    if has_objects:
+        raise error(f"{name} holds Python objects, but numbers are needed")
+    return rows_of(kind, arrays, (n_rows, n_columns), name, error, transposed=transposed)
+
+
+def rows_of(
+    kind: str, arrays: Mapping[str, Array], shape: tuple[int, int], name: str, error: type[Exception] = DataError, *,
+    transposed: bool = False,
+) -> Rows:  # fmt: skip
+    """The rows of a matrix of this shape, its columns where ``transposed``, from the arrays of its format as
+    scipy.sparse calls them.  Raises as :func:`plain_rows`."""
+    n_rows, n_columns = shape[::-1] if transposed else shape
+    check_room(3 * 8 * n_rows, name, error)
+    if kind == ("csc" if transposed else "csr"):
+        starts, columns, values = compressed(kind, arrays, shape, name, error)
+        return summed_rows(starts, columns, values, (n_rows, n_columns), name, error)
+    rows, columns, values = entries_of(kind, arrays, shape, name, error)
+    if transposed:
+        rows, columns = columns, rows
+    check_room(len(rows) * (8 + columns.itemsize + values.itemsize), name, error)
     order = np.argsort(rows, kind="stable")  # duplicates are added in the order in which they came
     starts = offsets_of(np.bincount(rows, minlength=n_rows))
     return summed_rows(starts, columns[order], values[order], (n_rows, n_columns), name, error)
@@ -108,6 +118,7 @@ def summed_rows(
     rising[starts[:-1][np.diff(starts) > 0]] = True  # the first of each row
     if rising.all() and values.all():
         return Rows(starts, columns, values, shape)
+    check_room(len(columns) * (4 * 8 + columns.itemsize + values.itemsize), name, error)
     rows = np.repeat(np.arange(shape[0]), np.diff(starts))
     order = np.lexsort((columns, rows))
     rows, columns, values = rows[order], columns[order], values[order]

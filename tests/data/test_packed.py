@@ -389,7 +389,7 @@ def small_results() -> dict[str, Array]:
             results[f"{name} {binarise}"] = out
             if feed.binary:
                 results[f"{name} {binarise} words"] = feed.states(np.arange(25), 6).words
-        table = PackedTable(name, 29, 70, lambda: np.packbits(grey > 99, axis=1, bitorder="little"))
+        table = PackedTable(name, 29, 70, lambda: (np.packbits(grey > 99, axis=1, bitorder="little"), None))
         results["picked"] = table.columns(np.arange(0, 70, 3)).bits
     return results
 

@@ -192,7 +192,7 @@ def test_layers_of_fields_lie_above_each_other() -> None:
         ((49, 5), {"connections": "random:50"}, "RBM 0"),
         ((49, 5), {"connections": "radix-net:2x2"}, "layers of 4 units, but --layers has 49 and 5"),
         ((49, 5), {"connections": "pruned"}, "modelpar prune"),
-        ((49, 5), {"connections": "mask:nowhere.npz"}, "nowhere.npz cannot be read"),
+        ((49, 5), {"connections": "mask:nowhere.npz"}, "nowhere.npz does not exist"),
     ],
 )
 def test_patterns_that_do_not_fit(layers: tuple[int, ...], more: dict[str, str], expected: str) -> None:
