@@ -20,8 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelpar.collective.agreement import agree
-from modelpar.errors import ModelparError, ModelparWarning, described
-from modelpar.files.paths import in_one_line
+from modelpar.errors import ModelparError, ModelparWarning, described, one_line
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -108,7 +107,7 @@ def _warnings_in_one_line(comm: MPI.Comm) -> Iterator[None]:
 def _message(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); use more ranks, fewer units or a smaller --batch-size"
-    return " ".join(line.strip() for line in described(error).splitlines())  # spaces in names stay
+    return described(error)
 
 
 def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
@@ -132,7 +131,7 @@ def _end_together(comm: MPI.Comm, message: str, status: int) -> int:
 
 def _print_error(message: str, kind: str = "error") -> None:
     with contextlib.suppress(OSError):
-        print(f"modelpar: {kind}: {in_one_line(message)}", file=sys.stderr, flush=True)
+        print(f"modelpar: {kind}: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _abort(comm: MPI.Comm) -> NoReturn:

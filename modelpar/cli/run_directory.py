@@ -21,7 +21,6 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -31,12 +30,14 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.cli.atomic_file import PARTIAL, atomic_write, naming
 from modelpar.cli.config import TRAJECTORY
+from modelpar.comm.memory import check_room
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.paths import printable
+from modelpar.files.regular import open_regular
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.connections import Connections
-from modelpar.records import STAGES, Record, recorded_layer
-from modelpar.spec import NetworkSpec
+from modelpar.records import NO_LAYER, STAGES, Record, recorded_layer
+from modelpar.spec import MOST_LAYERS, NetworkSpec
 from modelpar.training import digests
 from modelpar.training.state import Position
 
@@ -46,6 +47,9 @@ CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "sum
 PICTURES = ("filters.png", "reconstructions.png", "samples.png", "curves.png")
 MODELS = ("model.safetensors", "pretrained.safetensors")
 NAMES = (*MODELS, CONFIG, METRICS, digests.NAME, SUMMARY, RANKS, RESTARTS, *PICTURES)
+
+
+MEMORY_OF_RECORDS = 8  # bytes that a byte of metrics.jsonl takes as Python's objects, about
 
 
 class KeptModel(NamedTuple):
@@ -180,8 +184,8 @@ class RunDirectory:
         """The records that were written so far; no file is changed.  Raises ModelparError on every rank."""
         records: list[dict[str, Any]] = []
         with together(self.comm):
-            if self.comm.rank == 0 and (self.path / METRICS).exists():
-                records, _ = _parsed((self.path / METRICS).read_bytes().splitlines())
+            if self.comm.rank == 0:
+                records, _ = _records_of(self.path / METRICS)
         return self.comm.bcast(records)  # type: ignore[no-any-return]
 
     def open_metrics(self, position: Position, n_steps: int) -> list[dict[str, Any]]:
@@ -196,8 +200,7 @@ class RunDirectory:
         path = self.path / METRICS
         with together(self.comm):
             if self.comm.rank == 0:
-                old = path.read_bytes().splitlines() if path.is_file() else []
-                records, self.n_damaged = _parsed(old)
+                records, self.n_damaged = _records_of(path)
                 kept = [line for line in records if _is_before(line, position, n_steps)]
                 with atomic_write(path) as partial:
                     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -321,9 +324,14 @@ def _updates_of(path: Path) -> int:
     return int(matched[1]) if matched else 0
 
 
-def _parsed(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
-    """Parsed lines, and how many are not records; the last is not counted: a killed run may have left it incomplete."""
-    records = [_record(line) for line in lines]
+def _records_of(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of a file, none where it is missing, and how many lines are no records; the last is not counted: a
+    killed run may have left it incomplete.  Raises OSError and OutOfMemoryError."""
+    if not path.exists():
+        return [], 0
+    check_room(MEMORY_OF_RECORDS * path.stat().st_size, f"{path}")
+    with open_regular(path) as file:
+        records = [_record(line) for line in digests.lines_of(file)]
     return [record for record in records if record is not None], records[:-1].count(None)
 
 
@@ -335,8 +343,13 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.get("stage") not in STAGES:
         return None
     integers = all(type(record.get(name)) is int for name in ("layer", "epoch", "step"))
-    numbers = all(type(value) in (int, float) for name, value in record.items() if name not in ("kind", "stage"))
-    return record if integers and numbers and record.get("kind") in ("step", "epoch") and "seconds" in record else None
+    if not integers or not NO_LAYER <= record["layer"] <= MOST_LAYERS:
+        return None
+    numbers = all(
+        type(value) is float or (type(value) is int and abs(value) < digests.MOST)
+        for name, value in record.items() if name not in ("kind", "stage")
+    )  # fmt: skip
+    return record if numbers and record.get("kind") in ("step", "epoch") and "seconds" in record else None
 
 
 def _is_before(line: dict[str, Any], position: Position, n_steps: int) -> bool:

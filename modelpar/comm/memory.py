@@ -47,3 +47,16 @@ def check_fits(needed: int, what: str, comm: MPI.Comm, node_comm: MPI.Comm) -> N
             f"{what} needs {on_node / 2**30:.1f} GiB on a node ({n_ranks} ranks), but only {free / 2**30:.1f} GiB are "
             "free; use more model shards on more nodes, fewer units, or a smaller --batch-size"
         )
+
+
+def check_room(needed: int, what: str, error: type[Exception] = OutOfMemoryError) -> None:
+    """Raise ``error`` where ``what``, a file that this rank alone is about to read, needs more than is free.
+
+    Not collective.
+    """
+    free = available_bytes()
+    if needed > free:
+        raise error(
+            f"{what} needs {needed / 2**30:.1f} GiB of memory, but only {free / 2**30:.1f} GiB are free; use a node "
+            "with more"
+        )
