@@ -8,6 +8,7 @@ What is probably a mistake, but may be intended, is a :class:`ModelparWarning` o
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,13 +19,42 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
+MOST_CHARACTERS = 300  # of a message
+# line ends, escape sequences of terminals, and characters that are not seen or turn the direction of text
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
+
+def escaped(text: str) -> str:
+    r"""The text with ``\n`` for line ends and escapes for other characters that a terminal does not show."""
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """The text as a message: escaped, and at most ``MOST_CHARACTERS`` long.
+
+    Of a longer one the middle is left out: it begins with what came, and ends with how to mend it.
+    """
+    # a message may hold the content of a whole file, so most of it goes before it is looked at
+    return _shortened(escaped(_shortened(text, 8 * MOST_CHARACTERS)), MOST_CHARACTERS)
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    gap, tail = " ... ", most // 2
+    return text[: most - len(gap) - tail] + gap + text[-tail:]
+
+
 class ModelparError(Exception):
-    """A mistake that the user can mend; the message is one line.
+    """A mistake that the user can mend; the message is one line, whatever names and values of users it repeats.
 
     exit_status   of the command line that ends with it
     """
 
     exit_status: ClassVar[int] = 2
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(one_line(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class SpecError(ModelparError):
@@ -99,6 +129,9 @@ class Call(NamedTuple):
 
 class ModelparWarning(UserWarning):
     """A setting that makes a result worth little, but may be intended; the message is one line."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(one_line(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 def warn(comm: MPI.Comm | None, message: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from modelpar.errors import SpecError
 
+MOST = 1 << 31  # of any number in a pattern: units of a layer
 DENSE = "dense"
 PRUNED = "pruned"
 MASK = "mask:"  # followed by the name of a file
@@ -77,13 +78,15 @@ def _small_world(text: str) -> Pattern:
 
 def _radix_net(text: str) -> Pattern:
     radices, slash, copies = text.partition("/")
+    if radices.count("x") >= MOST.bit_length():  # their product is a number of units
+        raise ValueError
     factors = tuple(_integer(radix, 2) for radix in radices.split("x"))
     return Pattern("radix-net", (_integer(copies) if slash else 1,), factors)
 
 
 def _integer(text: str, at_least: int = 1) -> int:
     number = int(text)
-    if number < at_least:
+    if not at_least <= number <= MOST:
         raise ValueError
     return number
 
@@ -103,12 +106,11 @@ _READERS: dict[str, Callable[[str], Pattern]] = {
 
 def patterns(text: str, n_rbms: int) -> tuple[Pattern, ...]:
     """One pattern for each RBM; a single one applies to all.  Raises SpecError."""
-    parsed = tuple(parse(word) for word in text.split(","))
-    if len(parsed) == 1:
-        parsed *= n_rbms
-    if len(parsed) != n_rbms:
-        raise SpecError(f"--connections names {len(parsed)} patterns ({text}), but the network has {n_rbms} RBM(s)")
-    return parsed
+    words = text.split(",")
+    if len(words) not in (1, n_rbms):
+        raise SpecError(f"--connections names {len(words)} patterns ({text}), but the network has {n_rbms} RBM(s)")
+    parsed = tuple(parse(word) for word in words)
+    return parsed * n_rbms if len(words) == 1 else parsed
 
 
 def parse_image_shape(text: str, n_units: int) -> tuple[int, int, int]:
@@ -124,7 +126,7 @@ def parse_image_shape(text: str, n_units: int) -> tuple[int, int, int]:
             )
         return 1, side, side
     words = text.lower().split("x")
-    if len(words) not in (2, 3) or not all(word.isdecimal() and int(word) > 0 for word in words):
+    if len(words) not in (2, 3) or not all(word.isdecimal() and len(word) < 20 and int(word) > 0 for word in words):
         raise SpecError(
             f"--visible-grid is {text!r}, but must be rows x columns, or maps x rows x columns, as in 28x28"
         )

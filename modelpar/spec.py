@@ -79,9 +79,11 @@ def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
 
 def _sizes(name: str, value: Any) -> tuple[int, ...]:
     """Sizes of layers from any sequence of integers."""
-    sizes = plain.elements(value)
+    sizes = plain.elements(value, MOST_LAYERS + 1)
     if sizes is None:
         raise SpecError(f"{name} is {plain.shown(value)}, but must be integers, one for each layer")
+    if len(sizes) > MOST_LAYERS:
+        raise SpecError(f"{name} has more than {MOST_LAYERS} layers, the most that are possible; leave some out")
     for units in sizes:
         if (plain.integer(units) or 0) < 1:
             raise SpecError(f"{name} has a layer of {plain.shown(units)} units, but every layer needs at least one")
@@ -91,6 +93,7 @@ def _sizes(name: str, value: Any) -> tuple[int, ...]:
 
 
 MOST_UNITS = 1 << 31  # of a layer: as many as the values of a sample
+MOST_LAYERS = 1 << 10
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
 
@@ -99,7 +102,7 @@ class NetworkSpec(Spec):
     """A deep belief network: its layers, its units and its seed."""
 
     layers: tuple[int, ...] = option((64, 256, 256), "units of every layer, the visible one first, as in 784-500-500")
-    classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0)
+    classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0, at_most=1 << 31)
     visible: str = option("bernoulli", "kind of visible units; gaussian ones have unit variance and standardised data",
                           choices=("bernoulli", "gaussian"))  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
@@ -124,7 +127,7 @@ class NetworkSpec(Spec):
     def __post_init__(self) -> None:
         if isinstance(self.connections, os.PathLike):  # a mask
             object.__setattr__(self, "connections", f"mask:{os.fsdecode(self.connections)}")
-        sides = plain.elements(self.visible_grid)
+        sides = plain.elements(self.visible_grid, 4)
         if sides is not None:
             sizes = [str(plain.integer_number("--visible-grid", side)) for side in sides]
             object.__setattr__(self, "visible_grid", "x".join(sizes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,36 @@ MOST = 2**31 - 1  # units, or parts: searches keep both in 32 bits
 LARGEST = 2**63 - 1  # weights are summed in 64 bits
 
 
+MOST_CHARACTERS = 300  # of a message
+# line ends, escape sequences of terminals, and characters that are not seen or turn the direction of text
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
+
 class GraphError(ValueError):
-    """An impossible graph or partition; the message is one line."""
+    """An impossible graph or partition; the message is one line, whatever names and values of users it repeats."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(one_line(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+def one_line(text: str) -> str:
+    """The text as a message: escaped, and of a long one the beginning and the end, which says how to mend it."""
+    cut = _shortened(text, 8 * MOST_CHARACTERS)
+    escaped = _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), cut)
+    return _shortened(escaped, MOST_CHARACTERS)
+
+
+def _shortened(text: str, most: int) -> str:
+    gap, tail = " ... ", most // 2
+    return text if len(text) <= most else text[: most - len(gap) - tail] + gap + text[-tail:]
 
 
 def shown(value: object) -> str:
     """A value as Python writes it, on one line and shortened."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes, or a nest of great depth
+        return f"a {type(value).__name__} too large to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -40,9 +64,9 @@ def integer(name: str, value: object, least: int | None = 0, most: int | None = 
     except TypeError:
         raise GraphError(f"{name} is {shown(value)}, but must be an integer") from None
     if least is not None and number < least:
-        raise GraphError(f"{name} is {number}, but must be at least {least}")
+        raise GraphError(f"{name} is {shown(number)}, but must be at least {least}")
     if most is not None and number > most:
-        raise GraphError(f"{name} is {number}, but must be at most {most}")
+        raise GraphError(f"{name} is {shown(number)}, but must be at most {most}")
     return number
 
 
@@ -50,7 +74,7 @@ def parts_of(n_parts: object) -> int:
     """The number of parts; it may exceed the number of units, then parts are empty.  Raises GraphError below one."""
     number = integer("the number of parts", n_parts, None, MOST)
     if number < 1:
-        raise GraphError(f"{number} parts were asked for, but at least one is needed")
+        raise GraphError(f"{shown(number)} parts were asked for, but at least one is needed")
     return number
 
 
@@ -63,7 +87,7 @@ def fraction(name: str, value: Any) -> float:
     """A real number from 0 to 1.  Raises GraphError for anything else."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise GraphError(f"{name} is {shown(value)}, but must be a number from 0 to 1") from None
     if not 0 <= number <= 1:
         raise GraphError(f"{name} is {number:g}, but must be from 0 to 1")
@@ -87,7 +111,7 @@ def integers(name: str, values: Any, n: int | None = None) -> IntArray:
         if all(abs(number) <= LARGEST for number in numbers):
             array = np.array(numbers, np.int64)
         else:
-            raise GraphError(f"one of the {name} is {max(numbers, key=abs)}, which is more than 64 bits hold")
+            raise GraphError(f"one of the {name} is {shown(max(numbers, key=abs))}, which is more than 64 bits hold")
     if array.ndim != 1 or n not in (None, len(array)) or not np.issubdtype(array.dtype, np.integer):
         raise GraphError(f"{wanted}{array.dtype} of shape {array.shape}")
     if array.dtype.kind == "u" and int(array.max()) > LARGEST:
@@ -102,7 +126,7 @@ def coordinates_of(name: str, values: Any, n: int) -> FloatArray:
         if array.dtype.kind not in "biufO":
             raise TypeError
         points = np.asarray(array, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise GraphError(f"{name} must be two numbers for each unit, but came as {shown(values)}") from None
     if not points.size and n == 0:
         return np.zeros((0, 2))

@@ -10,6 +10,7 @@ nets and sizes of units only where all are 1.  Layers follow from the comment, o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -17,12 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from partitioners.arguments import LARGEST, MOST, AnyPath, parts_of, path_of
+from partitioners.arguments import LARGEST, MOST, AnyPath, parts_of, path_of, shown
 from partitioners.graph import MOST_LAYERS, GraphError, IntArray, Links, Sparse, UnitGraph
 from partitioners.links import offsets_of
 from partitioners.partition import Partition, check, check_graph, plain
+from partitioners.reading import cannot_read, check_room, open_regular
 from partitioners.writing import atomic_file
 
+MEMORY_OF_TEXT = 24  # bytes that a character of numbers takes as Python's objects, at most
+MEMORY_OF_UNIT = 64  # bytes
 LAYERS = "% layers"
 COMMENT = re.compile(r"%\s*layers((?:\s+\d+)+)\s*", re.ASCII)
 NUMBERS = re.compile(r"[\d\s+-]*", re.ASCII)
@@ -166,6 +170,7 @@ def read_hmetis(path: AnyPath) -> UnitGraph:
         nets = [row[1:] for row in nets]
     if not all(nets):
         raise GraphError(f"{path} has nets without units")
+    check_room(path, MEMORY_OF_UNIT * n_units)  # hMETIS has no line for a unit without a net
     senders = np.repeat(_numbers(path, (row[0] for row in nets)) - 1, [len(row) - 1 for row in nets])
     others = _numbers(path, (other for row in nets for other in row[1:])) - 1
     weights = _numbers(path, (row[0] for row in rows[n_nets:])) if weighted else np.ones(n_units, np.int64)
@@ -209,25 +214,32 @@ def _write(path: AnyPath, lines: Iterable[str]) -> None:
 
 def _read(path: Path) -> tuple[tuple[int, ...] | None, list[list[int]]]:
     """(layers of the comment, or None; the numbers of each line that is not a comment)."""
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except (OSError, ValueError) as error:
-        raise GraphError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    layers, numbers = None, []
-    for line in text.split("\n"):  # read_text converts all line ends to this
-        if line.lstrip().startswith("%"):
-            comment = COMMENT.fullmatch(line.strip())
-            if comment and layers is None:
-                layers = tuple(map(int, comment[1].split()))
-            continue
+    with open_regular(path) as file:
+        check_room(path, MEMORY_OF_TEXT * os.fstat(file.fileno()).st_size)
         try:
-            if not NUMBERS.fullmatch(line):  # Python accepts more, as 1_000
+            text = file.read().decode("utf-8-sig", errors="replace")
+        except OSError as error:
+            raise cannot_read(path, error) from None
+    layers: tuple[int, ...] | None = None
+    numbers: list[list[int]] = []
+    for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        try:
+            if line.lstrip().startswith("%"):
+                comment = COMMENT.fullmatch(line.strip())
+                if comment and layers is None:
+                    layers = tuple(map(int, comment[1].split()))
+            elif not NUMBERS.fullmatch(line):  # Python accepts more, as 1_000
                 raise ValueError
-            numbers.append([int(word) for word in line.split()])
-        except ValueError:
+            else:
+                numbers.append([int(word) for word in line.split()])
+        except ValueError:  # of an integer of thousands of digits too
             raise GraphError(f"{path} has words that are not integers") from None
+    if layers is not None and len(layers) > MOST_LAYERS:
+        raise GraphError(f"{path} has {len(layers)} layers, but at most {MOST_LAYERS} are possible")
     if layers is not None and sum(layers) > MOST:
-        raise GraphError(f"{path} has layers of {sum(layers)} units together, but at most {MOST} can be partitioned")
+        raise GraphError(
+            f"{path} has layers of {shown(sum(layers))} units together, but at most {MOST} can be partitioned"
+        )
     return layers, numbers
 
 
@@ -255,6 +267,7 @@ def _numbers(path: Path, numbers: Iterable[int]) -> IntArray:
 def _from_ends(path: Path, layers: tuple[int, ...], units: IntArray, others: IntArray, weights: IntArray) -> UnitGraph:
     """The graph with these ends of edges, each edge at least once, in either direction."""
     n_units = sum(layers)
+    check_room(path, MEMORY_OF_UNIT * n_units)
     if len(others) and (min(others.min(), units.min()) < 0 or max(others.max(), units.max()) >= n_units):
         raise GraphError(f"{path} joins units that it does not have: they are 1 to {n_units}")
     layer = np.repeat(np.arange(len(layers)), layers)

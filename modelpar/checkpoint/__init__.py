@@ -18,15 +18,17 @@ from mpi4py import MPI
 
 from modelpar.chains.gibbs import Chains
 from modelpar.chains.tempered_chains import TemperedChains
-from modelpar.checkpoint import files, health, structure
+from modelpar.checkpoint import files, health, metadata, structure
 from modelpar.checkpoint.carried import level_name, read_chains, read_ladder, read_position, read_states
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.checkpoint.header import EARLIER
 from modelpar.checkpoint.health import Verdict, are_finite
+from modelpar.checkpoint.metadata import FORMAT, OPTIONAL_STATE, Training
 from modelpar.collective.agreement import agree
 from modelpar.comm.grid import Grid
+from modelpar.comm.memory import check_fits
 from modelpar.data.fingerprint import Fingerprint
-from modelpar.errors import CheckpointError, SpecError, together, warn
+from modelpar.errors import CheckpointError, together, warn
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.resolve import resolve
@@ -41,11 +43,6 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-FORMAT = "1"
-# attributes of TrainingRun that some trainings keep for each part: strategies of replicas, averages of the last
-# updates, and the last parameters where such an average has taken their place
-OPTIONAL_STATE = ("outer", "squares", "average", "last")
-MOST_ROOM = 1 << 62  # units that a scale of sums is for
 OVER_SHARDS = "shard_"  # prefix of the name of a running sum of which each shard has its own part
 
 
@@ -124,8 +121,8 @@ def load(
 
     Warns of a network that is not healthy.
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind, has values
-    that are not finite numbers, or for ``last`` without an average, DisagreementError where ranks bring different
-    arguments.
+    that are not finite numbers, or for ``last`` without an average, OutOfMemoryError where it is larger than the memory
+    that is free, DisagreementError where ranks bring different arguments.
     """
     path = os.fsdecode(path)
     agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last, healthy=healthy)
@@ -134,16 +131,15 @@ def load(
     if healthy and verdict is not None:
         _check_healthy(path, verdict)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
+    training = metadata.training_of(path, header, spec)
+    needed = structure.memory_bytes(header, spec, grid.n_shards, to_train=to_train)
+    check_fits(needed, f"the network of {path}", grid.comm, grid.node_comm)
     stored = structure.read(path, header, spec, grid.comm)
     layout = resolve(spec, grid, layout, connections=stored or [None] * len(spec.patterns))
     network = DeepBeliefNetwork(spec, grid, layout, draw_weights=False)
     run = TrainingRun.of(network)
-    try:
-        chains, tempered = _prepare_state(network, run, header, to_train, last)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} does not say where training stood ({error}); was it written by modelpar?"
-        ) from None
+    chains = _prepare_state(network, run, header, training, to_train, last)
+    tempered = None if chains is None else training.tempering
     if last and not run.last and not run.average:
         raise CheckpointError(f"{path} has no average of parameters, so that its own are the last; leave --last out")
     kept = () if tempered is None else _room_for_kept(network, run, tempered)
@@ -186,46 +182,34 @@ def _check_finite(path: str, blocks: list[TensorBlock], grid: Grid) -> None:
 
 
 def _prepare_state(
-    network: DeepBeliefNetwork, run: TrainingRun, header: Header, to_train: bool, last: bool
-) -> tuple[dict[str, Array] | None, dict[str, Any] | None]:
+    network: DeepBeliefNetwork, run: TrainingRun, header: Header, training: Training, to_train: bool, last: bool
+) -> dict[str, Array] | None:
     """Restore the position of training, with zeros for all tensors of its state.
 
-    Returns those of the chains, if any, and what the file says of tempered ones.
-
-    Raises one of Python's lookup and value errors where the file has something else than ``save`` writes.
+    Returns those of the chains, if any.
     """
-    training = json.loads(header.metadata["training"])
-    position = Position(**training["position"])
-    position.sums = _own_sums(training["position"]["sums"], network.grid)
-    run.position, run.binarise = position, training["binarise"]
-    run.ailments = {str(kind): str(reason) for kind, reason in training.get("ailments", {}).items()}
+    position = training.position
+    position.sums = _own_sums(training.sums, network.grid)
+    run.position, run.binarise, run.ailments = position, training.binarise, training.ailments
     for rbm in network.rbms:
-        rbm.weights.rooms = _rooms(rbm.weights.least_rooms, training.get("rooms", {}).get(rbm.name, (1, 1)))
+        rooms = training.rooms.get(rbm.name, (1, 1))
+        rbm.weights.rooms = max(rbm.weights.least_rooms[0], rooms[0]), max(rbm.weights.least_rooms[1], rooms[1])
     parts = {part.name: part.parameters for part in network.parts()}
     for attribute in OPTIONAL_STATE if to_train else ("average", *(["last"] if last else [])):
-        stored = training.get(attribute, ())
-        setattr(run, attribute, {name: parts[name].like(rows=False) for name in stored})
+        setattr(run, attribute, {name: parts[name].like(rows=False) for name in training.named[attribute]})
     if not to_train:
-        return None, None
+        return None
     in_pretraining = position.stage == "pretrain"  # training by gradients has no second blocks
-    run.velocity = {name: parts[name].like(rows=in_pretraining) for name in training["updates"]}
-    run.best = {name: parts[name].like(rows=False) for name in training["best"]}
-    run.best_accuracy, run.epochs_since_best = training["best_accuracy"], training["epochs_since_best"]
-    if "chains" not in header.tensors:
-        return None, None
-    rbm = network.rbms[position.rbm_of_chains(len(network.rbms))]
-    n_hidden, n_all = len(rbm.hidden_ids), header.tensors["chains"][1][1]
-    tempered = training.get("tempering")
-    if tempered is not None:
-        return TemperedChains.room(tempered, n_hidden, n_all, network.dtype), tempered
-    return {"chains": np.zeros((n_hidden, n_all), network.dtype)}, None
-
-
-def _rooms(least: tuple[int, int], stored: Any) -> tuple[int, int]:
-    up, down = stored
-    if not all(type(n) is int and 0 < n < MOST_ROOM for n in stored):
-        raise ValueError(f"sums for {up} and {down} units")
-    return max(least[0], up), max(least[1], down)
+    run.velocity = {name: parts[name].like(rows=in_pretraining) for name in training.named["velocity"]}
+    run.best = {name: parts[name].like(rows=False) for name in training.named["best"]}
+    run.best_accuracy, run.epochs_since_best = training.best_accuracy, training.epochs_since_best
+    n_all = metadata.n_chains(header)
+    if not n_all:
+        return None
+    n_hidden = len(network.rbms[position.rbm_of_chains(len(network.rbms))].hidden_ids)
+    if training.tempering is not None:
+        return TemperedChains.room(training.tempering, n_hidden, n_all, network.dtype)
+    return {"chains": np.zeros((n_hidden, n_all), network.dtype)}
 
 
 def _room_for_kept(network: DeepBeliefNetwork, run: TrainingRun, tempered: dict[str, Any]) -> tuple[Parameters, ...]:
@@ -243,16 +227,7 @@ def _use_averages(network: DeepBeliefNetwork, run: TrainingRun) -> None:
 
 def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
     """The network's definition.  Raises CheckpointError where the file does not hold one that is understood."""
-    path = os.fsdecode(path)
-    if header.metadata.get("modelpar") != FORMAT:
-        version = header.metadata.get("modelpar")
-        what = f"is a modelpar checkpoint of format {version}" if version else "is not a modelpar checkpoint"
-        raise CheckpointError(f"{path} {what}, but this version reads format {FORMAT}")
-    try:
-        fields = json.loads(header.metadata["network"])
-        return NetworkSpec(**{**fields, "layers": tuple(fields["layers"])})
-    except (KeyError, TypeError, ValueError, SpecError) as error:
-        raise CheckpointError(f"{path} holds a network that this version does not understand: {error}") from None
+    return metadata.spec_of(os.fsdecode(path), header)
 
 
 def tensors(

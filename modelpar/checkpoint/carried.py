@@ -6,7 +6,6 @@ RBM.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -14,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.chains.gibbs import Chains
-from modelpar.checkpoint import files, structure
+from modelpar.checkpoint import files, metadata, structure
 from modelpar.checkpoint.files import Header, TensorBlock
+from modelpar.checkpoint.metadata import Training
+from modelpar.errors import CheckpointError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.training.state import Position
@@ -27,10 +28,7 @@ Array = npt.NDArray[Any]
 
 def read_position(header: Header) -> Position | None:
     """The position of training; None where the file does not have one."""
-    try:
-        return Position(**json.loads(header.metadata["training"])["position"])
-    except (KeyError, TypeError, ValueError):
-        return None
+    return metadata.position_of(header)
 
 
 def read_states(path: AnyPath, network: DeepBeliefNetwork, index: int | None = None) -> Array | None:
@@ -42,10 +40,10 @@ def read_states(path: AnyPath, network: DeepBeliefNetwork, index: int | None = N
     damaged or of another network.
     """
     rbm = network.rbms[-1 if index is None else index]
-    header = _header_with_chains_of(path, network, rbm)
+    header, _ = _with_chains_of(path, network, rbm)
     if header is None:
         return None
-    n_all = header.tensors["chains"][1][1]
+    n_all = metadata.n_chains(header)
     states = np.zeros((len(rbm.hidden_ids), n_all), network.dtype)
     shape = network.spec.layers[rbm.index + 1], n_all
     block = TensorBlock("chains", shape, states, rbm.hidden_ids, np.arange(n_all))
@@ -66,11 +64,10 @@ def read_ladder(path: AnyPath, network: DeepBeliefNetwork) -> tuple[Parameters, 
     ``read_states`` does.
     """
     top = network.rbms[-1]
-    header = _header_with_chains_of(path, network, top)
-    tempering = {} if header is None else json.loads(header.metadata["training"]).get("tempering", {})
-    if header is None or not tempering.get("kept"):
+    header, training = _with_chains_of(path, network, top)
+    if header is None or training.tempering is None or not training.tempering["kept"]:
         return ()
-    kept = tuple(top.parameters.like() for _ in range(tempering["kept"]))
+    kept = tuple(top.parameters.like() for _ in range(training.tempering["kept"]))
     part = network.parts()[top.index]
     blocks = [
         block
@@ -90,9 +87,17 @@ def level_name(level: int, rbm: RBM) -> str:
     return f"ladder.{level}.{rbm.name}"
 
 
-def _header_with_chains_of(path: AnyPath, network: DeepBeliefNetwork, rbm: RBM) -> Header | None:
-    header = files.read_header(os.fsdecode(path), network.grid.comm)
-    position = read_position(header)
-    if position is None or "chains" not in header.tensors:
-        return None
-    return header if position.rbm_of_chains(len(network.rbms)) == rbm.index else None
+def _with_chains_of(path: AnyPath, network: DeepBeliefNetwork, rbm: RBM) -> tuple[Header | None, Training]:
+    """The header of a file, None where it has no chains of ``rbm``, and where training stood.  Collective.
+
+    Raises CheckpointError, on every rank, where the file is damaged or of another network.
+    """
+    name = os.fsdecode(path)
+    header = files.read_header(name, network.grid.comm)
+    spec = metadata.spec_of(name, header)
+    if (spec.layers, spec.dtype) != (network.spec.layers, network.spec.dtype):
+        layers = "-".join(map(str, spec.layers))
+        raise CheckpointError(f"{name} is of a network of {layers} in {spec.dtype}; {files.OTHER}")
+    training = metadata.training_of(name, header, spec)
+    of_it = training.position.rbm_of_chains(len(network.rbms)) == rbm.index
+    return header if of_it and "chains" in header.tensors else None, training

@@ -21,6 +21,7 @@ from modelpar.checkpoint.local_file import LocalFile, together
 from modelpar.comm.status import Status
 from modelpar.errors import CheckpointError
 from modelpar.files.outputs import Output
+from modelpar.files.regular import check_regular
 from modelpar.values.forms import AnyPath
 
 __all__ = ["Header", "TensorBlock", "read_header", "read_into", "write"]
@@ -109,9 +110,11 @@ def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
             if os.path.isdir(name):
                 raise CheckpointError(f"{name} is a directory; name the checkpoint file in it")
             try:
-                os.stat(name)  # the operating system's words are clearer than MPI's
+                check_regular(name)  # the operating system's words are clearer than MPI's, which waits for pipes
             except FileNotFoundError:
                 raise CheckpointError(f"{name} does not exist; name a checkpoint, or a run directory") from None
+            except OSError as error:
+                raise CheckpointError(f"{name} cannot be read: {error.strerror}") from None
             with LocalFile(name, MPI.MODE_RDONLY) as file:
                 size = file.size()
                 length = header_length(name, file.read_bytes(0, min(8, size)), size)

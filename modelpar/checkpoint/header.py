@@ -4,6 +4,7 @@ A safetensors file is the length of the header (8 bytes, little-endian), the hea
 tensors' bytes in C order without gaps.  A modelpar checkpoint is one of these with every choice fixed: metadata keys
 sorted, tensors by decreasing element size and then by name (so that each is aligned to its elements), the data at a
 multiple of 64 bytes.
+Of a file that is read all of this is checked before any of it is used.
 Added to the metadata: ``checksum.NAME`` for each tensor and ``header_checksum`` for the header itself, 16 hexadecimal
 digits each; the latter is that of the header's bytes (type uint8, padding included) with its own digits written as 0.
 """
@@ -11,6 +12,8 @@ digits each; the latter is that of the header's bytes (type uint8, padding inclu
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +24,13 @@ from modelpar.errors import CheckpointError
 
 EARLIER = "take an earlier checkpoint"
 ALIGNMENT = 64
-MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+MAX_HEADER = 1 << 24  # bytes: a network of a thousand layers in the midst of training has a third of it
+MAX_DIMENSIONS = 2  # of a tensor
 CHECKSUM = "checksum."
 HEADER_CHECKSUM = "header_checksum"
 _MARKER = f'"{HEADER_CHECKSUM}":"'.encode()  # a quote inside a JSON string is escaped, so this occurs only as the key
 _BLANK = b"0" * 16
+_DIGITS = re.compile("[0-9a-f]{16}")
 _CODES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
@@ -110,21 +115,37 @@ def decode(path: str, text: bytes, file_size: int) -> Header:
     blanked = before + marker + _BLANK + rest[len(_BLANK) :]
     if f"{checksum(np.frombuffer(blanked, np.uint8)):016x}" != given.pop(HEADER_CHECKSUM):
         raise CheckpointError(f"{path} is damaged: its header does not match its checksum; {EARLIER}")
+    at = 8 + len(text)
+    sums: dict[str, int] = {}
+    tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]] = {}
     try:
-        sums = {name: int(given.pop(CHECKSUM + name), 16) for name in entries}
-        tensors, at = {}, 8 + len(text)
+        _expect(at % ALIGNMENT == 0 and all(isinstance(value, str) for value in given.values()))
         for name, entry in entries.items():
-            dtype, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
-            stop = at + int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if [at - 8 - len(text), stop - 8 - len(text)] != entry["data_offsets"]:
-                raise ValueError(name)
-            tensors[name], at = (dtype, shape, at, stop), stop
+            digits = given.pop(CHECKSUM + name)
+            _expect(_DIGITS.fullmatch(digits) is not None)
+            dtype, shape = _TYPES[entry["dtype"]], entry["shape"]
+            _expect(_are_sizes(shape) and len(shape) <= MAX_DIMENSIONS and _are_sizes(entry["data_offsets"]))
+            stop = at + math.prod(shape) * dtype.itemsize
+            _expect(entry["data_offsets"] == [at - 8 - len(text), stop - 8 - len(text)])
+            sums[name], tensors[name], at = int(digits, 16), (dtype, tuple(shape), at, stop), stop
+        stored = [(name, dtype, shape) for name, (dtype, shape, _, _) in tensors.items()]
+        _expect(stored == in_file_order(stored))  # so each is aligned to its elements
     except (KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path} has a header that modelpar does not write; name another checkpoint") from None
     if file_size != at:
         state = "truncated" if file_size < at else "followed by foreign bytes"
         raise CheckpointError(f"{path} is {state}: it has {file_size} bytes instead of {at}; {EARLIER}")
     return Header(path, given, tensors, sums)
+
+
+def _expect(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _are_sizes(values: Any) -> bool:
+    """Whether they are a list of integers from 0 up, of 63 bits: numbers that only equal such, as 2.0, are not."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 
 def _parse(path: str, text: bytes) -> dict[str, dict[str, Any]]:

@@ -31,8 +31,8 @@ from modelpar.errors import (
     StoppedError,
     described,
     n_ranks_that_raise,
+    one_line,
 )
-from modelpar.files.paths import in_one_line
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -123,7 +123,7 @@ def _warnings_in_one_line(comm: MPI.Comm) -> Iterator[None]:
 def _message(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); use more ranks, fewer units or a smaller --batch-size"
-    return " ".join(line.strip() for line in described(error).splitlines())  # spaces in names stay
+    return described(error)
 
 
 def _end_together(comm: MPI.Comm, error: BaseException, message: str, status: int, kind: str = "error") -> int:
@@ -138,7 +138,7 @@ def _end_together(comm: MPI.Comm, error: BaseException, message: str, status: in
         if comm.rank == 0 and message:
             _print_error(message, kind)
         return status
-    _end_alone(comm, f"modelpar: error: {in_one_line(f'rank {comm.rank} of {comm.size}: {message}')}\n", status)
+    _end_alone(comm, f"modelpar: error: {one_line(f'rank {comm.rank} of {comm.size}: {message}')}\n", status)
 
 
 def _exit_together(comm: MPI.Comm, error: SystemExit) -> int:
@@ -162,7 +162,7 @@ def _end_alone(comm: MPI.Comm, text: str, status: int) -> NoReturn:
 
 def _print_error(message: str, kind: str = "error") -> None:
     with contextlib.suppress(OSError):
-        print(f"modelpar: {kind}: {in_one_line(message)}", file=sys.stderr, flush=True)
+        print(f"modelpar: {kind}: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _abort(comm: MPI.Comm) -> NoReturn:

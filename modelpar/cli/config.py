@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -16,12 +17,18 @@ from modelpar.cli.options import SPECS, GridSpec, RunSpec, Tables, located, pars
 from modelpar.cli.recorded_paths import same_file
 from modelpar.errors import SpecError, together
 from modelpar.files.paths import from_printable, printable
+from modelpar.files.regular import read_bounded
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, Spec, SyncSpec, TrainingSpec
+from modelpar.values.plain import shown
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 SpecClass = TypeVar("SpecClass", bound=Spec)
+
+MOST_BYTES = 1 << 18  # of a configuration
+MOST_DOTS = 16  # between keys, in a line of it: the time that they take grows with the square of their number
+_TEXTS_AND_COMMENT = re.compile(r"""(?:"(?:[^"\\]|\\.)*"?|'[^']*'?|#.*)""")  # closed or not, so it is searched once
 
 TRAJECTORY = "trajectory"  # the folder of a run directory for models from the course of its training
 
@@ -33,14 +40,15 @@ EXACT_DATA = {"binarise": "stochastic"}
 def read_config(comm: MPI.Comm, path: str | Path) -> Tables:
     """The tables of a TOML file; rank 0 reads.  Collective.
 
-    Raises SpecError, the same on every rank, where the file cannot be read, or has an unknown table or key, or a value
-    of a wrong type.
+    Raises SpecError, the same on every rank, where the file cannot be read, is no regular file or a large one, or has
+    an unknown table or key, or a value of a wrong type.
     """
     text = None
     with together(comm):
         if comm.rank == 0:
             try:
-                text = Path(path).read_text(encoding="utf-8-sig")
+                text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")
+                text = text.replace("\r\n", "\n").replace("\r", "\n")
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
                 raise SpecError(f"the configuration {path} cannot be read: {why}") from None
@@ -49,17 +57,14 @@ def read_config(comm: MPI.Comm, path: str | Path) -> Tables:
 
 def parse_config(text: str, name: str) -> Tables:
     """Checked tables from the text of a TOML file called ``name``.  Raises SpecError."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{name} is not valid TOML: {error}") from None
+    tables = parse_toml(text, name)
     checked: Tables = {}
     for table, values in tables.items():
         if table not in SPECS:
             kind = "table" if isinstance(values, dict) else "key outside any table:"
             raise SpecError(f"{name} has an unknown {kind} {table}{_nearest(table, SPECS)}")
         if not isinstance(values, dict):
-            raise SpecError(f"{name}: {table} must be a table, [{table}], but is {values!r}")
+            raise SpecError(f"{name}: {table} must be a table, [{table}], but is {shown(values)}")
         hints = {f.name: get_type_hints(SPECS[table])[f.name] for f in fields(SPECS[table])}  # type: ignore[arg-type]
         kinds = {f.name: f.metadata.get("path") for f in fields(SPECS[table])}  # type: ignore[arg-type]
         for key, value in values.items():
@@ -68,6 +73,19 @@ def parse_config(text: str, name: str) -> Tables:
             typed = _typed(value, hints[key], f"{name}: [{table}] {key}")
             checked.setdefault(table, {})[key] = from_printable(typed) if kinds[key] else typed
     return checked
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """The tables of the text of a TOML file called ``name``.  Raises SpecError."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MOST_DOTS and (dots := _TEXTS_AND_COMMENT.sub("", line).count(".")) > MOST_DOTS:
+            raise SpecError(f"{name}: line {number} has keys of {dots} dots; options are in tables, as [training]")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise SpecError(f"{name} nests its values too deeply; options have no more than lists of numbers") from None
+    except ValueError as error:  # TOMLDecodeError, and of integers of thousands of digits an error of Python
+        raise SpecError(f"{name} is not valid TOML: {error}") from None
 
 
 def _nearest(word: str, known: Mapping[str, Any], table: str = "") -> str:
@@ -90,14 +108,16 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                 raise SpecError(f"{where}: {error}") from None
         if isinstance(value, list) and all(type(units) is int for units in value):
             return tuple(value)
-        raise SpecError(f"{where} is {value!r}, but must be a list of integers or a text such as '784-500'")
+        raise SpecError(f"{where} is {shown(value)}, but must be a list of integers or a text such as '784-500'")
     accepted, words = {
         bool: ((bool,), "true or false"), bool | None: ((bool,), "true or false"),
         int: ((int,), "an integer"), int | None: ((int,), "an integer"),
         float: ((int, float), "a number"), float | None: ((int, float), "a number"),
     }.get(hint, ((str,), "a text"))  # fmt: skip
     if type(value) not in accepted:
-        raise SpecError(f"{where} is {value!r}, but must be {words}")
+        raise SpecError(f"{where} is {shown(value)}, but must be {words}")
+    if type(value) is int and value.bit_length() > 63:
+        raise SpecError(f"{where} is an integer of {value.bit_length()} bits, but at most 63 are possible")
     return float(value) if float in accepted else value
 
 

@@ -6,7 +6,6 @@ Rank 0 reads and compares, in chunks; all ranks get its report, and end with the
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,12 +20,14 @@ from rich.table import Table
 from modelpar.checkpoint import files
 from modelpar.checkpoint.checksum import MODULUS, bits, checksum
 from modelpar.checkpoint.header import Header
-from modelpar.cli.config import TRAJECTORY
+from modelpar.cli.config import MOST_BYTES, TRAJECTORY, parse_toml
 from modelpar.cli.run_directory import CONFIG
 from modelpar.cli.terminal import make_console
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.paths import in_one_line
+from modelpar.files.regular import read_bounded
 from modelpar.training import digests
+from modelpar.values.plain import shown as shown_value
 
 TABLES = (
     "network",
@@ -163,12 +164,15 @@ def _compare_configurations(pair: tuple[Path, Path], report: Report) -> dict[str
     both = []
     for path in pair:
         try:
-            tables = tomllib.loads((path / CONFIG).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError):
+            tables = parse_toml(read_bounded(path / CONFIG, MOST_BYTES).decode("utf-8-sig"), str(path / CONFIG))
+        except (OSError, ValueError, SpecError):
             report.notes.append(f"{path / CONFIG} cannot be read, so the configurations are not compared")
             return {}
         chosen = {name: tables.get(name, {}) for name in TABLES}
-        both.append({f"{name}.{key}": value for name, table in chosen.items() for key, value in dict(table).items()})
+        if not all(isinstance(table, dict) for table in chosen.values()):
+            report.notes.append(f"{path / CONFIG} is not that of a run, so the configurations are not compared")
+            return {}
+        both.append({f"{name}.{key}": _plain(value) for name, table in chosen.items() for key, value in table.items()})
     keys = dict.fromkeys([*both[0], *both[1]])
     return {key: [each.get(key) for each in both] for key in keys if both[0].get(key) != both[1].get(key)}
 
@@ -323,6 +327,15 @@ def _count(tensors: list[TensorDifference]) -> str:
 
 def _size(largest: float | None) -> str:
     return "not finite" if largest is None else f"{largest:.2g}"
+
+
+def _plain(value: Any) -> Any:
+    """A value that an option may have, as it is; of any other that TOML has, as a date, what a message shows."""
+    if isinstance(value, bool | float | str) or (type(value) is int and value.bit_length() < 64):
+        return value
+    if isinstance(value, list) and all(type(number) is int and number.bit_length() < 64 for number in value):
+        return value
+    return shown_value(value)
 
 
 def _value(value: Any) -> str:

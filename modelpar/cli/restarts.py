@@ -11,6 +11,9 @@ from mpi4py import MPI
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.run_directory import RESTARTS, SUMMARY
 from modelpar.errors import ModelparError, SpecError, together
+from modelpar.files.regular import read_bounded
+
+MOST_BYTES, MOST_DIGITS = 1 << 10, 9  # of the file, and of the number in it
 
 
 @contextmanager
@@ -50,12 +53,15 @@ def counted_restart(comm: MPI.Comm, run_dir: str | Path | None, limit: int | Non
 
 
 def restarts(run_dir: Path) -> int:
-    """How many times a run was resumed.  Not collective.  Raises SpecError where the file does not have a number."""
+    """How many times a run was resumed.  Not collective.
+
+    Raises SpecError where the file does not have a number, OSError where it cannot be read.
+    """
     path = run_dir / RESTARTS
     if not path.exists():
         return 0
-    text = path.read_text(encoding="utf-8-sig", errors="replace").strip()
-    if not text.isdecimal():
+    text = read_bounded(path, MOST_BYTES).decode("utf-8-sig", errors="replace").strip()
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
         raise SpecError(f"{path} should hold an integer, but holds {text[:20]!r}; remove it to count from 0")
     return int(text)
 

@@ -37,7 +37,7 @@ from modelpar.cli.atomic_file import atomic_write, naming
 from modelpar.cli.config import TRAJECTORY
 from modelpar.cli.config_file import complete
 from modelpar.cli.run_lock import RunLock, unwritable
-from modelpar.cli.run_records import is_before, parsed, to_append
+from modelpar.cli.run_records import is_before, records_of, to_append
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files import partials
 from modelpar.files.outputs import Output, make_folder, sync_folder
@@ -237,8 +237,8 @@ class RunDirectory:
         """The records that were written so far; no file is changed.  Raises ModelparError on every rank."""
         records: list[dict[str, Any]] = []
         with together(self.comm):
-            if self.comm.rank == 0 and (self.path / METRICS).exists():
-                records, _ = parsed((self.path / METRICS).read_bytes().splitlines())
+            if self.comm.rank == 0:
+                records, _ = records_of(self.path / METRICS)
         return self.comm.bcast(records)  # type: ignore[no-any-return]
 
     def open_metrics(self, position: Position, n_steps: int) -> list[dict[str, Any]]:
@@ -253,8 +253,7 @@ class RunDirectory:
         path = self.path / METRICS
         with together(self.comm):
             if self.comm.rank == 0:
-                old = path.read_bytes().splitlines() if path.is_file() else []
-                records, self.n_damaged = parsed(old)
+                records, self.n_damaged = records_of(path)
                 kept = [line for line in records if is_before(line, position, n_steps)]
                 with atomic_write(path, follow=False, sources=self.private) as partial:
                     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modelpar.records import STAGES, recorded_layer
+from modelpar.errors import OutOfMemoryError
+from modelpar.files.regular import open_regular
+from modelpar.machine.memory import check_room
+from modelpar.records import NO_LAYER, STAGES, recorded_layer
+from modelpar.spec import MOST_LAYERS
+from modelpar.training import digests
 from modelpar.training.state import Position
+
+MEMORY_OF_RECORDS = 8  # bytes that a byte of metrics.jsonl takes as Python's objects, about
 
 
 def to_append(path: Path) -> BinaryIO:
@@ -18,9 +24,14 @@ def to_append(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "ab", buffering=0)
 
 
-def parsed(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
-    """Parsed lines, and how many are not records; the last is not counted: a killed run may have left it incomplete."""
-    records = [_record(line) for line in lines]
+def records_of(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of a file, none where it is missing, and how many lines are no records; the last is not counted: a
+    killed run may have left it incomplete.  Raises OSError and OutOfMemoryError."""
+    if not path.exists():
+        return [], 0
+    check_room(MEMORY_OF_RECORDS * path.stat().st_size, str(path), OutOfMemoryError)
+    with open_regular(path) as file:
+        records = [_record(line) for line in digests.lines_of(file)]
     return [record for record in records if record is not None], records[:-1].count(None)
 
 
@@ -32,8 +43,13 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.get("stage") not in STAGES:
         return None
     integers = all(type(record.get(name)) is int for name in ("layer", "epoch", "step"))
-    numbers = all(type(value) in (int, float) for name, value in record.items() if name not in ("kind", "stage"))
-    return record if integers and numbers and record.get("kind") in ("step", "epoch") and "seconds" in record else None
+    if not integers or not NO_LAYER <= record["layer"] <= MOST_LAYERS:
+        return None
+    numbers = all(
+        type(value) is float or (type(value) is int and abs(value) < digests.MOST)
+        for name, value in record.items() if name not in ("kind", "stage")
+    )  # fmt: skip
+    return record if numbers and record.get("kind") in ("step", "epoch") and "seconds" in record else None
 
 
 def is_before(line: dict[str, Any], position: Position, n_steps: int) -> bool:

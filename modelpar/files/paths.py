@@ -10,7 +10,8 @@ import os
 import re
 from pathlib import Path
 
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+from modelpar.errors import escaped
+
 _ODD = re.compile(r"\\x([89a-f][0-9a-f])")  # an invalid byte, as ``printable`` shows it
 
 
@@ -43,8 +44,8 @@ def from_printable(text: str) -> str:
 
 
 def in_one_line(text: str) -> str:
-    r"""The text with ``\n`` for line ends and escapes for other characters that a terminal does not show."""
-    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    r"""The text with ``\n`` for line ends and escapes for other characters that a terminal does not show, uncut."""
+    return escaped(text)
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from modelpar.model.backprop import softmax
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
-from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.spec import MOST_LAYERS, FineTuneSpec, NetworkSpec, TrainingSpec
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.values import plain
@@ -229,7 +229,7 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
 
     def _spec(self, n_features: int, seed: int) -> NetworkSpec:
         number = plain.integer(self.hidden_layer_sizes)
-        sizes = [number] if number is not None else plain.elements(self.hidden_layer_sizes)
+        sizes = [number] if number is not None else plain.elements(self.hidden_layer_sizes, MOST_LAYERS)
         if not sizes:
             raise SpecError(
                 f"hidden_layer_sizes is {plain.shown(self.hidden_layer_sizes)}, but must be an integer, or several"

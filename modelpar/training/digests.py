@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modelpar.files.regular import open_regular
 from modelpar.records import STAGES
 
 NAME = "digests.jsonl"  # in a run directory
+MOST_BYTES = 1 << 20  # of a line; a longer one is damaged, and passed over piece by piece
+MOST = 1 << 62  # of layers, epochs and steps
 _HEX = re.compile("[0-9a-f]{16}")
 
 
@@ -54,11 +57,13 @@ class UpdateDigests:
             return None
         if not isinstance(entry, dict) or entry.get("stage") not in STAGES[:-1]:
             return None
-        layer, epoch, step, digests = (entry.get(name) for name in ("layer", "epoch", "step", "digests"))
-        if type(layer) is not int or type(epoch) is not int or type(step) is not int or not isinstance(digests, dict):
+        numbers: list[Any] = [entry.get(name) for name in ("layer", "epoch", "step")]
+        digests = entry.get("digests")
+        if not all(type(number) is int and abs(number) < MOST for number in numbers) or not isinstance(digests, dict):
             return None
         if not all(isinstance(value, str) and _HEX.fullmatch(value) for value in digests.values()):
             return None
+        layer, epoch, step = numbers
         return cls(entry["stage"], layer, epoch, step, {name: int(value, 16) for name, value in digests.items()})
 
 
@@ -76,12 +81,12 @@ def read(path: str | Path) -> tuple[list[UpdateDigests], int]:
     """The updates of a file in their order, and how many lines in between could not be read.
 
     A last line that was cut off is left out.  Where a run went back to a checkpoint, what it did again counts,
-    whether it has taken the old lines away or not.  Raises OSError where there is no such file.
+    whether it has taken the old lines away or not.  Raises OSError where there is no such regular file.
     """
     kept: list[UpdateDigests] = []
     n_damaged, is_last_damaged = 0, False
-    with open(path, "rb") as file:
-        for line in file:
+    with open_regular(path) as file:
+        for line in lines_of(file):
             update = UpdateDigests.from_line(line)
             is_last_damaged = update is None
             if update is None:
@@ -91,6 +96,12 @@ def read(path: str | Path) -> tuple[list[UpdateDigests], int]:
                 kept.pop()
             kept.append(update)
     return kept, n_damaged - is_last_damaged
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; pieces of ``MOST_BYTES`` of one that is longer, which are no JSON."""
+    while line := file.readline(MOST_BYTES):
+        yield line
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from modelpar.errors import ModelparError, SpecError
@@ -85,7 +86,7 @@ def check_bounds(
     for kind, bound in bounds.items():
         words, compare = BOUNDS[kind]
         if not compare(number, bound):
-            raise error(f"{name} is {given}, but must be {words} {bound:g}")
+            raise error(f"{name} is {shown(given)}, but must be {words} {bound:g}")
 
 
 def truth(name: str, value: Any, *, error: type[ModelparError] = SpecError) -> bool:
@@ -106,19 +107,23 @@ def text(name: str, value: Any, *, error: type[ModelparError] = SpecError) -> st
     return str(value)
 
 
-def elements(value: Any) -> list[Any] | None:
-    """The elements of a list, a tuple, a range or an array of one dimension; None for anything else."""
+def elements(value: Any, most: int | None = None) -> list[Any] | None:
+    """The elements, or the first ``most``, of a list, a tuple, a range or an array of one dimension; None for anything
+    else."""
     if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
         return None
-    return list(value)
+    return list(islice(value, most))
 
 
 def shown(value: Any) -> str:
     """A value as messages show it, on one line: numbers as Python writes them, whatever their type."""
-    number = real(value)
-    if number is not None:
-        return str(integer(value) if integer(value) is not None else number)
-    if is_truth(value):
-        return str(bool(value))
-    text = " ".join(repr(value).split())
+    try:
+        number = real(value)
+        if number is not None:
+            return str(integer(value) if integer(value) is not None else number)
+        if is_truth(value):
+            return str(bool(value))
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes, or a nest of great depth
+        return f"a {type(value).__name__} too large to show"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -29,6 +29,7 @@ import llvmlite.binding  # type: ignore[import-untyped]
 import numpy as np
 
 from modelpar.errors import SpecError
+from modelpar.files.regular import read_bounded
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.subset_sums import HAS_LOOKUP
 from modelpar.kernels.llvm.tiles import allowed
@@ -39,6 +40,7 @@ from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.machine.caches import first_writable, kept_folders
 
 VARIABLE = "MODELPAR_KERNELS"
+MOST_BYTES = 1 << 20  # of a file of rates
 VERSION = 6  # of the kernels' speed: a change makes old calibrations invalid
 
 _SIZE = (784, 1024)  # incoming and outgoing units of the calibration's products
@@ -188,7 +190,7 @@ def use(measured: Calibration | None) -> None:
 def load() -> bool:
     """Use the calibration that is kept for this machine and number of threads; return False where there is none."""
     try:
-        fields = json.loads(calibration_file().read_text(encoding="utf-8-sig"))
+        fields = json.loads(read_bounded(calibration_file(), MOST_BYTES).decode("utf-8-sig"))
         rates = {name: Rate(**values) for name, values in fields["rates"].items()}
         needed = {f"{kernel}.{direction}" for kernel in usual() for direction in ("up", "down")}
         if needed <= set(rates) and all(r.weight >= 0 and r.sample > 0 for r in rates.values()):
