@@ -336,5 +336,25 @@ def info(comm: MPI.Comm, config: str | None, as_json: bool, **values: Any) -> No
     show(comm, placement, environment, as_json=as_json)
 
 
+@modelpar.command(cls=GroupedCommand)
+@click.option("--minutes", type=click.FloatRange(0), required=True, metavar="M",
+              help="how long: no round begins later, and one is always played")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, metavar="N",
+              help="of the moments, grids and settings")  # fmt: skip
+@JSON
+@click.pass_obj
+def soak(comm: MPI.Comm, minutes: float, seed: int, as_json: bool) -> None:
+    """Train, kill, resume at other grids, and compare with the uninterrupted run, over and over.
+
+    Small exact trainings on digits; the whole job is killed at random moments, and resumed at other grids, layouts and
+    settings of MPI. In between, this process opens, trains, saves, loads and closes. The exit status is 0 where every
+    run ended in the same bytes and nothing was left or has grown, and 1 where not.
+    """
+    prepare(comm, 1)
+    from modelpar.cli.soak import soak as work
+
+    sys.exit(work(comm, minutes=minutes, seed=seed, as_json=as_json))
+
+
 for command in (bench, sample, reconstruct):
     modelpar.add_command(command)
