@@ -98,7 +98,7 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
 
 def load(
     path: AnyPath, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True, halo: str = "auto",
-    last: bool = False,
+    last: bool = False, verify: bool = True,
 ) -> DeepBeliefNetwork:  # fmt: skip
     """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
 
@@ -108,12 +108,13 @@ def load(
                whose training averages its parameters, it takes the average
     last       the parameters after the last update, of an RBM whose training averages them, and whether or not it has
                ended; of a stack, those below it stay what it was trained on
+    verify     False takes the tensors as they are, whether they match their checksums or not
 
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind, or for
     ``last`` without an average, DisagreementError where ranks bring different arguments.
     """
     path = os.fsdecode(path)
-    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last)
+    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last, verify=verify)
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
     stored = structure.read(path, header, spec, grid.comm)
@@ -129,7 +130,7 @@ def load(
     if last and not run.last and not run.average:
         raise CheckpointError(f"{path} has no average of parameters, so that its own are the last; leave --last out")
     kept = () if tempered is None else _room_for_kept(network, run, tempered)
-    files.read_into(path, grid, header, tensors(network, chains, kept), subset=not to_train)
+    files.read_into(path, grid, header, tensors(network, chains, kept), subset=not to_train, verify=verify)
     if last:
         run.take_back_last(network)
     elif not to_train:
