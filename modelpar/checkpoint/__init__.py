@@ -107,7 +107,7 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
 
 def load(
     path: AnyPath, grid: Grid, layout: NetworkLayout | None = None, *, to_train: bool = True, halo: str = "auto",
-    last: bool = False, healthy: bool = False,
+    last: bool = False, healthy: bool = False, verify: bool = True,
 ) -> DeepBeliefNetwork:  # fmt: skip
     """The network of a checkpoint, on any grid, with any owners and layouts; each rank reads only what it owns.
 
@@ -118,6 +118,7 @@ def load(
     last       the parameters after the last update, of an RBM whose training averages them, and whether or not it has
                ended; of a stack, those below it stay what it was trained on
     healthy    whether the network must be healthy: to go on from
+    verify     False takes the tensors as they are, whether they match their checksums and are finite or not
 
     Warns of a network that is not healthy.
     Collective.  Raises CheckpointError on every rank where the file is missing, damaged or not of this kind, has values
@@ -125,7 +126,10 @@ def load(
     that is free, DisagreementError where ranks bring different arguments.
     """
     path = os.fsdecode(path)
-    agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last, healthy=healthy)
+    agree(
+        grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last, healthy=healthy,
+        verify=verify,
+    )  # fmt: skip
     header = files.read_header(path, grid.comm)
     verdict = Verdict.recorded(header.metadata)
     if healthy and verdict is not None:
@@ -144,8 +148,9 @@ def load(
         raise CheckpointError(f"{path} has no average of parameters, so that its own are the last; leave --last out")
     kept = () if tempered is None else _room_for_kept(network, run, tempered)
     blocks = tensors(network, chains, kept)
-    files.read_into(path, grid, header, blocks, subset=not to_train)
-    _check_finite(path, blocks, grid)
+    files.read_into(path, grid, header, blocks, subset=not to_train, verify=verify)
+    if verify:
+        _check_finite(path, blocks, grid)
     if last:
         run.take_back_last(network)
     elif not to_train:

@@ -61,6 +61,8 @@ def train(
         raise click.UsageError("--resume and --overwrite exclude each other: one keeps the run, the other replaces it")
     if max_restarts is not None and not resume:
         raise click.UsageError("--max-restarts counts how often a run is resumed; give --resume with it")
+    if values["run__verify"] is False and not resume:
+        raise click.UsageError("--no-verify is for the checkpoint of a run that is resumed; give --resume with it")
     if accept_other_data and not resume:
         raise click.UsageError("--accept-other-data is for a run that is resumed; give --resume with it")
     mine = given(values)
@@ -76,7 +78,7 @@ def train(
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
+@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
 @JSON
@@ -92,7 +94,7 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
+@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
 @click.option("--method", type=click.Choice(["auto", "exact", "ais", "reverse-ais", "trajectory"]), default="auto",
@@ -126,7 +128,7 @@ def score(
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "network.layout", without=("grid.servers",))
+@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
 @click.option("--chains", type=click.IntRange(2), default=500, show_default=True, metavar="N",
@@ -161,7 +163,7 @@ def diagnose(
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @click.argument("out", type=PATH, metavar="OUT")
-@spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
+@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
 @click.option("--to-rbms", is_flag=True, help="write a file of the package rbms, as the ending .h5 does")
 @click.option("--rbm", type=click.IntRange(0), default=None, metavar="I",
               help="for rbms: which RBM of a stack, from 0")  # fmt: skip
@@ -282,7 +284,7 @@ def compare(comm: MPI.Comm, **values: Any) -> None:
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @click.argument("out", type=PATH, metavar="OUT_RUN_DIR")
-@spec_options("grid", "run.threads", "network.layout", without=("grid.servers",))
+@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
 @click.option(
     "--keep", type=float, required=True, metavar="X", help="fraction of each RBM's weights to keep, the largest"
 )
@@ -318,6 +320,23 @@ def diff(comm: MPI.Comm, run_a: str, run_b: str, as_json: bool) -> None:
     from modelpar.cli.diff import diff as work
 
     sys.exit(work(comm, run_a, run_b, as_json=as_json))
+
+
+@modelpar.command(cls=GroupedCommand)
+@click.argument("path", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
+@JSON
+@click.pass_obj
+def verify(comm: MPI.Comm, path: str, as_json: bool) -> None:
+    """Whether a checkpoint, or all files of a run, are whole and healthy; one rank is enough.
+
+    Checks checksums, structure, values, versions, and what a training has noted of the health of its network. The exit
+    status is 0 where all is whole and healthy, 1 where something is damaged or unhealthy, and 2 where it cannot be
+    read.
+    """
+    prepare(comm, 1)
+    from modelpar.cli.verify import verify as work
+
+    sys.exit(work(comm, path, as_json=as_json))
 
 
 @modelpar.command(cls=GroupedCommand)

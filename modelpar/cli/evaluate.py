@@ -116,7 +116,7 @@ def sample(
             chains = _chains_to_start_at(network, path, count) if start == "chains" else None
             v = network.fantasies(count, steps, first_draw=seed << 32, start=chains)
         else:
-            levels = _ladder(network, where, path, method, n_temperatures, count * steps)
+            levels = _ladder(network, where, path, method, n_temperatures, count * steps, settings.run.verify)
             v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=seed << 32)
         fantasies = network.whole_visible(in_data_units(network, v))
         write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network), sources=(path,))
@@ -144,10 +144,11 @@ def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> P
 
 
 def _ladder(
-    network: DeepBeliefNetwork, where: str, path: Path, method: str, n_temperatures: int, n_draws: int
+    network: DeepBeliefNetwork, where: str, path: Path, method: str, n_temperatures: int, n_draws: int, verify: bool
 ) -> list[Level]:
     """The levels that a network is sampled through: of ``ptt`` those of its training, else models of its trajectory.
 
+    verify   as for ``load``
     Collective.  Raises, on every rank, SpecError where draws run out, CheckpointError without models.
     """
     if n_draws > 2**32:
@@ -161,7 +162,9 @@ def _ladder(
     if kept := checkpoint.read_ladder(path, network):
         return ladder_of_kept(top, kept)
     models = models_before(where, path, network)
-    opened = (checkpoint.load(model.path, network.grid, network.layout, to_train=False) for model in models)
+    opened = (
+        checkpoint.load(model.path, network.grid, network.layout, to_train=False, verify=verify) for model in models
+    )
     return ladder_of_models(top, (top.with_parameters(other.rbms[top.index].parameters) for other in opened))
 
 
@@ -248,7 +251,9 @@ def open_network(path: Path, grid: Grid, settings: Settings, *, last: bool = Fal
             spec, grid.n_shards, grid.comm, partitioner=asked.partitioner, file=asked.partition,
             connections=connections or [None] * (len(spec.layers) - 1),
         )  # fmt: skip
-    return checkpoint.load(path, grid, resolve(spec, grid, owners), to_train=False, last=last)
+    return checkpoint.load(
+        path, grid, resolve(spec, grid, owners), to_train=False, last=last, verify=settings.run.verify
+    )
 
 
 def open_split(

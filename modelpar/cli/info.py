@@ -50,6 +50,7 @@ ENVIRONMENT = (
     # of the launcher: the number of this rank, ranks of the node, whether a lost rank is tolerated, its own socket
     "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID",
     "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE", "OMPI_MCA_mpi_ft_enable", "PMI_FD",
+    "SLURM_JOB_ID", "SLURM_RESTART_COUNT",  # whose lock a run directory has
     # handed to the peers of bench cd1, or taken away from them
     "PYTHONPATH", "GLOO_SOCKET_IFNAME", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME",
 )  # fmt: skip

@@ -64,6 +64,7 @@ class RunSpec(Spec):
     pretrain_only: bool = option(False, "leave out fine-tuning")
     checkpoint_every: int = option(0, "updates between checkpoints; 0 for one after each RBM and stage", at_least=0)
     keep: int = option(3, "checkpoints to keep; older ones are removed", at_least=1)
+    verify: bool = option(True, "refuse a checkpoint whose values are damaged, or not finite, when it is opened")
     keep_trajectory: bool = option(
         False, "keep models from the course of pre-training, about 8 while the updates grow tenfold, in trajectory/"
     )

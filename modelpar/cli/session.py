@@ -224,7 +224,10 @@ class Session:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
                 differs = self._differs(spec) or self._other_connections(path, spec)
                 if not differs:
-                    network = checkpoint.load(path, self.grid, self.layout, halo=self.spec.halo, healthy=True)
+                    network = checkpoint.load(
+                        path, self.grid, self.layout, halo=self.spec.halo, healthy=True,
+                        verify=self.settings.run.verify,
+                    )  # fmt: skip
             except CheckpointError as error:
                 newest = newest or error
                 self.progress.say(f"warning: {error}; going back to the checkpoint before")

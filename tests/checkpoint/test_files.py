@@ -23,6 +23,7 @@ from modelpar.checkpoint import blocks as blocks_module
 from modelpar.checkpoint.files import TensorBlock, read_header, read_into, write
 from modelpar.comm.grid import Grid
 from modelpar.errors import CheckpointError
+from modelpar.files.partials import partial_path
 from modelpar.ownership.layout import UnitLayout
 
 pytestmark = pytest.mark.ranks
@@ -367,7 +368,8 @@ def test_one_rank_cannot_write(rank, folder, comm, make_grid, agree):
 def test_what_a_killed_run_left_is_replaced(folder, comm, make_grid, agree):
     grid, path = make_grid(SIZE), folder / "model.safetensors"
     if comm.rank == 0:
-        (folder / "model.safetensors.partial").write_bytes(b"x" * 100_000)
+        left = partial_path(path).name.replace(f"-{os.getpid():x}-", "-0-")  # of a process that there is not
+        (folder / left).write_bytes(b"x" * 100_000)
         path.write_bytes(b"y" * 200_000)
     comm.barrier()
     write(path, grid, blocks_of(tensors(), grid, "block", "row"), METADATA)
