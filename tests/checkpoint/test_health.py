@@ -84,7 +84,7 @@ def test_a_verdict_tells_what_training_has_noted_too(network: DeepBeliefNetwork,
     verdict = save(network, tmp_path / "noted")
     assert verdict.reasons == ("RBM 0 has collapsed", "replicas differ")
     assert Verdict.recorded(header_of(tmp_path / "noted").metadata) == verdict
-    with pytest.raises(CheckpointError, match="noted holds a network that is not healthy: RBM 0 has collapsed$"):
+    with pytest.raises(CheckpointError, match=r"noted holds a network that is not healthy: RBM 0 has collapsed$"):
         load(tmp_path / "noted", network.grid, healthy=True)
     with pytest.warns(ModelparWarning, match="is not healthy: RBM 0 has collapsed"):
         again = load(tmp_path / "noted", network.grid)
@@ -169,7 +169,9 @@ def test_the_scale_of_sums_goes_with_a_checkpoint(network: DeepBeliefNetwork, tm
     assert "rooms" not in header_of(tmp_path / "usual").metadata["training"]
 
 
-@pytest.mark.parametrize("rooms", [[], 3, {"rbm.0": [1]}, {"rbm.0": [0, 5]}, {"rbm.0": [5, 2.5]}, {"rbm.0": [5, 2**80]}])
+@pytest.mark.parametrize(
+    "rooms", [[], 3, {"rbm.0": [1]}, {"rbm.0": [0, 5]}, {"rbm.0": [5, 2.5]}, {"rbm.0": [5, 2**80]}]
+)
 def test_a_scale_that_no_one_writes_is_refused(
     network: DeepBeliefNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rooms: object
 ) -> None:
