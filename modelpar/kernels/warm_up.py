@@ -16,7 +16,7 @@ import numpy.typing as npt
 from modelpar.kernels import backprop, reductions
 from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
-from modelpar.kernels.products import dense, dispatch, draw, subset_sums, sweeps
+from modelpar.kernels.products import bounds, dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
 from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.sampling import epilogue, philox, softplus
@@ -82,6 +82,7 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         Task("draws", 1.6, lambda: philox.uniform_rows(*consecutive, x)),
         Task("normal draws", 2.3, lambda: philox.gaussian_rows(x, *consecutive, x)),
         Task("order", 0.3, lambda: philox.permutation_keys(0, 0, 0, 1, np.zeros(1, np.uint64))),
+        Task("bounds of sums", 1.0, lambda: bounds.signed_sums(x)),
         Task("updates", 0.2, lambda: update.update_panel(bias, bias.copy(), bias.dtype.type(0.0))),
         Task("sums", 0.4, lambda: (reductions.row_sums(x, bias), reductions.squared_error(x, x))),
         Task("BLAS", 0.0, lambda: dense.matmul(x[:, :1], bias[None, :], np.zeros((1, 1), dtype))),

@@ -110,6 +110,28 @@ def test_one_training_in_every_way(comm, agree, folder, alone, monkeypatch, shap
     agree(result.parts_from(alone(training)) == "", result.parts_from(alone(training)))
 
 
+@shapes
+@pytest.mark.parametrize("layout", ["column", "row", "dual"])
+def test_weights_whose_sums_need_a_coarser_scale(comm, agree, folder, tmp_path_factory, shape, layout):
+    """The scale follows the weights by the same rule at every grid, and goes with a checkpoint of mid-epoch."""
+    training = replace(exact.TRAININGS["CD-1 of states"], layers=(64, 9), binarise="stochastic")
+
+    def trained(grid, folder, layout="column"):
+        spec = NetworkSpec(training.layers, layout=layout, seed=11, exact=True, weight_scale=40.0)
+        network = DeepBeliefNetwork(spec, grid)
+        return network, exact.run(network, training, folder, ["in mid-epoch of the first RBM", "at the end"])
+
+    network, result = trained(networks.grid_of(comm.size, shape), folder, layout)
+    rooms = network.rbms[0].weights.rooms
+    agree(rooms[0] > 64, "the case shows nothing")
+    alone, expected = trained(grid_of_one(), tmp_path_factory.mktemp("alone"))
+    agree(rooms == alone.rbms[0].weights.rooms, f"{rooms}")
+    agree(result.parts_from(expected) == "", result.parts_from(expected))
+    again = checkpoint.load(folder / "0.safetensors", networks.grid_of(comm.size, shape))
+    after = Path(comm.bcast(tmp_path_factory.mktemp("after")))
+    agree(exact.run(again, training, after, ["at the end"]).parts_from(expected) == "", "going on")
+
+
 # Every layout with every training, each time with another kernel; every kernel with every layout, over the trainings.
 SOME_WAYS = [
     (name, layout, OWNERS[(i + j) // 2 % 2], KERNELS[(i + j) % 4], PLACES[(i + 2 * j) % 4])

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from modelpar.checkpoint import health
 from modelpar.comm.grid import Grid
 from modelpar.errors import TrainingError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import NetworkSpec
 from modelpar.training import monitor
 from modelpar.training.feeds import visible_feed
+from modelpar.training.state import Position, TrainingRun
 from tests import networks, reference, small
 
 FINE = {
@@ -101,3 +103,72 @@ def test_a_bias_that_is_no_number(value):
     monitor.check_finite("RBM 1", [good, good], MPI.COMM_SELF)
     with pytest.raises(TrainingError, match="RBM 1: a bias is no longer a finite number"):
         monitor.check_finite("RBM 1", [good, np.array([0.0, value])], MPI.COMM_SELF)
+
+
+# -- between the ends of epochs
+
+
+def test_looks_follow_one_another_alike_however_a_run_is_cut():
+    due = {n for n in range(1, 1000) if monitor.look_is_due(n - 1, n)}
+    assert {1, 2, 4, 8, 16, 32, 64, 100, 200, 300} <= due
+    assert max(np.diff(sorted(due))) == monitor.LOOK_EVERY
+    for first, last in ((0, 7), (64, 65), (65, 99), (99, 150), (150, 170)):  # replicas that meet now and then
+        assert monitor.look_is_due(first, last) == any(first < n <= last for n in due)
+
+
+@pytest.fixture
+def in_training():
+    """``in_training(kind)``: a network of 13-7 units of float32, its RBM, and a feed of ``bits`` or ``levels``."""
+    with Grid(MPI.COMM_SELF) as grid:
+
+        def made(kind):
+            network = DeepBeliefNetwork(NetworkSpec((13, 7)), grid)
+            data = small.dataset(13, kind=kind)
+            return network, network.rbms[0], visible_feed(network, data, data.train, "none")
+
+        yield made
+
+
+@pytest.mark.parametrize("kind", ["bits", "levels"])
+@pytest.mark.parametrize(
+    ("bias", "word"), [(-80.0, "100% of its hidden units are always off"), (80.0, "100% always on")]
+)
+def test_a_look_notes_a_collapse_and_that_it_is_over(in_training, kind, bias, word):
+    network, rbm, feed = in_training(kind)
+    run = TrainingRun.of(network)
+    rbm.c[:] = bias
+    monitor.look(network, rbm, feed)
+    assert word in run.ailments["collapse"]
+    assert not health.judge(network).healthy
+    rbm.c[:6] = 0
+    monitor.look(network, rbm, feed)
+    assert health.judge(network).healthy
+
+
+def test_a_look_has_sums_that_hold_what_weights_grow_to(in_training):
+    network, rbm, feed = in_training("bits")
+    monitor.look(network, rbm, feed)
+    assert rbm.weights.rooms == (13, 7)
+    rbm.W[:, 2] = 100  # 13 * 100 < 2016 < 2 * 13 * 100
+    monitor.look(network, rbm, feed)
+    assert rbm.weights.rooms == (8192, 7)
+    rbm.W[:, 2] = 1
+    monitor.look(network, rbm, feed)
+    assert rbm.weights.rooms == (8192, 7), "parameters of earlier updates may be in use"
+    rbm.W[:, 2] = 500
+    with pytest.raises(TrainingError, match=r"summed inputs may have wrapped \(up to 6.5e\+03.*--learning-rate$"):
+        monitor.look(network, rbm, feed)
+
+
+@pytest.mark.parametrize(("stage", "rate"), [("pretrain", "--learning-rate"), ("finetune", "--finetune-learning-rate")])
+def test_values_that_are_not_healthy_stop_training(in_training, stage, rate):
+    network, rbm, feed = in_training("bits")
+    TrainingRun.of(network).position = Position(stage)
+    monitor.check_values(network)
+    rbm.W[0, 0] = 1e9
+    with pytest.raises(
+        TrainingError, match=rf"RBM 0: weights explode \(the largest is 1e\+09\); use a smaller {rate}$"
+    ):
+        monitor.check_values(network)
+    with pytest.raises(TrainingError, match="explode"):
+        monitor.look(network, rbm, feed)
