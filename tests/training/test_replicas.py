@@ -28,6 +28,7 @@ from modelpar.training.replicas import (
 )
 from modelpar.training.state import TrainingRun
 from modelpar.training.trainer import fine_tune, pretrain
+from modelpar.weights.dense import ColumnWeights, RowWeights
 from tests import flips, networks, small
 
 pytestmark = pytest.mark.ranks(2, 3, 4)
@@ -166,6 +167,24 @@ def test_replicas_that_are_well_are_alike_where_they_meet(comm, agree, tmp_path,
         if record.step == 2:  # perhaps in the middle of a period
             check_before_saving(network, mend=False)
     for _ in fine_tune(network, data, FineTuneSpec(epochs=2, batch_size=10, max_norm=0.7, patience=2), sync):
+        pass
+    agree(not differing_replicas(network))
+
+
+@pytest.mark.filterwarnings("ignore::modelpar.errors.ModelparWarning")
+@shapes
+def test_lengths_that_replicas_round_otherwise(comm, agree, monkeypatch, shape):
+    """Sums over the shards of a replica may be rounded by where its ranks are."""
+    network = networks.sharded(comm, NetworkSpec((13, 9), classes=3, seed=5), shape, "blocks")
+    for kind in (ColumnWeights, RowWeights):
+
+        def rounded(self, sums, once=kind._sum_incoming):
+            once(self, sums)
+            sums *= np.float32(1 + network.grid.replica * 1e-6)
+
+        monkeypatch.setattr(kind, "_sum_incoming", rounded)
+    tuning = FineTuneSpec(epochs=1, batch_size=10, max_norm=0.3)
+    for _ in fine_tune(network, small.dataset(13), tuning, SyncSpec(check_replicas=1)):
         pass
     agree(not differing_replicas(network))
 
