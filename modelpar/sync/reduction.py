@@ -80,6 +80,13 @@ class Reduction:
             messages.allreduce(self.comm, values)
         self.traffic.add_allreduce("replica", values, self.size)
 
+    def share(self, values: Array) -> None:
+        """Give all replicas the first one's values, in place.  Collective over ``comm``."""
+        if self.size > 1:
+            with self.traffic.status.waiting("broadcast"):
+                messages.bcast(self.comm, values)
+            self.traffic.add("replica", "broadcast", values, values.nbytes if self.comm.rank else 0)
+
     def begin(self, values: Array) -> PendingSum:
         """Add up in place, done when ``wait`` of the result returns; until then ``values`` are not to be touched.
 

@@ -173,7 +173,7 @@ class Optimizer:
                 self._apply(part.parameters, velocity[part.name], *travelling[part.name])
         if max_norm:
             for part in parts:
-                part.weights.limit_norms(part.parameters, max_norm)
+                part.weights.limit_norms(part.parameters, max_norm, reduction.share)
 
     def _learn_at_once(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, scalars: Scalars

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -150,11 +151,12 @@ class Dense:
     def lists(self, *, described: bool = False) -> dict[str, Piece]:
         return {}
 
-    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+    def limit_norms(self, parameters: Parameters, limit: float, share: Callable[[Array], None]) -> None:
         W = parameters.W
         squares = np.empty(W.shape[1], W.dtype)
         column_squares(W, squares)
         self._sum_incoming(squares)
+        share(squares)
         lengths = np.sqrt(squares)
         if np.any(lengths > limit):
             scale_columns(W, np.minimum(1, limit / np.maximum(lengths, 1e-30)).astype(W.dtype))

@@ -7,6 +7,7 @@ that layouts differ in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,8 +89,12 @@ class StepWeights(Protocol):
     def for_gradients(self) -> Weights:
         """The same matrix as back-propagation uses it: one block, whose gradients are real values."""
 
-    def limit_norms(self, parameters: Parameters, limit: float) -> None:
-        """Scale back each hidden unit's incoming weights where they are longer than ``limit``.  Collective."""
+    def limit_norms(self, parameters: Parameters, limit: float, share: Callable[[Array], None]) -> None:
+        """Scale back each hidden unit's incoming weights where they are longer than ``limit``.  Collective.
+
+        share   makes lengths alike, in place, on replicas that are to stay alike: sums of real values may be rounded
+                otherwise where ranks are placed otherwise
+        """
 
 
 @dataclass(frozen=True)

@@ -243,11 +243,12 @@ class SparseWeights:
             messages.exchange(self._comm, sent, received)
         self._traffic.add("shard", "refresh", W, W[self.n_own :].nbytes)
 
-    def limit_norms(self, parameters: Parameters, limit: float) -> None:
+    def limit_norms(self, parameters: Parameters, limit: float, share: Callable[[Array], None]) -> None:
         """Scale back each hidden unit's incoming weights where they are longer than ``limit``."""
         W, blocks = parameters.W, self._up
         lengths = np.zeros((len(self._hidden_ids), 1), W.dtype)
         loops.norms(W, self._starts, lengths[:, 0])
+        share(lengths)
         factors = np.asarray(np.minimum(1, limit / np.maximum(lengths, 1e-30)), W.dtype)
         spread = self.spread_hidden(factors).wait()
         assert not isinstance(spread, Packed)

@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelpar.kernels.digest import GRAIN, MODULUS, digest, digest_listed, digest_states
+from modelpar.kernels.digest import (
+    GRAIN,
+    MODULUS,
+    WIDTH,
+    digest,
+    digest_listed,
+    digest_memory,
+    digest_of_digests,
+    digest_states,
+)
 
 DTYPES = [np.float32, np.float64, np.int32, np.uint64]
 WORD, LOW_31 = 2**64 - 1, 2**31 - 1
@@ -204,3 +213,24 @@ def test_interpreted_code_gives_the_same_digests():
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(small_digests())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [0, 1, WIDTH // 2 + 3, 2 * WIDTH, 2 * WIDTH + 5])
+def test_memory_is_a_matrix_of_rows_of_one_width(dtype, n):
+    values = matrix(dtype, (1, n))[0] if n else np.empty(0, dtype)
+    words = np.zeros((n * values.itemsize // 4 // WIDTH + 1, WIDTH), np.uint32)
+    words.reshape(-1)[: n * values.itemsize // 4] = values.view(np.uint32)
+    assert digest_memory(values) == digest(words, range(len(words)), range(WIDTH))
+
+
+def test_one_changed_bit_of_memory_is_always_seen():
+    rng = np.random.default_rng(4)
+    values = matrix(np.float32, (3, WIDTH))
+    before, octets = digest_memory(values), values.reshape(-1).view(np.uint8)
+    for place, bit in zip(rng.integers(0, octets.size, 100), rng.integers(0, 8, 100), strict=True):
+        octets[place] ^= np.uint8(1 << bit)
+        assert digest_memory(values) != before
+        octets[place] ^= np.uint8(1 << bit)
+    assert digest_memory(values) == before
+    assert len({digest_of_digests(d) for d in ([], [2], [0, 1], [1, 0], [1 << 63, 1], [(1 << 63) + 1, 1])}) == 6

@@ -264,7 +264,7 @@ def test_norms_are_limited_after_the_step(limit):
     seen = []
 
     class Limited:
-        def limit_norms(self, parameters, to):
+        def limit_norms(self, parameters, to, share):
             seen.append((to, parameters.W.copy()))
 
     part, velocity = part_of(4, 3, 0, weights=Limited())
