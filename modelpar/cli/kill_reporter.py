@@ -6,6 +6,9 @@ to end.  Each rank holds a connection to it, which the system closes together wi
 of the end: a process with threads may be gone only after others that the launcher has killed since.  Where a rank has
 no connection, or a child that has it too, the end of the process counts.
 
+A rank that crashes says so over its connection, by Python's handler of fatal signals, so that a bus error, which is a
+memory-mapped file that was truncated, is not taken for a kill.
+
 On several nodes these processes send its name to the one on the first node, over a socket.  The first name that arrives
 counts, since the launcher kills the others only later.  A rank that will end by itself dismisses the processes.  Other
 launchers name the rank themselves.
@@ -15,6 +18,7 @@ This file is also what that process runs, so at its head it imports the standard
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import secrets
 import select
@@ -34,6 +38,14 @@ MUTE_LAUNCHER = "hydra"  # of MPICH: its process on each node is the parent of t
 PATIENCE = 1.0  # seconds in which a dismissed process is gone, and an address answers
 LINE = 4096  # bytes that hold a name
 ENTRANCE = "--entrance="  # of the process, before the number of the socket at which its ranks connect
+FATAL = "Fatal Python error: "  # what Python's handler begins with, before the signal's name
+KILLED = "was killed"
+ENDS = {  # by that name
+    "Bus error": "had a bus error: a file that is memory-mapped, as data are, was truncated, or a disk failed",
+    "Segmentation fault": "crashed by a segmentation fault",
+    "Floating point exception": "crashed by a floating point exception",
+    "Illegal instruction": "crashed by an illegal instruction, perhaps of kernels compiled for another processor",
+}
 
 
 @contextmanager
@@ -72,13 +84,27 @@ def named_when_killed(comm: MPI.Comm, names: Sequence[str]) -> Iterator[Callable
             end(pid)
 
     try:
-        yield leave
+        with fatal_signals_told(connection):
+            yield leave
     finally:
         leave()
         if reporter is not None:
             reporter.wait()
         if connection is not None:
             connection.close()
+
+
+@contextmanager
+def fatal_signals_told(connection: socket.socket | None) -> Iterator[None]:
+    """Have Python's handler of fatal signals write to the connection, unless it was told to write elsewhere."""
+    if connection is None or faulthandler.is_enabled():
+        yield
+        return
+    faulthandler.enable(connection.fileno(), all_threads=False)
+    try:
+        yield
+    finally:
+        faulthandler.disable()
 
 
 def _entrance() -> socket.socket:
@@ -173,7 +199,7 @@ def wait_for_the_first(names: dict[int, str], role: str, entrance: socket.socket
         try:
             descriptor = os.pidfd_open(pid)
         except OSError:
-            _say(name, host, about)
+            _say(f"{name} {KILLED}", host, about)
             return
         waiting[descriptor] = name
         ended.register(descriptor, select.EPOLLIN)
@@ -185,10 +211,11 @@ def wait_for_the_first(names: dict[int, str], role: str, entrance: socket.socket
         waiting[entrance.fileno()] = entrance
         ended.register(entrance.fileno(), select.EPOLLIN)
     connected: dict[int, str] = {}  # names of the processes that have connected, by the connection
+    said: dict[str, str] = {}  # what Python's handler of fatal signals wrote, by name
     while True:
         source = waiting[ended.poll(maxevents=1)[0][0]]
         if isinstance(source, str):
-            _say(source, host, about)
+            _say(f"{source} {_how(said.get(source, ''))}", host, about)
             return
         if source is entrance:
             connection = entrance.accept()[0]
@@ -198,9 +225,13 @@ def wait_for_the_first(names: dict[int, str], role: str, entrance: socket.socket
             continue
         if source.fileno() in connected:
             line = _received(source)
-            if line is None and connected[source.fileno()]:
-                _say(connected[source.fileno()], host, about)
+            name = connected[source.fileno()]
+            if line is None and name:
+                _say(f"{name} {_how(said.get(name, ''))}", host, about)
                 return
+            if line is not None and name:  # the handler writes word by word
+                said[name] = (said.get(name, "") + line)[:LINE]
+                continue
             if line is None or not (line.isdigit() and int(line) in names):
                 ended.unregister(source.fileno())
                 continue
@@ -215,17 +246,23 @@ def wait_for_the_first(names: dict[int, str], role: str, entrance: socket.socket
         if line is None or not line.startswith(about[-1] + " "):  # it has closed, or does not know the token
             ended.unregister(source.fileno())
             continue
-        name = line.partition(" ")[2]
-        if name:
-            _say(name, None, about)
+        end_of = line.partition(" ")[2]
+        if end_of:
+            _say(end_of, None, about)
         return
 
 
-def _say(name: str, host: socket.socket | None, about: list[str]) -> None:
+def _how(said: str) -> str:
+    """How a rank has ended whose handler of fatal signals wrote this, or nothing."""
+    return next((end_of for name, end_of in ENDS.items() if said.startswith(FATAL + name)), KILLED)
+
+
+def _say(end_of: str, host: socket.socket | None, about: list[str]) -> None:
+    """end_of: the name of a rank, and how it has ended"""
     if host is not None:
-        _send(host, about[-1], name)
+        _send(host, about[-1], end_of)
         return
-    sys.stderr.write(f"modelpar: error: {name} was killed; modelpar train --resume goes on from the last checkpoint\n")
+    sys.stderr.write(f"modelpar: error: {end_of}; modelpar train --resume goes on from the last checkpoint\n")
     sys.stderr.flush()
 
 

@@ -60,7 +60,7 @@ class Archive:
             raise DataError(f"{self.path} has two arrays {key!r}, so it is not clear which is meant; save it again")
         if member.compress_type not in _METHODS:
             raise DataError(
-                f"{self.where(key)} is packed by method {member.compress_type}, which NumPy does not write; save it "
+                f"{self.where(key)} is corrupt, or packed by method {member.compress_type}, as NumPy does not; save it "
                 "again with numpy.savez"
             )
         if member.file_size > MOST_PACKED * member.compress_size:

@@ -84,6 +84,33 @@ def test_one_whose_connection_ends_is_named_before_one_that_is_gone(sleepers: li
         connection.close()
 
 
+CRASHING = r"""
+import sys
+from modelpar.cli import kill_reporter
+connection = kill_reporter._connected("\0" + sys.argv[1])
+with kill_reporter.fatal_signals_told(connection):
+    import os, signal
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "how"), [("SIGBUS", "had a bus error: a file that is memory-mapped"), ("SIGSEGV", "crashed by a segm"),
+                        ("SIGKILL", "was killed")],
+)  # fmt: skip
+def test_a_crash_is_told_from_a_kill(number: str, how: str) -> None:
+    with kill_reporter._entrance() as door:
+        entrance = door.getsockname()
+        crashing = subprocess.Popen(
+            [sys.executable, "-c", "input();" + CRASHING, entrance[1:].decode(), number], stdin=-1
+        )
+        watching = watcher([crashing], f"{kill_reporter.ENTRANCE}{door.fileno()}", "alone", pass_fds=[door.fileno()])  # type: ignore[list-item]
+    crashing.communicate(b"\n", timeout=LIMIT)
+    printed = watching.communicate(timeout=LIMIT)[1]
+    assert printed.startswith(f"modelpar: error: rank 0 (x) {how}")
+    assert printed.count("\n") == 1
+
+
 def test_where_a_rank_has_left_nobody_is_named(sleepers: list[subprocess.Popen[bytes]]) -> None:
     watching = watcher(sleepers)
     kill_reporter.end(watching.pid)

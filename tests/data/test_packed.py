@@ -10,6 +10,8 @@ import errno
 import gzip
 import mmap
 import os
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -544,6 +546,16 @@ def test_truncated_packed_files(tmp_path: Path) -> None:
         assert "x.npz is" in problem(tmp_path / "x.npz")
 
 
+def test_a_flipped_bit_among_the_bits_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    write_packed(path, STATES)
+    content = bytearray(path.read_bytes())
+    content[4000] ^= 4
+    path.write_bytes(content)
+    assert "array 'bits' of" in (said := problem(path))
+    assert "is corrupt: its checksum is" in said
+
+
 def test_any_changed_byte_around_the_bits_is_one_clear_line_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     write_packed(path, STATES[:40, :25])
@@ -684,6 +696,52 @@ def test_a_damaged_cache_file_is_ignored_and_rewritten(tmp_path: Path, own_cache
     assert kept.read_bytes()[:60] == good[:60]
     with np.load(kept) as archive:
         assert np.array_equal(archive["bits"], np.packbits(STATES, axis=1, bitorder="little"))
+
+
+@pytest.mark.usefixtures("small_too")
+def test_what_is_kept_is_private(tmp_path: Path, own_cache: Path) -> None:
+    """A source may be private whose states are kept, and an older version's folder may be open to all."""
+    write_npz(tmp_path / "file", STATES)
+    (tmp_path / "file").chmod(0o600)
+    own_cache.mkdir(parents=True, exist_ok=True)
+    own_cache.chmod(0o755)
+    states_in(tmp_path / "file")
+    (kept,) = own_cache.iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (own_cache, kept)] == [0o700, 0o600]
+
+
+@pytest.mark.usefixtures("small_too")
+@pytest.mark.parametrize("how", ["writable by others", "in a folder of others", "a link", "another source's"])
+def test_a_cache_file_that_others_could_have_put_there_is_not_believed(
+    tmp_path: Path, own_cache: Path, how: str
+) -> None:
+    write_npz(tmp_path / "file", STATES)
+    states_in(tmp_path / "file")
+    (kept,) = own_cache.iterdir()
+    write_npz(tmp_path / "other", ~STATES)
+    states_in(tmp_path / "other")
+    (foreign,) = set(own_cache.iterdir()) - {kept}
+    shutil.copyfile(foreign, tmp_path / "lie")
+    kept.unlink()
+    if how == "a link":
+        kept.symlink_to(tmp_path / "lie")
+    else:
+        shutil.copyfile(foreign, kept)
+        kept.chmod(0o666 if how == "writable by others" else 0o600)
+        if how == "in a folder of others":
+            own_cache.chmod(0o777)
+    assert np.array_equal(states_in(tmp_path / "file")[0], STATES.T)
+    assert (tmp_path / "lie").read_bytes() == foreign.read_bytes()
+    assert stat.S_IMODE(kept.lstat().st_mode) == 0o600
+    assert stat.S_IMODE(own_cache.stat().st_mode) == 0o700
+
+
+@pytest.mark.usefixtures("small_too")
+def test_a_source_of_the_same_size_and_time_is_another(tmp_path: Path, own_cache: Path) -> None:
+    for values in (STATES, ~STATES):
+        write_npz(tmp_path / "file", values)
+        os.utime(tmp_path / "file", ns=(1, 1))
+        assert np.array_equal(states_in(tmp_path / "file")[0], values.T)
 
 
 def no_permission(*_: Any, **__: Any) -> None:
