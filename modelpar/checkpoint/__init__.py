@@ -17,7 +17,7 @@ import numpy.typing as npt
 from modelpar.chains.gibbs import Chains
 from modelpar.chains.tempered_chains import TemperedChains
 from modelpar.checkpoint import files, metadata, structure
-from modelpar.checkpoint.carried import level_name, read_chains, read_ladder, read_position, read_states
+from modelpar.checkpoint.carried import check_states, level_name, read_chains, read_ladder, read_position, read_states
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.checkpoint.metadata import FORMAT, OPTIONAL_STATE, Training
 from modelpar.collective.agreement import agree
@@ -121,6 +121,7 @@ def load(
         raise CheckpointError(f"{path} has no average of parameters, so that its own are the last; leave --last out")
     kept = () if tempered is None else _room_for_kept(network, run, tempered)
     files.read_into(path, grid, header, tensors(network, chains, kept), subset=not to_train)
+    check_states(path, grid.comm, chains or {})
     if last:
         run.take_back_last(network)
     elif not to_train:
