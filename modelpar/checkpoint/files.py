@@ -113,7 +113,10 @@ def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
                 raise CheckpointError(f"{name} cannot be read: {error.strerror}") from None
             with LocalFile(name, MPI.MODE_RDONLY) as file:
                 size = file.size()
-                length = header_length(name, file.read_bytes(0, min(8, size)), size)
+                start = file.read_bytes(0, max(0, min(8, size)))
+                if file.failure:  # what a header seems to say is of no use then
+                    raise CheckpointError(file.failure)
+                length = header_length(name, start, size)
                 text = file.read_bytes(8, length)
             if file.failure:
                 raise CheckpointError(file.failure)

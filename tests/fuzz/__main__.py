@@ -85,7 +85,7 @@ class _Run:
         if (left := child.n - len(lines)) > 0:  # it died, or was ended: the case after the last is the reason
             name, seed = list(harness.seeds_of(self.names, child.seed, child.first + child.n))[child.first + len(lines)]
             why = "hangs" if child.killed else f"ended the process ({child.process.returncode})"
-            self._keep({"name": name, "seed": seed, "fault": f"{why}: {child.errors()[-1500:]}"})
+            self._keep({"name": name, "seed": seed, "fault": f"{why}: {child.errors()}"})
             self.done[name] += 1
             if left > 1:
                 self.pieces.insert(0, (child.seed, child.first + len(lines) + 1, left - 1))
@@ -140,7 +140,10 @@ class _Child:
         return [line for line in map(json.loads, written) if line]
 
     def errors(self) -> str:
-        return (self.folder / "errors").read_text(errors="replace")
+        """Where it stood, as faulthandler tells, or else the last that it wrote."""
+        text = (self.folder / "errors").read_text(errors="replace")
+        _, crash, trace = text.rpartition("Fatal Python error")
+        return (crash + trace)[:1500] if crash else text[-1500:]
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -23,8 +23,11 @@ from tests.fuzz.harness import Case
 def cases() -> Iterator[Case]:
     for kind in KINDS:
         readers: dict[str, Callable[[Path], None]] = {
-            "load": partial(load, kind=kind), "evaluate": to_evaluate, "carried": partial(carried, kind=kind), "diff": partial(diff, kind=kind)
-        }  # fmt: skip
+            "load": partial(load, kind=kind),
+            "evaluate": to_evaluate,
+            "carried": partial(carried, kind=kind),
+            "diff": partial(diff, kind=kind),
+        }
         for name, read in readers.items():
             yield Case(f"checkpoint/{kind}/{name}", partial(damage, kind=kind), read)
 
