@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +29,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
 from modelpar.training.state import Position, Sum, TrainingRun, become_average
-from modelpar.values.forms import AnyPath
+from modelpar.values.forms import AnyPath, path_text
 from modelpar.weights.parameters import Parameters
 
 __all__ = [
@@ -49,7 +48,7 @@ def save(network: DeepBeliefNetwork, path: AnyPath) -> None:
     Collective.  Raises CheckpointError on every rank where it cannot be written, DisagreementError where ranks bring
     different arguments.
     """
-    path = os.fsdecode(path)
+    path = path_text(path, CheckpointError)
     run = TrainingRun.of(network)
     agree(network.grid.comm, "save", network=network, path=path)
     run.settle()
@@ -104,7 +103,7 @@ def load(
     ``last`` without an average, OutOfMemoryError where it is larger than the memory that is free, DisagreementError
     where ranks bring different arguments.
     """
-    path = os.fsdecode(path)
+    path = path_text(path, CheckpointError)
     agree(grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last)
     header = files.read_header(path, grid.comm)
     spec = dataclasses.replace(read_spec(path, header), halo=halo)
@@ -182,7 +181,7 @@ def _use_averages(network: DeepBeliefNetwork, run: TrainingRun) -> None:
 
 def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
     """The network's definition.  Raises CheckpointError where the file does not hold one that is understood."""
-    return metadata.spec_of(os.fsdecode(path), header)
+    return metadata.spec_of(path_text(path, CheckpointError), header)
 
 
 def tensors(

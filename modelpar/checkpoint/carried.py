@@ -6,7 +6,6 @@ RBM.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ from modelpar.errors import CheckpointError, together
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.training.state import Position
-from modelpar.values.forms import AnyPath
+from modelpar.values.forms import AnyPath, path_text
 from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
@@ -67,7 +66,7 @@ def check_states(path: AnyPath, comm: MPI.Comm, arrays: Mapping[str, Array]) -> 
             if not np.isin(array, known).all():
                 values = ", ".join(map(str, known))
                 raise CheckpointError(
-                    f"{os.fsdecode(path)} is damaged: {name} has other values than {values}; {EARLIER}"
+                    f"{path_text(path, CheckpointError)} is damaged: {name} has other values than {values}; {EARLIER}"
                 )
 
 
@@ -111,7 +110,7 @@ def _with_chains_of(path: AnyPath, network: DeepBeliefNetwork, rbm: RBM) -> tupl
 
     Raises CheckpointError, on every rank, where the file is damaged or of another network.
     """
-    name = os.fsdecode(path)
+    name = path_text(path, CheckpointError)
     header = files.read_header(name, network.grid.comm)
     spec = metadata.spec_of(name, header)
     if (spec.layers, spec.dtype) != (network.spec.layers, network.spec.dtype):

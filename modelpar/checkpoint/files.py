@@ -21,7 +21,7 @@ from modelpar.comm.status import Status
 from modelpar.errors import CheckpointError
 from modelpar.files.outputs import Output
 from modelpar.files.regular import check_regular
-from modelpar.values.forms import AnyPath
+from modelpar.values.forms import AnyPath, path_text
 
 __all__ = ["Header", "TensorBlock", "read_header", "read_into", "write"]
 
@@ -63,7 +63,7 @@ def write(
     buffers = Buffers(grid.n_shards)
     with together(grid.comm):
         if grid.comm.rank == 0:
-            output = Output(os.fsdecode(path))
+            output = Output(path_text(path, CheckpointError))
             _create(output)
     partial: str = grid.comm.bcast(None if output is None else str(output.partial))
     file = LocalFile(partial, MPI.MODE_RDWR)  # without MODE_CREATE: a rank that cannot see rank 0's file must fail
@@ -99,7 +99,7 @@ def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
 
     Raises CheckpointError on every rank where there is none, or one that is damaged, truncated or not modelpar's.
     """
-    name = os.fsdecode(path)
+    name = path_text(path, CheckpointError)
     header = None
     with together(comm):
         if comm.rank == 0:
@@ -137,7 +137,7 @@ def read_into(
     Raises CheckpointError, with the same message on every rank, where the tensors are not those of ``blocks``, or do
     not match their checksums; the blocks are then undefined.
     """
-    name = os.fsdecode(path)
+    name = path_text(path, CheckpointError)
     with together(grid.comm):
         _check(blocks)
         _fit(name, header, blocks, subset)

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from modelpar.errors import DataError
+from modelpar.errors import DataError, ModelparError, SpecError
+from modelpar.values import plain
 from modelpar.values.offsets import offsets_of
 
 Array = npt.NDArray[Any]
@@ -27,6 +28,15 @@ _WRONG = (ValueError, TypeError, IndexError, OverflowError)  # what scipy raises
 def is_path(value: object) -> TypeGuard[AnyPath]:
     """Whether ``os.fsdecode`` accepts it."""
     return isinstance(value, (str, bytes, os.PathLike))
+
+
+def path_text(path: object, error: type[ModelparError] = SpecError) -> str:
+    """A path as a text, as Python represents it.  Raises ``error`` for what cannot be the name of a file."""
+    if is_path(path):
+        name = os.fsdecode(path)
+        if name and "\0" not in name:
+            return name
+    raise error(f"{plain.shown(path)} is not the name of a file; give a text or a path")
 
 
 def plain_array(values: Any, name: str, error: type[Exception] = DataError) -> Array:
