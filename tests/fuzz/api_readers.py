@@ -84,7 +84,7 @@ def spec(path: Path, kind: str) -> None:
 
 
 def values(path: Path, random: Random, kind: str) -> None:
-    path.write_text(json.dumps([odd(random) for _ in range(CALLS[kind][0])]))
+    path.write_text(json.dumps([odd(random) if random.random() < 0.6 else usual for usual in CALLS[kind][0]]))
 
 
 def call(path: Path, kind: str) -> None:
@@ -116,28 +116,46 @@ def _method(name: Any, n_parts: Any, seed: Any) -> None:
     partitioners.method(name)(graph(), sized(n_parts), seed=seed)
 
 
+def _evaluate(split: Any) -> None:
+    data = small.dataset(6, held_out=True)
+    evaluate(network(), data, data.test if isinstance(split, str) and split == "test" else split)
+
+
+def _links(value: Any) -> Any:
+    return [partitioners.Complete(6, 4)] if isinstance(value, list) and value == [None] else value
+
+
 def _load(path: Any, to_train: Any, halo: Any) -> None:
     modelpar.load(path, grid(), to_train=to_train, halo=halo)
 
 
-# name -> how many arguments, and the call
-CALLS: dict[str, tuple[int, Callable[..., object]]] = {
-    "Grid": (3, _shards),
-    "place": (3, _place),
-    "method": (3, _method),
-    "save": (1, lambda path: modelpar.save(network(), path)),
-    "load": (3, _load),
-    "UnitLayout.from_owners": (2, lambda owner, n: UnitLayout.from_owners(owner, sized(n))),
-    "NetworkLayout.from_owners": (3, lambda owners, n, layout: NetworkLayout.from_owners(owners, sized(n), layout)),
-    "NetworkLayout.blocks": (3, lambda n, m, layout: NetworkLayout.blocks([sized(n), 3], sized(m), layout)),
-    "UnitGraph": (3, UnitGraph),
-    "Sparse": (3, partitioners.Sparse),
-    "Sparse.from_edges": (4, lambda a, b, n, m: partitioners.Sparse.from_edges(a, b, sized(n), sized(m))),
-    "Complete": (2, partitioners.Complete),
-    "measure": (2, lambda owners, n: partitioners.measure(graph(), Partition(owners, n))),
-    "fantasies": (3, lambda n, steps, first: network().fantasies(sized(n), sized(steps), first_draw=first)),
-    "reconstruct": (1, lambda v: network().reconstruct(v)),
-    "evaluate": (1, lambda split: evaluate(network(), small.dataset(6), split)),
-    "set_threads": (1, modelpar.set_threads),
-    "open_dataset": (2, lambda data, labels: modelpar.open_dataset(data, labels, MPI.COMM_SELF)),
+OWNERS = [[0, 1, 0, 1, 0, 1], [0, 0, 1, 1], [0, 1, 1]]
+# name -> arguments that it accepts, each of which may be exchanged, and the call
+CALLS: dict[str, tuple[list[Any], Callable[..., object]]] = {
+    "Grid": ([1, 1, 0], _shards),
+    "place": ([2, "block", None], _place),
+    "method": (["refined", 2, 1], _method),
+    "save": (["it.safetensors"], lambda path: modelpar.save(network(), path)),
+    "load": (["missing.safetensors", True, "auto"], _load),
+    "UnitLayout.from_owners": ([OWNERS[0], 2], lambda owner, n: UnitLayout.from_owners(owner, sized(n))),
+    "NetworkLayout.from_owners": (
+        [OWNERS, 2, "auto"], lambda owners, n, layout: NetworkLayout.from_owners(owners, sized(n), layout)
+    ),
+    "NetworkLayout.blocks": (
+        [6, 2, "auto"], lambda n, m, layout: NetworkLayout.blocks([sized(n), 3], sized(m), layout)
+    ),
+    "UnitGraph": ([[6, 4], [None], [1] * 10], lambda *given: UnitGraph(*given[:1], _links(given[1]), given[2])),
+    "Sparse": ([[0, 2, 3], [0, 1, 1], 2], partitioners.Sparse),
+    "Sparse.from_edges": (
+        [[0, 1], [1, 0], 2, 2], lambda a, b, n, m: partitioners.Sparse.from_edges(a, b, sized(n), sized(m))
+    ),
+    "Complete": ([2, 3], partitioners.Complete),
+    "measure": ([OWNERS, 2], lambda owners, n: partitioners.measure(graph(), Partition(owners, n))),
+    "fantasies": (
+        [2, 1, 0], lambda n, steps, first: network().fantasies(sized(n), sized(steps), first_draw=first)
+    ),
+    "reconstruct": ([[[0.0]] * 6], lambda v: network().reconstruct(v)),
+    "evaluate": (["test"], _evaluate),
+    "set_threads": ([1], modelpar.set_threads),
+    "open_dataset": ([[[0, 1], [1, 0], [1, 1]], [0, 1, 0]], lambda X, y: modelpar.open_dataset(X, y, MPI.COMM_SELF)),
 }  # fmt: skip
