@@ -60,7 +60,7 @@ def _plain_value(f: Field[Any], name: str, value: Any) -> Any:
         return None
     kind = kind.removesuffix(" | None")
     if kind == "int":
-        return plain.integer_number(name, value, **bounds)
+        return plain.integer_number(name, value, **{"at_most": MOST_INTEGER, **bounds})
     if kind == "float":
         return plain.real_number(name, value, **bounds)
     if kind == "bool":
@@ -94,6 +94,7 @@ def _sizes(name: str, value: Any) -> tuple[int, ...]:
 
 MOST_UNITS = 1 << 31  # of a layer: as many as the values of a sample
 MOST_LAYERS = 1 << 10
+MOST_INTEGER = (1 << 63) - 1  # of any option
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
 

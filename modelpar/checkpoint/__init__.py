@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -19,7 +18,7 @@ from mpi4py import MPI
 from modelpar.chains.gibbs import Chains
 from modelpar.chains.tempered_chains import TemperedChains
 from modelpar.checkpoint import files, health, metadata, structure
-from modelpar.checkpoint.carried import level_name, read_chains, read_ladder, read_position, read_states
+from modelpar.checkpoint.carried import check_states, level_name, read_chains, read_ladder, read_position, read_states
 from modelpar.checkpoint.files import Header, TensorBlock
 from modelpar.checkpoint.header import EARLIER
 from modelpar.checkpoint.health import Verdict, are_finite
@@ -34,7 +33,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
 from modelpar.training.state import Position, Sum, TrainingRun, become_average
-from modelpar.values.forms import AnyPath
+from modelpar.values.forms import AnyPath, path_text
 from modelpar.weights.parameters import Parameters
 
 __all__ = [
@@ -59,7 +58,7 @@ def save(
     Collective.  Raises CheckpointError on every rank where it cannot be written, DisagreementError where ranks bring
     different arguments.
     """
-    path = os.fsdecode(path)
+    path = path_text(path, CheckpointError)
     run = TrainingRun.of(network)
     agree(network.grid.comm, "save", network=network, path=path)
     run.settle()
@@ -125,7 +124,7 @@ def load(
     that are not finite numbers, or for ``last`` without an average, OutOfMemoryError where it is larger than the memory
     that is free, DisagreementError where ranks bring different arguments.
     """
-    path = os.fsdecode(path)
+    path = path_text(path, CheckpointError)
     agree(
         grid.comm, "load", path=path, layout=layout, to_train=to_train, halo=halo, last=last, healthy=healthy,
         verify=verify,
@@ -151,6 +150,7 @@ def load(
     files.read_into(path, grid, header, blocks, subset=not to_train, verify=verify)
     if verify:
         _check_finite(path, blocks, grid)
+    check_states(path, grid.comm, chains or {})
     if last:
         run.take_back_last(network)
     elif not to_train:
@@ -232,7 +232,7 @@ def _use_averages(network: DeepBeliefNetwork, run: TrainingRun) -> None:
 
 def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
     """The network's definition.  Raises CheckpointError where the file does not hold one that is understood."""
-    return metadata.spec_of(os.fsdecode(path), header)
+    return metadata.spec_of(path_text(path, CheckpointError), header)
 
 
 def tensors(

@@ -6,21 +6,24 @@ RBM.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
 from modelpar.chains.gibbs import Chains
+from modelpar.chains.ladder import DOWN, UP
 from modelpar.checkpoint import files, metadata, structure
 from modelpar.checkpoint.files import Header, TensorBlock
+from modelpar.checkpoint.header import EARLIER
 from modelpar.checkpoint.metadata import Training
-from modelpar.errors import CheckpointError
+from modelpar.errors import CheckpointError, together
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.training.state import Position
-from modelpar.values.forms import AnyPath
+from modelpar.values.forms import AnyPath, path_text
 from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
@@ -48,7 +51,23 @@ def read_states(path: AnyPath, network: DeepBeliefNetwork, index: int | None = N
     shape = network.spec.layers[rbm.index + 1], n_all
     block = TensorBlock("chains", shape, states, rbm.hidden_ids, np.arange(n_all))
     files.read_into(path, network.grid, header, [block], subset=True)
+    check_states(path, network.grid.comm, {"chains": states})
     return states
+
+
+def check_states(path: AnyPath, comm: MPI.Comm, arrays: Mapping[str, Array]) -> None:
+    """Raise CheckpointError, on every rank, where chains that were read are not states, or go where no ladder does.
+
+    Collective.
+    """
+    with together(comm):
+        for name, array in arrays.items():
+            known = (0, UP, DOWN) if name == "chains.direction" else (0, 1)
+            if not np.isin(array, known).all():
+                values = ", ".join(map(str, known))
+                raise CheckpointError(
+                    f"{path_text(path, CheckpointError)} is damaged: {name} has other values than {values}; {EARLIER}"
+                )
 
 
 def read_chains(path: AnyPath, network: DeepBeliefNetwork, index: int | None = None) -> Chains | None:
@@ -92,7 +111,7 @@ def _with_chains_of(path: AnyPath, network: DeepBeliefNetwork, rbm: RBM) -> tupl
 
     Raises CheckpointError, on every rank, where the file is damaged or of another network.
     """
-    name = os.fsdecode(path)
+    name = path_text(path, CheckpointError)
     header = files.read_header(name, network.grid.comm)
     spec = metadata.spec_of(name, header)
     if (spec.layers, spec.dtype) != (network.spec.layers, network.spec.dtype):

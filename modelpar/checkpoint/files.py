@@ -22,7 +22,7 @@ from modelpar.comm.status import Status
 from modelpar.errors import CheckpointError
 from modelpar.files.outputs import Output
 from modelpar.files.regular import check_regular
-from modelpar.values.forms import AnyPath
+from modelpar.values.forms import AnyPath, path_text
 
 __all__ = ["Header", "TensorBlock", "read_header", "read_into", "write"]
 
@@ -67,7 +67,7 @@ def write(
     buffers = Buffers(grid.n_shards)
     with together(grid.comm):
         if grid.comm.rank == 0:
-            output = Output(os.fsdecode(path), follow=follow_links, sources=map(os.fsdecode, sources))
+            output = Output(path_text(path, CheckpointError), follow=follow_links, sources=map(os.fsdecode, sources))
             _create(output)
     partial: str = grid.comm.bcast(None if output is None else str(output.partial))
     file = LocalFile(partial, MPI.MODE_RDWR)  # without MODE_CREATE: a rank that cannot see rank 0's file must fail
@@ -103,7 +103,7 @@ def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
 
     Raises CheckpointError on every rank where there is none, or one that is damaged, truncated or not modelpar's.
     """
-    name = os.fsdecode(path)
+    name = path_text(path, CheckpointError)
     header = None
     with together(comm):
         if comm.rank == 0:
@@ -117,7 +117,10 @@ def read_header(path: AnyPath, comm: MPI.Comm) -> Header:
                 raise CheckpointError(f"{name} cannot be read: {error.strerror}") from None
             with LocalFile(name, MPI.MODE_RDONLY) as file:
                 size = file.size()
-                length = header_length(name, file.read_bytes(0, min(8, size)), size)
+                start = file.read_bytes(0, max(0, min(8, size)))
+                if file.failure:  # what a header seems to say is of no use then
+                    raise CheckpointError(file.failure)
+                length = header_length(name, start, size)
                 text = file.read_bytes(8, length)
             if file.failure:
                 raise CheckpointError(file.failure)
@@ -139,7 +142,7 @@ def read_into(
     Raises CheckpointError, with the same message on every rank, where the tensors are not those of ``blocks``, or do
     not match their checksums; the blocks are then undefined.
     """
-    name = os.fsdecode(path)
+    name = path_text(path, CheckpointError)
     faults.at("read checkpoint")
     with together(grid.comm):
         _check(blocks)

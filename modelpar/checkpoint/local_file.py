@@ -40,7 +40,11 @@ class LocalFile:
         return out.tobytes()
 
     def size(self) -> int:
-        return -1 if self.handle is None else int(self.handle.Get_size())
+        """Its bytes; -1 where that cannot be told."""
+        with self._failure_kept("has no size"):
+            if self.handle is not None:
+                return int(self.handle.Get_size())
+        return -1
 
     def sync(self) -> None:
         with self._failure_kept("cannot be synced to disk"):

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,9 @@ from modelpar.cli.run_directory import RunDirectory
 from modelpar.collective import messages
 from modelpar.comm.memory import check_fits
 from modelpar.data.minibatches import Minibatches
-from modelpar.errors import DataError, together
+from modelpar.errors import DataError, SpecError, together
 from modelpar.files.paths import in_one_line
+from modelpar.files.regular import check_regular
 from modelpar.kernels.states import pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.plan.memory import memory_bytes
@@ -36,7 +36,11 @@ from modelpar.training.state import Position, TrainingRun
 
 Array = npt.NDArray[Any]
 
-_UPDATE = re.compile(r"update_(\d+)")
+_UPDATE = re.compile(r"update_([0-9]{1,18})")
+HYPERPARAMETERS = ("batch_size", "gibbs_steps", "learning_rate", "L1", "L2", "seed")
+MOST_PACKED = 2000  # bytes that a byte of the file may become: more than HDF5's own packing can do
+MOST_AT_ONCE = 1 << 30  # bytes of a chunk of a dataset, which the library unpacks as one
+MOST_TEXT = 1 << 10  # bytes of a text
 
 
 def import_rbms(
@@ -63,11 +67,15 @@ def import_rbms(
         with together(comm):
             head = None if reader is None else reader.head(update)
         head = comm.bcast(head)
-        spec = NetworkSpec(head["layers"], dtype=head["dtype"], seed=head["seed"], layout=settings.network().layout)
-        check_fits(memory_bytes(spec, grid.n_shards, 1), f"the network of {file}", grid.comm, grid.node_comm)
+        try:
+            spec = NetworkSpec(head["layers"], dtype=head["dtype"], seed=head["seed"], layout=settings.network().layout)
+            training = _training(head)
+        except SpecError as error:
+            raise DataError(f"{file} has what modelpar cannot go on with: {error}") from None
+        needed = memory_bytes(spec, grid.n_shards, max(1, head["n_chains"]))
+        check_fits(needed, f"the network of {file}", grid.comm, grid.node_comm)
         network = DeepBeliefNetwork(spec, grid, resolve(spec, grid, None), draw_weights=False)
         n_chains = _fill(network, comm, reader, head)
-        training = _training(head, n_chains)
         run = TrainingRun.of(network)
         # the training so far counts as one epoch: biases are not set from the data again
         run.position = Position("pretrain", epoch=training.epochs)
@@ -90,11 +98,11 @@ def _run_spec(settings: Settings) -> Any:
     return Settings(tables).run
 
 
-def _training(head: dict[str, Any], n_chains: int) -> TrainingSpec:
+def _training(head: dict[str, Any]) -> TrainingSpec:
     """The training of rbms in our options: PCD with the centred gradient and without momentum."""
     given = head["hyperparameters"]
     return TrainingSpec(
-        epochs=1, momentum=0.0, initial_momentum=0.0, centred=True, chains=n_chains, persistent=True,
+        epochs=1, momentum=0.0, initial_momentum=0.0, centred=True, chains=head["n_chains"], persistent=True,
         batch_size=int(given.get("batch_size", TrainingSpec.batch_size)),
         chain_steps=int(given.get("gibbs_steps", 1)), chain_start="random",
         learning_rate=float(given["learning_rate"]) if "learning_rate" in given else None,
@@ -161,8 +169,12 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self.path = path
         self.group: Any = None  # with the parameters
-        if not Path(path).exists():
-            raise DataError(f"{path} does not exist; name a file of rbms")
+        try:
+            check_regular(path)
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist; name a file of rbms") from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read as a file of rbms: {error.strerror}") from None
         if not h5py_module().is_hdf5(path):
             raise DataError(f"{path} cannot be read as a file of rbms: it is not HDF5; name a .h5 that rbms has saved")
         with self._reading("it is HDF5, but damaged or cut off; get a new copy"):
@@ -173,14 +185,14 @@ class _Reader:
         """The library's own words are of no help to those who do not know it."""
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError):
+        except (OSError, RuntimeError, LookupError, ValueError, ArithmeticError, TypeError, AttributeError):
             raise DataError(f"{self.path} cannot be read as a file of rbms: {why}") from None
 
     def head(self, update: int | None) -> dict[str, Any]:
         """The sizes of the model after ``update`` updates (the last ones where None), and how it was trained."""
         with self._reading():
             updates = sorted(int(found[1]) for found in map(_UPDATE.fullmatch, self.file) if found)
-            kind = self.file["model_type"][()] if "model_type" in self.file else MODEL
+            kind = self._scalar(self.file, "model_type") if "model_type" in self.file else MODEL
             kind = kind.decode() if isinstance(kind, bytes) else str(kind)
         if not updates:
             raise DataError(f"{self.path} has no update_N, so it holds no model of rbms")
@@ -191,28 +203,67 @@ class _Reader:
             raise DataError(f"--update is {update}, but {self.path} has the updates {shown}")
         chosen = updates[-1] if update is None else update
         with self._reading():
-            group = self.file[f"update_{chosen}"]
-            self.group = group.get("params", group)  # earlier versions
+            group = self._inside(self.file, f"update_{chosen}")
+            self.group = self._inside(group, "params") if "params" in group else group  # earlier versions
             missing = [name for name in NAMES if name not in self.group]
         if missing:
             raise DataError(f"update_{chosen} of {self.path} has no {missing[0]}, so it is no file of rbms")
         with self._reading():
-            shapes = [self.group[name].shape for name in NAMES]
-            kinds = {self.group[name].dtype.kind for name in NAMES}
-            dtype = "float64" if self.group["weight_matrix"].dtype == np.float64 else "float32"
-            known = {name: value[()] for name, value in self.file.get("hyperparameters", {}).items()}
-            chains: tuple[int, ...] = self.file["parallel_chains"].shape if "parallel_chains" in self.file else (0,)
+            theirs = {name: self._inside(self.group, name) for name in NAMES}
+            shapes = [theirs[name].shape for name in NAMES]
+            kinds = {theirs[name].dtype.kind for name in NAMES}
+            dtype = "float64" if theirs["weight_matrix"].dtype == np.float64 else "float32"
+            known = self._inside(self.file, "hyperparameters") if "hyperparameters" in self.file else {}
+            numbers = {name: self._scalar(known, name) for name in HYPERPARAMETERS if name in known}
+            chains: tuple[int, ...] = (0,)
+            if "parallel_chains" in self.file:
+                theirs["parallel_chains"] = self._inside(self.file, "parallel_chains")
+                chains = theirs["parallel_chains"].shape
+            for name, dataset in theirs.items():
+                self._check_storage(name, dataset)
         if len(shapes[0]) != 2 or shapes != [shapes[0], shapes[0][:1], shapes[0][1:]] or kinds != {"f"}:
             raise DataError(
                 f"update_{chosen} of {self.path} has weights {shapes[0]} with biases {shapes[1]} and {shapes[2]}, but "
                 "(visible, hidden) with (visible,) and (hidden,) are needed, all floating point"
             )
-        numbers = {name: float(value) for name, value in known.items() if isinstance(value, np.number)}
+        numbers = {name: float(value) for name, value in numbers.items() if isinstance(value, np.number)}
+        numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         # the chains of a file are those of its last update
         n_chains = chains[0] if chosen == updates[-1] and chains[1:] == shapes[1] else 0
         layers = tuple(int(n) for n in shapes[0])
         return {"layers": layers, "dtype": dtype, "update": chosen, "n_chains": int(n_chains),
                 "seed": int(numbers.get("seed", 1)), "hyperparameters": numbers}  # fmt: skip
+
+    def _inside(self, group: Any, name: str) -> Any:
+        """What a group holds under a name, in this file: a link may lead into any other."""
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py_module().HardLink):
+            raise DataError(f"{self.path} has {name} by a link, which rbms does not save; copy what it leads to")
+        return group[name]
+
+    def _scalar(self, group: Any, name: str) -> Any:
+        """A number or a short text; None for anything else."""
+        dataset = self._inside(group, name)
+        is_text = dataset.dtype.kind in "SO" and dataset.dtype.itemsize <= MOST_TEXT
+        if (
+            dataset.shape != ()
+            or not (is_text or dataset.dtype.kind in "iuf")
+            or dataset.external
+            or dataset.is_virtual
+        ):
+            return None
+        return dataset[()]
+
+    def _check_storage(self, name: str, dataset: Any) -> None:
+        """Raise DataError where values are in other files, or are more than the bytes of this one can be."""
+        if dataset.external or dataset.is_virtual:
+            raise DataError(f"{self.path} has {name} in another file, which rbms does not save; copy it into this one")
+        n_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
+        at_once = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        if n_bytes > MOST_PACKED * dataset.id.get_storage_size() or at_once > MOST_AT_ONCE:
+            raise DataError(
+                f"{self.path} has {name} of shape {dataset.shape}, but not the bytes for it; get a new copy"
+            )
 
     def rows(self, name: str, first: int, stop: int, dtype: str) -> Array:
         """Some rows of the parameters, or of the chains."""

@@ -21,6 +21,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelpar.values import plain
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -47,14 +49,12 @@ class Placement:
 def set_threads(n: int) -> None:
     """Use ``n`` threads on this rank from now on, in the kernels and in the BLAS.  Not collective.
 
-    Raises ValueError where n is less than 1 or more than libraries can count, TypeError where it is not an integer.
+    Raises SpecError where n is no integer, less than 1, or more than libraries can count.
     """
     global _settled
     from modelpar.kernels import threads
 
-    n = operator.index(n)
-    if n > MOST_THREADS:
-        raise ValueError(f"{n} threads were asked for, but at most {MOST_THREADS} are possible")
+    n = plain.integer_number("threads", n, at_least=1, at_most=MOST_THREADS)
     threads.set_threads(n)
     for library in _blas():
         library.set_num_threads(n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,13 @@ import numpy.typing as npt
 from modelpar.errors import LayoutError
 from modelpar.ownership.connections import Connections
 from modelpar.ownership.costs import dual_pays
+from modelpar.values import plain
 from modelpar.values.forms import plain_array
 from modelpar.values.offsets import offsets_of
 
 IntArray = npt.NDArray[np.int64]
 
+MOST_UNITS, MOST_SHARDS = 1 << 31, 1 << 24
 # a shard holds the columns of its hidden units, the rows of its visible units, or both
 MATRIX_LAYOUTS = ("column", "row", "dual")
 AUTO = "auto"  # one of these, chosen where the grid is known
@@ -37,8 +40,9 @@ class UnitLayout:
     def from_owners(cls, owner: npt.ArrayLike, n_shards: int) -> UnitLayout:
         """From the result of a partitioner: ``owner[i]`` (n_units,) is the shard that owns unit i.
 
-        Raises LayoutError where an owner is not in ``0 .. n_shards - 1``.
+        Raises LayoutError where an owner is not in ``0 .. n_shards - 1``, or there are no shards.
         """
+        n_shards = plain.integer_number("n_shards", n_shards, error=LayoutError, at_least=1, at_most=MOST_SHARDS)
         owner = plain_array(owner, "owners", LayoutError)
         if owner.ndim != 1 or (owner.size and owner.dtype.kind not in "ui"):
             raise LayoutError(f"owners must be one integer per unit, but came as {owner.dtype} of shape {owner.shape}")
@@ -51,7 +55,9 @@ class UnitLayout:
 
     @classmethod
     def blocks(cls, n_units: int, n_shards: int) -> UnitLayout:
-        """Contiguous blocks whose sizes differ by at most one."""
+        """Contiguous blocks whose sizes differ by at most one.  Raises LayoutError for what are no numbers of units."""
+        n_units = plain.integer_number("n_units", n_units, error=LayoutError, at_least=0, at_most=MOST_UNITS)
+        n_shards = plain.integer_number("n_shards", n_shards, error=LayoutError, at_least=1, at_most=MOST_SHARDS)
         return cls.from_owners(np.arange(n_units, dtype=np.int64) * n_shards // max(n_units, 1), n_shards)
 
     @property
@@ -110,13 +116,24 @@ class NetworkLayout:
     @classmethod
     def from_owners(cls, owners: Sequence[npt.ArrayLike], n_shards: int, layout: str = AUTO) -> NetworkLayout:
         """One owner array per layer; ``layout`` as :func:`layout_words` takes it.  Raises LayoutError."""
-        layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in owners)
+        layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in _layers("owners", owners))
         return cls(layers, layout_words(layout, len(layers) - 1))
 
     @classmethod
     def blocks(cls, sizes: Sequence[int], n_shards: int, layout: str = AUTO) -> NetworkLayout:
         """Contiguous blocks in every layer; ``layout`` as :func:`layout_words` takes it.  Raises LayoutError."""
-        return cls(tuple(UnitLayout.blocks(n, n_shards) for n in sizes), layout_words(layout, len(sizes) - 1))
+        layers = tuple(UnitLayout.blocks(n, n_shards) for n in _layers("sizes", sizes))
+        return cls(layers, layout_words(layout, len(layers) - 1))
+
+
+def _layers(name: str, values: Sequence[Any]) -> list[Any]:
+    """The elements, one for each layer.  Raises LayoutError."""
+    try:
+        if not len(values) or isinstance(values, str | bytes):
+            raise TypeError
+        return list(values)
+    except TypeError:
+        raise LayoutError(f"{name} are {plain.shown(values)}, but must be a list, with those of each layer") from None
 
 
 def layout_words(layout: str, n_matrices: int) -> tuple[str, ...]:
@@ -124,7 +141,7 @@ def layout_words(layout: str, n_matrices: int) -> tuple[str, ...]:
 
     Raises LayoutError for an unknown word, and unless there are one or ``n_matrices`` of them.
     """
-    words = [word.strip() for word in layout.split(",")]
+    words = [word.strip() for word in plain.text("layout", layout, error=LayoutError).split(",")]
     if len(words) == 1:
         words *= n_matrices
     if len(words) != n_matrices:

@@ -20,7 +20,7 @@ from modelpar.ownership.connections import Connections, mask_of
 from modelpar.ownership.layout import NetworkLayout, UnitLayout, layout_words
 from modelpar.spec import NetworkSpec
 from modelpar.values import plain
-from modelpar.values.forms import AnyPath
+from modelpar.values.forms import AnyPath, path_text
 from partitioners import Complete, GraphError, Partition, UnitGraph
 from partitioners.placement import load_placement
 
@@ -56,7 +56,7 @@ def place(
     with together(comm):
         if comm.rank == 0:
             partition = (
-                _read(os.fsdecode(file), spec, n_shards)
+                _read(path_text(file), spec, n_shards)
                 if file is not None
                 else _partitioned(spec, connections, n_shards, partitioner)
             )

@@ -57,13 +57,13 @@ class UpdateDigests:
             return None
         if not isinstance(entry, dict) or entry.get("stage") not in STAGES[:-1]:
             return None
-        numbers: list[Any] = [entry.get(name) for name in ("layer", "epoch", "step")]
-        digests = entry.get("digests")
-        if not all(type(number) is int and abs(number) < MOST for number in numbers) or not isinstance(digests, dict):
+        layer, epoch, step, digests = (entry.get(name) for name in ("layer", "epoch", "step", "digests"))
+        if type(layer) is not int or type(epoch) is not int or type(step) is not int or not isinstance(digests, dict):
+            return None
+        if max(abs(layer), abs(epoch), abs(step)) >= MOST:
             return None
         if not all(isinstance(value, str) and _HEX.fullmatch(value) for value in digests.values()):
             return None
-        layer, epoch, step = numbers
         return cls(entry["stage"], layer, epoch, step, {name: int(value, 16) for name, value in digests.items()})
 
 

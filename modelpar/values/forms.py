@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from modelpar.errors import DataError
+from modelpar.errors import DataError, ModelparError, SpecError
 from modelpar.machine.memory import check_room
+from modelpar.values import plain
 from modelpar.values.offsets import offsets_of
 from modelpar.values.sparse_parts import WRONG, compressed, damaged, entries_of, parts_of
 
@@ -27,6 +28,15 @@ AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 def is_path(value: object) -> TypeGuard[AnyPath]:
     """Whether ``os.fsdecode`` accepts it."""
     return isinstance(value, (str, bytes, os.PathLike))
+
+
+def path_text(path: object, error: type[ModelparError] = SpecError) -> str:
+    """A path as a text, as Python represents it.  Raises ``error`` for what cannot be the name of a file."""
+    if is_path(path):
+        name = os.fsdecode(path)
+        if name and "\0" not in name:
+            return name
+    raise error(f"{plain.shown(path)} is not the name of a file; give a text or a path")
 
 
 def plain_array(values: Any, name: str, error: type[Exception] = DataError) -> Array:
