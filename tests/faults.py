@@ -82,6 +82,8 @@ def words_of(case: Case, run: Path, *, bare: bool = False) -> list[str]:
 def run_case(case: Case, folder: Path, *, limit: float) -> Result:
     run, moment = folder / "run", folder / "moment"
     words = words_of(case, run)
+    if case.place == "place units":
+        words += ["--partitioner", "strided"]
     if case.place == "read checkpoint":
         words = [*words_of(case, run, bare=True), "--pretrain-only"]
         jobs.run_on_ranks(case.n, command(words), limit=limit, PYTHONPATH=str(ROOT)).check()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -10,12 +12,31 @@ from mpi4py import MPI
 
 from modelpar.errors import OutOfMemoryError
 
+UNKNOWN = 1 << 62
 _CGROUP = Path("/sys/fs/cgroup")
+_SHARED = "/dev/shm"
 
 
 def available_bytes() -> int:
-    """Memory that this process may still take: the free memory of the node, or of its container if that is less."""
-    return min([int(psutil.virtual_memory().available), *_left_by_containers()])
+    """Memory that this process may still take: the free memory of the node, or of its container if that is less.
+
+    Where the system tells neither, as in a container without ``/proc``, as much as there can be.
+    """
+    return min([UNKNOWN, *_left_by_node(), *_left_by_containers()])
+
+
+def _left_by_node() -> Iterator[int]:
+    with suppress(Exception):  # psutil raises whatever a missing or empty file of the system leads it to
+        yield int(psutil.virtual_memory().available)
+
+
+def shared_memory_left() -> int:
+    """Bytes that this node has left for memory that processes share: 64 MiB in many containers."""
+    try:
+        status = os.statvfs(_SHARED)
+    except OSError:  # there is no such folder, and MPI has memory from elsewhere
+        return UNKNOWN
+    return status.f_bavail * status.f_frsize
 
 
 def _left_by_containers() -> Iterator[int]:
