@@ -23,8 +23,8 @@ RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")  # of 
 
 # In the order in which a run comes to them.
 PLACES = (
-    "import", "grid", "open data", "read data", "place units", "compile", "make network", "begin directory",
-    "read checkpoint", "step", "record", "score", "write checkpoint", "finish checkpoint", "draw", "draw curves",
+    "import", "grid", "open data", "place units", "compile", "make network", "read checkpoint", "begin directory",
+    "read data", "step", "record", "score", "write checkpoint", "finish checkpoint", "draw", "draw curves",
     "summarise", "leave",
 )  # fmt: skip
 
@@ -54,10 +54,13 @@ def _hang() -> NoReturn:
         time.sleep(60)
 
 
+def _signal(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
 KINDS: dict[str, Callable[[], None]] = {
-    "error": _mistake, "bug": _bug, "disk": _disk, "memory": _memory, "exit": _exit,
-    "interrupt": lambda: signal.raise_signal(signal.SIGINT), "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "hang": _hang,
+    "error": _mistake, "bug": _bug, "disk": _disk, "memory": _memory, "exit": _exit, "hang": _hang,
+    "interrupt": _signal(signal.SIGINT), "term": _signal(signal.SIGTERM), "kill": _signal(signal.SIGKILL),
 }  # fmt: skip
 
 

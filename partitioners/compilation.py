@@ -29,8 +29,9 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """``numba.njit`` with a cache, where one can be written."""
 
     def compiled(function: Callable[..., Any]) -> Any:
-        with suppress(RuntimeError, OSError):  # raised by numba where no folder can be written
-            return _stamped(numba.njit(cache=True, **options)(function))
+        if config.CACHE_DIR or _has_home():
+            with suppress(RuntimeError, OSError):  # raised by numba where no folder can be written
+                return _stamped(numba.njit(cache=True, **options)(function))
         folder = _spare_folder()
         if folder is not None:
             with suppress(RuntimeError, OSError), _cached_in(folder):
@@ -38,6 +39,11 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return numba.njit(**options)(function)
 
     return compiled
+
+
+def _has_home() -> bool:
+    """Whether the user's cache directory is known; else numba would make one called ``~`` in the working directory."""
+    return os.path.isabs(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~"))
 
 
 def _stamped(function: Any) -> Any:

@@ -74,33 +74,37 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # characters that the encoding lacks are escaped
             stream.reconfigure(errors="backslashreplace")
     try:
-        import click
-
         from modelpar.cli.commands import modelpar
 
         faults.at("import")
-    except BaseException:
-        _abort(comm)
-    try:
         agree(comm, "the command line", arguments=list(arguments))
         with _warnings_in_one_line(comm):
             modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
             faults.at("leave")
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
-    except click.ClickException as error:
-        return _end_together(comm, error, error.format_message(), MISTAKE)
-    except StoppedError as error:
-        return _end_together(comm, error, _message(error), STOPPED, "stopped")
-    except (ModelparError, ModelparWarning, OSError, MemoryError) as error:  # python -W error raises warnings
-        return _end_together(comm, error, _message(error), getattr(error, "exit_status", MISTAKE))
-    except (KeyboardInterrupt, click.Abort) as error:
-        return _end_together(comm, error, "interrupted", INTERRUPTED)
-    except SystemExit as error:
-        return _exit_together(comm, error)
-    except BaseException:
-        _abort(comm)
+    except BaseException as error:
+        return _ended(comm, error)
     return 0
+
+
+def _ended(comm: MPI.Comm, error: BaseException) -> int:
+    """The exit status after an error, which is said once; ends all ranks where they do not all come here."""
+    import click
+
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.ClickException():
+            return _end_together(comm, error, error.format_message(), MISTAKE)
+        case StoppedError():
+            return _end_together(comm, error, _message(error), STOPPED, "stopped")
+        case ModelparError() | ModelparWarning() | OSError() | MemoryError():  # python -W error raises warnings
+            return _end_together(comm, error, _message(error), getattr(error, "exit_status", MISTAKE))
+        case KeyboardInterrupt() | click.Abort():
+            return _end_together(comm, error, "interrupted", INTERRUPTED)
+        case SystemExit():
+            return _exit_together(comm, error)
+        case _:
+            _abort(comm, error)
 
 
 @contextlib.contextmanager
@@ -165,7 +169,7 @@ def _print_error(message: str, kind: str = "error") -> None:
         print(f"modelpar: {kind}: {one_line(message)}", file=sys.stderr, flush=True)
 
 
-def _abort(comm: MPI.Comm) -> NoReturn:
+def _abort(comm: MPI.Comm, error: BaseException) -> NoReturn:
     """The traceback of a bug, and the end of all ranks."""
     head = f"modelpar: unexpected error on rank {comm.rank} of {comm.size}\n"
-    _end_alone(comm, head + traceback.format_exc(), UNEXPECTED)
+    _end_alone(comm, head + "".join(traceback.format_exception(error)), UNEXPECTED)

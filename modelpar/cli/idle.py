@@ -6,6 +6,7 @@ An option is idle where the run does not do what it asks for.  One that asks for
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -105,7 +106,7 @@ def report_missing_labels(comm: MPI.Comm, settings: Settings, spec: NetworkSpec,
 
 def _arrays(data: str) -> str:
     """The arrays of an archive that might be meant as labels, for people."""
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     try:
         if is_data_set(data) or not zipfile.is_zipfile(path):
             return ""

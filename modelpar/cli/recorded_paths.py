@@ -91,7 +91,7 @@ def check_there(comm: MPI.Comm, run: Mapping[str, Any], given: Mapping[str, Any]
             path = run.get(name)
             if name in given or path is None or (name == "data" and is_data_set(path)):
                 continue
-            file = Path(path).expanduser()
+            file = Path(os.path.expanduser(path))
             if file.exists():
                 continue
             folder = "" if file.is_absolute() else f" in {Path.cwd()}"

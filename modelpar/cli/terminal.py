@@ -102,7 +102,7 @@ def _width_of_launcher() -> int | None:
         if not path.startswith(("/dev/pts/", "/dev/tty")):
             return None
         terminal = os.open(path, os.O_RDONLY | os.O_NOCTTY)
-    except (OSError, psutil.Error):
+    except (OSError, psutil.Error, RuntimeError):  # the last one of psutil, without the system's files
         return None
     try:
         return os.get_terminal_size(terminal).columns or WIDTH

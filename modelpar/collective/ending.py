@@ -59,15 +59,24 @@ def is_reporter(comm: MPI.Comm) -> bool:
     """Whether this rank is the one to say why it ends the job; of several that would, one is.  Not collective."""
     if comm.size == 1:
         return True
-    if comm.Iprobe(tag=CLAIM_TAG):  # of a rank that came earlier
+    if _has_claim(comm, range(comm.size), CLAIM / 5):  # of a rank that came earlier
         return False
     nothing = bytearray()
     requests = [comm.Isend(nothing, rank, CLAIM_TAG) for rank in range(comm.size) if rank != comm.rank]
-    time.sleep(CLAIM)
-    lower = any(comm.Iprobe(source=rank, tag=CLAIM_TAG) for rank in range(comm.rank))
+    lower = _has_claim(comm, range(comm.rank), CLAIM)
     for request in requests:
         request.Test()
     return not lower
+
+
+def _has_claim(comm: MPI.Comm, ranks: range, seconds: float) -> bool:
+    """Whether a claim of one of these ranks arrives within so many seconds: MPI may need several calls to see it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if any(comm.Iprobe(source=rank, tag=CLAIM_TAG) for rank in ranks):
+            return True
+        time.sleep(POLL)
+    return False
 
 
 @contextmanager

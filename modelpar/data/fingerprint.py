@@ -122,7 +122,7 @@ def values_of(data: str | os.PathLike[str], *, test: bool = False) -> str:
     test   of the test set that the file brings
     Raises DataError where the file cannot be read.
     """
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     if not path.is_file():
         return f"name:{data}"
     with reading(path), open_regular(path) as file:

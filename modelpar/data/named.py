@@ -90,7 +90,7 @@ def find_named(name: str) -> list[Path]:
 
 def candidate_folders(name: str) -> list[Path]:
     """Folders that may hold the files, in the order in which they are looked at."""
-    roots = [Path(os.environ[VARIABLE]).expanduser()] if os.environ.get(VARIABLE) else []
+    roots = [Path(os.path.expanduser(os.environ[VARIABLE]))] if os.environ.get(VARIABLE) else []
     return [folder for root in [*roots, cache_folder(), *SYSTEM] for folder in (root / name, root)]
 
 

@@ -221,7 +221,7 @@ def _check_packed(table: Table, readers: MPI.Comm | None, comm: MPI.Comm | None)
 
 def _file_state(data: str) -> tuple[str, int, int]:
     """The properties of a file that are the same on all ranks that see the same one."""
-    path = Path(data).expanduser().absolute()
+    path = Path(os.path.expanduser(data)).absolute()
     if not path.is_file():
         return "", 0, 0
     state = path.stat()
@@ -232,7 +232,7 @@ def _digests(data: str, files: list[Path] | None, has_test: bool) -> tuple[str, 
     """Digests of the samples, and of those of the test set, where there is one.  Raises DataError."""
     if data == "digits":  # whatever file has that name
         return "name:digits", ""
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     if files is None and path.is_dir():
         files = files_of(path)
     if files is not None:
@@ -337,7 +337,7 @@ def _open(data: str) -> Source:
         return open_files(find_named(data))
     if data.partition(":")[0] in KINDS and not Path(data).exists():
         return open_synthetic(data)
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     if path.is_dir():
         return open_folder(path)
     if not path.exists():
@@ -357,7 +357,7 @@ def _open(data: str) -> Source:
 
 def read_labels(path: AnyPath, n_samples: int) -> IntArray:
     """Labels from a file of any known format, int64 (n_samples,).  Raises DataError."""
-    path = Path(os.fsdecode(path)).expanduser()
+    path = Path(os.path.expanduser(os.fsdecode(path)))
     start = _first_bytes(path)
     if start.startswith(NPY_START):
         labels = load_npy(path, lambda header: check_count(header.shape, n_samples, str(path)))

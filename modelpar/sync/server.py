@@ -98,7 +98,8 @@ class ParameterServer:
         n_counters = Tickets.n_counters(self.grid.n_replicas)
         self._arrays = open_arrays(self.grid, n, dtype, 2 if self.spec.adagrad else 1, n_counters)
         self._tickets = Tickets(self.grid, self._arrays, self.spec)
-        if not self.grid.n_servers and spans_nodes(self.grid.replica_comm):  # servers enter MPI all the time
+        apart = not self._arrays.shared or spans_nodes(self.grid.replica_comm)
+        if not self.grid.n_servers and apart:  # servers enter MPI all the time
             self._progress = Progress(self.grid.replica_comm)
 
     def steps_together(self, done: int) -> int:

@@ -30,7 +30,12 @@ def open_arrays(grid: Grid, n: int, dtype: npt.DTypeLike, n_vectors: int, n_coun
     """Windows on the ranks of this shard that host them.  Collective over the grid."""
     description = (hosts(grid), n, np.dtype(dtype).str, n_vectors, n_counters)
     _tell(grid, ("open", description))
-    return SharedArrays(grid.column_comm, *description, grid.check_ranks if grid.tolerant else None)
+    return _arrays(grid, *description)
+
+
+def _arrays(grid: Grid, hosts: list[int], n: int, dtype: str, n_vectors: int, n_counters: int) -> SharedArrays:
+    check_ranks = grid.check_ranks if grid.tolerant and not grid.is_server else None
+    return SharedArrays(grid.column_comm, hosts, n, dtype, n_vectors, n_counters, check_ranks, grid.n_shards - 1)
 
 
 def close_arrays(grid: Grid, arrays: SharedArrays) -> None:
@@ -64,7 +69,7 @@ def serve(grid: Grid) -> None:
             time.sleep(NAP)
         verb, message = comm.recv(source=0, tag=TAG)
         if verb == "open":
-            arrays = SharedArrays(comm, *message)
+            arrays = _arrays(grid, *message)
         elif verb == "close" and arrays is not None:
             arrays.free()
             arrays = None

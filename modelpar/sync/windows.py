@@ -24,12 +24,19 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.comm import lifetimes
+from modelpar.errors import warn
+from modelpar.machine.memory import shared_memory_left
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 PIECE = 1 << 18  # elements of one operation: bounds what MPI allocates for it
 COUNTER = 8  # bytes
+SHARE_OF_SHARED = 0.8  # of a node's shared memory that windows may take: MPI's own messages need some
+LITTLE = (
+    "the shared memory of a node (/dev/shm) does not hold the parameters of --sync server; its ranks keep them apart, "
+    "which makes fetches and pushes slow: give the container more (docker run --shm-size), or use another --sync"
+)
 NAP = 0.00005  # seconds between two checks whether a host is free
 
 
@@ -39,6 +46,9 @@ class SharedArrays:
     hosts         ranks of ``comm`` that host a part of each vector; the first also hosts the counters
     dtype         float32 or float64
     check_ranks   called while waiting for a turn: raises where a rank was lost.  None where ranks are not lost
+    n_others      other arrays of this size that are made on the same node meanwhile
+    shared        whether the ranks of a node reach each other's parts directly: where its memory for that does not hold
+                  them, MPI would take it all the same, and the first write would kill the rank
 
     Making one is collective over ``comm``, and so is ``free``; windows that nobody refers to any more are freed when
     others, or a grid, are made over their ranks (``comm.lifetimes``).  All other methods are one rank's own, and done
@@ -47,14 +57,18 @@ class SharedArrays:
 
     def __init__(
         self, comm: MPI.Comm, hosts: list[int], n: int, dtype: npt.DTypeLike, n_vectors: int, n_counters: int,
-        check_ranks: Callable[[], None] | None = None,
+        check_ranks: Callable[[], None] | None = None, n_others: int = 0,
     ) -> None:  # fmt: skip
         self.n, self.dtype, self._hosts, self._me = n, np.dtype(dtype), hosts, comm.rank
         self._check_ranks = check_ranks
         self.bounds = [n * i // len(hosts) for i in range(len(hosts) + 1)]
         self._n_counters = n_counters
         mine = [self.bounds[i + 1] - self.bounds[i] for i, host in enumerate(hosts) if host == comm.rank]
-        self._window, self._memory = _window(comm, sum(mine) * n_vectors * self.dtype.itemsize)
+        n_bytes = sum(mine) * n_vectors * self.dtype.itemsize
+        self.shared = _fits_shared_memory(comm, n_bytes * (1 + n_others))
+        if not self.shared:
+            warn(comm, LITTLE)
+        self._window, self._memory = _window(comm, n_bytes, shared=self.shared)
         n_all = n_counters + len(hosts) if comm.rank == hosts[0] else 0
         self._control, self._counted = _window(comm, n_all * COUNTER)
         key, self._held = lifetimes.free_dropped(comm), []  # nobody adds to what is not yet zero: it is a barrier, too
@@ -181,8 +195,19 @@ class SharedArrays:
             held.free()
 
 
-def _window(comm: MPI.Comm, n_bytes: int) -> tuple[MPI.Win, Array]:
-    """A window, and this rank's part of it, all zero."""
+def _fits_shared_memory(comm: MPI.Comm, n_bytes: int) -> bool:
+    """Whether the nodes of ``comm`` have room for what all ranks want to share; the same on all ranks.  Collective."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    wanted, room = node.allreduce(n_bytes), node.bcast(shared_memory_left())
+    node.Free()
+    return bool(comm.allreduce(wanted <= SHARE_OF_SHARED * room, MPI.LAND))
+
+
+def _window(comm: MPI.Comm, n_bytes: int, *, shared: bool = True) -> tuple[MPI.Win, Array]:
+    """A window, and this rank's part of it, all zero.   shared: in memory that the ranks of a node share"""
+    if not shared:
+        own: Array = np.zeros(n_bytes, np.uint8)
+        return MPI.Win.Create(own, 1, comm=comm), own  # type: ignore[arg-type]
     window = MPI.Win.Allocate(n_bytes, 1, comm=comm)  # type: ignore[arg-type]
     memory: Array = np.frombuffer(memoryview(window.tomemory()), np.uint8, n_bytes)  # type: ignore[arg-type]
     memory[:] = 0
