@@ -1,6 +1,7 @@
 """Placement files: a partition and how it was made, in an .npz that any NumPy reads.
 
 Arrays ``layer0``, ``layer1``, ... (n_units of the layer,) int32 owners, ``n_parts``, and ``made``, a JSON object.
+Later formats say their number there, as ``format``; files without it are of format 1, which this is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from partitioners.graph import GraphError
 from partitioners.partition import Partition, plain
 from partitioners.writing import atomic_file
 
+FORMAT = 1
 # raised by numpy, zipfile and json for files that are damaged, or of another kind
 DAMAGED = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, EOFError, RuntimeError, MemoryError,
@@ -68,6 +70,11 @@ def load_placement(path: AnyPath) -> tuple[Partition, dict[str, Any]]:
         if owner.size and (owner.min() < 0 or owner.max() >= n_parts):
             wrong = int(owner.min() if owner.min() < 0 else owner.max())
             raise GraphError(f"{path}: a unit of layer {i} is owned by part {wrong}, but there are {n_parts} parts")
+    if isinstance(made, dict) and made.get("format", FORMAT) != FORMAT:
+        raise GraphError(
+            f"{path} is a placement file of format {str(made['format'])[:20]}, but this version reads format {FORMAT}; "
+            "use the version that wrote it, or a later one"
+        )
     if not owners or not isinstance(made, dict):
         raise GraphError(f"{path} is not a placement file: layer0, layer1, ..., n_parts and made are expected")
     try:

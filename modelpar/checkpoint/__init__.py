@@ -192,7 +192,8 @@ def read_spec(path: AnyPath, header: Header) -> NetworkSpec:
     if header.metadata.get("modelpar") != FORMAT:
         version = header.metadata.get("modelpar")
         what = f"is a modelpar checkpoint of format {version}" if version else "is not a modelpar checkpoint"
-        raise CheckpointError(f"{path} {what}, but this version reads format {FORMAT}")
+        mend = "use the version of modelpar that wrote it, or a later one" if version else "name one"
+        raise CheckpointError(f"{path} {what}, but this version reads format {FORMAT}; {mend}")
     try:
         fields = json.loads(header.metadata["network"])
         return NetworkSpec(**{**fields, "layers": tuple(fields["layers"])})
