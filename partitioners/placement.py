@@ -1,6 +1,7 @@
 """Placement files: a partition and how it was made, in an .npz that any NumPy reads.
 
 Arrays ``layer0``, ``layer1``, ... (n_units of the layer,) int32 owners, ``n_parts``, and ``made``, a JSON object.
+Later formats say their number there, as ``format``; files without it are of format 1, which this is.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from partitioners.partition import Partition, plain
 from partitioners.reading import cannot_read, check_room, open_regular
 from partitioners.writing import atomic_file
 
+FORMAT = 1
 EXPECTED = "layer0, layer1, ..., n_parts and made are expected"
 MOST_BYTES_MADE = 1 << 20  # of the description, and of headers
 MEMORY_OF_DIRECTORY = 24  # bytes that a byte of an archive takes, if all of it were its directory
@@ -79,6 +81,11 @@ def load_placement(path: AnyPath) -> tuple[Partition, dict[str, Any]]:
         if owner.size and (owner.min() < 0 or owner.max() >= n_parts):
             wrong = int(owner.min() if owner.min() < 0 else owner.max())
             raise GraphError(f"{path}: a unit of layer {i} is owned by part {wrong}, but there are {n_parts} parts")
+    if isinstance(made, dict) and made.get("format", FORMAT) != FORMAT:
+        raise GraphError(
+            f"{path} is a placement file of format {str(made['format'])[:20]}, but this version reads format {FORMAT}; "
+            "use the version that wrote it, or a later one"
+        )
     if not owners or not isinstance(made, dict):
         raise GraphError(f"{path} is not a placement file: {EXPECTED}")
     try:

@@ -3,8 +3,14 @@
     python -m tests.kills --grid 4x1 --sync server --times 20          Open MPI: the others go on
     python -m tests.kills --grid 2x2 --how killed --times 20           the job ends, and is resumed on one rank
     python -m tests.kills --grid 2x2 --how stopped --times 20          the watchdog ends the job, and names the rank
+    python -m tests.kills --how job --times 200 --ends 40              the whole job, launcher and all, on any MPI
 
 A grid is replicas x model shards.  Each run is one line: the moment, the rank, how the run ended, and its accuracy.
+
+``--how job`` kills every process of a job at once, while it writes a checkpoint after every update: at 1, 2 and 4
+ranks, with checkpoints of a few KB and of 300 MB, ``--times`` in all; and ``--ends`` times when the model is there
+already, but pictures and summary are not.  Runs are resumed, at the same ranks, until they are complete, and compared
+with uninterrupted ones.
 """
 
 from __future__ import annotations
@@ -22,12 +28,26 @@ import uuid
 from pathlib import Path
 
 import psutil
+from mpi4py import MPI
 
+from modelpar.cli.soak_job import Launcher
+from modelpar.cli.soak_round import DIFFERENT, INCOMPLETE, KINDS, LEFT, LOST, UNREADABLE, Outcome, Rounds, Shape, Story
+from modelpar.comm.grid import Grid
 from tests import jobs
 
 LIMIT = 90.0  # seconds until a run counts as hanging
 STALL = 3  # seconds without a step until the watchdog ends a job
 RANK = "OMPI_COMM_WORLD_RANK"
+
+RANKS: tuple[Shape, ...] = ((1, 1), (1, 2), (2, 2))  # of --how job: 1, 2 and 4
+KILLS_OF_A_RUN = 5  # a run is started so many times before it may end
+SAVING = "--exact --no-score --checkpoint-every 1 --keep 2"
+SIZES = {
+    "small": f"{SAVING} --no-pictures --layers 64-32-16 --epochs 5 --finetune-epochs 3",
+    # 37.7 million weights, and as many velocities
+    "300 MB": f"{SAVING} --no-pictures --data patterns:64 --layers 4096-9200 --updates 6 --pretrain-only",
+}
+ENDING = f"{SAVING} --layers 64-32-16 --epochs 1 --finetune-epochs 1"  # with pictures: they come after the model
 
 
 def command(n: int, tolerant: bool, words: list[str]) -> list[str]:
@@ -143,17 +163,46 @@ def ends(n: int, words: list[str], run: Path, moment: float, victim: int, how: s
     return {**result, "output": output, "wrong": "; ".join(wrong)}
 
 
+def series(times: int, ends: int, seed: int) -> int:
+    """Kill whole jobs (``--how job``); the exit status."""
+    launcher, chance, status = Launcher(), random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as name, Grid(MPI.COMM_SELF) as grid:
+        rounds = Rounds(launcher, Path(name), chance, grid)
+        cells = [(size, shape, False) for size in SIZES for shape in RANKS] if times else []
+        wanted = [times // len(cells) + (i < times % len(cells)) for i in range(len(cells))]
+        last = [("end", shape, True) for shape in RANKS] if ends else []
+        wanted += [ends // len(last) + (i < ends % len(last)) for i in range(len(last))]
+        for (size, shape, ending), n in zip(cells + last, wanted, strict=True):
+            label = f"{size}, {shape[0] * shape[1]} rank(s)"
+            story = Story(label, ENDING if ending else SIZES[size], grids=(shape,))
+            outcomes = list[Outcome]()
+            while (left := n - sum(outcome.kills for outcome in outcomes)) > 0:
+                moments = rounds.moments(story, 1 if ending else min(left, KILLS_OF_A_RUN), ending=float(ending))
+                outcomes.append(rounds.play(story, moments, lambda shape=shape: shape, vary=False))  # type: ignore[misc]
+                print(f"  {outcomes[-1].line()}", flush=True)
+            counts = {kind: sum(outcome.count(kind) for outcome in outcomes) for kind in KINDS}
+            status = status or int(any(counts.values()))
+            seconds = sum(outcome.seconds for outcome in outcomes)
+            told = ", ".join(f"{counts[kind]} {kind}" for kind in (UNREADABLE, LOST, INCOMPLETE, DIFFERENT, LEFT))
+            print(f"{label}: {n} kills of {len(outcomes)} runs in {seconds:.0f} s: {told}", flush=True)
+    return status
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", default="4x1", help="replicas x model shards")
-    parser.add_argument("--how", choices=["lost", "killed", "stopped"], default="lost", help="what becomes of a rank")
+    parser.add_argument("--how", choices=["lost", "killed", "stopped", "job"], default="lost",
+                        help="what becomes of a rank, or of the job")  # fmt: skip
     parser.add_argument("--sync", default="allreduce")
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--ends", type=int, default=0, help="of --how job: kills after the model is there")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--within", type=float, help="seconds of training in which a rank is killed [all]")
     parser.add_argument("--show", action="store_true", help="print what a run printed that did not end well")
     parser.add_argument("rest", nargs="*", help="further options of modelpar train, behind --")
     options = parser.parse_args()
+    if options.how == "job":
+        return series(options.times, options.ends, options.seed)
     replicas, shards = map(int, options.grid.split("x"))
     words = ["--sync", options.sync, "--model-shards", str(shards), "--replicas", str(replicas), *options.rest]
     n, chance, worst = replicas * shards, random.Random(options.seed), 0.0

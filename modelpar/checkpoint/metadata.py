@@ -51,7 +51,8 @@ def spec_of(path: str, header: Header) -> NetworkSpec:
     version = header.metadata.get("modelpar")
     if version != FORMAT:
         what = f"is a modelpar checkpoint of format {version}" if version else "is not a modelpar checkpoint"
-        raise CheckpointError(f"{path} {what}, but this version reads format {FORMAT}")
+        mend = "use the version of modelpar that wrote it, or a later one" if version else "name one"
+        raise CheckpointError(f"{path} {what}, but this version reads format {FORMAT}; {mend}")
     try:
         values = _object(header.metadata.get("network"))
         known = {f.name for f in fields(NetworkSpec)}

@@ -1,6 +1,6 @@
 """One round of ``modelpar soak``: a training that is killed, resumed elsewhere, and compared with one that was not.
 
-Trainings are exact, so that every grid, layout and setting of MPI must leave the same bytes.
+Most trainings are exact, so that every grid, layout and setting of MPI must leave the same bytes.
 """
 
 from __future__ import annotations
@@ -55,13 +55,15 @@ class Story:
         return ["train", *self.options.split(), *own]
 
 
-_SMALL = "--exact --no-pictures --no-score --checkpoint-every 1 --keep 2 --epochs 5 --finetune-epochs 3"
+_SMALL = "--no-pictures --no-score --checkpoint-every 1 --keep 2 --epochs 5 --finetune-epochs 3"
+_EXACT = f"--exact {_SMALL}"
 STORIES = (
-    Story("two RBMs", f"{_SMALL} --layers 64-32-16"),
-    Story("tempered chains, averages", f"{_SMALL} --layers 64-32 --chains 40 --chain-method pt --chain-temperatures 4 "
+    Story("two RBMs", f"{_EXACT} --layers 64-32-16"),
+    Story("tempered chains, averages", f"{_EXACT} --layers 64-32 --chains 40 --chain-method pt --chain-temperatures 4 "
           "--average 20"),
-    Story("local connections", f"{_SMALL} --layers 64-36 --connections local:3/1 --keep-trajectory", placed=False),
-    Story("Local SGD", f"{_SMALL} --layers 64-32 --sync local --period 5", grids=((2, 1), (2, 2))),
+    Story("local connections", f"{_EXACT} --layers 64-36 --connections local:3/1 --keep-trajectory", placed=False),
+    # not exact, which needs replicas that take every step together: the same bytes at the same grid only
+    Story("Local SGD", f"{_SMALL} --layers 64-32 --sync local --period 5", grids=((2, 1),), placed=False),
     Story("parameter server", f"{_SMALL} --layers 64-32 --sync server --meet-every 5", grids=((2, 1), (2, 2)),
           repeatable=False),
 )  # fmt: skip

@@ -5,6 +5,7 @@ bits    (n_samples, n_units / 8 rounded up) uint8: bit ``u % 8`` of byte ``u // 
 shape   (n_samples, *dimensions of a sample): their product is n_units
 scale   the raw value of a bit that is set
 labels  (n_samples,) integers; may be left out
+format  an integer, of later formats; files without it are of format 1, which this is
 
 The archive has a CRC-32 of each array, as every zip file.  That of bits that are memory-mapped is checked when the data
 set is opened, by all ranks of a node together: a third of a second for a GB, divided by the ranks.
@@ -47,6 +48,7 @@ IntArray = npt.NDArray[np.int64]
 MappedBits = tuple[Array, MappedFile | None]
 
 KEYS = {"bits", "shape", "scale"}
+FORMAT = 1
 
 
 class PackedTable(EagerTable):
@@ -184,8 +186,19 @@ def is_packed(archive: Archive) -> bool:
     return set(archive.headers) >= KEYS
 
 
+def check_format(archive: Archive) -> None:
+    """Raise DataError for a file of a later format."""
+    found = small_array(archive, "format").reshape(-1)[:1].tolist() if "format" in archive.headers else [FORMAT]
+    if found != [FORMAT]:
+        raise DataError(
+            f"{archive.path} is a packed data set of format {str(found)[1:-1][:20]}, but this version reads format "
+            f"{FORMAT}; use the version of modelpar that wrote it, or a later one"
+        )
+
+
 def open_packed(archive: Archive) -> Source:
     """Samples and labels of a packed file.  Reads headers, labels, and nothing of the bits.  Raises DataError."""
+    check_format(archive)
     name = str(archive.path)
     numbers, scale, header = small_array(archive, "shape"), small_array(archive, "scale"), archive.headers["bits"]
     if numbers.dtype.kind not in "iu" or (numbers < 1).any() or (numbers >= 1 << 40).any():

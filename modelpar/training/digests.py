@@ -7,7 +7,8 @@ One JSON object a line, in the order of the updates::
 The tensors of an update stand in the order in which they are computed, each by its digest
 (:mod:`modelpar.kernels.digest`) in 16 hexadecimal digits: ``v0 h0 v1 h1 W b c`` in pre-training; in fine-tuning, whose
 ``layer`` is -1, the parameters after the update, ``rbm.0.W`` to ``output.c``.  The digest does not tell the grid, so
-runs of different grids can be compared.
+runs of different grids can be compared.  Lines of later formats say their number, as ``format``; lines without it are
+of format 1, which this is.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modelpar.errors import CheckpointError
 from modelpar.files.regular import open_regular
 from modelpar.records import STAGES
 
 NAME = "digests.jsonl"  # in a run directory
+FORMAT = 1
 MOST_BYTES = 1 << 20  # of a line; a longer one is damaged, and passed over piece by piece
 MOST = 1 << 62  # of layers, epochs and steps
 _HEX = re.compile("[0-9a-f]{16}")
@@ -50,11 +53,12 @@ class UpdateDigests:
 
     @classmethod
     def from_line(cls, line: bytes) -> UpdateDigests | None:
-        """The update of a line; None where it is damaged."""
+        """The update of a line; None where it is damaged.  Raises CheckpointError for one of a later format."""
         try:
             entry = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             return None
+        _check_format(entry)
         if not isinstance(entry, dict) or entry.get("stage") not in STAGES[:-1]:
             return None
         layer, epoch, step, digests = (entry.get(name) for name in ("layer", "epoch", "step", "digests"))
@@ -65,6 +69,15 @@ class UpdateDigests:
         if not all(isinstance(value, str) and _HEX.fullmatch(value) for value in digests.values()):
             return None
         return cls(entry["stage"], layer, epoch, step, {name: int(value, 16) for name, value in digests.items()})
+
+
+def _check_format(entry: Any) -> None:
+    found = entry.get("format", FORMAT) if isinstance(entry, dict) else FORMAT
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{NAME} has updates of format {str(found)[:20]}, but this version reads format {FORMAT}; use the version "
+            "of modelpar that wrote it, or a later one"
+        )
 
 
 def append(file: BinaryIO, update: UpdateDigests) -> None:
@@ -81,7 +94,8 @@ def read(path: str | Path) -> tuple[list[UpdateDigests], int]:
     """The updates of a file in their order, and how many lines in between could not be read.
 
     A last line that was cut off is left out.  Where a run went back to a checkpoint, what it did again counts,
-    whether it has taken the old lines away or not.  Raises OSError where there is no such regular file.
+    whether it has taken the old lines away or not.  Raises OSError where there is no such regular file,
+    CheckpointError for one of a later format.
     """
     kept: list[UpdateDigests] = []
     n_damaged, is_last_damaged = 0, False

@@ -109,7 +109,7 @@ def test_initial_weights_are_those_of_the_dense_matrix(comm, agree, shape, owner
     [rbm] = network.rbms
     n_visible, n_hidden = network.spec.layers
     n = np.count_nonzero(networks.mask_of(network, 0))
-    scale = (2 / (n / n_visible + n / n_hidden)) ** 0.5
+    scale = (2 / (n / n_visible + n / n_hidden)) ** 0.5 if n else 1.0
     whole = networks.reference.initial_weights(5, 0, n_visible, n_hidden, scale)
     agree(np.allclose(rbm.W, networks.held(rbm, whole), rtol=1e-6, atol=1e-9))
 
