@@ -131,7 +131,8 @@ class RunDirectory:
                     raise SpecError(f"{option} {self.path} is a file; name a directory, or one that is not there yet")
                 if resume and not self.path.is_dir():
                     raise SpecError(f"--run-dir {self.path} holds no run to resume; leave --resume out to start one")
-                old = self.files()
+                # what is half written is of a start that was ended before it had anything
+                old = [path for path in self.files() if partials.completed_name(path.name) is None]
                 if old and not (resume or overwrite):
                     go_on = "--resume to go on with it, " if option == "--run-dir" else ""
                     raise SpecError(
@@ -235,7 +236,7 @@ class RunDirectory:
         """The records that were written so far; no file is changed.  Raises ModelparError on every rank."""
         records: list[dict[str, Any]] = []
         with together(self.comm):
-            if self.comm.rank == 0 and (self.path / METRICS).exists():
+            if self.comm.rank == 0 and (self.path / METRICS).is_file():
                 records, _ = parsed((self.path / METRICS).read_bytes().splitlines())
         return self.comm.bcast(records)  # type: ignore[no-any-return]
 
