@@ -42,6 +42,7 @@ def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         else:
             os.chmod(partial, _mode(target))  # temporary files are private to their owner
             os.replace(partial, target)
+            _sync_folder(target.parent)
     except OSError as error:
         raise GraphError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
@@ -50,6 +51,16 @@ def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
                 os.unlink(partial)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make new names in a folder survive a loss of power, where it can be done."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

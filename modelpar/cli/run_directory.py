@@ -132,7 +132,8 @@ class RunDirectory:
                     raise SpecError(f"{option} {self.path} is a file; name a directory, or one that is not there yet")
                 if resume and not self.path.is_dir():
                     raise SpecError(f"--run-dir {self.path} holds no run to resume; leave --resume out to start one")
-                old = self.files()
+                # what is half written is of a start that was ended before it had anything
+                old = [path for path in self.files() if partials.completed_name(path.name) is None]
                 if old and not (resume or overwrite):
                     go_on = "--resume to go on with it, " if option == "--run-dir" else ""
                     raise SpecError(

@@ -1,1 +1,1 @@
-"""Names of files, and the one module through which outputs are written."""
+"""Names of files, locks, and the one module through which outputs are written."""

@@ -326,7 +326,9 @@ def test_threads_are_the_cores_of_the_node_over_its_ranks() -> None:
 def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
     directory = RunDirectory(MPI.COMM_SELF, tmp_path / "run")
     directory.prepare(resume=False, overwrite=False)
-    directory.prepare(resume=False, overwrite=False)  # an empty one is no run
+    (directory.path / "config.toml.partial").touch()
+    directory.prepare(resume=False, overwrite=False)  # an empty one is no run, and neither is what is half written
+    assert [path.name for path in directory.path.iterdir() if path.name != "lock"] == ["checkpoints"]
     directory.model.write_bytes(b"a model")
     (directory.path / "notes.txt").write_text("the user's own")
     with pytest.raises(SpecError, match="--resume to go on with it, --overwrite to replace it"):
