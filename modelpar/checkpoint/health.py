@@ -122,5 +122,6 @@ def largest_weight(W: Array) -> float:
     """The largest absolute value, infinity where there is a NaN, without a copy of W."""
     if not W.size:
         return 0.0
-    low, high = float(W.min()), float(W.max())
+    with np.errstate(invalid="ignore"):
+        low, high = float(W.min()), float(W.max())
     return float("inf") if np.isnan(low) or np.isnan(high) else max(-low, high)

@@ -56,18 +56,18 @@ def _rounded_up(n_units: int) -> int:
 
 
 def signed_sums(W: Array) -> tuple[IntArray, IntArray, int]:
-    """Sums of positive and of negative weights, in steps, of W (rows, columns): (of rows (2, rows), of columns
+    """Sums of positive and of negative weights, in steps, of W (rows, columns): (of rows (rows, 2), of columns
     (2, columns), steps of the largest weight)."""
     if not compiled():
         above, below = signed_steps(W)
-        sums = [np.stack([above.sum(axis), below.sum(axis)]) for axis in (1, 0)]
-        return sums[0], sums[1], int(np.maximum(above, below).max(initial=0))
-    rows, columns, largest = np.zeros((2, len(W)), np.int64), np.zeros((2, W.shape[1]), np.int64), [0]
+        of_rows, of_columns = (np.stack([above.sum(axis), below.sum(axis)]) for axis in (1, 0))
+        return of_rows.T.copy(), of_columns, int(np.maximum(above, below).max(initial=0))
+    rows, columns, largest = np.zeros((len(W), 2), np.int64), np.zeros((2, W.shape[1]), np.int64), [0]
     parts: list[IntArray] = []
 
     def work(start: int, stop: int) -> None:
         mine = np.zeros((2, W.shape[1]), np.int64)
-        largest.append(add_signed_sums(W[start:stop], rows[:, start:stop], mine))
+        largest.append(add_signed_sums(W[start:stop], rows[start:stop], mine))
         parts.append(mine)
 
     threads.split(len(W), threads.rows_of(GRAIN, W.shape[1]), work)
@@ -78,8 +78,9 @@ def signed_sums(W: Array) -> tuple[IntArray, IntArray, int]:
 
 def signed_steps(W: Array) -> tuple[IntArray, IntArray]:
     """Steps of the positive weights, and of the others, each 0 where the other has them."""
-    size = np.abs(W).astype(np.float32) * np.float32(STEPS)
-    steps = np.where(size < MOST - 1, size, MOST - 1).astype(np.int64) + 1
+    most = MOST // STEPS
+    size = np.where(np.abs(W) < most, np.abs(W), most).astype(np.float32) * np.float32(STEPS)
+    steps = np.minimum(size, MOST - 1).astype(np.int64) + 1
     return np.where(W > 0, steps, 0), np.where(W > 0, 0, steps)
 
 
@@ -93,7 +94,7 @@ def steps_of(weight):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def add_signed_sums(W, rows, columns):  # type: ignore[no-untyped-def]
-    """Add to rows (2, n) and columns (2, m) the sums of positive and of negative weights W (n, m), in steps; returns
+    """Add to rows (n, 2) and columns (2, m) the sums of positive and of negative weights W (n, m), in steps; returns
     those of the largest weight."""
     positive, negative = np.zeros(W.shape[1], np.int32), np.zeros(W.shape[1], np.int32)
     largest = np.int32(0)
@@ -112,8 +113,8 @@ def add_signed_sums(W, rows, columns):  # type: ignore[no-untyped-def]
                     above += plus
                     below += minus
                     largest = max(largest, steps)
-                rows[0, i] += above
-                rows[1, i] += below
+                rows[i, 0] += above
+                rows[i, 1] += below
         for j in range(W.shape[1]):
             columns[0, j] += positive[j]
             columns[1, j] += negative[j]

@@ -24,7 +24,7 @@ def test_sums_of_either_sign(shape, dtype, n_threads, monkeypatch):
     steps = steps.reshape(shape)
     positive = np.where(W > 0, steps, 0)
     rows, columns, largest = signed_sums(W)
-    assert np.array_equal(rows, [positive.sum(axis=1), (steps - positive).sum(axis=1)])
+    assert np.array_equal(rows.T, [positive.sum(axis=1), (steps - positive).sum(axis=1)])
     assert np.array_equal(columns, [positive.sum(axis=0), (steps - positive).sum(axis=0)])
     assert largest == steps.max(initial=0)
 
