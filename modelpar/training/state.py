@@ -130,7 +130,7 @@ class TrainingRun:
     sync: Sync | None = None  # how replicas stay together in the stage that is being trained
     staleness: Counter[int] = field(default_factory=Counter)  # this replica's pushes to a server, by their staleness
     keep: Callable[[], None] = nothing  # called where all replicas are alike, before a step
-    checks: Checks = field(default_factory=Checks)  # of the stage that is being trained
+    checks: Checks = field(default_factory=Checks, compare=False)  # of the stage that is being trained
 
     @classmethod
     def of(cls, network: DeepBeliefNetwork) -> TrainingRun:
