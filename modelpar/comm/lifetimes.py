@@ -5,7 +5,7 @@ Python's collector drops an object at another moment on every rank, in any threa
 MPI.  So an object that is dropped is only noted, and freed when the next grid is made over its ranks: these tell each
 other what they have dropped, and free, in one order, what all of them have (decision 31).
 
-The number of communicators is limited: MPICH has room for about 2000, and a grid makes four or five.
+The number of communicators is limited: MPICH has room for about 2000, and a grid keeps four or five.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ an adversary.  If the first step at which two runs differ is missed, the next on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def digest_memory(values: npt.NDArray[Any]) -> int:
     """
     words = values.reshape(-1).view(np.uint32)
     whole = len(words) // WIDTH
-    row_keys, column_keys = _row_keys(np.arange(whole + 1, dtype=np.uint64)), _keys_of_memory()
+    row_keys, column_keys = _keys_of_memory(whole + 1)
     total = 0
     if whole:
         total = _summed(words[: whole * WIDTH].reshape(whole, WIDTH), row_keys[:whole], column_keys)
@@ -157,9 +157,9 @@ def digest_rows(halves, row_keys, column_keys):  # type: ignore[no-untyped-def]
     return total
 
 
-@cache
-def _keys_of_memory() -> npt.NDArray[np.uint32]:
-    return _column_keys(np.arange(WIDTH, dtype=np.uint64))
+@lru_cache(maxsize=32)
+def _keys_of_memory(n_rows: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    return _row_keys(np.arange(n_rows, dtype=np.uint64)), _column_keys(np.arange(WIDTH, dtype=np.uint64))
 
 
 def _row_keys(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

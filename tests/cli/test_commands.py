@@ -29,7 +29,7 @@ from modelpar.cli.run_records import is_before
 from modelpar.cli.threads import Placement, placement
 from modelpar.errors import DataError, ModelparError, SpecError
 from modelpar.files import partials
-from modelpar.spec import FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.spec import FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
 from modelpar.training.state import Position
 from tests import jobs
 
@@ -157,6 +157,14 @@ def test_resuming_takes_the_options_of_the_run_but_not_its_grid(tmp_path: Path) 
     assert settings.training.epochs == 7
     assert settings.grid.model_shards is None
     assert settings.run.threads is None
+
+
+def test_another_strategy_does_not_take_over_the_options_of_the_first(tmp_path: Path) -> None:
+    """But those that all strategies have."""
+    (tmp_path / "config.toml").write_text("[sync]\nsync = 'local'\nperiod = 3\ncheck_replicas = 7\nrepair = true\n")
+    mine = {"run": {"run_dir": str(tmp_path)}, "sync": {"sync": "server"}}
+    settings = config.gather(MPI.COMM_SELF, mine, None, resume=True)
+    assert settings.sync == SyncSpec("server", check_replicas=7, repair=True)
 
 
 def test_other_data_than_those_of_the_run_bring_their_own_options(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_run_compiles_what_it_calls() -> None:
     grey = names()
     assert not {"statistics", "states of products", "gradients", "norms", "digests"} & grey
     assert names(binary=True) - grey == {"statistics", "states of sums", "states of products"}
-    assert names(binary=True, n_replicas=2) - names(binary=True) == {"statistics of replicas"}
+    assert names(binary=True, n_replicas=2) - names(binary=True) == {"statistics of replicas", "digests"}
     assert "statistics of probabilities" in names(binary=True, training=TrainingSpec(statistics="float"))
     assert "states of products" in names(training=TrainingSpec(persistent=True))
     assert names(tuning=FineTuneSpec(max_norm=1.0)) - grey == {"gradients", "norms", "arrays as data"}
