@@ -11,14 +11,18 @@ import psutil
 
 from modelpar.errors import DataError
 
+UNKNOWN = 1 << 62
 _CGROUP = Path("/sys/fs/cgroup")
 UNCHECKED = 1 << 20  # bytes that are there in any case: to ask what is free takes longer than to read so many
 
 
 def available_bytes() -> int:
     """Memory that this process may still take: the free memory of the node, or what a container or a limit of its
-    address space leaves, if that is less."""
-    return min([int(psutil.virtual_memory().available), *_left_by_containers(), *_left_by_limit()])
+    address space leaves, if that is less.
+
+    Where the system tells none of them, as in a container without ``/proc``, as much as there can be.
+    """
+    return min([UNKNOWN, *_left_by_node(), *_left_by_containers(), *_left_by_limit()])
 
 
 def check_room(needed: int, name: str, error: type[Exception] = DataError) -> None:
@@ -40,6 +44,11 @@ def _gib(n_bytes: int) -> str:
     return f"{n_bytes >> 30}" if n_bytes >> 70 else f"{math.ceil(n_bytes / 2**30 * 100) / 100:g}"
 
 
+def _left_by_node() -> Iterator[int]:
+    with suppress(Exception):  # psutil raises whatever a missing or empty file of the system leads it to
+        yield int(psutil.virtual_memory().available)
+
+
 def _left_by_containers() -> Iterator[int]:
     """Limit less use of each control group that has a limit, versions 2 and 1; cached files do not count as used."""
     for folder, limit, used, cached in (
@@ -57,7 +66,7 @@ def _left_by_containers() -> Iterator[int]:
 
 def _left_by_limit() -> Iterator[int]:
     """What ``ulimit -v`` leaves of the address space, where it is set."""
-    with suppress(ImportError, OSError, ValueError):
+    with suppress(Exception):  # of psutil, as above
         import resource
 
         most = resource.getrlimit(resource.RLIMIT_AS)[0]
