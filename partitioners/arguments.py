@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 import re
@@ -179,6 +180,37 @@ def check_in_layer(name: str, units: IntArray, size: int) -> None:
         raise GraphError(f"an edge has {name} unit {wrong}, but that layer's units are 0 to {size - 1}")
 
 
+def checked(matrix: Any) -> Any:
+    """A matrix of scipy.sparse whose indices its compiled conversions can trust.  The argument is not changed.
+
+    Raises GraphError where it is damaged.
+    """
+    try:
+        return _checked(matrix)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        raise GraphError(
+            f"a mask is damaged: its indices do not fit {matrix.shape[0]} x {matrix.shape[1]} units; make it again"
+        ) from None
+
+
+def _checked(matrix: Any) -> Any:
+    if hasattr(matrix, "check_format"):  # CSR, CSC, BSR
+        matrix = copy.copy(matrix)  # the check sets attributes
+        matrix.check_format(full_check=True)
+        return matrix
+    if matrix.format == "lil" and [*map(len, matrix.rows)] != [*map(len, matrix.data)]:
+        raise ValueError("rows have another number of columns than of values")
+    entries = matrix.tocoo()
+    for ids, n in zip((entries.row, entries.col), matrix.shape, strict=True):
+        if (
+            ids.dtype.kind not in "ui"
+            or len(ids) != len(entries.data)
+            or (len(ids) and not 0 <= ids.min() <= ids.max() < n)
+        ):
+            raise ValueError("an entry is outside of the matrix")
+    return entries
+
+
 def csr(mask: Any) -> scipy_sparse.csr_array:
     """A mask in CSR, with its duplicates and zeros.  Raises GraphError where it is not a matrix of numbers."""
     given = mask if scipy_sparse.issparse(mask) else None
@@ -193,7 +225,7 @@ def csr(mask: Any) -> scipy_sparse.csr_array:
             )
         if given is None and np.isnan(values).any():
             raise GraphError("a mask has NaN, which says neither yes nor no")
-        matrix = scipy_sparse.csr_array(values != 0 if given is None else values)
+        matrix = scipy_sparse.csr_array(values != 0 if given is None else checked(given))
         if given is not None and matrix.dtype.kind in "fc" and np.isnan(matrix.data).any():
             raise GraphError("a mask has NaN, which says neither yes nor no")
     except GraphError:

@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 LOOKED_AT = 1024  # rows at a time, a multiple of 64
+_VALUES = 1 << 24  # values of them, of wide rows
 _FIRST_LOOK = 64  # rows that tell grey values from states in nearly every case
 _LARGEST = 1e150  # above, squares overflow
 _GRAIN = 1 << 22  # bits for which one more thread is worth waking: about 120 us of work
@@ -110,7 +111,7 @@ def packed_rows(
     bits = np.empty((len(rows) if keep else 0, width(columns.n_units)), np.uint8)
     scratch = np.empty((0 if keep else LOOKED_AT, width(columns.n_units)), np.uint8)
     dtype = np.float64 if level is None and values_type(columns) == np.float64 else np.float32
-    for start, stop in _pieces(len(rows)):
+    for start, stop in _pieces(len(rows), columns.n_units):
         values = np.empty((columns.n_units, stop - start), dtype)
         columns.fill(rows[start:stop], values, offset, scale)
         if check and not ((values >= 0) & (values <= 1)).all():
@@ -129,11 +130,11 @@ def values_type(columns: Columns) -> np.dtype[Any]:
     return np.dtype(getattr(columns, "dtype", np.float64) if source is None else source.dtype)
 
 
-def _pieces(n: int) -> Iterator[tuple[int, int]]:
+def _pieces(n: int, n_units: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of rows to look at together: a few first, which in most cases tell all."""
-    start = 0
+    start, most = 0, max(_FIRST_LOOK, min(LOOKED_AT, _VALUES // max(1, n_units) // 64 * 64))
     while start < n:
-        stop = min(n, start + (LOOKED_AT if start else _FIRST_LOOK))
+        stop = min(n, start + (most if start else _FIRST_LOOK))
         yield start, stop
         start = stop
 
@@ -195,5 +196,5 @@ class Keeper:
 def in_memory(values: Array, name: str = "the data") -> Columns:
     """Columns of raw values (n, n_units) of a type in which they are kept: bits where they are 0 and one other."""
     keeper = Keeper(len(values), values.shape[1], values.dtype, name)
-    packed = all(keeper.pack(values[start:stop]) for start, stop in _pieces(len(values)))
+    packed = all(keeper.pack(values[start:stop]) for start, stop in _pieces(len(values), values.shape[1]))
     return keeper.columns() if packed else DenseColumns(np.ascontiguousarray(values))

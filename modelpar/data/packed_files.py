@@ -8,7 +8,7 @@ labels  (n_samples,) integers; may be left out
 format  an integer, of later formats; files without it are of format 1, which this is
 
 The archive has a CRC-32 of each array, as every zip file.  That of bits that are memory-mapped is checked when the data
-set is opened, by all ranks of a node together: a third of a second for a GB, divided by the ranks.
+set is opened, by all ranks of a node together: 0.2 s of one core's time for a GB.
 """
 
 from __future__ import annotations

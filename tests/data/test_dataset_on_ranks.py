@@ -188,12 +188,35 @@ def test_one_rank_of_a_node_fills_the_cache_for_all(
     comm.barrier()
     made: list[Path] = []
     save_bits = cache.save_bits
-    monkeypatch.setattr(cache, "save_bits", lambda path, *rest: (made.append(path), save_bits(path, *rest)))
+    monkeypatch.setattr(
+        cache, "save_bits", lambda path, *rest, **more: (made.append(path), save_bits(path, *rest, **more))
+    )
     for _ in range(2):
         table = open_dataset(str(folder / "states.npz"), comm).train.table
         agree(isinstance(table, PackedTable))
     agree(comm.allreduce(len(made)) == 1)  # by the second opening nothing was left to be made
     agree(len(list(own_cache.iterdir())) == 1)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_in_any_ranks_part_is_an_error_on_all(comm: Any, agree: Any, folder: Path, place: float) -> None:
+    path = folder / f"bits-{place}.npz"
+    if comm.rank == 0:
+        write_packed(path, np.random.default_rng(0).random((500, 64)) < 0.5)
+    comm.barrier()
+    open_dataset(str(path), comm)
+    comm.barrier()
+    if comm.rank == 0:
+        content = bytearray(path.read_bytes())
+        content[300 + int(4000 * place * 0.9)] ^= 1
+        path.write_bytes(content)
+    comm.barrier()
+    said = ""
+    try:
+        open_dataset(str(path), comm)
+    except ModelparError as error:
+        said = str(error)
+    agree("is corrupt: its checksum is" in said, said)
 
 
 def test_a_cache_that_some_ranks_cannot_see_is_no_error(

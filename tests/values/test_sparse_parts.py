@@ -16,6 +16,7 @@ from modelpar.ownership.connections import Listed
 from modelpar.sklearn import RBMTransformer
 from modelpar.sklearn.arrays import prepared
 from modelpar.values.forms import plain_rows
+from partitioners import GraphError, Sparse
 
 MASK = np.random.default_rng(5).random((12, 9)) < 0.4
 ROWS = ("csr", "csc", "bsr", "coo", "dia", "dok", "lil")
@@ -117,3 +118,13 @@ def test_a_matrix_of_many_rows_asks_first(monkeypatch: pytest.MonkeyPatch) -> No
 def test_lists_of_connections_are_checked(offsets: list[int], visible: list[int]) -> None:
     with pytest.raises(SpecError):
         Listed(np.array(offsets, np.int64), np.array(visible, np.int32), 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"), [case for case in DAMAGE if case[0] != "dia" and "of_type" not in case[1].__qualname__]
+)
+def test_partitioners_refuse_them_too(kind: str, change: Callable[[Any], None]) -> None:
+    matrix = of(kind)
+    change(matrix)
+    with pytest.raises(GraphError, match="a mask is damaged"):
+        Sparse.from_mask(matrix)
