@@ -1,6 +1,6 @@
 """The command line without mpirun: options, configuration files, errors, and what the commands print.
 
-Modules: modelpar/cli/atomic_file, modelpar/cli/config, modelpar/cli/options, modelpar/cli/run_directory,
+Modules: modelpar/cli/atomic_file, modelpar/cli/options, modelpar/cli/run_directory,
 modelpar/cli/threads
 """
 

@@ -78,6 +78,21 @@ def apart(content: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
     }
 
 
+def in_order(entries: dict[str, Any], tensors: dict[str, bytes]) -> dict[str, bytes]:
+    """The tensors in the order that their types ask for; entries are put into it too."""
+
+    def key(name: str) -> tuple[int, str]:
+        entry = entries.get(name)
+        kind = entry.get("dtype") if isinstance(entry, dict) else None
+        return -_TYPES[kind].itemsize if isinstance(kind, str) and kind in _TYPES else 0, name
+
+    names = sorted(tensors, key=key)
+    for name in names:
+        if name in entries:
+            entries[name] = entries.pop(name)
+    return {name: tensors[name] for name in names}
+
+
 def together(entries: dict[str, Any], tensors: dict[str, bytes], *, sums: bool = True) -> bytes:
     """A file whose checksums and offsets are right, whatever else its header says.   sums: or only the header's"""
     metadata = entries.get("__metadata__")
@@ -120,6 +135,8 @@ def damage(path: Path, random: Random, kind: str) -> None:
         _damage_tensor(entries, tensors, random)
     else:
         _enlarge(entries, random)
+    if random.random() < 0.8:
+        tensors = in_order(entries, tensors)
     path.write_bytes(together(entries, tensors, sums=random.random() < 0.8))
 
 
