@@ -205,7 +205,7 @@ def test_mistakes_are_one_line_and_status_2(words: list[str], expected: str, cap
     ("error", "status", "expected"),
     [
         (DataError("no such data"), 2, "no such data"),
-        (ModelparError("two\nlines"), 2, "two lines"),
+        (ModelparError("two\nlines"), 2, "two\\nlines"),
         (FileNotFoundError(2, "No such file or directory", "x.npy"), 2, "x.npy: No such file or directory"),
         (MemoryError("array too large"), 2, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
@@ -30,7 +31,7 @@ SPECS = {
         modelpar.NetworkSpec, modelpar.TrainingSpec, modelpar.FineTuneSpec, modelpar.DataSpec, modelpar.SyncSpec
     )
 }  # fmt: skip
-LARGEST = 10**4  # a number of what a call really makes or does; larger ones would take as long as they must
+LARGEST = 300  # a number of what a call really makes or does; larger ones would take as long as they must
 
 
 def cases() -> Iterator[Case]:
@@ -134,6 +135,11 @@ def _pretrain(network_: Any, dataset: Any, training: Any, sync: Any) -> None:
     list(modelpar.pretrain(given, data, options, sync))
 
 
+def _set_threads(n: Any) -> None:
+    with suppress(TypeError, ValueError):  # as its description says
+        modelpar.set_threads(sized(n))
+
+
 def _links(value: Any) -> Any:
     return [partitioners.Complete(6, 4)] if isinstance(value, list) and value == [None] else value
 
@@ -170,6 +176,6 @@ CALLS: dict[str, tuple[list[Any], Callable[..., object]]] = {
     "reconstruct": ([[[0.0]] * 6], lambda v: network().reconstruct(v)),
     "evaluate": (["test"], _evaluate),
     "pretrain": (["it", "it", {"epochs": 1}, None], _pretrain),
-    "set_threads": ([1], modelpar.set_threads),
+    "set_threads": ([1], _set_threads),
     "open_dataset": ([[[0, 1], [1, 0], [1, 1]], [0, 1, 0]], lambda X, y: modelpar.open_dataset(X, y, MPI.COMM_SELF)),
 }  # fmt: skip
