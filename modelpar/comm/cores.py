@@ -11,7 +11,6 @@ This module loads neither NumPy nor MPI.
 from __future__ import annotations
 
 import operator
-import operator
 import os
 import re
 import sys
