@@ -33,6 +33,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
 from modelpar.training.state import Position, Sum, TrainingRun, become_average
+from modelpar.values import plain
 from modelpar.values.forms import AnyPath, path_text
 from modelpar.weights.parameters import Parameters
 
@@ -59,6 +60,7 @@ def save(
     different arguments.
     """
     path = path_text(path, CheckpointError)
+    plain.instance("network", network, DeepBeliefNetwork, error=CheckpointError)
     run = TrainingRun.of(network)
     agree(network.grid.comm, "save", network=network, path=path)
     run.settle()

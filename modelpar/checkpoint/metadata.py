@@ -16,7 +16,8 @@ import numpy as np
 
 from modelpar.checkpoint import structure
 from modelpar.checkpoint.header import Header
-from modelpar.errors import CheckpointError, SpecError
+from modelpar.errors import CheckpointError, LayoutError, SpecError
+from modelpar.ownership.layout import layout_words
 from modelpar.records import STAGES
 from modelpar.spec import DataSpec, NetworkSpec
 from modelpar.training.state import Position
@@ -64,8 +65,9 @@ def spec_of(path: str, header: Header) -> NetworkSpec:
             if not isinstance(values[name], str):  # an option may be a list; what is written is a text
                 raise ValueError(f"{name} is {plain.shown(values[name])}, but must be a text")
         spec = NetworkSpec(**{**values, "layers": tuple(values["layers"])})
+        layout_words(spec.layout, spec.layout.count(",") + 1)  # which is of no more use than that its words are known
         structure.check(path, header, spec)
-    except (ValueError, SpecError) as error:
+    except (ValueError, SpecError, LayoutError) as error:
         raise CheckpointError(f"{path} holds a network that this version does not understand: {error}") from None
     return spec
 

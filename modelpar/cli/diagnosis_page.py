@@ -97,7 +97,7 @@ def save_page(path: Path, page: Page) -> None:
     with matplotlib.rc_context(STYLE):
         engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.04)
         figure = Figure(figsize=(10, 0.8 + 2.75 * sum(heights)), layout=engine)
-        figure.suptitle(page.title, fontsize=11, fontweight="bold")
+        figure.suptitle(page.title, fontsize=11, fontweight="bold", parse_math=False)  # names may have dollars
         figure.supxlabel(_below(r), fontsize=7.5, color="#444444")
         grid = figure.add_gridspec(len(heights), COLUMNS, height_ratios=heights)
         if with_tiles:

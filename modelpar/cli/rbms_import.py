@@ -203,21 +203,21 @@ class _Reader:
             raise DataError(f"--update is {update}, but {self.path} has the updates {shown}")
         chosen = updates[-1] if update is None else update
         with self._reading():
-            group = self._inside(self.file, f"update_{chosen}")
-            self.group = self._inside(group, "params") if "params" in group else group  # earlier versions
+            group = self._group(self.file, f"update_{chosen}")
+            self.group = self._group(group, "params") if "params" in group else group  # earlier versions
             missing = [name for name in NAMES if name not in self.group]
         if missing:
             raise DataError(f"update_{chosen} of {self.path} has no {missing[0]}, so it is no file of rbms")
         with self._reading():
-            theirs = {name: self._inside(self.group, name) for name in NAMES}
+            theirs = {name: self._dataset(self.group, name) for name in NAMES}
             shapes = [theirs[name].shape for name in NAMES]
             kinds = {theirs[name].dtype.kind for name in NAMES}
             dtype = "float64" if theirs["weight_matrix"].dtype == np.float64 else "float32"
-            known = self._inside(self.file, "hyperparameters") if "hyperparameters" in self.file else {}
+            known = self._group(self.file, "hyperparameters") if "hyperparameters" in self.file else {}
             numbers = {name: self._scalar(known, name) for name in HYPERPARAMETERS if name in known}
             chains: tuple[int, ...] = (0,)
             if "parallel_chains" in self.file:
-                theirs["parallel_chains"] = self._inside(self.file, "parallel_chains")
+                theirs["parallel_chains"] = self._dataset(self.file, "parallel_chains")
                 chains = theirs["parallel_chains"].shape
             for name, dataset in theirs.items():
                 self._check_storage(name, dataset)
@@ -241,9 +241,21 @@ class _Reader:
             raise DataError(f"{self.path} has {name} by a link, which rbms does not save; copy what it leads to")
         return group[name]
 
+    def _group(self, parent: Any, name: str) -> Any:
+        return self._of_kind(self._inside(parent, name), h5py_module().Group)
+
+    def _dataset(self, parent: Any, name: str) -> Any:
+        return self._of_kind(self._inside(parent, name), h5py_module().Dataset)
+
+    def _of_kind(self, found: Any, kind: type) -> Any:
+        """Raises TypeError for anything else: to look for a name in a dataset would read all of its values."""
+        if not isinstance(found, kind):
+            raise TypeError
+        return found
+
     def _scalar(self, group: Any, name: str) -> Any:
         """A number or a short text; None for anything else."""
-        dataset = self._inside(group, name)
+        dataset = self._dataset(group, name)
         is_text = dataset.dtype.kind in "SO" and dataset.dtype.itemsize <= MOST_TEXT
         if (
             dataset.shape != ()

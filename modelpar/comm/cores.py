@@ -49,12 +49,14 @@ class Placement:
 def set_threads(n: int) -> None:
     """Use ``n`` threads on this rank from now on, in the kernels and in the BLAS.  Not collective.
 
-    Raises SpecError where n is no integer, less than 1, or more than libraries can count.
+    Raises ValueError where n is less than 1 or more than libraries can count, TypeError where it is not an integer.
     """
     global _settled
     from modelpar.kernels import threads
 
-    n = plain.integer_number("threads", n, at_least=1, at_most=MOST_THREADS)
+    n = operator.index(n)
+    if n > MOST_THREADS:
+        raise ValueError(f"{plain.shown(n)} threads were asked for, but at most {MOST_THREADS} are possible")
     threads.set_threads(n)
     for library in _blas():
         library.set_num_threads(n)

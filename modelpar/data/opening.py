@@ -127,8 +127,13 @@ def _form(what: Any) -> str | None:
 
 
 def _values(what: Any) -> Any:
-    """An array or sparse matrix as it is compared: whatever it came as; nothing of a path."""
-    return None if what is None or is_path(what) else what if issparse(what) else np.asarray(what)
+    """An array or sparse matrix as it is compared: whatever it came as; nothing of a path.  Raises DataError."""
+    if what is None or is_path(what):
+        return None
+    try:
+        return what if issparse(what) else np.asarray(what)
+    except (ValueError, TypeError, OverflowError) as error:  # lists of several lengths
+        raise DataError(f"{plain.shown(what)} is not an array of numbers: {error}") from None
 
 
 def _asked(

@@ -305,7 +305,7 @@ class DeepBeliefNetwork:
         agree(self.grid.shard_comm, "fantasies", count=count, steps=steps, first_draw=first_draw)
         count = plain.integer_number("count", count, at_least=0)
         steps = plain.integer_number("steps", steps, at_least=0)
-        first_draw = plain.integer_number("first_draw", first_draw, at_least=0)
+        first_draw = plain.integer_number("first_draw", first_draw, at_least=0, at_most=1 << 62)
         top = self.rbms[-1]
         h: Activations = pack(np.zeros((len(top.hidden_ids), count)))
         if start is not None:

@@ -15,6 +15,7 @@ from modelpar.model.backprop import score_batch, softmax
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.feeds import check_width, real_values, sample_chunks
 from modelpar.training.state import TrainingRun
+from modelpar.values import plain
 
 IntArray = npt.NDArray[np.int64]
 
@@ -68,6 +69,9 @@ def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) 
     The same on every rank.  Collective.  Raises DataError where there is no such split, or where values or labels do
     not fit the network, SpecError where that has no output layer, DisagreementError where ranks bring different data.
     """
+    plain.instance("network", network, DeepBeliefNetwork)
+    plain.instance("dataset", dataset, Dataset, error=DataError)
+    plain.instance("split", split, Split, error=DataError, optional=True)
     agree(network.grid.comm, "evaluate", network=network, scale=dataset.scale, split=split)
     return measured(network, dataset, split)
 

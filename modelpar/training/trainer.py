@@ -20,7 +20,7 @@ from modelpar.collective.ending import all_raise
 from modelpar.data import Dataset
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
-from modelpar.errors import ModelparError, SpecError, TrainingError
+from modelpar.errors import DataError, ModelparError, SpecError, TrainingError
 from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -47,6 +47,7 @@ from modelpar.training.preconditions import check_strategy, check_tuning, check_
 from modelpar.training.schedule import StepSize, step_size
 from modelpar.training.scoring import Scorer
 from modelpar.training.state import Checks, Position, Sum, TrainingRun
+from modelpar.values import plain
 from modelpar.weights.parameters import Parameters
 
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
@@ -67,6 +68,7 @@ def pretrain(
     that the stage was begun with, TrainingError where training breaks down, DisagreementError where ranks bring
     different arguments.
     """
+    _check_kinds(network, dataset, training, TrainingSpec, sync)
     run = TrainingRun.of(network)
     agree(network.grid.comm, "pretrain", network=network, dataset=dataset, training=training, sync=sync)
     position = run.position
@@ -208,6 +210,14 @@ def check_sync(network: DeepBeliefNetwork, sync: SyncSpec, training: TrainingSpe
     check_strategy(network.spec, sync, training, n_replicas=network.grid.n_replicas, digests=digests)
 
 
+def _check_kinds(network: object, dataset: object, spec: object, kind: type, sync: object) -> None:
+    """Raise SpecError or DataError for arguments of other classes."""
+    plain.instance("network", network, DeepBeliefNetwork)
+    plain.instance("dataset", dataset, Dataset, error=DataError)
+    plain.instance("the options", spec, kind)
+    plain.instance("sync", sync, SyncSpec, optional=True)
+
+
 def fine_tune(
     network: DeepBeliefNetwork, dataset: Dataset, spec: FineTuneSpec, sync: SyncSpec | None = None
 ) -> Iterator[Record]:
@@ -223,6 +233,7 @@ def fine_tune(
     Raises DataError where labels do not fit the output layer, SpecError without one, TrainingError on a breakdown,
     DisagreementError where ranks bring different arguments.
     """
+    _check_kinds(network, dataset, spec, FineTuneSpec, sync)
     run = TrainingRun.of(network)
     agree(network.grid.comm, "fine_tune", network=network, dataset=dataset, tuning=spec, sync=sync)
     if network.output is None:

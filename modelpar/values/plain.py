@@ -107,6 +107,14 @@ def text(name: str, value: Any, *, error: type[ModelparError] = SpecError) -> st
     return str(value)
 
 
+def instance(
+    name: str, value: Any, kind: type, *, error: type[ModelparError] = SpecError, optional: bool = False
+) -> None:
+    """Raise ``error`` where ``value`` is not of a class, nor, if ``optional``, None."""
+    if not isinstance(value, kind) and not (optional and value is None):
+        raise error(f"{name} is {shown(value)}, but must be a {kind.__name__}")
+
+
 def elements(value: Any, most: int | None = None) -> list[Any] | None:
     """The elements, or the first ``most``, of a list, a tuple, a range or an array of one dimension; None for anything
     else."""

@@ -1,7 +1,7 @@
 """The command line without mpirun: options, configuration files, errors, and what the commands print.
 
-Modules: modelpar/cli/atomic_file, modelpar/cli/config, modelpar/cli/options, modelpar/cli/run_directory,
-modelpar/cli/run_records, modelpar/cli/threads
+Modules: modelpar/cli/atomic_file, modelpar/cli/options, modelpar/cli/run_directory, modelpar/cli/run_records,
+modelpar/cli/threads
 """
 
 from __future__ import annotations

@@ -94,12 +94,14 @@ def test_what_was_written_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    run_dir = "m[/b]x"  # it closes what was never opened
+    (tmp_path / "m[").mkdir()
     few = ["--layers", "64-4", "--epochs", "1", "--pretrain-only", "--no-pictures"]
-    assert run(MPI.COMM_SELF, ["train", *few, "--threads", "1", "--run-dir", "r"]) == 0
+    assert run(MPI.COMM_SELF, ["train", *few, "--threads", "1", "--run-dir", run_dir]) == 0
     for i, words in enumerate([
-        ["export", "r", "{}.npz"], ["export", "r", "{}.safetensors"], ["prune", "r", "{}", "--keep", "0.5"],
-        ["sample", "r", "--count", "2", "--steps", "1", "--out", "{}.npy"],
-        ["reconstruct", "r", "--count", "2", "--out", "{}.npy"],
+        ["export", run_dir, "{}.npz"], ["export", run_dir, "{}.safetensors"], ["prune", run_dir, "{}", "--keep", "0.5"],
+        ["sample", run_dir, "--count", "2", "--steps", "1", "--out", "{}.npy"],
+        ["reconstruct", run_dir, "--count", "2", "--out", "{}.npy"],
     ]):  # fmt: skip
         name = f"a\nb\x1b[31m\u2028{i}"
         capfd.readouterr()
@@ -108,7 +110,7 @@ def test_what_was_written_is_told_in_one_line(
         assert f"a\\nb\\x1b[31m\\u2028{i}" in last, words
         assert list(tmp_path.glob(f"{name.replace('[', '[[]')}*"))
     capfd.readouterr()
-    assert run(MPI.COMM_SELF, ["diff", "r", "a\nb\x1b[31m\u20282"]) in (0, 1)
+    assert run(MPI.COMM_SELF, ["diff", run_dir, "a\nb\x1b[31m\u20282"]) in (0, 1)
     assert "\x1b" not in capfd.readouterr().out
 
 

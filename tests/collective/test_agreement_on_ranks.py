@@ -1,7 +1,4 @@
-"""Every collective call of the API, with something that differs on the last rank: a ValueError on all, and no hang.
-
-Modules: modelpar/errors
-"""
+"""Every collective call of the API, with something that differs on the last rank: a ValueError on all, and no hang."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no regular file is refused before it is opened, and nothing waits."""
+"""Only regular files are read, and no more of them than a bound."""
 
 from __future__ import annotations
 
@@ -8,19 +8,41 @@ from pathlib import Path
 
 import pytest
 
-from modelpar.files.regular import open_regular
+from modelpar.files.regular import check_regular, open_regular, read_bounded
 
 
-def test_only_regular_files_are_opened(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"content")
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "other").symlink_to(tmp_path / "pipe")
-    for name in ("file", "link"):
-        with open_regular(tmp_path / name) as file:
-            assert file.read() == b"content"
-    with socket.socket(socket.AF_UNIX) as door:
-        door.bind(str(tmp_path / "socket"))
-        for path in (tmp_path / "pipe", tmp_path / "other", tmp_path / "socket", Path("/dev/zero"), tmp_path):
-            with pytest.raises(OSError, match="it is a "):
-                open_regular(path)
+def special(kind: str, path: Path) -> None:
+    """What is no regular file; whoever opens a pipe without a writer waits for ever."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)  # a full path may be too long for a socket
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "directory", "device"])
+def test_what_is_no_regular_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    special(kind, tmp_path / "it")
+    for read in (check_regular, open_regular, lambda path: read_bounded(path, 10)):
+        with pytest.raises(OSError, match=kind) as caught:
+            read(tmp_path / "it")
+        assert caught.value.filename == str(tmp_path / "it")
+
+
+def test_regular_files_up_to_a_bound(tmp_path: Path) -> None:
+    (tmp_path / "it").write_bytes(b"0123456789")
+    (tmp_path / "link").symlink_to("it")
+    assert check_regular(tmp_path / "link").st_size == 10
+    assert read_bounded(tmp_path / "link", 10) == b"0123456789"
+    with pytest.raises(OSError, match="more than 9 bytes"):
+        read_bounded(tmp_path / "it", 9)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "missing")
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(OSError, match="not the name of a file"):
+            open_regular(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
@@ -30,7 +31,7 @@ SPECS = {
         modelpar.NetworkSpec, modelpar.TrainingSpec, modelpar.FineTuneSpec, modelpar.DataSpec, modelpar.SyncSpec
     )
 }  # fmt: skip
-LARGEST = 10**4  # a number of what a call really makes or does; larger ones would take as long as they must
+LARGEST = 300  # a number of what a call really makes or does; larger ones would take as long as they must
 
 
 def cases() -> Iterator[Case]:
@@ -93,7 +94,7 @@ def call(path: Path, kind: str) -> None:
 
 @cache
 def network() -> modelpar.DeepBeliefNetwork:
-    return modelpar.DeepBeliefNetwork(modelpar.NetworkSpec((6, 4, 3)), grid())
+    return modelpar.DeepBeliefNetwork(modelpar.NetworkSpec((6, 4, 3), classes=3), grid())
 
 
 def sized(value: Any) -> Any:
@@ -119,6 +120,24 @@ def _method(name: Any, n_parts: Any, seed: Any) -> None:
 def _evaluate(split: Any) -> None:
     data = small.dataset(6, held_out=True)
     evaluate(network(), data, data.test if isinstance(split, str) and split == "test" else split)
+
+
+def _pretrain(network_: Any, dataset: Any, training: Any, sync: Any) -> None:
+    given = (
+        modelpar.DeepBeliefNetwork(modelpar.NetworkSpec((6, 4)), grid())
+        if isinstance(network_, str) and network_ == "it"
+        else network_
+    )
+    data = small.dataset(6) if isinstance(dataset, str) and dataset == "it" else dataset
+    options = (
+        modelpar.TrainingSpec(**training) if isinstance(training, dict) and training == {"epochs": 1} else training
+    )
+    list(modelpar.pretrain(given, data, options, sync))
+
+
+def _set_threads(n: Any) -> None:
+    with suppress(TypeError, ValueError):  # as its description says
+        modelpar.set_threads(sized(n))
 
 
 def _links(value: Any) -> Any:
@@ -156,6 +175,7 @@ CALLS: dict[str, tuple[list[Any], Callable[..., object]]] = {
     ),
     "reconstruct": ([[[0.0]] * 6], lambda v: network().reconstruct(v)),
     "evaluate": (["test"], _evaluate),
-    "set_threads": ([1], modelpar.set_threads),
+    "pretrain": (["it", "it", {"epochs": 1}, None], _pretrain),
+    "set_threads": ([1], _set_threads),
     "open_dataset": ([[[0, 1], [1, 0], [1, 1]], [0, 1, 0]], lambda X, y: modelpar.open_dataset(X, y, MPI.COMM_SELF)),
 }  # fmt: skip

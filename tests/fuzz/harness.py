@@ -8,6 +8,7 @@ import re
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,9 @@ def run(case: Case, seed: int, folder: Path) -> Outcome:
     refused, fault = False, ""
     start = time.process_time()
     try:
-        case.read(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            case.read(path)
     except (ModelparError, GraphError) as error:
         refused, fault = True, mistake_in(str(error))
     except OSError:
