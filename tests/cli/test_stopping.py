@@ -52,6 +52,20 @@ def test_a_signal_is_found_at_a_step(number: int) -> None:
     signal.signal(number, before)
 
 
+def test_a_signal_that_comes_while_the_ranks_look_is_not_forgotten() -> None:
+    status, stop = Status(), Stopping(MPI.COMM_SELF)
+    stop.watch(status, lambda: None)
+
+    class Late:
+        """A communicator in whose sum a signal arrives."""
+
+        def Allreduce(self, *_: object) -> None:
+            status.stop = signal.SIGTERM
+
+    assert not stop.is_due(Late(), alike=True)  # type: ignore[arg-type]
+    assert status.stop == signal.SIGTERM
+
+
 def test_steps_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as fit the interval; only where replicas are alike, unless that takes long."""
     now = 0.0
