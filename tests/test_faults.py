@@ -1,6 +1,7 @@
 """Faults on demand, and what becomes of a job in which one rank fails at some place.
 
-``python -m tests.faults`` goes over all places, kinds and numbers of ranks; here each place and each kind is seen once.
+``python -m tests.faults`` goes over all places, kinds and numbers of ranks; here every other place is seen, and each
+kind.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pytest
 from modelpar import faults
 from modelpar.errors import ModelparError
 from tests import jobs
-from tests.faults import EXPECTED, Case, cases, run_case
+from tests.faults import EXPECTED, Case, few_cases, run_case
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,15 +42,14 @@ def test_every_place_is_in_the_code() -> None:
     assert [place for place in faults.PLACES if code.count(f'faults.at("{place}")') != 1] == []
 
 
-def test_cases_cover_every_place_and_kind() -> None:
-    chosen = cases(2, thorough=False)
-    assert {case.place for case in chosen} == set(faults.PLACES)
-    assert {case.kind for case in chosen} == set(EXPECTED)
+def test_all_kinds_are_seen_here() -> None:
+    assert {case.kind for case in few_cases(2)} == set(EXPECTED)
+    assert any(case.goes_on for case in few_cases(2))
 
 
 @pytest.mark.jobs
 @pytest.mark.slow
-@pytest.mark.parametrize("case", cases(2, thorough=False), ids=str)
+@pytest.mark.parametrize("case", few_cases(2), ids=str)
 def test_one_rank_fails(case: Case, tmp_path: Path) -> None:
     """The job ends, or goes on where only a picture failed, with the right status, and says why once."""
     result = run_case(case, tmp_path, limit=120.0)

@@ -151,8 +151,12 @@ class Stopping:
         fitting = int(INTERVAL / max(both[1], 1e-9))
         self._every = max(1, min(fitting, FASTEST * self._every))
         self._n_steps, self._looked = 0, now
-        self._status.stop = int(both[0])
-        return self._status.stop > 0
+        return self._know(int(both[0]))
+
+    def _know(self, number: int) -> bool:
+        """Note what a rank was asked by; 0 changes nothing, since a signal may have come to this one meanwhile."""
+        self._status.stop = self._status.stop or number
+        return number > 0
 
     def end_saved(self, path: str, comm: MPI.Comm) -> None:
         """The run ends as it was asked to, after ``path`` was written.  Raises StoppedError on every rank."""
@@ -163,8 +167,7 @@ class Stopping:
 
         Collective.  Raises StoppedError, on every rank, where one was asked to end before.
         """
-        self._status.stop = comm.allreduce(self._status.stop, MPI.MAX)
-        if self._status.stop:
+        if self._know(comm.allreduce(self._status.stop, MPI.MAX)):
             self.end_saved(self._saved, comm)
 
 

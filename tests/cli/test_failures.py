@@ -173,6 +173,16 @@ def test_a_killed_run_goes_on_with_fewer_ranks(start: Callable[..., Job], tmp_pa
     assert refused.output.count("modelpar: error: the run in") == 1, refused.output
 
 
+def test_a_signal_to_the_launcher_stops_the_run(start: Callable[..., Job], tmp_path: Path) -> None:
+    """Both launchers pass SIGUSR1 on; Open MPI ends the ranks itself after SIGTERM."""
+    job = start(2, [*ENDLESS, *grid(2, 1)], tmp_path / "run")
+    job.wait_for_checkpoints(1)
+    job.process.send_signal(signal.SIGUSR1)
+    assert job.status(KILLED) == 4, job.output()
+    assert job.output().count("modelpar: stopped: SIGUSR1 was received") == 1, job.output()
+    assert gone(job.tag)
+
+
 def test_a_loop_begins_with_the_first_start(tmp_path: Path) -> None:
     few = [*SMALL, "--epochs", "1", "--finetune-epochs", "1", "--max-restarts", "3"]
     again(2, few, tmp_path / "run").check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,3 +79,21 @@ def test_the_stamp_is_of_all_sources(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Path, "read_bytes", lambda path, changed=changed: read(path) + b" " * (path == changed))
         stamps.add(compilation._stamp.__wrapped__())
     assert len(stamps) == 1 + len(files)
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
+def test_no_folder_is_made_where_no_home_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba would make one called ``~`` in the working directory."""
+
+    def nobody(*_: object) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [caching.UserWideCacheLocator])
+    monkeypatch.setattr(compilation, "_spare_folder", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    assert compilation.njit(nogil=True)(twice)(21) == 42
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,7 @@
-"""A parameter server with one replica, in one process: what it fetches and pushes, and what is left at the end."""
+"""A parameter server with one replica, in one process: what it fetches and pushes, and what is left at the end.
+
+Modules: modelpar/sync/stop_notes
+"""
 
 from __future__ import annotations
 
@@ -76,6 +79,17 @@ def test_a_warm_start_has_sums_over_all_replicas(grid):
         assert not server.in_step
         assert server.reduction.n_shares == grid.n_replicas
     assert server.salvage() is None
+    server.end()
+
+
+def test_a_rank_that_is_asked_to_end_cuts_the_segment_short(grid):
+    server, _ = begun(grid)
+    steps = []
+    for share in server.shares(4, 15, 4, 0.1):
+        steps.append(share.step)
+        grid.status.stop = 10 if len(steps) == 3 else grid.status.stop
+    assert steps == [4, 5, 6]
+    assert server.reached == 7
     server.end()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from modelpar.errors import ModelparWarning
 from modelpar.sync import windows
 from modelpar.sync.windows import SharedArrays
 
@@ -15,11 +16,18 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(params=[None, lambda: None], ids=["free", "in turns"])
+@pytest.fixture(params=["free", "in turns", "apart"])
 def arrays(request, dtype, monkeypatch):
-    """Two vectors of 10 elements, in operations of 4, and three counters."""
+    """Two vectors of 10 elements, in operations of 4, and three counters; apart: where little memory can be shared."""
     monkeypatch.setattr(windows, "PIECE", 4)
-    made = SharedArrays(MPI.COMM_SELF, [0], 10, dtype, 2, 3, request.param)
+    check_ranks = (lambda: None) if request.param == "in turns" else None
+    if request.param == "apart":
+        monkeypatch.setattr(windows, "shared_memory_left", lambda: 99)
+        with pytest.warns(ModelparWarning, match="--shm-size"):
+            made = SharedArrays(MPI.COMM_SELF, [0], 10, dtype, 2, 3)
+        assert not made.shared
+    else:
+        made = SharedArrays(MPI.COMM_SELF, [0], 10, dtype, 2, 3, check_ranks)
     yield made
     made.free()
 

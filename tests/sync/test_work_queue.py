@@ -8,7 +8,7 @@ from mpi4py import MPI
 
 from modelpar.errors import SpecError
 from modelpar.spec import SyncSpec
-from modelpar.sync.work_queue import Tickets, check_bound
+from modelpar.sync.work_queue import FINISHED, Tickets, check_bound
 
 
 class Counters:
@@ -65,6 +65,23 @@ def test_every_ticket_is_handed_out_once():
     rng = np.random.default_rng(0)
     taken = [queues_of_three[i].take() for i in rng.integers(0, 3, 50)]
     assert taken == list(range(50))
+
+
+@pytest.mark.parametrize("taken", range(13))
+def test_a_segment_that_is_cut_short_ends_after_a_step(taken):
+    """All parts of the steps that are begun, and of one at least, are handed out, once each; two may cut it short."""
+    made = queues(3, SyncSpec("server"))
+    before = [made[i % 3].take() for i in range(taken)]
+    made[1].cut_short(12)
+    made[0].cut_short(12)
+    after = [made[i % 3].take() for i in range(12)]
+    limit = min(12, max(3, -(-taken // 3) * 3))
+    assert before + [ticket for ticket in after if ticket < 12] == list(range(max(limit, taken)))
+    assert after[-1] == FINISHED
+    assert [queue.n_tickets(12) for queue in made] == [limit] * 3
+    made[0].reset()
+    assert made[2].take() == 0
+    assert made[2].n_tickets(12) == 12
 
 
 @pytest.mark.parametrize("max_staleness", [None, 4, 9])
