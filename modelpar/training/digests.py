@@ -7,8 +7,8 @@ One JSON object a line, in the order of the updates::
 The tensors of an update stand in the order in which they are computed, each by its digest
 (:mod:`modelpar.kernels.digest`) in 16 hexadecimal digits: ``v0 h0 v1 h1 W b c`` in pre-training; in fine-tuning, whose
 ``layer`` is -1, the parameters after the update, ``rbm.0.W`` to ``output.c``.  The digest does not tell the grid, so
-runs of different grids can be compared.  Lines of later formats say their number, as ``format``; lines without it are of
-format 1, which this is.
+runs of different grids can be compared.  Lines of later formats say their number, as ``format``; lines without it are
+of format 1, which this is.
 """
 
 from __future__ import annotations
