@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelpar import checkpoint
+from modelpar.cli.run_directory import SUMMARY
 from modelpar.cli.soak_job import DEFAULT, Launcher, Process, job
 from modelpar.comm.grid import Grid
 from modelpar.errors import ModelparError
@@ -55,10 +56,11 @@ class Story:
         return ["train", *self.options.split(), *own]
 
 
-_SMALL = "--no-pictures --no-score --checkpoint-every 1 --keep 2 --epochs 5 --finetune-epochs 3"
+_DRAWN = "--no-score --checkpoint-every 1 --keep 2 --epochs 5 --finetune-epochs 3"
+_SMALL = f"{_DRAWN} --no-pictures"
 _EXACT = f"--exact {_SMALL}"
 STORIES = (
-    Story("two RBMs", f"{_EXACT} --layers 64-32-16"),
+    Story("two RBMs", f"--exact {_DRAWN} --layers 64-32-16"),  # with pictures, so that its end takes a second or two
     Story("tempered chains, averages", f"{_EXACT} --layers 64-32 --chains 40 --chain-method pt --chain-temperatures 4 "
           "--average 20"),
     Story("local connections", f"{_EXACT} --layers 64-36 --connections local:3/1 --keep-trajectory", placed=False),
@@ -74,7 +76,7 @@ class Moment:
     """When a job is killed: ``seconds`` after its start, or after a file has appeared.
 
     updates   wait for the checkpoint after so many updates, or a later one, and at least for a new one
-    ending    wait for the model
+    ending    wait for the model; after the summary it is too late
     """
 
     seconds: float
@@ -95,7 +97,7 @@ class Reference:
     n_updates: int
     seconds: float  # of the whole job
     update: float  # of these for one update, with its checkpoint
-    ending: float  # of these after the model was there
+    ending: float  # of these from the model to the summary
 
 
 @dataclass
@@ -146,13 +148,16 @@ class Rounds:
             first = time.monotonic()
             _wait_for(process, lambda: (run / MODEL).exists(), LIMIT)
             there = time.monotonic()
+            _wait_for(process, lambda: (run / SUMMARY).exists(), LIMIT)
+            summed_up = time.monotonic()
             status, _ = process.wait(LIMIT)
             ended = time.monotonic()
             if status != 0:
                 raise ModelparError(f"the uninterrupted run of {story.name!r} {_how(status)}: {process.last_words()}")
         files = {name: (run / name).read_bytes() for name in COMPARED if (run / name).exists()}
         n = newest(run)
-        made = Reference(files, _names(run), n, ended - process.started, (there - first) / max(n, 1), ended - there)
+        seconds = ended - process.started
+        made = Reference(files, _names(run), n, seconds, (there - first) / max(n, 1), summed_up - there)
         shutil.rmtree(run)
         self._references[story.name] = made
         return made
@@ -221,7 +226,7 @@ class Rounds:
                 _wait_for(process, lambda: newest(run) >= wanted or (run / MODEL).exists(), LIMIT)
             time.sleep(moment.seconds)
             had, had_model = newest(run), (run / MODEL).exists()
-            if not process.runs:
+            if not process.runs or (moment.ending and (run / SUMMARY).exists()):
                 return False
             process.kill()
         outcome.kills += 1
