@@ -85,6 +85,24 @@ def pcd(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
+@spec_options("run.threads", "grid", "network.layers", "network.classes", "network.layout",
+              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+@click.option("--batches", metavar="N,...", default="100,1000", show_default=True, help="samples of a minibatch")
+@click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
+              help="measurements, of which the median counts")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=0.5, show_default=True, metavar="X",
+              help="least time of one measurement")  # fmt: skip
+@click.option("--peer", "peers", metavar="NAME", multiple=True,
+              help="run the same updates in torch (or all) too, eager and with products in bfloat16, where it is "
+              "installed")  # fmt: skip
+@JSON
+@click.pass_obj
+def finetune(comm: MPI.Comm, config: str | None, **values: Any) -> None:
+    """Updates of fine-tuning, with products in full and in bfloat16, beside SGEMM: default: 784-500-500-2000-10."""
+    _bench(comm, "finetune", config, values)
+
+
+@bench.command(cls=GroupedCommand)
 @spec_options("run.threads")
 @_measurements(3, 0.02, "100x784x500,256x784x4096")
 @click.option("--calibrate", is_flag=True, help="measure the rates by which kernels are chosen again, and save them")

@@ -177,7 +177,7 @@ class Settings:
 
     @cached_property
     def finetune(self) -> FineTuneSpec:
-        return build(FineTuneSpec, self.tables)
+        return build(FineTuneSpec, merge({"finetune": {"products": self.training.products}}, self.tables))
 
     @cached_property
     def data(self) -> DataSpec:
