@@ -234,7 +234,8 @@ def gather(
         base = read_own_config(comm, where)
         before = copy.deepcopy(base)
         base.pop("grid", None)
-        base.get("run", {}).pop("threads", None)
+        for name in ("threads", "bind"):
+            base.get("run", {}).pop(name, None)
         if "sync" in now.get("sync", {}):  # options of another strategy are not taken over
             base.pop("sync", None)
     elif beside is not None:

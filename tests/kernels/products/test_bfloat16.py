@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 
+from modelpar.kernels import threads
 from modelpar.kernels.llvm.bfloat16 import HAS_PAIR_TILES, HAS_PAIRS
 from modelpar.kernels.llvm.tiles import allowed
 from modelpar.kernels.products import bfloat16, dense, precision
@@ -57,6 +58,18 @@ def test_products(
     before = out.astype(np.float64)
     bfloat16.matmul(a, b, out, -0.5, 0.25)
     assert (abs(out - (-0.5 * (rounded_a @ rounded_b) + 0.25 * before)) <= bound + 1e-6 * abs(before)).all()
+
+
+@pytest.mark.parametrize("way", HERE)
+def test_eight_threads_give_the_same_bits(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfloat16, "way", lambda: way)
+    a, b = operands(270, 100, 200, "up")
+    alone, together = np.empty((270, 200), np.float32), np.empty((270, 200), np.float32)
+    bfloat16.matmul(a, b, alone)
+    monkeypatch.setattr(threads, "WAKING", 1)
+    with threads.limited(8):
+        bfloat16.matmul(a, b, together)
+    assert np.array_equal(alone, together)
 
 
 @pytest.mark.parametrize("way", HERE)
