@@ -63,7 +63,7 @@ class RunSpec(Spec):
     run_dir: str | None = option(None, "directory for all files of the run  [default: runs/DATA-TIME]", path="file")
     threads: int | None = option(None, "threads of each rank  [default: cores of the node / its ranks]", at_least=1)
     bind: str = option(
-        "none", "ranks on cores of their own, one for each thread; none: as the launcher does; auto: if there are enough",
+        "none", "ranks on cores of their own, one for each thread; none: as the launcher does, auto: if there are any",
         choices=BINDINGS,
     )  # fmt: skip
     pretrain_only: bool = option(False, "leave out fine-tuning")
