@@ -95,6 +95,7 @@ def _sizes(name: str, value: Any) -> tuple[int, ...]:
 MOST_UNITS = 1 << 31  # of a layer: as many as the values of a sample
 MOST_LAYERS = 1 << 10
 MOST_INTEGER = (1 << 63) - 1  # of any option
+PRODUCTS = ("full", "bf16")  # numbers that products of real values are made of
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
 
@@ -239,6 +240,10 @@ class TrainingSpec(Spec):
                           choices=("probabilities", "states"))  # fmt: skip
     cache: str = option("auto", "keep the data of the upper RBMs in memory or recompute them for each minibatch; auto keeps what fits",
                         choices=("auto", "keep", "recompute"))  # fmt: skip
+    products: str = option(
+        "full", "numbers that products of real values are made of: those of --dtype, or these rounded to bfloat16 (bf16), with sums in float32; products of states and k-bit statistics are whole numbers anyway",
+        choices=PRODUCTS,
+    )  # fmt: skip
     digests: bool = option(
         False, "record a digest of states and parameters after every update, for modelpar diff; --exact implies it"
     )
@@ -337,6 +342,10 @@ class FineTuneSpec(Spec):
         at_least=0,
         flag="--evaluate-every",
     )
+    products: str = option(
+        "full", "numbers that products of fine-tuning are made of; on the command line by default as --products",
+        choices=PRODUCTS,
+    )  # fmt: skip
 
     @property
     def lasting_momentum(self) -> float:

@@ -72,7 +72,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """All kinds of statistics in turn, each with the product beside it."""
     comm = bench.network.grid.comm
-    product, product_operations = dense_product(bench)
+    product, product_operations = dense_product(bench.rbm.W, bench.n_mine)
     works: dict[str, Callable[[], object]] = {}
     for name, training in trainings.items():
         works[name] = _update(bench, training)
@@ -103,9 +103,8 @@ def _update(bench: CD1, training: TrainingSpec) -> Callable[[], None]:
     return lambda: bench.update(training)
 
 
-def dense_product(bench: CD1) -> tuple[Callable[[], None], float]:
+def dense_product(W: Any, n_samples: int) -> tuple[Callable[[], None], float]:
     """(one dense product of this rank's samples with its block of W, its operations)"""
-    W, n_samples = bench.rbm.W, bench.n_mine
     gemm = sgemm if W.dtype == np.float32 else dgemm
     # column-major operands, which BLAS takes without a copy: (H, V) times (V, B), the block as it lies in memory
     left = W.T
@@ -128,7 +127,7 @@ def _profile(size: Size, bench: CD1, training: TrainingSpec, repeats: int, secon
     pieces, ``seconds`` the sum of all.  Of several ranks the slowest one's clock counts, piece by piece.  Collective.
     """
     comm = bench.network.grid.comm
-    product, operations = dense_product(bench)
+    product, operations = dense_product(bench.rbm.W, bench.n_mine)
     calls = repeats * calls_for(seconds, _update(bench, training), comm)
     steps, products = np.empty((calls, len(PIECES) + 1)), np.empty((calls, 1))
     for i in range(calls):

@@ -44,7 +44,7 @@ def run(
     for size in sizes or SIZES:
         bench = CD1(size, grid, layout=layout)
         update = _update(bench, training)
-        product, operations = dense_product(bench)
+        product, operations = dense_product(bench.rbm.W, bench.n_mine)
         times = in_turn({"update": update, "product": product}, repeats=repeats, seconds=seconds, comm=grid.comm)
         swept, update_seconds = chains * chain_steps, median(times["update"])
         gflops = 4e-9 * size[1] * size[2] * swept / update_seconds

@@ -42,6 +42,21 @@ def pcd_tables(results: Results) -> list[Table]:
     return [main]
 
 
+def finetune_tables(results: Results) -> list[Table]:
+    """Updates of fine-tuning by batch size and precision, beside products, and beside peers."""
+    names = list(dict.fromkeys(name for row in results["rows"] for name in row["peers"]))
+    main = _table("batch", "products", "made by", "updates/s", "samples/s", "GFLOP/s", "GEMM GFLOP/s", "over GEMM",
+                  *(f"over {name}" for name in names))  # fmt: skip
+    for row in results["rows"]:
+        ratios = [f"{row['peers'][name]:.2f}" if name in row["peers"] else "" for name in names]
+        main.add_row(
+            str(row["batch"]), row["products"], row["way"], f"{row['updates_per_second']:.4g}",
+            f"{row['samples_per_second']:,.0f}", f"{row['gflops']:.1f}", f"{row['sgemm_gflops']:.1f}",
+            f"{row['over_sgemm']:.2f}", *ratios,
+        )  # fmt: skip
+    return [main]
+
+
 def sparse_tables(results: Results) -> list[Table]:
     """Updates where connections are listed, by partitioner."""
     main = _table("partitioner", "ms an update", "samples/s", "GFLOP/s", "over scipy.sparse", "over SGEMM",

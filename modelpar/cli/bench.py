@@ -17,6 +17,7 @@ from rich.table import Table
 
 from modelpar.bench import cd1 as cd1_benchmark
 from modelpar.bench import exchange as exchange_benchmark
+from modelpar.bench import finetune as finetune_benchmark
 from modelpar.bench import kernels as kernels_benchmark
 from modelpar.bench import pcd as pcd_benchmark
 from modelpar.bench import peers as peer_processes
@@ -81,11 +82,38 @@ def pcd(
     results["machine"] = {**_machine(placement), **results["machine"]}
     machine = results["machine"]
     header = f"PCD on {machine['cpu']}: {machine['grid']}, {machine['threads']} thread(s) a rank"
+    _show(results, header, tables.pcd_tables, _of_contests(results), as_json=as_json)
+
+
+def _of_contests(results: dict[str, Any]) -> list[str]:
+    """Remarks on the peers' rounds, one a line."""
     contests = [row["contest"] for row in results["rows"] if "contest" in row]
     notes = [line for contest in contests for line in contest["failed"].values()]
     if any(contest["engine"] is None for contest in contests):
         notes.append("peers were left out: two threads got no more than one's work done, so the machine is busy")
-    _show(results, header, tables.pcd_tables, notes, as_json=as_json)
+    return list(dict.fromkeys(notes))
+
+
+def finetune(
+    comm: MPI.Comm, settings: Settings, placement: Placement, *, batches: str, repeats: int, seconds: float,
+    as_json: bool, peers: Sequence[str],
+) -> None:  # fmt: skip
+    """``bench finetune``.  Collective.  Raises SpecError and others on every rank."""
+    asked = settings.tables.get("network", {})
+    usual = {"layers": finetune_benchmark.LAYERS, "classes": finetune_benchmark.CLASSES}
+    spec = settings.network(**{name: value for name, value in usual.items() if not asked.get(name)})
+    chosen, names = parse_counts("--batches", batches), parse_peers(peers, ranks=comm.size, step="finetune")
+    with _grid(comm, settings) as grid:
+        results = finetune_benchmark.run(
+            chosen, grid=grid, spec=spec, threads=placement.threads, repeats=repeats, seconds=seconds, peers=names
+        )
+    results["machine"] = {**_machine(placement), **results["machine"]}
+    machine = results["machine"]
+    header = (
+        f"Fine-tuning of {machine['layers']} on {machine['cpu']}: {machine['grid']}, {machine['threads']} thread(s) a "
+        "rank"
+    )
+    _show(results, header, tables.finetune_tables, _of_contests(results), as_json=as_json)
 
 
 def kernels(
@@ -172,6 +200,14 @@ def parse_sizes(text: str | None) -> list[Size] | None:
         batch, visible, hidden = map(int, parts)
         chosen_sizes.append((batch, visible, hidden))
     return chosen_sizes
+
+
+def parse_counts(flag: str, text: str) -> list[int]:
+    """``100,1000``.  Raises SpecError."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise SpecError(f"{flag} is {text!r}, but needs positive integers, separated by commas, as in 100,1000")
+    return [int(word) for word in words]
 
 
 def parse_statistics(text: str | None) -> list[str]:

@@ -48,7 +48,7 @@ PICTURE = click.option(
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", "network.dtype", "network.layout",
+@spec_options("run.threads", "run.bind", "grid", "network.dtype", "network.layout",
               without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
 @_measurements(5, 0.5, "five from 100x784x500 to 512x8192x8192")
 @click.option("--statistics", metavar="K|float|all", default=None,
@@ -66,7 +66,7 @@ def cd1(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", "network.layout",
+@spec_options("run.threads", "run.bind", "grid", "network.layout",
               without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
 @_measurements(3, 1.0, "2000x784x500")
 @click.option("--chains", type=COUNT, default=2000, show_default=True, metavar="N", help="persistent chains")
@@ -85,7 +85,25 @@ def pcd(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads")
+@spec_options("run.threads", "run.bind", "grid", "network.layers", "network.classes", "network.layout",
+              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+@click.option("--batches", metavar="N,...", default="100,1000", show_default=True, help="samples of a minibatch")
+@click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
+              help="measurements, of which the median counts")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=0.5, show_default=True, metavar="X",
+              help="least time of one measurement")  # fmt: skip
+@click.option("--peer", "peers", metavar="NAME", multiple=True,
+              help="run the same updates in torch (or all) too, eager and with products in bfloat16, where it is "
+              "installed")  # fmt: skip
+@JSON
+@click.pass_obj
+def finetune(comm: MPI.Comm, config: str | None, **values: Any) -> None:
+    """Updates of fine-tuning, with products in full and in bfloat16, beside SGEMM: default: 784-500-500-2000-10."""
+    _bench(comm, "finetune", config, values)
+
+
+@bench.command(cls=GroupedCommand)
+@spec_options("run.threads", "run.bind")
 @_measurements(3, 0.02, "100x784x500,256x784x4096")
 @click.option("--calibrate", is_flag=True, help="measure the rates by which kernels are chosen again, and save them")
 @PICTURE
@@ -96,8 +114,8 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", "network.layers", "network.connections", "network.visible_grid", "network.halo",
-              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+@spec_options("run.threads", "run.bind", "grid", "network.layers", "network.connections", "network.visible_grid",
+              "network.halo", without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
 @click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
 @click.option(
     "--partitioners",
@@ -120,7 +138,7 @@ def sparse(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "grid", without=("grid.servers", "grid.partitioner", "grid.partition"))
+@spec_options("run.threads", "run.bind", "grid", without=("grid.servers", "grid.partitioner", "grid.partition"))
 @_measurements(5, 0.05, "100x784x500,256x784x4096,256x4096x4096")
 @click.pass_obj
 def exchange(comm: MPI.Comm, config: str | None, **values: Any) -> None:
@@ -132,7 +150,7 @@ def _bench(comm: MPI.Comm, name: str, config: str | None, values: dict[str, Any]
     settings = configuration.gather(comm, given(values), config)
     from modelpar.cli.threads import prepare
 
-    placement = prepare(comm, settings.run.threads, clear_core_type=True)
+    placement = prepare(comm, settings.run.threads, settings.run.bind, clear_core_type=True)
     from modelpar.cli import bench as work
 
     asked = {key: value for key, value in values.items() if "__" not in key}

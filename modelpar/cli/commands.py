@@ -67,7 +67,7 @@ def train(
         raise click.UsageError("--accept-other-data is for a run that is resumed; give --resume with it")
     mine = given(values)
     settings = configuration.gather(comm, mine, config, resume=resume)
-    placement = prepare(comm, settings.run.threads)
+    placement = prepare(comm, settings.run.threads, settings.run.bind)
     from modelpar.cli.train import train as work
 
     work(
@@ -340,7 +340,7 @@ def verify(comm: MPI.Comm, path: str, as_json: bool) -> None:
 
 
 @modelpar.command(cls=GroupedCommand)
-@spec_options("run.threads")
+@spec_options("run.threads", "run.bind")
 @JSON
 @click.pass_obj
 def info(comm: MPI.Comm, config: str | None, as_json: bool, **values: Any) -> None:
@@ -349,7 +349,7 @@ def info(comm: MPI.Comm, config: str | None, as_json: bool, **values: Any) -> No
     from modelpar.cli.info import given_environment
 
     environment = given_environment()  # before the threads are set in it
-    placement = prepare(comm, settings.run.threads)
+    placement = prepare(comm, settings.run.threads, settings.run.bind)
     from modelpar.cli.info import show
 
     show(comm, placement, environment, as_json=as_json)

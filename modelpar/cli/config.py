@@ -198,7 +198,7 @@ class Settings:
 
     @cached_property
     def finetune(self) -> FineTuneSpec:
-        return build(FineTuneSpec, self.tables)
+        return build(FineTuneSpec, merge({"finetune": {"products": self.training.products}}, self.tables))
 
     @cached_property
     def data(self) -> DataSpec:
@@ -255,7 +255,7 @@ def gather(
         base = read_own_config(comm, where, instead=config)
         before = copy.deepcopy(base)
         base.pop("grid", None)
-        for name in ("threads", "verify"):
+        for name in ("threads", "bind", "verify"):
             base.get("run", {}).pop(name, None)
         if "sync" in now.get("sync", {}):  # options of another strategy are not taken over
             of_strategies = {"sync"}.union(*SyncSpec.BELONGING.values())

@@ -25,7 +25,7 @@ from modelpar.formats.archive import Archive
 from modelpar.spec import NetworkSpec, SyncSpec
 from modelpar.training.evaluation import has_labels
 
-OFF = (0, 0.0, False, None, "", "auto", "none")  # values that ask for nothing
+OFF = (0, 0.0, False, None, "", "auto", "none", "full")  # values that ask for nothing
 
 
 class Idle(NamedTuple):
@@ -71,8 +71,10 @@ def idle_options(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> Ite
     yield from _of_network(spec)
     yield from _of_data(settings, dataset)
     yield from _of_strategy(settings.sync)
-    yield from _of_pretraining(settings, spec)
     why = why_not_tuned(settings, spec, dataset)
+    for idle in _of_pretraining(settings, spec):
+        if idle.name != "products" or why:  # else it is that of fine-tuning too
+            yield idle
     if why:
         yield from _all_but("finetune", ("epochs",) if settings.finetune.epochs == 0 else (), why)
         return
@@ -178,6 +180,8 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
         yield Idle("training", "score_share", f"{said} says how many temperatures a score has")
     yield from _of_rates(settings, "training")
     single = len(spec.layers) == 2
+    if not any(pattern.dense for pattern in spec.patterns):
+        yield Idle("training", "products", "no connections are complete, and only these have products of matrices")
     if spec.visible != "gaussian":
         yield Idle("training", "gaussian_learning_rate", f"--visible is {spec.visible}; the rate is --learning-rate")
     elif single:

@@ -27,7 +27,7 @@ from modelpar.comm.cores import VARIABLES, Placement
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.tiles import allowed
 from modelpar.kernels.llvm.vectors import compiled
-from modelpar.kernels.products import dispatch
+from modelpar.kernels.products import bfloat16, dispatch
 from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.statistics import tiles
 from modelpar.kernels.statistics.learning import kernel_of
@@ -100,10 +100,13 @@ def collect(
         "kernels": [name for name in dispatch.available() if name != "tiles" or self_test()],
         "statistics": f"{kernel_of(1)} for 1 bit, {kernel_of(2)} for more" if compiled() else "blas",
         "tiles_self_test": self_test() and tiles.self_test() if allowed() else None,
+        "products_bf16": bfloat16.way(),
         "calibration": calibration(),
         "blas": libraries,
         "cores": placement.cores,
+        "processors": placement.processors,
         "cores_of_this_rank": placement.own_cores,
+        "bound_to": list(placement.bound) or None,
         "ranks": comm.size,
         "nodes": len(set(firsts)),
         "ranks_per_node": [firsts.count(first) for first in sorted(set(firsts))],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 
+from modelpar.comm.binding import BINDINGS
 from modelpar.files.paths import absolute, expanded
 from modelpar.patterns import MASK
 from modelpar.spec import (
@@ -61,6 +62,10 @@ class RunSpec(Spec):
 
     run_dir: str | None = option(None, "directory for all files of the run  [default: runs/DATA-TIME]", path="file")
     threads: int | None = option(None, "threads of each rank  [default: cores of the node / its ranks]", at_least=1)
+    bind: str = option(
+        "none", "ranks on cores of their own, one for each thread; none: as the launcher does, auto: if there are any",
+        choices=BINDINGS,
+    )  # fmt: skip
     pretrain_only: bool = option(False, "leave out fine-tuning")
     checkpoint_every: int = option(0, "updates between checkpoints; 0 for one after each RBM and stage", at_least=0)
     keep: int = option(3, "checkpoints to keep; older ones are removed", at_least=1)
@@ -157,11 +162,11 @@ LAST = click.option("--last", is_flag=True,
 JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of a table")
 
 
-def prepare(comm: MPI.Comm, asked: int | None) -> Placement:
-    """Choose the threads, before a command loads the libraries that have some."""
+def prepare(comm: MPI.Comm, asked: int | None, binding: str = "none") -> Placement:
+    """Choose the threads and bind the rank, before a command loads the libraries that have some."""
     from modelpar.cli.threads import prepare as choose
 
-    return choose(comm, asked)
+    return choose(comm, asked, binding)
 
 
 def help_without_command(context: click.Context) -> None:

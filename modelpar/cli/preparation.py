@@ -16,7 +16,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.memory import memory_bytes
 from modelpar.spec import NetworkSpec
 from modelpar.training.exactness import check_exact
-from modelpar.training.preconditions import check_strategy, check_tuning, check_values
+from modelpar.training.preconditions import check_products, check_strategy, check_tuning, check_values
 
 
 def check_memory(settings: Settings, spec: NetworkSpec, grid: Grid) -> None:
@@ -33,6 +33,7 @@ def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, gri
         spec, settings.sync, settings.training if settings.training.trains else None, n_replicas=grid.n_replicas,
         digests=settings.training.digests,
     )  # fmt: skip
+    check_products(spec, settings.training)
     if spec.exact:
         visible = layout.layers[0].owned(grid.shard)
         feed = DataFeed(

@@ -21,6 +21,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelpar.comm.topology import cores_of
 from modelpar.values import plain
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ MOST_THREADS = 2**31 - 1
 class Placement:
     """The cores and threads of one rank on its node."""
 
-    cores: int  # of the node that its ranks may use
-    own_cores: int  # that this rank is bound to, or all
+    cores: int  # of the node that its ranks may use; hyperthreads of one core count once
+    own_cores: int  # that the launcher has bound this rank to, or all
     ranks: int  # on the node
     threads: int  # of this rank
+    processors: int = 0  # of the node that its ranks may use, hyperthreads included
+    bound: tuple[int, ...] = ()  # processors that --bind has bound this rank to
 
 
 def set_threads(n: int) -> None:
@@ -174,10 +177,11 @@ def placement_on(node: MPI.Comm, asked: int | None = None) -> Placement:
     """As :func:`placement`, for the ranks of one node.  Collective over them."""
     mine = own_cores()
     together = set[int]().union(*node.allgather(mine))
-    cores = max(1, min(len(together), quota() or len(together)))
+    there, own = len(cores_of(together)), len(cores_of(mine))
+    cores = max(1, min(there, quota() or there))
     ranks = max(node.size, ranks_beside(os.environ, node.size))
-    fair = max(1, min(cores // ranks, len(mine)))
-    return Placement(cores, len(mine), ranks, asked or fair)
+    fair = max(1, min(cores // ranks, own))
+    return Placement(cores, own, ranks, asked or fair, len(together))
 
 
 def ranks_beside(environment: Mapping[str, str], known: int) -> int:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from modelpar.kernels import backprop, reductions
 from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
-from modelpar.kernels.products import bounds, dense, dispatch, draw, subset_sums, sweeps
+from modelpar.kernels.products import bfloat16, bounds, dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
 from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.sampling import epilogue, philox, softplus
@@ -55,6 +55,7 @@ KINDS = (
     "clipping",
     "standardised",
     "tempered",
+    "bfloat16",
 )
 
 
@@ -116,6 +117,8 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("norms", 0.4, lambda: (backprop.column_squares(x, row), backprop.scale_columns(x, ones))))
     if "digests" in kinds:
         chosen.append(Task("digests", 0.3, lambda: digest(x, [0], range(4))))
+    if "bfloat16" in kinds and x.dtype == np.float32:
+        chosen.append(Task("products in bfloat16", 2.6, lambda: bfloat16.matmul(x.T, x, np.zeros((4, 4), dtype))))
     if "panels that draw" in kinds:  # used by tests and ``draws``, not by training
         chosen.append(Task("panels that draw", 0.6, lambda: philox.bernoulli_rows(x, *consecutive, x), round=1))
     return [*chosen, *(_packed_tasks(np.dtype(dtype), kinds) if compiled() else [])]

@@ -9,7 +9,7 @@ from mpi4py import MPI
 
 from modelpar.data import Dataset, check_classes, check_range, check_training
 from modelpar.errors import SpecError
-from modelpar.spec import FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec
+from modelpar.spec import FineTuneSpec, NetworkSpec, SyncSpec, TrainingSpec, option_name
 from modelpar.sync import check_bound
 from modelpar.training.evaluation import has_labels, required_labels
 from modelpar.training.exactness import check_exact_tuning
@@ -40,6 +40,17 @@ def check_strategy(
         check_bound(sync, n_replicas)
 
 
+def check_products(spec: NetworkSpec, asked: TrainingSpec | FineTuneSpec) -> None:
+    """Raise SpecError, on every rank alike, where products in bfloat16 do not go with what else was asked for."""
+    if asked.products == "full":
+        return
+    flag = f"{option_name(asked.prefix + 'products')} {asked.products}"
+    if spec.exact:
+        raise SpecError(f"--exact cannot be kept with {flag}, whose sums are rounded; leave one of them out")
+    if spec.dtype != "float32":
+        raise SpecError(f"{flag} makes sums in float32, but --dtype is {spec.dtype}; leave one of them out")
+
+
 def check_values(
     spec: NetworkSpec, dataset: Dataset, visible_ids: npt.NDArray[np.int64], comm: MPI.Comm, *, again: bool = False
 ) -> None:
@@ -59,6 +70,7 @@ def check_tuning(spec: NetworkSpec, tuning: FineTuneSpec, dataset: Dataset, comm
     Collective.  Raises SpecError or DataError on every rank.
     """
     check_exact_tuning(spec, tuning)
+    check_products(spec, tuning)
     for split in (dataset.train, dataset.validation, dataset.test):
         if split is not None and (split is dataset.train or has_labels(split)):
             required_labels(dataset, split, spec.classes)

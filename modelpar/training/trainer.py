@@ -21,6 +21,7 @@ from modelpar.data import Dataset
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import DataError, ModelparError, SpecError, TrainingError
+from modelpar.kernels.products.precision import products_in
 from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -43,7 +44,7 @@ from modelpar.training.feeds import (
 )
 from modelpar.training.minibatch_loop import MinibatchLoop
 from modelpar.training.optimizer import Optimizer
-from modelpar.training.preconditions import check_strategy, check_tuning, check_values
+from modelpar.training.preconditions import check_products, check_strategy, check_tuning, check_values
 from modelpar.training.schedule import StepSize, step_size
 from modelpar.training.scoring import Scorer
 from modelpar.training.state import Checks, Position, Sum, TrainingRun
@@ -77,6 +78,7 @@ def pretrain(
     run.record_digests = run.record_digests or training.digests
     sync = sync or SyncSpec()
     check_sync(network, sync, training)
+    check_products(network.spec, training)
     _check_data(network, run, dataset)
     visible = visible_feed(network, dataset, dataset.train, run.binarise)
     feed: Feed = visible
@@ -135,10 +137,13 @@ def _train_rbm(
                 supply.begin_segment(loop.n_done)
                 for batch in segment:
                     chains = supply.at(batch)
-                    step = rbm.contrastive_divergence(
-                        batch.v, batch.first_draw, training, chains, n_all_samples=batch.n_all,
-                        v0_spread=batch.v_spread, in_step=sync.in_step, chain_draw=supply.first_draw(batch),
-                    )  # fmt: skip
+                    # statistics are not among them: the small difference of two phases, of which one is exact, does
+                    # not survive the rounding of the other
+                    with products_in(training.products):
+                        step = rbm.contrastive_divergence(
+                            batch.v, batch.first_draw, training, chains, n_all_samples=batch.n_all,
+                            v0_spread=batch.v_spread, in_step=sync.in_step, chain_draw=supply.first_draw(batch),
+                        )  # fmt: skip
                     run.checks.verify()
                     optimizer.learn(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
@@ -287,9 +292,10 @@ def _descend(
             size = size_now()
             for segment in loop.segments(sync, lambda: size_now().rate, spec.evaluate_every):
                 for batch in segment:
-                    score, gradients = backprop.run(batch.v, labels[batch.samples], batch.first_draw, batch.n_all)
-                    run.checks.verify()
-                    optimizer.descend(gradients, parts, run.velocity, size, batch.n_mine, spec.max_norm)
+                    with products_in(spec.products):
+                        score, gradients = backprop.run(batch.v, labels[batch.samples], batch.first_draw, batch.n_all)
+                        run.checks.verify()
+                        optimizer.descend(gradients, parts, run.velocity, size, batch.n_mine, spec.max_norm)
                     loop.count(batch, cross_entropy=score.cross_entropy, n_correct=score.n_correct)
                 record = loop.synchronise()
                 if run.record_digests or network.spec.exact:

@@ -21,6 +21,7 @@ from modelpar.data.gather_dense import fill_floats
 from modelpar.errors import ModelparError, ModelparWarning, raise_together
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch
+from modelpar.kernels.products.precision import BF16
 from modelpar.kernels.warm_up import KINDS, Task, distribute, tasks
 from modelpar.machine.compilation import folder
 from modelpar.model.network import DeepBeliefNetwork
@@ -107,6 +108,7 @@ def tasks_of(
         "standardised": training.standardised, "averages": training.average > 0, "L1": training.l1 > 0,
         "clipping": training.clip > 0, "likelihoods": training.score_every > 0,
         "tempered": training.chain_method != "gibbs",
+        "bfloat16": BF16 in (training.products, tuning.products if tuning else ""),
     }  # fmt: skip
     kinds -= {kind for kind, wanted in asked.items() if not wanted}
     if spec.dtype == "float32" and not spec.exact:

@@ -15,7 +15,7 @@ from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.transfer import Transfer
 from modelpar.kernels.backprop import column_squares, scale_columns
 from modelpar.kernels.digest import digest
-from modelpar.kernels.products import dense
+from modelpar.kernels.products import precision
 from modelpar.kernels.products.bounds import Bounds, signed_sums
 from modelpar.kernels.products.product import Activations, Product, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed
@@ -124,7 +124,7 @@ class Dense:
         return ProbabilityCounts(data, model, n_samples)
 
     def add_products(self, V: Array, visible: Array, hidden: Array, gain: float, carry: float) -> None:
-        dense.matmul(visible, hidden.T, V, gain, carry)
+        precision.matmul(visible, hidden.T, V, gain, carry)
 
     def draw(self, parameters: Parameters, stream: Stream) -> None:
         W, columns = parameters.W, self.hidden_columns

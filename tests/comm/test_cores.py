@@ -33,6 +33,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = threads.get_threads()
     monkeypatch.setattr(cores, "_settled", False)
     monkeypatch.setattr(cores, "own_cores", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(cores, "cores_of", sorted)  # without hyperthreads
     monkeypatch.setattr(cores, "quota", lambda: None)
     threads.set_threads(1)
     with threadpool_limits(4, user_api="blas"):
@@ -65,6 +66,13 @@ def test_ranks_that_the_grid_does_not_know_have_their_share(monkeypatch: pytest.
 def test_a_limit_of_the_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "quota", lambda: 3)
     assert grid_threads() == 3
+
+
+def test_hyperthreads_of_a_core_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "cores_of", lambda processors: [frozenset({0, 2}), frozenset({1, 3})])
+    result = modelpar.info()
+    assert (result["threads_per_rank"], result["cores"], result["processors"]) == (2, 2, 4)
+    assert grid_threads() == 2
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"])

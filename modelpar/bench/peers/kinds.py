@@ -16,7 +16,7 @@ class Kind:
     distribution: str  # that brings it
     variant: str = ""
     ranks: int = 1  # processes that share the threads
-    step: str = "cd1"  # what it is a peer of: bench cd1, or bench pcd
+    step: str = "cd1"  # what it is a peer of: bench cd1, pcd or finetune
     note: str = ""  # how its step differs from the engine's
 
 
@@ -33,10 +33,16 @@ KINDS = {
     "pcd-numpy": Kind("pcd_numpy", "numpy", "numpy", step="pcd"),
     "pcd-torch": Kind("pcd_torch", "torch", "torch", step="pcd"),
     "pcd-rbms": Kind("pcd_rbms", "rbms", "rbms", step="pcd", note="rbms.training.pcd.fit_batch_pcd"),
+    "finetune-torch": Kind("torch_finetune", "torch", "torch", "eager", step="finetune"),
+    "finetune-torch-medium": Kind(
+        "torch_finetune", "torch", "torch", "medium", step="finetune", note="products in bfloat16"
+    ),
 }
 NAMES = tuple(KINDS)
 # words that the command line takes, by what is measured
-WORDS_OF = {"cd1": ("torch", "sklearn", "numpy", "all"), "pcd": ("rbms", "torch", "numpy", "all")}
+WORDS_OF = {
+    "cd1": ("torch", "sklearn", "numpy", "all"), "pcd": ("rbms", "torch", "numpy", "all"), "finetune": ("torch", "all"),
+}  # fmt: skip
 WORDS = WORDS_OF["cd1"]
 
 

@@ -35,6 +35,7 @@ class Order:
     port: int = 0  # where further ranks meet rank 0
     chains: int = 0  # of PCD
     sweeps: int = 0  # of the chains, for each update
+    layers: tuple[int, ...] = ()  # units of each, the classes last, of fine-tuning
 
 
 def parse(arguments: list[str]) -> Order:
@@ -46,9 +47,11 @@ def parse(arguments: list[str]) -> Order:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--chains", type=int, default=0)
     parser.add_argument("--sweeps", type=int, default=0)
+    parser.add_argument("--layers", default="")
     given = parser.parse_args(arguments)
     batch, visible, hidden = map(int, given.size.split("x"))
-    size, more = (batch, visible, hidden), (given.chains, given.sweeps)
+    layers = tuple(map(int, given.layers.split("-"))) if given.layers else ()
+    size, more = (batch, visible, hidden), (given.chains, given.sweeps, layers)
     return Order(size, given.threads, given.variant, given.rank, given.port, *more)
 
 

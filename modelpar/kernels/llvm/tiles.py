@@ -39,6 +39,7 @@ from modelpar.kernels.llvm.vectors import (
 
 HAS_TILES = compiled() and {"amx-tile", "amx-int8", "avx512f", "avx512bw"} <= FEATURES
 
+PAIRS = "pairs"  # the signs of bfloat16 numbers
 _OCTET, _NOTHING = I8.as_pointer(), ir.VoidType()
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux on x86-64
 
@@ -54,7 +55,7 @@ def allowed() -> bool:
         return False
 
 
-class _Tiles:
+class Tiles:
     """The instructions on tiles, by number.
 
     These intrinsics take constant numbers, not values of type x86_amx: LLVM then allocates no tiles and configures
@@ -81,12 +82,13 @@ class _Tiles:
         self._call("tilestored64", self._number(tile), self.b.inttoptr(address, _OCTET), ir.Constant(I64, stride))
 
     def multiply(self, signs: str, total: int, first: int, second: int) -> None:
-        """total += first @ second; signs: s or u, of the bytes of both"""
-        self._call(f"tdpb{signs}d", *(self._number(tile) for tile in (total, first, second)))
+        """total += first @ second; signs: s or u, of the bytes of both; ``pairs``: they are pairs of bfloat16"""
+        name = "tdpbf16ps" if signs == PAIRS else f"tdpb{signs}d"
+        self._call(name, *(self._number(tile) for tile in (total, first, second)))
 
 
 @contextmanager
-def _times(b: ir.IRBuilder, n: ir.Value, name: str) -> Iterator[ir.Value]:
+def times(b: ir.IRBuilder, n: ir.Value, name: str) -> Iterator[ir.Value]:
     """A loop of ``n`` rounds, at least one, around the code of the block, which gets the number of the round."""
     before, loop, after = b.block, b.append_basic_block(name), b.append_basic_block("after")
     b.branch(loop)
@@ -100,7 +102,7 @@ def _times(b: ir.IRBuilder, n: ir.Value, name: str) -> Iterator[ir.Value]:
     b.position_at_end(after)
 
 
-def _values(context: Any, b: ir.IRBuilder, kind: Any, values: ir.Value) -> list[ir.Value]:
+def values(context: Any, b: ir.IRBuilder, kind: Any, values: ir.Value) -> list[ir.Value]:
     """The integers of a tuple, as int64."""
     return [
         context.cast(b, value, of, types.int64)
@@ -148,7 +150,7 @@ def _multiplier(n_columns: int, *, up: bool) -> Any:
         """
 
         def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            _multiply(b, _values(context, b, product, args[0]), n_columns, up=up)
+            _multiply(b, values(context, b, product, args[0]), n_columns, up=up)
             return context.get_dummy_value()
 
         return types.void(product), build
@@ -172,8 +174,8 @@ def _writer(n_rows: int, *, up: bool) -> Any:
         """
 
         def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            items = _Items(b, _values(context, b, written, args[1]), args[2], args[3], n_rows)
-            _multiply(b, _values(context, b, product, args[0]), 2, items, up=up)
+            items = _Items(b, values(context, b, written, args[1]), args[2], args[3], n_rows)
+            _multiply(b, values(context, b, product, args[0]), 2, items, up=up)
             return context.get_dummy_value()
 
         return types.void(product, written, types.float32, types.intp), build
@@ -190,10 +192,10 @@ def _multiply(
     some instructions of the limbs: the processor looks ahead over few instructions on tiles only.
     """
     planes, bits, column_stride, n_steps, out = product
-    tiles, (a, x), n_products = _Tiles(b), (6, 7), LIMBS * n_columns
+    tiles, (a, x), n_products = Tiles(b), (6, 7), LIMBS * n_columns
     for total in range(n_products):
         tiles.zero(total)
-    with _times(b, n_steps, "steps") as step:
+    with times(b, n_steps, "steps") as step:
         here = b.add(planes, b.mul(step, ir.Constant(I64, LIMBS * TILE)))
         there = b.add(bits, b.mul(step, ir.Constant(I64, TILE)))
         beside, n_parts = (iter(()), 0) if items is None else (items.of_step(step), PARTS * items.n_rows)
@@ -276,7 +278,7 @@ def _adder(n_columns: int) -> Any:
         def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
             products, sums, row_stride, column_stride, shift = args
             more = spread(b, b.trunc(shift, I32), LANE32)
-            with _times(b, ir.Constant(I64, LANES), "rows") as row:
+            with times(b, ir.Constant(I64, LANES), "rows") as row:
                 _add_row(b, products, row, sums, row_stride, column_stride, more, n_columns)
             return context.get_dummy_value()
 
@@ -293,32 +295,33 @@ write_up_1, write_up_2, write_up_4 = (_writer(n, up=True) for n in (1, 2, 4))
 add_products_1, add_products_2 = _adder(1), _adder(2)
 
 
-def square(row_bytes: int) -> Any:
-    """Return the intrinsic ``multiply_square``, whose results lie in rows ``row_bytes`` apart."""
+def square(row_bytes: int, signs: str = "su") -> Any:
+    """Return the intrinsic ``multiply_square``, whose results lie in rows ``row_bytes`` apart.   signs: of operands"""
 
     @intrinsic
     def multiply_square(typingctx: Any, a: Any, a_stride: Any, x: Any, x_stride: Any, n_steps: Any, out: Any) -> Any:
         """out (32 units, 32 units) int32 = signed bytes (32 units, samples) times unsigned ones (samples, 32 units)
 
+        Of pairs, float32 = bfloat16 numbers times such numbers.
         a, x     addresses of [16 units, step] tiles, of 64 samples each, and bytes from 16 units to the next 16
         n_steps  at least 1
         """
 
         def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
             a, a_stride, x, x_stride, n_steps, out = args
-            tiles = _Tiles(b)
+            tiles = Tiles(b)
             for total in range(4):
                 tiles.zero(total)
-            with _times(b, n_steps, "steps") as step:
+            with times(b, n_steps, "steps") as step:
                 at = b.mul(step, ir.Constant(I64, TILE))
                 tiles.load(4, b.add(a, at))
                 tiles.load(6, b.add(x, at))
-                tiles.multiply("su", 0, 4, 6)
+                tiles.multiply(signs, 0, 4, 6)
                 tiles.load(7, b.add(b.add(x, x_stride), at))
-                tiles.multiply("su", 1, 4, 7)
+                tiles.multiply(signs, 1, 4, 7)
                 tiles.load(5, b.add(b.add(a, a_stride), at))
-                tiles.multiply("su", 3, 5, 7)
-                tiles.multiply("su", 2, 5, 6)
+                tiles.multiply(signs, 3, 5, 7)
+                tiles.multiply(signs, 2, 5, 6)
             for total in range(4):
                 corner = total // 2 * LANES * row_bytes + total % 2 * DEPTH
                 tiles.store(total, b.add(out, ir.Constant(I64, corner)), row_bytes)

@@ -20,3 +20,11 @@ def aligned_int32(n):  # type: ignore[no-untyped-def]
     raw = np.zeros(n + 16, np.int32)
     skip = (-address(raw) % 64) // 4
     return raw[skip : skip + n]
+
+
+@njit(cache=True, nogil=True)
+def aligned_scratch(n):  # type: ignore[no-untyped-def]
+    """As ``aligned_int32``, contents undefined."""
+    raw = np.empty(n + 16, np.int32)
+    skip = (-address(raw) % 64) // 4
+    return raw[skip : skip + n]

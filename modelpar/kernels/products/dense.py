@@ -27,16 +27,8 @@ def matmul(a: FloatArray, b: FloatArray, out: FloatArray, alpha: float = 1.0, be
 
     Raises ValueError where shapes or types do not match, or where an array would have to be copied.
     """
-    if a.ndim != 2 or b.ndim != 2 or out.ndim != 2:
-        raise ValueError(f"matrices are needed, but came with shapes {a.shape} @ {b.shape} -> {out.shape}")
-    (m, k), (m_out, n_out) = a.shape, out.shape
-    if b.shape != (k, n_out) or m != m_out:
-        raise ValueError(f"shapes do not fit: {a.shape} @ {b.shape} -> {out.shape}")
+    m, k, n_out = check(a, b, out)
     dtype = out.dtype
-    if a.dtype != dtype or b.dtype != dtype or (dtype != _FLOAT32 and dtype != _FLOAT64):
-        raise ValueError(f"types do not fit: {a.dtype} @ {b.dtype} -> {dtype}; all must be float32, or all float64")
-    if not out.flags.carray:
-        raise ValueError("out would be copied: it must be C-contiguous, aligned and writable")
     if m == 0 or n_out == 0:
         return
     if k == 0:
@@ -51,6 +43,21 @@ def matmul(a: FloatArray, b: FloatArray, out: FloatArray, alpha: float = 1.0, be
     right, right_transposed = _as_columns(a, "a")
     gemm = sgemm if dtype == _FLOAT32 else dgemm
     gemm(alpha, left, right, beta, out.T, left_transposed, right_transposed, 1)
+
+
+def check(a: FloatArray, b: FloatArray, out: FloatArray) -> tuple[int, int, int]:
+    """Return (m, k, n) of a product (m, k) @ (k, n).  Raises ValueError where types, shapes or ``out`` do not fit."""
+    if a.ndim != 2 or b.ndim != 2 or out.ndim != 2:
+        raise ValueError(f"matrices are needed, but came with shapes {a.shape} @ {b.shape} -> {out.shape}")
+    (m, k), (m_out, n_out) = a.shape, out.shape
+    if b.shape != (k, n_out) or m != m_out:
+        raise ValueError(f"shapes do not fit: {a.shape} @ {b.shape} -> {out.shape}")
+    dtype = out.dtype
+    if a.dtype != dtype or b.dtype != dtype or (dtype != _FLOAT32 and dtype != _FLOAT64):
+        raise ValueError(f"types do not fit: {a.dtype} @ {b.dtype} -> {dtype}; all must be float32, or all float64")
+    if not out.flags.carray:
+        raise ValueError("out would be copied: it must be C-contiguous, aligned and writable")
+    return m, k, n_out
 
 
 def _as_columns(x: FloatArray, name: str) -> tuple[FloatArray, int]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.vectors import compiled
-from modelpar.kernels.products import dense, dispatch, draw, fixed_point, subset_sums
+from modelpar.kernels.products import dense, dispatch, draw, fixed_point, precision, subset_sums
 from modelpar.kernels.products.draw import Loop, Wanted
 from modelpar.kernels.products.subset_sums import PANEL
 from modelpar.kernels.sampling import philox
@@ -92,7 +92,7 @@ class Product:
         if not isinstance(states, Packed):
             out = allocate(self.n_out, self.batch, states.dtype)
             if states.dtype == self.W.dtype:
-                dense.matmul(self.matrix, states, out)
+                precision.matmul(self.matrix, states, out)
             else:
                 fixed_point.product(self.W, self.up, states, out)
             return out

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from modelpar.draws import uniform
-from modelpar.kernels import states
+from modelpar.kernels import states, threads
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import draw, subset_sums
 from modelpar.kernels.products.dispatch import VARIABLE, available, candidates
@@ -24,7 +24,7 @@ from modelpar.kernels.products.product import Product, Sampler, plain_sums
 from modelpar.kernels.products.subset_sums import fixed_point_scale
 from modelpar.kernels.sampling import epilogue
 from modelpar.kernels.states import Packed, pack, unpack
-from modelpar.kernels.statistics import counts, probability_counts
+from modelpar.kernels.statistics import counts, learning, probability_counts
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, update_from
 from modelpar.kernels.warm_up import warm_up
 from modelpar.streams import Purpose, Stream
@@ -387,6 +387,18 @@ def assert_same_results(got, expected):
     for name, values in expected.items():
         assert got[name].dtype == values.dtype, name
         assert np.array_equal(got[name], values, equal_nan=values.dtype.kind == "f"), name
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_eight_threads_give_the_same_bits(kernel, monkeypatch):
+    """More threads than cores, each with a little work, in whatever order they get there."""
+    monkeypatch.setenv(VARIABLE, kernel)
+    expected = small_results(np.float32)
+    monkeypatch.setattr(threads, "WAKING", 1)
+    monkeypatch.setattr(learning, "GRAIN", 1)
+    with threads.limited(8):
+        for _ in range(3):
+            assert_same_results(small_results(np.float32), expected)
 
 
 @pytest.mark.slow
