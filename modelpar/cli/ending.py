@@ -26,7 +26,7 @@ def draw_missing(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDir
     if all(directory.has(name) for name in pictures.OF_NETWORK):
         return
     was_tuned = TrainingRun.of(network).position.stage == "done" and network.output is not None
-    if was_tuned and pictures.can_draw(network, dataset) and directory.has(directory.pretrained.name):
+    if was_tuned and dataset.image_shape is not None and directory.has(directory.pretrained.name):
         try:
             network = checkpoint.load(directory.pretrained, network.grid, network.layout, to_train=False)
         except CheckpointError as error:

@@ -42,11 +42,6 @@ def have_matplotlib() -> bool:
     return True
 
 
-def can_draw(network: DeepBeliefNetwork, dataset: Dataset) -> bool:
-    """Whether there can be pictures of a network at all.  Collective."""
-    return bool(network.grid.comm.bcast(have_matplotlib())) and dataset.image_shape is not None
-
-
 def draw_network(network: DeepBeliefNetwork, dataset: Dataset, directory: RunDirectory, say: Say) -> None:
     """``filters.png``, ``reconstructions.png`` and ``samples.png`` of a network that still generates.  Collective."""
     if not network.grid.comm.bcast(have_matplotlib()):

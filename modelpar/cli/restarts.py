@@ -12,8 +12,6 @@ from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.run_directory import CONFIG, RESTARTS, SUMMARY
 from modelpar.errors import ModelparError, SpecError, together
 
-_LONGEST = 20  # characters that are read of the number
-
 
 @contextmanager
 def counted_restart(comm: MPI.Comm, run_dir: str | Path | None, limit: int | None, *, resume: bool) -> Iterator[None]:
@@ -56,12 +54,9 @@ def restarts(run_dir: Path) -> int:
     path = run_dir / RESTARTS
     if not path.exists():
         return 0
-    if not path.is_file():  # a pipe would be waited for
-        raise SpecError(f"{path} should hold an integer, but is no file; remove it to count from 0")
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        text = file.read(_LONGEST).strip()
+    text = path.read_text(encoding="utf-8-sig", errors="replace").strip()
     if not text.isdecimal():
-        raise SpecError(f"{path} should hold an integer, but holds {text!r}; remove it to count from 0")
+        raise SpecError(f"{path} should hold an integer, but holds {text[:20]!r}; remove it to count from 0")
     return int(text)
 
 

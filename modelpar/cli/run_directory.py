@@ -24,8 +24,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -35,8 +35,8 @@ from modelpar import checkpoint
 from modelpar.cli.atomic_file import atomic_write, naming
 from modelpar.cli.config import TRAJECTORY
 from modelpar.cli.config_file import complete
-from modelpar.cli.run_lock import RunLock, unwritable
-from modelpar.cli.run_records import is_before, parsed, to_append
+from modelpar.cli.run_lock import RunLock, writing_into
+from modelpar.cli.run_records import is_before, records_of, to_append
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files import partials
 from modelpar.files.outputs import Output, make_folder, sync_folder
@@ -150,7 +150,7 @@ class RunDirectory:
         self.check(resume=resume, overwrite=overwrite)
         with together(self.comm):
             if self.comm.rank == 0:
-                with _unwritable(self.path):
+                with writing_into(self.path):
                     make_folder(self.path)
         self.lock.take(self.comm, self.path)
         self.check(resume=resume, overwrite=overwrite)  # another job may have begun before the lock was taken
@@ -162,7 +162,7 @@ class RunDirectory:
                             f"{folder} is a symbolic link, and nothing is written through those of a run directory; "
                             "put a folder in its place, or name another directory"
                         )
-                with _unwritable(self.path):
+                with writing_into(self.path):
                     make_folder(self.checkpoints)
                     Output(self.checkpoints / _PROBE, follow=False).check()
                 self._clear(half_written_only=resume)
@@ -236,8 +236,8 @@ class RunDirectory:
         """The records that were written so far; no file is changed.  Raises ModelparError on every rank."""
         records: list[dict[str, Any]] = []
         with together(self.comm):
-            if self.comm.rank == 0 and (self.path / METRICS).is_file():
-                records, _ = parsed((self.path / METRICS).read_bytes().splitlines())
+            if self.comm.rank == 0:
+                records, _ = records_of(self.path / METRICS)
         return self.comm.bcast(records)  # type: ignore[no-any-return]
 
     def open_metrics(self, position: Position, n_steps: int) -> list[dict[str, Any]]:
@@ -252,8 +252,7 @@ class RunDirectory:
         path = self.path / METRICS
         with together(self.comm):
             if self.comm.rank == 0:
-                old = path.read_bytes().splitlines() if path.is_file() else []
-                records, self.n_damaged = parsed(old)
+                records, self.n_damaged = records_of(path)
                 kept = [line for line in records if is_before(line, position, n_steps)]
                 with atomic_write(path, follow=False, sources=self.private) as partial:
                     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -383,14 +382,6 @@ def checkpoint_of(comm: MPI.Comm, path: str, *, generative: bool) -> Path:
                 raise CheckpointError(f"{path} is a directory without checkpoints; name a run directory or a file")
             file = existing[0]
     return Path(comm.bcast(file))
-
-
-@contextmanager
-def _unwritable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(path, error) from None
 
 
 def _order_of_names(path: Path) -> tuple[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,8 +17,10 @@ def to_append(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "ab", buffering=0)
 
 
-def parsed(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], int]:
-    """Parsed lines, and how many are not records; the last is not counted: a killed run may have left it incomplete."""
+def records_of(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of a file, none where it is missing, and how many lines are no records; the last is not counted: a
+    killed run may have left it incomplete.  Raises OSError."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
     records = [_record(line) for line in lines]
     return [record for record in records if record is not None], records[:-1].count(None)
 

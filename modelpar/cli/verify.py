@@ -16,7 +16,7 @@ from modelpar.cli.config import parse_config
 from modelpar.cli.config_file import damage
 from modelpar.cli.restarts import restarts
 from modelpar.cli.run_directory import CONFIG, METRICS, PICTURES, RANKS, RESTARTS, SUMMARY, RunDirectory
-from modelpar.cli.run_records import parsed
+from modelpar.cli.run_records import records_of
 from modelpar.errors import SpecError
 from modelpar.files import partials
 from modelpar.files.paths import in_one_line, printable
@@ -88,7 +88,7 @@ def _config(file: Path) -> str:
 
 
 def _metrics(file: Path) -> str:
-    return _lines(parsed(file.read_bytes().splitlines())[1])
+    return _lines(records_of(file)[1])
 
 
 def _digests(file: Path) -> str:
