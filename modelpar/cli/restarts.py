@@ -9,7 +9,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 from modelpar.cli.atomic_file import atomic_write
-from modelpar.cli.run_directory import RESTARTS, SUMMARY
+from modelpar.cli.run_directory import CONFIG, RESTARTS, SUMMARY
 from modelpar.errors import ModelparError, SpecError, together
 from modelpar.files.regular import read_bounded
 
@@ -72,5 +72,5 @@ def _write(path: Path, count: int) -> None:
     if count == 0:  # as before the first restart
         (path / RESTARTS).unlink(missing_ok=True)
         return
-    with atomic_write(path / RESTARTS, follow=False) as partial:
+    with atomic_write(path / RESTARTS, follow=False, sources=(path / CONFIG,)) as partial:
         partial.write_text(f"{count}\n", encoding="utf-8")

@@ -24,8 +24,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -36,7 +36,7 @@ from modelpar.checkpoint.health import Verdict
 from modelpar.cli.atomic_file import atomic_write, naming
 from modelpar.cli.config import TRAJECTORY
 from modelpar.cli.config_file import complete
-from modelpar.cli.run_lock import RunLock, unwritable
+from modelpar.cli.run_lock import RunLock, writing_into
 from modelpar.cli.run_records import is_before, records_of, to_append
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files import partials
@@ -152,7 +152,7 @@ class RunDirectory:
         faults.at("begin directory")
         with together(self.comm):
             if self.comm.rank == 0:
-                with _unwritable(self.path):
+                with writing_into(self.path):
                     make_folder(self.path)
         self.lock.take(self.comm, self.path)
         self.check(resume=resume, overwrite=overwrite)  # another job may have begun before the lock was taken
@@ -164,7 +164,7 @@ class RunDirectory:
                             f"{folder} is a symbolic link, and nothing is written through those of a run directory; "
                             "put a folder in its place, or name another directory"
                         )
-                with _unwritable(self.path):
+                with writing_into(self.path):
                     make_folder(self.checkpoints)
                     Output(self.checkpoints / _PROBE, follow=False).check()
                 self._clear(half_written_only=resume)
@@ -417,14 +417,6 @@ def _is_unhealthy(path: Path) -> bool:
         verdict = verdict_of(path)
         return verdict is not None and not verdict.healthy
     return False
-
-
-@contextmanager
-def _unwritable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(path, error) from None
 
 
 def _order_of_names(path: Path) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EACCES, EPERM, EROFS
 from pathlib import Path
 
@@ -47,7 +49,8 @@ class RunLock:
             ) from None
         except OSError as error:
             if not (only_if_there and error.errno in (EACCES, EPERM, EROFS)):
-                raise unwritable(folder, error) from None
+                with writing_into(folder):
+                    raise
 
     def close(self) -> None:
         """Give the lock back.  Not collective, never raises."""
@@ -56,10 +59,16 @@ class RunLock:
             held.release()
 
 
-def unwritable(folder: Path, error: OSError) -> CheckpointError:
-    """The error of a run directory that cannot be written."""
-    why = error.strerror or str(error)
-    return CheckpointError(f"the run directory {folder} cannot be written ({why}); choose another with --run-dir")
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """An error of the operating system becomes a CheckpointError that names the run directory.  Not collective."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise CheckpointError(
+            f"the run directory {folder} cannot be written ({why}); choose another with --run-dir"
+        ) from None
 
 
 def _in_use(folder: Path, holder: locks.Holder | None) -> str:

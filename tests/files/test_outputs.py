@@ -132,6 +132,52 @@ def test_a_write_that_fails_leaves_the_other_end_untouched(tmp_path: Path) -> No
     assert (tmp_path / "folder.partial").read_text() == "mine"
 
 
+@pytest.mark.parametrize("write", [WRITERS["array"], WRITERS["export"], saved], ids=["array", "export", "checkpoint"])
+def test_what_appears_is_on_the_disk(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is synced before the name appears, and the name right after it."""
+    done, sync, replace = [], os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def rename(old: Path, new: Path) -> None:
+        done.append("renamed")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    write(tmp_path / "file")
+    assert done[-3:] == [os.stat(tmp_path / "file").st_ino, "renamed", os.stat(tmp_path).st_ino]
+
+
+@pytest.mark.parametrize("write", [WRITERS["array"], WRITERS["export"], saved], ids=["array", "export", "checkpoint"])
+def test_temporaries_are_as_private_as_what_they_replace(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "file").chmod(0o600)
+    modes, replace = [], os.replace
+
+    def rename(old: Path, new: Path) -> None:
+        modes.append(stat.S_IMODE(os.stat(old).st_mode))
+        replace(old, new)
+
+    opened = os.open
+
+    def note(path: Path, flags: int, mode: int = 0o777, **more: int) -> int:
+        if str(path).endswith(".partial") and flags & os.O_CREAT:
+            modes.append(mode)
+        return opened(path, flags, mode, **more)
+
+    monkeypatch.setattr(os, "replace", rename)
+    monkeypatch.setattr(os, "open", note)
+    write(tmp_path / "file")
+    assert modes == [0o600, 0o600]
+
+
 def test_the_own_output_goes_on_where_it_is(tmp_path: Path) -> None:
     """A file that the shell opened for this process is neither cut off nor replaced."""
     code = (
