@@ -232,10 +232,12 @@ def wait_for_the_first(names: dict[int, str], role: str, entrance: socket.socket
             if line is not None and name:  # the handler writes word by word
                 said[name] = (said.get(name, "") + line)[:LINE]
                 continue
-            if line is None or not (line.isdigit() and int(line) in names):
+            number, _, more = (line or "").partition("\n")
+            if not (number.isdigit() and int(number) in names):
                 ended.unregister(source.fileno())
                 continue
-            connected[source.fileno()] = names[int(line)]
+            name = connected[source.fileno()] = names[int(number)]
+            said[name] = more
             continue
         if kind == "host" and source is listener:
             guests.append(source.accept()[0])

@@ -17,13 +17,13 @@ from modelpar import faults
 from modelpar.collective.agreement import agree
 from modelpar.data.arrays import LABEL_KEYS, labels_in, open_npy, open_npz
 from modelpar.data.cache import from_cache
-from modelpar.data.dataset import Dataset, Source, Split, Table, agreed
+from modelpar.data.dataset import Dataset, Source, Split, agreed
 from modelpar.data.digits import open_digits
 from modelpar.data.fingerprint import Fingerprint, contents, values_of
 from modelpar.data.idx import is_gzip, is_idx, open_idx
 from modelpar.data.memory import array_source, own_source
 from modelpar.data.named import SETS, files_of, find_named, idx_labels, open_files, open_folder
-from modelpar.data.packed_files import PackedTable, check_bits, is_packed, open_packed
+from modelpar.data.packed_files import check_packed, is_packed, open_packed
 from modelpar.data.reading import check_count, check_labels
 from modelpar.data.sparse import open_sparse
 from modelpar.data.synthetic import KINDS, open_synthetic
@@ -199,29 +199,13 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[
     with agreed(comm):
         if comm is None or comm.rank == 0 or apart:
             digests = _digests(data, files, source.test is not None)
-    _check_packed(source.table, None if apart else comm, comm)
+    check_packed(source.table, comm, same=len(set(sources)) == 1)
     if comm is None:
         return source, digests
     if apart:  # other files by one name: those of other nodes, or of folders that ranks started in
         content: dict[str, Any] = {f"the content of {data}": digests}
         agree(comm, "open_dataset", **content)
     return source, comm.bcast(digests)
-
-
-def _check_packed(table: Table, readers: MPI.Comm | None, comm: MPI.Comm | None) -> None:
-    """Raise DataError, on every rank of ``comm``, where bits of a packed file have changed.
-
-    readers   the ranks that see the same file, those of a node together; None: each of its own
-    """
-    if not isinstance(table, PackedTable):
-        return
-    node = None if readers is None else readers.Split_type(MPI.COMM_TYPE_SHARED)
-    try:
-        with agreed(comm):
-            check_bits(Path(table.name), node)
-    finally:
-        if node is not None:
-            node.Free()
 
 
 def _file_state(data: str) -> tuple[str, int, int]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,12 @@ from scipy import sparse
 from modelpar.data.arrays import LABEL_KEYS, labels_in
 from modelpar.data.bits import pick_bits
 from modelpar.data.columns import Columns
-from modelpar.data.dataset import EagerTable, Source, Split, Table, check_shape, image_shape_of
+from modelpar.data.dataset import EagerTable, Source, Split, Table, agreed, check_shape, image_shape_of
 from modelpar.data.mapped import MappedFile
 from modelpar.data.memory import array_source
 from modelpar.data.packed import PackedColumns, packed_rows, values_type, width
 from modelpar.data.reading import check_labels
-from modelpar.errors import DataError, together
+from modelpar.errors import DataError
 from modelpar.files.outputs import Output
 from modelpar.files.paths import identity
 from modelpar.formats.archive import Archive, small_array
@@ -230,24 +229,36 @@ def bits_of(archive: Archive) -> MappedBits:
     return file.array(np.uint8, stored.start + header.n_bytes, header.shape), file
 
 
-def check_bits(path: Path, comm: MPI.Comm | None) -> None:
-    """Raise DataError, on every rank, where the bits of a packed file are not those that were written.
+def check_packed(table: Table, comm: MPI.Comm | None, *, same: bool) -> None:
+    """Raise DataError, on every rank, where a table is of a packed file whose bits are not those that were written.
 
-    Reads all of them, a part on each rank; compressed ones are checked when they are loaded.  Collective over ``comm``,
-    whose ranks see the same file, where one is given.
+    same   whether all ranks have opened one file: those of a node read a part of it each, else each rank all of its own
+    Collective over ``comm`` where one is given, whatever the tables are.
     """
-    archive = Archive(path)
-    stored = archive.stored("bits")
-    if stored is None:
-        return
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED) if comm is not None and same else None
+    try:
+        with agreed(comm):
+            if isinstance(table, PackedTable):
+                _check_bits(Path(table.name), node)
+    finally:
+        if node is not None:
+            node.Free()
+
+
+def _check_bits(path: Path, comm: MPI.Comm | None) -> None:
+    """Compares the checksum of stored bits; compressed ones are checked when they are loaded.  Collective."""
     rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
-    start, stop = (stored.start + stored.n_bytes * part // n_ranks for part in (rank, rank + 1))
-    mine = 0
-    with nullcontext() if comm is None else together(comm), reading(path):
-        mine = crc_of(path, start, stop)
+    stored, mine, n_bytes = None, 0, 0
+    with agreed(comm), reading(path):
+        stored = Archive(path).stored("bits")
+        if stored is not None:
+            start, stop = (stored.start + stored.n_bytes * part // n_ranks for part in (rank, rank + 1))
+            mine, n_bytes = crc_of(path, start, stop), stop - start
     crc = 0
-    for part, n_bytes in [(mine, stop - start)] if comm is None else comm.allgather((mine, stop - start)):
-        crc = combined(crc, part, n_bytes)
-    if crc != stored.crc:
-        raise DataError(f"{archive.where('bits')} is corrupt: its checksum is {crc:08x}, but should be "
-                        f"{stored.crc:08x}; get a new copy")  # fmt: skip
+    for part, n in [(mine, n_bytes)] if comm is None else comm.allgather((mine, n_bytes)):
+        crc = combined(crc, part, n)
+    if stored is not None and crc != stored.crc:
+        raise DataError(
+            f"array 'bits' of {path} is corrupt: its checksum is {crc:08x}, but should be {stored.crc:08x}; get a new "
+            "copy"
+        )

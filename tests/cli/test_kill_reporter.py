@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +86,17 @@ def test_one_whose_connection_ends_is_named_before_one_that_is_gone(sleepers: li
         connection.close()
 
 
+def wait_for(watching: subprocess.Popen[str], n: int) -> None:
+    """Until a process waits for ``n`` files: those that an epoll has are in its /proc."""
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        with suppress(OSError):
+            if sum(info.read_text().count("tfd:") for info in Path(f"/proc/{watching.pid}/fdinfo").iterdir()) >= n:
+                return
+        time.sleep(0.02)
+    pytest.fail("it does not wait")
+
+
 CRASHING = r"""
 import sys
 from modelpar.cli import kill_reporter
@@ -105,6 +118,7 @@ def test_a_crash_is_told_from_a_kill(number: str, how: str) -> None:
             [sys.executable, "-c", "input();" + CRASHING, entrance[1:].decode(), number], stdin=-1
         )
         watching = watcher([crashing], f"{kill_reporter.ENTRANCE}{door.fileno()}", "alone", pass_fds=[door.fileno()])  # type: ignore[list-item]
+    wait_for(watching, 2)  # the process, and the entrance
     crashing.communicate(b"\n", timeout=LIMIT)
     printed = watching.communicate(timeout=LIMIT)[1]
     assert printed.startswith(f"modelpar: error: rank 0 (x) {how}")

@@ -219,6 +219,20 @@ def test_a_flipped_bit_in_any_ranks_part_is_an_error_on_all(comm: Any, agree: An
     agree("is corrupt: its checksum is" in said, said)
 
 
+def test_other_files_on_other_ranks_are_told_apart(comm: Any, agree: Any, folder: Path) -> None:
+    """One of them packed: what its ranks check of it is no call that the others do not make."""
+    if comm.rank == 0:
+        write_packed(folder / "packed.npz", STATES)
+        np.save(folder / "plain.npy", STATES)
+    comm.barrier()
+    said = ""
+    try:
+        open_dataset(str(folder / ("plain.npy" if comm.rank else "packed.npz")), comm)
+    except ModelparError as error:
+        said = str(error)
+    agree(comm.size == 1 or "every rank must bring the same" in said, said)
+
+
 def test_a_cache_that_some_ranks_cannot_see_is_no_error(
     comm: Any, agree: Any, folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
