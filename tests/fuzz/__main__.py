@@ -1,7 +1,8 @@
 """``python -m tests.fuzz --cases 200000``: many damaged files, in processes of their own, and what came of them.
 
 Each process may take a bounded amount of memory and has a time for each case; one that crashes or hangs is replaced,
-and its case is kept.  Exit status 1 where any case did what it may not.
+and its case is kept.  An interruption ends it with the report of what was done.  Exit status 1 where any case did what
+it may not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +51,8 @@ def main() -> int:
         return 0 if options.list else 2
     keep = options.keep or Path(tempfile.mkdtemp(prefix="modelpar-fuzz-"))
     keep.mkdir(parents=True, exist_ok=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     return _report(_Run(names, options.seed, options.cases, options.processes, keep))
 
 
@@ -64,14 +68,21 @@ class _Run:
         self.slowest: dict[str, float] = {}
         self.seconds = -time.monotonic()
         running: list[_Child] = []
-        while self.pieces or running:
-            while self.pieces and len(running) < processes:
-                running.append(_Child(names, *self.pieces.pop(0)))
-            time.sleep(0.2)
-            for child in running[:]:
-                if child.ended():
-                    running.remove(child)
-                    self._collect(child)
+        try:
+            while self.pieces or running:
+                while self.pieces and len(running) < processes:
+                    running.append(_Child(names, *self.pieces.pop(0)))
+                time.sleep(0.2)
+                for child in running[:]:
+                    if child.ended():
+                        running.remove(child)
+                        self._collect(child)
+        except KeyboardInterrupt:  # what was done until then is reported
+            for child in running:
+                child.process.kill()
+                child.process.wait()
+                child.n = len(child.lines())
+                self._collect(child)
         self.seconds += time.monotonic()
 
     def _collect(self, child: _Child) -> None:
@@ -126,7 +137,7 @@ class _Child:
         patience = SILENCE if size else 10 * SILENCE  # it compiles first
         if time.monotonic() - self.changed[0] > patience:
             self.killed = True
-            self.process.send_signal(6)  # faulthandler shows where it stands
+            self.process.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
             time.sleep(1)
             self.process.kill()
             self.process.wait()
