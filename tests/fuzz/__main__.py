@@ -81,7 +81,7 @@ class _Run:
             for child in running:
                 child.process.kill()
                 child.process.wait()
-                child.n = len(child.lines())
+                child.n = len(child.lines())  # the others are not missed
                 self._collect(child)
         self.seconds += time.monotonic()
 
@@ -93,7 +93,9 @@ class _Run:
             self.slowest[line["name"]] = max(self.slowest.get(line["name"], 0.0), line["seconds"])
             if line["fault"]:
                 self._keep(line)
-        if (left := child.n - len(lines)) > 0:  # it died, or was ended: the case after the last is the reason
+        if child.n and not child.is_warm():  # nothing of it can be done, and the errors say why
+            self._keep({"name": "all", "seed": child.seed, "fault": f"no case was begun: {child.errors()}"})
+        elif (left := child.n - len(lines)) > 0:  # it died, or was ended: the case after the last is the reason
             name, seed = list(harness.seeds_of(self.names, child.seed, child.first + child.n))[child.first + len(lines)]
             why = "hangs" if child.killed else f"ended the process ({child.process.returncode})"
             self._keep({"name": name, "seed": seed, "fault": f"{why}: {child.errors()}"})
@@ -107,7 +109,7 @@ class _Run:
         self.faults.append(line)
         folder = self.keep / f"{line['name'].replace('/', '-')}-{line['seed']}"
         folder.mkdir(exist_ok=True)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # a fault of no case has no file
             harness.readers()[line["name"]].write(folder / "file", harness.random_of(line["name"], line["seed"]))
         print(f"FAULT {line['name']} --seed {line['seed']}: {line['fault']}", flush=True)
 
@@ -149,6 +151,10 @@ class _Child:
         except FileNotFoundError:
             return []
         return [line for line in map(json.loads, written) if line]
+
+    def is_warm(self) -> bool:
+        """Whether all was compiled, and the cases begun."""
+        return (self.folder / "lines").exists() and (self.folder / "lines").stat().st_size > 0
 
     def errors(self) -> str:
         """Where it stood, as faulthandler tells, or else the last that it wrote."""
