@@ -26,7 +26,7 @@ from typing import Any
 from tests.fuzz import harness
 
 BATCH = 2000  # cases of a process
-SILENCE = 60.0  # seconds without a case, compilation aside, after which a process hangs
+SILENCE = 180.0  # seconds without a case after which a process hangs: one may compile, on a machine that is busy
 WARM = 2  # cases of each reader that are not timed: they compile, import and build what they damage
 
 
@@ -136,7 +136,7 @@ class _Child:
         size = (self.folder / "lines").stat().st_size if (self.folder / "lines").exists() else 0
         if size != self.changed[1]:
             self.changed = (time.monotonic(), size)
-        patience = SILENCE if size else 10 * SILENCE  # it compiles first
+        patience = SILENCE if size else 5 * SILENCE  # it compiles first
         if time.monotonic() - self.changed[0] > patience:
             self.killed = True
             self.process.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
