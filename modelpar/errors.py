@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 MOST_CHARACTERS = 300  # of a message
+LONG_WORD = 120  # characters that are left of a word of a message that is too long
 # line ends, escape sequences of terminals, and characters that are not seen or turn the direction of text
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
@@ -32,17 +33,25 @@ def escaped(text: str) -> str:
 def one_line(text: str) -> str:
     """The text as a message: escaped, and at most ``MOST_CHARACTERS`` long.
 
-    Of a longer one the middle is left out: it begins with what came, and ends with how to mend it.
+    Of a longer one the middles of long words are left out, as of paths, then the middle of the whole: it begins with
+    what came, and ends with how to mend it.
     """
     # a message may hold the content of a whole file, so most of it goes before it is looked at
-    return _shortened(escaped(_shortened(text, 8 * MOST_CHARACTERS)), MOST_CHARACTERS)
+    text = escaped(_cut(text, 8 * MOST_CHARACTERS))
+    excess, words = len(text) - MOST_CHARACTERS, text.split(" ")
+    for i in sorted(range(len(words)), key=lambda i: -len(words[i])) if excess > 0 else ():
+        before = len(words[i])
+        words[i] = _cut(words[i], max(LONG_WORD, before - max(excess, 0)))
+        excess -= before - len(words[i])
+    return _cut(" ".join(words), MOST_CHARACTERS)
 
 
-def _shortened(text: str, most: int) -> str:
+def _cut(text: str, most: int) -> str:
+    """The beginning and the end of a text; the end is longer, as it is the name of a file."""
     if len(text) <= most:
         return text
-    gap, tail = " ... ", most // 2
-    return text[: most - len(gap) - tail] + gap + text[-tail:]
+    head = most // 2 - 10
+    return f"{text[:head]}...{text[head + 3 - most :]}"
 
 
 class ModelparError(Exception):

@@ -22,7 +22,7 @@ MOST = 2**31 - 1  # units, or parts: searches keep both in 32 bits
 LARGEST = 2**63 - 1  # weights are summed in 64 bits
 
 
-MOST_CHARACTERS = 300  # of a message
+MOST_CHARACTERS, LONG_WORD = 300, 120  # of a message, and of a word in one that is too long
 # line ends, escape sequences of terminals, and characters that are not seen or turn the direction of text
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
@@ -35,15 +35,19 @@ class GraphError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """The text as a message: escaped, and of a long one the beginning and the end, which says how to mend it."""
-    cut = _shortened(text, 8 * MOST_CHARACTERS)
-    escaped = _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), cut)
-    return _shortened(escaped, MOST_CHARACTERS)
+    """The text as a message: escaped, and of long words and then of a long text the beginning and the end."""
+    text = _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), _cut(text, 8 * MOST_CHARACTERS))
+    excess, words = len(text) - MOST_CHARACTERS, text.split(" ")
+    for i in sorted(range(len(words)), key=lambda i: -len(words[i])) if excess > 0 else ():
+        before = len(words[i])
+        words[i] = _cut(words[i], max(LONG_WORD, before - max(excess, 0)))
+        excess -= before - len(words[i])
+    return _cut(" ".join(words), MOST_CHARACTERS)
 
 
-def _shortened(text: str, most: int) -> str:
-    gap, tail = " ... ", most // 2
-    return text if len(text) <= most else text[: most - len(gap) - tail] + gap + text[-tail:]
+def _cut(text: str, most: int) -> str:
+    head = most // 2 - 10
+    return text if len(text) <= most else f"{text[:head]}...{text[head + 3 - most :]}"
 
 
 def shown(value: object) -> str:

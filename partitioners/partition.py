@@ -12,6 +12,7 @@ import numpy.typing as npt
 from partitioners.arguments import integers, parts_of, seed_of, shown
 from partitioners.compilation import njit
 from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
+from partitioners.reading import check_room
 
 
 class Partition(NamedTuple):
@@ -123,6 +124,7 @@ def compact(partition: Partition) -> Partition:
 def part_weights(graph: UnitGraph, partition: Partition) -> IntArray:
     """(n_layers, n_parts) the weight of each part in each layer."""
     partition = check(graph, partition)
+    check_room("the matrix of all layers and parts", 3 * 8 * len(graph.layers) * partition.n_parts)
     weights = np.zeros((len(graph.layers), partition.n_parts), np.int64)
     for layer, owner in enumerate(partition.owners):
         np.add.at(weights[layer], owner, graph.layer_weights(layer))

@@ -6,6 +6,7 @@ As ``modelpar.files.regular``, but independent of modelpar.
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from typing import BinaryIO
 
@@ -41,12 +42,18 @@ def cannot_read(path: str | os.PathLike[str], error: Exception) -> GraphError:
 
 def check_room(path: str | os.PathLike[str], needed: int) -> None:
     """Raise GraphError where the content of a file needs more memory than is free."""
-    free = int(psutil.virtual_memory().available)
+    free = _free()
     if needed > free:
         raise GraphError(
             f"{path} needs {needed / 2**30:.1f} GiB of memory, but only {free / 2**30:.1f} GiB are free; use a machine "
             "with more"
         )
+
+
+def _free() -> int:
+    """Memory that this process may still take: what is free, or what a limit of its address space leaves if less."""
+    free, (most, _) = int(psutil.virtual_memory().available), resource.getrlimit(resource.RLIMIT_AS)
+    return free if most == resource.RLIM_INFINITY else min(free, max(0, most - int(psutil.Process().memory_info().vms)))
 
 
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:

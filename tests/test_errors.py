@@ -31,6 +31,17 @@ def test_of_long_ones_the_ends_stay(kind: type[Exception], filling: str) -> None
     assert one_line(text) == text
 
 
+def test_of_long_paths_the_middles_go_first() -> None:
+    path = "/scratch/" + "/".join(f"folder{i}" for i in range(40)) + "/train-images.gz"
+    text = str(DataError(f"{path} is not the file of that name; name another, or remove {path}"))
+    words = " is not the file of that name; name another, or remove "
+    assert words in text
+    first, second = text.split(words)
+    assert first.startswith("/scratch/folder0/")
+    assert first.endswith("/train-images.gz")
+    assert second.endswith("/train-images.gz")
+
+
 def test_other_arguments_stay() -> None:
     assert ModelparError().args == ()
     assert ModelparError("x", 3).args == ("x", 3)

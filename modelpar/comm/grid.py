@@ -23,6 +23,7 @@ from modelpar.errors import GridError, ModelparError
 from modelpar.values import plain
 
 TOLERANCE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
+MOST_RANKS = 1 << 31  # that MPI counts
 
 
 class Grid:
@@ -53,11 +54,11 @@ class Grid:
         asked = {"model_shards": model_shards, "replicas": replicas, "servers": servers, TOLERANCE: self.tolerant}
         agree(comm, "Grid", **dict[str, Any](asked))
         faults.at("grid")
-        servers = plain.integer_number("--servers", servers, error=GridError, at_least=0)
+        servers = plain.integer_number("--servers", servers, error=GridError, at_least=0, at_most=MOST_RANKS)
         if model_shards is not None:
-            model_shards = plain.integer_number("--model-shards", model_shards, error=GridError)
+            model_shards = plain.integer_number("--model-shards", model_shards, error=GridError, at_most=MOST_RANKS)
         if replicas is not None:
-            replicas = plain.integer_number("--replicas", replicas, error=GridError)
+            replicas = plain.integer_number("--replicas", replicas, error=GridError, at_most=MOST_RANKS)
         check_servers(comm.size, servers, model_shards)
         n_ranks = comm.size - servers
         self.n_shards, self.n_replicas = grid_shape(n_ranks, model_shards, replicas, servers)

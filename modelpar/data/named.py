@@ -81,10 +81,9 @@ def find_named(name: str) -> list[Path]:
     looked = f"${VARIABLE} ({set_to})" if set_to else f"${VARIABLE} (which is not set)"
     home = cache_folder() / name
     elsewhere = " or ".join(str(root / name) for root in SYSTEM)
-    wanted = ", ".join(f"{file}.gz" for file in FILES)
     raise DataError(
-        f"the files of {name} are neither in {looked} nor in {home} nor in {elsewhere}; download {wanted} from "
-        f"{SETS[name].address}/ into {home}, or set {VARIABLE} to the folder that has them"
+        f"the files of {name} are neither in {looked} nor in {home} nor in {elsewhere}; download {FILES[0]}.gz and the "
+        f"{len(FILES) - 1} others from {SETS[name].address}/, or set {VARIABLE} to the folder that has them"
     )
 
 
@@ -121,9 +120,8 @@ def _verified(name: str, folder: Path, i: int) -> Path:
             header, _ = read_header(path)
             shape = " x ".join(map(str, header.shape))
             raise DataError(
-                f"{path} is not the file that {name} is known by: unpacked it holds {shape} values whose md5 sum is "
-                f"{checksum}, but that should be {own.plain[i]}; get a new copy from "
-                f"{own.address}/, or give --data {folder} to use the files as they are"
+                f"{path} is not that of {name}: unpacked it holds {shape} values whose md5 sum is {checksum}, not "
+                f"{own.plain[i]}; get it from {own.address}/, or give --data {folder}"
             )
         except DataError as error:
             wrong = wrong or error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -34,8 +35,9 @@ def path_text(path: object, error: type[ModelparError] = SpecError) -> str:
     """A path as a text, as Python represents it.  Raises ``error`` for what cannot be the name of a file."""
     if is_path(path):
         name = os.fsdecode(path)
-        if name and "\0" not in name:
-            return name
+        with suppress(UnicodeEncodeError):  # of characters that no name has here
+            if name and b"\0" not in os.fsencode(name):
+                return name
     raise error(f"{plain.shown(path)} is not the name of a file; give a text or a path")
 
 

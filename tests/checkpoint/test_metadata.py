@@ -194,6 +194,11 @@ def test_chains_are_states(name: str, tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
-    for name, words in (("pipe", "a pipe"), ("device", "a device"), ("a\0b", "not the name of a file")):
+    for name, words in (
+        ("pipe", "a pipe"),
+        ("device", "a device"),
+        ("a\0b", "name of a file"),
+        ("\ud800", "name of a file"),
+    ):
         with pytest.raises(CheckpointError, match=words):
             checkpoint.load(tmp_path / name, grid())

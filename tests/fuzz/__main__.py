@@ -1,7 +1,8 @@
 """``python -m tests.fuzz --cases 200000``: many damaged files, in processes of their own, and what came of them.
 
 Each process may take a bounded amount of memory and has a time for each case; one that crashes or hangs is replaced,
-and its case is kept.  Exit status 1 where any case did what it may not.
+and its case is kept.  An interruption ends it with the report of what was done.  Exit status 1 where any case did what
+it may not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ from typing import Any
 from tests.fuzz import harness
 
 BATCH = 2000  # cases of a process
-SILENCE = 60.0  # seconds without a case, compilation aside, after which a process hangs
+SILENCE = 180.0  # seconds without a case after which a process hangs: one may compile, on a machine that is busy
 WARM = 2  # cases of each reader that are not timed: they compile, import and build what they damage
 
 
@@ -49,6 +51,8 @@ def main() -> int:
         return 0 if options.list else 2
     keep = options.keep or Path(tempfile.mkdtemp(prefix="modelpar-fuzz-"))
     keep.mkdir(parents=True, exist_ok=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     return _report(_Run(names, options.seed, options.cases, options.processes, keep))
 
 
@@ -64,14 +68,21 @@ class _Run:
         self.slowest: dict[str, float] = {}
         self.seconds = -time.monotonic()
         running: list[_Child] = []
-        while self.pieces or running:
-            while self.pieces and len(running) < processes:
-                running.append(_Child(names, *self.pieces.pop(0)))
-            time.sleep(0.2)
-            for child in running[:]:
-                if child.ended():
-                    running.remove(child)
-                    self._collect(child)
+        try:
+            while self.pieces or running:
+                while self.pieces and len(running) < processes:
+                    running.append(_Child(names, *self.pieces.pop(0)))
+                time.sleep(0.2)
+                for child in running[:]:
+                    if child.ended():
+                        running.remove(child)
+                        self._collect(child)
+        except KeyboardInterrupt:  # what was done until then is reported
+            for child in running:
+                child.process.kill()
+                child.process.wait()
+                child.n = len(child.lines())  # the others are not missed
+                self._collect(child)
         self.seconds += time.monotonic()
 
     def _collect(self, child: _Child) -> None:
@@ -82,7 +93,9 @@ class _Run:
             self.slowest[line["name"]] = max(self.slowest.get(line["name"], 0.0), line["seconds"])
             if line["fault"]:
                 self._keep(line)
-        if (left := child.n - len(lines)) > 0:  # it died, or was ended: the case after the last is the reason
+        if child.n and not child.is_warm():  # nothing of it can be done, and the errors say why
+            self._keep({"name": "all", "seed": child.seed, "fault": f"no case was begun: {child.errors()}"})
+        elif (left := child.n - len(lines)) > 0:  # it died, or was ended: the case after the last is the reason
             name, seed = list(harness.seeds_of(self.names, child.seed, child.first + child.n))[child.first + len(lines)]
             why = "hangs" if child.killed else f"ended the process ({child.process.returncode})"
             self._keep({"name": name, "seed": seed, "fault": f"{why}: {child.errors()}"})
@@ -96,7 +109,7 @@ class _Run:
         self.faults.append(line)
         folder = self.keep / f"{line['name'].replace('/', '-')}-{line['seed']}"
         folder.mkdir(exist_ok=True)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # a fault of no case has no file
             harness.readers()[line["name"]].write(folder / "file", harness.random_of(line["name"], line["seed"]))
         print(f"FAULT {line['name']} --seed {line['seed']}: {line['fault']}", flush=True)
 
@@ -123,10 +136,10 @@ class _Child:
         size = (self.folder / "lines").stat().st_size if (self.folder / "lines").exists() else 0
         if size != self.changed[1]:
             self.changed = (time.monotonic(), size)
-        patience = SILENCE if size else 10 * SILENCE  # it compiles first
+        patience = SILENCE if size else 5 * SILENCE  # it compiles first
         if time.monotonic() - self.changed[0] > patience:
             self.killed = True
-            self.process.send_signal(6)  # faulthandler shows where it stands
+            self.process.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
             time.sleep(1)
             self.process.kill()
             self.process.wait()
@@ -138,6 +151,10 @@ class _Child:
         except FileNotFoundError:
             return []
         return [line for line in map(json.loads, written) if line]
+
+    def is_warm(self) -> bool:
+        """Whether all was compiled, and the cases begun."""
+        return (self.folder / "lines").exists() and (self.folder / "lines").stat().st_size > 0
 
     def errors(self) -> str:
         """Where it stood, as faulthandler tells, or else the last that it wrote."""
