@@ -147,9 +147,13 @@ def _end_together(comm: MPI.Comm, error: BaseException, message: str, status: in
 
 def _exit_together(comm: MPI.Comm, error: SystemExit) -> int:
     """The status that code which exits the interpreter asks for, where it does so on all ranks; else an error."""
-    if all_come(comm, PATIENCE):
-        return 0 if error.code is None else error.code if isinstance(error.code, int) else UNEXPECTED
     status = error.code if isinstance(error.code, int) and error.code else UNEXPECTED
+    if all_come(comm, PATIENCE):
+        if error.code in (None, 0):
+            return 0
+        if comm.rank == 0:
+            _print_error(f"exited, with {error.code!r}")
+        return status
     _end_alone(comm, f"modelpar: error: rank {comm.rank} of {comm.size} exited alone, with {error.code!r}\n", status)
 
 

@@ -113,8 +113,8 @@ def abort(comm: MPI.Comm, status: int) -> None:
     from mpi4py import MPI
 
     socket = os.environ.get("PMI_FD", "")
+    time.sleep(PRINTING)
     if MPI.get_vendor()[0] == "MPICH" and socket.isdigit():
-        time.sleep(PRINTING)
         with suppress(OSError):
             os.write(int(socket), f"cmd=abort exitcode={status}\n".encode())
             time.sleep(LAUNCHER)

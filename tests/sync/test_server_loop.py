@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from modelpar.comm.status import Status
 from modelpar.errors import ModelparError, SpecError
 from modelpar.sync import server_loop
 from modelpar.sync.server_loop import close_arrays, dismiss, hosts, open_arrays, serve
@@ -28,11 +29,12 @@ class Column:
 class Ranks:
     """A grid of ``n_replicas`` and the servers of a shard."""
 
-    tolerant = False
+    tolerant, is_server, n_shards = False, True, 1
 
     def __init__(self, n_replicas, n_servers, *messages, replica=0):
         self.n_replicas, self.n_servers, self.replica = n_replicas, n_servers, replica
         self.column_comm = Column(n_replicas + n_servers, *messages)
+        self.status = Status()
 
     def check_ranks(self):
         raise AssertionError("there was a message")
@@ -42,7 +44,7 @@ class Arrays:
     made = []  # noqa: RUF012
 
     def __init__(self, comm, *description):
-        self.description, self.freed = description, False
+        self.description, self.freed = description[:5], False
         Arrays.made.append(self)
 
     def free(self):

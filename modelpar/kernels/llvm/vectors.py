@@ -30,13 +30,18 @@ def compiled() -> bool:
 
 
 def _processor_features() -> set[str]:
-    """Return the features of the processor that numba compiles for: NUMBA_CPU_FEATURES, or the host's."""
+    """Return the features of the processor that numba compiles for: NUMBA_CPU_FEATURES, or the host's.
+
+    Without AVX where numba leaves that out: by NUMBA_ENABLE_AVX=0, or where ``/proc/cpuinfo`` is there and names none,
+    as in a container that hides it.
+    """
     chosen, features = config.CPU_NAME, config.CPU_FEATURES  # type: ignore[attr-defined]
     if features:
         return {word[1:] for word in features.split(",") if word.startswith("+")}
     if chosen:
         return set()
-    return {name for name, present in llvmlite.binding.get_host_cpu_features().items() if present}
+    host = {name for name, present in llvmlite.binding.get_host_cpu_features().items() if present}
+    return host if config.ENABLE_AVX else {name for name in host if not name.startswith("avx")}  # type: ignore[attr-defined]
 
 
 FEATURES = _processor_features()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from modelpar.kernels.llvm import vectors
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dispatch, draw, subset_sums
 from modelpar.kernels.products.aligned import aligned_int32
@@ -184,3 +185,12 @@ def test_lists_hold_the_active_units_of_each_block(n_units, batch, density):
         for s in range(batch):
             listed = units[offsets[block, s] : offsets[block, s + 1]]
             assert listed.tolist() == np.flatnonzero(bits[510 * block : 510 * (block + 1), s]).tolist()
+
+
+@pytest.mark.parametrize("avx", [True, False])
+def test_no_feature_is_used_that_numba_leaves_out(avx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compiles without AVX where it finds none in ``/proc/cpuinfo``, which a container may hide."""
+    monkeypatch.setattr(vectors.llvmlite.binding, "get_host_cpu_features", lambda: {"avx512f": True, "sse2": True})
+    for name, value in (("ENABLE_AVX", avx), ("CPU_NAME", None), ("CPU_FEATURES", None)):
+        monkeypatch.setattr(vectors.config, name, value)
+    assert vectors._processor_features() == ({"avx512f", "sse2"} if avx else {"sse2"})
