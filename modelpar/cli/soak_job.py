@@ -45,14 +45,14 @@ SETTINGS = {
     "MPICH": {
         "network only": {"MPIR_CVAR_NOLOCAL": "1"},
         "UCX over TCP": {"MPIR_CVAR_NOLOCAL": "1", "UCX_TLS": "tcp,self"},
-        "OFI": {"MPIR_CVAR_CH4_NETMOD": "ofi"},
+        "over OFI": {"MPIR_CVAR_CH4_NETMOD": "ofi"},
         "OFI over TCP": {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp", "MPIR_CVAR_NOLOCAL": "1"},
         "sums by scattering": {"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": "reduce_scatter_allgather"},
         "sums by doubling": {"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": "recursive_doubling"},
     },
     "Open MPI": {
         "shared memory": {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm"},
-        "TCP": {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,tcp"},
+        "over TCP": {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,tcp"},
         "without han": {"OMPI_MCA_coll": "^han"},
         "sums by rings": {
             "OMPI_MCA_coll_tuned_use_dynamic_rules": "1", "OMPI_MCA_coll_tuned_allreduce_algorithm": "4",

@@ -14,13 +14,16 @@ from mpi4py import MPI
 
 from modelpar.cli import run
 from modelpar.cli.info import ENVIRONMENT
+from modelpar.cli.soak_job import SETTINGS, SHARED_CORES, TAG
 
 NAME = re.compile(r"[A-Z][A-Z0-9]+(_[A-Za-z0-9]+)*")
 # wherever they are mentioned, in a comment too
 FAMILIES = re.compile(
     r"\b(?:MODELPAR|NUMBA|OPENBLAS|OMP|OMPI|PMI|PMIX|MKL|BLIS|SLURM|XDG|GOMP|KMP|GLOO)_[A-Za-z0-9_]*[A-Za-z0-9]\b"
 )
-ONLY_SET = {"TORCHINDUCTOR_COMPILE_THREADS"}  # for a process that is started
+_OF_JOBS = [*SHARED_CORES.values(), *(variables for known in SETTINGS.values() for variables in known.values())]
+# for a process that is started
+ONLY_SET = {"TORCHINDUCTOR_COMPILE_THREADS", TAG, *(name for variables in _OF_JOBS for name in variables)}
 NOT_VARIABLES = {"MPICH"} | {  # and settings of numba, which it reads by itself
     "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "ENABLE_AVX", "DISABLE_INTEL_SVML", "BOUNDSCHECK", "DEBUGINFO_DEFAULT",
     "CAPTURED_ERRORS", "LLVM_PASS_TIMINGS",
