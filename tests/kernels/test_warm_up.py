@@ -105,6 +105,9 @@ def test_a_run_compiles_what_it_calls() -> None:
     assert names(binary=True, training=own) - names(binary=True) == theirs
     own = replace(own, chain_method="pt")
     assert names(binary=True, training=own) - names(binary=True) == {*theirs, "swaps"}
+    own = replace(own, products="bf16")
+    assert names(binary=True, training=own) - names(binary=True) == {*theirs, "swaps", "products in bfloat16"}
+    assert "products in bfloat16" in names(tuning=FineTuneSpec(products="bf16"))
     everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
     assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True), training=own)
 
