@@ -63,7 +63,7 @@ def test_training_compiles_nothing(on_ranks, tmp_path: Path) -> None:
     own = "--chains 7 --chain-steps 2 --centred --average 3 --l1 0.001"
     scored = "--standardised --clip 0.01 --score-every 1 --score-temperatures 9"
     runs = (
-        few + "grey --layers 64-9-8", few + "states --layers 16-9 --data bars:4 --replicas 2",
+        few + "grey --layers 64-9-8 --products bf16", few + "states --layers 16-9 --data bars:4 --replicas 2",
         few + f"own --layers 16-9 --data bars:4 --replicas 2 {own}",
         few + f"scored --layers 25-22-21 --data bars:5 --model-shards 2 {scored}",
         few + f"tempered --layers 16-9 --data bars:4 --model-shards 2 {own} --chain-method pt",
