@@ -5,7 +5,7 @@ before NumPy is loaded (``cli.threads``); a script's first :class:`modelpar.Grid
 stays, and the kernels follow it: in the environment (NUMBA_NUM_THREADS, OMP_NUM_THREADS and the like, which
 joblib sets in its workers), by ``numba.set_num_threads``, or by limits of threadpoolctl.
 
-This module loads neither NumPy nor MPI.
+This module loads neither NumPy nor MPI before it is asked for threads.
 """
 
 from __future__ import annotations
@@ -224,7 +224,8 @@ def limit_loaded(threads: int) -> None:
 
 
 def _blas() -> list[Any]:
-    """The BLAS libraries that are loaded, as threadpoolctl's controllers."""
+    """The BLAS libraries of NumPy and SciPy, and others that are loaded, as threadpoolctl's controllers."""
+    from scipy.linalg import blas  # noqa: F401 - one that is loaded later would have as many threads as there are cores
     from threadpoolctl import ThreadpoolController
 
     return [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]

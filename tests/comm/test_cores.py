@@ -6,6 +6,9 @@ Modules: modelpar/kernels/threads
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -107,6 +110,19 @@ def test_what_numba_was_told_is_followed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cores, "_numba_default", lambda: 4)
     assert grid_threads() == 2
     assert blas_threads() == {4}
+
+
+def test_threads_are_set_before_the_blas_is_used() -> None:
+    """As the first thing that a script does; a BLAS that is loaded later must not bring threads of its own."""
+    program = (
+        "import modelpar; modelpar.set_threads(1)\n"
+        "from scipy.linalg import blas\n"
+        "from threadpoolctl import threadpool_info\n"
+        "print({library['num_threads'] for library in threadpool_info() if library['user_api'] == 'blas'})"
+    )
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "3"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "{1}", done.stderr
 
 
 def test_set_threads_wins_over_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_training_compiles_nothing(on_ranks, tmp_path: Path) -> None:
     own = "--chains 7 --chain-steps 2 --centred --average 3 --l1 0.001"
     scored = "--standardised --clip 0.01 --score-every 1 --score-temperatures 9"
     runs = (
-        few + "grey --layers 64-9-8", few + "states --layers 16-9 --data bars:4 --replicas 2",
+        few + "grey --layers 64-9-8 --products bf16", few + "states --layers 16-9 --data bars:4 --replicas 2",
         few + f"own --layers 16-9 --data bars:4 --replicas 2 {own}",
         few + f"scored --layers 25-22-21 --data bars:5 --model-shards 2 {scored}",
         few + f"tempered --layers 16-9 --data bars:4 --model-shards 2 {own} --chain-method pt",
@@ -105,6 +105,9 @@ def test_a_run_compiles_what_it_calls() -> None:
     assert names(binary=True, training=own) - names(binary=True) == theirs
     own = replace(own, chain_method="pt")
     assert names(binary=True, training=own) - names(binary=True) == {*theirs, "swaps"}
+    own = replace(own, products="bf16")
+    assert names(binary=True, training=own) - names(binary=True) == {*theirs, "swaps", "products in bfloat16"}
+    assert "products in bfloat16" in names(tuning=FineTuneSpec(products="bf16"))
     everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
     assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True), training=own)
 
