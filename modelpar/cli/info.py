@@ -44,6 +44,7 @@ AVX2_CORES = ("haswell", "zen", *AVX512_CORES)
 # Every environment variable that modelpar or partitioners read, themselves or by the libraries whose behaviour matters.
 ENVIRONMENT = (
     "MODELPAR_DATA", "MODELPAR_KERNELS", "MODELPAR_NO_CACHE",
+    "MODELPAR_FAULT", "MODELPAR_FAULT_NOTE",  # of a rank that fails on demand
     "HOME", "XDG_CACHE_HOME", "TMPDIR", "TEMP", "TMP",  # caches
     "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
     *VARIABLES, "OPENBLAS_CORETYPE", "OPENBLAS_THREAD_TIMEOUT",
