@@ -89,14 +89,15 @@ def of_rbm(rbm: RBM, bounds: Bounds, comm: MPI.Comm, *, in_sums: bool = True) ->
 
     in_sums   whether they are in sums of states
     """
-    if bounds.weight > EXPLODED * STEPS:
-        return of_weights(f"RBM {rbm.index}", [rbm.W], comm)
+    if bounds.weight > EXPLODED * STEPS and (why := of_weights(f"RBM {rbm.index}", [rbm.W], comm)):
+        return why
     if rbm.has_room(bounds) or not in_sums:
         return ""
-    held = min(map(largest_sum_of, rbm.weights.rooms))
+    pairs = [(steps / STEPS, largest_sum_of(n)) for steps, n in zip(bounds[1:], rbm.weights.rooms, strict=True)]
+    most, held = max(pairs, key=lambda pair: pair[0] / pair[1])
     return (
-        f"RBM {rbm.index}: weights grow so fast that summed inputs may have wrapped (up to "
-        f"{max(bounds[1:]) / STEPS:.3g}, where their integers hold {held:.3g})"
+        f"RBM {rbm.index}: weights grow so fast that summed inputs may have wrapped (up to {most:.3g}, where their "
+        f"integers hold {held:.3g})"
     )
 
 

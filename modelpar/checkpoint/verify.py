@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from modelpar import checkpoint
-from modelpar.checkpoint import structure
+from modelpar.checkpoint import metadata, structure
 from modelpar.checkpoint.checksum import MODULUS, checksum
 from modelpar.checkpoint.header import Header, decode, header_length
 from modelpar.errors import CheckpointError, ModelparError
@@ -96,13 +96,12 @@ def _structure(name: str, header: Header) -> list[str]:
     """What is wrong with the network, its tensors, and where its training stood."""
     try:
         spec = checkpoint.read_spec(name, header)
+        metadata.training_of(name, header, spec)
         structure.read(name, header, spec, MPI.COMM_SELF)
     except ModelparError as error:
         return [_without(name, error)]
     missing = [tensor for tensor in _needed(spec) if tensor not in header.tensors]
-    if missing:
-        return [f"tensor {missing[0]!r} is missing"]
-    return [] if checkpoint.read_position(header) is not None else ["it does not say where training stood"]
+    return [f"tensor {missing[0]!r} is missing"] if missing else []
 
 
 def _needed(spec: NetworkSpec) -> list[str]:

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 from modelpar.files.paths import printable
+from modelpar.files.regular import read_bounded
 
 FIRST = "# The options of a run of modelpar, as --config takes them. The file is whole where its last line says so.\n"
 LAST = "# This is the last line.\n"
@@ -27,14 +28,11 @@ def damage(path: Path) -> str:
     Those of other versions, and those that a user has written, need not have the first and last lines.
     """
     try:
-        with open(path, "rb") as file:
-            text = file.read(MOST + 1).decode("utf-8-sig")
-        if len(text) > MOST:
-            return f"it has more than {MOST} bytes"
+        text = read_bounded(path, MOST).decode("utf-8-sig")
         tables = tomllib.loads(text)
     except OSError as error:
         return error.strerror or str(error)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of integers with thousands of digits
         return "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else "it is not valid TOML"
     if not tables:
         return "it is empty"

@@ -47,6 +47,7 @@ ENVIRONMENT = (
     "MODELPAR_FAULT", "MODELPAR_FAULT_NOTE",  # of a rank that fails on demand
     "HOME", "XDG_CACHE_HOME", "TMPDIR", "TEMP", "TMP",  # caches
     "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
+    "NUMBA_ENABLE_AVX",
     *VARIABLES, "OPENBLAS_CORETYPE", "OPENBLAS_THREAD_TIMEOUT",
     # of the launcher: the number of this rank, ranks of the node, whether a lost rank is tolerated, its own socket
     "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID",

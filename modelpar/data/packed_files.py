@@ -122,8 +122,9 @@ def write_packed(
             )
         shape = (shape[0], *image_shape)
     classes = None if labels is None else check_labels(labels, shape[0], f"the labels for {name}")
+    source = getattr(data.table, "path", None) if isinstance(data, Split) else None
     try:
-        save_bits(Path(name), packed, shape, classes)
+        save_bits(Path(name), packed, shape, classes, sources=[source] if source else ())
     except OSError as error:
         raise DataError(
             f"{name} cannot be written ({error.strerror or error}); free some space, or name another path"
@@ -132,12 +133,13 @@ def write_packed(
 
 def save_bits(
     path: Path, packed: PackedColumns, shape: Sequence[int], labels: Array | None = None, *, key: str = "",
-    private: bool = False,
+    private: bool = False, sources: Sequence[AnyPath] = (),
 ) -> None:  # fmt: skip
     """The file, whole or not at all, also where others make the same.  Raises OSError.
 
     key       by which it can be known again: see :func:`key_in`
     private   only this user may read it
+    sources   files that it is made from: where one of them is private, a new file is
     """
     arrays: dict[str, Any] = {
         "bits": packed.bits, "shape": np.array(shape, np.int64), "scale": np.array(packed.high, packed.dtype),
@@ -146,7 +148,7 @@ def save_bits(
         arrays["labels"] = labels
     if key:
         arrays["key"] = np.array(key.encode())
-    output = Output(path)
+    output = Output(path, sources=map(os.fsdecode, sources))
     try:
         output.open()
         if private:

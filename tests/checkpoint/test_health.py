@@ -18,6 +18,7 @@ from modelpar.kernels.products.bounds import largest_sum_of
 from modelpar.kernels.states import pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import NetworkSpec
+from modelpar.training.recovery import Snapshot, SurvivorState, rebuild
 from modelpar.training.state import Position, TrainingRun
 
 
@@ -167,6 +168,10 @@ def test_the_scale_of_sums_goes_with_a_checkpoint(network: DeepBeliefNetwork, tm
     save(network, tmp_path / "coarse")
     assert load(tmp_path / "coarse", network.grid).rbms[0].weights.rooms == rooms
     assert "rooms" not in header_of(tmp_path / "usual").metadata["training"]
+    survivor = SurvivorState(0, {Position().sort_key: Snapshot.of(network)})
+    rebuilt = rebuild(survivor, network.spec, network.grid, network.layout)
+    assert rebuilt is not None
+    assert rebuilt.rbms[0].weights.rooms == rooms, "a run that lost a rank goes on with another scale"
 
 
 @pytest.mark.parametrize(

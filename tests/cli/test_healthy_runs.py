@@ -17,6 +17,7 @@ from modelpar.cli.run_directory import RunDirectory, checkpoint_of, verdict_of
 from modelpar.comm.grid import Grid
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import NetworkSpec
+from modelpar.training import monitor
 from modelpar.training.state import TrainingRun
 
 SMALL = [
@@ -104,3 +105,15 @@ def test_the_last_healthy_checkpoint_is_kept(tmp_path: Path, grid: Grid) -> None
     for updates, left in ((6, [5, 6]), (7, [6, 7])):
         assert directory.save_step(network, updates, keep=2)[1].healthy
         assert numbers(tmp_path) == left
+
+
+def test_a_collapse_is_said_and_may_pass(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "idle_units", lambda *_: (1.0, 0.0))
+    words = ["--epochs", "1", "--checkpoint-every", "1", "--keep", "9", "--run-dir", tmp_path]
+    status, out, err = train(*SMALL, *words)
+    assert (status, err) == (0, "")
+    steps = sorted((tmp_path / "checkpoints").iterdir())
+    collapsed = Verdict(("RBM 0 has collapsed: 100% of its hidden units are always off and 0% always on",))
+    assert [verdict_of(step) for step in steps] == [collapsed] * 4, "after 1, 2, 4 updates, and until the next look"
+    assert f"{steps[0]} is not healthy, no run goes on from it: RBM 0 has collapsed" in " ".join(out.split())
+    assert verdict_of(tmp_path / "model.safetensors") == Verdict(), "the end of an epoch looks at more samples"

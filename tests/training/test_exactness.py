@@ -29,7 +29,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import FineTuneSpec, NetworkSpec
 from modelpar.training import monitor
-from modelpar.training.feeds import mean_of, real_values
+from modelpar.training.feeds import mean_of, real_values, visible_feed
 from modelpar.training.optimizer import Optimizer
 from modelpar.training.trainer import fine_tune, pretrain
 from tests import exact, networks, small
@@ -108,6 +108,22 @@ def test_one_training_in_every_way(comm, agree, folder, alone, monkeypatch, shap
     network = training.network(networks.grid_of(comm.size, shape), layout, owners)
     result = exact.run(network, training, folder, [PLACES[number % len(PLACES)]])
     agree(result.parts_from(alone(training)) == "", result.parts_from(alone(training)))
+
+
+@shapes
+@pytest.mark.parametrize("layout", ["column", "row", "dual"])
+def test_idle_units_are_counted_alike_everywhere(comm, agree, shape, layout):
+    def parts(grid, layout):
+        network = exact.EVERYWHERE.network(grid, layout)
+        rbm, data = network.rbms[0], exact.EVERYWHERE.dataset
+        rbm.W[:] *= 10
+        rbm.c[:] = np.linspace(-30, 30, exact.EVERYWHERE.layers[1])[rbm.hidden_ids]
+        rbm.refresh()
+        return monitor.idle_units(rbm, visible_feed(network, data, data.train, data.binarise), grid)
+
+    mine, expected = parts(networks.grid_of(comm.size, shape), layout), parts(grid_of_one(), "column")
+    agree(min(expected) > 0, "the case shows nothing")
+    agree(mine == expected, f"{mine}, not {expected}")
 
 
 @shapes
