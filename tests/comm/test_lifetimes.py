@@ -17,7 +17,7 @@ from modelpar.sync.windows import SharedArrays
 from modelpar.training.trainer import pretrain
 from tests import networks, small
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.ranks(1, 3)
 
 NAMES = ("comm", "shard_comm", "replica_comm", "node_comm")
 

@@ -31,7 +31,7 @@ from modelpar.training.trainer import fine_tune, pretrain
 from modelpar.weights.dense import ColumnWeights, RowWeights
 from tests import flips, networks, small
 
-pytestmark = pytest.mark.ranks(2, 3, 4)
+pytestmark = pytest.mark.ranks(2, 4)
 
 SHAPES = [shape for shape in networks.grids(MPI.COMM_WORLD) if shape[1] > 1]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} replicas".format)
