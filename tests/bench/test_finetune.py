@@ -67,5 +67,5 @@ def test_torch_learns() -> None:
     losses = []
     for _ in range(300):
         tuning.step(v, labels)
-        losses.append(float(tuning.loss(tuning.network(v), labels)))
+        losses.append(tuning.loss(tuning.network(v), labels).item())
     assert losses[-1] < losses[0]
