@@ -79,11 +79,11 @@ def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:
         faults.at("import")
         agree(comm, "the command line", arguments=list(arguments))
         with _warnings_in_one_line(comm):
-            modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
+            status = modelpar.main(list(arguments), prog_name="modelpar", standalone_mode=False, obj=comm)
             faults.at("leave")
     except BaseException as error:
         return _ended(comm, error)
-    return 0
+    return status if isinstance(status, int) else 0  # of a command whose answer is a status; others return nothing
 
 
 def _ended(comm: MPI.Comm, error: BaseException) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -319,7 +318,7 @@ def diff(comm: MPI.Comm, run_a: str, run_b: str, as_json: bool) -> None:
     prepare(comm, 1)
     from modelpar.cli.diff import diff as work
 
-    sys.exit(work(comm, run_a, run_b, as_json=as_json))
+    click.get_current_context().exit(work(comm, run_a, run_b, as_json=as_json))
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -336,7 +335,7 @@ def verify(comm: MPI.Comm, path: str, as_json: bool) -> None:
     prepare(comm, 1)
     from modelpar.cli.verify import verify as work
 
-    sys.exit(work(comm, path, as_json=as_json))
+    click.get_current_context().exit(work(comm, path, as_json=as_json))
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -372,7 +371,7 @@ def soak(comm: MPI.Comm, minutes: float, seed: int, as_json: bool) -> None:
     prepare(comm, 1)
     from modelpar.cli.soak import soak as work
 
-    sys.exit(work(comm, minutes=minutes, seed=seed, as_json=as_json))
+    click.get_current_context().exit(work(comm, minutes=minutes, seed=seed, as_json=as_json))
 
 
 for command in (bench, sample, reconstruct):
