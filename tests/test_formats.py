@@ -19,9 +19,9 @@ from modelpar.errors import ModelparError
 from modelpar.training import digests
 from partitioners import GraphError, Partition
 from partitioners.placement import load_placement, save_placement
-from tests import formats
+from tests import format_files
 
-VERSIONS = sorted(path for path in formats.FIXTURES.iterdir() if path.is_dir())
+VERSIONS = sorted(path for path in format_files.FIXTURES.iterdir() if path.is_dir())
 MEND = "use the version"
 
 
@@ -41,10 +41,10 @@ def differences(found: Any, expected: Any, where: str = "") -> list[str]:
 @pytest.mark.filterwarnings("ignore::modelpar.errors.ModelparWarning")  # of data that are as few as these
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda path: path.name)
 def test_files_of_earlier_versions_are_read_as_ever(folder: Path) -> None:
-    expected = json.loads((folder / formats.EXPECTED).read_text())
-    found = json.loads(json.dumps(formats.read(folder)))
-    if formats.EXPORTED not in found:  # h5py is not installed
-        expected.pop(formats.EXPORTED, None)
+    expected = json.loads((folder / format_files.EXPECTED).read_text())
+    found = json.loads(json.dumps(format_files.read(folder)))
+    if format_files.EXPORTED not in found:  # h5py is not installed
+        expected.pop(format_files.EXPORTED, None)
     assert not differences(found, expected)
 
 
@@ -52,13 +52,13 @@ def test_files_of_earlier_versions_are_read_as_ever(folder: Path) -> None:
 def test_runs_of_earlier_versions_go_on(folder: Path, tmp_path: Path) -> None:
     """From the last checkpoint before the end, to the same model."""
     run = tmp_path / "run"
-    shutil.copytree(folder / formats.RUN, run)
+    shutil.copytree(folder / format_files.RUN, run)
     (run / "model.safetensors").unlink()
-    formats.modelpar("train", "--resume", "--run-dir", run, "--threads", "1")
+    format_files.modelpar("train", "--resume", "--run-dir", run, "--threads", "1")
     with Grid(MPI.COMM_SELF) as grid:
-        models = [checkpoint.load(path / "model.safetensors", grid) for path in (folder / formats.RUN, run)]
-        assert formats.held(models[0]) == formats.held(models[1])
-    assert digests.read(run / digests.NAME) == digests.read(folder / formats.RUN / digests.NAME)
+        models = [checkpoint.load(path / "model.safetensors", grid) for path in (folder / format_files.RUN, run)]
+        assert format_files.held(models[0]) == format_files.held(models[1])
+    assert digests.read(run / digests.NAME) == digests.read(folder / format_files.RUN / digests.NAME)
 
 
 def later_checkpoint(path: Path) -> None:

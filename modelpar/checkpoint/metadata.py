@@ -222,7 +222,7 @@ def _members(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _room(name: str, units: Any) -> tuple[int, int]:
-    if not isinstance(units, list) or len(units) != 2:
+    if not isinstance(units, list) or len(units) != 2 or 0 in units:
         raise ValueError(f"the room of {name} is {plain.shown(units)}, but must be two numbers of units")
     return _count(name, units[0], MOST_ROOM), _count(name, units[1], MOST_ROOM)
 

@@ -64,6 +64,9 @@ class Unfailing(io.TextIOBase):
             except (OSError, ValueError) as error:
                 self._give_up(error)
 
+    def close(self) -> None:
+        """Nothing: the file belongs to others, who may have closed it before this object is collected."""
+
     def isatty(self) -> bool:
         return not self._failed and self._file.isatty()
 

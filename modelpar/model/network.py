@@ -224,6 +224,8 @@ class DeepBeliefNetwork:
         """What a weight and a summed input of an RBM come to at most, on any replica.  Collective over the grid."""
         most = np.array(rbm.bounds())
         self.grid.replica_comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        with self.traffic.measuring():
+            self.traffic.add_allreduce("replica", most, self.grid.n_replicas)
         return Bounds(*most.tolist())
 
     # -- activations -------------------------------------------------------------------------------------------------

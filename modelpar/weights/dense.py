@@ -88,11 +88,15 @@ class Dense:
         return None
 
     def bounds(self, parameters: Parameters) -> Bounds:
-        comm = self._visible_exchange.comm
+        comm, traffic = self._visible_exchange.comm, self._visible_exchange.traffic
         rows, columns, weight = signed_sums(parameters.W)
-        comm.Allreduce(MPI.IN_PLACE, self._partial(rows, columns))
+        partial = self._partial(rows, columns)
+        comm.Allreduce(MPI.IN_PLACE, partial)
         most = np.array([weight, columns.max(initial=0), rows.max(initial=0)])
         comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        with traffic.measuring():
+            for values in (partial, most):
+                traffic.add_allreduce("shard", values, comm.size)
         return Bounds(*most.tolist())
 
     def _partial(self, rows: Array, columns: Array) -> Array:

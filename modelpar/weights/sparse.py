@@ -192,6 +192,8 @@ class SparseWeights:
         _, down = self._down.signed_sums(W, len(self._visible_ids))
         most = np.array([weight, up, down])
         self._comm.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+        with self._traffic.measuring():
+            self._traffic.add_allreduce("shard", most, self._comm.size)
         return Bounds(*most.tolist())
 
     def sides(

@@ -111,9 +111,9 @@ def test_a_file_without_a_verdict_is_judged_by_its_values(
     network.rbms[0].W[0, 0] = largest
     write = files.write
 
-    def before(path, grid, blocks, metadata, status):  # type: ignore[no-untyped-def]
+    def before(path, grid, blocks, metadata, status, **how):  # type: ignore[no-untyped-def]
         del metadata[health.KEY]
-        write(path, grid, blocks, metadata, status)
+        write(path, grid, blocks, metadata, status, **how)
 
     monkeypatch.setattr(files, "write", before)
     save(network, tmp_path / "old")
@@ -182,9 +182,9 @@ def test_a_scale_that_no_one_writes_is_refused(
 ) -> None:
     write = files.write
 
-    def changed(path, grid, blocks, metadata, status):  # type: ignore[no-untyped-def]
+    def changed(path, grid, blocks, metadata, status, **how):  # type: ignore[no-untyped-def]
         metadata["training"] = json.dumps({**json.loads(metadata["training"]), "rooms": rooms})
-        write(path, grid, blocks, metadata, status)
+        write(path, grid, blocks, metadata, status, **how)
 
     monkeypatch.setattr(files, "write", changed)
     save(network, tmp_path / "odd")

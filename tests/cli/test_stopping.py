@@ -18,6 +18,7 @@ from modelpar.comm.status import Status
 from modelpar.errors import STOPPED, StoppedError
 from tests import jobs
 
+pytestmark = pytest.mark.jobs
 ROOT = Path(__file__).parents[2]
 LIMIT = 240.0
 EXACT = ["--layers", "64-20-12", "--threads", "1", "--no-pictures", "--no-score", "--epochs", "2", "--finetune-epochs",

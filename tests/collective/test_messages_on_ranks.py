@@ -111,8 +111,8 @@ def watched(comm, monkeypatch):
     moved: Counter = Counter()
     plain = windows._window
 
-    def window(its_comm, n_bytes):
-        made, memory = plain(its_comm, n_bytes)
+    def window(its_comm, n_bytes, **how):
+        made, memory = plain(its_comm, n_bytes, **how)
         counted = CountedWindow(made)
         counted.moved, counted.rank = moved, its_comm.rank
         return counted, memory

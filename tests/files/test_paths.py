@@ -28,7 +28,8 @@ from tests import jobs
 
 ROOT = Path(__file__).parents[2]
 NO_FILES = ("--layers", "--layout", "--binarise", "--visible-grid", "--partitioner", "--sizes", "--statistics",
-            "--peer", "--image-shape", "--method", "--methods", "--networks", "--parts", "--partitioners")  # fmt: skip
+            "--peer", "--batches", "--image-shape", "--method", "--methods", "--networks", "--parts",
+            "--partitioners")  # fmt: skip
 
 
 def parameters(command: click.Command) -> Iterator[click.Parameter]:

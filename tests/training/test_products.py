@@ -1,7 +1,4 @@
-"""``--products bf16``: what it changes, and with what it does not go.
-
-Modules: modelpar/training/preconditions
-"""
+"""``--products bf16``: what it changes, and with what it does not go."""
 
 from __future__ import annotations
 

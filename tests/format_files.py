@@ -1,6 +1,6 @@
 """Files of every format, as a version of modelpar has written them, and what they must be read as forever after.
 
-    python -m tests.formats tests/fixtures/NAME        writes the files that this version writes, and what is in them
+    python -m tests.format_files tests/fixtures/NAME    writes the files that this version writes, and what is in them
 
 Each folder below ``tests/fixtures`` has the files of one version.  They are never changed: where a format grows,
 another folder comes beside them.
