@@ -29,7 +29,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -212,32 +212,43 @@ def wait_for_the_first(names: dict[int, str], role: str, entrance: socket.socket
         ended.register(entrance.fileno(), select.EPOLLIN)
     connected: dict[int, str] = {}  # names of the processes that have connected, by the connection
     said: dict[str, str] = {}  # what Python's handler of fatal signals wrote, by name
-    while True:
-        source = waiting[ended.poll(maxevents=1)[0][0]]
-        if isinstance(source, str):
-            _say(f"{source} {_how(said.get(source, ''))}", host, about)
-            return
+
+    def is_of_ranks(source: str | socket.socket) -> TypeGuard[socket.socket]:
+        return not isinstance(source, str) and (source is entrance or source.fileno() in connected)
+
+    def hear(source: socket.socket) -> str:
+        """Accept a rank, or what it says; the name of one that has come to its end."""
         if source is entrance:
             connection = entrance.accept()[0]
             waiting[connection.fileno()] = connection
             connected[connection.fileno()] = ""
             ended.register(connection.fileno(), select.EPOLLIN)
-            continue
-        if source.fileno() in connected:
-            line = _received(source)
-            name = connected[source.fileno()]
-            if line is None and name:
-                _say(f"{name} {_how(said.get(name, ''))}", host, about)
-                return
-            if line is not None and name:  # the handler writes word by word
-                said[name] = (said.get(name, "") + line)[:LINE]
-                continue
-            number, _, more = (line or "").partition("\n")
-            if not (number.isdigit() and int(number) in names):
-                ended.unregister(source.fileno())
-                continue
+            return ""
+        line, name = _received(source), connected[source.fileno()]
+        if line is not None and name:  # the handler writes word by word
+            said[name] = (said.get(name, "") + line)[:LINE]
+            return ""
+        number, _, more = (line or "").partition("\n")
+        if not name and number.isdigit() and int(number) in names:
             name = connected[source.fileno()] = names[int(number)]
             said[name] = more
+            return ""
+        ended.unregister(source.fileno())
+        return name
+
+    while True:
+        source = waiting[ended.poll(maxevents=1)[0][0]]
+        if isinstance(source, str):
+            # where this process had to wait for a core, the last words of that one have not been heard yet
+            while unheard := [waiting[number] for number, _ in ended.poll(0) if is_of_ranks(waiting[number])]:
+                for each in filter(is_of_ranks, unheard):
+                    hear(each)
+            _say(f"{source} {_how(said.get(source, ''))}", host, about)
+            return
+        if is_of_ranks(source):
+            if name := hear(source):
+                _say(f"{name} {_how(said.get(name, ''))}", host, about)
+                return
             continue
         if kind == "host" and source is listener:
             guests.append(source.accept()[0])
