@@ -132,7 +132,7 @@ def compare_paths(first: Path, second: Path) -> Report:
     if report.updates is None and not common:
         raise CheckpointError(
             f"{first} and {second} have nothing to compare: no {digests.NAME} in both ({RECORD}), and no checkpoint of "
-            "the same name; name two run directories of modelpar train, or two checkpoint files"
+            "one name; name two runs, or two checkpoints"
         )
     return report
 

@@ -321,6 +321,7 @@ def test_a_breakdown_names_the_last_good_checkpoint(trained: Path, tmp_path: Pat
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     shutil.copy(trained / "checkpoints" / "step-00000020.safetensors", run / "checkpoints")
+    shutil.copy(trained / "config.toml", run)
     printed = refused(
         start(2, "train", "--resume", *TINY, "--learning-rate", "1e12", "--epochs", "9", "--run-dir", run)
     )

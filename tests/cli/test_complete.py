@@ -117,6 +117,6 @@ def test_forms_of_a_mask(comm, folder) -> None:
         np.savez(folder / "two.npz", MASK, MASK)
     comm.barrier()
     assert (read_mask(str(folder / "pictures.npy"), 5, 12) == (MASK.T == 1)).all()
-    for name, message in (("mask.npy", "6 x 12"), ("torn.npy", "not a whole array"), ("two.npz", "name it mask")):
+    for name, message in (("mask.npy", "6 x 12"), ("torn.npy", "is truncated"), ("two.npz", "name it mask")):
         with pytest.raises(DataError, match=message):
             read_mask(str(folder / name), 6, 12)
