@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 MOST_CHARACTERS = 300  # of a message
-LONG_WORD = 120  # characters that are left of a word of a message that is too long
+LONG_WORD = 80  # characters that are left of a word of a message that is too long
 # line ends, escape sequences of terminals, and characters that are not seen or turn the direction of text
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 

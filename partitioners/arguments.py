@@ -22,7 +22,7 @@ MOST = 2**31 - 1  # units, or parts: searches keep both in 32 bits
 LARGEST = 2**63 - 1  # weights are summed in 64 bits
 
 
-MOST_CHARACTERS, LONG_WORD = 300, 120  # of a message, and of a word in one that is too long
+MOST_CHARACTERS, LONG_WORD = 300, 80  # of a message, and of a word in one that is too long
 # line ends, escape sequences of terminals, and characters that are not seen or turn the direction of text
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 

@@ -150,7 +150,7 @@ def test_bench_sparse() -> None:
     [
         (["train", "--layers", "64-70", "--connections", "local:3"], "use 72"),
         (["train", "--layers", "64-72", "--connections", "fields:3"], "is not known; use dense"),
-        (["train", "--layers", "64-72", "--connections", "mask:nowhere.npy"], "nowhere.npy cannot be read"),
+        (["train", "--layers", "64-72", "--connections", "mask:nowhere.npy"], "nowhere.npy does not exist"),
         (["train", "--layers", "64-72", "--partitioner", "nobody"], "there is no method 'nobody'"),
         (["train", "--layers", "64-72", "--partition", "nowhere.npz"], "nowhere.npz cannot be read"),
         (["partition", "--layers", "64-72", "--parts", "2", "--method", "tiles"], "coordinates"),
