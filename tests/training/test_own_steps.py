@@ -209,7 +209,9 @@ def test_replicas_meet_with_one_model_and_one_average(comm, agree, shape, name, 
     """And with exact zeros, but not with nothing else."""
     network = networks.sharded(comm, NetworkSpec((13, 9), seed=5, weight_scale=0.1, **how), shape, "strided")
     # Adagrad takes steps of about its rate whatever the gradients are, and without momentum
-    rate, l1 = (0.02, 0.03) if name == "adagrad" else (0.25, 0.1)
+    # of few connections the order in which replicas push decides how many come to 0: such that it is not none
+    of_adagrad = 0.02, (0.08 if "connections" in how else 0.03)
+    rate, l1 = of_adagrad if name == "adagrad" else (0.25, 0.1)
     training = replace(TRAINING, **ALL | {"l1": l1}, learning_rate=rate)
     rbm = network.rbms[0]
     for record in pretrain(network, small.dataset(13), training, STRATEGIES[name]):
