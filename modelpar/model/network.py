@@ -18,13 +18,14 @@ from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.grid import Grid
 from modelpar.comm.transfer import Transfer
 from modelpar.draws import Purpose
-from modelpar.errors import LayoutError, SpecError, together
+from modelpar.errors import LayoutError, OutOfMemoryError, SpecError, together
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.bounds import Bounds
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
 from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.machine.memory import check_room
 from modelpar.model.rbm import RBM, owned_block
 from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.plan.memory import samples_at_once
@@ -301,14 +302,17 @@ class DeepBeliefNetwork:
         start   states (n_top_owned, count) of the top layer that the chains go on from; without steps the means are
                 those of these
 
-        Collective over the shards.  Raises SpecError where there cannot be so many, DataError where ``start`` is not
-        of the owned units.
+        Collective over the shards.  Raises SpecError where there cannot be so many, OutOfMemoryError where there is no
+        room for them, DataError where ``start`` is not of the owned units.
         """
         agree(self.grid.shard_comm, "fantasies", count=count, steps=steps, first_draw=first_draw)
-        count = plain.integer_number("count", count, at_least=0)
+        count = plain.integer_number("count", count, at_least=0, at_most=1 << 62)
         steps = plain.integer_number("steps", steps, at_least=0)
         first_draw = plain.integer_number("first_draw", first_draw, at_least=0, at_most=1 << 62)
         top = self.rbms[-1]
+        with together(self.grid.shard_comm):
+            widest = max(len(self.visible_ids), *(len(rbm.hidden_ids) for rbm in self.rbms))
+            check_room(count * widest * self.dtype.itemsize, f"a batch of {count} fantasies", OutOfMemoryError)
         h: Activations = pack(np.zeros((len(top.hidden_ids), count)))
         if start is not None:
             h = self._agreed("fantasies", start, top.hidden_ids, "states of the top layer")

@@ -33,7 +33,7 @@ from modelpar import (
 )
 from modelpar.data import DataFeed, Dataset, Split, column_moments, read_labels, write_packed
 from modelpar.data.dataset import MappedTable
-from modelpar.errors import DataError, LayoutError, ModelparError, SpecError
+from modelpar.errors import DataError, LayoutError, ModelparError, OutOfMemoryError, SpecError
 from modelpar.kernels.states import pack
 from modelpar.likelihood.annealing import log_partition_ais
 from modelpar.likelihood.energy import free_energy, log_likelihood
@@ -487,6 +487,10 @@ def test_other_things_that_networks_do_not_have(network: DeepBeliefNetwork, tmp_
                 call()
     with pytest.raises(SpecError, match="at least 0"):
         network.fantasies(-1, 2)
+    with pytest.raises(SpecError, match="at most"):
+        network.fantasies(2**64 - 1, 2)
+    with pytest.raises(OutOfMemoryError, match="fantasies needs"):
+        network.fantasies(2**45, 2)
     with pytest.raises(DataError, match="samples"):
         pseudo_log_likelihood(rbm, np.ones((UNITS, 3)), np.arange(2))
     with pytest.raises(DataError, match="base biases"):
