@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -182,7 +183,7 @@ def test_other_data_than_those_of_the_run_bring_their_own_options(tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["train", "--epoch", "3"], "No such option '--epoch"),
+        (["train", "--epoch", "3"], "No such option '--epoch'"),
         (["train", "--epochs", "-3"], "--epochs is -3, but must be at least 0"),
         (["train", "--finetune-epochs", "-3"], "--finetune-epochs is -3"),
         (["train", "--dropout", "1.5"], "--dropout is 1.5, but must be below 1"),
@@ -206,7 +207,7 @@ def test_other_data_than_those_of_the_run_bring_their_own_options(tmp_path: Path
 def test_mistakes_are_one_line_and_status_2(words: list[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(MPI.COMM_SELF, words) == 2
     out, err = capfd.readouterr()
-    assert expected in err.replace("option: --", "option '--")  # as older versions of click write it
+    assert expected in re.sub(r"option: (--[\w-]+)", r"option '\1'", err)  # as older versions of click write it
     assert err.startswith("modelpar: error: ")
     assert err.count("\n") == 1
     assert out == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +158,15 @@ def modelpar(words: list[Any], capfd: pytest.CaptureFixture[str]) -> tuple[int, 
         (["sample", "x", "--out", "x.npy", "--image-shape", "2x2"], "--image-shape has no effect"),
         (["partition", "some.safetensors", "--parts", "2", "--layers", "4-3"], "--layers has no effect"),
         (["partition", "some.safetensors", "--parts", "2", "--config", "c.toml"], "--config has no effect"),
-        (["bench", "cd1", "--partitioner", "tiles"], "No such option '--partitioner"),
-        (["bench", "exchange", "--partition", "p.npz"], "No such option '--partition"),
+        (["bench", "cd1", "--partitioner", "tiles"], "No such option '--partitioner'"),
+        (["bench", "exchange", "--partition", "p.npz"], "No such option '--partition'"),
         (["bench", "sparse", "--statistics", "1,3"], "names several"),
     ],
 )
 def test_other_commands(words: list[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     status, err = modelpar(words, capfd)
     assert (status, err.count("\n")) == (2, 1)
-    assert expected in err.replace("option: --", "option '--")  # as older versions of click write it
+    assert expected in re.sub(r"option: (--[\w-]+)", r"option '\1'", err)  # as older versions of click write it
 
 
 def test_messages_name_what_was_given(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

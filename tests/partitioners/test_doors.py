@@ -138,7 +138,7 @@ def node(**attributes) -> nx.Graph:
         (lambda: from_masks(Complete(2, 2)), "masks are Complete"),
         (lambda: from_masks({}), "masks are {}"),
         (lambda: from_masks("ab"), "masks are 'ab'"),
-        (lambda: from_masks(np.float64(3)), "3.0"),
+        (lambda: from_masks(np.float64(3)), f"masks are {np.float64(3)!r}"),
         (lambda: from_masks(scipy_sparse.eye_array(3)), "masks are <"),
         (lambda: from_masks([EYE], None, 3), "coordinates are 3, but must be a list"),
         (lambda: UnitGraph((1, 1), None, np.ones(2, int)), "links are None, but must be a list"),
