@@ -108,6 +108,8 @@ class Dataset:
     scale_given: bool = False  # as in DataSpec, and not taken from the type
     has_options: bool = True  # a DataSpec can be given for it: messages may name its options
     fingerprint: Fingerprint | None = None  # what the data are known by; None where they came from no file or name
+    visible: str = ""  # kind of visible units that the data themselves are for, as categorical:21; "" where any
+    alphabet: str = ""  # letters of the states of categorical units, in their order; "" where they have none
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +121,8 @@ class Source:
     image_shape: tuple[int, int] | None
     labels: IntArray | None = None
     test: Source | None = None
+    visible: str = ""  # as in Dataset
+    alphabet: str = ""  # as in Dataset
 
 
 @dataclass(eq=False)

@@ -270,7 +270,7 @@ def _assemble(
     mark = Fingerprint(contents(before[0], digests[0], labels), known_test, fractions) if digests[0] else None
     return Dataset(
         name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise,
-        scale_given=spec.scale is not None, fingerprint=mark,
+        scale_given=spec.scale is not None, fingerprint=mark, visible=source.visible, alphabet=source.alphabet,
     )  # fmt: skip
 
 
