@@ -1,6 +1,6 @@
 """Data files that cannot be used: each one clear line, found when the file is opened, read or checked.
 
-Modules: modelpar/data/idx, modelpar/data/named, modelpar/data/opening
+Modules: modelpar/data/idx, modelpar/data/named, modelpar/data/opening, modelpar/data/readers
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "wanted"),
-    [(b"", "is empty"), (b"hello world", "none of .npy, .npz and IDX"),
+    [(b"", "is empty"), (b"hello world", "none of .npy, .npz, IDX, FASTA"),
      (b"\0\0\x07\x03" + IDX[4:], "begins with 00 00 07 03"),
      (IDX[:-7], "is truncated"), (IDX + b"x", "its header tells of"), (HEADER[:9], "is truncated"),
      (gzip.compress(IDX)[:-30], "is truncated"), (gzip.compress(IDX[:-5]), "is truncated"),
