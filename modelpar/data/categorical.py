@@ -38,10 +38,10 @@ def as_categorical(source: Source, n_states: int) -> Source:
             )
         return replace(source, scale=1.0, image_shape=None, visible=visible, test=test)
     dtype = _dtype_of(table)
-    if dtype.kind not in "ui":
+    if dtype is None or dtype.kind not in "ui":
+        came = "is no array of integers" if dtype is None else f"holds values of type {dtype}"
         raise DataError(
-            f"{table.name} holds {'values of type ' + str(dtype) if dtype.kind != 'V' else 'a sparse matrix'}, but "
-            f"categorical units need states: integers from 0 to {n_states - 1}, one a site"
+            f"{table.name} {came}, but categorical units need states: integers from 0 to {n_states - 1}, one a site"
         )
     n_samples, n_sites = table.n_samples, table.n_units
     check_shape((n_samples, n_sites * n_states), table.name)
@@ -57,15 +57,15 @@ def _is_bits(table: Table) -> bool:
     return isinstance(table, PackedTable) or _dtype_of(table) == np.bool_
 
 
-def _dtype_of(table: Table) -> np.dtype[Any]:
-    """Of the values as they came; that of no values where the table is sparse."""
+def _dtype_of(table: Table) -> np.dtype[Any] | None:
+    """Of the values as they came; None where the table is sparse, or of another kind."""
     if isinstance(table, MappedTable):
         return table.array.dtype
     if isinstance(table, StreamedTable):
         return table.dtype
     if isinstance(table, LoadedTable):
         return table.given
-    return np.dtype("V1")
+    return None
 
 
 def _states(table: Table, n_states: int) -> Iterator[Array]:

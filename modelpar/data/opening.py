@@ -108,15 +108,29 @@ def open_dataset(
         values: dict[str, Any] = {name: _values(value) for name, value in given.items()}
         agree(comm, "open_dataset", spec=spec, **names, **values)
     before = source, other
+    _check_scale(spec, source)
     for note in dict.fromkeys([*source.notes, *(() if other is None else other.notes)]):
         warn(comm, note)
-    if spec.scale is not None and source.visible:
-        raise SpecError(f"--scale {spec.scale:g} has no effect on {source.table.name}, which has states; leave it out")
     if spec.scale is not None:
         source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm, digests)
     with agreed(comm):
         return _assemble(spec, wanted, source, tests[0] if tests else None, seed, before, digests)
+
+
+def open_whole(spec: DataSpec, visible: str = "") -> Source:
+    """All samples of a data set, with their labels, as its file gives them: nothing is split or cached.
+
+    visible   as in :func:`open_dataset`
+    Not collective.  Raises DataError, SpecError.
+    """
+    source, _ = _opened(spec.data, "X", None, ReadOptions(spec.alphabet, spec.missing, visible), None)
+    _check_scale(spec, source)
+    for note in source.notes:
+        warn(None, note)
+    if spec.scale is not None:
+        source = _scaled(source, spec.scale)
+    return replace(source, labels=_labels(spec.labels, "y", source.table.n_samples, source.labels))
 
 
 @dataclass(frozen=True)
@@ -289,6 +303,11 @@ def _assemble(
         name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise,
         scale_given=spec.scale is not None, fingerprint=mark, visible=source.visible, alphabet=source.alphabet,
     )  # fmt: skip
+
+
+def _check_scale(spec: DataSpec, source: Source) -> None:
+    if spec.scale is not None and source.visible:
+        raise SpecError(f"--scale {spec.scale:g} has no effect on {source.table.name}, which has states; leave it out")
 
 
 def _scaled(source: Source, scale: float) -> Source:

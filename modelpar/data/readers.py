@@ -72,9 +72,9 @@ def open_source(data: str, options: ReadOptions) -> Source:
     for fits, reader in _TEXTS:
         if fits(inner):
             return reader(path, options)
-    if is_gzip(start) or is_idx(start):
+    if is_idx(inner) or not inner:  # a damaged gzip file unpacks to nothing, which this reader says
         return open_idx(path)
-    raise DataError(_foreign(path, start))
+    raise DataError(_foreign(path, inner, gzip=is_gzip(start)))
 
 
 def read_labels(path: AnyPath, n_samples: int) -> IntArray:
@@ -114,8 +114,9 @@ def _unpacked(start: bytes) -> bytes:
         return b""
 
 
-def _foreign(path: Path, start: bytes, known: str = f"none of {FORMATS} (all but .npz also as gzip)") -> str:
-    return f"{path} begins with {start[:4].hex(' ')}, which is {known}; convert it with numpy.save"
+def _foreign(path: Path, start: bytes, known: str = f"none of {FORMATS}", *, gzip: bool = False) -> str:
+    begins = "unpacks to" if gzip else "begins with"
+    return f"{path} {begins} {start[:4].hex(' ')}, which is {known}; convert it with numpy.save"
 
 
 def _unknown(data: str, path: Path) -> str:

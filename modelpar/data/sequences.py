@@ -156,7 +156,7 @@ def open_sequences(path: Path, options: ReadOptions) -> Source:
     facts = {
         "sites": n_sites, "states": n_states,
         "letters": {letter: n_gaps if letter == "-" else int(counts[ord(letter)]) for letter in alphabet.letters},
-        "missing": sum(vague.values()), "insertions": int(scan.counts[list(_LEFT_OUT[way])].sum()) if way else 0,
+        "missing": sum(vague.values()), "left_out": int(scan.counts[list(_LEFT_OUT[way])].sum()),
     }  # fmt: skip
     table = SiteTable(str(path), scan.n_samples, n_sites, n_states, lambda: reading.blocks(n_sites), path)
     return Source(
