@@ -74,15 +74,6 @@ def initial_weights(seed, layer, n_visible, n_hidden, scale):
     return scale * normal((seed, layer, WEIGHTS, 0), range(n_visible), range(n_hidden))
 
 
-def potential(kind, h, threshold=0.0, asymmetry=0.0):
-    """U(h) of a hidden unit with real values; of drelu as Tubiana, Cocco and Monasson (2019) write it."""
-    if kind == "drelu":
-        eta = np.tanh(asymmetry)
-        up, down = np.maximum(h, 0), np.minimum(h, 0)
-        return up**2 / (2 * (1 + eta)) + down**2 / (2 * (1 - eta)) + threshold * up - threshold * down
-    return np.where(h < 0, np.inf, h**2 / 2) if kind == "relu" else h**2 / 2
-
-
 class RBM:
     """W (n_visible, n_hidden)   b (n_visible,)   c (n_hidden,)   layer: its index in the network
 

@@ -106,6 +106,8 @@ def _chosen(network: DeepBeliefNetwork, index: int | None) -> RBM:
     rbm = network.rbms[index or 0]
     if rbm.gaussian:
         raise SpecError("rbms has no Gaussian visible units, as this RBM has; export to .npz")
+    if rbm.hidden_units is not None:
+        raise SpecError(f"rbms has no {rbm.hidden_units.name} hidden units, as this RBM has; export to .npz")
     if rbm.weights.matrix_ids is None:
         raise SpecError(f"RBM {rbm.index} has connections that are not complete, as rbms needs them; export to .npz")
     return rbm

@@ -35,7 +35,7 @@ class Drawn:
 
 
 def drawn(
-    units: HiddenUnits, x: Array, shape: Array, stream: Stream | None = None, unit_ids: IntArray | None = None,
+    units: HiddenUnits, x: Array, potential: Array, stream: Stream | None = None, unit_ids: IntArray | None = None,
     samples: int | IntArray = 0, *, means: bool = False, gradient: bool = False,
 ) -> Drawn:  # fmt: skip
     """Draws, means and gradients of units with the summed inputs ``x`` (units, batch), in new arrays.
@@ -46,13 +46,13 @@ def drawn(
     values = None if stream is None else np.empty_like(x)
     u = None if stream is None or unit_ids is None else _uniforms(stream, unit_ids, samples, batch)
     mean = np.empty_like(x) if means else None
-    sums = np.zeros((len(units.shapes), n_units)) if gradient else None
+    sums = np.zeros((len(units.learned), n_units)) if gradient else None
 
     def work(start: int, stop: int) -> None:
         at_once = threads.rows_of(PIECE, batch)
         for first in range(start, stop, at_once):
             rows = slice(first, min(first + at_once, stop))
-            given = units.given(x[rows], shape[:, rows])
+            given = units.given(x[rows], potential[:, rows])
             if mean is not None:
                 mean[rows] = given.mean()
             if sums is not None and len(sums):
@@ -64,12 +64,12 @@ def drawn(
     return Drawn(mean, values, sums)
 
 
-def cumulant_sums(units: HiddenUnits, x: Array, shape: Array) -> Doubles:
+def cumulant_sums(units: HiddenUnits, x: Array, potential: Array) -> Doubles:
     """(batch,) sums over the units of their cumulants at ``x`` (units, batch)."""
     total, at_once = np.zeros(x.shape[1]), threads.rows_of(PIECE, x.shape[1])
     for first in range(0, len(x), at_once):
         rows = slice(first, first + at_once)
-        total += units.given(x[rows], shape[:, rows]).cumulant().sum(axis=0)
+        total += units.given(x[rows], potential[:, rows]).cumulant().sum(axis=0)
     return total
 
 

@@ -37,10 +37,10 @@ class DReLU:
     """See :class:`modelpar.units.hidden.protocol.HiddenUnits`."""
 
     name: str = "drelu"
-    shapes: tuple[str, ...] = ("threshold", "asymmetry")
+    learned: tuple[str, ...] = ("threshold", "asymmetry")
 
-    def given(self, x: Array, shape: Array) -> GivenDReLU:
-        threshold, asymmetry = shape[0][:, None].astype(np.float64), shape[1][:, None].astype(np.float64)
+    def given(self, x: Array, potential: Array) -> GivenDReLU:
+        threshold, asymmetry = potential[0][:, None].astype(np.float64), potential[1][:, None].astype(np.float64)
         wide, (steep_up, steep_down) = x.astype(np.float64), curvatures(asymmetry)
         return GivenDReLU(Side(wide - threshold, steep_up), Side(-wide - threshold, steep_down), asymmetry)
 
@@ -106,10 +106,11 @@ class GivenDReLU:
         return np.stack([-p * self.plus.moments[0] - q * self.minus.moments[0], 0.5 * (above / steep - below * steep)])
 
     def draw(self, u: Doubles) -> Doubles:
-        """The lower part of the interval belongs to the minus side; what is left of u draws on the chosen side."""
         p, q = self._parts
         down = u < q
-        left = np.where(down, u / np.maximum(q, 1e-300), (u - q) / np.maximum(p, 1e-300))
+        beyond = np.where(
+            down, u / np.maximum(q, 1e-300), (1 - u) / np.maximum(p, 1e-300)
+        )  # further from 0, of its side
         z, g = np.where(down, self.minus.z, self.plus.z), np.where(down, self.minus.curvature, self.plus.curvature)
-        size = truncated.draw(z, np.clip(left, 2.0**-49, 1 - 2.0**-50)) / np.sqrt(g)
+        size = truncated.draw(z, np.clip(beyond, 2.0**-49, 1 - 2.0**-50)) / np.sqrt(g)
         return np.where(down, -size, size)

@@ -25,9 +25,9 @@ class Gaussian:
     """See :class:`modelpar.units.hidden.protocol.HiddenUnits`."""
 
     name: str = "gaussian"
-    shapes: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
 
-    def given(self, x: Array, shape: Array) -> GivenGaussian:
+    def given(self, x: Array, potential: Array) -> GivenGaussian:
         return GivenGaussian(x.astype(np.float64))
 
 

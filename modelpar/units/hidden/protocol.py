@@ -29,20 +29,20 @@ class Given(Protocol):
         """(shape parameters, units, batch): the mean of -dU/dp of each shape parameter p."""
 
     def draw(self, u: Doubles) -> Doubles:
-        """Values by the inverse of the distribution function, from u in (0, 1)."""
+        """The values up to which their distribution functions are u, in (0, 1)."""
 
 
 class HiddenUnits(Protocol):
     """One kind.
 
     name     as in ``NetworkSpec.hidden``
-    shapes   names of its shape parameters, in their order; all are 0 at first
+    learned  names of its shape parameters, in their order; all are 0 at first
     """
 
     @property
     def name(self) -> str: ...
     @property
-    def shapes(self) -> tuple[str, ...]: ...
+    def learned(self) -> tuple[str, ...]: ...
 
-    def given(self, x: Array, shape: Array) -> Given:
-        """x (units, batch), shape (shape parameters, units), both of any float type."""
+    def given(self, x: Array, potential: Array) -> Given:
+        """x (units, batch), potential (shape parameters, units), both of any float type."""

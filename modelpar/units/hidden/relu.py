@@ -23,9 +23,9 @@ class ReLU:
     """See :class:`modelpar.units.hidden.protocol.HiddenUnits`."""
 
     name: str = "relu"
-    shapes: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
 
-    def given(self, x: Array, shape: Array) -> GivenReLU:
+    def given(self, x: Array, potential: Array) -> GivenReLU:
         return GivenReLU(x.astype(np.float64))
 
 
@@ -57,4 +57,4 @@ class GivenReLU:
         return np.empty((0, *self.x.shape))
 
     def draw(self, u: Doubles) -> Doubles:
-        return truncated.draw(self.x, u)
+        return truncated.draw(self.x, 1 - u)

@@ -45,7 +45,7 @@ def moments(z: Any, mass: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def draw(z: Any, u: Any) -> Doubles:
-    """y by the inverse of its distribution function, from u in (0, 1): smaller ones give larger y."""
+    """The y that is exceeded with the probability u, in (0, 1)."""
     z, log_u = np.asarray(z, np.float64), np.log(u)
     y = np.maximum(z - special.ndtri_exp(log_u + special.log_ndtr(z)), 0.0)
     far = z < FAR

@@ -13,7 +13,7 @@ from scipy import integrate, stats
 from modelpar.streams import Purpose, Stream
 from modelpar.units.hidden import cumulant_sums, drawn, hidden_units, truncated
 from modelpar.units.hidden.kinds import KINDS
-from tests.reference import potential
+from tests.reference_real import potential
 
 INPUTS = np.array([-6.0, -1.3, 0.0, 0.4, 2.0, 7.0])
 SHAPES = {"gaussian": [()], "relu": [()], "drelu": [(0.0, 0.0), (0.7, 0.4), (-1.5, -0.8), (2.0, 3.0)]}
@@ -96,7 +96,7 @@ def test_draws_have_the_distribution(kind, shape):
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_overflows_far_out(kind, dtype):
     x = np.array([[-3e4, -700.0, -60.0, 60.0, 700.0, 3e4]] * 2, dtype)
-    shape = np.array([[3.0, -3.0], [20.0, -20.0]][: len(KINDS[kind].shapes)], dtype).reshape(-1, 2)
+    shape = np.array([[3.0, -3.0], [20.0, -20.0]][: len(KINDS[kind].learned)], dtype).reshape(-1, 2)
     it = KINDS[kind].given(x, shape)
     for values in (it.cumulant(), it.mean(), it.variance(), it.gradient()):
         assert np.isfinite(values).all()
