@@ -31,8 +31,9 @@ from modelpar.comm.memory import check_fits
 from modelpar.data import Dataset, Split
 from modelpar.errors import CheckpointError, DataError, SpecError, together
 from modelpar.files.paths import in_one_line
+from modelpar.kernels.products.product import Activations
 from modelpar.kernels.reductions import squared_error
-from modelpar.kernels.states import Packed, pack
+from modelpar.kernels.states import pack
 from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.placement import place
@@ -129,8 +130,8 @@ def sample(
             print(f"not to be trusted: neighbouring levels hardly ever swap; use more {more}", flush=True)
 
 
-def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> Packed:
-    """Hidden states (n_top_owned, count) of the chains of a training, which come again where they are fewer.
+def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> Activations:
+    """Hidden states or values (n_top_owned, count) of the chains of a training, which come again where they are fewer.
 
     Collective.  Raises CheckpointError, on every rank, where the checkpoint has none.
     """
@@ -140,7 +141,8 @@ def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> P
             f"{path} has no chains to start at: its training had none of its own (train --chains), or it was "
             "fine-tuned since; leave --start out"
         )
-    return pack(states[:, np.arange(count) % states.shape[1]])
+    chosen = np.ascontiguousarray(states[:, np.arange(count) % states.shape[1]])
+    return pack(chosen) if network.rbms[-1].hidden_units is None else chosen
 
 
 def _ladder(
