@@ -17,7 +17,7 @@ PACKAGES = (
     "collective", "ownership",
     "kernels.llvm", "kernels", "kernels.sampling", "kernels.products", "kernels.statistics", "kernels.listed",
     "kernels.warm_up",
-    "draws", "comm", "plan", "data", "weights", "sync", "model", "chains", "likelihood", "diagnosis",
+    "draws", "comm", "plan", "data", "weights", "sync", "model", "chains", "likelihood", "diagnosis", "analysis",
     "training.state", "training.replicas", "checkpoint", "training", "bench", "sklearn", "cli",
 )  # fmt: skip
 ROOF = ("modelpar", "modelpar.__main__")  # they may import all
