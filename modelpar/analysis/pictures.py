@@ -123,7 +123,7 @@ def _density(axes: Any, values: Array, edges: list[Doubles], colour: str) -> Non
     smooth = gaussian_filter(counts, SMOOTH)
     ordered = np.sort(smooth.ravel())[::-1]
     mass = np.cumsum(ordered) / max(ordered.sum(), 1e-300)
-    levels = np.unique([ordered[min(np.searchsorted(mass, part), len(ordered) - 1)] for part in MASS])
+    levels = np.unique(ordered[np.minimum(np.searchsorted(mass, MASS), len(ordered) - 1)])
     centres = [(e[1:] + e[:-1]) / 2 for e in edges]
     shades = LinearSegmentedColormap.from_list("", ["#ffffff", colour, "#1a1a1a"])
     outside = smooth[tuple(np.clip(np.searchsorted(e, values[:, k]) - 1, 0, BINS - 1) for k, e in enumerate(edges))]
