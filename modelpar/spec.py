@@ -434,7 +434,7 @@ class DataSpec(Spec):
 
     data: str = option(
         "digits",
-        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz)",
+        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz, FASTA, A3M)",
         path="data",
     )
     labels: str | None = option(None, "file with the labels, where the data file has none", path="file")
@@ -452,6 +452,11 @@ class DataSpec(Spec):
     binarise: str = option(
         "none", "visible states from real values: none, stochastic, or a threshold such as 0.5", numeric=True
     )
+    alphabet: str = option("", "letters of sequences: protein, dna, rna, or those of the states in their order, as in -ACGT  [default: by the letters that there are]")  # fmt: skip
+    missing: str = option(
+        "auto", "letters that say little, and unknown genotypes: gap, error, or most-frequent of the site; auto: gap for sequences, else error",
+        choices=("auto", "error", "gap", "most-frequent"),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name in ("data", "labels", "test_data", "test_labels"):

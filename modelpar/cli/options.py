@@ -265,6 +265,7 @@ def _metavar(name: str, hint: Any) -> str:
 _METAVARS = {
     "connections": "PATTERN,...", "visible_grid": "RxC", "partitioner": "NAME", "layers": "N-N-...",
     "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row|dual", "binarise": "HOW",
+    "alphabet": "LETTERS",
 }  # fmt: skip
 
 

@@ -68,7 +68,8 @@ def open_to_evaluate(
     trained = TrainingRun.of(network)
     if trained.data is None:  # an older checkpoint: only the path is known
         return open_dataset(_spec(given, network, with_labels), comm, seed=seed)
-    probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise)
+    how = {name: given[name] for name in ("alphabet", "missing") if name in given}
+    probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise, **how)
     fingerprint = open_dataset(probe, comm, seed=seed).fingerprint
     assert fingerprint is not None  # of every file and name
     difference = fingerprint.train.differs(trained.data.train)

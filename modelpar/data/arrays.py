@@ -40,7 +40,7 @@ def open_npy(path: Path) -> Source:
     order: Any = "F" if header.fortran else "C"
     if header.fortran:
         # Whole columns lie together on disk: copy the wanted ones.
-        table = LoadedTable(name, header.shape, lambda: _mapped(path, header, header.shape, order)[0])
+        table = LoadedTable(name, header.shape, header.dtype, lambda: _mapped(path, header, header.shape, order)[0])
     elif header.dtype.isnative and (header.dtype.kind in "bf" or header.dtype == np.uint8):
         table = MappedTable(name, *_mapped(path, header, (n_samples, n_units), order))
     else:
@@ -73,7 +73,7 @@ def _source(archive: Archive, data: str, labels: str | None) -> Source:
     scale = _check(header, name)
     table: Table
     if header.fortran:
-        table = LoadedTable(name, header.shape, lambda: archive.load(data), archive.path)
+        table = LoadedTable(name, header.shape, header.dtype, lambda: archive.load(data), archive.path)
     else:
         n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
         table = StreamedTable(name, n_samples, n_units, header.dtype, archive.values(data), archive.path)

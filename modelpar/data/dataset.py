@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +123,10 @@ class Source:
     test: Source | None = None
     visible: str = ""  # as in Dataset
     alphabet: str = ""  # as in Dataset
+    kind: str = ""  # what the file holds, for people; empty where the table says enough
+    how: str = ""  # in which of several ways a file was read: it is other data in another way
+    notes: tuple[str, ...] = ()  # warnings about how it was read
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what its reader has counted, for ``modelpar data``
 
 
 @dataclass(eq=False)
@@ -139,6 +143,7 @@ class MappedTable:
 
     def __post_init__(self) -> None:
         self.n_samples, self.n_units = self.array.shape
+        self.was_bool = self.array.dtype == np.bool_
         if self.array.dtype == np.bool_:
             self.array = self.array.view(np.uint8)
 
@@ -184,11 +189,17 @@ class EagerTable(ABC):
 
 
 class LoadedTable(EagerTable):
-    """An array in any order and number of dimensions, such as a Fortran-ordered file, loaded when columns are asked."""
+    """An array in any order and number of dimensions, such as a Fortran-ordered file, loaded when columns are asked.
 
-    def __init__(self, name: str, shape: tuple[int, ...], load: Callable[[], Array], path: Path | None = None) -> None:
+    given   the type that it came as
+    """
+
+    def __init__(
+        self, name: str, shape: tuple[int, ...], given: np.dtype[Any], load: Callable[[], Array],
+        path: Path | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(name, shape[0], math.prod(shape[1:]), path)
-        self.shape, self.load = shape, load
+        self.shape, self.given, self.load = shape, given, load
 
     def read(self, unit_ids: IntArray) -> Columns:
         """Pick the columns out of the loaded array."""

@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 from modelpar.data.arrays import LABEL_KEYS
 from modelpar.data.dataset import Source, Table, plain_dtype
-from modelpar.data.idx import is_gzip, read_header
+from modelpar.data.idx import read_header
 from modelpar.errors import DataError
 from modelpar.files.regular import open_regular
 from modelpar.formats.archive import ZIP_START
-from modelpar.formats.reading import reading, unpacking
+from modelpar.formats.reading import is_gzip, reading, unpacking
 
 WHOLE = 1 << 26  # bytes up to which a file is read from beginning to end: a twentieth of a second
 PIECE, PIECES = 1 << 14, 256  # bytes of a piece of a larger one, and how many there are

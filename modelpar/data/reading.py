@@ -44,16 +44,17 @@ class StreamedTable(EagerTable):
             wanted = slice(int(unit_ids[0]), int(unit_ids[-1]) + 1)  # a copy of a block is five times faster
         check_room(4 * self.n_units * self.dtype.itemsize, self.name)  # a row, and its copies
         keeper = Keeper(self.n_samples, len(unit_ids), plain_dtype(self.dtype), self.name)
-        for rows in self._rows():
+        for rows in self.raw_rows():
             keeper.add(plain_values(rows[:, wanted], self.name))
         return keeper.columns()
 
     def pieces(self) -> Iterator[tuple[int, Columns]]:
         """See :meth:`EagerTable.pieces`."""
-        for rows in self._rows():
+        for rows in self.raw_rows():
             yield len(rows), DenseColumns(plain_values(rows, self.name))
 
-    def _rows(self) -> Iterator[Array]:
+    def raw_rows(self) -> Iterator[Array]:
+        """All rows, some (n, n_units) at a time, of the type that the file has.  Raises DataError."""
         with reading(self.name), self.open_rows() as stream:
             yield from chunks(stream, self.n_samples, self.dtype, self.n_units)
             if stream.read(1):

@@ -35,5 +35,5 @@ def test_a_site_has_some_categories(number: int) -> None:
 
 def test_a_layer_has_whole_sites() -> None:
     assert NetworkSpec(layers=(42, 3), visible="categorical:21").visible_kind.categories == 21
-    with pytest.raises(SpecError, match="begins with 50 units, .*a multiple of 21, such as 42"):
+    with pytest.raises(SpecError, match=r"begins with 50 units, .*a multiple of 21, such as 42"):
         NetworkSpec(layers=(50, 3), visible="categorical:21")
