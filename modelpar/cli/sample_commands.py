@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 OUT = click.option(
     "--out", type=PATH, metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units"
 )
+ALPHABET = click.option("--alphabet", metavar="LETTERS", default=None,
+                        help="letters of the states, for sequences: protein, dna, rna, or their own in their order  "
+                        "[default: protein for 21 states, dna for 5]")  # fmt: skip
 SAMPLES_OUT = click.option("--out", type=PATH, metavar="FILE", default=None,
                            help="a picture (.png) or an array (.npy), samples x units; of fantasies also their states: "
                            "sequences (.fasta), haplotypes (.vcf), or any (.h5)")  # fmt: skip
@@ -48,9 +51,7 @@ FIELDS = (".fasta", ".fa", ".vcf", ".h5", ".hdf5")  # endings of the files that 
               help="1 for units that are held as --given has them, 0 for those that are sampled: .npy or .npz, units "
               "or samples x units")  # fmt: skip
 @click.option("--states", is_flag=True, help="with --given: write states of the others in place of their means")
-@click.option("--alphabet", metavar="LETTERS", default=None,
-              help="letters of the states in their order, with --out FILE.fasta  [default: -ACDEFGHIKLMNPQRSTVWY for "
-              "21 states, -ACGT for 5]")  # fmt: skip
+@ALPHABET
 @click.option("--sites", type=PATH, metavar="FILE", default=None,
               help="VCF file whose places and alleles the sites of --out FILE.vcf have")  # fmt: skip
 @click.option("--mean-over", type=click.IntRange(1), default=None, metavar="N",

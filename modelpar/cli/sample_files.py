@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from modelpar import draws
 from modelpar.cli.row_file import RowFile
+from modelpar.data.alphabets import DNA, PROTEIN, own_alphabet
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import DataError, SpecError, together
 from modelpar.model.network import DeepBeliefNetwork
@@ -26,7 +27,6 @@ Array = npt.NDArray[Any]
 
 FASTA, VCF, HDF5 = (".fasta", ".fa"), (".vcf",), (".h5", ".hdf5")
 ENDINGS = (*FASTA, *VCF, *HDF5)
-ALPHABETS = {21: "-ACDEFGHIKLMNPQRSTVWY", 5: "-ACGT"}  # by the number of states, where nothing else is known
 COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
 DRAWN = (1 << 16) - 1  # repeat of the stream of fantasies that no step of Gibbs sampling has
 STEPS = (1 << 15) - 1  # of fantasies that have repeats of their own
@@ -43,33 +43,27 @@ class Site(NamedTuple):
     alternative: str
 
 
-def categories_of(spec: NetworkSpec) -> int:
-    """Q of ``categorical:Q``; 0 for other kinds."""
-    name, _, number = spec.visible.partition(":")
-    return int(number) if name == "categorical" else 0
-
-
 def letters_of(n_states: int, alphabet: str | None, of: str) -> str:
-    """The letters of the states, in their order.   of: what they are needed for, as ``--out x.fasta``
+    """The letters of the states, in their order.
 
-    Raises SpecError where there is not one for each.
+    alphabet   its name or its letters; None: the one of proteins or DNA, where these have so many states
+    of         what they are needed for, as ``--out x.fasta``
+    Raises SpecError where there is not one for each state.
     """
-    letters = alphabet if alphabet is not None else ALPHABETS.get(n_states)
-    if letters is None:
-        raise SpecError(f"{of} needs letters for {n_states} states; give --alphabet with {n_states} of them")
-    if len(letters) != n_states or len(set(letters)) != n_states or not (letters.isascii() and letters.isprintable()):
-        raise SpecError(
-            f"--alphabet {letters} has {len(letters)} letters, {len(set(letters))} of them different, but there are "
-            f"{n_states} states, which need one each"
-        )
-    if set(letters) & set(" >;"):
-        raise SpecError(f"--alphabet {letters!r} has one of the signs space, > and ;, which a FASTA file cannot have")
+    if alphabet is None:
+        known = {len(one.letters): one.letters for one in (PROTEIN, DNA)}
+        if n_states not in known:
+            raise SpecError(f"{of} needs letters for {n_states} states; give --alphabet with {n_states} of them")
+        return known[n_states]
+    letters = own_alphabet(alphabet).letters
+    if len(letters) != n_states:
+        raise SpecError(f"--alphabet {alphabet} has {len(letters)} letters, but there are {n_states} states of a site")
     return letters
 
 
 def check(spec: NetworkSpec, out: str, count: int, alphabet: str | None, sites: str | None) -> None:
     """Raise SpecError or DataError where such a file cannot be written.  Not collective: for all ranks, or rank 0."""
-    q, ending = categories_of(spec), Path(out).suffix
+    q, ending = spec.visible_kind.categories, Path(out).suffix
     if ending in FASTA:
         if not q:
             raise SpecError(f"{out} holds letters, but the network has {spec.visible} visible units; use .npy or .h5")
@@ -119,12 +113,12 @@ def opened(
     sources: Sequence[str | Path] = (),
 ) -> SampleFile:  # fmt: skip
     """The file for samples of a network, begun.   path: None on other ranks than 0"""
-    ending, q = "" if path is None else path.suffix, categories_of(spec)
+    ending, q = "" if path is None else path.suffix, spec.visible_kind.categories
     if ending in FASTA:
         return FastaFile(path, sources, letters=letters_of(q, alphabet, f"--out {path}"))
     if ending in VCF:
         return VcfFile(path, sources, sites=numbered(spec.layers[0]) if sites is None else read_sites(sites))
-    letters = alphabet if alphabet is not None else ALPHABETS.get(q, "")
+    letters = letters_of(q, None, "") if q in (len(PROTEIN.letters), len(DNA.letters)) else ""
     return Hdf5File(path, sources, shape=(count, spec.layers[0]), visible=spec.visible, letters=letters)
 
 
@@ -145,7 +139,7 @@ def drawn(network: DeepBeliefNetwork, means: Array, first: int, seed: int) -> Ar
     stream = Stream(seed, 0, Purpose.FANTASY, DRAWN)
     if spec.visible == "gaussian":
         return np.asarray(means * network.input_scale[:, None] + network.input_offset[:, None])
-    q = categories_of(spec)
+    q = spec.visible_kind.categories
     if q:
         uniform = np.empty((len(ids) // q, means.shape[1]))
         draws.uniform(stream, np.ascontiguousarray(ids[::q]), first, uniform)

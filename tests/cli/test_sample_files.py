@@ -105,7 +105,7 @@ def test_letters_are_drawn_by_their_probabilities(tmp_path) -> None:
     p = np.random.default_rng(1).dirichlet(np.ones(q), (n_sites, n))  # (sites, samples, states)
     means = p.transpose(0, 2, 1).reshape(n_sites * q, n).astype(np.float32)
     network = SimpleNamespace(
-        spec=SimpleNamespace(visible=f"categorical:{q}"), visible_ids=np.r_[5:10, 0:5, 10:15]
+        spec=NetworkSpec((n_sites * q, 2), visible=f"categorical:{q}"), visible_ids=np.r_[5:10, 0:5, 10:15]
     )  # fmt: skip
     states = drawn(network, means, 9, seed=4).reshape(n_sites, q, n)
     for site, first in enumerate((5, 0, 10)):
@@ -130,7 +130,8 @@ def test_letters_are_drawn_by_their_probabilities(tmp_path) -> None:
 def test_letters_and_chunks() -> None:
     assert letters_of(21, None, "x")[1] == "A"
     assert letters_of(3, "01?", "x") == "01?"
-    for n, given, message in ((4, None, "needs letters for 4"), (3, "AAB", "2 of them different"), (2, "> ", "signs")):
+    assert letters_of(5, "rna", "x") == "-ACGU"
+    for n, given, message in ((4, None, "needs letters for 4"), (3, "ABCD", "4 letters"), (2, "> ", "has '>'")):
         with pytest.raises(SpecError, match=message):
             letters_of(n, given, "--out x.fasta")
     assert list(chunks_of(1 << 20, 100, 10, 4)) == [slice(0, 64), slice(64, 100)]
