@@ -126,9 +126,7 @@ def sample(
             v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=first)
             made = iter([(first, v)])
         if of_field:
-            sample_files.write(
-                network, Path(out), made, count, seed=network.spec.seed, alphabet=alphabet, sites=sites, sources=(path,)
-            )
+            sample_files.write(network, Path(out), made, count, alphabet=alphabet, sites=sites, sources=(path,))
         else:
             [(_, v)] = made
             fantasies = network.whole_visible(in_data_units(network, v))

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from modelpar import draws
+from modelpar.chains.drawing import drawn_states
 from modelpar.cli.row_file import RowFile
 from modelpar.data.alphabets import DNA, PROTEIN, own_alphabet
-from modelpar.draws import Purpose, Stream
 from modelpar.errors import DataError, SpecError, together
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import NetworkSpec
@@ -28,7 +27,6 @@ Array = npt.NDArray[Any]
 FASTA, VCF, HDF5 = (".fasta", ".fa"), (".vcf",), (".h5", ".hdf5")
 ENDINGS = (*FASTA, *VCF, *HDF5)
 COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
-DRAWN = (1 << 16) - 1  # repeat of the stream of fantasies that no step of Gibbs sampling has
 STEPS = (1 << 15) - 1  # of fantasies that have repeats of their own
 CHUNK_BYTES = 256 << 20  # of the means that are drawn from at a time
 
@@ -85,7 +83,7 @@ def check(spec: NetworkSpec, out: str, count: int, alphabet: str | None, sites: 
 
 def write(
     network: DeepBeliefNetwork, path: Path, chunks: Iterable[tuple[int, Array]], count: int, *,
-    seed: int, alphabet: str | None, sites: str | None, sources: Sequence[str | Path] = (),
+    alphabet: str | None, sites: str | None, sources: Sequence[str | Path] = (),
 ) -> None:  # fmt: skip
     """Draw states and write them.   ``sites`` and ``alphabet`` as for ``check``; ``sources`` as for ``Output``
 
@@ -98,7 +96,7 @@ def write(
             file = opened(network.spec, path if comm.rank == 0 else None, count, alphabet, sites, sources)
         assert file is not None
         for first, means in chunks:
-            file.add(np.ascontiguousarray(network.whole_visible(drawn(network, means, first, seed)).T))
+            file.add(np.ascontiguousarray(network.whole_visible(drawn_states(network, means, first)).T))
         with together(comm):
             file.finish()
     except BaseException:
@@ -126,29 +124,6 @@ def chunks_of(n_visible: int, count: int, steps: int, itemsize: int) -> Iterator
     """Samples of which the means are in memory together: all, where so many steps take the draws of further ones."""
     at_once = max(1, CHUNK_BYTES // max(n_visible * itemsize, 1)) if steps < STEPS else max(count, 1)
     return (slice(start, min(start + at_once, count)) for start in range(0, count, at_once))
-
-
-def drawn(network: DeepBeliefNetwork, means: Array, first: int, seed: int) -> Array:
-    """States of the owned visible units drawn from their means (n_visible_owned, samples), in the unit of the data.
-
-    Of categorical units the states' probabilities are added up in their order until they exceed one draw for the site;
-    Gaussian units stay at their means.
-    first   draw counter of the first sample.  Not collective.
-    """
-    spec, ids = network.spec, network.visible_ids
-    stream = Stream(seed, 0, Purpose.FANTASY, DRAWN)
-    if spec.visible == "gaussian":
-        return np.asarray(means * network.input_scale[:, None] + network.input_offset[:, None])
-    q = spec.visible_kind.categories
-    if q:
-        uniform = np.empty((len(ids) // q, means.shape[1]))
-        draws.uniform(stream, np.ascontiguousarray(ids[::q]), first, uniform)
-        until = np.cumsum(means.reshape(-1, q, means.shape[1]), axis=1, dtype=np.float64)
-        chosen = np.minimum((until <= uniform[:, None] * until[:, -1:]).sum(axis=1), q - 1)
-        return np.asarray(chosen[:, None] == np.arange(q)[:, None], np.int8).reshape(means.shape)
-    states = np.empty_like(means)
-    draws.sample_bernoulli(means, stream, ids, first, states)
-    return np.asarray(2 * states - 1 if spec.visible == "spin" else states, np.int8)
 
 
 # -- formats -------------------------------------------------------------------------------------------------------

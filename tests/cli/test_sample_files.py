@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from mpi4py import MPI
 
 from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, save
 from modelpar.cli import run, sample_commands, sample_files
-from modelpar.cli.sample_files import FastaFile, Site, chunks_of, drawn, letters_of, read_sites
+from modelpar.cli.sample_files import FastaFile, Site, chunks_of, letters_of, read_sites
 from modelpar.draws import Purpose, Stream, uniform
 from modelpar.errors import DataError, SpecError
 
@@ -99,32 +98,16 @@ def test_mistakes_are_one_line(comm, agree, folder, capfd, words, message) -> No
     agree(not list(folder.glob("x.*")))
 
 
-def test_letters_are_drawn_by_their_probabilities(tmp_path) -> None:
-    """One draw a site, against the sum of the probabilities of the states before it; then letters in lines."""
-    q, n_sites, n = 5, 3, 400
-    p = np.random.default_rng(1).dirichlet(np.ones(q), (n_sites, n))  # (sites, samples, states)
-    means = p.transpose(0, 2, 1).reshape(n_sites * q, n).astype(np.float32)
-    network = SimpleNamespace(
-        spec=NetworkSpec((n_sites * q, 2), visible=f"categorical:{q}"), visible_ids=np.r_[5:10, 0:5, 10:15]
-    )  # fmt: skip
-    states = drawn(network, means, 9, seed=4).reshape(n_sites, q, n)
-    for site, first in enumerate((5, 0, 10)):
-        u = np.empty((1, n))
-        uniform(Stream(4, 0, Purpose.FANTASY, (1 << 16) - 1), np.array([first]), 9, u)
-        for k in range(n):
-            before = np.cumsum(means[site * q : site * q + q, k].astype(float))
-            assert states[site, :, k].tolist() == [
-                int(a == np.searchsorted(before, u[0, k] * before[-1], "right")) for a in range(q)
-            ]
+def test_lines_of_letters(tmp_path) -> None:
+    rows = np.eye(5, dtype=np.int8)[np.random.default_rng(1).integers(0, 5, (40, 3))].reshape(40, 15)
     path = tmp_path / f"letters-{MPI.COMM_WORLD.rank}.fasta"
     file = FastaFile(path, letters="-ACGT")
-    rows = states.reshape(-1, n).T
-    file.add(rows[:150])
-    file.add(rows[150:])
+    file.add(rows[:15])
+    file.add(rows[15:])
     file.finish()
     lines = path.read_text().splitlines()
-    assert lines[::2] == [f">sample_{k + 1}" for k in range(n)]
-    assert lines[1::2] == ["".join("-ACGT"[a] for a in row) for row in rows.reshape(n, n_sites, q).argmax(axis=2)]
+    assert lines[::2] == [f">sample_{k + 1}" for k in range(40)]
+    assert lines[1::2] == ["".join("-ACGT"[a] for a in row) for row in rows.reshape(40, 3, 5).argmax(axis=2)]
 
 
 def test_letters_and_chunks() -> None:
