@@ -1,6 +1,6 @@
 """RBMs with categorical visible units over every grid, against enumeration of all of their states in plain NumPy.
 
-Modules: model.gauge
+Modules: modelpar/model/gauge
 """
 
 from __future__ import annotations

@@ -1,0 +1,64 @@
+"""Networks over several ranks: whole parameters, couplings and sequences are those of one rank."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, open_dataset
+from modelpar.analysis.couplings import two_body
+from modelpar.analysis.of_network import (
+    effective_couplings,
+    normal_inputs,
+    sampled_states,
+    states_of_split,
+    whole_parameters,
+)
+from modelpar.chains.drawing import drawn_states
+from modelpar.errors import SpecError
+
+pytestmark = [pytest.mark.ranks(1, 2, 3)]
+
+SPEC = NetworkSpec((6 * 5, 4), visible="categorical:5", seed=2, weight_scale=1.0, exact=True)
+STATES = np.random.default_rng(1).integers(0, 5, (90, 6))
+
+
+def shapes(comm) -> list[dict[str, int]]:
+    return [{"model_shards": comm.size}, {"replicas": comm.size}]
+
+
+def test_parameters_and_couplings(comm, agree) -> None:
+    with Grid(MPI.COMM_SELF) as grid:
+        rbm = DeepBeliefNetwork(SPEC, grid).rbms[0]
+        W, b, c = np.array(rbm.W), np.array(rbm.b), np.array(rbm.c)
+    with Grid(comm, model_shards=comm.size) as grid:
+        network = DeepBeliefNetwork(SPEC, grid)
+        whole = whole_parameters(network)
+        agree(all(np.array_equal(x, y) for x, y in zip(whole, (W, b, c), strict=True)))
+        agree(np.allclose(effective_couplings(network), two_body(W, c, 5)))
+        with pytest.raises(SpecError, match="not of bernoulli ones"):
+            effective_couplings(DeepBeliefNetwork(NetworkSpec((30, 4)), grid))
+
+
+def test_sequences_of_data_and_of_the_model(comm, agree) -> None:
+    with Grid(MPI.COMM_SELF) as grid:
+        alone = DeepBeliefNetwork(SPEC, grid)
+        means = alone.fantasies(70, 5, first_draw=3)
+        expected = drawn_states(alone, means, 3).T.reshape(70, 6, 5).argmax(axis=2)
+    for shape in shapes(comm):
+        with Grid(comm, **shape) as grid:
+            network = DeepBeliefNetwork(SPEC, grid)
+            data = open_dataset(STATES, comm=comm, visible="categorical:5", test_fraction=0.0)
+            agree(np.array_equal(states_of_split(network, data, data.train), STATES))
+            agree(np.array_equal(sampled_states(network, 70, 5, first_draw=3), expected))
+
+
+def test_inputs_of_independent_sites() -> None:
+    rng = np.random.default_rng(2)
+    W, c, f = rng.normal(size=(30, 4)), rng.normal(size=4), rng.dirichlet(np.ones(5), 6)
+    states = np.stack([rng.choice(5, 20000, p=f[site]) for site in range(6)], axis=1)
+    x = c + sum(W[5 * site + states[:, site]] for site in range(6))
+    result = normal_inputs(W, c, f, 1000)
+    assert np.allclose(result.mean(axis=1), x.mean(axis=0), atol=0.1)
+    assert np.allclose(result.std(axis=1), x.std(axis=0), rtol=0.05)
