@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from modelpar.errors import SpecError
 from modelpar.patterns import Pattern, parse_image_shape, patterns
+from modelpar.units import Visible, parse_visible
 from modelpar.values import plain
 
 
@@ -105,8 +106,7 @@ class NetworkSpec(Spec):
 
     layers: tuple[int, ...] = option((64, 256, 256), "units of every layer, the visible one first, as in 784-500-500")
     classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0, at_most=1 << 31)
-    visible: str = option("bernoulli", "kind of visible units; gaussian ones have unit variance and standardised data",
-                          choices=("bernoulli", "gaussian"))  # fmt: skip
+    visible: str = option("bernoulli", "kind of visible units: bernoulli; spin, whose data are -1 and 1; categorical:Q, sites of Q units of which one is 1; or gaussian, with unit variance and standardised data")  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
     connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas", path="masks")  # fmt: skip
     visible_grid: str = option("", "shape of the visible layer, for local connections: rows x columns, or maps x rows x columns  [default: a square]")  # fmt: skip
@@ -141,8 +141,14 @@ class NetworkSpec(Spec):
         if self.classes == 1:
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
         self.patterns  # noqa: B018 - raises where connections is not understood
+        self.visible_kind.check_layer(self.layers[0])
         if self.visible_grid:
             parse_image_shape(self.visible_grid, self.layers[0])
+
+    @property
+    def visible_kind(self) -> Visible:
+        """What the visible units are.  Raises SpecError where ``visible`` is not understood."""
+        return parse_visible(self.visible)
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:

@@ -39,6 +39,7 @@ from modelpar.likelihood.energy import (
     rounded,
     stream_of,
     sum_over_shards,
+    visible_log_partition,
     whole_grid,
 )
 from modelpar.model.rbm import owned_block
@@ -216,6 +217,8 @@ class _Path:
         mine = len(self.rbm.hidden_ids) * float(rounded(self.rbm, np.array(math.log(2))))
         if self.rbm.gaussian:
             mine += 0.5 * len(self.base) * math.log(2 * math.pi)
+        elif self.rbm.visible.categories:
+            mine += float(visible_log_partition(self.rbm, self.base[:, None].astype(np.float64))[0])
         else:
             mine += float(softplus_sums(self.base[None, :].astype(np.float64), exact=self.rbm.exact).sum())
         return float(sum_over_shards(self.rbm, np.array([mine]))[0])
@@ -273,13 +276,16 @@ class _Path:
     def _visible(self, x: Array, repeat: int, counter: int | IntArray) -> Activations:
         """States or values of the owned visible units from their summed inputs, which are overwritten."""
         if not self.rbm.gaussian:
-            return self._drawn(x, self.rbm.visible_ids, repeat, counter)
+            return self._drawn(x, self.rbm.visible_ids, repeat, counter, self.rbm.visible.categories)
         v = np.empty_like(x)
         draws.sample_gaussian(x, stream_of(self.rbm, self.seed, repeat), self.rbm.visible_ids, counter, v)
         return v
 
-    def _drawn(self, x: Array, ids: IntArray, repeat: int, counter: int | IntArray) -> Packed:
-        sampler = Sampler(self._no_bias[: len(ids)], ids, stream_of(self.rbm, self.seed, repeat), counter)
+    def _drawn(
+        self, x: Array, ids: IntArray, repeat: int, counter: int | IntArray, categories: int = 0
+    ) -> Packed:  # fmt: skip
+        stream = stream_of(self.rbm, self.seed, repeat)
+        sampler = Sampler(self._no_bias[: len(ids)], ids, stream, counter, categories=categories)
         drawn = sampler.of_sums(x, 1)
         assert drawn.states is not None  # they were asked for
         return drawn.states
@@ -318,7 +324,7 @@ def _base(rbm: ShardedRBM, base_bias: Array | None) -> tuple[Array, bool]:
 
 def _check_units(rbm: ShardedRBM, last: ShardedRBM) -> None:
     """Raises DataError on this rank."""
-    mine, theirs = ((it.gaussian, it.W.dtype, it.visible_ids.tobytes(), it.hidden_ids.tobytes()) for it in (rbm, last))
+    mine, theirs = ((it.visible, it.W.dtype, it.visible_ids.tobytes(), it.hidden_ids.tobytes()) for it in (rbm, last))
     if mine != theirs:
         raise DataError(
             f"an RBM from the course of training has {len(rbm.visible_ids)} visible and {len(rbm.hidden_ids)} hidden "

@@ -21,9 +21,11 @@ from modelpar.collective.agreement import agree
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import together
 from modelpar.kernels.products.product import Activations
+from modelpar.kernels.sampling.softmax import log_sums_of_sites
 from modelpar.kernels.sampling.softplus import in_steps, softplus_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.rbm import owned_block
+from modelpar.units import Visible
 from modelpar.values import plain
 
 Array = npt.NDArray[Any]
@@ -36,13 +38,16 @@ class ShardedRBM(Protocol):
 
     index: int
     seed: int
-    gaussian: bool
     exact: bool  # sums are the same bits at every grid
     visible_ids: IntArray
     hidden_ids: IntArray
     shard_comm: MPI.Comm
     replica_comm: MPI.Comm
 
+    @property
+    def visible(self) -> Visible: ...
+    @property
+    def gaussian(self) -> bool: ...
     @property
     def W(self) -> Array: ...
     @property
@@ -56,8 +61,8 @@ class ShardedRBM(Protocol):
 def free_energy(rbm: ShardedRBM, v: Activations) -> Doubles:
     """F(v) = -log sum_h exp(-E(v, h)) of every sample, (samples,).
 
-    Bernoulli: -b.v - sum_j log(1 + exp(x_j)); Gaussian: |v - b|^2 / 2 in place of -b.v; x = W^T v + c (Hinton 2010,
-    section 16.1 and 13.2).  Collective over the shards.
+    Bernoulli, categorical: -b.v - sum_j log(1 + exp(x_j)); Gaussian: |v - b|^2 / 2 in place of -b.v; x = W^T v + c
+    (Hinton 2010, section 16.1 and 13.2).  Collective over the shards.
 
     Raises DataError on every shard where any brings values of other units than its own.
     """
@@ -87,6 +92,21 @@ def _visible_term(rbm: ShardedRBM, v: Array) -> Doubles:
     """The visible biases' contribution to log p*, (samples,), of the owned units."""
     wide, b = v.astype(np.float64), rounded(rbm, rbm.b)
     return np.asarray(-0.5 * ((wide - b[:, None]) ** 2).sum(axis=0) if rbm.gaussian else b @ wide)
+
+
+def visible_log_partition(rbm: ShardedRBM, x: Array) -> Doubles:
+    """log of the sum, or integral, over the owned visible units' values v of exp(x.v), (samples,).
+
+    Bernoulli: sum_i log(1 + exp(x_i)); categorical: over the sites log sum_q exp(x_q); Gaussian: with the density
+    exp(-|v|^2 / 2) of v too.   x   (n_visible_owned, samples) summed inputs, biases included
+    """
+    if rbm.gaussian:
+        wide = np.asarray(x, np.float64)
+        return np.asarray(0.5 * (wide**2).sum(axis=0) + 0.5 * len(wide) * math.log(2 * math.pi))
+    if rbm.visible.categories:
+        terms = log_sums_of_sites(x, rbm.visible.categories)
+        return np.asarray((in_steps(terms) if rbm.exact else terms).sum(axis=0))
+    return softplus_sums(x, exact=rbm.exact)
 
 
 # -- what the modules of this package share ----------------------------------------------------------------------------

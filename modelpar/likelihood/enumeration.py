@@ -13,14 +13,22 @@ from modelpar.collective.agreement import agree
 from modelpar.errors import SpecError
 from modelpar.kernels.sampling.softplus import softplus_sums
 from modelpar.kernels.states import pack
-from modelpar.likelihood.energy import Doubles, IntArray, ShardedRBM, rounded, sum_over_shards, whole_grid
+from modelpar.likelihood.energy import (
+    Doubles,
+    IntArray,
+    ShardedRBM,
+    rounded,
+    sum_over_shards,
+    visible_log_partition,
+    whole_grid,
+)
 
 ENUMERABLE = 25  # units of the smaller side up to which all states are visited
 LOW_UNITS = 12  # units whose states, all of them, are visited at a time
 
 
 def log_partition_exact(rbm: ShardedRBM) -> float:
-    """log Z by visiting all states of the smaller side (the hidden one where the visible units are Gaussian).
+    """log Z by visiting all states of the smaller side (the hidden one where the visible units are no Bernoulli ones).
 
     The summed input of a state is that of its first 12 units, which is made once, plus that of the others.
     Raises SpecError where that side has more than 25 units.  Collective over the whole grid: every replica visits its
@@ -46,7 +54,10 @@ def log_partition_exact(rbm: ShardedRBM) -> float:
         high, high_bias = _inputs(rbm, np.array([code << n_low]), over_hidden=over_hidden)
         x = low + (high - rest)
         # Gaussian: the integral over v of exp(-|v - b|^2 / 2 + v.(x - b)), without its power of 2 pi
-        other_side = 0.5 * (x**2 - rest**2).sum(axis=0) if rbm.gaussian else softplus(x)
+        if rbm.gaussian:
+            other_side = 0.5 * (x**2 - rest**2).sum(axis=0)
+        else:
+            other_side = visible_log_partition(rbm, x) if over_hidden else softplus(x)
         parts.append(logsumexp(sum_over_shards(rbm, low_bias + high_bias + other_side)))
     total = float(logsumexp(list(chain.from_iterable(rbm.replica_comm.allgather(parts)))))
     return total + (0.5 * n_visible * math.log(2 * math.pi) if rbm.gaussian else 0.0)
@@ -56,7 +67,8 @@ def enumerated_side(rbm: ShardedRBM) -> tuple[int, int, bool]:
     """(visible units, hidden units, whether the states of the hidden ones are visited).  Collective over the shards."""
     n_visible = rbm.shard_comm.allreduce(len(rbm.visible_ids))
     n_hidden = rbm.shard_comm.allreduce(len(rbm.hidden_ids))
-    return n_visible, n_hidden, rbm.gaussian or n_hidden <= n_visible
+    of_bits = not rbm.gaussian and not rbm.visible.categories
+    return n_visible, n_hidden, not of_bits or n_hidden <= n_visible
 
 
 def _inputs(rbm: ShardedRBM, codes: IntArray, *, over_hidden: bool) -> tuple[Doubles, Doubles]:

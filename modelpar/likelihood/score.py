@@ -26,6 +26,7 @@ from modelpar.likelihood.energy import (
     rounded,
     stream_of,
     sum_over_shards,
+    visible_log_partition,
     visible_values,
 )
 from modelpar.likelihood.enumeration import enumerated_side, log_partition_exact
@@ -238,7 +239,7 @@ def _log_given_hidden(rbm: RBM, v: Activations, x: Doubles) -> Doubles:
     values = unpack(v, np.float64) if isinstance(v, Packed) else v.astype(np.float64)
     if rbm.gaussian:
         return np.asarray(-0.5 * ((values - x) ** 2).sum(axis=0) - 0.5 * len(x) * math.log(2 * math.pi))
-    return np.asarray((values * rounded(rbm, x)).sum(axis=0) - softplus_sums(x, exact=rbm.exact))
+    return np.asarray((values * rounded(rbm, x)).sum(axis=0) - visible_log_partition(rbm, x))
 
 
 def _mean_and_error(rbm: RBM, values: Doubles, *, exact_terms: bool) -> tuple[float, float]:
@@ -249,7 +250,8 @@ def _mean_and_error(rbm: RBM, values: Doubles, *, exact_terms: bool) -> tuple[fl
 
 
 def _base_rate(rbm: RBM, h: Activations, n_samples: int) -> Array:
-    """Visible biases of the RBM without weights that fits these samples: their log-odds, or their means.  Collective
+    """Visible biases of the RBM without weights that fits these samples: their log-odds (log-frequencies of
+    categories), or their means.  Collective
 
     One half of a sample more of each state keeps the odds of a unit that never changes finite.
     """
@@ -257,5 +259,7 @@ def _base_rate(rbm: RBM, h: Activations, n_samples: int) -> Array:
     total = np.sum(rbm.replica_comm.allgather(sums), axis=0)
     if rbm.gaussian:
         return np.asarray(total / n_samples)
+    if rbm.visible.categories:
+        return np.asarray(np.log((total + 0.5) / (n_samples + 0.5 * rbm.visible.categories)))
     mean = (total + 0.5) / (n_samples + 1)
     return np.asarray(np.log(mean / (1 - mean)))

@@ -25,9 +25,12 @@ from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.products.sweeps import visible_after
 from modelpar.kernels.reductions import row_sums, squared_error
 from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
+from modelpar.kernels.sampling.softmax import means_of_sites
 from modelpar.kernels.states import Packed
+from modelpar.model import gauge
 from modelpar.spec import TrainingSpec
 from modelpar.streams import SweepStreams
+from modelpar.units import Visible
 from modelpar.values.forms import plain_array
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Weights
@@ -102,11 +105,11 @@ class RBM:
 
     def __init__(
         self, index: int, weights: Weights, visible_ids: IntArray, hidden_ids: IntArray, *,
-        gaussian: bool, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
+        visible: Visible, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
         traffic: Traffic, exact: bool = False,
     ) -> None:  # fmt: skip
         self.exact = exact
-        self.index, self.weights, self.gaussian, self.seed = index, weights, gaussian, seed
+        self.index, self.weights, self.visible, self.seed = index, weights, visible, seed
         self.visible_ids, self.hidden_ids = visible_ids, hidden_ids
         self.shard_comm, self.replica_comm, self.traffic = shard_comm, replica_comm, traffic
         self.parameters = weights.parameters(dtype, len(visible_ids), len(hidden_ids))
@@ -116,6 +119,11 @@ class RBM:
     def name(self) -> str:
         """As a part of a network."""
         return f"rbm.{self.index}"
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether visible units have real values."""
+        return self.visible.gaussian
 
     @property
     def W(self) -> Array:
@@ -142,6 +150,7 @@ class RBM:
         self.W[:] *= self.W.dtype.type(scale)
         self.b[:] = 0
         self.c[:] = 0
+        gauge.project(self.parameters, self.visible)
         self.refresh()
 
     def refresh(self) -> None:
@@ -151,6 +160,12 @@ class RBM:
         """
         self.weights.refresh(self.parameters)
         self.make_room(self.bounds())
+
+    def enter_gauge(self) -> None:
+        """The parameters of the same model that are in the gauge which training keeps.  Collective over the shards."""
+        if self.visible.categories:
+            gauge.enter(self.parameters, self.visible, self.weights)
+            self.refresh()
 
     def bounds(self) -> Bounds:
         """What a weight and a summed input come to at most.  Collective over the shards."""
@@ -203,8 +218,7 @@ class RBM:
     def visible_given_hidden(self, h: Activations) -> Array:
         """The mean of v given h, of the owned visible units.   h (n_hidden_owned, batch).  Collective."""
         x = self.weights.down(self.parameters, self.weights.spread_hidden(self._hidden(h)))
-        (add_bias if self.gaussian else bias_sigmoid)(x, self.b)
-        return x
+        return self._visible_means(x)
 
     def sample_hidden(self, v: Activations, purpose: Purpose, repeat: int, samples: int | IntArray) -> Packed:
         """Hidden states drawn given v (n_visible_owned, batch).  Collective over the shards.
@@ -229,7 +243,7 @@ class RBM:
         The hidden side of the last sweep is not drawn.  One piece of compiled work where one shard has the whole
         matrix.  Collective.
         """
-        if self.weights.whole_matrix and not self.gaussian:
+        if self.weights.whole_matrix and not self.gaussian and not self.visible.categories:
             sides = (self.b, self.c), (self.visible_ids, self.hidden_ids)
             rooms = self.weights.rooms
             done = visible_after(self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact, rooms=rooms)
@@ -258,7 +272,9 @@ class RBM:
     ) -> Sampled:
         with hidden:
             stream = self._stream(purpose, repeat)
-            sampler = Sampler(self.b, self.visible_ids, stream, samples, **wanted)
+            sampler = Sampler(
+                self.b, self.visible_ids, stream, samples, categories=self.visible.categories, **wanted
+            )  # fmt: skip
             return self.weights.sample_down(self.parameters, hidden, sampler)
 
     # -- learning ----------------------------------------------------------------------------------------------------
@@ -361,12 +377,18 @@ class RBM:
             if v0 is None or isinstance(v0, Packed):
                 return drawn.states, drawn.error
             return drawn.states, squared_error(v0, drawn.means)
-        mean = self.weights.down(self.parameters, h_sent)
-        (add_bias if self.gaussian else bias_sigmoid)(mean, self.b)
+        mean = self._visible_means(self.weights.down(self.parameters, h_sent))
         error = 0.0 if v0 is None else squared_error(real_values(v0, mean.dtype), mean)
         if not sampled:
             return mean, error
         return self._gaussian_values(mean, Purpose.VISIBLE, k - 1, first_draw), error
+
+    def _visible_means(self, x: Array) -> Array:
+        """The means of the owned visible units from W h, which may be overwritten."""
+        if self.visible.categories:
+            return means_of_sites(x + self.b.astype(x.dtype, copy=False)[:, None], self.visible.categories)
+        (add_bias if self.gaussian else bias_sigmoid)(x, self.b)
+        return x
 
     def _gaussian_values(self, mean: Array, purpose: Purpose, repeat: int, samples: int | IntArray) -> Array:
         values = np.empty_like(mean)

@@ -53,9 +53,13 @@ def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     A unit that never varies is left unscaled; one that does is scaled, however small its values are.  Every shard reads
     its own columns only.  Collective.  Raises DataError where values cannot be read.
     """
-    if network.spec.visible == "gaussian":
+    kind = network.spec.visible_kind.name
+    if kind == "gaussian":
         mean, deviation = column_moments(dataset.train, network.visible_ids, comm=network.grid.comm)
         network.input_offset, network.input_scale = mean, np.where(deviation > 0, deviation, 1.0)
+    elif kind == "spin":  # -1 and 1 become 0 and 1
+        network.input_offset = np.full(len(network.visible_ids), -float(dataset.scale))
+        network.input_scale = np.full(len(network.visible_ids), 2 * float(dataset.scale))
     else:
         network.input_offset = np.zeros(len(network.visible_ids))
         network.input_scale = np.full(len(network.visible_ids), float(dataset.scale))
@@ -64,12 +68,15 @@ def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
 def in_data_units(network: DeepBeliefNetwork, v: Array, scale: float | None = None) -> Array:
     """Owned visible activations (n_visible_owned, batch) as values of the data, in the unit in which these came.
 
-    Grey values in bytes go from 0 to 255, states from 0 to 1; what Gaussian units see standardised is put back, in
-    float64, as a mean may be large beside the deviation.
+    Grey values in bytes go from 0 to 255, states from 0 to 1, spins from -1 to 1; what Gaussian units see standardised
+    is put back, in float64, as a mean may be large beside the deviation.
 
     scale   the raw value that means 1.0 to Bernoulli units, that of the training data where None
     """
-    if network.spec.visible == "gaussian":
+    kind = network.spec.visible_kind
+    if kind.name == "spin" and scale is not None:
+        return np.asarray((2 * v - 1) * scale, v.dtype)
+    if kind.gaussian or kind.name == "spin":
         return np.asarray(v * network.input_scale[:, None] + network.input_offset[:, None])
     one = network.input_scale if scale is None else np.full(len(v), scale)
     return np.asarray(v * one[:, None], v.dtype)
@@ -85,10 +92,15 @@ def visible_feed(
     check_width(network, dataset, split)
     # Bernoulli units take what the data set calls 1.0, so that a test set of another type fits too
     units = network.rbms[0].weights.visible_spread if spread else network.visible_ids
-    gaussian = network.spec.visible == "gaussian" and not spread
+    kind = network.spec.visible_kind
+    offset: Any = 0.0
+    scale: Any = dataset.scale
+    if kind.gaussian and not spread:
+        offset, scale = network.input_offset, network.input_scale
+    elif kind.name == "spin":
+        offset, scale = -dataset.scale, 2 * dataset.scale
     return DataFeed(
-        split, units, offset=network.input_offset if gaussian else 0.0,
-        scale=network.input_scale if gaussian else dataset.scale, binarise=binarise,
+        split, units, offset=offset, scale=scale, binarise=binarise,
         seed=network.spec.seed, comm=network.grid.comm,
     )  # fmt: skip
 

@@ -58,8 +58,17 @@ def check_values(
 
     again   as ``check_training`` has it.   Collective.  Raises SpecError or DataError on every rank.
     """
-    if spec.visible == "gaussian" and dataset.binarise != "none":
-        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
+    kind = spec.visible_kind
+    if (kind.gaussian or kind.categories) and dataset.binarise != "none":
+        raise SpecError(
+            f"--binarise {dataset.binarise} makes Bernoulli states, but --visible is {spec.visible}; leave one of them "
+            "out"
+        )
+    if dataset.visible and dataset.visible != spec.visible and not kind.gaussian:
+        raise SpecError(
+            f"{dataset.name} is for {dataset.visible} units, but --visible is {spec.visible}; use --visible "
+            f"{dataset.visible}"
+        )
     check_range(dataset, visible_ids, spec.visible, comm=comm)
     check_training(dataset, visible_ids, spec.visible, comm=comm, again=again)
 

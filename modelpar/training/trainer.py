@@ -22,6 +22,7 @@ from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import DataError, ModelparError, SpecError, TrainingError
 from modelpar.kernels.products.precision import products_in
+from modelpar.model import gauge
 from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -113,6 +114,7 @@ def _train_rbm(
                          spread=spread, sums={"squared_error": Sum(0.0, over_shards=True)})  # fmt: skip
     if loop.unfinished and loop.n_done == 0:
         _set_visible_biases(network, rbm, real_feed)
+        rbm.enter_gauge()
     if rbm.name not in run.velocity:
         run.velocity[rbm.name] = rbm.parameters.like()
     velocity = run.velocity[rbm.name]
@@ -149,6 +151,7 @@ def _train_rbm(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
                         standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip,
                     )  # fmt: skip
+                    gauge.project(rbm.parameters, rbm.visible)
                     # chains of their own never reconstruct the data: they have no error, and the probe's stands in
                     loop.count(batch, squared_error=0.0 if chains else step.error)
                 record = loop.synchronise()
@@ -379,10 +382,16 @@ def _next_layer(network: DeepBeliefNetwork, run: TrainingRun) -> None:
 
 
 def _set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:
-    """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), or the mean itself for Gaussian units."""
+    """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), log p for units of a site, or the mean itself
+    for Gaussian ones."""
     mean = mean_of(network, feed)
+    categories = rbm.visible.categories
     if rbm.gaussian:
         rbm.b[:] = mean
+    elif categories:
+        n = feed.n_samples  # half a sample more of each category keeps those finite that never occur
+        p = (np.asarray(mean, np.float64) * n + 0.5) / (n + 0.5 * categories)
+        rbm.b[:] = [math.log(x) for x in p.tolist()]
     else:
         p = np.clip(mean, 0.001, 0.999)  # a pixel that is never on must not outweigh the others
         # value by value: NumPy's vector loops may round otherwise in another position
