@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelpar.errors import SpecError, together
 from modelpar.files.paths import absolute as from_root
+from modelpar.files.paths import split_inner
 from modelpar.patterns import MASK
 from modelpar.spec import DATA_SETS, DRAWN_SETS, Spec, option_name
 
@@ -46,6 +47,9 @@ def same_file(first: str, second: str) -> bool:
     try:
         first, second = absolute(first), absolute(second)
     except ValueError:  # it names no file, as an empty text
+        return False
+    (first, inner), (second, other) = split_inner(first), split_inner(second)
+    if inner != other:
         return False
     try:
         return os.path.samefile(first, second)
@@ -91,7 +95,7 @@ def check_there(comm: MPI.Comm, run: Mapping[str, Any], given: Mapping[str, Any]
             path = run.get(name)
             if name in given or path is None or (name == "data" and is_data_set(path)):
                 continue
-            file = Path(os.path.expanduser(path))
+            file = Path(os.path.expanduser(split_inner(path)[0]))
             if file.exists():
                 continue
             folder = "" if file.is_absolute() else f" in {Path.cwd()}"

@@ -27,6 +27,7 @@ from modelpar.data.readers import is_name, open_source, read_labels
 from modelpar.data.reading import check_labels
 from modelpar.draws import permutation
 from modelpar.errors import DataError, SpecError, warn
+from modelpar.files.paths import split_inner
 from modelpar.machine.memory import check_room
 from modelpar.spec import DataSpec
 from modelpar.values import plain
@@ -227,7 +228,7 @@ def _opened(
 
 def _file_state(data: str) -> tuple[str, int, int]:
     """The properties of a file that are the same on all ranks that see the same one."""
-    path = Path(os.path.expanduser(data)).absolute()
+    path = Path(os.path.expanduser(split_inner(data)[0])).absolute()
     if not path.is_file():
         return "", 0, 0
     state = path.stat()
@@ -252,6 +253,7 @@ def _digests(data: str, files: list[Path] | None, source: Source) -> tuple[str, 
 def _digests_of_files(data: str, files: list[Path] | None, has_test: bool) -> tuple[str, str]:
     if data == "digits":  # whatever file has that name
         return "name:digits", ""
+    data, _ = split_inner(data)
     path = Path(os.path.expanduser(data))
     if files is None and path.is_dir():
         files = files_of(path)
@@ -296,7 +298,7 @@ def _assemble(
         split.labels.max() for split in (train, validation, test) if split is not None and split.labels is not None
     ]
     n_classes = int(max(known)) + 1 if labels is not None else 0
-    name = spec.data if is_name(spec.data) else Path(spec.data).name
+    name = spec.data if is_name(spec.data) else Path(split_inner(spec.data)[0]).name
     fractions = (0.0 if other is not None else spec.test_fraction), spec.validation_fraction
     mark = Fingerprint(contents(before[0], digests[0], labels), known_test, fractions) if digests[0] else None
     return Dataset(

@@ -21,12 +21,14 @@ from modelpar.data.read_options import ReadOptions
 from modelpar.data.reading import check_count, check_labels
 from modelpar.data.sequences import open_sequences
 from modelpar.data.sparse import open_sparse
+from modelpar.data.stored_arrays import open_hdf5
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.errors import DataError
-from modelpar.files.paths import in_one_line
+from modelpar.files.paths import in_one_line, split_inner
 from modelpar.files.regular import open_regular
 from modelpar.formats.archive import ZIP_START, Archive
 from modelpar.formats.fasta import is_fasta
+from modelpar.formats.hdf5 import HDF5_START
 from modelpar.formats.npy import NPY_START, load_npy
 from modelpar.formats.reading import is_gzip, reading
 from modelpar.formats.sparse import is_sparse
@@ -35,7 +37,7 @@ from modelpar.values.forms import AnyPath
 IntArray = npt.NDArray[np.int64]
 Reader = Callable[[Path, ReadOptions], Source]
 
-FORMATS = ".npy, .npz, IDX, FASTA and A3M"  # those that are known by their content
+FORMATS = ".npy, .npz, IDX, FASTA, A3M and HDF5"  # those that are known by their content
 _LOOKED_AT = 1024  # bytes, in which a gzip file has more than its own header
 
 # by the first bytes, unpacked where the file is gzip
@@ -55,12 +57,17 @@ def open_source(data: str, options: ReadOptions) -> Source:
         return open_files(find_named(data))
     if data.partition(":")[0] in KINDS and not Path(data).exists():
         return open_synthetic(data)
-    path = Path(os.path.expanduser(data))
+    file, inner_name = split_inner(data)
+    path = Path(os.path.expanduser(file))
     if path.is_dir():
         return open_folder(path)
     if not path.exists():
-        raise DataError(_unknown(data, path))
+        raise DataError(_unknown(file, path))
     start = _first_bytes(path)
+    if start.startswith(HDF5_START):
+        return open_hdf5(path, inner_name, options)
+    if inner_name:
+        raise DataError(f"{data} names {inner_name!r} in a file that has no parts; give {file} alone")
     if start.startswith(NPY_START):
         return open_npy(path)
     if start.startswith(ZIP_START):
