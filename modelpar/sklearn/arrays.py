@@ -109,7 +109,9 @@ def put(network: DeepBeliefNetwork, arrays: dict[str, Array]) -> None:
     network.refresh()
     run.refresh(network)
     if rooms is not None:
-        run.chains = Chains.of_replica(rooms["chains"], network.grid.replica, network.grid.n_replicas)
+        run.chains = Chains.of_replica(
+            rooms["chains"], network.grid.replica, network.grid.n_replicas, real=network.spec.hidden != "bernoulli"
+        )
 
 
 def each_sample(
