@@ -221,6 +221,14 @@ class TrainingSpec(Spec):
     l1: float = option(
         0.0, "L1 penalty on the weights, by proximal steps, which leave exact zeros", at_least=0, flag="--l1"
     )
+    l1b: float = option(
+        0.0, "penalty on half the square of each hidden unit's sum of absolute weights, which makes units alike sparse, by proximal steps (Tubiana et al. 2019)",
+        at_least=0, flag="--l1b",
+    )  # fmt: skip
+    group_lasso: float = option(
+        0.0, "penalty on the Euclidean norms of groups of weights, which become 0 together: a hidden unit's weights at a categorical site, or all its incoming weights where there are no sites (Yuan and Lin 2006)",
+        at_least=0, flag="--group-lasso",
+    )  # fmt: skip
     statistics: str = option(
         "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",

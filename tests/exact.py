@@ -114,6 +114,11 @@ TRAININGS = {
             binarise="stochastic",
         ),
         Training(
+            "PCD with penalties of units",
+            "6af32c9fd506272f7276d1c59d6537f40da4b6ee37464e135e831736f33809c6",
+            {"persistent": True, "l1": 0.005, "l1b": 0.02, "group_lasso": 0.05},
+        ),
+        Training(
             "standardised, chains that start at the data anew",
             "6a1f64489527a5dccfc46c3868f48b4c6a058cf9b4d927806fd87a4994e4c864",
             {

@@ -177,13 +177,22 @@ class RBM:
             self.W -= self.velocity[0]
             self.velocity[0] *= o.clip / norm
             self.W += self.velocity[0]
-        if o.l1:
-            self.W[...] = np.sign(self.W) * np.maximum(np.abs(self.W) - rate * o.l1, 0)
+        shrink(self.W, rate, o, self.mask)
         if o.average:
             part = 1 / min(self.n_updates, o.average)
             for mean, x in zip(self.average, (self.W, self.b, self.c), strict=True):
                 mean += part * (x - mean)
         return error
+
+
+def shrink(W, rate, o, mask=1):
+    """The proximal step of L1, of L1b (Tubiana 2019) with the norms that it finds, and of the group lasso of units."""
+    degree = np.broadcast_to(mask, W.shape).sum(axis=0)
+    amount = rate * o.l1b
+    limit = rate * o.l1 + amount * np.abs(W).sum(axis=0, dtype=np.float64) / (1 + amount * degree)
+    W[...] = np.sign(W) * np.maximum(np.abs(W) - limit, 0)
+    norms = np.sqrt((W**2).sum(axis=0, dtype=np.float64))
+    W *= np.maximum(1 - rate * o.group_lasso / np.maximum(norms, 1e-300), 0)
 
 
 def centred_gradients(v0, s0, v1, s1, mask=1):
