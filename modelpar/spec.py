@@ -428,6 +428,8 @@ class SyncSpec(Spec):
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist")  # known by name
 DRAWN_SETS = ("bars", "patterns")  # by name and number, as in bars:8
+AUTO = "auto"
+WEIGHT_WORDS = (AUTO, "none")  # of --sample-weights, which else names a file
 
 
 @dataclass(frozen=True)
@@ -448,6 +450,14 @@ class DataSpec(Spec):
     validation_fraction: float = option(
         0.0, "fraction of the training samples set aside for validation", at_least=0, below=1
     )
+    sample_weights: str | None = option(
+        None, "weights of the samples, by which minibatches are drawn: a file (one number on each line, .npy, or the array weights of a .npz); auto: 1 over the sequences that agree at --identity of the sites, of categorical data; or none  [default: the array weights of the data's .npz, where there is one]",
+        path="data",
+    )  # fmt: skip
+    identity: float = option(
+        0.8, "part of their sites at which sequences agree that --sample-weights auto counts as neighbours",
+        above=0, at_most=1, flag="--identity",
+    )  # fmt: skip
     scale: float | None = option(
         None, "raw value that means 1.0  [default: that of the data set, else 255 for bytes and 1 for other types]", above=0
     )  # fmt: skip
@@ -456,7 +466,7 @@ class DataSpec(Spec):
     )
 
     def __post_init__(self) -> None:
-        for name in ("data", "labels", "test_data", "test_labels"):
+        for name in ("data", "labels", "test_data", "test_labels", "sample_weights"):
             value = getattr(self, name)
             if isinstance(value, (bytes, os.PathLike)):
                 object.__setattr__(self, name, os.fsdecode(value))

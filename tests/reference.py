@@ -260,14 +260,14 @@ def pass_up(rbm, v, positions, o):
     return (uniform(stream, range(len(p)), positions) < p).astype(p.dtype)
 
 
-def visible_biases(data, gaussian):
+def visible_biases(data, gaussian, weights=None):
     """Those of a model without weights that has the data's means (Hinton 2010, section 8).   data (n_visible, n)"""
-    mean = data.mean(axis=1)
+    mean = np.average(data, axis=1, weights=weights)
     p = np.clip(mean, 0.001, 0.999)
     return mean if gaussian else np.log(p / (1 - p))
 
 
-def pretrain(rbms, data, order, o, *, stochastic=False):
+def pretrain(rbms, data, order, o, *, stochastic=False, weights=None):
     """One RBM after another.   data (n_visible, n_samples), as the visible units need them; returns all errors.
 
     stochastic: each minibatch of the first RBM is drawn from the data anew; the RBMs above see what the data's real
@@ -277,7 +277,7 @@ def pretrain(rbms, data, order, o, *, stochastic=False):
     for rbm in rbms:
         rbm.reset()
         rbm.start_chains(o.n_chains or 1)
-        rbm.b = visible_biases(data, rbm.gaussian).astype(rbm.b.dtype)
+        rbm.b = visible_biases(data, rbm.gaussian, weights).astype(rbm.b.dtype)
         base = o.gaussian_learning_rate if rbm.gaussian else o.learning_rate
         for epoch, n, positions in minibatches(order, rbm.layer, o):
             v0 = data[:, positions]

@@ -67,7 +67,7 @@ def open_to_evaluate(
     seed = network.spec.seed
     trained = TrainingRun.of(network)
     if trained.data is None:  # an older checkpoint: only the path is known
-        return open_dataset(_spec(given, network, with_labels), comm, seed=seed)
+        return open_dataset(_spec(given, network, with_labels), comm, seed=seed, visible=network.spec.visible)
     probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise)
     fingerprint = open_dataset(probe, comm, seed=seed).fingerprint
     assert fingerprint is not None  # of every file and name
@@ -85,7 +85,7 @@ def open_to_evaluate(
     check_there(comm, needed, asked)
     _check_fractions(asked, trained.data)
     given |= dict(zip(FRACTIONS, trained.data.fractions, strict=True))
-    dataset = open_dataset(_spec(given, network, with_labels), comm, seed=seed)
+    dataset = open_dataset(_spec(given, network, with_labels), comm, seed=seed, visible=network.spec.visible)
     assert dataset.fingerprint is not None
     difference = dataset.fingerprint.differs(trained.data)
     if difference and "test_data" not in asked and dataset.fingerprint.train.labels:
@@ -99,7 +99,9 @@ def _other(asked: dict[str, Any], network: DeepBeliefNetwork, split: str, *, wit
     given = {**asked, "test_fraction": 0.0} if all_samples else dict(asked)
     if all_samples and split == "test" and given.get("validation_fraction"):
         raise SpecError("--validation-fraction has no effect on --split test; leave it out")
-    dataset = open_dataset(_spec(given, network, with_labels), network.grid.comm, seed=network.spec.seed)
+    dataset = open_dataset(
+        _spec(given, network, with_labels), network.grid.comm, seed=network.spec.seed, visible=network.spec.visible
+    )
     if dataset.n_visible != network.spec.layers[0]:
         return dataset  # the caller reports it
     name = dataset.name

@@ -9,6 +9,7 @@ from modelpar.collective.agreement import agree
 from modelpar.errors import DataError, SpecError
 from modelpar.kernels.products.product import Activations
 from modelpar.likelihood.energy import (
+    Doubles,
     IntArray,
     ShardedRBM,
     free_energy,
@@ -26,7 +27,9 @@ from modelpar.values.forms import plain_array
 SITES = 0  # repeat of the stream of Purpose.SCORE
 
 
-def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, seed: int | None = None) -> float:
+def pseudo_log_likelihood(
+    rbm: ShardedRBM, v: Activations, samples: IntArray, seed: int | None = None, weights: Doubles | None = None
+) -> float:
     """Mean over all replicas' samples of n_visible log p(v_i | all others), with one unit i drawn for each sample.
 
     An unbiased estimate of the pseudo-log-likelihood (Besag 1975), in nats.  A value between 0 and 1 counts as the
@@ -35,6 +38,7 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, se
     samples   (samples of this replica,) ids of the samples, which key the choice of the unit: ids that come back
               in every epoch choose the same units, so that epochs can be compared
     seed      of the choice; default: the RBM's own
+    weights   (samples of this replica,) by which the mean is made; None: all samples count alike
     Raises SpecError where the visible units are Gaussian, DataError where samples or units do not fit.  Collective.
     """
     with on_whole_grid(rbm):
@@ -64,4 +68,4 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, se
     evidence = without - free_energy(rbm, trial)  # log-odds of a one given the other units
     observed = sum_over_shards(rbm, observed)
     log_p = -observed * softplus(-evidence) - (1 - observed) * softplus(evidence)
-    return mean_over_replicas(rbm, n_visible * log_p)
+    return mean_over_replicas(rbm, n_visible * log_p, weights)

@@ -159,7 +159,9 @@ def _train(dtype: str, asked: TrainingSpec) -> None:
 def _all_stages(dtype: str, asked: TrainingSpec) -> None:
     dataset = open_dataset(DataSpec(data="bars:2"))
     labels = dataset.train.labels
-    few = replace(dataset.train, rows=dataset.train.rows[:8], labels=None if labels is None else labels[:8])
+    few = replace(
+        dataset.train, rows=dataset.train.rows[:8], labels=None if labels is None else labels[:8], weights=None
+    )
     dataset = replace(dataset, train=few, validation=None, test=few)
     spec = NetworkSpec(
         layers=(4, 3, 2), classes=max(dataset.n_classes, 2), dtype=dtype, connections="random:2,dense"
