@@ -16,7 +16,7 @@ from modelpar.analysis.frequencies import states_of
 from modelpar.chains.drawing import drawn_states
 from modelpar.data import Dataset, Split
 from modelpar.errors import SpecError
-from modelpar.kernels.states import Packed
+from modelpar.kernels.states import Packed, unpack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.scoring import share_of_split
 
@@ -66,7 +66,7 @@ def effective_couplings(network: DeepBeliefNetwork, frequencies: Array | None = 
         raise SpecError(f"couplings of sites are those of one RBM with categorical visible units, not of "
                         f"{network.spec.visible} ones in {len(network.rbms)} RBM(s)")  # fmt: skip
     W, _, c = whole_parameters(network)
-    rbm = network.rbms[0]
+    rbm: Any = network.rbms[0]
     if (units := getattr(rbm, "hidden_units", None)) is None:
         return two_body(W, c, q, frequencies)
     f = np.full((len(W) // q, q), 1 / q) if frequencies is None else np.asarray(frequencies, np.float64)
@@ -94,7 +94,7 @@ def states_of_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) 
     parts = []
     for start in range(0, v.shape[1], AT_ONCE):
         stop = min(start + AT_ONCE, v.shape[1])
-        piece = v.take(start, stop) if isinstance(v, Packed) else v[:, start:stop]
+        piece = unpack(v.take(start, stop), network.dtype) if isinstance(v, Packed) else v[:, start:stop]
         parts.append(_states(network.whole_visible(piece), q))
     n_sites = network.spec.layers[0] // q
     mine = np.concatenate(parts) if parts else np.zeros((0, n_sites), np.int64)
