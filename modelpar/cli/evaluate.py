@@ -31,6 +31,7 @@ from modelpar.comm.memory import check_fits
 from modelpar.data import Dataset, Split
 from modelpar.errors import CheckpointError, DataError, SpecError, together
 from modelpar.files.paths import in_one_line
+from modelpar.kernels.products.product import Activations
 from modelpar.kernels.reductions import squared_error
 from modelpar.kernels.states import Packed, pack
 from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
@@ -141,18 +142,22 @@ def sample(
 
 
 def _fantasies(
-    network: DeepBeliefNetwork, parts: Iterable[slice], steps: int, first: int, chains: Packed | None
+    network: DeepBeliefNetwork, parts: Iterable[slice], steps: int, first: int, chains: Activations | None
 ) -> Iterator[tuple[int, Array]]:
     """(draw counter of the first of them, means (n_visible_owned, fantasies)) of each part, by Gibbs sampling: the same
     whatever the parts are.   chains: where they start; None: at random states.  Collective."""
     for part in parts:
-        start = None if chains is None else chains.take(part.start, part.stop)
+        start: Activations | None = None
+        if isinstance(chains, Packed):
+            start = chains.take(part.start, part.stop)
+        elif chains is not None:
+            start = np.ascontiguousarray(chains[:, part])
         counter = first + part.start
         yield counter, network.fantasies(part.stop - part.start, steps, first_draw=counter, start=start)
 
 
-def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> Packed:
-    """Hidden states (n_top_owned, count) of the chains of a training, which come again where they are fewer.
+def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> Activations:
+    """Hidden states or values (n_top_owned, count) of the chains of a training, which come again where they are fewer.
 
     Collective.  Raises CheckpointError, on every rank, where the checkpoint has none.
     """
@@ -162,7 +167,8 @@ def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> P
             f"{path} has no chains to start at: its training had none of its own (train --chains), or it was "
             "fine-tuned since; leave --start out"
         )
-    return pack(states[:, np.arange(count) % states.shape[1]])
+    chosen = np.ascontiguousarray(states[:, np.arange(count) % states.shape[1]])
+    return pack(chosen) if network.rbms[-1].hidden_units is None else chosen
 
 
 def _ladder(

@@ -89,6 +89,8 @@ def why_not_tuned(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> st
         return "--pretrain-only leaves out fine-tuning"
     if settings.finetune.epochs == 0:
         return "there is no fine-tuning (--finetune-epochs 0)"
+    if spec.hidden != "bernoulli":
+        return f"there is no fine-tuning of --hidden {spec.hidden}"
     if spec.classes == 0 and dataset.train.labels is not None:
         return "--classes 0 leaves out fine-tuning"
     return "" if dataset.train.labels is not None else f"{dataset.name} has no labels, so there is no fine-tuning"
@@ -182,6 +184,10 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
     single = len(spec.layers) == 2
     if not any(pattern.dense for pattern in spec.patterns):
         yield Idle("training", "products", "no connections are complete, and only these have products of matrices")
+    if spec.hidden != "bernoulli":
+        yield Idle(
+            "training", "statistics", f"the statistics of --hidden {spec.hidden} are means, which are not rounded"
+        )
     if spec.visible != "gaussian":
         yield Idle("training", "gaussian_learning_rate", f"--visible is {spec.visible}; the rate is --learning-rate")
     elif single:

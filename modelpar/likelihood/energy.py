@@ -26,7 +26,9 @@ from modelpar.kernels.sampling.softplus import in_steps, softplus_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.rbm import owned_block
 from modelpar.units import Visible
+from modelpar.units.hidden import HiddenUnits, cumulant_sums
 from modelpar.values import plain
+from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -38,6 +40,8 @@ class ShardedRBM(Protocol):
 
     index: int
     seed: int
+    hidden_units: HiddenUnits | None  # with real values; None: states
+    parameters: Parameters
     exact: bool  # sums are the same bits at every grid
     visible_ids: IntArray
     hidden_ids: IntArray
@@ -62,7 +66,8 @@ def free_energy(rbm: ShardedRBM, v: Activations) -> Doubles:
     """F(v) = -log sum_h exp(-E(v, h)) of every sample, (samples,).
 
     Bernoulli, categorical: -b.v - sum_j log(1 + exp(x_j)); Gaussian: |v - b|^2 / 2 in place of -b.v; x = W^T v + c
-    (Hinton 2010, section 16.1 and 13.2).  Collective over the shards.
+    (Hinton 2010, section 16.1 and 13.2).  Of hidden units with real values -sum_j Gamma(x_j), their cumulants, which
+    are logarithms of integrals.  Collective over the shards.
 
     Raises DataError on every shard where any brings values of other units than its own.
     """
@@ -70,7 +75,11 @@ def free_energy(rbm: ShardedRBM, v: Activations) -> Doubles:
         values = visible_values(rbm, v)
     agree(rbm.shard_comm, "free_energy", samples=values.shape[1])
     x = rbm.hidden_input(v if isinstance(v, Packed) else values)
-    mine = -(softplus_sums(x, exact=True) if rbm.exact else softplus(x).sum(axis=0)) - _visible_term(rbm, values)
+    if rbm.hidden_units is not None:
+        hidden = cumulant_sums(rbm.hidden_units, x, rbm.parameters.potential)
+    else:
+        hidden = softplus_sums(x, exact=True) if rbm.exact else softplus(x).sum(axis=0)
+    mine = -hidden - _visible_term(rbm, values)
     return sum_over_shards(rbm, mine)
 
 
@@ -116,6 +125,13 @@ def visible_values(rbm: ShardedRBM, v: Activations) -> Array:
     """Real values (n_visible_owned, samples) of the type of the weights.  Raises DataError on this rank."""
     v = owned_block(v, len(rbm.visible_ids), rbm.W.dtype, "visible activations")
     return unpack(v, rbm.W.dtype) if isinstance(v, Packed) else v
+
+
+def hidden_sums(rbm: ShardedRBM, x: Array) -> Doubles:
+    """What the owned hidden units with the summed inputs ``x`` (units, samples) add to log p*, (samples,)."""
+    if rbm.hidden_units is not None:
+        return cumulant_sums(rbm.hidden_units, x, rbm.parameters.potential)
+    return softplus_sums(x, exact=rbm.exact)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from modelpar.likelihood.energy import (
     visible_log_partition,
     visible_values,
 )
-from modelpar.likelihood.enumeration import enumerated_side, log_partition_exact
+from modelpar.likelihood.enumeration import enumerated_side, has_states, log_partition_exact
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 
@@ -112,7 +112,8 @@ def score(
     total, error = _mean_and_error(top, unnormalised, exact_terms=len(rbms) == 1)
     n_visible, n_hidden, over_hidden = enumerated_side(top)
     if method == "auto":
-        method = "exact" if (n_hidden if over_hidden else n_visible) <= exact_up_to else "both"
+        few = (n_hidden if over_hidden else n_visible) <= exact_up_to
+        method = "exact" if few and has_states(top) else "both"
     if method == "exact":
         log_z = log_partition_exact(top)
         value, half = total - log_z, special.ndtri(0.5 + CONFIDENCE / 2) * error

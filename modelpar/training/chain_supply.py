@@ -13,6 +13,7 @@ from modelpar.data.minibatches import Minibatches
 from modelpar.draws import permutation
 from modelpar.errors import warn
 from modelpar.kernels.products.product import Activations
+from modelpar.kernels.states import Packed
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.spec import TrainingSpec
@@ -108,7 +109,8 @@ class ChainSupply:
         training, rbm = self._training, self._rbm
         n_levels = training.chain_temperatures if training.chain_method == "pt" else 2
         starts = [self._started(level) for level in range(n_levels)]
-        walkers = Walkers.at([one.h for one in starts], starts[0].first, starts[0].n_all)
+        states = [one.h for one in starts if isinstance(one.h, Packed)]  # real values were refused
+        walkers = Walkers.at(states, starts[0].first, starts[0].n_all)
         kept = []
         if training.chain_method == "ptt":
             kept.append(rbm.parameters.like())

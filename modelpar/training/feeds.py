@@ -162,7 +162,9 @@ class RecomputedActivations:
 
     def states(self, samples: IntArray, first_draw: int) -> Packed:
         """See :meth:`Feed.states`."""
-        return self.rbm.sample_hidden(self._below(samples, first_draw), Purpose.PASS_UP, 0, samples)
+        above = self.rbm.sample_hidden(self._below(samples, first_draw), Purpose.PASS_UP, 0, samples)
+        assert isinstance(above, Packed)  # real values are in networks of one RBM
+        return above
 
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
         """See :meth:`Feed.fill`."""

@@ -45,7 +45,7 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
     """
     faults.at("score")
     n_probe = min(PROBE, feed.n_samples)
-    lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
+    lowest, highest = _no_extremes(rbm)
     total, error, likelihood = np.zeros(len(rbm.c)), 0.0, 0.0
     for samples in sample_chunks(n_probe, grid.replica, grid.n_replicas, min(PIECE, at_once)):
         v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
@@ -68,22 +68,35 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
 
 
 def _extend(lowest: Array, highest: Array, p: Array) -> None:
-    """Extremes (units,) of probabilities over all samples so far, by those of more samples p (units, batch)."""
-    np.minimum(lowest, p.min(axis=1, initial=1.0), out=lowest)
-    np.maximum(highest, p.max(axis=1, initial=0.0), out=highest)
+    """Extremes (units,) of means over all samples so far, by those of more samples p (units, batch)."""
+    np.minimum(lowest, p.min(axis=1, initial=np.inf), out=lowest)
+    np.maximum(highest, p.max(axis=1, initial=-np.inf), out=highest)
+
+
+def _no_extremes(rbm: RBM) -> tuple[Array, Array]:
+    """(lowest, highest) means of the owned hidden units over no samples."""
+    n, dtype = len(rbm.c), rbm.W.dtype
+    if rbm.hidden_units is None:
+        return np.ones(n, dtype), np.zeros(n, dtype)
+    return np.full(n, np.inf, dtype), np.full(n, -np.inf, dtype)
 
 
 def _idle(lowest: Array, highest: Array, rbm: RBM, grid: Grid) -> tuple[float, float]:
-    """Parts of all hidden units that are always off, and always on, by the extremes of this replica's samples.
+    """Parts of all hidden units that are always off, and always on, by the extremes of this replica's samples; with
+    real values those that never change count as off, and none as on.
 
     The same on every rank; the extremes become those of all samples.  Collective.
     """
     for extreme, op in ((lowest, MPI.MIN), (highest, MPI.MAX)):
         grid.replica_comm.Allreduce(MPI.IN_PLACE, extreme, op)
         rbm.traffic.add_allreduce("replica", extreme, grid.n_replicas)
-    counts = np.array([len(lowest), (highest < DEAD).sum(), (lowest > SATURATED).sum()], float)
-    n_hidden, dead, saturated = grid.shard_comm.allreduce(counts)
-    return float(dead / n_hidden), float(saturated / n_hidden)
+    if rbm.hidden_units is None:
+        dead, saturated = highest < DEAD, lowest > SATURATED
+    else:
+        dead, saturated = highest - lowest < DEAD, np.zeros(len(lowest), bool)
+    counts = np.array([len(lowest), dead.sum(), saturated.sum()], float)
+    n_hidden, n_dead, n_saturated = grid.shard_comm.allreduce(counts)
+    return float(n_dead / n_hidden), float(n_saturated / n_hidden)
 
 
 def _sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64]) -> float:
@@ -143,7 +156,7 @@ def look(network: DeepBeliefNetwork, rbm: RBM, feed: Feed | None) -> None:
     Raises TrainingError, on every rank, where weights have exploded or sums may have wrapped since the last look.
     """
     rate, run = rate_of(rbm), TrainingRun.of(network)
-    check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], network.grid.comm, rate)
+    check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c, rbm.parameters.potential], network.grid.comm, rate)
     bounds = network.bounds(rbm)
     if why := health.of_rbm(rbm, bounds, network.grid.comm):
         raise TrainingError(f"{why}; use a smaller {rate}")
@@ -158,7 +171,7 @@ def idle_units(rbm: RBM, feed: Feed, grid: Grid, at_once: int = PIECE) -> tuple[
 
     Where data are states so are these samples, and in exact mode the parts are then the same at every grid.
     """
-    lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
+    lowest, highest = _no_extremes(rbm)
     n = min(GLANCE, feed.n_samples)
     for samples in sample_chunks(n, grid.replica, grid.n_replicas, min(PIECE, at_once)):
         first = int(samples[0]) if len(samples) else 0

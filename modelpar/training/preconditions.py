@@ -51,6 +51,19 @@ def check_products(spec: NetworkSpec, asked: TrainingSpec | FineTuneSpec) -> Non
         raise SpecError(f"{flag} makes sums in float32, but --dtype is {spec.dtype}; leave one of them out")
 
 
+def check_hidden(spec: NetworkSpec, training: TrainingSpec) -> None:
+    """Raise SpecError, on every rank alike, where hidden units with real values do not go with what was asked for."""
+    wrong = [
+        (training.chain_method != "gibbs", f"--chain-method {training.chain_method} swaps chains by their states; use "
+         "--chain-method gibbs"),
+        (training.standardised, "--standardised divides hidden units by the deviations of states; leave it out"),
+        (training.sparsity_cost > 0, "--sparsity-cost steers probabilities of states; leave it out"),
+    ]  # fmt: skip
+    for is_so, why in wrong:
+        if spec.hidden != "bernoulli" and is_so:
+            raise SpecError(f"--hidden is {spec.hidden}, but {why}, or use --hidden bernoulli")
+
+
 def check_values(
     spec: NetworkSpec, dataset: Dataset, visible_ids: npt.NDArray[np.int64], comm: MPI.Comm, *, again: bool = False
 ) -> None:

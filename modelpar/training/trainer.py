@@ -45,7 +45,7 @@ from modelpar.training.feeds import (
 )
 from modelpar.training.minibatch_loop import MinibatchLoop
 from modelpar.training.optimizer import Optimizer
-from modelpar.training.preconditions import check_products, check_strategy, check_tuning, check_values
+from modelpar.training.preconditions import check_hidden, check_products, check_strategy, check_tuning, check_values
 from modelpar.training.schedule import StepSize, step_size
 from modelpar.training.scoring import Scorer
 from modelpar.training.state import Checks, Position, Sum, TrainingRun
@@ -80,6 +80,7 @@ def pretrain(
     sync = sync or SyncSpec()
     check_sync(network, sync, training)
     check_products(network.spec, training)
+    check_hidden(network.spec, training)
     _check_data(network, run, dataset)
     visible = visible_feed(network, dataset, dataset.train, run.binarise)
     feed: Feed = visible
@@ -122,7 +123,7 @@ def _train_rbm(
         averaging.go_on(network, run)
     if not training.average:  # of an earlier call that had it
         run.average.pop(rbm.name, None)
-    base_rate = training.rate(gaussian=rbm.gaussian)
+    base_rate = training.rate(gaussian=rbm.gaussian, real_hidden=rbm.hidden_units is not None)
     n_visible = network.spec.layers[rbm.index]
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
 

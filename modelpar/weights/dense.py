@@ -64,8 +64,9 @@ class Dense:
         visible, hidden = (layout.n_units - int(layout.counts[self._shard]) for layout in (self._visible, self._hidden))
         return visible * self.spreads_visible, hidden * self.spreads_hidden
 
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
-        return Parameters((len(self.visible_rows), len(self.hidden_columns)), n_b, n_c, dtype)
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0) -> Parameters:
+        shape = len(self.visible_rows), len(self.hidden_columns)
+        return Parameters(shape, n_b, n_c, dtype, n_potential=n_potential)
 
     def spread_visible(self, owned: Activations) -> Transfer:
         return Transfer(owned)
@@ -266,10 +267,10 @@ class DualWeights(ColumnWeights):
 
     spreads_hidden = True
 
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0) -> Parameters:
         columns = (len(self.visible_rows), len(self.hidden_columns))
         rows = (int(self._visible.counts[self._shard]), self._hidden.n_units)
-        return Parameters(columns, n_b, n_c, dtype, rows)
+        return Parameters(columns, n_b, n_c, dtype, rows, n_potential)
 
     def spread_hidden(self, owned: Activations) -> Transfer:
         return _gathered(self._hidden_exchange, owned)

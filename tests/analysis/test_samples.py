@@ -1,6 +1,7 @@
 """What is said of samples beside data, against loops in float64.
 
-Modules: modelpar/analysis/frequencies modelpar/analysis/components modelpar/analysis/linkage modelpar/analysis/nearest
+Modules: modelpar/analysis/frequencies, modelpar/analysis/components,
+modelpar/analysis/linkage, modelpar/analysis/nearest
 """
 
 from __future__ import annotations
