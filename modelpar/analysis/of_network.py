@@ -66,8 +66,8 @@ def effective_couplings(network: DeepBeliefNetwork, frequencies: Array | None = 
         raise SpecError(f"couplings of sites are those of one RBM with categorical visible units, not of "
                         f"{network.spec.visible} ones in {len(network.rbms)} RBM(s)")  # fmt: skip
     W, _, c = whole_parameters(network)
-    rbm: Any = network.rbms[0]
-    if (units := getattr(rbm, "hidden_units", None)) is None:
+    rbm = network.rbms[0]
+    if (units := rbm.hidden_units) is None:
         return two_body(W, c, q, frequencies)
     f = np.full((len(W) // q, q), 1 / q) if frequencies is None else np.asarray(frequencies, np.float64)
     mine = rbm.hidden_ids
