@@ -81,6 +81,8 @@ def _logos(heights: dict[str, Array], alphabet: str, label: str) -> Any:
             seen = np.where(np.abs(values) < LOW[label] * max(high, -low), 0, values)[sites]
             frame = pandas.DataFrame(seen, columns=list(alphabet), index=sites + 1)
             logomaker.Logo(frame, ax=axes, color_scheme=colours(alphabet), **STACKS)
+            for letter in axes.patches:
+                letter.set_in_layout(False)  # each would be measured again and again
             margin = 0.04 * (high - low or 1.0)
             axes.set_xlim(sites[0] + 0.4, sites[0] + per_line + 0.6)
             axes.set_ylim(low - (margin if low < 0 else 0), high + margin)

@@ -67,7 +67,7 @@ def effective_couplings(network: DeepBeliefNetwork, frequencies: Array | None = 
                         f"{network.spec.visible} ones in {len(network.rbms)} RBM(s)")  # fmt: skip
     W, _, c = whole_parameters(network)
     rbm = network.rbms[0]
-    if (units := getattr(rbm, "hidden_units", None)) is None:
+    if (units := rbm.hidden_units) is None:
         return two_body(W, c, q, frequencies)
     f = np.full((len(W) // q, q), 1 / q) if frequencies is None else np.asarray(frequencies, np.float64)
     mine = rbm.hidden_ids

@@ -7,7 +7,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, open_dataset
-from modelpar.analysis.couplings import two_body
+from modelpar.analysis.couplings import leading_order, two_body
 from modelpar.analysis.of_network import (
     effective_couplings,
     normal_inputs,
@@ -39,6 +39,29 @@ def test_parameters_and_couplings(comm, agree) -> None:
         agree(np.allclose(effective_couplings(network), two_body(W, c, 5)))
         with pytest.raises(SpecError, match="not of bernoulli ones"):
             effective_couplings(DeepBeliefNetwork(NetworkSpec((30, 4)), grid))
+
+
+@pytest.mark.parametrize("hidden", ["gaussian", "drelu"])
+def test_couplings_of_real_hidden_units(comm, agree, hidden: str) -> None:
+    """Of Gaussian units W W^T; of others the second cumulant at every grid, here by a sum over many sequences."""
+    spec = NetworkSpec((6 * 5, 4), visible="categorical:5", hidden=hidden, seed=2, weight_scale=0.3)
+    with Grid(comm, model_shards=comm.size) as grid:
+        network = DeepBeliefNetwork(spec, grid)
+        rbm = network.rbms[0]
+        rbm.c[:] = np.array([0.5, -1, 0, 2])[rbm.hidden_ids]
+        for k, potential in enumerate(rbm.parameters.potential):
+            potential[:] = np.array([[0.8, -0.5, 0.2, 0.0], [0.3, 0.0, -0.6, 0.1]])[k, rbm.hidden_ids]
+        W, _, c = whole_parameters(network)
+        result = effective_couplings(network)
+        x = c + sum(W[5 * site + STATES[:, site]] for site in range(6))
+        own = x[:, rbm.hidden_ids].T
+        assert rbm.hidden_units is not None
+        variance = np.zeros(4)
+        variance[rbm.hidden_ids] = rbm.hidden_units.given(own, rbm.parameters.potential).variance().mean(axis=1)
+        variance = grid.shard_comm.allreduce(variance)
+    exact = hidden == "gaussian"
+    agree(np.allclose(result, leading_order(W, 5, variance), rtol=1e-5 if exact else 0.1, atol=1e-6 if exact else 0.02))
+    agree(not exact or np.allclose(variance, 1))
 
 
 def test_sequences_of_data_and_of_the_model(comm, agree) -> None:
