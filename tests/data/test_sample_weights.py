@@ -177,7 +177,7 @@ def test_parts_of_the_pairs_add_up(sequences):
 @pytest.mark.parametrize(("X", "visible", "why"), [
     (STATES, "", "has no categorical sites; give a file"),
     (STATES, "gaussian", r"has no categorical sites \(gaussian\)"),
-    (STATES, "categorical:5", "has 9 values a sample, but sites of 5 states"),
+    (STATES, "categorical:5", "which are not whole sites of 5 states"),
     (RNG.random((10, 6)), "categorical:3", "not one-hot"),
     (np.ones((10, 6), bool), "categorical:3", "not one-hot"),
 ])  # fmt: skip
