@@ -123,5 +123,5 @@ def test_completion_has_the_conditional_distribution(comm, agree, shape, kind):
     states[2], states[4] = [0, 0, 1, 1], [0, 1, 0, 1]
     p = np.exp(twin.log_unnormalised(states))
     expected = states @ (p / p.sum())
-    agree(np.abs(found.mean(axis=1) - expected[own]).max() < 5 * 0.5 / np.sqrt(count))
+    agree(np.abs(found.mean(axis=1) - expected[own]).max(initial=0) < 5 * 0.5 / np.sqrt(count))
     agree(np.array_equal(found[mask[own] == 1], np.repeat(v[own][mask[own] == 1], count, axis=1)))
