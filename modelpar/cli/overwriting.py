@@ -119,5 +119,7 @@ def _files_of(data: str | None) -> Iterator[str | Path]:
         return
     folders = candidate_folders(data) if data in SETS else [Path(data)]
     yield split_inner(data)[0]
+    if data.lower().endswith(".bed"):
+        yield from (Path(data).with_suffix(ending) for ending in (".bim", ".fam"))
     for folder in folders:
         yield from (folder / f"{file}{end}" for file in FILES for end in ("", ".gz"))

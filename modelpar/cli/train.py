@@ -138,7 +138,7 @@ class Attempt:
             check_there(grid.comm, settings.before.get("data", {}), settings.asked.get("data", {}))
         with watchdog.status.phase("opening data"):
             asked = settings.network()
-            dataset = open_dataset(settings.data, grid.comm, seed=asked.seed, visible=asked.visible)
+            dataset = open_dataset(settings.data, grid.comm, visible=asked.visible, seed=asked.seed)
         spec = network_spec(settings, dataset)
         check_memory(settings, spec, grid)
         directory = RunDirectory.choose(grid.comm, self.crew.run_dir or settings.run.run_dir, dataset.name, self.lock)

@@ -1,4 +1,4 @@
-"""Samples of categorical units: arrays of states of sites as one-hot bits, and whether bits are one-hot."""
+"""Samples of categorical units: arrays of states of sites as one-hot bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.data.columns import Columns
 from modelpar.data.dataset import LoadedTable, MappedTable, Source, Table, check_shape
 from modelpar.data.one_hot import SiteTable, rows_at_once
 from modelpar.data.packed_files import PackedTable
@@ -17,32 +16,28 @@ from modelpar.data.reading import RowTable
 from modelpar.errors import DataError
 
 Array = npt.NDArray[Any]
-IntArray = npt.NDArray[np.int64]
 
 
 def as_categorical(source: Source, n_states: int) -> Source:
     """The samples as one-hot bits of sites of ``n_states`` states, of a source that does not say so itself.
 
-    Integers (n, sites) of any type are states from 0 to ``n_states`` - 1; bool, and packed bits, are one-hot already.
-    Raises DataError where they can be neither; integers that are no states are found when they are read.
+    Integers (n, sites) of any type, in a dense array, are states from 0 to ``n_states`` - 1.  Whatever else there is
+    (bool, floats, sparse matrices, packed bits) is one-hot already.  Raises DataError where its units are not whole
+    sites; integers that are no states are found when they are read.
     """
     if source.visible:
         return source
     table, visible = source.table, f"categorical:{n_states}"
     test = None if source.test is None else as_categorical(source.test, n_states)
-    if _is_bits(table):
-        if table.n_units % n_states:
-            raise DataError(
-                f"{table.name} has {table.n_units} units of 0 and 1, which are not whole sites of {n_states} states; "
-                "give one-hot states site after site, or integers"
-            )
-        return replace(source, scale=1.0, image_shape=None, visible=visible, test=test)
     dtype = _dtype_of(table)
     if dtype is None or dtype.kind not in "ui":
-        came = "is no array of integers" if dtype is None else f"holds values of type {dtype}"
-        raise DataError(
-            f"{table.name} {came}, but categorical units need states: integers from 0 to {n_states - 1}, one a site"
-        )
+        if table.n_units % n_states:
+            raise DataError(
+                f"{table.name} has {table.n_units} units, which are not whole sites of {n_states} states; give states "
+                "one-hot, site after site, or as integers"
+            )
+        scale = source.scale if isinstance(table, PackedTable) else 1.0
+        return replace(source, scale=scale, image_shape=None, visible=visible, test=test)
     n_samples, n_sites = table.n_samples, table.n_units
     check_shape((n_samples, n_sites * n_states), table.name)
     path = getattr(table, "path", None)
@@ -50,17 +45,10 @@ def as_categorical(source: Source, n_states: int) -> Source:
     return replace(source, table=sites, scale=1.0, image_shape=None, visible=visible, how=visible, test=test)
 
 
-def _is_bits(table: Table) -> bool:
-    """Whether a table holds states 0 and 1 by its type."""
-    if isinstance(table, MappedTable):
-        return table.was_bool
-    return isinstance(table, PackedTable) or _dtype_of(table) == np.bool_
-
-
 def _dtype_of(table: Table) -> np.dtype[Any] | None:
     """Of the values as they came; None where the table is sparse, or of another kind."""
     if isinstance(table, MappedTable):
-        return table.array.dtype
+        return np.dtype(np.bool_) if table.was_bool else table.array.dtype
     if isinstance(table, RowTable):
         return table.dtype
     if isinstance(table, LoadedTable):
@@ -99,23 +87,3 @@ def _integers(table: Table, at_once: int) -> Iterable[Array]:
     for start in range(0, table.n_samples, at_once):
         some = array[start : start + at_once]
         yield some.reshape(len(some), table.n_units)
-
-
-def check_one_hot(columns: Columns, rows: IntArray, n_states: int, name: str) -> None:
-    """Raise DataError unless of the units of each site, ``n_states`` that follow each other, one is on in each sample.
-
-    columns   of whole sites, 0 and 1
-    """
-    n_sites, at_once = columns.n_units // n_states, rows_at_once(4 * columns.n_units)
-    values = np.empty((columns.n_units, min(at_once, len(rows))), np.float32)
-    for start in range(0, len(rows), at_once):
-        some = rows[start : start + at_once]
-        values = values if values.shape[1] == len(some) else np.empty((columns.n_units, len(some)), np.float32)
-        columns.fill(some, values)
-        on = (values != 0).reshape(n_sites, n_states, len(some)).sum(axis=1)
-        if (on != 1).any():
-            site, sample = np.argwhere(on != 1)[0]
-            raise DataError(
-                f"{name} has {int(on[site, sample])} states on in a site of sample {int(some[sample])}, but one-hot "
-                f"states of categorical:{n_states} have just one; give integers from 0 to {n_states - 1}, one a site"
-            )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from modelpar.data.arrays import LABEL_KEYS, labels_in, open_npy, open_npz
 from modelpar.data.dataset import Source
 from modelpar.data.digits import open_digits
+from modelpar.data.genotypes import open_bed, open_vcf
 from modelpar.data.idx import is_idx, open_idx
 from modelpar.data.named import SETS, find_named, idx_labels, open_files, open_folder
 from modelpar.data.packed_files import is_packed, open_packed
@@ -32,18 +33,20 @@ from modelpar.formats.archive import ZIP_START, Archive
 from modelpar.formats.fasta import is_fasta
 from modelpar.formats.hdf5 import HDF5_START
 from modelpar.formats.npy import NPY_START, load_npy
+from modelpar.formats.plink import BED_START
 from modelpar.formats.reading import is_gzip, reading
 from modelpar.formats.sparse import is_sparse
+from modelpar.formats.vcf import is_vcf
 from modelpar.values.forms import AnyPath
 
 IntArray = npt.NDArray[np.int64]
 Reader = Callable[[Path, ReadOptions], Source]
 
-FORMATS = ".npy, .npz, IDX, FASTA, A3M and HDF5"  # those that are known by their content
+FORMATS = ".npy, .npz, IDX, FASTA, A3M, HDF5, PLINK .bed and VCF"  # those that are known by their content
 _LOOKED_AT = 1024  # bytes, in which a gzip file has more than its own header
 
 # by the first bytes, unpacked where the file is gzip
-_TEXTS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = ((is_fasta, open_sequences),)
+_TEXTS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = ((is_fasta, open_sequences), (is_vcf, open_vcf))
 
 
 def is_name(data: str) -> bool:
@@ -68,6 +71,8 @@ def open_source(data: str, options: ReadOptions) -> Source:
     start = _first_bytes(path)
     if start.startswith(HDF5_START):
         return open_hdf5(path, inner_name, options)
+    if start.startswith(BED_START):
+        return open_bed(path, options)
     if inner_name:
         raise DataError(f"{data} names {inner_name!r} in a file that has no parts; give {file} alone")
     if start.startswith(NPY_START):

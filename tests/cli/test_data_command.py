@@ -112,7 +112,7 @@ def test_what_is_refused_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFi
         (("x.fa", "--missing", "error", "--out", out), "letter 'X'"), (("grey.npy", "--out", "x.npy"), "use .npz"),
         (("grey.npy", "--binarise", "stochastic"), "threshold"), (("x.fa", "--scale", "2"), "no effect"),
         (("grey.npy", "--visible", "categorical:5"), "has the state"), (("x.fa", "--alphabet", "AA"), "twice"),
-        (("bars:4", "--visible", "categorical:2"), "no array of integers"), (("nothing.fa",), "does not exist"),
+        (("bars:4", "--visible", "categorical:3"), "not whole sites"), (("nothing.fa",), "does not exist"),
     ):  # fmt: skip
         assert wanted in problem(capsys, tmp_path / words[0] if ":" not in words[0] else words[0], *words[1:])
     packed = tmp_path / "packed.npz"

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
-from modelpar.data import Dataset, open_dataset
+from modelpar.data import Dataset, check_range, open_dataset
 from modelpar.data.alphabets import DNA, PROTEIN, RNA
-from modelpar.data.categorical import check_one_hot
 from modelpar.errors import DataError, ModelparError, ModelparWarning, SpecError
 
 Array = np.ndarray[Any, Any]
@@ -229,7 +229,7 @@ def test_integers_are_states_of_sites(tmp_path: Path, dtype: Any, how: str) -> N
 
 @pytest.mark.parametrize(
     ("array", "wanted"),
-    [(SITES + 1, "has the state 5 (sample"), (SITES - 1, "has the state -1"), (SITES / 2, "integers from 0 to 4"),
+    [(SITES + 1, "has the state 5 (sample"), (SITES - 1, "has the state -1"), (SITES / 2, "units, which are not"),
      (np.ones((4, 12), bool), "whole sites of 5 states")],
 )  # fmt: skip
 def test_what_are_no_states(array: Array, wanted: str) -> None:
@@ -238,15 +238,12 @@ def test_what_are_no_states(array: Array, wanted: str) -> None:
 
 def test_bits_that_are_not_one_hot() -> None:
     expected = (SITES[:, :, None] == np.arange(5)).reshape(31, -1)
-    columns = opened(expected, visible="categorical:5").train.table.columns(np.arange(35))
-    check_one_hot(columns, np.arange(31), 5, "x")
-    for sample, unit in ((3, 2), (30, 34)):
-        wrong = expected.copy()
-        wrong[sample, unit] = not wrong[sample, unit]
-        n_on = 2 if wrong[sample, unit] else 0
-        columns = opened(wrong, visible="categorical:5").train.table.columns(np.arange(35))
-        with pytest.raises(DataError, match=f"{n_on} states on in a site of sample {sample}"):
-            check_one_hot(columns, np.arange(31), 5, "x")
+    for form in (expected, expected.astype(np.float32), csr_array(expected.astype(np.uint8))):
+        check_range(opened(form, visible="categorical:5"), np.arange(35), "categorical:5")
+    wrong = expected.copy()
+    wrong[3, 2] = not wrong[3, 2]
+    with pytest.raises(DataError, match="at site 0 of sample 3"):
+        check_range(opened(wrong, visible="categorical:5"), np.arange(35), "categorical:5")
 
 
 def test_other_ways_to_read_make_other_data(tmp_path: Path) -> None:

@@ -17,22 +17,21 @@ from typing import Any
 import numpy as np
 
 from modelpar import DataSpec
-from modelpar.data import open_dataset
-from modelpar.data.categorical import check_one_hot
+from modelpar.data import check_range, open_dataset
 from tests.fuzz.harness import Case, Fault
 from tests.fuzz.mutation import damaged_bytes, damaged_text
 
 
-def read_field_data(path: Path, visible: str = "") -> None:
+def read_field_data(path: Path, visible: str = "", missing: str = "auto") -> None:
     """As ``--data`` does; states of sites must be one-hot, whatever the file."""
-    data = open_dataset(DataSpec(data=str(path), test_fraction=0.0), visible=visible)
+    data = open_dataset(DataSpec(data=str(path), test_fraction=0.0, missing=missing), visible=visible)
     table, every = data.train.table, np.arange(data.n_visible)
-    columns = table.columns(every)
+    table.columns(every)
     kind, _, n_states = data.visible.partition(":")
     if kind == "categorical":
         if data.n_visible % int(n_states):
             raise Fault(f"{data.n_visible} units of {data.visible}")
-        check_one_hot(columns, np.arange(table.n_samples), int(n_states), str(path))
+        check_range(data, every, data.visible)
     some = every[:: max(1, data.n_visible // 20)]
     table.columns(some).summary(np.arange(table.n_samples))
 
@@ -68,6 +67,33 @@ def write_fasta(path: Path, random: Random) -> None:
     path.write_bytes(packed(damaged(text, random), random))
 
 
+# -- genotypes -------------------------------------------------------------------------------------------------------
+
+
+def write_bed(path: Path, random: Random) -> None:
+    """With its companions, one of the three damaged, or all as they should be but for unknown genotypes."""
+    n, sites = random.choice((1, 5, 9)), random.choice((1, 4, 30))
+    octets = bytes(random.choice((0, 2, 3, 0x0A, 0x2B, 0xFF, 0xA0)) for _ in range(sites * -(-n // 4)))
+    content = {".bed": b"\x6c\x1b\x01" + octets, ".fam": b"F I 0 0 0 1\n" * n, ".bim": b"1 rs 0 9 A C\n" * sites}
+    which = random.choice((".bed", ".bed", ".fam", ".bim", ""))
+    if which:
+        content[which] = damaged_bytes(content[which], random)
+    for ending, some in content.items():
+        (path if ending == ".bed" else path.with_suffix(ending)).write_bytes(some)
+
+
+def write_vcf(path: Path, random: Random) -> None:
+    n, sign = random.choice((1, 4, 30)), random.choice("||/")
+    more, alleles = random.choice(("", ":1:0,2")), random.choice(("01", "01", "01.", "012"))
+    head = "##fileformat=VCFv4.2\n##x\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT"
+    lines = [head + "".join(f"\ti{i}" for i in range(n))]
+    for site in range(random.choice((1, 6, 20))):
+        genotypes = [f"{random.choice(alleles)}{sign}{random.choice(alleles)}{more}" for _ in range(n)]
+        lines.append(f"1\t{site}\trs{site}\tA\tC\t.\t.\t.\tGT{':DP:AD' if more else ''}\t" + "\t".join(genotypes))
+    text = "\n".join(lines) + "\n"
+    path.write_bytes(packed(damaged(text, random) if random.random() < 0.7 else text.encode(), random))
+
+
 # -- arrays in files of libraries ------------------------------------------------------------------------------------
 
 
@@ -93,6 +119,10 @@ def write_hdf5(path: Path, random: Random) -> None:
 
 
 def cases() -> Iterator[Case]:
+    for write in (write_bed, write_vcf):
+        name = f"field/{write.__name__.removeprefix('write_')}"
+        yield Case(name, write, partial(read_field_data, missing="most-frequent"))
+        yield Case(f"{name}/bits", write, partial(read_field_data, visible="bernoulli"))
     if importlib.util.find_spec("h5py") is not None:
         yield Case("field/hdf5", write_hdf5, read_field_data)
     yield Case("field/fasta", write_fasta, read_field_data)
