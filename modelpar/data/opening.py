@@ -28,7 +28,7 @@ from modelpar.data.packed_files import check_packed, is_packed, open_packed
 from modelpar.data.reading import check_count, check_labels
 from modelpar.data.sample_weights import chosen_weights, weights_in, word_of
 from modelpar.data.sparse import open_sparse
-from modelpar.data.splits import check_test, counting_rows, set_aside, split_of
+from modelpar.data.splits import check_test, set_aside, split_of
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.errors import DataError, SpecError
 from modelpar.files.paths import in_one_line
@@ -70,7 +70,7 @@ def open_dataset(
               one
     weights   of the samples of X, (n_samples,) numbers from 0 on, of any scale; the path of a file of them; ``auto``: 1
               over the samples that agree at ``identity`` of the sites, of categorical data; or ``none``: also where X
-              brings some.  Samples of weight 0 are left out before anything else
+              brings some.  Samples of weight 0 are in no split
     visible   the kind of visible units, where X does not say it: ``auto`` needs to know the sites
 
     Arrays mean what the same arrays mean in a file: bytes are grey values from 0 to 255, other integers must be 0
@@ -255,7 +255,7 @@ def _assemble(
     check_room(_BYTES_OF_SAMPLE * n_samples, source.table.name)
     labels = _labels(wanted.y, "y", n_samples, source.labels)
     weights = chosen_weights(wanted.weights, n_samples, source.weights)
-    everything = counting_rows(n_samples, weights)
+    everything = np.arange(n_samples)
     train_rows, test, known_test = everything, None, None
     if wanted.test is None and wanted.test_y is not None and source.test is None:
         path = f" {os.fsdecode(wanted.test_y)}" if is_path(wanted.test_y) else ""
@@ -264,18 +264,17 @@ def _assemble(
         check_test(source, other)
         test_labels = _labels(wanted.test_y, "the test set's y", other.table.n_samples, other.labels)
         of_test = None if word_of(wanted.weights) else other.weights
-        test = split_of(other, counting_rows(other.table.n_samples, of_test), test_labels, of_test)
+        test = split_of(other, np.arange(other.table.n_samples), test_labels, of_test)
         known_test = contents(before[1] or other, digests[1], test_labels)
     else:
         train_rows, aside = set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
         test = split_of(source, aside, labels, weights)
     train_rows, aside = set_aside(train_rows, spec.validation_fraction, seed, _VALIDATION_EPOCH)
-    if not len(train_rows):
-        raise DataError(
-            f"{spec.data} has {len(everything)} samples, of which none is left for training; set a smaller part aside"
-        )
     train = split_of(source, train_rows, labels, weights)
-    assert train is not None  # its rows were counted
+    if train is None:
+        raise DataError(
+            f"{spec.data} has {n_samples} samples, of which none is left for training; set a smaller part aside"
+        )
     validation = split_of(source, aside, labels, weights)
     known = [
         split.labels.max() for split in (train, validation, test) if split is not None and split.labels is not None
