@@ -32,15 +32,14 @@ from modelpar.data import Dataset, Split
 from modelpar.errors import CheckpointError, DataError, SpecError, together
 from modelpar.files.paths import in_one_line
 from modelpar.kernels.products.product import Activations
-from modelpar.kernels.reductions import squared_error
 from modelpar.kernels.states import Packed, pack
-from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.placement import place
 from modelpar.plan.memory import memory_bytes
 from modelpar.plan.resolve import resolve
 from modelpar.training import evaluation
 from modelpar.training.feeds import in_data_units, real_values, sample_chunks
+from modelpar.training.monitor import sum_of_errors, sum_of_likelihoods
 
 Array = npt.NDArray[np.floating]
 
@@ -76,22 +75,25 @@ def _shown(name: str, value: Any) -> str:
 
 def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> dict[str, float]:
     """``reconstruction_error``, mean squared, of the first RBM and (``network_``...) of one pass up and down the
-    stack; ``pseudo_likelihood`` of the first RBM, in nats per sample, for Bernoulli units.  Collective."""
+    stack; ``pseudo_likelihood`` of the first RBM, in nats per sample, for Bernoulli units; by the weights of samples.
+    Collective."""
     grid, rbm = network.grid, network.rbms[0]
     evaluation.check_split(network, dataset, split)
     feed = real_values(network, dataset, split)
     errors, likelihood = np.zeros(2), 0.0
+    weights = np.ones(len(split)) if split.weights is None else split.weights
     for samples in sample_chunks(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
-        errors[0] += squared_error(v, rbm.visible_given_hidden(rbm.hidden_given_visible(v)))
-        errors[1] += squared_error(v, network.reconstruct(v))
+        of_piece = None if split.weights is None else weights[samples]
+        errors[0] += sum_of_errors(v, rbm.visible_given_hidden(rbm.hidden_given_visible(v)), of_piece)
+        errors[1] += sum_of_errors(v, network.reconstruct(v), of_piece)
         if not rbm.gaussian:
-            n_all = grid.replica_comm.allreduce(len(samples))
-            likelihood += n_all * pseudo_log_likelihood(rbm, v, samples)
-    first, stack = grid.comm.allreduce(errors) / (len(split) * network.spec.layers[0])
+            likelihood += sum_of_likelihoods(rbm, v, samples, weights[samples])
+    weight = float(weights.sum())
+    first, stack = grid.comm.allreduce(errors) / (weight * network.spec.layers[0])
     measures = {"reconstruction_error": float(first), "network_reconstruction_error": float(stack)}
-    return measures if rbm.gaussian else {**measures, "pseudo_likelihood": likelihood / len(split)}
+    return measures if rbm.gaussian else {**measures, "pseudo_likelihood": likelihood / weight}
 
 
 def sample(

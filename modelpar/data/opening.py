@@ -27,7 +27,7 @@ from modelpar.data.read_options import ReadOptions
 from modelpar.data.readers import is_name, open_source, read_labels
 from modelpar.data.reading import check_labels
 from modelpar.data.sample_weights import chosen_weights, word_of
-from modelpar.data.splits import check_test, counting_rows, set_aside, split_of
+from modelpar.data.splits import check_test, set_aside, split_of
 from modelpar.errors import DataError, SpecError, warn
 from modelpar.files.paths import split_inner
 from modelpar.machine.memory import check_room
@@ -63,7 +63,7 @@ def open_dataset(
               :class:`modelpar.spec.DataSpec`; not beside one
     weights   of the samples of X, (n_samples,) numbers from 0 on, of any scale; the path of a file of them; ``auto``: 1
               over the samples that agree at ``identity`` of the sites, of categorical data; or ``none``: also where X
-              brings some.  Samples of weight 0 are left out before anything else
+              brings some.  Samples of weight 0 are in no split
     visible   the kind of visible units that the data are for, where that is known: for ``categorical:Q`` integers are
               states of sites, from 0 to Q - 1, and bool, or packed bits, are such states one-hot
 
@@ -287,7 +287,7 @@ def _assemble(
     check_room(_BYTES_OF_SAMPLE * n_samples, source.table.name)
     labels = _labels(wanted.y, "y", n_samples, source.labels)
     weights = chosen_weights(wanted.weights, n_samples, source.weights)
-    everything = counting_rows(n_samples, weights)
+    everything = np.arange(n_samples)
     train_rows, test, known_test = everything, None, None
     if wanted.test is None and wanted.test_y is not None and source.test is None:
         path = f" {os.fsdecode(wanted.test_y)}" if is_path(wanted.test_y) else ""
@@ -296,18 +296,17 @@ def _assemble(
         check_test(source, other)
         test_labels = _labels(wanted.test_y, "the test set's y", other.table.n_samples, other.labels)
         of_test = None if word_of(wanted.weights) else other.weights
-        test = split_of(other, counting_rows(other.table.n_samples, of_test), test_labels, of_test)
+        test = split_of(other, np.arange(other.table.n_samples), test_labels, of_test)
         known_test = contents(before[1] or other, digests[1], test_labels)
     else:
         train_rows, aside = set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
         test = split_of(source, aside, labels, weights)
     train_rows, aside = set_aside(train_rows, spec.validation_fraction, seed, _VALIDATION_EPOCH)
-    if not len(train_rows):
-        raise DataError(
-            f"{spec.data} has {len(everything)} samples, of which none is left for training; set a smaller part aside"
-        )
     train = split_of(source, train_rows, labels, weights)
-    assert train is not None  # its rows were counted
+    if train is None:
+        raise DataError(
+            f"{spec.data} has {n_samples} samples, of which none is left for training; set a smaller part aside"
+        )
     validation = split_of(source, aside, labels, weights)
     known = [
         split.labels.max() for split in (train, validation, test) if split is not None and split.labels is not None

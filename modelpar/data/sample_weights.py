@@ -62,7 +62,7 @@ def _check_shape(shape: tuple[int, ...], n_samples: int, name: str) -> None:
     if len(shape) != 1 and (len(shape) != 2 or shape[1] != 1):
         raise DataError(f"{name} have {len(shape)} dimensions, but must be one number for each sample")
     if shape[0] != n_samples:
-        raise DataError(f"{name} are {shape[0]}, but there are {n_samples} samples")
+        raise DataError(f"{name} are {shape[0]} numbers, but there are {n_samples} samples")
 
 
 def read_weights(path: AnyPath, n_samples: int) -> Doubles:

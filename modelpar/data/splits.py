@@ -40,13 +40,16 @@ def set_aside(rows: IntArray, fraction: float, seed: int, epoch: int) -> tuple[I
     return np.sort(rows[order[n:]]), np.sort(rows[order[:n]])
 
 
-def counting_rows(n_samples: int, weights: Doubles | None) -> IntArray:
-    """The rows that have any weight."""
-    return np.arange(n_samples) if weights is None else np.flatnonzero(weights)
-
-
 def split_of(source: Source, rows: IntArray, labels: IntArray | None, weights: Doubles | None) -> Split | None:
-    """The split of these rows; None without any.   labels, weights   of all rows of the source, where there are any"""
+    """The split of those of these rows that have any weight; None without any.
+
+    labels, weights   of all rows of the source, where there are any
+
+    Which rows these are chosen from does not depend on weights: a sample that one run has set aside is in no other
+    run's training set for its weights.
+    """
+    if weights is not None:
+        rows = rows[weights[rows] > 0]
     if not len(rows):
         return None
     return Split(source.table, rows, _of(labels, rows), _of(weights, rows))

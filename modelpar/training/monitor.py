@@ -54,15 +54,12 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
         v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
         if not rbm.gaussian:
-            likelihood += _sum_of_likelihoods(rbm, v, samples, weights[samples])
+            likelihood += sum_of_likelihoods(rbm, v, samples, weights[samples])
         p = rbm.hidden_given_visible(v)
         _extend(lowest, highest, p)
-        if feed.weights is None:
-            total += p.sum(axis=1, dtype=np.float64)
-            error += squared_error(v, rbm.visible_given_hidden(p))
-        else:
-            total += p @ weights[samples]
-            error += float(((v - rbm.visible_given_hidden(p)) ** 2).sum(axis=0) @ weights[samples])
+        of_piece = None if feed.weights is None else weights[samples]
+        total += p.sum(axis=1, dtype=np.float64) if of_piece is None else p @ of_piece
+        error += sum_of_errors(v, rbm.visible_given_hidden(p), of_piece)
     measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / weight}
     measures["dead_units"], measures["saturated_units"] = _idle(lowest, highest, rbm, grid)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, total)
@@ -106,7 +103,12 @@ def _idle(lowest: Array, highest: Array, rbm: RBM, grid: Grid) -> tuple[float, f
     return float(n_dead / n_hidden), float(n_saturated / n_hidden)
 
 
-def _sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64], weights: Doubles) -> float:
+def sum_of_errors(v: Array, made: Array, weights: Doubles | None) -> float:
+    """Squared errors of ``made``, both (units, batch), added up over units and, by their weights, over samples."""
+    return float(squared_error(v, made) if weights is None else ((v - made) ** 2).sum(axis=0) @ weights)
+
+
+def sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64], weights: Doubles) -> float:
     """Pseudo-log-likelihoods of all replicas' samples of this piece, added up by their weights.  Collective."""
     weight = rbm.replica_comm.allreduce(float(weights.sum()))
     return pseudo_log_likelihood(rbm, v, samples, weights=weights) * weight if weight else 0.0

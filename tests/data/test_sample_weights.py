@@ -60,12 +60,13 @@ def test_every_form_of_weights_is_the_same(tmp_path):
 
 
 def test_equal_weights_are_none():
-    """And samples of weight 0 are as if they were not there."""
-    kept = WEIGHTS > 0
-    data = open_dataset(STATES, weights=3.0 * kept, test_fraction=0.25)
-    alone = open_dataset(STATES[kept], test_fraction=0.25)
-    assert data.train.weights is None
-    assert np.array_equal(STATES[data.train.rows], STATES[kept][alone.train.rows])
+    """And samples of weight 0 are left out of where they would be without: no other sample changes sides."""
+    data, plain = (open_dataset(STATES, weights=w, test_fraction=0.25) for w in (3.0 * (WEIGHTS > 0), None))
+    for split, whole in ((data.train, plain.train), (data.test, plain.test)):
+        assert split.weights is None
+        assert np.array_equal(split.rows, whole.rows[WEIGHTS[whole.rows] > 0])
+    with pytest.raises(DataError, match="none is left for training"):
+        open_dataset(STATES, weights=np.isin(np.arange(40), plain.test.rows), test_fraction=0.25)
 
 
 def test_fingerprints_tell_weights(tmp_path):
@@ -82,8 +83,8 @@ def test_fingerprints_tell_weights(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "why"), [
-    ("1\n" * 39, "are 39, but there are 40 samples"),
-    ("1\n" * 41, "are 41, but there are 40 samples"),
+    ("1\n" * 39, "are 39 numbers, but there are 40 samples"),
+    ("1\n" * 41, "are 41 numbers, but there are 40 samples"),
     ("1\n" * 4000, "are more than 40 numbers"),
     ("1\n" * 20 + "-1\n" + "1\n" * 19, "have the value -1 for sample 20"),
     ("1\n" * 39 + "nan\n", "have the value nan for sample 39"),
@@ -91,11 +92,11 @@ def test_fingerprints_tell_weights(tmp_path):
     ("0\n" * 40, "are all zero"),
     ("1\n" * 7 + "one\n", "has 'one' on line 8"),
     ("1 2\n" * 40, "has '1 2' on line 1"),
-    ("", "is empty|are 0, but there are 40"),
+    ("", "is empty|are 0 numbers, but there are 40"),
     (b"\x00\xff" * 40, "on line 1"),
     (np.ones((40, 2)), "have 2 dimensions"),
     (np.full(40, "a"), "are of type <U1"),
-    ({"weights": np.ones(3)}, "are 3, but there are 40"),
+    ({"weights": np.ones(3)}, "are 3 numbers, but there are 40"),
     ({"other": np.ones(40)}, "has no array called weights"),
 ])  # fmt: skip
 def test_wrong_files_are_one_line(tmp_path, content, why):
@@ -117,7 +118,7 @@ def test_wrong_files_are_one_line(tmp_path, content, why):
 
 def test_splits_refuse_what_is_no_weight():
     table = open_dataset(STATES).train.table
-    with pytest.raises(DataError, match="are 3, but there are 4 samples"):
+    with pytest.raises(DataError, match="are 3 numbers, but there are 4 samples"):
         Split(table, np.arange(4), weights=np.ones(3))
     with pytest.raises(DataError, match="have the value -1"):
         Split(table, np.arange(2), weights=np.array([1.0, -1.0]))

@@ -231,6 +231,24 @@ def test_fit_equals_passes_by_partial_fit(small):
     np.testing.assert_allclose(passed.components_, fitted.components_, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_weights_of_samples(small, method):
+    """Samples of weight 0 are as if they were not there, equal weights as none; others change what is learned."""
+    X, _ = small
+    kept = np.arange(len(X)) % 3 > 0
+
+    def components(X, weights=None):
+        model = RBMTransformer(12, n_iter=3, random_state=4, batch_size=20)
+        return getattr(model, method)(X, sample_weight=weights).components_
+
+    np.testing.assert_array_equal(components(X, 2.5 * kept), components(X[kept]))
+    assert not np.array_equal(components(X, np.arange(len(X))), components(X))
+    with pytest.raises(ValueError, match="sample_weight have the value -1"):
+        components(X, -kept.astype(float))
+    with pytest.raises(ValueError, match="sample_weight are 3 numbers"):
+        components(X, np.ones(3))
+
+
 def test_names_of_features(small):
     X, _ = small
     rbm = RBMTransformer(3, n_iter=1, random_state=0).fit(X)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from modelpar.cli.evaluate import generative_measures
 from modelpar.data import Split
 from modelpar.data.minibatches import order_of
 from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.ranks
 
 SHAPES = networks.grids(MPI.COMM_WORLD)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} replicas".format)
+ERROR_OF_STACK = "network_reconstruction_error"
 TIMES = np.random.default_rng(4).integers(0, 4, small.N_TRAIN)  # how often a sample counts
 
 
@@ -75,6 +77,8 @@ def test_scores_are_those_of_repeated_samples(comm, agree, shape):
     agree(all(np.isclose(found[name], expected[name], rtol=1e-9) for name in expected), f"{found} {expected}")
     rbm, feeds = network.rbms[0], [visible_feed(network, it, it.train, "none") for it in (data, longer)]
     agree(np.allclose(mean_of(network, feeds[0]), mean_of(network, feeds[1]), rtol=1e-12), "means")
+    one, other = (generative_measures(network, it, it.train) for it in (data, longer))
+    agree(all(np.isclose(one[name], other[name], rtol=1e-9) for name in ("reconstruction_error", ERROR_OF_STACK)))
     one, other = (monitor.measure(rbm, feed, 13, network.grid) for feed in feeds)
     for name in ("probe_error", "mean_activation", "largest_weight"):
         agree(np.isclose(one[name], other[name], rtol=1e-9), name)
