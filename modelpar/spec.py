@@ -251,6 +251,14 @@ class TrainingSpec(Spec):
     l1: float = option(
         0.0, "L1 penalty on the weights, by proximal steps, which leave exact zeros", at_least=0, flag="--l1"
     )
+    l1b: float = option(
+        0.0, "penalty on half the square of each hidden unit's sum of absolute weights, which makes units alike sparse, by proximal steps (Tubiana et al. 2019)",
+        at_least=0, flag="--l1b",
+    )  # fmt: skip
+    group_lasso: float = option(
+        0.0, "penalty on the Euclidean norms of groups of weights, which become 0 together: a hidden unit's weights at a categorical site, or all its incoming weights where there are no sites (Yuan and Lin 2006)",
+        at_least=0, flag="--group-lasso",
+    )  # fmt: skip
     statistics: str = option(
         "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
@@ -453,6 +461,8 @@ class SyncSpec(Spec):
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist")  # known by name
 DRAWN_SETS = ("bars", "patterns")  # by name and number, as in bars:8
+AUTO = "auto"
+WEIGHT_WORDS = (AUTO, "none")  # of --sample-weights, which else names a file
 
 
 @dataclass(frozen=True)
@@ -461,7 +471,7 @@ class DataSpec(Spec):
 
     data: str = option(
         "digits",
-        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz, FASTA, A3M)",
+        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz, FASTA, A3M, HDF5 as FILE.h5:ARRAY)",
         path="data",
     )
     labels: str | None = option(None, "file with the labels, where the data file has none", path="file")
@@ -473,6 +483,14 @@ class DataSpec(Spec):
     validation_fraction: float = option(
         0.0, "fraction of the training samples set aside for validation", at_least=0, below=1
     )
+    sample_weights: str | None = option(
+        None, "weights of the samples, by which minibatches are drawn: a file (one number on each line, .npy, or the array weights of a .npz); auto: 1 over the sequences that agree at --identity of the sites, of categorical data; or none  [default: the array weights of the data's .npz, where there is one]",
+        path="data",
+    )  # fmt: skip
+    identity: float = option(
+        0.8, "part of their sites at which sequences agree that --sample-weights auto counts as neighbours",
+        above=0, at_most=1, flag="--identity",
+    )  # fmt: skip
     scale: float | None = option(
         None, "raw value that means 1.0  [default: that of the data set, else 255 for bytes and 1 for other types]", above=0
     )  # fmt: skip
@@ -486,7 +504,7 @@ class DataSpec(Spec):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("data", "labels", "test_data", "test_labels"):
+        for name in ("data", "labels", "test_data", "test_labels", "sample_weights"):
             value = getattr(self, name)
             if isinstance(value, (bytes, os.PathLike)):
                 object.__setattr__(self, name, os.fsdecode(value))

@@ -48,7 +48,8 @@ def complete(
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=True)
         network = open_network(path, grid, settings, last=last)
-        dataset = open_dataset(DataSpec(given, test_fraction=0.0), comm, seed=network.spec.seed)
+        spec = network.spec
+        dataset = open_dataset(DataSpec(given, test_fraction=0.0), comm, seed=spec.seed, visible=spec.visible)
         split = dataset.test or dataset.train
         n_visible = network.spec.layers[0]
         if dataset.n_visible != n_visible:

@@ -21,7 +21,7 @@ from modelpar.data.opening import open_whole
 from modelpar.data.packed import packed_rows
 from modelpar.data.packed_files import PackedTable, write_packed
 from modelpar.errors import SpecError, together
-from modelpar.files.paths import in_one_line
+from modelpar.files.paths import in_one_line, split_inner
 
 _MOST_LETTERS = 30  # that are shown to people
 
@@ -36,7 +36,7 @@ def report(
     spec = replace(settings.data, data=data)
     if spec.binarise == "stochastic":
         raise SpecError("--binarise stochastic draws states anew in training; a threshold such as 0.5 makes them here")
-    check_outputs(comm, settings, {"--out": out}, more=(("the data", data),))
+    check_outputs(comm, settings, {"--out": out}, more=(("the data", split_inner(data)[0]),))
     with together(comm):
         if comm.rank == 0:
             source = open_whole(spec, visible)

@@ -83,8 +83,7 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     for rbm in network.rbms:
         if rbm.hidden_units is not None:
             raise SpecError(
-                f"RBM {rbm.index} has {rbm.hidden_units.name} hidden units, which no layer of PyTorch has; export to "
-                ".npz"
+                f"RBM {rbm.index} has {rbm.hidden_units.name} hidden units, which PyTorch has not; export to .npz"
             )
         if rbm.weights.matrix_ids is None:
             raise SpecError(

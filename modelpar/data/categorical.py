@@ -13,7 +13,7 @@ from modelpar.data.columns import Columns
 from modelpar.data.dataset import LoadedTable, MappedTable, Source, Table, check_shape
 from modelpar.data.one_hot import SiteTable, rows_at_once
 from modelpar.data.packed_files import PackedTable
-from modelpar.data.reading import StreamedTable
+from modelpar.data.reading import RowTable
 from modelpar.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -61,7 +61,7 @@ def _dtype_of(table: Table) -> np.dtype[Any] | None:
     """Of the values as they came; None where the table is sparse, or of another kind."""
     if isinstance(table, MappedTable):
         return table.array.dtype
-    if isinstance(table, StreamedTable):
+    if isinstance(table, RowTable):
         return table.dtype
     if isinstance(table, LoadedTable):
         return table.given
@@ -84,8 +84,8 @@ def _states(table: Table, n_states: int) -> Iterator[Array]:
 
 
 def _integers(table: Table, at_once: int) -> Iterable[Array]:
-    if isinstance(table, StreamedTable):
-        for block in table.raw_rows():
+    if isinstance(table, RowTable):
+        for block in table.raw_rows(slice(0, table.n_units)):
             yield from (block[start : start + at_once] for start in range(0, len(block), at_once))
         return
     if isinstance(table, MappedTable):

@@ -6,6 +6,7 @@ import difflib
 import os
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,17 @@ from modelpar.data.named import SETS, find_named, idx_labels, open_files, open_f
 from modelpar.data.packed_files import is_packed, open_packed
 from modelpar.data.read_options import ReadOptions
 from modelpar.data.reading import check_count, check_labels
+from modelpar.data.sample_weights import weights_in
 from modelpar.data.sequences import open_sequences
 from modelpar.data.sparse import open_sparse
+from modelpar.data.stored_arrays import open_hdf5
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.errors import DataError
-from modelpar.files.paths import in_one_line
+from modelpar.files.paths import in_one_line, split_inner
 from modelpar.files.regular import open_regular
 from modelpar.formats.archive import ZIP_START, Archive
 from modelpar.formats.fasta import is_fasta
+from modelpar.formats.hdf5 import HDF5_START
 from modelpar.formats.npy import NPY_START, load_npy
 from modelpar.formats.reading import is_gzip, reading
 from modelpar.formats.sparse import is_sparse
@@ -35,7 +39,7 @@ from modelpar.values.forms import AnyPath
 IntArray = npt.NDArray[np.int64]
 Reader = Callable[[Path, ReadOptions], Source]
 
-FORMATS = ".npy, .npz, IDX, FASTA and A3M"  # those that are known by their content
+FORMATS = ".npy, .npz, IDX, FASTA, A3M and HDF5"  # those that are known by their content
 _LOOKED_AT = 1024  # bytes, in which a gzip file has more than its own header
 
 # by the first bytes, unpacked where the file is gzip
@@ -55,19 +59,24 @@ def open_source(data: str, options: ReadOptions) -> Source:
         return open_files(find_named(data))
     if data.partition(":")[0] in KINDS and not Path(data).exists():
         return open_synthetic(data)
-    path = Path(os.path.expanduser(data))
+    file, inner_name = split_inner(data)
+    path = Path(os.path.expanduser(file))
     if path.is_dir():
         return open_folder(path)
     if not path.exists():
-        raise DataError(_unknown(data, path))
+        raise DataError(_unknown(file, path))
     start = _first_bytes(path)
+    if start.startswith(HDF5_START):
+        return open_hdf5(path, inner_name, options)
+    if inner_name:
+        raise DataError(f"{data} names {inner_name!r} in a file that has no parts; give {file} alone")
     if start.startswith(NPY_START):
         return open_npy(path)
     if start.startswith(ZIP_START):
         archive = Archive(path)
-        if is_packed(archive):
-            return open_packed(archive)
-        return open_sparse(archive) if is_sparse(archive) else open_npz(archive)
+        opened = open_packed if is_packed(archive) else open_sparse if is_sparse(archive) else open_npz
+        source = opened(archive)
+        return replace(source, weights=weights_in(archive, source.table.n_samples))
     inner = _unpacked(start) if is_gzip(start) else start
     for fits, reader in _TEXTS:
         if fits(inner):

@@ -167,8 +167,12 @@ def sum_over_shards(rbm: ShardedRBM, mine: Doubles) -> Doubles:
     return np.asarray(np.sum(rbm.shard_comm.allgather(mine), axis=0), dtype=np.float64)
 
 
-def mean_over_replicas(rbm: ShardedRBM, values: Doubles) -> float:
-    """Mean over the samples of all replicas; NaN without any.  Collective over the replicas."""
-    totals = rbm.replica_comm.allgather((float(values.sum()), len(values)))
-    n_samples = sum(n for _, n in totals)
-    return sum(total for total, _ in totals) / n_samples if n_samples else math.nan
+def mean_over_replicas(rbm: ShardedRBM, values: Doubles, weights: Doubles | None = None) -> float:
+    """Mean over the samples of all replicas, by their weights (samples,) where there are some; NaN without any.
+
+    Collective over the replicas.
+    """
+    mine = (values, float(len(values))) if weights is None else (values * weights, float(weights.sum()))
+    totals = rbm.replica_comm.allgather((float(mine[0].sum()), mine[1]))
+    weight = sum(n for _, n in totals)
+    return sum(total for total, _ in totals) / weight if weight else math.nan

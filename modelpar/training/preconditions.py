@@ -38,6 +38,12 @@ def check_strategy(
         )
     if sync.sync == "server":
         check_bound(sync, n_replicas)
+        for name, value in (("l1b", training.l1b), ("group_lasso", training.group_lasso)) if training else ():
+            if value and sync.adagrad:
+                raise SpecError(
+                    f"{option_name(name)} {value:g} takes steps of one size for all weights of a unit, but --adagrad "
+                    "has one for each weight; leave one of them out, or use --l1"
+                )
 
 
 def check_products(spec: NetworkSpec, asked: TrainingSpec | FineTuneSpec) -> None:

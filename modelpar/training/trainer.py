@@ -51,6 +51,7 @@ from modelpar.training.scoring import Scorer
 from modelpar.training.state import Checks, Position, Sum, TrainingRun
 from modelpar.values import plain
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.penalties import Penalties
 
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
@@ -131,7 +132,9 @@ def _train_rbm(
         return step_size(training, base_rate, position.epoch, loop.progress)
 
     average = Average(run.average, training.average) if training.average else None
-    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, training.l1, average) as sync:
+    visible = network.spec.visible if rbm.index == 0 else "bernoulli"
+    penalties = Penalties.of(training, rbm.name, rbm.weights, visible)
+    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, penalties, average) as sync:
         optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, feed, loop.n_done)
         while loop.unfinished:
             size = size_now()
@@ -189,11 +192,12 @@ def _train_rbm(
 @contextmanager
 def _together(
     network: DeepBeliefNetwork, run: TrainingRun, how: SyncSpec, parts: dict[str, Parameters], done: int,
-    l1: float = 0.0, average: Average | None = None,
+    penalties: Penalties | None = None, average: Average | None = None,
 ) -> Iterator[Sync]:  # fmt: skip
     """The strategy of one stage, which is the run's while the stage lasts."""
     sync = run.sync = strategy(how, network.grid, network.traffic, run.staleness)
-    sync.begin(Work(parts, run.velocity, run.outer, run.squares, partial(run.refresh, network), done, l1, average))
+    refresh = partial(run.refresh, network)
+    sync.begin(Work(parts, run.velocity, run.outer, run.squares, refresh, done, penalties or Penalties(), average))
     run.checks = StageChecks(network, how, done)
     try:
         yield sync

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
+import io
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +68,32 @@ def write_fasta(path: Path, random: Random) -> None:
     path.write_bytes(packed(damaged(text, random), random))
 
 
+# -- arrays in files of libraries ------------------------------------------------------------------------------------
+
+
+def write_hdf5(path: Path, random: Random) -> None:
+    import h5py
+
+    values = np.random.default_rng(random.getrandbits(32)).random((30, 9)) < 0.3
+    with h5py.File(content := io.BytesIO(), "w") as file:
+        how: dict[str, Any] = random.choice(({}, {"chunks": (7, 4)}, {"chunks": (30, 1), "compression": "gzip"}))
+        kind = random.choice(("?", "u1", "f4", "f8", ">i4", "f2", "S3", "c8"))
+        file.create_dataset(random.choice(("data", "a/b/c")), data=values.astype(kind), **how)
+        way = random.randrange(8)
+        if way == 0:
+            file["other"] = random.choice((np.ones((3, 3)), np.ones(3), "text", np.float64(1)))
+        elif way == 1:
+            large = random.choice((10**6, 3 * 10**8, 2**40))
+            file.create_dataset("big", random.choice(((9, large), (large, large), (large, 2, 2))), "f4", chunks=True)
+        elif way == 2:
+            file["link"] = random.choice((h5py.SoftLink("/link"), h5py.ExternalLink("/etc/passwd", "/")))
+        elif way == 3:
+            file["loop"] = file["/"]
+    path.write_bytes(damaged_bytes(content.getvalue(), random) if random.random() < 0.6 else content.getvalue())
+
+
 def cases() -> Iterator[Case]:
+    if importlib.util.find_spec("h5py") is not None:
+        yield Case("field/hdf5", write_hdf5, read_field_data)
     yield Case("field/fasta", write_fasta, read_field_data)
     yield Case("field/fasta/states", write_fasta, partial(read_field_data, visible="categorical:21"))

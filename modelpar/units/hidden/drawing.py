@@ -49,6 +49,10 @@ def drawn(
     sums = np.zeros((len(units.learned), n_units)) if gradient else None
 
     def work(start: int, stop: int) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # health checks find a training that breaks down
+            fill(start, stop)
+
+    def fill(start: int, stop: int) -> None:
         at_once = threads.rows_of(PIECE, batch)
         for first in range(start, stop, at_once):
             rows = slice(first, min(first + at_once, stop))

@@ -26,6 +26,9 @@ Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
 
+STEEPEST = 15.0  # asymmetry from which on a side is closed for good: at half of it one value in a million is there
+
+
 def curvatures(asymmetry: Array) -> tuple[Doubles, Doubles]:
     """(g+, g-), without the rounding of 1 - tanh."""
     a = np.asarray(asymmetry, np.float64)
@@ -40,7 +43,8 @@ class DReLU:
     learned: tuple[str, ...] = ("threshold", "asymmetry")
 
     def given(self, x: Array, potential: Array) -> GivenDReLU:
-        threshold, asymmetry = potential[0][:, None].astype(np.float64), potential[1][:, None].astype(np.float64)
+        threshold, asymmetry = potential.astype(np.float64)[:, :, None]
+        asymmetry = np.clip(asymmetry, -STEEPEST, STEEPEST)
         wide, (steep_up, steep_down) = x.astype(np.float64), curvatures(asymmetry)
         return GivenDReLU(Side(wide - threshold, steep_up), Side(-wide - threshold, steep_down), asymmetry)
 
@@ -108,9 +112,8 @@ class GivenDReLU:
     def draw(self, u: Doubles) -> Doubles:
         p, q = self._parts
         down = u < q
-        beyond = np.where(
-            down, u / np.maximum(q, 1e-300), (1 - u) / np.maximum(p, 1e-300)
-        )  # further from 0, of its side
+        # how much of its side lies further from 0
+        beyond = np.where(down, u / np.maximum(q, 1e-300), (1 - u) / np.maximum(p, 1e-300))
         z, g = np.where(down, self.minus.z, self.plus.z), np.where(down, self.minus.curvature, self.plus.curvature)
         size = truncated.draw(z, np.clip(beyond, 2.0**-49, 1 - 2.0**-50)) / np.sqrt(g)
         return np.where(down, -size, size)
