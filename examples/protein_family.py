@@ -16,7 +16,6 @@ The contacts file has a line for each pair: i, j (from 1), ..., distance; withou
 import argparse
 import json
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from modelpar.errors import ModelparError
 from modelpar.training.scoring import score_split
 
 RATES = {"bernoulli": 0.25}  # of learning; others learn as much with less, since their values are larger
-PENALTY = 0.001  # L2, which keeps couplings of sites that have none near 0
-SAMPLED, STEPS = 40000, 100  # sequences, and steps of Gibbs sampling for each
+PENALTY = 0.0005  # L2, which keeps couplings of sites that have none near 0
+SAMPLED, SWEEPS = 50000, 300  # sequences, and sweeps of Gibbs sampling before the first of a chain
 UNITS_SHOWN = 5  # hidden units in a picture
 
 
@@ -43,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--contacts", help="table of i, j, ..., distance, plain or .gz")
     parser.add_argument("--hidden", default="bernoulli", help="kind of hidden units: bernoulli, gaussian, relu, drelu")
     parser.add_argument("--hidden-units", type=int, default=200)
-    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--updates", type=int, default=2500)
     parser.add_argument("--learning-rate", type=float, help="default: 0.25, or a tenth of it for real hidden units")
     parser.add_argument("--chains", type=int, default=1000, help="and sequences of a minibatch")
     parser.add_argument("--sampled", type=int, default=SAMPLED, help="sequences that are compared with the family")
@@ -56,14 +55,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     asked, comm = arguments(), MPI.COMM_WORLD
-    weights: dict[str, Any] = (
-        {"sample_weights": "auto"} if "sample_weights" in {f.name for f in fields(DataSpec)} else {}
-    )
-    family = open_dataset(DataSpec(asked.alignment, test_fraction=0.1, **weights), comm=comm, seed=asked.seed)
-    kind: dict[str, Any] = {} if asked.hidden == "bernoulli" else {"hidden": asked.hidden}
+    family = open_dataset(
+        DataSpec(asked.alignment, test_fraction=0.1, sample_weights="auto"), comm=comm, seed=asked.seed
+    )  # fmt: skip
     spec = NetworkSpec(
-        (family.n_visible, asked.hidden_units), visible=family.visible, weight_scale=0.01, seed=asked.seed, **kind
-    )
+        (family.n_visible, asked.hidden_units), visible=family.visible, hidden=asked.hidden, weight_scale=0.01,
+        seed=asked.seed,
+    )  # fmt: skip
     training = TrainingSpec(
         updates=asked.updates, batch_size=asked.chains, chains=asked.chains, gibbs_steps=10, chain_start="data",
         learning_rate=asked.learning_rate or RATES.get(asked.hidden, 0.025), schedule="exponential", final_rate=0.1,
@@ -78,9 +76,9 @@ def main() -> None:
         seconds = time.perf_counter() - started
         q = len(family.alphabet)
         natural = states_of_split(network, family, family.train)
-        of_family = pair_statistics(natural, q, getattr(family.train, "weights", None))
+        of_family = pair_statistics(natural, q, family.train.weights)
         couplings = effective_couplings(network, of_family.frequencies)
-        sampled = sampled_states(network, asked.sampled, STEPS)
+        sampled = sampled_states(network, asked.sampled, SWEEPS)
         W = whole_parameters(network).W
         likelihood = score_split(network, family, family.test or family.train, n_betas=asked.temperatures)
         if asked.out is not None:

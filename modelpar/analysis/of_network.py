@@ -13,11 +13,12 @@ from scipy import special
 
 from modelpar.analysis.couplings import leading_order, two_body
 from modelpar.analysis.frequencies import states_of
-from modelpar.chains.drawing import drawn_states
 from modelpar.data import Dataset, Split
+from modelpar.draws import Purpose
 from modelpar.errors import SpecError
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.real_hidden import nothing_on
 from modelpar.training.scoring import share_of_split
 
 Array = npt.NDArray[Any]
@@ -26,6 +27,7 @@ IntArray = npt.NDArray[np.int64]
 
 INPUTS = 64  # points of the normal distribution of a hidden unit's input
 AT_ONCE = 4096  # samples that are floats at a time
+CHAINS = 4096
 
 
 class Whole(NamedTuple):
@@ -101,14 +103,29 @@ def states_of_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) 
     return np.concatenate(network.grid.replica_comm.allgather(mine))
 
 
-def sampled_states(network: DeepBeliefNetwork, count: int, steps: int, *, first_draw: int = 0) -> IntArray:
-    """Fantasies as states, (count, sites) on every rank.   steps: of Gibbs sampling, from random states"""
-    q = network.spec.visible_kind.categories or 1
-    parts = []
-    for start in range(0, count, AT_ONCE):
-        counter = first_draw + start
-        means = network.fantasies(min(AT_ONCE, count - start), steps, first_draw=counter)
-        parts.append(_states(network.whole_visible(drawn_states(network, means, counter)), q))
+def sampled_states(
+    network: DeepBeliefNetwork, count: int, sweeps: int, *, chains: int = CHAINS, apart: int = 25, first_draw: int = 0
+) -> IntArray:
+    """States of the model, (count, sites) on every rank, of chains of Gibbs sampling that start at random states.
+
+    They are taken after ``sweeps`` sweeps, and then again after every ``apart`` more, as chains that are there already
+    need no other start: neighbours in time are alike, but means over many are as good as those of as many more chains.
+
+    Raises SpecError, on every rank, for a network of several RBMs.
+    """
+    if len(network.rbms) > 1:
+        raise SpecError(f"samples of chains are those of one RBM, not of a stack of {len(network.rbms)}")
+    rbm, q, chains = network.rbms[0], network.spec.visible_kind.categories or 1, min(chains, max(count, 1))
+    v, parts, wanted = rbm.sample_visible(nothing_on(rbm, chains), Purpose.FANTASY, 0, first_draw), [], count
+    sweep, taken = 0, sweeps
+    while wanted > 0:
+        while sweep < taken:
+            repeat = 1 + 2 * sweep
+            h = rbm.sample_hidden(v, Purpose.FANTASY, repeat, first_draw)
+            v, sweep = rbm.sample_visible(h, Purpose.FANTASY, repeat + 1, first_draw), sweep + 1
+        values = unpack(v, network.dtype) if isinstance(v, Packed) else v
+        parts.append(_states(network.whole_visible(np.ascontiguousarray(values[:, :wanted])), q))
+        wanted, taken = wanted - chains, taken + apart
     return np.concatenate(parts) if parts else np.zeros((0, network.spec.layers[0] // q), np.int64)
 
 

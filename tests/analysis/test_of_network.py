@@ -15,8 +15,9 @@ from modelpar.analysis.of_network import (
     states_of_split,
     whole_parameters,
 )
-from modelpar.chains.drawing import drawn_states
+from modelpar.draws import Purpose
 from modelpar.errors import SpecError
+from modelpar.kernels.states import pack, unpack
 
 pytestmark = [pytest.mark.ranks(1, 2, 3)]
 
@@ -67,14 +68,19 @@ def test_couplings_of_real_hidden_units(comm, agree, hidden: str) -> None:
 def test_sequences_of_data_and_of_the_model(comm, agree) -> None:
     with Grid(MPI.COMM_SELF) as grid:
         alone = DeepBeliefNetwork(SPEC, grid)
-        means = alone.fantasies(70, 5, first_draw=3)
-        expected = drawn_states(alone, means, 3).T.reshape(70, 6, 5).argmax(axis=2)
+        rbm = alone.rbms[0]
+        v, seen = rbm.sample_visible(pack(np.zeros((4, 40))), Purpose.FANTASY, 0, 3), {}
+        for k in range(1, 8):
+            h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * k - 1, 3)
+            v = rbm.sample_visible(h, Purpose.FANTASY, 2 * k, 3)
+            seen[k] = unpack(v, np.float32).T.reshape(40, 6, 5).argmax(axis=2)
+        expected = np.concatenate([seen[5], seen[7][:30]])
     for shape in shapes(comm):
         with Grid(comm, **shape) as grid:
             network = DeepBeliefNetwork(SPEC, grid)
             data = open_dataset(STATES, comm=comm, visible="categorical:5", test_fraction=0.0)
             agree(np.array_equal(states_of_split(network, data, data.train), STATES))
-            agree(np.array_equal(sampled_states(network, 70, 5, first_draw=3), expected))
+            agree(np.array_equal(sampled_states(network, 70, 5, chains=40, apart=2, first_draw=3), expected))
 
 
 def test_inputs_of_independent_sites() -> None:
