@@ -1,6 +1,6 @@
 """What is said of samples beside data, against loops in float64.
 
-Modules: modelpar/analysis/frequencies, modelpar/analysis/components,
+Modules: modelpar/analysis/bits, modelpar/analysis/frequencies, modelpar/analysis/components,
 modelpar/analysis/linkage, modelpar/analysis/nearest
 """
 

@@ -1,6 +1,6 @@
 """Weights of samples: files, resampling of epochs, neighbours; against plain NumPy.
 
-Modules: modelpar.data.neighbours, modelpar.data.splits, modelpar.kernels.neighbours
+Modules: modelpar/data/neighbours, modelpar/data/splits, modelpar/kernels/neighbours
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Proximal steps of penalties: against NumPy, the same bits at every grid, in every layout and over listed connections.
 
-Modules: modelpar.kernels.statistics.shrinkage
+Modules: modelpar/kernels/statistics/shrinkage
 """
 
 from __future__ import annotations
