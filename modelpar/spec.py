@@ -96,7 +96,9 @@ def _sizes(name: str, value: Any) -> tuple[int, ...]:
 MOST_UNITS = 1 << 31  # of a layer: as many as the values of a sample
 MOST_LAYERS = 1 << 10
 MOST_INTEGER = (1 << 63) - 1  # of any option
+REAL_HIDDEN = 0.1  # of the learning rate of Bernoulli hidden units
 PRODUCTS = ("full", "bf16")  # numbers that products of real values are made of
+HIDDEN = ("bernoulli", "gaussian", "relu", "drelu")  # kinds of hidden units
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
 
@@ -107,6 +109,8 @@ class NetworkSpec(Spec):
     layers: tuple[int, ...] = option((64, 256, 256), "units of every layer, the visible one first, as in 784-500-500")
     classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0, at_most=1 << 31)
     visible: str = option("bernoulli", "kind of visible units: bernoulli; spin, whose data are -1 and 1; categorical:Q, sites of Q units of which one is 1; or gaussian, with unit variance and standardised data")  # fmt: skip
+    hidden: str = option("bernoulli", "kind of hidden units of a network of one RBM: states, or real values, which may be Gaussian, rectified, or double rectified",
+                          choices=HIDDEN)  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
     connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas", path="masks")  # fmt: skip
     visible_grid: str = option("", "shape of the visible layer, for local connections: rows x columns, or maps x rows x columns  [default: a square]")  # fmt: skip
@@ -140,10 +144,30 @@ class NetworkSpec(Spec):
             )
         if self.classes == 1:
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
+        self._check_hidden()
         self.patterns  # noqa: B018 - raises where connections is not understood
         self.visible_kind.check_layer(self.layers[0])
         if self.visible_grid:
             parse_image_shape(self.visible_grid, self.layers[0])
+
+    def _check_hidden(self) -> None:
+        if self.hidden == "bernoulli":
+            return
+        if len(self.layers) > 2:
+            raise SpecError(
+                f"--hidden {self.hidden} is for networks of one RBM, but --layers has {len(self.layers)} layers; name a "
+                "visible and a hidden one, or use --hidden bernoulli"
+            )
+        if self.classes:
+            raise SpecError(
+                f"--hidden {self.hidden} goes with no output layer, whose fine-tuning needs Bernoulli units; use "
+                "--classes 0, or --hidden bernoulli"
+            )
+        if self.exact:
+            raise SpecError(
+                f"--exact cannot be kept with --hidden {self.hidden}: real values do not add up exactly; use --hidden "
+                "bernoulli, or leave --exact out"
+            )
 
     @property
     def visible_kind(self) -> Visible:
@@ -163,7 +187,7 @@ class TrainingSpec(Spec):
     epochs: int = option(20, "epochs of pre-training of each RBM", at_least=0)
     batch_size: int = option(100, "samples of one minibatch, over all replicas together", at_least=1)
     learning_rate: float | None = option(
-        None, "learning rate of RBMs with Bernoulli visible units  [default: 0.1, or 0.05 with chains of their own]",
+        None, "learning rate of RBMs with Bernoulli visible units  [default: 0.1, or 0.05 with chains of their own; a tenth of that with real hidden units]",
         at_least=0,
     )  # fmt: skip
     gaussian_learning_rate: float = option(0.002, "learning rate of an RBM with Gaussian visible units", at_least=0)
@@ -227,6 +251,14 @@ class TrainingSpec(Spec):
     l1: float = option(
         0.0, "L1 penalty on the weights, by proximal steps, which leave exact zeros", at_least=0, flag="--l1"
     )
+    l1b: float = option(
+        0.0, "penalty on half the square of each hidden unit's sum of absolute weights, which makes units alike sparse, by proximal steps (Tubiana et al. 2019)",
+        at_least=0, flag="--l1b",
+    )  # fmt: skip
+    group_lasso: float = option(
+        0.0, "penalty on the Euclidean norms of groups of weights, which become 0 together: a hidden unit's weights at a categorical site, or all its incoming weights where there are no sites (Yuan and Lin 2006)",
+        at_least=0, flag="--group-lasso",
+    )  # fmt: skip
     statistics: str = option(
         "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
@@ -271,11 +303,14 @@ class TrainingSpec(Spec):
             return self.chains or self.batch_size
         return 0
 
-    def rate(self, *, gaussian: bool = False) -> float:
-        """The learning rate of an RBM before its schedule."""
+    def rate(self, *, gaussian: bool = False, real_hidden: bool = False) -> float:
+        """The learning rate of an RBM before its schedule; with real hidden units, whose products with the visible
+        ones vary more, a smaller one by default."""
         if gaussian:
             return self.gaussian_learning_rate
-        return (0.05 if self.n_chains else 0.1) if self.learning_rate is None else self.learning_rate
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return (0.05 if self.n_chains else 0.1) * (REAL_HIDDEN if real_hidden else 1.0)
 
     @property
     def lasting_momentum(self) -> float:
@@ -426,6 +461,8 @@ class SyncSpec(Spec):
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist")  # known by name
 DRAWN_SETS = ("bars", "patterns")  # by name and number, as in bars:8
+AUTO = "auto"
+WEIGHT_WORDS = (AUTO, "none")  # of --sample-weights, which else names a file
 
 
 @dataclass(frozen=True)
@@ -446,6 +483,14 @@ class DataSpec(Spec):
     validation_fraction: float = option(
         0.0, "fraction of the training samples set aside for validation", at_least=0, below=1
     )
+    sample_weights: str | None = option(
+        None, "weights of the samples, by which minibatches are drawn: a file (one number on each line, .npy, or the array weights of a .npz); auto: 1 over the sequences that agree at --identity of the sites, of categorical data; or none  [default: the array weights of the data's .npz, where there is one]",
+        path="data",
+    )  # fmt: skip
+    identity: float = option(
+        0.8, "part of their sites at which sequences agree that --sample-weights auto counts as neighbours",
+        above=0, at_most=1, flag="--identity",
+    )  # fmt: skip
     scale: float | None = option(
         None, "raw value that means 1.0  [default: that of the data set, else 255 for bytes and 1 for other types]", above=0
     )  # fmt: skip
@@ -459,7 +504,7 @@ class DataSpec(Spec):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("data", "labels", "test_data", "test_labels"):
+        for name in ("data", "labels", "test_data", "test_labels", "sample_weights"):
             value = getattr(self, name)
             if isinstance(value, (bytes, os.PathLike)):
                 object.__setattr__(self, name, os.fsdecode(value))

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports only from its own package and from those above it in this list.  A module that
 # stands alone counts as a package; a package holds all modules below it that are not listed themselves.
 PACKAGES = (
-    "errors", "faults", "files", "machine", "values", "formats", "records", "streams", "patterns", "units", "spec",
+    "errors", "faults", "files", "machine", "values", "units", "formats", "records", "streams", "patterns", "spec",
     "collective", "ownership",
     "kernels.llvm", "kernels", "kernels.sampling", "kernels.products", "kernels.statistics", "kernels.listed",
     "kernels.warm_up",
-    "draws", "comm", "plan", "data", "weights", "sync", "model", "chains", "likelihood", "diagnosis",
-    "training.state", "training.replicas", "checkpoint", "training", "bench", "sklearn", "cli",
+    "draws", "units.hidden", "comm", "plan", "data", "weights", "sync", "model", "chains", "likelihood", "diagnosis",
+    "training.state", "training.replicas", "checkpoint", "training", "analysis", "bench", "sklearn", "cli",
 )  # fmt: skip
 ROOF = ("modelpar", "modelpar.__main__")  # they may import all
 TOP = "cli"  # it may use the names of the roof, as a user does

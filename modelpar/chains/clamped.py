@@ -16,6 +16,7 @@ from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import owned_block
+from modelpar.model.real_hidden import nothing_on
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
 
@@ -91,7 +92,7 @@ def complete(
     samples = np.arange(mine.start, mine.stop) % max(n_samples, 1)
     clamp = Clamp.of(values[:, samples], known[:, samples], gaussian=first.gaussian)
     first_draw += mine.start
-    h = pack(np.zeros((len(first.hidden_ids), len(samples))))
+    h = nothing_on(first, len(samples))
     v = clamp.hold(first.sample_visible(h, Purpose.FANTASY, 0, first_draw))
     total = np.zeros(())
     for sweep in range(steps):

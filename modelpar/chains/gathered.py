@@ -36,7 +36,8 @@ class GatheredChains:
     def of_replica(self, replica: int, n_replicas: int) -> Chains | TemperedChains:
         """Those of one of ``n_replicas``."""
         if self.described is None:
-            return Chains.of_replica(self.arrays["chains"], replica, n_replicas)
+            states = self.arrays["chains"]
+            return Chains.of_replica(states, replica, n_replicas, real=states.dtype.kind == "f")
         return TemperedChains.of_replica(self.described, self.arrays, self.kept, replica, n_replicas)
 
     def bring_up_to_date(self, chains: Chains | TemperedChains, replica_comm: MPI.Comm) -> None:

@@ -19,6 +19,7 @@ from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose, Stream
 from modelpar.kernels.products.product import Activations, Sampler
 from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.model import real_hidden
 from modelpar.model.rbm import RBM, statistic_of
 from modelpar.spec import TrainingSpec
 from modelpar.streams import SweepStreams
@@ -33,23 +34,29 @@ SHARES = 1 << 50  # counters of draws between two shares of an update: no traini
 
 @dataclass
 class Chains:
-    """The hidden states of this replica's chains, and which of all chains they are."""
+    """The hidden states, or real values, of this replica's chains, and which of all chains they are."""
 
-    h: Packed  # (n_hidden_owned, chains of this replica)
+    h: Activations  # (n_hidden_owned, chains of this replica)
     first: int  # id of the first of them
     n_all: int  # chains over all replicas
 
     @classmethod
-    def of_replica(cls, states: Array, replica: int, n_replicas: int) -> Chains:
-        """This replica's columns of the states (n_hidden_owned, n_all) of all chains, given as 0 and 1."""
+    def of_replica(cls, states: Array, replica: int, n_replicas: int, *, real: bool = False) -> Chains:
+        """This replica's columns of the states (n_hidden_owned, n_all) of all chains, given as 0 and 1, or, with
+        ``real``, of their values."""
         mine = Minibatches.slice_of(states.shape[1], replica, n_replicas)
-        return cls(pack(states[:, mine]), mine.start, states.shape[1])
+        own = np.ascontiguousarray(states[:, mine])
+        return cls(own if real else pack(own), mine.start, states.shape[1])
 
     def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> dict[str, Array]:
-        """``chains``: those of all replicas (n_hidden_owned, n_all) as 0 and 1 of ``dtype``.  Collective."""
-        return {"chains": np.concatenate([unpack(h, dtype) for h in replica_comm.allgather(self.h)], axis=1)}
+        """``chains``: those of all replicas (n_hidden_owned, n_all) as 0 and 1 of ``dtype``, real values as they are.
 
-    def advance(self, rbm: RBM, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
+        Collective.
+        """
+        of_all = replica_comm.allgather(self.h)
+        return {"chains": np.concatenate([unpack(h, dtype) if isinstance(h, Packed) else h for h in of_all], axis=1)}
+
+    def advance(self, rbm: RBM, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Activations]:
         """Move the chains on by ``spec.sweeps`` sweeps of Gibbs sampling: PCD-k (Tieleman 2008).
 
         first_draw   counter of the draws of this replica's first chain
@@ -59,10 +66,9 @@ class Chains:
         v = rbm.visible_after(self.h, spec.sweeps, streams, first_draw)
         v_sent = rbm.weights.spread_visible(v)
         hidden = rbm.hidden_side(v_sent, Purpose.CHAIN, 2 * spec.sweeps, first_draw, spec, states=True)
-        assert hidden.states is not None  # they were asked for
-        self.h = hidden.states
+        self.h = hidden.activations
         s = statistic_of(hidden)
-        return Phase(v, v_sent.wait(), s, rbm.weights.spread_hidden(s).wait()), self.h
+        return Phase(v, v_sent.wait(), s, rbm.weights.spread_hidden(s).wait(), hidden.gradient), self.h
 
 
 def start(
@@ -88,8 +94,11 @@ def start(
     return Chains(h, mine.start, n_all)
 
 
-def _drawn(bias: Array, rbm: RBM, n: int, first: int) -> Packed:
-    sampler = Sampler(bias, rbm.hidden_ids, Stream(rbm.seed, rbm.index, Purpose.CHAIN, START), first)
+def _drawn(bias: Array, rbm: RBM, n: int, first: int) -> Activations:
+    stream = Stream(rbm.seed, rbm.index, Purpose.CHAIN, START)
+    if rbm.hidden_units is not None:
+        return real_hidden.of_biases(rbm, rbm.hidden_units, n, stream, first)
+    sampler = Sampler(bias, rbm.hidden_ids, stream, first)
     drawn = sampler.of_sums(np.zeros((len(bias), n), bias.dtype), 1)
     assert drawn.states is not None  # they were asked for
     return drawn.states

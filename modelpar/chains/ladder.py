@@ -24,6 +24,7 @@ from mpi4py import MPI
 
 from modelpar import draws
 from modelpar.draws import Purpose, Stream
+from modelpar.errors import SpecError
 from modelpar.kernels.products.product import Activations, Sampler
 from modelpar.kernels.sampling.softplus import FIXED_STEPS, fixed_softplus_sums, lies_below
 from modelpar.kernels.states import Packed, over_units, pack
@@ -48,6 +49,14 @@ class Level:
 
     rbm: RBM
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises SpecError, on every rank alike, for hidden units with real values."""
+        if self.rbm.hidden_units is not None:
+            raise SpecError(
+                f"tempered chains have Bernoulli hidden units, but these are {self.rbm.hidden_units.name}; use the "
+                "method gibbs"
+            )
 
     def visible(self, h: Packed, purpose: Purpose, repeat: int, first: int) -> Activations:
         """Visible states, or values, drawn given h (n_hidden_owned, chains).   first: counter of the first chain"""

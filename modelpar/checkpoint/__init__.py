@@ -103,6 +103,8 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
     """The fields that define the network, without the layout of its matrices, which the file does not depend on."""
     fields = dataclasses.asdict(spec)
     del fields["layout"], fields["halo"]
+    if spec.hidden == "bernoulli":  # as files were before there were other kinds
+        del fields["hidden"]
     return fields
 
 
@@ -152,7 +154,8 @@ def load(
     files.read_into(path, grid, header, blocks, subset=not to_train, verify=verify)
     if verify:
         _check_finite(path, blocks, grid)
-    check_states(path, grid.comm, chains or {})
+    real = spec.hidden != "bernoulli"
+    check_states(path, grid.comm, {} if real else chains or {})
     if last:
         run.take_back_last(network)
     elif not to_train:
@@ -164,7 +167,7 @@ def load(
         chains["chains.direction"] = grid.shard_comm.bcast(chains["chains.direction"])
         run.chains = TemperedChains.of_replica(tempered, chains, kept, grid.replica, grid.n_replicas)
     elif chains is not None:
-        run.chains = Chains.of_replica(chains["chains"], grid.replica, grid.n_replicas)
+        run.chains = Chains.of_replica(chains["chains"], grid.replica, grid.n_replicas, real=real)
     run.refresh_all(network)
     run.data = Fingerprint.from_text(header.metadata.get("data"))
     verdict = health.judge(network) if verdict is None else verdict

@@ -35,7 +35,7 @@ def read_position(header: Header) -> Position | None:
 
 
 def read_states(path: AnyPath, network: DeepBeliefNetwork, index: int | None = None) -> Array | None:
-    """Hidden states (n_hidden_owned, chains) of all chains of an RBM that training carried, as 0 and 1.
+    """Hidden states (n_hidden_owned, chains) of all chains of an RBM that training carried, as 0 and 1; or real values.
 
     index   of the RBM; None: the uppermost
 
@@ -51,7 +51,7 @@ def read_states(path: AnyPath, network: DeepBeliefNetwork, index: int | None = N
     shape = network.spec.layers[rbm.index + 1], n_all
     block = TensorBlock("chains", shape, states, rbm.hidden_ids, np.arange(n_all))
     files.read_into(path, network.grid, header, [block], subset=True)
-    check_states(path, network.grid.comm, {"chains": states})
+    check_states(path, network.grid.comm, {} if rbm.hidden_units else {"chains": states})
     return states
 
 
@@ -73,7 +73,8 @@ def check_states(path: AnyPath, comm: MPI.Comm, arrays: Mapping[str, Array]) -> 
 def read_chains(path: AnyPath, network: DeepBeliefNetwork, index: int | None = None) -> Chains | None:
     """This replica's part of the same chains, as training had them."""
     states, grid = read_states(path, network, index), network.grid
-    return None if states is None else Chains.of_replica(states, grid.replica, grid.n_replicas)
+    real = network.spec.hidden != "bernoulli"
+    return None if states is None else Chains.of_replica(states, grid.replica, grid.n_replicas, real=real)
 
 
 def read_ladder(path: AnyPath, network: DeepBeliefNetwork) -> tuple[Parameters, ...]:

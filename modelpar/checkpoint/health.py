@@ -75,7 +75,8 @@ def of_values(network: DeepBeliefNetwork) -> list[str]:
         reasons.append(of_rbm(rbm, network.bounds(rbm), comm, in_sums=in_sums))
     if network.output is not None:
         reasons.append(of_weights("the output layer", [network.output.parameters.W], comm))
-    biases = [x for part in network.parts() for x in (part.parameters.b, part.parameters.c)]
+    of_parts = [part.parameters for part in network.parts()]
+    biases = [x for of_part in of_parts for x in (of_part.b, of_part.c, of_part.potential)]
     if not are_finite(biases, comm):
         reasons.append("a bias is no longer a finite number")
     beside = [part.flat for name in NAMED for part in getattr(run, name).values()]

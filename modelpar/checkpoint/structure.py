@@ -29,6 +29,7 @@ from modelpar.model.rbm import RBM
 from modelpar.ownership.build_connections import connect_described, image_shapes
 from modelpar.ownership.connections import Connections, Listed
 from modelpar.spec import NetworkSpec
+from modelpar.units.hidden import hidden_units
 from modelpar.values.offsets import offsets_of
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Piece
@@ -38,7 +39,7 @@ Array = npt.NDArray[Any]
 LIST_BYTES = 24  # a listed connection takes while lists are read and compared: visible unit, place, and copies
 
 
-Shapes = dict[str, tuple[int, ...]]  # of a part's parameters, by ``W``, ``b`` and ``c``
+Shapes = dict[str, tuple[int, ...]]  # of a part's parameters, by ``W``, ``b``, ``c`` and names of potentials
 
 
 def check(path: str | Path, header: Header, spec: NetworkSpec) -> None:
@@ -70,14 +71,16 @@ def part_shapes(header: Header, spec: NetworkSpec) -> dict[str, Shapes]:
         elif not pattern.dense:
             _, shape, _, _ = header.tensors.get(f"rbm.{i}.W", (None, (0,), 0, 0))
             weights = (math.prod(shape),)
-        result[f"rbm.{i}"] = {"W": weights, "b": (n_lower,), "c": (n_upper,)}
+        units = hidden_units(spec.hidden)
+        potential = dict.fromkeys(units.learned if units else (), (n_upper,))
+        result[f"rbm.{i}"] = {"W": weights, "b": (n_lower,), "c": (n_upper,), **potential}
     if spec.classes:
         result["output"] = {"W": (spec.layers[-1], spec.classes), "c": (spec.classes,)}
     return result
 
 
 def check_parameters(path: str | Path, header: Header, spec: NetworkSpec, name: str, shapes: Shapes) -> None:
-    """Raise CheckpointError where ``NAME.W``, ``NAME.b`` and ``NAME.c`` are not there, or not of these shapes."""
+    """Raise CheckpointError where ``NAME.W``, ``NAME.b``, ``NAME.c``, ... are not there, or not of these shapes."""
     for letter, shape in shapes.items():
         check_tensor(path, header, f"{name}.{letter}", np.dtype(spec.dtype), shape)
 
@@ -116,14 +119,15 @@ def block(name: str, piece: Piece) -> TensorBlock:
 
 
 def parameter_blocks(name: str, part: Part, parameters: Parameters, shape: tuple[int, ...]) -> list[TensorBlock]:
-    """``NAME.W``, ``NAME.b`` and ``NAME.c``: parameters that have the shapes of a part's.
+    """``NAME.W``, ``NAME.b``, ``NAME.c`` and those of potentials: parameters that have the shapes of a part's.
 
     shape   (units below, units above) of the part
     """
     result = [block(f"{name}.W", part.weights.piece(parameters.W))]
     if part.visible_ids is not None:
         result.append(TensorBlock(f"{name}.b", shape[:1], parameters.b, part.visible_ids, None))
-    result.append(TensorBlock(f"{name}.c", shape[1:], parameters.c, part.hidden_ids, None))
+    of_hidden = {"c": parameters.c, **dict(zip(part.potential, parameters.potential, strict=True))}
+    result += [TensorBlock(f"{name}.{own}", shape[1:], x, part.hidden_ids, None) for own, x in of_hidden.items()]
     return result
 
 

@@ -21,6 +21,7 @@ from modelpar.checkpoint.checksum import MODULUS, checksum
 from modelpar.checkpoint.header import Header, decode, header_length
 from modelpar.errors import CheckpointError, ModelparError
 from modelpar.spec import NetworkSpec
+from modelpar.units.hidden import hidden_units
 
 HEALTHY, UNHEALTHY, DAMAGED, UNREADABLE = STATUSES = ("healthy", "unhealthy", "damaged", "unreadable")
 HEALTH = "health"  # key of the metadata: the verdict of the training that wrote the file, as JSON
@@ -105,7 +106,9 @@ def _structure(name: str, header: Header) -> list[str]:
 
 
 def _needed(spec: NetworkSpec) -> list[str]:
-    names = [f"rbm.{i}.{name}" for i in range(len(spec.layers) - 1) for name in ("W", "b", "c", "mean_activation")]
+    units = hidden_units(spec.hidden)
+    of_each = "W", "b", "c", *(units.learned if units else ()), "mean_activation"
+    names = [f"rbm.{i}.{name}" for i in range(len(spec.layers) - 1) for name in of_each]
     return [*names, "input.offset", "input.scale", *(("output.W", "output.c") if spec.classes else ())]
 
 

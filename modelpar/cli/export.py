@@ -81,6 +81,10 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
     values.  For Gaussian units the standardisation is folded into the first layer, which then takes raw values.
     """
     for rbm in network.rbms:
+        if rbm.hidden_units is not None:
+            raise SpecError(
+                f"RBM {rbm.index} has {rbm.hidden_units.name} hidden units, which PyTorch has not; export to .npz"
+            )
         if rbm.weights.matrix_ids is None:
             raise SpecError(
                 f"RBM {rbm.index} has connections that are not complete, which PyTorch's Linear cannot hold; export to "

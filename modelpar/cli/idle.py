@@ -22,7 +22,7 @@ from modelpar.cli.terminal import Say
 from modelpar.data import Dataset
 from modelpar.errors import DataError, SpecError
 from modelpar.formats.archive import Archive
-from modelpar.spec import NetworkSpec, SyncSpec
+from modelpar.spec import AUTO, NetworkSpec, SyncSpec
 from modelpar.training.evaluation import has_labels
 
 OFF = (0, 0.0, False, None, "", "auto", "none", "full")  # values that ask for nothing
@@ -89,6 +89,8 @@ def why_not_tuned(settings: Settings, spec: NetworkSpec, dataset: Dataset) -> st
         return "--pretrain-only leaves out fine-tuning"
     if settings.finetune.epochs == 0:
         return "there is no fine-tuning (--finetune-epochs 0)"
+    if spec.hidden != "bernoulli":
+        return f"there is no fine-tuning of --hidden {spec.hidden}"
     if spec.classes == 0 and dataset.train.labels is not None:
         return "--classes 0 leaves out fine-tuning"
     return "" if dataset.train.labels is not None else f"{dataset.name} has no labels, so there is no fine-tuning"
@@ -136,6 +138,8 @@ def _of_network(spec: NetworkSpec) -> Iterator[Idle]:
 def _of_data(settings: Settings, dataset: Dataset) -> Iterator[Idle]:
     if dataset.fingerprint is not None and dataset.fingerprint.test is not None:
         yield Idle("data", "test_fraction", "there is a test set already, and no samples are set aside for one")
+    if settings.data.sample_weights != AUTO:
+        yield Idle("data", "identity", "neighbours are counted by --sample-weights auto only")
     if settings.tables.get("network", {}).get("classes") == 0:
         for name in ("labels", "test_labels"):
             yield Idle("data", name, "--classes 0 leaves out what labels are for")
@@ -182,6 +186,10 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
     single = len(spec.layers) == 2
     if not any(pattern.dense for pattern in spec.patterns):
         yield Idle("training", "products", "no connections are complete, and only these have products of matrices")
+    if spec.hidden != "bernoulli":
+        yield Idle(
+            "training", "statistics", f"the statistics of --hidden {spec.hidden} are means, which are not rounded"
+        )
     if spec.visible != "gaussian":
         yield Idle("training", "gaussian_learning_rate", f"--visible is {spec.visible}; the rate is --learning-rate")
     elif single:

@@ -16,7 +16,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.memory import memory_bytes
 from modelpar.spec import NetworkSpec
 from modelpar.training.exactness import check_exact
-from modelpar.training.preconditions import check_products, check_strategy, check_tuning, check_values
+from modelpar.training.preconditions import check_hidden, check_products, check_strategy, check_tuning, check_values
 
 
 def check_memory(settings: Settings, spec: NetworkSpec, grid: Grid) -> None:
@@ -34,6 +34,7 @@ def check_data(settings: Settings, spec: NetworkSpec, layout: NetworkLayout, gri
         digests=settings.training.digests,
     )  # fmt: skip
     check_products(spec, settings.training)
+    check_hidden(spec, settings.training)
     if spec.exact:
         visible = layout.layers[0].owned(grid.shard)
         feed = DataFeed(
@@ -70,7 +71,7 @@ def network_spec(settings: Settings, dataset: Dataset) -> NetworkSpec:
                 f"the labels of {dataset.name} are all 0, but a classifier needs at least 2 classes; give other "
                 "--labels, or --classes 0 to train without them"
             )
-        more["classes"] = dataset.n_classes
+        more["classes"] = dataset.n_classes if settings.network().hidden == "bernoulli" else 0
     return settings.network(**more)
 
 

@@ -108,6 +108,8 @@ def _chosen(network: DeepBeliefNetwork, index: int | None) -> RBM:
         raise SpecError(
             f"a file of rbms is for Bernoulli visible units, but these are {rbm.visible.name}; export to .npz"
         )
+    if rbm.hidden_units is not None:
+        raise SpecError(f"rbms has no {rbm.hidden_units.name} hidden units, as this RBM has; export to .npz")
     if rbm.weights.matrix_ids is None:
         raise SpecError(f"RBM {rbm.index} has connections that are not complete, as rbms needs them; export to .npz")
     return rbm

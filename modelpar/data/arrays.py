@@ -15,6 +15,7 @@ import numpy.typing as npt
 from modelpar.data.dataset import LoadedTable, MappedTable, Source, Table, check_shape, image_shape_of, scale_of
 from modelpar.data.mapped import MappedFile
 from modelpar.data.reading import StreamedTable, check_count, check_labels
+from modelpar.data.sample_weights import WEIGHTS_KEY
 from modelpar.errors import DataError
 from modelpar.files.regular import open_regular
 from modelpar.formats.archive import Archive
@@ -104,7 +105,8 @@ def open_npz(archive: Archive) -> Source:
     labels = archive.key_of(LABEL_KEYS)
     data = archive.key_of(DATA_KEYS)
     if data is None:
-        wide = [key for key, header in archive.headers.items() if len(header.shape) > 1 and key != labels]
+        others = labels, WEIGHTS_KEY
+        wide = [key for key, header in archive.headers.items() if len(header.shape) > 1 and key not in others]
         if wide == ["arr_0", "arr_1"] and _may_label(archive.headers["arr_1"], archive.headers["arr_0"]):
             wide = wide[:1]
         if len(wide) != 1:

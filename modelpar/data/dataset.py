@@ -20,6 +20,7 @@ from modelpar.data.column_summary import ColumnSummary
 from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.mapped import MappedFile
 from modelpar.data.packed import PackedColumns, in_memory
+from modelpar.data.sample_weights import check_weights
 from modelpar.errors import DataError, together
 from modelpar.machine.memory import check_room
 from modelpar.values.forms import plain_array
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 
 
 MOST_SAMPLES, MOST_UNITS = (1 << 32) - 1, (1 << 31) - 1  # as draws can count them
@@ -49,11 +51,16 @@ class Table(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some rows of a table, and their labels."""
+    """Some rows of a table, their labels and weights.
+
+    Minibatches are drawn in proportion to the weights, and scores are means by them; None: all count alike, and so
+    they do where all weights are the same.
+    """
 
     table: Table
     rows: IntArray  # (n,) ids of the table's rows, ascending
     labels: IntArray | None = None  # (n,) classes counted from 0
+    weights: Doubles | None = None  # (n,) from 0 on, of any scale
     # by unit ids, so that values are read once; a split of other rows begins anew
     summaries: dict[bytes, ColumnSummary] = field(init=False, default_factory=dict, repr=False)
     # by unit ids, scaling and threshold: whether values are states, and their bits where these are kept
@@ -62,10 +69,15 @@ class Split:
     )
 
     def __post_init__(self) -> None:
-        """Raises DataError where the table does not have these rows, or labels are not classes of them."""
+        """Raises DataError where the table does not have these rows, or labels are not classes of them, or weights
+        are not numbers from 0 on."""
         name, rows = self.table.name, plain_array(self.rows, f"the rows of {self.table.name}")
         check_ids(rows, self.table.n_samples, f"{name} has {self.table.n_samples} samples, but rows")
         object.__setattr__(self, "rows", rows.astype(np.int64, copy=False))
+        if self.weights is not None:
+            weights = check_weights(self.weights, len(rows), f"the weights of {name}")
+            differ = len(weights) > 0 and weights.min() < weights.max()
+            object.__setattr__(self, "weights", weights if differ else None)
         if self.labels is None:
             return
         labels = plain_array(self.labels, f"the labels of {name}")
@@ -79,7 +91,7 @@ class Split:
 
     def alike(self) -> dict[str, Any]:
         """All that must be the same on every rank: not what was read of it so far."""
-        return {"data": self.table, "rows": self.rows, "labels": self.labels}
+        return {"data": self.table, "rows": self.rows, "labels": self.labels, "weights": self.weights}
 
     def summary(self, unit_ids: IntArray) -> ColumnSummary:
         """One pass over the raw values of ``unit_ids``; remembered.  Raises DataError."""
@@ -127,6 +139,7 @@ class Source:
     how: str = ""  # in which of several ways a file was read: it is other data in another way
     notes: tuple[str, ...] = ()  # warnings about how it was read
     facts: Mapping[str, Any] = field(default_factory=dict)  # what its reader has counted, for ``modelpar data``
+    weights: Doubles | None = None  # (n,) of the samples, as in Split; those of 0 too
 
 
 @dataclass(eq=False)

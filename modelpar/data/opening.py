@@ -17,19 +17,21 @@ from modelpar import faults
 from modelpar.collective.agreement import agree
 from modelpar.data.cache import from_cache
 from modelpar.data.categorical import as_categorical
-from modelpar.data.dataset import Dataset, Source, Split, agreed
+from modelpar.data.dataset import Dataset, Source, agreed
 from modelpar.data.fingerprint import Fingerprint, contents, values_of
 from modelpar.data.memory import array_source, own_source
 from modelpar.data.named import SETS, files_of, find_named, open_files
+from modelpar.data.neighbours import with_neighbour_weights
 from modelpar.data.packed_files import check_packed
 from modelpar.data.read_options import ReadOptions
 from modelpar.data.readers import is_name, open_source, read_labels
 from modelpar.data.reading import check_labels
-from modelpar.draws import permutation
+from modelpar.data.sample_weights import chosen_weights, word_of
+from modelpar.data.splits import check_test, set_aside, split_of
 from modelpar.errors import DataError, SpecError, warn
 from modelpar.files.paths import split_inner
 from modelpar.machine.memory import check_room
-from modelpar.spec import DataSpec
+from modelpar.spec import AUTO, DataSpec
 from modelpar.values import plain
 from modelpar.values.forms import is_path
 
@@ -43,8 +45,8 @@ _BYTES_OF_SAMPLE = 64  # of numbers of samples, their order, and what sorting th
 def open_dataset(
     X: Any, y: Any = None, comm: MPI.Comm | None = None, *, test: Any = None, columns: npt.ArrayLike | None = None,
     test_fraction: float | None = None, validation_fraction: float | None = None, scale: float | None = None,
-    binarise: str | float | None = None, alphabet: str | None = None, missing: str | None = None, visible: str = "",
-    seed: int = 1,
+    binarise: str | float | None = None, alphabet: str | None = None, missing: str | None = None,
+    weights: Any = None, identity: float | None = None, visible: str = "", seed: int = 1,
 ) -> Dataset:  # fmt: skip
     """Open a data set by name or path, or make one of arrays in memory.
 
@@ -57,8 +59,11 @@ def open_dataset(
     test      the test set, as X, or a pair (X, y) of samples and labels
     columns   (n_mine,) ids of the units that the columns of X (and of ``test``) are, where each rank hands over only
               its own, such as ``network.visible_ids``; the rows must be the same on every rank
-    test_fraction, validation_fraction, scale, binarise, alphabet, missing   as in :class:`modelpar.spec.DataSpec`; not
-              beside one
+    test_fraction, validation_fraction, scale, binarise, alphabet, missing, identity   as in
+              :class:`modelpar.spec.DataSpec`; not beside one
+    weights   of the samples of X, (n_samples,) numbers from 0 on, of any scale; the path of a file of them; ``auto``: 1
+              over the samples that agree at ``identity`` of the sites, of categorical data; or ``none``: also where X
+              brings some.  Samples of weight 0 are in no split
     visible   the kind of visible units that the data are for, where that is known: for ``categorical:Q`` integers are
               states of sites, from 0 to Q - 1, and bool, or packed bits, are such states one-hot
 
@@ -82,11 +87,11 @@ def open_dataset(
     with agreed(comm):
         options = {
             "test_fraction": test_fraction, "validation_fraction": validation_fraction, "scale": scale,
-            "binarise": binarise, "alphabet": alphabet, "missing": missing,
+            "binarise": binarise, "alphabet": alphabet, "missing": missing, "identity": identity,
         }  # fmt: skip
-        spec, wanted = _asked(
-            X, y, test, columns, {name: value for name, value in options.items() if value is not None}
-        )
+        given_options = {name: value for name, value in options.items() if value is not None}
+        spec, wanted = _asked(X, y, test, columns, weights, given_options)
+        plain.text("visible", visible)
     if comm is not None:  # before anything is opened, which is other calls for a path than for an array
         forms: dict[str, Any] = {name: _form(value) for name, value in vars(wanted).items()}
         agree(comm, "open_dataset", columns=_form(columns), **forms)
@@ -99,7 +104,7 @@ def open_dataset(
         digests = digests[0], of_test[0]
     if comm is not None:  # a file that one rank does not have was reported before
         # of its own columns each rank has others; those that several have were compared
-        given = {"y": wanted.y, "test y": wanted.test_y}
+        given = {"y": wanted.y, "test y": wanted.test_y, "weights": wanted.weights}
         if columns is None:
             given = {"X": wanted.X, "test X": wanted.test, **given}
         names: dict[str, Any] = {}
@@ -116,7 +121,10 @@ def open_dataset(
         source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm, digests)
     with agreed(comm):
-        return _assemble(spec, wanted, source, tests[0] if tests else None, seed, before, digests)
+        dataset = _assemble(spec, wanted, source, tests[0] if tests else None, seed, before, digests)
+    if word_of(wanted.weights) != AUTO:
+        return dataset
+    return with_neighbour_weights(dataset, dataset.visible or visible, spec.identity, comm)
 
 
 def open_whole(spec: DataSpec, visible: str = "") -> Source:
@@ -142,6 +150,7 @@ class _Wanted:
     y: Any
     test: Any
     test_y: Any
+    weights: Any = None
 
 
 def _form(what: Any) -> str | None:
@@ -159,11 +168,14 @@ def _values(what: Any) -> Any:
         raise DataError(f"{plain.shown(what)} is not an array of numbers: {error}") from None
 
 
-def _asked(X: Any, y: Any, test: Any, columns: Any, given: dict[str, Any]) -> tuple[DataSpec, _Wanted]:
+def _asked(
+    X: Any, y: Any, test: Any, columns: Any, weights: Any, given: dict[str, Any]
+) -> tuple[DataSpec, _Wanted]:  # fmt: skip
     """The arguments of :func:`open_dataset`, checked.   given: the options among them.  Raises SpecError."""
     if isinstance(X, DataSpec):
         twice = {**given, **({"y": y} if X.labels and y is not None else {}),
-                 **({"test": test} if X.test_data and test is not None else {})}  # fmt: skip
+                 **({"test": test} if X.test_data and test is not None else {}),
+                 **({"weights": weights} if X.sample_weights and weights is not None else {})}  # fmt: skip
         if twice:
             raise SpecError(f"{', '.join(twice)} came beside a DataSpec, which has its own; give them there")
         spec, samples = X, X.data
@@ -181,7 +193,7 @@ def _asked(X: Any, y: Any, test: Any, columns: Any, given: dict[str, Any]) -> tu
     test, test_y = test if isinstance(test, tuple) else (test, None)
     wanted = _Wanted(
         samples, spec.labels if y is None else y, spec.test_data if test is None else test,
-        spec.test_labels if test_y is None else test_y,
+        spec.test_labels if test_y is None else test_y, spec.sample_weights if weights is None else weights,
     )  # fmt: skip
     for name, what in vars(wanted).items():
         if is_path(what) and not os.fsdecode(what):
@@ -274,33 +286,35 @@ def _assemble(
     n_samples, n_units = source.table.n_samples, source.table.n_units
     check_room(_BYTES_OF_SAMPLE * n_samples, source.table.name)
     labels = _labels(wanted.y, "y", n_samples, source.labels)
+    weights = chosen_weights(wanted.weights, n_samples, source.weights)
     everything = np.arange(n_samples)
     train_rows, test, known_test = everything, None, None
     if wanted.test is None and wanted.test_y is not None and source.test is None:
         path = f" {os.fsdecode(wanted.test_y)}" if is_path(wanted.test_y) else ""
         raise DataError(f"test labels{path} were given without test data; add the test data")
     if other is not None:
-        _check_test(source, other)
+        check_test(source, other)
         test_labels = _labels(wanted.test_y, "the test set's y", other.table.n_samples, other.labels)
-        test = Split(other.table, np.arange(other.table.n_samples), test_labels)
+        of_test = None if word_of(wanted.weights) else other.weights
+        test = split_of(other, np.arange(other.table.n_samples), test_labels, of_test)
         known_test = contents(before[1] or other, digests[1], test_labels)
     else:
-        train_rows, aside = _set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
-        test = _split(source, aside, labels)
-    train_rows, aside = _set_aside(train_rows, spec.validation_fraction, seed, _VALIDATION_EPOCH)
-    if not len(train_rows):
+        train_rows, aside = set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
+        test = split_of(source, aside, labels, weights)
+    train_rows, aside = set_aside(train_rows, spec.validation_fraction, seed, _VALIDATION_EPOCH)
+    train = split_of(source, train_rows, labels, weights)
+    if train is None:
         raise DataError(
             f"{spec.data} has {n_samples} samples, of which none is left for training; set a smaller part aside"
         )
-    train = Split(source.table, train_rows, _of(labels, train_rows))
-    validation = _split(source, aside, labels)
+    validation = split_of(source, aside, labels, weights)
     known = [
         split.labels.max() for split in (train, validation, test) if split is not None and split.labels is not None
     ]
     n_classes = int(max(known)) + 1 if labels is not None else 0
     name = spec.data if is_name(spec.data) else Path(split_inner(spec.data)[0]).name
     fractions = (0.0 if other is not None else spec.test_fraction), spec.validation_fraction
-    mark = Fingerprint(contents(before[0], digests[0], labels), known_test, fractions) if digests[0] else None
+    mark = Fingerprint(contents(before[0], digests[0], labels, weights), known_test, fractions) if digests[0] else None
     return Dataset(
         name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise,
         scale_given=spec.scale is not None, fingerprint=mark, visible=source.visible, alphabet=source.alphabet,
@@ -321,35 +335,3 @@ def _labels(given: Any, name: str, n_samples: int, own: IntArray | None) -> IntA
     if given is None:
         return own
     return read_labels(given, n_samples) if is_path(given) else check_labels(given, n_samples, name)
-
-
-def _check_test(source: Source, test: Source) -> None:
-    train_table, table = source.table, test.table
-    if table.n_units != train_table.n_units:
-        raise DataError(
-            f"{table.name} has {table.n_units} units, but {train_table.name} has {train_table.n_units}; test and "
-            "training data need the same width"
-        )
-    if (test.visible, test.alphabet) != (source.visible, source.alphabet):
-        kinds = [f"{one.visible or 'no states'} {one.alphabet}".strip() for one in (test, source)]
-        raise DataError(f"{table.name} has {kinds[0]}, but {train_table.name} has {kinds[1]}; both must be of one kind")
-    if test.scale != source.scale:
-        raise DataError(
-            f"{table.name} means 1.0 by {test.scale:g}, but {train_table.name} by {source.scale:g}; save test and "
-            "training data as the same type"
-        )
-
-
-def _set_aside(rows: IntArray, fraction: float, seed: int, epoch: int) -> tuple[IntArray, IntArray]:
-    """(rows that stay, rows set aside), each ascending."""
-    order = permutation(seed, epoch, len(rows))
-    n = round(len(rows) * fraction)
-    return np.sort(rows[order[n:]]), np.sort(rows[order[:n]])
-
-
-def _split(source: Source, rows: IntArray, labels: IntArray | None) -> Split | None:
-    return Split(source.table, rows, _of(labels, rows)) if len(rows) else None
-
-
-def _of(labels: IntArray | None, rows: IntArray) -> IntArray | None:
-    return None if labels is None else labels[rows]

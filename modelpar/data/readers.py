@@ -6,6 +6,7 @@ import difflib
 import os
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from modelpar.data.named import SETS, find_named, idx_labels, open_files, open_f
 from modelpar.data.packed_files import is_packed, open_packed
 from modelpar.data.read_options import ReadOptions
 from modelpar.data.reading import check_count, check_labels
+from modelpar.data.sample_weights import weights_in
 from modelpar.data.sequences import open_sequences
 from modelpar.data.sparse import open_sparse
 from modelpar.data.stored_arrays import open_csv, open_hdf5, open_parquet
@@ -78,9 +80,9 @@ def open_source(data: str, options: ReadOptions) -> Source:
         return open_npy(path)
     if start.startswith(ZIP_START):
         archive = Archive(path)
-        if is_packed(archive):
-            return open_packed(archive)
-        return open_sparse(archive) if is_sparse(archive) else open_npz(archive)
+        opened = open_packed if is_packed(archive) else open_sparse if is_sparse(archive) else open_npz
+        source = opened(archive)
+        return replace(source, weights=weights_in(archive, source.table.n_samples))
     if start.startswith(PARQUET_START):
         return open_parquet(path, options)
     inner = _unpacked(start) if is_gzip(start) else start

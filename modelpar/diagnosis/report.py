@@ -17,7 +17,7 @@ from modelpar.diagnosis.autocorrelation import TENTH, autocorrelation, integrate
 from modelpar.diagnosis.moments import Agreement, Moments, compare, moments, random_triples, rms, three_body
 from modelpar.diagnosis.neighbours import AdversarialAccuracy, adversarial_accuracy
 from modelpar.diagnosis.overfitting import FreeEnergyGap, free_energy_gap
-from modelpar.diagnosis.sampling import Walk, resample, spread_evenly, states, values_of, whole
+from modelpar.diagnosis.sampling import Walk, resample, spread_evenly, values_of, whole
 from modelpar.diagnosis.spectrum import effective_rank, singular_values
 from modelpar.errors import DataError
 from modelpar.kernels.products.product import Activations
@@ -191,7 +191,7 @@ def diagnose(
     walks["data"] = Walk(network, resample(network, top, _wanted(n_samples, n_chains)), n_chains, draws[DATA])
     if chains is not None:
         some = spread_evenly(chains.n_all, n_chains)
-        walks["run"] = Walk.of_hidden(network, states(resample(network, chains.h, some)), len(some), draws[RUN])
+        walks["run"] = Walk.of_hidden(network, resample(network, chains.h, some), len(some), draws[RUN])
     seen: dict[str, list[Moments]] = {name: [] for name in walks}
     shown, shown_times = [], times[spread_evenly(len(times), SHOWN_TIMES)]
     for name, walk in walks.items():

@@ -35,7 +35,7 @@ class Walk:
         """v   where they start; first_draw   of the draws of chain 0, which no other walk should have"""
         self.network, self.rbm, self.v, self.n_all, self.sweeps = network, network.rbms[-1], v, n_all, 0
         self._draw = first_draw + Minibatches.slice_of(n_all, network.grid.replica, network.grid.n_replicas).start
-        self._h: Packed | None = None
+        self._h: Activations | None = None
 
     @classmethod
     def random(cls, network: DeepBeliefNetwork, n_all: int, first_draw: int) -> Walk:
@@ -58,7 +58,7 @@ class Walk:
             self.sweeps, sweeps = self.sweeps + now, sweeps - now
 
     @classmethod
-    def of_hidden(cls, network: DeepBeliefNetwork, h: Packed, n_all: int, first_draw: int) -> Walk:
+    def of_hidden(cls, network: DeepBeliefNetwork, h: Activations, n_all: int, first_draw: int) -> Walk:
         """Chains that go on from hidden states (n_hidden_owned, chains of this replica).  Collective."""
         walk = cls(network, pack(np.zeros((len(network.rbms[-1].visible_ids), 0))), n_all, first_draw)
         walk._h = h
@@ -68,7 +68,7 @@ class Walk:
     def some(self, chains: IntArray, first_draw: int) -> Walk:
         """The chains of some ids, to go on from here with other draws.  Collective."""
         assert self._h is not None  # they have moved
-        return Walk.of_hidden(self.network, states(resample(self.network, self._h, chains)), len(chains), first_draw)
+        return Walk.of_hidden(self.network, resample(self.network, self._h, chains), len(chains), first_draw)
 
     def means(self, count: int) -> Array:
         """Visible means (n_visible, count) of the first chains, on every rank; states before they move.  Collective."""
@@ -133,9 +133,3 @@ def resample(network: DeepBeliefNetwork, v: Activations, wanted: IntArray) -> Ac
     mine = which[Minibatches.slice_of(len(wanted), grid.replica, grid.n_replicas)]
     chosen = np.ascontiguousarray(everything[:, mine])
     return pack(chosen) if isinstance(v, Packed) else chosen
-
-
-def states(x: Activations) -> Packed:
-    """What is known to be packed."""
-    assert isinstance(x, Packed)
-    return x

@@ -5,6 +5,9 @@ Murray 2008, equation 16), from an RBM without weights, whose log Z is known, to
 
     log f_k(v) = (1 - beta_k) base.v + beta_k b.v + sum_j log(1 + exp(beta_k x_j)),   x = W^T v + c
 
+Of hidden units with real values the potentials U stay what they are on the way, and their cumulants Gamma(beta_k x_j)
+stand for log(1 + exp(beta_k x_j)).
+
 With RBMs from the course of its training the way goes through them in order (Bereux, Decelle, Furtlehner, Rosset and
 Seoane 2024, trajectory annealing), and beta runs to their number, a whole number at each of them.  Between two of them
 W, b and c are interpolated linearly, and so are x = W^T v + c and W h + b, which are all that is needed of them.
@@ -35,6 +38,7 @@ from modelpar.likelihood.energy import (
     IntArray,
     ShardedRBM,
     free_energy,
+    hidden_sums,
     on_whole_grid,
     rounded,
     stream_of,
@@ -43,6 +47,7 @@ from modelpar.likelihood.energy import (
     whole_grid,
 )
 from modelpar.model.rbm import owned_block
+from modelpar.units.hidden import drawn
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
 
@@ -194,11 +199,17 @@ class _Path:
     def __init__(self, rbms: Sequence[ShardedRBM], base: Array, seed: int | None) -> None:
         """base   (n_visible_owned,) visible biases of the base-rate RBM, of the type of the weights
 
-        Raises DataError on every rank where RBMs are of other units than the last one.
+        Raises DataError on every rank where RBMs are of other units than the last one, SpecError where there are
+        several with hidden units of real values.
         """
         self.rbm, self.base, self.seed, self.length = rbms[-1], base, seed, len(rbms)
         rbm = self.rbm
         if len(rbms) > 1:
+            if rbm.hidden_units is not None:
+                raise SpecError(
+                    f"the way through RBMs kept from training is one of Bernoulli hidden units, but these are "
+                    f"{rbm.hidden_units.name}; leave them out (--method ais)"
+                )
             with on_whole_grid(rbm):
                 for other in rbms[:-1]:
                     _check_units(other, rbm)
@@ -213,8 +224,12 @@ class _Path:
         return _Leg(self._rbms[first], end, low - first, high - first)
 
     def log_partition_of_base(self) -> float:
-        """2^n_hidden times the product of the visible units' own sums, as a logarithm."""
-        mine = len(self.rbm.hidden_ids) * float(rounded(self.rbm, np.array(math.log(2))))
+        """2^n_hidden, or the hidden units' integrals, times the product of the visible units' own sums, as a
+        logarithm."""
+        if self.rbm.hidden_units is None:
+            mine = len(self.rbm.hidden_ids) * float(rounded(self.rbm, np.array(math.log(2))))
+        else:
+            mine = float(hidden_sums(self.rbm, np.zeros((len(self.rbm.hidden_ids), 1)))[0])
         if self.rbm.gaussian:
             mine += 0.5 * len(self.base) * math.log(2 * math.pi)
         elif self.rbm.visible.categories:
@@ -263,15 +278,30 @@ class _Path:
             visible = 0.5 * ((wide - old) ** 2 - (wide - own) ** 2).sum(axis=0)
         else:
             visible = ((leg.end.b - leg.start.b).astype(values.dtype) @ values).astype(np.float64)
-        return (leg.high - leg.low) * visible + softplus_differences(inputs[1], leg.low, leg.high, inputs[0])
+        if self.rbm.hidden_units is None:
+            hidden = softplus_differences(inputs[1], leg.low, leg.high, inputs[0])
+        else:
+            high, low = (_mixed(inputs[0], inputs[1].copy(), fraction) for fraction in (leg.high, leg.low))
+            hidden = hidden_sums(self.rbm, high) - hidden_sums(self.rbm, low)
+        return (leg.high - leg.low) * visible + hidden
 
     def _moved(
         self, leg: _Leg, inputs: tuple[Array | None, Array], repeats: tuple[int, int], counter: int | IntArray
     ) -> Activations:
         """v after a step of Gibbs sampling at ``leg.high``, from both W^T v + c, which are overwritten."""
-        h = self._drawn(_mixed(*inputs, leg.high), self.rbm.hidden_ids, repeats[0], counter)
+        h = self._hidden(_mixed(*inputs, leg.high), repeats[0], counter)
         x = _mixed(leg.start.visible_input(h), leg.end.visible_input(h), leg.high)
         return self._visible(x, repeats[1], counter)
+
+    def _hidden(self, x: Array, repeat: int, counter: int | IntArray) -> Activations:
+        """States or values of the owned hidden units from their summed inputs, which are overwritten."""
+        units, ids = self.rbm.hidden_units, self.rbm.hidden_ids
+        if units is None:
+            return self._drawn(x, ids, repeat, counter)
+        stream = stream_of(self.rbm, self.seed, repeat)
+        values = drawn(units, x, self.rbm.parameters.potential, stream, ids, counter).values
+        assert values is not None  # they were asked for
+        return values
 
     def _visible(self, x: Array, repeat: int, counter: int | IntArray) -> Activations:
         """States or values of the owned visible units from their summed inputs, which are overwritten."""
@@ -286,9 +316,9 @@ class _Path:
     ) -> Packed:  # fmt: skip
         stream = stream_of(self.rbm, self.seed, repeat)
         sampler = Sampler(self._no_bias[: len(ids)], ids, stream, counter, categories=categories)
-        drawn = sampler.of_sums(x, 1)
-        assert drawn.states is not None  # they were asked for
-        return drawn.states
+        sampled = sampler.of_sums(x, 1)
+        assert isinstance(sampled.states, Packed)  # they were asked for
+        return sampled.states
 
 
 def _mixed(start: Array | None, end: Array, fraction: float) -> Array:
@@ -324,7 +354,10 @@ def _base(rbm: ShardedRBM, base_bias: Array | None) -> tuple[Array, bool]:
 
 def _check_units(rbm: ShardedRBM, last: ShardedRBM) -> None:
     """Raises DataError on this rank."""
-    mine, theirs = ((it.visible, it.W.dtype, it.visible_ids.tobytes(), it.hidden_ids.tobytes()) for it in (rbm, last))
+    mine, theirs = (
+        (it.visible, it.hidden_units, it.W.dtype, it.visible_ids.tobytes(), it.hidden_ids.tobytes())
+        for it in (rbm, last)
+    )
     if mine != theirs:
         raise DataError(
             f"an RBM from the course of training has {len(rbm.visible_ids)} visible and {len(rbm.hidden_ids)} hidden "

@@ -11,8 +11,15 @@ from modelpar.chains.clamped import mask_of
 from modelpar.collective.agreement import agree
 from modelpar.errors import DataError, SpecError, together
 from modelpar.kernels.products.product import Activations
-from modelpar.kernels.sampling.softplus import softplus_sums
-from modelpar.likelihood.energy import Array, Doubles, IntArray, ShardedRBM, sum_over_shards, visible_values
+from modelpar.likelihood.energy import (
+    Array,
+    Doubles,
+    IntArray,
+    ShardedRBM,
+    hidden_sums,
+    sum_over_shards,
+    visible_values,
+)
 
 LARGEST_PART = 20  # units, whose states are all visited for every sample
 LOW_UNITS = 12  # units whose states are visited at a time
@@ -95,7 +102,7 @@ def _of_group(rbm: ShardedRBM, units: IntArray, base: Doubles, codes: IntArray) 
         here = low + rest
         for i, code in enumerate(codes):
             # up to what the given units add to all states alike
-            log_p = sum_over_shards(rbm, low_bias + rest_bias + softplus_sums(base[:, i : i + 1] + here))
+            log_p = sum_over_shards(rbm, low_bias + rest_bias + hidden_sums(rbm, base[:, i : i + 1] + here))
             sums[i] = np.logaddexp(sums[i], logsumexp(log_p))
             if code >> n_low == high:
                 own[i] = log_p[code & (2**n_low - 1)]

@@ -26,7 +26,9 @@ from modelpar.kernels.sampling.softplus import in_steps, softplus_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.rbm import owned_block
 from modelpar.units import Visible
+from modelpar.units.hidden import HiddenUnits, cumulant_sums
 from modelpar.values import plain
+from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -38,6 +40,8 @@ class ShardedRBM(Protocol):
 
     index: int
     seed: int
+    hidden_units: HiddenUnits | None  # with real values; None: states
+    parameters: Parameters
     exact: bool  # sums are the same bits at every grid
     visible_ids: IntArray
     hidden_ids: IntArray
@@ -62,7 +66,8 @@ def free_energy(rbm: ShardedRBM, v: Activations) -> Doubles:
     """F(v) = -log sum_h exp(-E(v, h)) of every sample, (samples,).
 
     Bernoulli, categorical: -b.v - sum_j log(1 + exp(x_j)); Gaussian: |v - b|^2 / 2 in place of -b.v; x = W^T v + c
-    (Hinton 2010, section 16.1 and 13.2).  Collective over the shards.
+    (Hinton 2010, section 16.1 and 13.2).  Of hidden units with real values -sum_j Gamma(x_j), their cumulants, which
+    are logarithms of integrals.  Collective over the shards.
 
     Raises DataError on every shard where any brings values of other units than its own.
     """
@@ -70,7 +75,11 @@ def free_energy(rbm: ShardedRBM, v: Activations) -> Doubles:
         values = visible_values(rbm, v)
     agree(rbm.shard_comm, "free_energy", samples=values.shape[1])
     x = rbm.hidden_input(v if isinstance(v, Packed) else values)
-    mine = -(softplus_sums(x, exact=True) if rbm.exact else softplus(x).sum(axis=0)) - _visible_term(rbm, values)
+    if rbm.hidden_units is not None:
+        hidden = cumulant_sums(rbm.hidden_units, x, rbm.parameters.potential)
+    else:
+        hidden = softplus_sums(x, exact=True) if rbm.exact else softplus(x).sum(axis=0)
+    mine = -hidden - _visible_term(rbm, values)
     return sum_over_shards(rbm, mine)
 
 
@@ -118,6 +127,13 @@ def visible_values(rbm: ShardedRBM, v: Activations) -> Array:
     return unpack(v, rbm.W.dtype) if isinstance(v, Packed) else v
 
 
+def hidden_sums(rbm: ShardedRBM, x: Array) -> Doubles:
+    """What the owned hidden units with the summed inputs ``x`` (units, samples) add to log p*, (samples,)."""
+    if rbm.hidden_units is not None:
+        return cumulant_sums(rbm.hidden_units, x, rbm.parameters.potential)
+    return softplus_sums(x, exact=rbm.exact)
+
+
 @contextmanager
 def on_whole_grid(rbm: ShardedRBM) -> Iterator[None]:
     """Failures of the block are raised on every rank of the grid.  Collective."""
@@ -151,8 +167,12 @@ def sum_over_shards(rbm: ShardedRBM, mine: Doubles) -> Doubles:
     return np.asarray(np.sum(rbm.shard_comm.allgather(mine), axis=0), dtype=np.float64)
 
 
-def mean_over_replicas(rbm: ShardedRBM, values: Doubles) -> float:
-    """Mean over the samples of all replicas; NaN without any.  Collective over the replicas."""
-    totals = rbm.replica_comm.allgather((float(values.sum()), len(values)))
-    n_samples = sum(n for _, n in totals)
-    return sum(total for total, _ in totals) / n_samples if n_samples else math.nan
+def mean_over_replicas(rbm: ShardedRBM, values: Doubles, weights: Doubles | None = None) -> float:
+    """Mean over the samples of all replicas, by their weights (samples,) where there are some; NaN without any.
+
+    Collective over the replicas.
+    """
+    mine = (values, float(len(values))) if weights is None else (values * weights, float(weights.sum()))
+    totals = rbm.replica_comm.allgather((float(mine[0].sum()), mine[1]))
+    weight = sum(n for _, n in totals)
+    return sum(total for total, _ in totals) / weight if weight else math.nan

@@ -29,7 +29,9 @@ from modelpar.values.forms import plain_array
 SITES = 0  # repeat of the stream of Purpose.SCORE
 
 
-def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, seed: int | None = None) -> float:
+def pseudo_log_likelihood(
+    rbm: ShardedRBM, v: Activations, samples: IntArray, seed: int | None = None, weights: Doubles | None = None
+) -> float:
     """Mean over all replicas' samples of n_visible log p(v_i | all others), with one unit i drawn for each sample.
 
     An unbiased estimate of the pseudo-log-likelihood (Besag 1975), in nats; of categorical units a site stands for the
@@ -39,6 +41,7 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, se
     samples   (samples of this replica,) ids of the samples, which key the choice of the unit: ids that come back
               in every epoch choose the same units, so that epochs can be compared
     seed      of the choice; default: the RBM's own
+    weights   (samples of this replica,) by which the mean is made; None: all samples count alike
     Raises SpecError where the visible units are Gaussian, DataError where samples or units do not fit.  Collective.
     """
     with on_whole_grid(rbm):
@@ -60,7 +63,7 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, se
     draws.uniform(stream_of(rbm, seed, SITES), np.zeros(1, np.int64), np.asarray(samples, np.int64), u)
     sites = np.minimum((u[0].astype(np.float64) * n_sites).astype(np.int64), n_sites - 1)
     if categories > 1:
-        return mean_over_replicas(rbm, n_sites * _log_p_of_sites(rbm, values, sites, categories))
+        return mean_over_replicas(rbm, n_sites * _log_p_of_sites(rbm, values, sites, categories), weights)
     rows, columns = np.nonzero(rbm.visible_ids[:, None] == sites[None, :])  # the sites that are ours
     observed = np.zeros(n)
     observed[columns] = values[rows, columns]
@@ -71,7 +74,7 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, se
     evidence = without - free_energy(rbm, trial)  # log-odds of a one given the other units
     observed = sum_over_shards(rbm, observed)
     log_p = -observed * softplus(-evidence) - (1 - observed) * softplus(evidence)
-    return mean_over_replicas(rbm, n_sites * log_p)
+    return mean_over_replicas(rbm, n_sites * log_p, weights)
 
 
 def _log_p_of_sites(rbm: ShardedRBM, values: Array, sites: IntArray, categories: int) -> Doubles:

@@ -24,14 +24,16 @@ from modelpar.kernels.products.bounds import Bounds
 from modelpar.kernels.products.fixed_point import ACTIVATIONS, on_grid
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
-from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.kernels.states import Packed, unpack
 from modelpar.machine.memory import check_room
 from modelpar.model.rbm import RBM, owned_block
+from modelpar.model.real_hidden import nothing_on
 from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.plan.memory import samples_at_once
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.units import Visible
+from modelpar.units.hidden import hidden_units
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
 from modelpar.weights.dense import LAYOUTS
@@ -63,6 +65,7 @@ class Part:
     weights: Weights
     visible_ids: IntArray | None  # (n_b,) of the visible biases; None of the output layer, which has none
     hidden_ids: IntArray  # (n_c,) units, or classes
+    potential: tuple[str, ...] = ()  # names of what hidden units learn besides their biases
 
 
 class OutputLayer:
@@ -118,6 +121,7 @@ class DeepBeliefNetwork:
                     visible.owned(shard),
                     hidden.owned(shard),
                     visible=spec.visible_kind if i == 0 else Visible(),
+                    hidden=hidden_units(spec.hidden),
                     seed=spec.seed,
                     dtype=dtype,
                     shard_comm=grid.shard_comm,
@@ -195,7 +199,9 @@ class DeepBeliefNetwork:
     def n_parameters(self) -> int:
         """The number of parameters of one complete model: weights and biases of the RBMs and of the output layer."""
         biases = sum(a + b for a, b in _pairs(self.spec.layers))
-        return biases + sum(self.n_weights) + (self.spec.layers[-1] + 1) * self.spec.classes
+        units = hidden_units(self.spec.hidden)
+        potentials = len(units.learned) * self.spec.layers[-1] if units else 0
+        return biases + potentials + sum(self.n_weights) + (self.spec.layers[-1] + 1) * self.spec.classes
 
     @property
     def n_weights(self) -> list[int]:
@@ -208,7 +214,11 @@ class DeepBeliefNetwork:
 
     def parts(self) -> list[Part]:
         """This shard's parameters, from the first RBM up to the output layer where there is one."""
-        parts = [Part(rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids) for rbm in self.rbms]
+        units = hidden_units(self.spec.hidden)
+        potential = units.learned if units else ()
+        parts = [
+            Part(rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids, potential) for rbm in self.rbms
+        ]
         if self.output is not None:
             parts.append(Part("output", self.output.parameters, self.output.weights, None, self.output.class_ids))
         return parts
@@ -233,7 +243,8 @@ class DeepBeliefNetwork:
     # -- activations -------------------------------------------------------------------------------------------------
 
     def propagate_up(self, v: Activations, n_rbms: int | None = None) -> Array:
-        """Hidden probabilities above the first ``n_rbms`` RBMs (all where None) of the owned units.
+        """Hidden probabilities, or means of real values, of the owned units above the first ``n_rbms`` RBMs (all where
+        None).
 
         v (n_visible_owned, batch).  The array is used again by the next call.  Collective over the shards.
         Raises DataError on every shard where any brings activations of other units than its own, SpecError where there
@@ -314,7 +325,7 @@ class DeepBeliefNetwork:
         with together(self.grid.shard_comm):
             widest = max(len(self.visible_ids), *(len(rbm.hidden_ids) for rbm in self.rbms))
             check_room(count * widest * self.dtype.itemsize, f"a batch of {count} fantasies", OutOfMemoryError)
-        h: Activations = pack(np.zeros((len(top.hidden_ids), count)))
+        h = nothing_on(top, count)
         if start is not None:
             h = self._agreed("fantasies", start, top.hidden_ids, "states of the top layer")
             if h.shape[1] != count:

@@ -49,6 +49,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
         _, _, kept = new.weights.entries(new.W)
         kept[:] = own
         new.b[:], new.c[:] = old.b, old.c
+        new.parameters.potential[:] = old.parameters.potential
         new.mean_activation[:] = old.mean_activation
         new.refresh()
     if smaller.output is not None and network.output is not None:

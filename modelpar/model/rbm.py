@@ -23,14 +23,15 @@ from modelpar.errors import DataError
 from modelpar.kernels.products.bounds import STEPS, Bounds, largest_sum_of, units_for
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.products.sweeps import visible_after
-from modelpar.kernels.reductions import row_sums, squared_error
+from modelpar.kernels.reductions import squared_error
 from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.sampling.softmax import means_of_sites
 from modelpar.kernels.states import Packed
-from modelpar.model import gauge
+from modelpar.model import gauge, real_hidden, sparsity
 from modelpar.spec import TrainingSpec
 from modelpar.streams import SweepStreams
 from modelpar.units import Visible
+from modelpar.units.hidden import HiddenUnits
 from modelpar.values.forms import plain_array
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Weights
@@ -38,8 +39,6 @@ from modelpar.weights.statistics import Phase, Statistics, real_values
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
-
-SPARSITY_DECAY = 0.9  # of the running mean activation (Hinton 2010, section 11)
 
 
 class ModelChains(Protocol):
@@ -49,7 +48,7 @@ class ModelChains(Protocol):
     def n_all(self) -> int:
         """How many, over all replicas."""
 
-    def advance(self, rbm: Any, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
+    def advance(self, rbm: Any, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Activations]:
         """Move them on; (the model's phase of the statistics, hidden states)."""
 
 
@@ -106,13 +105,16 @@ class RBM:
     def __init__(
         self, index: int, weights: Weights, visible_ids: IntArray, hidden_ids: IntArray, *,
         visible: Visible, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
-        traffic: Traffic, exact: bool = False,
+        traffic: Traffic, exact: bool = False, hidden: HiddenUnits | None = None,
     ) -> None:  # fmt: skip
+        """hidden   kind of hidden units with real values; None: states"""
         self.exact = exact
         self.index, self.weights, self.visible, self.seed = index, weights, visible, seed
         self.visible_ids, self.hidden_ids = visible_ids, hidden_ids
         self.shard_comm, self.replica_comm, self.traffic = shard_comm, replica_comm, traffic
-        self.parameters = weights.parameters(dtype, len(visible_ids), len(hidden_ids))
+        self.hidden_units = hidden
+        n_potential = len(hidden.learned) if hidden else 0
+        self.parameters = weights.parameters(dtype, len(visible_ids), len(hidden_ids), n_potential)
         self.mean_activation: Array = np.zeros(len(hidden_ids), dtype)  # running mean that the sparsity penalty steers
 
     @property
@@ -150,6 +152,7 @@ class RBM:
         self.W[:] *= self.W.dtype.type(scale)
         self.b[:] = 0
         self.c[:] = 0
+        self.parameters.potential[:] = 0
         gauge.project(self.parameters, self.visible)
         self.refresh()
 
@@ -210,7 +213,12 @@ class RBM:
         return x
 
     def hidden_given_visible(self, v: Activations) -> Array:
-        """P(h = 1 | v) of the owned hidden units.   v (n_visible_owned, batch).  Collective over the shards."""
+        """P(h = 1 | v) of the owned hidden units, or means of real values.   v (n_visible_owned, batch).
+
+        Collective over the shards.
+        """
+        if self.hidden_units is not None:
+            return real_hidden.means_of(self, self.hidden_units, self.hidden_input(v))
         x = self.weights.up(self.parameters, self.weights.spread_visible(self._visible(v)))
         bias_sigmoid(x, self.c.astype(x.dtype, copy=False))
         return x
@@ -220,14 +228,12 @@ class RBM:
         x = self.weights.down(self.parameters, self.weights.spread_hidden(self._hidden(h)))
         return self._visible_means(x)
 
-    def sample_hidden(self, v: Activations, purpose: Purpose, repeat: int, samples: int | IntArray) -> Packed:
-        """Hidden states drawn given v (n_visible_owned, batch).  Collective over the shards.
+    def sample_hidden(self, v: Activations, purpose: Purpose, repeat: int, samples: int | IntArray) -> Activations:
+        """Hidden states, or real values, drawn given v (n_visible_owned, batch).  Collective over the shards.
 
         samples   the first of consecutive sample ids, or (batch,) ids; with the unit ids they key the draws
         """
-        drawn = self._draw_hidden(self.weights.spread_visible(self._visible(v)), purpose, repeat, samples)
-        assert drawn.states is not None
-        return drawn.states
+        return self._draw_hidden(self.weights.spread_visible(self._visible(v)), purpose, repeat, samples).activations
 
     def sample_visible(self, h: Activations, purpose: Purpose, repeat: int, samples: int | IntArray) -> Activations:
         """Visible states, or values of Gaussian units, drawn given h (n_hidden_owned, batch).  Collective."""
@@ -237,13 +243,14 @@ class RBM:
         assert drawn.states is not None
         return drawn.states
 
-    def visible_after(self, h: Packed, sweeps: int, streams: SweepStreams, samples: int) -> Activations:
+    def visible_after(self, h: Activations, sweeps: int, streams: SweepStreams, samples: int) -> Activations:
         """Visible states, or values, after ``sweeps`` >= 1 sweeps of Gibbs sampling from h (n_hidden_owned, batch).
 
         The hidden side of the last sweep is not drawn.  One piece of compiled work where one shard has the whole
         matrix.  Collective.
         """
-        if self.weights.whole_matrix and not self.gaussian and not self.visible.categories:
+        bits = not self.gaussian and not self.visible.categories
+        if self.weights.whole_matrix and bits and isinstance(h, Packed):
             sides = (self.b, self.c), (self.visible_ids, self.hidden_ids)
             rooms = self.weights.rooms
             done = visible_after(self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact, rooms=rooms)
@@ -264,6 +271,9 @@ class RBM:
     ) -> Sampled:
         with visible:
             stream = self._stream(purpose, repeat)
+            if self.hidden_units is not None:
+                x = self.weights.up(self.parameters, visible)
+                return real_hidden.of_inputs(self, self.hidden_units, x, stream, samples, **wanted)
             sampler = Sampler(self.c, self.hidden_ids, stream, samples, **wanted)
             return self.weights.sample_up(self.parameters, visible, sampler)
 
@@ -299,32 +309,33 @@ class RBM:
         v0 = self._visible(v0)
         v0_sent = self.weights.spread_visible(v0).kept(v0) if v0_spread is None else Transfer(v0_spread)
         hidden = self.hidden_side(v0_sent, Purpose.HIDDEN, 0, first_draw, spec, states=True)
-        assert hidden.states is not None  # they were asked for
+        h0 = hidden.activations
         s0 = statistic_of(hidden)
         if spec.sparsity_cost:
-            shift = self._sparsity_shift(hidden.means, spec, n_all_samples if in_step else v0.shape[1], in_step)
+            shift = sparsity.shift(self, hidden.means, spec, n_all_samples if in_step else v0.shape[1], in_step)
             s0 = real_values(s0, shift.dtype) + shift
         with ExitStack() as under_way:
             # the states are spread where the chain goes on from them, or where they are the statistic
             h0_sent, s0_sent = None, None
-            if chains is None or s0 is hidden.states:
-                h0_sent = under_way.enter_context(self.weights.spread_hidden(hidden.states))
-            s0_sent = h0_sent if s0 is hidden.states else None
+            if chains is None or s0 is h0:
+                h0_sent = under_way.enter_context(self.weights.spread_hidden(h0).kept(h0))
+            s0_sent = h0_sent if s0 is h0 else None
             if s0_sent is None:
                 s0_sent = under_way.enter_context(self.weights.spread_hidden(s0).kept(s0))
             if chains is None:
                 assert h0_sent is not None
+                h1: Activations | None
                 error, model, h1 = self._reconstruct(v0, h0_sent, first_draw, spec)
             else:
                 counter = first_draw if chain_draw is None else chain_draw
                 error, (model, h1) = float("nan"), chains.advance(self, counter, spec)
         integer = (
             isinstance(v0, Packed) and isinstance(model.v, Packed) and not spec.sparsity_cost
-            and (spec.planes > 0 or self.W.dtype == np.float32)
+            and self.hidden_units is None and (spec.planes > 0 or self.W.dtype == np.float32)
         )  # fmt: skip
-        sides = {"v0": v0, "h0": hidden.states, "v1": model.v, "h1": h1}
+        sides: dict[str, Activations | None] = {"v0": v0, "h0": h0, "v1": model.v, "h1": h1}
         packed = {name: x for name, x in sides.items() if isinstance(x, Packed)}
-        data = Phase(v0, v0_sent.wait(), s0, s0_sent.wait())
+        data = Phase(v0, v0_sent.wait(), s0, s0_sent.wait(), hidden.gradient)
         n_chains = n_all_samples if chains is None else chains.n_all
         # a short minibatch is shared between the replicas otherwise than as many chains are, and so are shares that
         # replicas take at their own pace
@@ -357,12 +368,13 @@ class RBM:
             v = self.visible_after(h, spec.gibbs_steps - 1, streams, first_draw)
         for k in range(1, 1 if sampled else spec.gibbs_steps):
             hidden = self._draw_hidden(self.weights.spread_visible(v), Purpose.HIDDEN, k, first_draw)
-            assert hidden.states is not None  # they were asked for
-            v, _ = self._visible_side(None, self.weights.spread_hidden(hidden.states), k + 1, first_draw, sampled)
+            h_sent = self.weights.spread_hidden(hidden.activations)
+            v, _ = self._visible_side(None, h_sent, k + 1, first_draw, sampled)
         v_sent = self.weights.spread_visible(v)
         hidden = self.hidden_side(v_sent, Purpose.HIDDEN, spec.gibbs_steps, first_draw, spec, states=False)
         s1 = statistic_of(hidden)
-        return error, Phase(v, v_sent.wait(), s1, self.weights.spread_hidden(s1).wait()), hidden.statistic
+        s1_sent = self.weights.spread_hidden(s1)
+        return error, Phase(v, v_sent.wait(), s1, s1_sent.wait(), hidden.gradient), hidden.statistic
 
     def _visible_side(
         self, v0: Activations | None, h_sent: Transfer, k: int, first_draw: int, sampled: bool
@@ -394,21 +406,3 @@ class RBM:
         values = np.empty_like(mean)
         draws.sample_gaussian(mean, self._stream(purpose, repeat), self.visible_ids, samples, values)
         return values
-
-    def _sparsity_shift(self, p0: Array | None, spec: TrainingSpec, n_samples: int, in_step: bool) -> Array:
-        """(n_hidden_owned, 1) that moves each unit's mean activation towards the target (Hinton 2010, section 11).
-
-        Added to the data's hidden statistics it reaches W and c alike.
-        """
-        assert p0 is not None  # it was asked for
-        sums = np.empty_like(self.mean_activation)
-        row_sums(p0, sums)
-        if in_step:
-            with self.traffic.status.waiting("allreduce"):
-                self.replica_comm.Allreduce(MPI.IN_PLACE, sums)
-            self.traffic.add_allreduce("replica", sums, self.replica_comm.size)
-        keep = sums.dtype.type(SPARSITY_DECAY)
-        self.mean_activation *= keep
-        self.mean_activation += (1 - keep) * sums / sums.dtype.type(max(n_samples, 1))
-        shift = spec.sparsity_cost * (spec.sparsity_target - self.mean_activation)
-        return np.asarray(shift[:, None], dtype=p0.dtype)

@@ -18,7 +18,7 @@ from modelpar.draws import Purpose
 from modelpar.kernels.states import Packed, unpack
 from modelpar.likelihood.energy import free_energy
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
+from modelpar.sklearn.arrays import collect, counting, dataset_of, each_sample, prepared, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.state import Position, TrainingRun
@@ -34,11 +34,11 @@ FLOATS = (np.float64, np.float32)
 class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEstimator):  # type: ignore[misc]
     """Restricted Boltzmann machine, split over the ranks of a communicator where one is given.
 
-    The features are the probabilities of the hidden units.  Parameters and attributes are named as those of
-    ``sklearn.neural_network.BernoulliRBM``.
+    The features are the probabilities of the hidden units, or their means.  Parameters and attributes are named as
+    those of ``sklearn.neural_network.BernoulliRBM``.
 
     n_components     hidden units
-    learning_rate    default: 0.1 for Bernoulli visible units, 0.002 for Gaussian ones
+    learning_rate    default: 0.1 for Bernoulli visible units, a tenth of that with real hidden ones, 0.002 for Gaussian
     batch_size       samples of a minibatch; ``auto``: 100, fewer of a small data set
     n_iter           epochs
     momentum         momentum after the first five epochs, in which it is at most 0.5
@@ -48,6 +48,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     statistics       hidden side: probabilities rounded at random to 1 ... 8 bits (1: sampled states), or ``float``
     visible          ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the transformer itself;
                      ``auto``: bernoulli where all of X lies in [0, 1]
+    hidden           ``bernoulli``; or with real values: ``gaussian``, ``relu``, ``drelu`` (double rectified)
     dtype            type of weights and features: float32 or float64
     random_state     an integer is the seed itself: the same model at every grid, up to rounding
     verbose          print a line for each epoch
@@ -61,6 +62,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     components_            weights (n_components, n_features)
     intercept_hidden_      (n_components,)
     intercept_visible_     (n_features,)
+    potential_             (0, n_components); of drelu (2, n_components): thresholds and asymmetries of hidden units
     h_samples_             hidden states of the persistent chains (chains, n_components); with ``persistent`` only
     visible_               kind of visible units
     input_offset_, input_scale_   (n_features,) visible activations are (X - offset) / scale
@@ -68,7 +70,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     """
 
     _passes: dict[str, Any]  # state of partial_fit: samples seen, velocities, chains
-    _fitted = ("components_", "intercept_hidden_", "intercept_visible_", "input_offset_", "input_scale_")
+    _fitted = (
+        "components_", "intercept_hidden_", "intercept_visible_", "potential_", "input_offset_", "input_scale_",
+    )  # fmt: skip
     _names: ClassVar[dict[str, str]] = {
         "layers": "n_components", "epochs": "n_iter", "gaussian-learning-rate": "learning_rate",
         "seed": "random_state",
@@ -87,6 +91,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         persistent: bool = False,
         statistics: int | str = 4,
         visible: str = "auto",
+        hidden: str = "bernoulli",
         dtype: str = "float32",
         random_state: Any = None,
         verbose: int | bool = 0,
@@ -105,6 +110,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         self.persistent = persistent
         self.statistics = statistics
         self.visible = visible
+        self.hidden = hidden
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
@@ -113,28 +119,34 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         self.model_shards = model_shards
         self.replicas = replicas
 
-    def fit(self, X: Any, y: Any = None) -> RBMTransformer:
-        """Train from scratch on X (n_samples, n_features), an array or a sparse matrix.  Collective."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> RBMTransformer:
+        """Train from scratch on X (n_samples, n_features), an array or a sparse matrix.  Collective.
+
+        sample_weight   (n_samples,) numbers from 0 on, of any scale: minibatches are drawn in proportion, so that an
+                        epoch has as many samples as have any weight.  The scaling of Gaussian units does not use them
+        """
         self._begin("fit")
         seed = self._draw_seed()
         with self._agreed():
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS)
+            X, weights = counting(X, sample_weight)
             X, self.visible_ = visible_values(X, self.visible)
             self._network_spec = self._spec(X.shape[1], seed)
             training = self._training(X.shape[0], epochs=self.n_iter)
-        self._agree("fit", X=X)
+        self._agree("fit", X=X, sample_weight=weights)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid)
-            for _ in self._watched(pretrain(network, dataset_of(X), training)):
+            for _ in self._watched(pretrain(network, dataset_of(X, weights=weights), training)):
                 pass
             self._keep(network)
         self._start_anew()
         self.n_iter_ = training.epochs
         return self
 
-    def partial_fit(self, X: Any, y: Any = None) -> RBMTransformer:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> RBMTransformer:
         """Train on with one pass over X, in minibatches; momentum and chains continue from call to call.  Collective.
 
+        sample_weight   as in ``fit``, within this X
         Without a ``fit`` before, the first call decides the kind of visible units and their scaling.
         """
         first = not hasattr(self, "components_")
@@ -143,6 +155,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         seed = self._draw_seed() if first else self._network_spec.seed
         with self._agreed():
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=first)
+            X, weights = counting(X, sample_weight)
             X, visible = visible_values(X, self.visible if first else self.visible_)
             if first:
                 self.visible_ = visible
@@ -151,12 +164,12 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             # the epoch of this pass: as many passes over this X as the samples seen so far amount to
             epoch = max(-(-self._passes["samples"] // X.shape[0]), 0 if first else 1)
             training = self._training(X.shape[0], epochs=epoch + 1, momentum_epochs=0)
-        self._agree("partial_fit", X=X, passes=self._passes)
+        self._agree("partial_fit", X=X, sample_weight=weights, passes=self._passes)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid) if first else self.network(grid)
             put(network, self._passes["tensors"])
             TrainingRun.of(network).position = Position("pretrain", 0, epoch)
-            for _ in self._watched(pretrain(network, dataset_of(X), training)):
+            for _ in self._watched(pretrain(network, dataset_of(X, weights=weights), training)):
                 break  # before the end of the stage, which drops velocities
             tensors = self._keep(network)
         kept = {name: x for name, x in tensors.items() if name.startswith("velocity.") or name == "chains"}
@@ -165,7 +178,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         return self
 
     def transform(self, X: Any) -> Array:
-        """P(h = 1 | v = X), (n_samples, n_components).  Collective."""
+        """P(h = 1 | v = X), or the mean of h, (n_samples, n_components).  Collective."""
         X = self._checked("transform", X)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
@@ -240,7 +253,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
     def _spec(self, n_features: int, seed: int) -> NetworkSpec:
         n_hidden = plain.integer_number("n_components", self.n_components, at_least=1)
-        return NetworkSpec((n_features, n_hidden), visible=self.visible_, dtype=self.dtype, seed=seed)
+        return NetworkSpec(
+            (n_features, n_hidden), visible=self.visible_, hidden=self.hidden, dtype=self.dtype, seed=seed
+        )  # fmt: skip
 
     def _training(self, n_samples: int, *, epochs: int, momentum_epochs: int = 5) -> TrainingSpec:
         rates: dict[str, Any] = {} if self.learning_rate is None else {
@@ -259,9 +274,13 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         check_is_fitted(self)
         self._agree_on_fitted(grid)
         network = DeepBeliefNetwork(self._network_spec, grid, draw_weights=False)
+        units = network.rbms[0].hidden_units
+        potential = (
+            {f"rbm.0.{name}": x for name, x in zip(units.learned, self.potential_, strict=True)} if units else {}
+        )
         put(network, {
             "rbm.0.W": self.components_.T, "rbm.0.b": self.intercept_visible_, "rbm.0.c": self.intercept_hidden_,
-            "input.offset": self.input_offset_, "input.scale": self.input_scale_,
+            **potential, "input.offset": self.input_offset_, "input.scale": self.input_scale_,
         })  # fmt: skip
         TrainingRun.of(network).position = Position("done")
         return network
@@ -271,6 +290,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         tensors = collect(network)
         self.components_ = np.ascontiguousarray(tensors["rbm.0.W"].T)
         self.intercept_visible_, self.intercept_hidden_ = tensors["rbm.0.b"], tensors["rbm.0.c"]
+        units = network.rbms[0].hidden_units
+        learned = [tensors[f"rbm.0.{name}"] for name in units.learned] if units else []
+        self.potential_ = np.reshape(learned, (len(learned), len(self.components_))).astype(network.dtype)
         self.input_offset_, self.input_scale_ = tensors["input.offset"], tensors["input.scale"]
         if "chains" in tensors:
             self.h_samples_ = np.ascontiguousarray(tensors["chains"].T)

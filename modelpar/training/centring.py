@@ -94,6 +94,7 @@ def centre(
     visible, hidden = _means(statistics, reduction, divisors)
     _centre_weights(velocity, statistics, visible, hidden, carry, rate)
     _centre_biases(velocity, statistics, reduction, divisors, visible[-1], hidden[-1], carry, rate)
+    velocity.potential *= velocity.flat.dtype.type(carry)  # whose gradient does not depend on offsets
 
 
 def correct(

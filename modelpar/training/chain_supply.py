@@ -9,10 +9,10 @@ from modelpar.chains.gibbs import SHARES, Chains, start
 from modelpar.chains.ladder import Walkers
 from modelpar.chains.tempered_chains import RARE, TemperedChains, rare_swaps
 from modelpar.data.feed import Feed
-from modelpar.data.minibatches import Minibatches
-from modelpar.draws import permutation
+from modelpar.data.minibatches import Minibatches, order_of
 from modelpar.errors import warn
 from modelpar.kernels.products.product import Activations
+from modelpar.kernels.states import Packed
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.spec import TrainingSpec
@@ -108,7 +108,8 @@ class ChainSupply:
         training, rbm = self._training, self._rbm
         n_levels = training.chain_temperatures if training.chain_method == "pt" else 2
         starts = [self._started(level) for level in range(n_levels)]
-        walkers = Walkers.at([one.h for one in starts], starts[0].first, starts[0].n_all)
+        states = [one.h for one in starts if isinstance(one.h, Packed)]  # real values were refused
+        walkers = Walkers.at(states, starts[0].first, starts[0].n_all)
         kept = []
         if training.chain_method == "ptt":
             kept.append(rbm.parameters.like())
@@ -128,7 +129,7 @@ class ChainSupply:
         """
         feed, n_all = self._feed, self._training.n_chains
         if self._order is None:
-            self._order = permutation(self._rbm.seed, self._rbm.index << 24, feed.n_samples)
+            self._order = order_of(self._rbm.seed, self._rbm.index << 24, feed.n_samples, feed.weights)
         mine = Minibatches.slice_of(n_all, self._replica, self._n_replicas)
         counters = update * n_all + np.arange(mine.start, mine.stop)
         samples = self._order[counters % feed.n_samples]

@@ -122,7 +122,7 @@ class DrawnOnce:
     """
 
     def __init__(self, feed: DataFeed) -> None:
-        self.feed, self.binary = feed, feed.binary
+        self.feed, self.binary, self.weights = feed, feed.binary, feed.weights
         self.n_samples, self.n_units = feed.n_samples, feed.n_units
 
     def states(self, samples: IntArray, first_draw: int) -> Packed:
@@ -156,13 +156,15 @@ class RecomputedActivations:
     """
 
     def __init__(self, rbm: RBM, below: Feed, *, states: bool) -> None:
-        self.rbm, self.below, self.binary = rbm, below, states
+        self.rbm, self.below, self.binary, self.weights = rbm, below, states, below.weights
         self.n_samples, self.n_units = below.n_samples, len(rbm.hidden_ids)
         self._visible = Scratch()
 
     def states(self, samples: IntArray, first_draw: int) -> Packed:
         """See :meth:`Feed.states`."""
-        return self.rbm.sample_hidden(self._below(samples, first_draw), Purpose.PASS_UP, 0, samples)
+        above = self.rbm.sample_hidden(self._below(samples, first_draw), Purpose.PASS_UP, 0, samples)
+        assert isinstance(above, Packed)  # real values are in networks of one RBM
+        return above
 
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
         """See :meth:`Feed.fill`."""
@@ -189,6 +191,7 @@ class KeptActivations:
     def __init__(self, network: DeepBeliefNetwork, live: RecomputedActivations) -> None:
         replica_comm, chunk = network.grid.replica_comm, network.samples_at_once
         self.n_samples, self.n_units, self.binary = live.n_samples, live.n_units, live.binary
+        self.weights = live.weights
         dtype = live.rbm.W.dtype
         self._units, self._zeros, self._ones = np.arange(self.n_units), np.zeros(self.n_units), np.ones(self.n_units)
         width = -(-self.n_units // 8) if self.binary else self.n_units
@@ -230,22 +233,28 @@ MEAN_STEPS = 1 << 32  # float32 values in [0, 1] are summed in exact mode as int
 
 
 def mean_of(network: DeepBeliefNetwork, feed: Feed) -> npt.NDArray[np.float64]:
-    """(n_units,) mean of every owned unit of a feed over all samples.  Collective.
+    """(n_units,) mean of every owned unit of a feed over all samples, by their weights.  Collective.
 
     Summed in float64; in exact mode as integers, which makes the means the same bits at every grid.
     """
     grid, exact = network.grid, network.spec.exact
     sums: Array = np.zeros(feed.n_units, np.int64 if exact else np.float64)
+    # of the largest: terms stay from 0 to 1
+    weights = None if feed.weights is None else feed.weights / feed.weights.max()
     for samples in sample_chunks(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
         block = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, block)
+        if weights is not None:
+            block = block.astype(np.float64) * weights[samples]
         if exact:
             sums += np.rint(block.astype(np.float64) * MEAN_STEPS).astype(np.int64).sum(axis=1)
         else:
             sums += block.sum(axis=1, dtype=np.float64)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, sums)
     network.traffic.add_allreduce("replica", sums, grid.n_replicas, "biases")
-    return sums / ((MEAN_STEPS if exact else 1) * max(feed.n_samples, 1))
+    if weights is None:
+        return sums / ((MEAN_STEPS if exact else 1) * max(feed.n_samples, 1))
+    return sums / (np.rint(weights * MEAN_STEPS).astype(np.int64).sum() if exact else weights.sum())
 
 
 def sample_chunks(n_samples: int, replica: int, n_replicas: int, chunk: int) -> Sequence[IntArray]:

@@ -21,6 +21,7 @@ from modelpar.training.feeds import sample_chunks
 from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
 
 LOOK_EVERY = 100  # updates between two looks at an RBM in training, beside those after 1, 2, 4, 8, ... updates
 GROWTH = 2  # times its present bound that a summed input may come to until the next look
@@ -33,7 +34,7 @@ TUNING_RATE = "--finetune-learning-rate"
 
 
 def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIECE) -> dict[str, float]:
-    """Measures of ``rbm`` on the first samples of its data, the same on every rank.  Collective.
+    """Measures of ``rbm`` on the first samples of its data, by their weights, the same on every rank.  Collective.
 
     at_once   samples that are propagated together, at most
 
@@ -45,51 +46,72 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
     """
     faults.at("score")
     n_probe = min(PROBE, feed.n_samples)
-    lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
+    lowest, highest = _no_extremes(rbm)
     total, error, likelihood = np.zeros(len(rbm.c)), 0.0, 0.0
+    weights = np.ones(n_probe) if feed.weights is None else feed.weights[:n_probe]
+    weight = float(weights.sum())
     for samples in sample_chunks(n_probe, grid.replica, grid.n_replicas, min(PIECE, at_once)):
         v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
         if not rbm.gaussian:
-            likelihood += _sum_of_likelihoods(rbm, v, samples)
+            likelihood += sum_of_likelihoods(rbm, v, samples, weights[samples])
         p = rbm.hidden_given_visible(v)
         _extend(lowest, highest, p)
-        total += p.sum(axis=1, dtype=np.float64)
-        error += squared_error(v, rbm.visible_given_hidden(p))
-    measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / n_probe}
+        of_piece = None if feed.weights is None else weights[samples]
+        total += p.sum(axis=1, dtype=np.float64) if of_piece is None else p @ of_piece
+        error += sum_of_errors(v, rbm.visible_given_hidden(p), of_piece)
+    measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / weight}
     measures["dead_units"], measures["saturated_units"] = _idle(lowest, highest, rbm, grid)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, total)
     rbm.traffic.add_allreduce("replica", total, grid.n_replicas)
     n_hidden, activation = grid.shard_comm.allreduce(np.array([len(total), total.sum()]))
-    measures["probe_error"] = grid.comm.allreduce(error) / (n_probe * n_visible)
-    measures["mean_activation"] = float(activation / (n_hidden * n_probe))
+    measures["probe_error"] = grid.comm.allreduce(error) / (weight * n_visible)
+    measures["mean_activation"] = float(activation / (n_hidden * weight))
     measures["largest_weight"] = grid.comm.allreduce(largest_weight(rbm.W), MPI.MAX)
     return measures
 
 
 def _extend(lowest: Array, highest: Array, p: Array) -> None:
-    """Extremes (units,) of probabilities over all samples so far, by those of more samples p (units, batch)."""
-    np.minimum(lowest, p.min(axis=1, initial=1.0), out=lowest)
-    np.maximum(highest, p.max(axis=1, initial=0.0), out=highest)
+    """Extremes (units,) of means over all samples so far, by those of more samples p (units, batch)."""
+    np.minimum(lowest, p.min(axis=1, initial=np.inf), out=lowest)
+    np.maximum(highest, p.max(axis=1, initial=-np.inf), out=highest)
+
+
+def _no_extremes(rbm: RBM) -> tuple[Array, Array]:
+    """(lowest, highest) means of the owned hidden units over no samples."""
+    n, dtype = len(rbm.c), rbm.W.dtype
+    if rbm.hidden_units is None:
+        return np.ones(n, dtype), np.zeros(n, dtype)
+    return np.full(n, np.inf, dtype), np.full(n, -np.inf, dtype)
 
 
 def _idle(lowest: Array, highest: Array, rbm: RBM, grid: Grid) -> tuple[float, float]:
-    """Parts of all hidden units that are always off, and always on, by the extremes of this replica's samples.
+    """Parts of all hidden units that are always off, and always on, by the extremes of this replica's samples; with
+    real values those that never change count as off, and none as on.
 
     The same on every rank; the extremes become those of all samples.  Collective.
     """
     for extreme, op in ((lowest, MPI.MIN), (highest, MPI.MAX)):
         grid.replica_comm.Allreduce(MPI.IN_PLACE, extreme, op)
         rbm.traffic.add_allreduce("replica", extreme, grid.n_replicas)
-    counts = np.array([len(lowest), (highest < DEAD).sum(), (lowest > SATURATED).sum()], float)
-    n_hidden, dead, saturated = grid.shard_comm.allreduce(counts)
-    return float(dead / n_hidden), float(saturated / n_hidden)
+    if rbm.hidden_units is None:
+        dead, saturated = highest < DEAD, lowest > SATURATED
+    else:
+        dead, saturated = highest - lowest < DEAD, np.zeros(len(lowest), bool)
+    counts = np.array([len(lowest), dead.sum(), saturated.sum()], float)
+    n_hidden, n_dead, n_saturated = grid.shard_comm.allreduce(counts)
+    return float(n_dead / n_hidden), float(n_saturated / n_hidden)
 
 
-def _sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64]) -> float:
-    """Pseudo-log-likelihoods of all replicas' samples of this piece, added up.  Collective."""
-    n = rbm.replica_comm.allreduce(len(samples))
-    return pseudo_log_likelihood(rbm, v, samples) * n if n else 0.0
+def sum_of_errors(v: Array, made: Array, weights: Doubles | None) -> float:
+    """Squared errors of ``made``, both (units, batch), added up over units and, by their weights, over samples."""
+    return float(squared_error(v, made) if weights is None else ((v - made) ** 2).sum(axis=0) @ weights)
+
+
+def sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64], weights: Doubles) -> float:
+    """Pseudo-log-likelihoods of all replicas' samples of this piece, added up by their weights.  Collective."""
+    weight = rbm.replica_comm.allreduce(float(weights.sum()))
+    return pseudo_log_likelihood(rbm, v, samples, weights=weights) * weight if weight else 0.0
 
 
 def check_rbm(index: int, measures: dict[str, float], rate: str = "--learning-rate") -> None:
@@ -143,7 +165,7 @@ def look(network: DeepBeliefNetwork, rbm: RBM, feed: Feed | None) -> None:
     Raises TrainingError, on every rank, where weights have exploded or sums may have wrapped since the last look.
     """
     rate, run = rate_of(rbm), TrainingRun.of(network)
-    check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c], network.grid.comm, rate)
+    check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c, rbm.parameters.potential], network.grid.comm, rate)
     bounds = network.bounds(rbm)
     if why := health.of_rbm(rbm, bounds, network.grid.comm):
         raise TrainingError(f"{why}; use a smaller {rate}")
@@ -158,7 +180,7 @@ def idle_units(rbm: RBM, feed: Feed, grid: Grid, at_once: int = PIECE) -> tuple[
 
     Where data are states so are these samples, and in exact mode the parts are then the same at every grid.
     """
-    lowest, highest = np.full(len(rbm.c), 1.0, rbm.W.dtype), np.zeros(len(rbm.c), rbm.W.dtype)
+    lowest, highest = _no_extremes(rbm)
     n = min(GLANCE, feed.n_samples)
     for samples in sample_chunks(n, grid.replica, grid.n_replicas, min(PIECE, at_once)):
         first = int(samples[0]) if len(samples) else 0

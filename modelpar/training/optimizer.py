@@ -279,7 +279,8 @@ def _enter(gradient: Parameters, parameters: Parameters, velocity: Parameters, s
     for G, W, V in zip(gradient.blocks, parameters.blocks, velocity.blocks, strict=True):
         update_from(G, W, V, scalars.carry, 1.0, scalars.shrink)
     for change, bias, old in (
-        (gradient.b, parameters.b, velocity.b), (gradient.c, parameters.c, velocity.c)
+        (gradient.b, parameters.b, velocity.b), (gradient.c, parameters.c, velocity.c),
+        (gradient.potential, parameters.potential, velocity.potential),
     ):  # fmt: skip
         old *= old.dtype.type(scalars.carry)
         old += change

@@ -38,6 +38,12 @@ def check_strategy(
         )
     if sync.sync == "server":
         check_bound(sync, n_replicas)
+        for name, value in (("l1b", training.l1b), ("group_lasso", training.group_lasso)) if training else ():
+            if value and sync.adagrad:
+                raise SpecError(
+                    f"{option_name(name)} {value:g} takes steps of one size for all weights of a unit, but --adagrad "
+                    "has one for each weight; leave one of them out, or use --l1"
+                )
 
 
 def check_products(spec: NetworkSpec, asked: TrainingSpec | FineTuneSpec) -> None:
@@ -49,6 +55,19 @@ def check_products(spec: NetworkSpec, asked: TrainingSpec | FineTuneSpec) -> Non
         raise SpecError(f"--exact cannot be kept with {flag}, whose sums are rounded; leave one of them out")
     if spec.dtype != "float32":
         raise SpecError(f"{flag} makes sums in float32, but --dtype is {spec.dtype}; leave one of them out")
+
+
+def check_hidden(spec: NetworkSpec, training: TrainingSpec) -> None:
+    """Raise SpecError, on every rank alike, where hidden units with real values do not go with what was asked for."""
+    wrong = [
+        (training.chain_method != "gibbs", f"--chain-method {training.chain_method} swaps chains by their states; use "
+         "--chain-method gibbs"),
+        (training.standardised, "--standardised divides hidden units by the deviations of states; leave it out"),
+        (training.sparsity_cost > 0, "--sparsity-cost steers probabilities of states; leave it out"),
+    ]  # fmt: skip
+    for is_so, why in wrong:
+        if spec.hidden != "bernoulli" and is_so:
+            raise SpecError(f"--hidden is {spec.hidden}, but {why}, or use --hidden bernoulli")
 
 
 def check_values(

@@ -75,6 +75,8 @@ def tensors_of(named: dict[str, Parameters]) -> dict[str, Array]:
     tensors: dict[str, Array] = {}
     for name, parameters in named.items():
         tensors |= {f"{name}.W": parameters.W, f"{name}.b": parameters.b, f"{name}.c": parameters.c}
+        if parameters.potential.size:
+            tensors[f"{name}.potential"] = parameters.potential
         if parameters.rows is not None:
             tensors[f"{name}.W (rows)"] = parameters.rows
     return tensors

@@ -45,12 +45,13 @@ from modelpar.training.feeds import (
 )
 from modelpar.training.minibatch_loop import MinibatchLoop
 from modelpar.training.optimizer import Optimizer
-from modelpar.training.preconditions import check_products, check_strategy, check_tuning, check_values
+from modelpar.training.preconditions import check_hidden, check_products, check_strategy, check_tuning, check_values
 from modelpar.training.schedule import StepSize, step_size
 from modelpar.training.scoring import Scorer
 from modelpar.training.state import Checks, Position, Sum, TrainingRun
 from modelpar.values import plain
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.penalties import Penalties
 
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
@@ -80,6 +81,7 @@ def pretrain(
     sync = sync or SyncSpec()
     check_sync(network, sync, training)
     check_products(network.spec, training)
+    check_hidden(network.spec, training)
     _check_data(network, run, dataset)
     visible = visible_feed(network, dataset, dataset.train, run.binarise)
     feed: Feed = visible
@@ -122,7 +124,7 @@ def _train_rbm(
         averaging.go_on(network, run)
     if not training.average:  # of an earlier call that had it
         run.average.pop(rbm.name, None)
-    base_rate = training.rate(gaussian=rbm.gaussian)
+    base_rate = training.rate(gaussian=rbm.gaussian, real_hidden=rbm.hidden_units is not None)
     n_visible = network.spec.layers[rbm.index]
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
 
@@ -130,7 +132,9 @@ def _train_rbm(
         return step_size(training, base_rate, position.epoch, loop.progress)
 
     average = Average(run.average, training.average) if training.average else None
-    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, training.l1, average) as sync:
+    visible = network.spec.visible if rbm.index == 0 else "bernoulli"
+    penalties = Penalties.of(training, rbm.name, rbm.weights, visible)
+    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, penalties, average) as sync:
         optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, feed, loop.n_done)
         while loop.unfinished:
             size = size_now()
@@ -188,11 +192,12 @@ def _train_rbm(
 @contextmanager
 def _together(
     network: DeepBeliefNetwork, run: TrainingRun, how: SyncSpec, parts: dict[str, Parameters], done: int,
-    l1: float = 0.0, average: Average | None = None,
+    penalties: Penalties | None = None, average: Average | None = None,
 ) -> Iterator[Sync]:  # fmt: skip
     """The strategy of one stage, which is the run's while the stage lasts."""
     sync = run.sync = strategy(how, network.grid, network.traffic, run.staleness)
-    sync.begin(Work(parts, run.velocity, run.outer, run.squares, partial(run.refresh, network), done, l1, average))
+    refresh = partial(run.refresh, network)
+    sync.begin(Work(parts, run.velocity, run.outer, run.squares, refresh, done, penalties or Penalties(), average))
     run.checks = StageChecks(network, how, done)
     try:
         yield sync

@@ -19,7 +19,7 @@ from modelpar.kernels.products import precision
 from modelpar.kernels.products.bounds import Bounds, signed_sums
 from modelpar.kernels.products.product import Activations, Product, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed
-from modelpar.kernels.statistics import update
+from modelpar.kernels.statistics import shrinkage, update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.ownership.layout import UnitLayout
 from modelpar.streams import Stream
@@ -64,8 +64,9 @@ class Dense:
         visible, hidden = (layout.n_units - int(layout.counts[self._shard]) for layout in (self._visible, self._hidden))
         return visible * self.spreads_visible, hidden * self.spreads_hidden
 
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
-        return Parameters((len(self.visible_rows), len(self.hidden_columns)), n_b, n_c, dtype)
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0) -> Parameters:
+        shape = len(self.visible_rows), len(self.hidden_columns)
+        return Parameters(shape, n_b, n_c, dtype, n_potential=n_potential)
 
     def spread_visible(self, owned: Activations) -> Transfer:
         return Transfer(owned)
@@ -165,8 +166,36 @@ class Dense:
         if np.any(lengths > limit):
             scale_columns(W, np.minimum(1, limit / np.maximum(lengths, 1e-30)).astype(W.dtype))
 
-    def _sum_incoming(self, sums: Array) -> None:
-        """Add up over the shards, in place, the parts of a sum over the visible units.  sums (W.shape[1],)"""
+    @property
+    def incoming_counts(self) -> IntArray:
+        return np.full(len(self.hidden_columns), self._visible.n_units)
+
+    def incoming_sums(self, W: Array, *, squared: bool) -> Array:
+        largest = shrinkage.column_largest(W)
+        self._sum_incoming(largest, MPI.MAX)
+        parts = shrinkage.column_parts(W, largest, squared=squared)
+        self._sum_incoming(parts)
+        return shrinkage.from_parts(parts, largest, squared=squared)
+
+    def shrink_incoming(self, blocks: list[Array], limits: Array) -> None:
+        for W, of_columns in zip(blocks, self._of_blocks(limits, len(blocks)), strict=True):
+            shrinkage.over_rows(W, shrinkage.shrink_columns, of_columns)
+
+    def scale_incoming(self, blocks: list[Array], factors: Array) -> None:
+        for W, of_columns in zip(blocks, self._of_blocks(factors, len(blocks)), strict=True):
+            shrinkage.over_rows(W, shrinkage.scale_columns, of_columns)
+
+    def shrink_sites(self, blocks: list[Array], n_states: int, limit: float) -> None:
+        for W in blocks:
+            shrinkage.shrink_sites(W, n_states, limit)
+
+    def _of_blocks(self, of_columns: Array, n: int) -> list[Array]:
+        """Values of the hidden units of W for each of its ``n`` blocks: for ``rows`` those of all.  Collective."""
+        return [of_columns, *([self._hidden_exchange.gather(of_columns[:, None])[:, 0]] if n > 1 else [])]
+
+    def _sum_incoming(self, values: Array, op: MPI.Op = MPI.SUM) -> None:
+        """Add up over the shards, in place, the parts of a sum over the visible units, or combine them by another
+        operation.   values (W.shape[1],)"""
 
     def _upward(self, W: Array, visible: Transfer, *, partial: bool = False) -> Product:
         return Product(W, visible.wait(), True, self.rooms[0], self._exact or partial)
@@ -209,7 +238,7 @@ class ColumnWeights(Dense):
         partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.buffer)
         return self._visible_exchange.reduce(partial)
 
-    def _sum_incoming(self, sums: Array) -> None:
+    def _sum_incoming(self, values: Array, op: MPI.Op = MPI.SUM) -> None:
         """Nothing to add: a column of W is complete on its shard."""
 
     def _partial(self, rows: Array, columns: Array) -> Array:
@@ -249,8 +278,8 @@ class RowWeights(Dense):
     def _reduced(self, parameters: Parameters, visible: Transfer) -> Array:
         return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.buffer))
 
-    def _sum_incoming(self, sums: Array) -> None:
-        self._hidden_exchange.sum_over_shards(sums)
+    def _sum_incoming(self, values: Array, op: MPI.Op = MPI.SUM) -> None:
+        self._hidden_exchange.sum_over_shards(values, op)
 
     def _partial(self, rows: Array, columns: Array) -> Array:
         return columns
@@ -266,10 +295,10 @@ class DualWeights(ColumnWeights):
 
     spreads_hidden = True
 
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int) -> Parameters:
+    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0) -> Parameters:
         columns = (len(self.visible_rows), len(self.hidden_columns))
         rows = (int(self._visible.counts[self._shard]), self._hidden.n_units)
-        return Parameters(columns, n_b, n_c, dtype, rows)
+        return Parameters(columns, n_b, n_c, dtype, rows, n_potential)
 
     def spread_hidden(self, owned: Activations) -> Transfer:
         return _gathered(self._hidden_exchange, owned)

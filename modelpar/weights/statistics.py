@@ -29,12 +29,15 @@ class Phase:
     """One phase of the statistics: owned activations, and the same as the blocks need them (spread).
 
     v: packed states or real values; s: k-bit values, probabilities, or real values
+    potential: (parameters, owned hidden units) sums of -dU/dp of the hidden units' potentials U, where they have real
+    values
     """
 
     v: Activations
     v_spread: Activations
     s: Activations
     s_spread: Activations
+    potential: Array | None = None
 
 
 class Statistics:
@@ -151,6 +154,9 @@ class Statistics:
             for activations, bias in ((phase.v, velocity.b), (phase.s, velocity.c)):
                 bias *= bias.dtype.type(keep)
                 bias += bias.dtype.type(weight) * _row_sums(activations).astype(bias.dtype)
+            if phase.potential is not None:
+                velocity.potential *= velocity.flat.dtype.type(keep)
+                velocity.potential += (weight * phase.potential).astype(velocity.flat.dtype)
 
 
 @dataclass(frozen=True)

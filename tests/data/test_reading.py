@@ -1,6 +1,6 @@
 """Data files that cannot be used: each one clear line, found when the file is opened, read or checked.
 
-Modules: modelpar/data/idx, modelpar/data/named, modelpar/data/opening, modelpar/data/readers
+Modules: modelpar/data/idx, modelpar/data/named, modelpar/data/opening
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draws of categorical sites against a softmax in float64, with and without compilation.
 
-Modules: kernels.sampling.softmax, kernels.statistics.sites
+Modules: modelpar/kernels/sampling/softmax, modelpar/kernels/statistics/sites
 """
 
 from __future__ import annotations

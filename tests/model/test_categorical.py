@@ -1,6 +1,6 @@
 """RBMs with categorical visible units over every grid, against enumeration of all of their states in plain NumPy.
 
-Modules: model.gauge
+Modules: modelpar/model/gauge
 """
 
 from __future__ import annotations
@@ -97,6 +97,23 @@ def test_likelihoods_are_those_of_enumeration(shape, connections) -> None:
 
 
 @each_grid
+@pytest.mark.parametrize("kind", ["gaussian", "relu", "drelu"])
+def test_hidden_units_may_have_real_values(shape, kind) -> None:
+    """Free energies of these are tried by quadrature elsewhere; summed over all visible states they are log Z."""
+    twin, v = Twin(shape, dtype="float64", hidden=kind), all_states()
+    log_z = logsumexp(-energy.free_energy(twin.rbm, twin.mine(v)))
+    estimate = annealing.log_partition_ais(twin.rbm, n_chains=400, n_betas=300)
+    assert estimate.value == pytest.approx(log_z, abs=max(0.1, 5 * estimate.error))
+    network = trained(shape, epochs=40, hidden=kind, learning_rate=0.02, chains=100, chain_steps=5)
+    rbm = network.rbms[0]
+    assert np.abs(rbm.b.reshape(-1, Q).sum(axis=1)).max(initial=0) < 1e-4
+    minus = -energy.free_energy(rbm, np.ascontiguousarray(all_states().astype(np.float32)[rbm.visible_ids]))
+    p = np.exp(minus - logsumexp(minus))
+    codes = all_states().reshape(SITES, Q, -1).argmax(axis=1)
+    assert p[codes[0] == codes[1]].sum() > 0.5  # 1/3 where they are independent
+
+
+@each_grid
 def test_pseudo_likelihood_is_that_of_sites(shape) -> None:
     twin, v = Twin(shape, dtype="float64"), all_states()
     minus = -twin.energies(v).reshape((Q,) * SITES)
@@ -117,8 +134,8 @@ def data(n=400, seed=3) -> np.ndarray:
 
 
 def trained(shape, layout="column", sync="allreduce", **options) -> DeepBeliefNetwork:
-    exact = options.pop("exact", False)
-    spec = NetworkSpec(layers=(SITES * Q, HIDDEN), visible=f"categorical:{Q}", layout=layout, seed=5, exact=exact)
+    kind = {name: options.pop(name) for name in ("exact", "hidden") if name in options}
+    spec = NetworkSpec(layers=(SITES * Q, HIDDEN), visible=f"categorical:{Q}", layout=layout, seed=5, **kind)
     grid = networks.grid_of(COMM.size, shape)
     owners = np.repeat(networks.owners("random", SITES, shape[0]), Q), networks.owners("strided", HIDDEN, shape[0])
     network = DeepBeliefNetwork(spec, grid, NetworkLayout.from_owners(owners, shape[0], layout))

@@ -1,7 +1,4 @@
-"""Kinds of visible units by their names.
-
-Modules: units.visible
-"""
+"""Kinds of visible units by their names."""
 
 from __future__ import annotations
 

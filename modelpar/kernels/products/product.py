@@ -124,6 +124,15 @@ class Sampled:
     states: Packed | None  # sampled states
     statistic: Packed | None  # k-bit statistic
     error: float  # summed squared error against the target; 0 without one
+    values: Array | None = None  # sampled values of units that have real ones in place of states, and
+    gradient: Array | None = None  # (parameters, units) sums over the samples of the gradients of their potentials
+
+    @property
+    def activations(self) -> Activations:
+        """The sampled states or values, which must have been asked for."""
+        sampled = self.states if self.values is None else self.values
+        assert sampled is not None
+        return sampled
 
 
 @dataclass(frozen=True)

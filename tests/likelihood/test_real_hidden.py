@@ -1,0 +1,127 @@
+"""Likelihoods of RBMs with real hidden units against enumeration, quadrature and a closed form, over every grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modelpar.chains.clamped import complete
+from modelpar.errors import SpecError
+from modelpar.kernels.states import pack
+from modelpar.likelihood.annealing import log_partition_ais, reverse_log_likelihoods, temperatures
+from modelpar.likelihood.conditional import conditional_log_likelihoods
+from modelpar.likelihood.energy import free_energy, log_likelihood
+from modelpar.likelihood.enumeration import log_partition_exact
+from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
+from modelpar.likelihood.score import score
+from tests.likelihood.cases import all_states
+from tests.model.test_real_hidden import KINDS, SHAPES, machine
+
+pytestmark = pytest.mark.ranks
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]}x{0[1]}".format)
+CHAINS = 200
+
+
+@pytest.mark.parametrize("gaussian", [False, True], ids=["bernoulli", "gaussian"])
+@each_kind
+@shapes
+def test_free_energies_are_integrals(comm, agree, shape, kind, gaussian):
+    network, twin = machine(comm, shape, kind, layout="row", gaussian=gaussian)
+    rbm, rng = network.rbms[0], np.random.default_rng(3)
+    v = rng.normal(size=(9, 30)) if gaussian else (rng.random((9, 30)) < 0.5).astype(float)
+    own = np.ascontiguousarray(v[rbm.visible_ids])
+    agree(np.allclose(free_energy(rbm, own), -twin.log_unnormalised(v), rtol=0, atol=1e-8))
+
+
+@each_kind
+@shapes
+def test_exact_values_with_states_on_the_visible_side(comm, agree, shape, kind):
+    """log Z, mean likelihood, pseudo-likelihood and likelihood of a part, all by visible states of the reference."""
+    network, twin = machine(comm, shape, kind)
+    rbm, grid = network.rbms[0], network.grid
+    log_z = twin.log_partition()
+    agree(np.isclose(log_partition_exact(rbm), log_z, rtol=0, atol=1e-8))
+    v = all_states(9)[:, 5::17]
+    mine = np.array_split(np.arange(v.shape[1]), grid.n_replicas)[grid.replica]
+    own = np.ascontiguousarray(v[:, mine][rbm.visible_ids])
+    log_p = twin.log_unnormalised(v) - log_z
+    agree(np.isclose(log_likelihood(rbm, own, log_z), log_p.mean(), atol=1e-8))
+    found = score(network, pack(own), mine)
+    agree(found.method == "exact" and np.isclose(found.log_likelihood, log_p.mean(), atol=1e-8))
+    mask = np.ones(9)
+    mask[[1, 4]] = 0
+    part = [log_p]
+    for flipped in ([1], [4], [1, 4]):
+        other = v.copy()
+        other[flipped] = 1 - other[flipped]
+        part.append(twin.log_unnormalised(other) - log_z)
+    expected = log_p - np.logaddexp.reduce(part)
+    agree(np.allclose(conditional_log_likelihoods(rbm, own, mask[rbm.visible_ids]), expected[mine], atol=1e-8))
+    every = []
+    for i in range(9):
+        other = v.copy()
+        other[i] = 1 - other[i]
+        every.append(log_p - np.logaddexp(log_p, twin.log_unnormalised(other) - log_z))
+    many = np.tile(own, 40)
+    estimate = pseudo_log_likelihood(rbm, many, np.arange(many.shape[1]) + 100_000 * grid.replica)
+    agree(abs(estimate - np.sum(every, axis=0).mean()) < 5 * 9 * np.std(every) / np.sqrt(40 * v.shape[1]))
+
+
+@pytest.mark.parametrize("gaussian", [False, True], ids=["bernoulli", "gaussian"])
+@each_kind
+@shapes
+def test_annealing_tends_to_the_truth(comm, agree, shape, kind, gaussian):
+    """Forwards, log Z within 5 of its own errors; in reverse, the mean likelihood of samples of the model."""
+    network, twin = machine(comm, shape, kind, gaussian=gaussian, sizes=(6, 2))
+    rbm, grid = network.rbms[0], network.grid
+    truth = twin.log_partition()
+    if gaussian and kind == "gaussian":  # all is one normal distribution
+        precision = np.block([[np.eye(6), -twin.W], [-twin.W.T, np.eye(2)]])
+        field = np.concatenate([twin.b, twin.c])
+        log_det = np.linalg.slogdet(precision)[1]
+        closed = 0.5 * field @ np.linalg.solve(precision, field) - 0.5 * log_det + 4 * np.log(2 * np.pi)
+        assert np.isclose(truth, closed - 0.5 * twin.b @ twin.b, atol=1e-8)
+    betas = temperatures(rbm, 150)
+    found = log_partition_ais(rbm, CHAINS, betas=betas)
+    agree(abs(found.value - truth) < 5 * found.error + 1e-6 and found.error < 0.1, f"{found} is not {truth}")
+    v = network.fantasies(60, 30)
+    rng = np.random.default_rng(1)
+    v = v + rng.normal(size=(6, 60))[rbm.visible_ids] if gaussian else (rng.random((6, 60))[rbm.visible_ids] < v) * 1.0
+    mine = np.array_split(np.arange(60), grid.n_replicas)[grid.replica]
+    own = np.ascontiguousarray(v[:, mine])
+    estimates = reverse_log_likelihoods(rbm, own, mine, betas)
+    exact = -free_energy(rbm, own) - truth
+    gaps = np.concatenate(grid.replica_comm.allgather(estimates - exact))
+    agree(abs(gaps.mean()) < 5 * gaps.std() / np.sqrt(60) + 0.02, f"{gaps.mean()} +- {gaps.std() / np.sqrt(60)}")
+
+
+@shapes
+def test_what_cannot_be_told_is_refused(comm, shape):
+    network, _ = machine(comm, shape, "drelu", gaussian=True)
+    rbm, grid = network.rbms[0], network.grid
+    with pytest.raises(SpecError, match="states on one side"):
+        log_partition_exact(rbm)
+    with pytest.raises(SpecError, match="kept from training"):
+        log_partition_ais(rbm, 4, 4, kept=(rbm,))
+    own = np.zeros((len(rbm.visible_ids), 4 if grid.replica == 0 else 0))
+    assert score(network, own, np.arange(own.shape[1]), n_chains=4, n_betas=4).method == "ais+reverse-ais"
+
+
+@each_kind
+@shapes
+def test_completion_has_the_conditional_distribution(comm, agree, shape, kind):
+    """Means of the free units given the others, over states, within 5 standard errors."""
+    network, twin = machine(comm, shape, kind, sizes=(5, 3))
+    v = np.array([[1.0], [0.0], [1.0], [0.0], [0.0]])
+    mask = np.array([1, 1, 0, 1, 0])
+    own = network.rbms[0].visible_ids
+    count = 1000
+    found = complete(network, v[own], mask[own], count=count, steps=12)
+    states = np.repeat(v, 4, axis=1)
+    states[2], states[4] = [0, 0, 1, 1], [0, 1, 0, 1]
+    p = np.exp(twin.log_unnormalised(states))
+    expected = states @ (p / p.sum())
+    agree(np.abs(found.mean(axis=1) - expected[own]).max(initial=0) < 5 * 0.5 / np.sqrt(count))
+    agree(np.array_equal(found[mask[own] == 1], np.repeat(v[own][mask[own] == 1], count, axis=1)))

@@ -1,0 +1,156 @@
+"""An RBM whose hidden units have real values, in plain NumPy: all that is needed of them by numerical integration.
+
+As tests/reference.py, of which it uses the draws, it is no fast one.  Arrays are units first, (units, batch).
+"""
+
+import numpy as np
+
+from tests import reference
+from tests.reference import CHAIN, HIDDEN, RBM, VISIBLE, centred_gradients, step, uniform
+
+PANELS = np.linspace(-45, 45, 61)  # of the integrals over h
+_X, _W = np.polynomial.legendre.leggauss(16)
+NODES = ((PANELS[1:] + PANELS[:-1])[:, None] / 2 + np.diff(PANELS)[:, None] / 2 * _X).ravel()
+WEIGHTS = (np.diff(PANELS)[:, None] / 2 * _W).ravel()
+N_POTENTIAL = {"gaussian": 0, "relu": 0, "drelu": 2}
+
+
+def potential(kind, h, threshold=0.0, asymmetry=0.0):
+    """U(h); of drelu as Tubiana, Cocco and Monasson (2019) write it."""
+    if kind == "drelu":
+        eta = np.tanh(asymmetry)
+        up, down = np.maximum(h, 0), np.minimum(h, 0)
+        return up**2 / (2 * (1 + eta)) + down**2 / (2 * (1 - eta)) + threshold * up - threshold * down
+    return np.where(h < 0, np.inf, h**2 / 2) if kind == "relu" else h**2 / 2
+
+
+class RealRBM(RBM):
+    """kind: of the hidden units   potential (parameters, n_hidden)"""
+
+    def __init__(self, W, b, c, kind, potential, **options):
+        self.kind, self.potential = kind, potential.copy()
+        super().__init__(W, b, c, **options)
+
+    def reset(self):
+        super().reset()
+        self.velocity.append(np.zeros_like(self.potential))
+
+    def inputs(self, v):
+        return self.W.T @ v + self.c[:, None]
+
+    def potentials(self, h):
+        """U of every unit at h, (n_hidden, ...)"""
+        return np.array([potential(self.kind, h, *p) for p in self.potential.T])
+
+    def expectations(self, x, *functions):
+        """(log of the integral, mean of each f(h) (n_hidden, nodes)) given the inputs x (n_hidden, batch)"""
+        log_w = x[:, :, None] * NODES - self.potentials(NODES)[:, None, :]
+        top = log_w.max(axis=2, keepdims=True)
+        w = np.exp(log_w - top) * WEIGHTS
+        mass = w.sum(axis=2)
+        return np.log(mass) + top[:, :, 0], [np.einsum("jbn,jn->jb", w, f) / mass for f in functions]
+
+    def cumulant(self, x):
+        return self.expectations(x)[0]
+
+    def hidden(self, v):
+        return self.mean(self.inputs(v))
+
+    def mean(self, x):
+        return self.expectations(x, np.broadcast_to(NODES, (len(x), len(NODES))))[1][0]
+
+    def slopes(self, x, e=1e-5):
+        """(parameters, n_hidden, batch): E[-dU/dp | x], dU/dp by central differences"""
+        own, slopes = self.potential, []
+        for i in range(len(own)):
+            move = e * np.eye(len(own))[i][:, None]
+            self.potential = own + move
+            above = self.potentials(NODES)
+            self.potential = own - move
+            slopes.append((self.potentials(NODES) - above) / (2 * e))
+            self.potential = own
+        return np.array(self.expectations(x, *slopes)[1]).reshape(len(own), *x.shape)
+
+    def draw(self, x, purpose, repeat, n):
+        """The h up to which the distribution function is u, on a fine grid of 10 deviations to both sides."""
+        samples = n + np.arange(x.shape[1])
+        stream = self.seed, self.layer, purpose, repeat
+        u = uniform(stream, range(len(x)), samples) + 2.0**-24 * (
+            uniform(stream, np.arange(len(x)) + 2**31, samples) + 2.0**-25
+        )
+        h, square = np.broadcast_to(NODES, (len(x), len(NODES))), np.broadcast_to(NODES**2, (len(x), len(NODES)))
+        mean, second = self.expectations(x, h, square)[1]
+        wide = 10 * np.sqrt(second - mean**2)
+        low = np.maximum(mean - wide, 0) if self.kind == "relu" else mean - wide
+        drawn = np.empty_like(x)
+        for j, b in np.ndindex(x.shape):
+            grid = np.linspace(low[j, b], mean[j, b] + wide[j, b], 6001)
+            log_p = x[j, b] * grid - potential(self.kind, grid, *self.potential[:, j])
+            p = np.exp(log_p - log_p.max())
+            F = np.concatenate([[0], np.cumsum((p[1:] + p[:-1]) / 2)])
+            drawn[j, b] = np.interp(u[j, b], F / F[-1], grid)
+        return drawn
+
+    def start_chains(self, n_chains, how="biases", update=0):
+        first, x = update * n_chains, np.repeat(self.c[:, None], n_chains, axis=1)
+        if how == "random":
+            v = np.zeros((len(self.b), n_chains))
+            x = self.inputs(self.draw_visible(v if self.gaussian else v + 0.5, CHAIN, 65535, first))
+        self.chains = self.draw(x, CHAIN, 0, first)
+
+    def update(self, v0, n, o, rate, momentum):
+        """One step of CD-k or PCD, as RBM.update; the statistics of the hidden units are their means."""
+        batch = v0.shape[1]
+        x0 = self.inputs(v0)
+        h, purpose, first, error = self.draw(x0, HIDDEN, 0, n), HIDDEN, n, np.nan
+        sweeps = o.sweeps if o.n_chains else o.gibbs_steps
+        if o.n_chains:
+            h, purpose, first = self.chains, CHAIN, self.n_updates * self.chains.shape[1]
+        for k in range(1, sweeps + 1):
+            mean = self.visible(h)
+            if not o.n_chains and k == 1:
+                error = np.mean((v0 - mean) ** 2)
+            side = (CHAIN, 2 * k - 1) if o.n_chains else (VISIBLE, k - 1)
+            v = self.draw_visible(mean, *side, first) if o.n_chains or np.isin(v0, (0, 1)).all() else mean
+            x = self.inputs(v)
+            if o.n_chains or k < sweeps:
+                h = self.draw(x, purpose, 2 * k if o.n_chains else k, first)
+        if o.n_chains:
+            self.chains = h
+        self.n_updates += 1
+        (s0, s1), ratio = (self.mean(x0), self.mean(x)), batch / v.shape[1]
+        gradients = [v0 @ s0.T - ratio * (v @ s1.T), v0.sum(axis=1) - ratio * v.sum(axis=1)]
+        gradients.append(s0.sum(axis=1) - ratio * s1.sum(axis=1))
+        if o.centred:
+            gradients = [batch * g for g in centred_gradients(v0, s0, v, s1, mask=self.mask)]
+        gradients[0] *= self.mask
+        step((self.W, self.b, self.c), self.velocity[:3], gradients, rate, momentum, rate * o.weight_decay, batch)
+        slopes = self.slopes(x0).sum(axis=2) - ratio * self.slopes(x).sum(axis=2)
+        step([self.potential], self.velocity[3:], [slopes], rate, momentum, 0.0, batch)  # only weights decay
+        return error
+
+    def log_unnormalised(self, v):
+        """log p*(v) of every column, (samples,)"""
+        own = -0.5 * ((v - self.b[:, None]) ** 2).sum(axis=0) if self.gaussian else self.b @ v
+        return own + self.cumulant(self.inputs(v)).sum(axis=0)
+
+    def log_partition(self):
+        """By all visible states; of Gaussian visible units by the integral over h of at most two hidden units."""
+        if not self.gaussian:
+            states = np.array(list(np.ndindex(*[2] * len(self.b)))).T.astype(float)
+            return np.logaddexp.reduce(self.log_unnormalised(states))
+        h = np.array(np.meshgrid(*[NODES] * len(self.c), indexing="ij")).reshape(len(self.c), -1)
+        log_w = np.log(np.array(np.meshgrid(*[WEIGHTS] * len(self.c), indexing="ij"))).sum(axis=0).ravel()
+        U = sum(potential(self.kind, h[j], *self.potential[:, j]) for j in range(len(h)))
+        x = self.W @ h + self.b[:, None]
+        terms = self.c @ h - U + 0.5 * (x**2 - self.b[:, None] ** 2).sum(axis=0)
+        return np.logaddexp.reduce(terms + log_w) + 0.5 * len(self.b) * np.log(2 * np.pi)
+
+
+def some_potential(kind, n_hidden, rng):
+    """(parameters, n_hidden) of either sign, in which all of a dReLU unit's forms occur."""
+    scales = np.array([0.8, 0.5][: N_POTENTIAL[kind]])[:, None]
+    return scales * rng.normal(size=(N_POTENTIAL[kind], n_hidden))
+
+
+__all__ = ["N_POTENTIAL", "RealRBM", "potential", "reference", "some_potential"]
