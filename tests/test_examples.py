@@ -88,7 +88,7 @@ def test_protein_family(n: int, tmp_path: Path) -> None:
     rng = random.Random(1)
     with open(tmp_path / "family.fasta", "w") as file:
         for k in range(2000):
-            letters = rng.choices("ACDEFGHIKLMNPQRSTVWY", k=4) * 3
+            letters = rng.choices("ACDEFGHI", k=4) * 3
             letters[4:8] = rng.choices("KR", k=4)
             letters[10:] = rng.choices("-AV", k=2)
             print(f">s{k}", "".join(letters), sep="\n", file=file)
@@ -98,8 +98,8 @@ def test_protein_family(n: int, tmp_path: Path) -> None:
     (tmp_path / "contacts.dat").write_text("\n".join(table))
     output = run(
         "protein_family.py", n, "--alignment", str(tmp_path / "family.fasta"), "--contacts",
-        str(tmp_path / "contacts.dat"), "--hidden-units", "12", "--updates", "150", "--chains", "100",
-        "--sampled", "2000", "--learning-rate", "0.5", "--out", str(tmp_path / "out"), "--json",
+        str(tmp_path / "contacts.dat"), "--hidden-units", "12", "--updates", "400", "--chains", "100",
+        "--sampled", "2000", "--learning-rate", "2", "--out", str(tmp_path / "out"), "--json",
     )  # fmt: skip
     result = json.loads(output.splitlines()[0])
     names = "precision_half_L precision_L site_frequency_error pair_correlation log_likelihood seconds"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, save
+from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, open_dataset, save
+from modelpar.analysis.of_network import states_of_split
 from modelpar.cli import run, sample_commands, sample_files
 from modelpar.cli.sample_files import FastaFile, Site, chunks_of, letters_of, read_sites
 from modelpar.draws import Purpose, Stream, uniform
@@ -61,6 +62,9 @@ def test_haplotypes(comm, agree, folder, monkeypatch) -> None:
     agree(["\t".join(line[:5]) for line in body] == SITES)
     haplotypes = np.array([[genotype.split("|") for genotype in line[9:]] for line in body], int).reshape(12, COUNT)
     agree(np.array_equal(haplotypes.T, expected_states(COUNT, 5, 3)))
+    with Grid(comm, model_shards=comm.size) as grid:  # and it is read as what it was written from
+        data = open_dataset(str(folder / "out.vcf"), comm=comm, test_fraction=0.0)
+        agree(np.array_equal(states_of_split(DeepBeliefNetwork(SPEC, grid), data, data.train), haplotypes.T))
 
 
 def test_states_in_hdf5(comm, agree, folder) -> None:
@@ -105,6 +109,8 @@ def test_lines_of_letters(tmp_path) -> None:
     file.add(rows[:15])
     file.add(rows[15:])
     file.finish()
+    data = open_dataset(str(path), test_fraction=0.0)
+    assert (data.visible, data.alphabet, len(data.train)) == ("categorical:5", "-ACGT", 40)
     lines = path.read_text().splitlines()
     assert lines[::2] == [f">sample_{k + 1}" for k in range(40)]
     assert lines[1::2] == ["".join("-ACGT"[a] for a in row) for row in rows.reshape(40, 3, 5).argmax(axis=2)]
