@@ -84,7 +84,7 @@ class RealRBM(RBM):
         low = np.maximum(mean - wide, 0) if self.kind == "relu" else mean - wide
         drawn = np.empty_like(x)
         for j, b in np.ndindex(x.shape):
-            grid = np.linspace(low[j, b], mean[j, b] + wide[j, b], 6001)
+            grid = np.linspace(low[j, b], mean[j, b] + wide[j, b], 3001)
             log_p = x[j, b] * grid - potential(self.kind, grid, *self.potential[:, j])
             p = np.exp(log_p - log_p.max())
             F = np.concatenate([[0], np.cumsum((p[1:] + p[:-1]) / 2)])

@@ -81,7 +81,7 @@ def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, ow
     if n_chains:
         twin.start_chains(n_chains, spec.chain_start)
     rng = np.random.default_rng(11)
-    for step in range(3):
+    for step in range(2):
         v0 = rng.normal(size=(9, BATCH)) if gaussian else (rng.random((9, BATCH)) < 0.4).astype(float)
         own = np.ascontiguousarray(v0[rbm.visible_ids][:, mine], dtype)
         result = rbm.contrastive_divergence(
