@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 MOST_CHARACTERS = 300  # of a message
-LONG_WORDS = (80, 40)  # characters that are left of a word of a message that is too long; the fewer where it must be
+LONG_WORD = 80  # characters that are left of a word of a message that is too long
 # line ends, escape sequences of terminals, and characters that are not seen or turn the direction of text
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
@@ -39,11 +39,10 @@ def one_line(text: str) -> str:
     # a message may hold the content of a whole file, so most of it goes before it is looked at
     text = escaped(_cut(text, 8 * MOST_CHARACTERS))
     excess, words = len(text) - MOST_CHARACTERS, text.split(" ")
-    for least in LONG_WORDS:
-        for i in sorted(range(len(words)), key=lambda i: -len(words[i])) if excess > 0 else ():
-            before = len(words[i])
-            words[i] = _cut(words[i], max(least, before - max(excess, 0)))
-            excess -= before - len(words[i])
+    for i in sorted(range(len(words)), key=lambda i: -len(words[i])) if excess > 0 else ():
+        before = len(words[i])
+        words[i] = _cut(words[i], max(LONG_WORD, before - max(excess, 0)))
+        excess -= before - len(words[i])
     return _cut(" ".join(words), MOST_CHARACTERS)
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from modelpar.errors import SpecError
 from modelpar.patterns import Pattern, parse_image_shape, patterns
+from modelpar.units import Visible, parse_visible
 from modelpar.values import plain
 
 
@@ -107,10 +108,9 @@ class NetworkSpec(Spec):
 
     layers: tuple[int, ...] = option((64, 256, 256), "units of every layer, the visible one first, as in 784-500-500")
     classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0, at_most=1 << 31)
-    visible: str = option("bernoulli", "kind of visible units; gaussian ones have unit variance and standardised data",
-                          choices=("bernoulli", "gaussian"))  # fmt: skip
+    visible: str = option("bernoulli", "kind of visible units: bernoulli; spin, whose data are -1 and 1; categorical:Q, sites of Q units of which one is 1; or gaussian, with unit variance and standardised data")  # fmt: skip
     hidden: str = option("bernoulli", "kind of hidden units of a network of one RBM: states, or real values, which may be Gaussian, rectified, or double rectified",
-                         choices=HIDDEN)  # fmt: skip
+                          choices=HIDDEN)  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
     connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas", path="masks")  # fmt: skip
     visible_grid: str = option("", "shape of the visible layer, for local connections: rows x columns, or maps x rows x columns  [default: a square]")  # fmt: skip
@@ -146,6 +146,7 @@ class NetworkSpec(Spec):
             raise SpecError("--classes is 1, but a classifier needs at least 2 (or 0 for no output layer)")
         self._check_hidden()
         self.patterns  # noqa: B018 - raises where connections is not understood
+        self.visible_kind.check_layer(self.layers[0])
         if self.visible_grid:
             parse_image_shape(self.visible_grid, self.layers[0])
 
@@ -167,6 +168,11 @@ class NetworkSpec(Spec):
                 f"--exact cannot be kept with --hidden {self.hidden}: real values do not add up exactly; use --hidden "
                 "bernoulli, or leave --exact out"
             )
+
+    @property
+    def visible_kind(self) -> Visible:
+        """What the visible units are.  Raises SpecError where ``visible`` is not understood."""
+        return parse_visible(self.visible)
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:
@@ -245,6 +251,14 @@ class TrainingSpec(Spec):
     l1: float = option(
         0.0, "L1 penalty on the weights, by proximal steps, which leave exact zeros", at_least=0, flag="--l1"
     )
+    l1b: float = option(
+        0.0, "penalty on half the square of each hidden unit's sum of absolute weights, which makes units alike sparse, by proximal steps (Tubiana et al. 2019)",
+        at_least=0, flag="--l1b",
+    )  # fmt: skip
+    group_lasso: float = option(
+        0.0, "penalty on the Euclidean norms of groups of weights, which become 0 together: a hidden unit's weights at a categorical site, or all its incoming weights where there are no sites (Yuan and Lin 2006)",
+        at_least=0, flag="--group-lasso",
+    )  # fmt: skip
     statistics: str = option(
         "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
@@ -447,6 +461,8 @@ class SyncSpec(Spec):
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist")  # known by name
 DRAWN_SETS = ("bars", "patterns")  # by name and number, as in bars:8
+AUTO = "auto"
+WEIGHT_WORDS = (AUTO, "none")  # of --sample-weights, which else names a file
 
 
 @dataclass(frozen=True)
@@ -455,7 +471,7 @@ class DataSpec(Spec):
 
     data: str = option(
         "digits",
-        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz)",
+        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz, FASTA, A3M, HDF5 as FILE.h5:ARRAY, PLINK .bed, VCF, Parquet, CSV)",
         path="data",
     )
     labels: str | None = option(None, "file with the labels, where the data file has none", path="file")
@@ -467,15 +483,28 @@ class DataSpec(Spec):
     validation_fraction: float = option(
         0.0, "fraction of the training samples set aside for validation", at_least=0, below=1
     )
+    sample_weights: str | None = option(
+        None, "weights of the samples, by which minibatches are drawn: a file (one number on each line, .npy, or the array weights of a .npz); auto: 1 over the sequences that agree at --identity of the sites, of categorical data; or none  [default: the array weights of the data's .npz, where there is one]",
+        path="data",
+    )  # fmt: skip
+    identity: float = option(
+        0.8, "part of their sites at which sequences agree that --sample-weights auto counts as neighbours",
+        above=0, at_most=1, flag="--identity",
+    )  # fmt: skip
     scale: float | None = option(
         None, "raw value that means 1.0  [default: that of the data set, else 255 for bytes and 1 for other types]", above=0
     )  # fmt: skip
     binarise: str = option(
         "none", "visible states from real values: none, stochastic, or a threshold such as 0.5", numeric=True
     )
+    alphabet: str = option("", "letters of sequences: protein, dna, rna, or those of the states in their order, as in -ACGT  [default: by the letters that there are]")  # fmt: skip
+    missing: str = option(
+        "auto", "letters that say little, and unknown genotypes: gap, error, or most-frequent of the site; auto: gap for sequences, else error",
+        choices=("auto", "error", "gap", "most-frequent"),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("data", "labels", "test_data", "test_labels"):
+        for name in ("data", "labels", "test_data", "test_labels", "sample_weights"):
             value = getattr(self, name)
             if isinstance(value, (bytes, os.PathLike)):
                 object.__setattr__(self, name, os.fsdecode(value))

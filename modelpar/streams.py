@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     FANTASY = 8
     SWAP = 9
     DIAGNOSIS = 10
+    RESAMPLING = 16
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class Training:
     changes: dict[str, Any] = field(default_factory=dict)
     layers: tuple[int, ...] = (13, 9, 6)
     binarise: str = "none"
+    weighted: bool = False
 
     @property
     def spec(self) -> TrainingSpec:
@@ -69,9 +70,9 @@ class Training:
         table = MappedTable(self.name, values.astype(np.uint8))
         rows = np.arange(10, 10 + N_SAMPLES)  # not the first ones
         scale = 1.0 if self.binarise == "none" else 255.0
-        return Dataset(
-            self.name, n_visible, 3, None, Split(table, rows, labels[rows]), None, None, scale, self.binarise
-        )
+        weights = np.random.default_rng(2).random(N_SAMPLES) ** 4 if self.weighted else None
+        train = Split(table, rows, labels[rows], weights)
+        return Dataset(self.name, n_visible, 3, None, train, None, None, scale, self.binarise)
 
 
 TRAININGS = {
@@ -112,6 +113,18 @@ TRAININGS = {
                 "clip": 0.03,
             },
             binarise="stochastic",
+        ),
+        Training(
+            "PCD with penalties of units",
+            "6af32c9fd506272f7276d1c59d6537f40da4b6ee37464e135e831736f33809c6",
+            {"persistent": True, "l1": 0.005, "l1b": 0.02, "group_lasso": 0.05},
+        ),
+        Training(
+            "weighted samples, chains that start at the data",
+            "852bfbfe84332c35114f47b1131aa94336a4d493a55dbaafee5fa23b984d2ac0",
+            {"chains": 31, "chain_start": "data"},
+            binarise="stochastic",
+            weighted=True,
         ),
         Training(
             "standardised, chains that start at the data anew",

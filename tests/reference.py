@@ -177,13 +177,22 @@ class RBM:
             self.W -= self.velocity[0]
             self.velocity[0] *= o.clip / norm
             self.W += self.velocity[0]
-        if o.l1:
-            self.W[...] = np.sign(self.W) * np.maximum(np.abs(self.W) - rate * o.l1, 0)
+        shrink(self.W, rate, o, self.mask)
         if o.average:
             part = 1 / min(self.n_updates, o.average)
             for mean, x in zip(self.average, (self.W, self.b, self.c), strict=True):
                 mean += part * (x - mean)
         return error
+
+
+def shrink(W, rate, o, mask=1):
+    """The proximal step of L1, of L1b (Tubiana 2019) with the norms that it finds, and of the group lasso of units."""
+    degree = np.broadcast_to(mask, W.shape).sum(axis=0)
+    amount = rate * o.l1b
+    limit = rate * o.l1 + amount * np.abs(W).sum(axis=0, dtype=np.float64) / (1 + amount * degree)
+    W[...] = np.sign(W) * np.maximum(np.abs(W) - limit, 0)
+    norms = np.sqrt((W**2).sum(axis=0, dtype=np.float64))
+    W *= np.maximum(1 - rate * o.group_lasso / np.maximum(norms, 1e-300), 0)
 
 
 def centred_gradients(v0, s0, v1, s1, mask=1):
@@ -251,14 +260,14 @@ def pass_up(rbm, v, positions, o):
     return (uniform(stream, range(len(p)), positions) < p).astype(p.dtype)
 
 
-def visible_biases(data, gaussian):
+def visible_biases(data, gaussian, weights=None):
     """Those of a model without weights that has the data's means (Hinton 2010, section 8).   data (n_visible, n)"""
-    mean = data.mean(axis=1)
+    mean = np.average(data, axis=1, weights=weights)
     p = np.clip(mean, 0.001, 0.999)
     return mean if gaussian else np.log(p / (1 - p))
 
 
-def pretrain(rbms, data, order, o, *, stochastic=False):
+def pretrain(rbms, data, order, o, *, stochastic=False, weights=None):
     """One RBM after another.   data (n_visible, n_samples), as the visible units need them; returns all errors.
 
     stochastic: each minibatch of the first RBM is drawn from the data anew; the RBMs above see what the data's real
@@ -268,7 +277,7 @@ def pretrain(rbms, data, order, o, *, stochastic=False):
     for rbm in rbms:
         rbm.reset()
         rbm.start_chains(o.n_chains or 1)
-        rbm.b = visible_biases(data, rbm.gaussian).astype(rbm.b.dtype)
+        rbm.b = visible_biases(data, rbm.gaussian, weights).astype(rbm.b.dtype)
         base = o.gaussian_learning_rate if rbm.gaussian else o.learning_rate
         for epoch, n, positions in minibatches(order, rbm.layer, o):
             v0 = data[:, positions]

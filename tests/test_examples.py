@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import random
 import re
 import runpy
 import sys
@@ -78,6 +79,36 @@ def test_wide_layer(n: int, tmp_path: Path) -> None:
     assert len(stages) == 5
     assert all(len(peaks.split(",")) == n for _, peaks in stages)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [0, 2])
+def test_protein_family(n: int, tmp_path: Path) -> None:
+    """Of a family in which two pairs of sites go together, and each is a contact."""
+    rng = random.Random(1)
+    with open(tmp_path / "family.fasta", "w") as file:
+        for k in range(2000):
+            letters = rng.choices("ACDEFGHI", k=4) * 3
+            letters[4:8] = rng.choices("KR", k=4)
+            letters[10:] = rng.choices("-AV", k=2)
+            print(f">s{k}", "".join(letters), sep="\n", file=file)
+    pairs = [(i, j) for i in range(1, 13) for j in range(i + 1, 13)]
+    contacts = {(1, 9), (2, 10)}
+    table = [f"{i} {j} 0.5 {4 if (i, j) in contacts else 20}" for i, j in pairs]
+    (tmp_path / "contacts.dat").write_text("\n".join(table))
+    output = run(
+        "protein_family.py", n, "--alignment", str(tmp_path / "family.fasta"), "--contacts",
+        str(tmp_path / "contacts.dat"), "--hidden-units", "12", "--updates", "400", "--chains", "100",
+        "--sampled", "2000", "--learning-rate", "2", "--out", str(tmp_path / "out"), "--json",
+    )  # fmt: skip
+    result = json.loads(output.splitlines()[0])
+    names = "precision_half_L precision_L site_frequency_error pair_correlation log_likelihood seconds"
+    assert set(names.split()) < set(result)
+    assert result["precision_half_L"] == pytest.approx(2 / 6)  # both come first
+    assert result["site_frequency_error"] < 0.1
+    assert result["pair_correlation"] > 0.8
+    assert result["log_likelihood_low"] <= result["log_likelihood"] <= result["log_likelihood_high"]
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def later_checkpoint(path: Path) -> None:
 
 def later_packed(path: Path) -> None:
     file = path.with_suffix(".npz")
-    np.savez(file, bits=np.ones((4, 1), np.uint8), shape=[4, 8], scale=np.uint8(1), format=np.int64(2))
+    np.savez(file, bits=np.ones((4, 1), np.uint8), shape=[4, 8], scale=np.uint8(1), format=np.int64(3))
     open_dataset(str(file))
 
 
@@ -87,7 +87,7 @@ def later_digests(path: Path) -> None:
 
 @pytest.mark.parametrize("later", [later_checkpoint, later_packed, later_placement, later_digests])
 def test_later_formats_are_refused_with_the_way_out(later: Any, tmp_path: Path) -> None:
-    with pytest.raises((ModelparError, GraphError), match="format 2, but this version reads format 1") as refused:
+    with pytest.raises((ModelparError, GraphError), match=r"format [23], but this version reads formats? 1") as refused:
         later(tmp_path / "file")
     text = str(refused.value)
     assert MEND in text

@@ -58,7 +58,11 @@ def test_no_two_options_share_a_name_on_the_command_line():
         (NetworkSpec, {"layers": (5, 2.5)}, "a layer of 2.5 units"),
         (NetworkSpec, {"classes": 1}, "--classes is 1"),
         (NetworkSpec, {"classes": -1}, "--classes is -1, but must be at least 0"),
-        (NetworkSpec, {"visible": "poisson"}, "--visible is 'poisson', but must be one of bernoulli, gaussian"),
+        (
+            NetworkSpec,
+            {"visible": "poisson"},
+            "--visible is 'poisson', but must be one of bernoulli, spin, categorical:Q,",
+        ),
         (NetworkSpec, {"dtype": "float16"}, "float32, float64"),
         (NetworkSpec, {"seed": 2**63}, "--seed"),
         (NetworkSpec, {"seed": -1}, "--seed is -1"),

@@ -14,7 +14,7 @@ from modelpar.chains.gibbs import start
 from modelpar.comm.grid import Grid
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.warm_up import warm_up
-from modelpar.spec import TrainingSpec
+from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.schedule import StepSize
 
 SIZES: tuple[Size, ...] = ((2000, 784, 500),)
@@ -24,14 +24,15 @@ RATE = 0.001  # of learning: small, so that the weights stay realistic however l
 def run(
     sizes: Sequence[Size] | None = None, *, grid: Grid, chains: int = 2000, chain_steps: int = 100, threads: int = 1,
     repeats: int = 3, seconds: float = 1.0, statistics: str = TrainingSpec.statistics, centred: bool = True,
-    layout: str = "auto", peers: Sequence[str] = (),
+    layout: str = "auto", categories: int = 0, peers: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """``{"machine": {...}, "rows": [...]}``, the same on every rank.  Collective.
 
     Each row belongs to a size: ``size`` (BxVxH), ``chains``, ``chain_steps``, ``statistics``, ``layout``,
     ``updates_per_second``, ``samples_per_second`` (chains times sweeps), ``gflops`` (4 V H operations of dense products
     for each chain and sweep), ``sgemm_gflops``, ``over_sgemm``, and ``peers``: {name: the engine's rate over its rate},
-    with ``contest``, all that :func:`modelpar.bench.contest.contest` found.
+    with ``contest``, all that :func:`modelpar.bench.contest.contest` found.  With ``categories`` the visible units are
+    those of categorical sites, so many each.
 
     An update is all the work of training: statistics of a minibatch in memory, all sweeps of the chains, their
     statistics, the step.  Each work is measured ``repeats`` times, in turn, for at least ``seconds``.
@@ -42,7 +43,8 @@ def run(
     rows: list[dict[str, Any]] = []
     training = TrainingSpec(chains=chains, chain_steps=chain_steps, statistics=statistics, centred=centred)
     for size in sizes or SIZES:
-        bench = CD1(size, grid, layout=layout)
+        visible = f"categorical:{categories}" if categories else "bernoulli"
+        bench = CD1(size, grid, spec=NetworkSpec(layers=size[1:], layout=layout, visible=visible))
         update = _update(bench, training)
         product, operations = dense_product(bench.rbm.W, bench.n_mine)
         times = in_turn({"update": update, "product": product}, repeats=repeats, seconds=seconds, comm=grid.comm)
@@ -51,12 +53,12 @@ def run(
         gemm_gflops = 1e-9 * grid.comm.allreduce(operations) / median(times["product"])
         row: dict[str, Any] = {
             "size": text_of(size), "chains": chains, "chain_steps": chain_steps, "statistics": statistics,
-            "layout": bench.layout, "ranks": grid.comm.size, "threads": threads,
+            "visible": visible, "layout": bench.layout, "ranks": grid.comm.size, "threads": threads,
             "updates_per_second": 1.0 / update_seconds, "samples_per_second": swept / update_seconds,
             "gflops": gflops, "sgemm_gflops": gemm_gflops, "over_sgemm": gflops / gemm_gflops, "peers": {},
         }  # fmt: skip
         if peers:
-            options = ["--chains", str(chains), "--sweeps", str(chain_steps)]
+            options = ["--chains", str(chains), "--sweeps", str(chain_steps), "--categories", str(categories)]
             row["contest"] = contest(
                 update, size, list(peers), comm=grid.comm, threads=threads, repeats=repeats, seconds=seconds,
                 n_samples=swept, more=options,

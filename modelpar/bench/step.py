@@ -72,9 +72,15 @@ class CD1:
         self.v0_spread = self._states(self.rbm.weights.visible_spread) if spreads else self.v0
 
     def _states(self, unit_ids: npt.NDArray[np.int64]) -> Packed:
-        """The data of some units, the same wherever they are drawn."""
+        """The data of some units, the same wherever they are drawn; one-hot where units are of categorical sites."""
+        stream, categories = Stream(self.network.spec.seed, 0, Purpose.DATA), self.network.spec.visible_kind.categories
+        if categories:
+            no_bias = np.zeros(len(unit_ids), np.float32)
+            sampler = Sampler(no_bias, unit_ids, stream, self.first_draw, categories=categories)
+            states = sampler.of_sums(np.zeros((len(unit_ids), self.n_mine), np.float32), 1).states
+            assert isinstance(states, Packed)
+            return states
         p = np.full((len(unit_ids), self.n_mine), ONES, np.float32)
-        stream = Stream(self.network.spec.seed, 0, Purpose.DATA)
         draws.sample_bernoulli(p, stream, unit_ids, self.first_draw, p)
         return pack(p)
 

@@ -128,6 +128,15 @@ def _checked(network: DeepBeliefNetwork, given: Activations, mask: Any) -> tuple
             f"{values.shape[1]} samples: units, or units x samples, are needed"
         )
     held = values[known]
+    if categories := network.rbms[0].visible.categories:
+        by_site = known.reshape(-1, categories, known.shape[1])
+        whole = by_site.all(axis=1)
+        ones = (values.reshape(by_site.shape) == 1).sum(axis=1)
+        if (by_site.any(axis=1) != whole).any() or (whole & (ones != 1)).any():
+            raise DataError(
+                f"a site of categorical units can only be given as a whole: all of its {categories} units in the mask, "
+                "and one of them 1"
+            )
     if not network.rbms[0].gaussian and ((held != 0) & (held != 1)).any():
         wrong = held[(held != 0) & (held != 1)][0]
         raise DataError(

@@ -105,12 +105,13 @@ def _drawn(bias: Array, rbm: RBM, n: int, first: int) -> Activations:
 
 
 def random_visible(rbm: RBM, n: int, first: int, purpose: Purpose = Purpose.CHAIN) -> Activations:
-    """Visible states that are 0 and 1 alike, or standard normal values, of ``n`` chains; ``first`` keys the draws."""
+    """Visible states that are all as likely, or standard normal values, of ``n`` chains; ``first`` keys the draws."""
     stream = Stream(rbm.seed, rbm.index, purpose, RANDOM)
     x = np.zeros((len(rbm.visible_ids), n), rbm.W.dtype)
     if rbm.gaussian:
         draws.sample_gaussian(x, stream, rbm.visible_ids, first, x)
         return x
-    drawn = Sampler(np.zeros_like(rbm.b), rbm.visible_ids, stream, first).of_sums(x, 1)
+    sampler = Sampler(np.zeros_like(rbm.b), rbm.visible_ids, stream, first, categories=rbm.visible.categories)
+    drawn = sampler.of_sums(x, 1)
     assert drawn.states is not None  # they were asked for
     return drawn.states

@@ -75,7 +75,7 @@ class Level:
             v = np.empty_like(x)
             draws.sample_gaussian(x, stream, rbm.visible_ids, first, v)
             return v
-        return _drawn(x, rbm.visible_ids, stream, first)
+        return _drawn(x, rbm.visible_ids, stream, first, rbm.visible.categories)
 
     def hidden(self, x: Array, purpose: Purpose, repeat: int, first: int) -> Packed:
         """Hidden states drawn given x = W^T v + c (n_hidden_owned, chains), which is overwritten."""
@@ -103,9 +103,9 @@ class Level:
         return result + visible.astype(np.int64)
 
 
-def _drawn(x: Array, ids: IntArray, stream: Stream, first: int) -> Packed:
+def _drawn(x: Array, ids: IntArray, stream: Stream, first: int, categories: int = 0) -> Packed:
     """States of units (units, chains) with the summed inputs x, which are overwritten."""
-    drawn = Sampler(np.zeros(len(ids), x.dtype), ids, stream, first).of_sums(x, 1)
+    drawn = Sampler(np.zeros(len(ids), x.dtype), ids, stream, first, categories=categories).of_sums(x, 1)
     assert drawn.states is not None  # they were asked for
     return drawn.states
 

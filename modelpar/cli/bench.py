@@ -66,18 +66,21 @@ def cd1(
 
 def pcd(
     comm: MPI.Comm, settings: Settings, placement: Placement, *, sizes: str | None, repeats: int, seconds: float,
-    as_json: bool, chains: int, chain_steps: int, statistics: str | None, centred: bool, peers: Sequence[str],
+    as_json: bool, chains: int, chain_steps: int, statistics: str | None, centred: bool, categories: int,
+    peers: Sequence[str],
 ) -> None:  # fmt: skip
     """``bench pcd``.  Collective.  Raises SpecError and others on every rank."""
     chosen_sizes, (kind, *more) = parse_sizes(sizes), parse_statistics(statistics)
     if more:
         raise SpecError(f"--statistics {statistics} names several, but one is measured here; give one of them")
     names = parse_peers(peers, ranks=comm.size, step="pcd")
+    if categories and "pcd-numpy" in names:
+        raise SpecError("--peer numpy has no categorical units (--categories); use rbms or torch")
     with _grid(comm, settings) as grid:
         results = pcd_benchmark.run(
             chosen_sizes, grid=grid, chains=chains, chain_steps=chain_steps, threads=placement.threads,
             repeats=repeats, seconds=seconds, statistics=kind, centred=centred, layout=settings.network().layout,
-            peers=names,
+            categories=categories, peers=names,
         )  # fmt: skip
     results["machine"] = {**_machine(placement), **results["machine"]}
     machine = results["machine"]

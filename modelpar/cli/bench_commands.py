@@ -75,6 +75,8 @@ def cd1(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 @click.option("--statistics", metavar="K|float", default=None,
               help=f"1 to 8 bits, or float  [default: {TrainingSpec.statistics}]")  # fmt: skip
 @click.option("--centred/--no-centred", default=True, show_default=True, help="the centred gradient")
+@click.option("--categories", type=click.IntRange(0, 1024), default=0, metavar="Q",
+              help="categorical visible units, in sites of Q each  [default: Bernoulli units]")  # fmt: skip
 @click.option("--peer", "peers", metavar="NAME", multiple=True,
               help="run the same updates in rbms, torch, numpy or all of them too, where these are installed;"
               " may be repeated")  # fmt: skip

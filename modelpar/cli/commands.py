@@ -9,6 +9,8 @@ import click
 from modelpar import __version__
 from modelpar.cli import config as configuration
 from modelpar.cli.bench_commands import bench
+from modelpar.cli.data_commands import data
+from modelpar.cli.mutation_commands import mutations
 from modelpar.cli.options import (
     COUNT,
     JSON,
@@ -374,5 +376,5 @@ def soak(comm: MPI.Comm, minutes: float, seed: int, as_json: bool) -> None:
     click.get_current_context().exit(work(comm, minutes=minutes, seed=seed, as_json=as_json))
 
 
-for command in (bench, sample, reconstruct):
+for command in (bench, data, mutations, sample, reconstruct):
     modelpar.add_command(command)

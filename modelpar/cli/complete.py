@@ -48,7 +48,9 @@ def complete(
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=True)
         network = open_network(path, grid, settings, last=last)
-        dataset = open_dataset(DataSpec(given, test_fraction=0.0), comm, seed=network.spec.seed)
+        dataset = open_dataset(
+            DataSpec(given, test_fraction=0.0), comm, visible=network.spec.visible, seed=network.spec.seed
+        )
         split = dataset.test or dataset.train
         n_visible = network.spec.layers[0]
         if dataset.n_visible != n_visible:
@@ -96,10 +98,12 @@ def visible_values(network: DeepBeliefNetwork, dataset: Dataset, split: Split, r
 
     Raises DataError, on this rank, where a known one is none that its unit can be held at.
     """
-    raw = np.where(known, raw, network.input_offset[:, None])
+    raw = np.where(known, raw, network.input_offset[:, None])  # of spins -1, which is state 0
     if network.spec.visible == "gaussian":
         return np.asarray((raw - network.input_offset[:, None]) / network.input_scale[:, None])
-    scaled, binarise = (raw / dataset.scale).astype(np.float32), TrainingRun.of(network).binarise
+    spin = network.spec.visible == "spin"
+    scaled = ((raw + dataset.scale) / (2 * dataset.scale) if spin else raw / dataset.scale).astype(np.float32)
+    binarise = TrainingRun.of(network).binarise
     if binarise not in ("none", "stochastic"):
         return np.asarray(known & (scaled > float(binarise)), np.float32)
     wrong = raw[(scaled != 0) & (scaled != 1)]
@@ -107,7 +111,7 @@ def visible_values(network: DeepBeliefNetwork, dataset: Dataset, split: Split, r
         unit = "" if dataset.scale == 1 else f" or {dataset.scale:g}, which means 1 in values of this type"
         raise DataError(
             f"--given {split.table.name} has the value {wrong[0]:g} where the mask is 1, but a unit can only be held "
-            f"at 0{unit or ' or 1'}; make states of the values, as by values > 0.5"
+            f"at {-dataset.scale if spin else 0:g}{unit or ' or 1'}; make states of the values, as by values > 0.5"
         )
     return scaled
 

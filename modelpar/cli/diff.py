@@ -131,8 +131,8 @@ def compare_paths(first: Path, second: Path) -> Report:
             report.notes.append(f"only in {path}: {_listed(alone)}")
     if report.updates is None and not common:
         raise CheckpointError(
-            f"{first} and {second} have nothing to compare: no {digests.NAME} in both ({RECORD}), and no checkpoint of "
-            "one name; name two runs, or two checkpoints"
+            f"{first} and {second} have nothing to compare: no {digests.NAME} in both (train --digests) and no "
+            "checkpoint of one name; name other runs"  # short, as it has two paths
         )
     return report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from modelpar import checkpoint
 from modelpar.chains.ladder import Level, Swaps
 from modelpar.chains.tempering import ladder_of_kept, ladder_of_models, ladder_of_temperatures, tempered_fantasies
 from modelpar.checkpoint import files
-from modelpar.cli import pictures
+from modelpar.cli import pictures, sample_files
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs, inputs
@@ -32,15 +32,14 @@ from modelpar.data import Dataset, Split
 from modelpar.errors import CheckpointError, DataError, SpecError, together
 from modelpar.files.paths import in_one_line
 from modelpar.kernels.products.product import Activations
-from modelpar.kernels.reductions import squared_error
-from modelpar.kernels.states import pack
-from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
+from modelpar.kernels.states import Packed, pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.placement import place
 from modelpar.plan.memory import memory_bytes
 from modelpar.plan.resolve import resolve
 from modelpar.training import evaluation
 from modelpar.training.feeds import in_data_units, real_values, sample_chunks
+from modelpar.training.monitor import sum_of_errors, sum_of_likelihoods
 
 Array = npt.NDArray[np.floating]
 
@@ -76,31 +75,35 @@ def _shown(name: str, value: Any) -> str:
 
 def generative_measures(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> dict[str, float]:
     """``reconstruction_error``, mean squared, of the first RBM and (``network_``...) of one pass up and down the
-    stack; ``pseudo_likelihood`` of the first RBM, in nats per sample, for Bernoulli units.  Collective."""
+    stack; ``pseudo_likelihood`` of the first RBM, in nats per sample, for Bernoulli units; by the weights of samples.
+    Collective."""
     grid, rbm = network.grid, network.rbms[0]
     evaluation.check_split(network, dataset, split)
     feed = real_values(network, dataset, split)
     errors, likelihood = np.zeros(2), 0.0
+    weights = np.ones(len(split)) if split.weights is None else split.weights
     for samples in sample_chunks(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
-        errors[0] += squared_error(v, rbm.visible_given_hidden(rbm.hidden_given_visible(v)))
-        errors[1] += squared_error(v, network.reconstruct(v))
+        of_piece = None if split.weights is None else weights[samples]
+        errors[0] += sum_of_errors(v, rbm.visible_given_hidden(rbm.hidden_given_visible(v)), of_piece)
+        errors[1] += sum_of_errors(v, network.reconstruct(v), of_piece)
         if not rbm.gaussian:
-            n_all = grid.replica_comm.allreduce(len(samples))
-            likelihood += n_all * pseudo_log_likelihood(rbm, v, samples)
-    first, stack = grid.comm.allreduce(errors) / (len(split) * network.spec.layers[0])
+            likelihood += sum_of_likelihoods(rbm, v, samples, weights[samples])
+    weight = float(weights.sum())
+    first, stack = grid.comm.allreduce(errors) / (weight * network.spec.layers[0])
     measures = {"reconstruction_error": float(first), "network_reconstruction_error": float(stack)}
-    return measures if rbm.gaussian else {**measures, "pseudo_likelihood": likelihood / len(split)}
+    return measures if rbm.gaussian else {**measures, "pseudo_likelihood": likelihood / weight}
 
 
 def sample(
     comm: MPI.Comm, settings: Settings, where: str, *,
     count: int, steps: int, method: str, start: str, n_temperatures: int, seed: int, last: bool,
-    image_shape: tuple[int, int] | None, out: str,
+    image_shape: tuple[int, int] | None, alphabet: str | None, sites: str | None, out: str,
 ) -> None:  # fmt: skip
     """Write fantasies to a file.  Collective."""
-    check_outputs(comm, settings, {"--out": out}, checkpoint=where)
+    read = [] if sites is None else [("--sites", sites)]
+    check_outputs(comm, settings, {"--out": out}, checkpoint=where, more=read)
     swaps: Swaps | None = None
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=True)
@@ -111,16 +114,26 @@ def sample(
             raise SpecError(
                 f"--image-shape {rows}x{columns} is of {rows * columns} values, but a sample has {n_visible}"
             )
-        shape = image_shape or square(n_visible)
-        # each seed has its own 2**32 chains, or of a ladder draws of one level
+        shape, of_field = image_shape or square(n_visible), out.endswith(sample_files.ENDINGS)
+        if of_field:
+            with together(comm):
+                if comm.rank == 0:
+                    sample_files.check(network.spec, out, count, alphabet, sites)
+        first = seed << 32  # each seed has its own 2**32 chains, or of a ladder draws of one level
         if method == "gibbs":
             chains = _chains_to_start_at(network, path, count) if start == "chains" else None
-            v = network.fantasies(count, steps, first_draw=seed << 32, start=chains)
+            parts = sample_files.chunks_of(n_visible, count, steps, network.dtype.itemsize)
+            made = _fantasies(network, parts if of_field else [slice(0, count)], steps, first, chains)
         else:
             levels = _ladder(network, where, path, method, n_temperatures, count * steps, settings.run.verify)
-            v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=seed << 32)
-        fantasies = network.whole_visible(in_data_units(network, v))
-        write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network), sources=(path,))
+            v, swaps = tempered_fantasies(network, levels, count, steps, first_draw=first)
+            made = iter([(first, v)])
+        if of_field:
+            sample_files.write(network, Path(out), made, count, alphabet=alphabet, sites=sites, sources=(path,))
+        else:
+            [(_, v)] = made
+            fantasies = network.whole_visible(in_data_units(network, v))
+            write_samples(grid, Path(out), fantasies, None, shape, pictures.white_of(network), sources=(path,))
     ways = {"gibbs": "Gibbs sampling", "pt": "parallel tempering", "ptt": "tempering along the trajectory"}
     print(f"{count} fantasies after {steps} steps of {ways[method]}: {in_one_line(out)}", flush=True)
     if swaps is not None:
@@ -128,6 +141,21 @@ def sample(
         if steps > 1 and np.nanmin(swaps.acceptance) < RARE:
             more = "--temperatures" if method == "pt" else "models (train --chain-temperatures), or --method pt"
             print(f"not to be trusted: neighbouring levels hardly ever swap; use more {more}", flush=True)
+
+
+def _fantasies(
+    network: DeepBeliefNetwork, parts: Iterable[slice], steps: int, first: int, chains: Activations | None
+) -> Iterator[tuple[int, Array]]:
+    """(draw counter of the first of them, means (n_visible_owned, fantasies)) of each part, by Gibbs sampling: the same
+    whatever the parts are.   chains: where they start; None: at random states.  Collective."""
+    for part in parts:
+        start: Activations | None = None
+        if isinstance(chains, Packed):
+            start = chains.take(part.start, part.stop)
+        elif chains is not None:
+            start = np.ascontiguousarray(chains[:, part])
+        counter = first + part.start
+        yield counter, network.fantasies(part.stop - part.start, steps, first_draw=counter, start=start)
 
 
 def _chains_to_start_at(network: DeepBeliefNetwork, path: Path, count: int) -> Activations:

@@ -100,7 +100,7 @@ def sequential_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
         assert weights.matrix_ids is not None  # checked above
         rows, columns = weights.matrix_ids
         transposed = np.ascontiguousarray(W.T)
-        if i == 0 and network.spec.visible == "gaussian":
+        if i == 0 and network.spec.visible in ("gaussian", "spin"):
             c = _fold_standardisation(network, transposed, c)
         lower, upper = sizes[i], sizes[i + 1]
         blocks.append(TensorBlock(f"{2 * i}.weight", (upper, lower), transposed, columns, rows))

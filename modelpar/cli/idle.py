@@ -22,7 +22,7 @@ from modelpar.cli.terminal import Say
 from modelpar.data import Dataset
 from modelpar.errors import DataError, SpecError
 from modelpar.formats.archive import Archive
-from modelpar.spec import NetworkSpec, SyncSpec
+from modelpar.spec import AUTO, NetworkSpec, SyncSpec
 from modelpar.training.evaluation import has_labels
 
 OFF = (0, 0.0, False, None, "", "auto", "none", "full")  # values that ask for nothing
@@ -138,6 +138,8 @@ def _of_network(spec: NetworkSpec) -> Iterator[Idle]:
 def _of_data(settings: Settings, dataset: Dataset) -> Iterator[Idle]:
     if dataset.fingerprint is not None and dataset.fingerprint.test is not None:
         yield Idle("data", "test_fraction", "there is a test set already, and no samples are set aside for one")
+    if settings.data.sample_weights != AUTO:
+        yield Idle("data", "identity", "neighbours are counted by --sample-weights auto only")
     if settings.tables.get("network", {}).get("classes") == 0:
         for name in ("labels", "test_labels"):
             yield Idle("data", name, "--classes 0 leaves out what labels are for")

@@ -19,6 +19,7 @@ from modelpar.patterns import MASK
 from modelpar.spec import (
     DATA_SETS,
     DRAWN_SETS,
+    WEIGHT_WORDS,
     DataSpec,
     FineTuneSpec,
     NetworkSpec,
@@ -192,7 +193,7 @@ _MASK_AT_HOME = re.compile(rf"(\b{MASK})(~[^,]*)")
 
 def is_name(data: str) -> bool:
     """Whether ``--data`` is the name of a data set, or may be one that is misspelt."""
-    if data in DATA_SETS:
+    if data in DATA_SETS or data in WEIGHT_WORDS:
         return True
     if os.sep in data or data.startswith("~") or os.path.exists(data) or not data:
         return False
@@ -265,6 +266,7 @@ def _metavar(name: str, hint: Any) -> str:
 _METAVARS = {
     "connections": "PATTERN,...", "visible_grid": "RxC", "partitioner": "NAME", "layers": "N-N-...",
     "data": "NAME_OR_PATH", "run_dir": "DIR", "layout": "auto|column|row|dual", "binarise": "HOW",
+    "alphabet": "LETTERS",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from modelpar.cli.run_directory import CONFIG, PICTURES, RunDirectory
 from modelpar.data.named import FILES, SETS, candidate_folders
 from modelpar.errors import SpecError, together
 from modelpar.files.outputs import Output
-from modelpar.files.paths import identity
+from modelpar.files.paths import identity, split_inner
 from modelpar.patterns import MASK
 from modelpar.spec import option_name
 
@@ -118,6 +118,8 @@ def _files_of(data: str | None) -> Iterator[str | Path]:
     if data is None:
         return
     folders = candidate_folders(data) if data in SETS else [Path(data)]
-    yield data
+    yield split_inner(data)[0]
+    if data.lower().endswith(".bed"):
+        yield from (Path(data).with_suffix(ending) for ending in (".bim", ".fam"))
     for folder in folders:
         yield from (folder / f"{file}{end}" for file in FILES for end in ("", ".gz"))

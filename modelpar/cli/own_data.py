@@ -64,12 +64,13 @@ def open_to_evaluate(
     needed = {name: run[name] for name in run if with_labels or "labels" not in name}
     if "data" not in asked:
         check_there(comm, needed, asked)
-    seed = network.spec.seed
+    seed, visible = network.spec.seed, network.spec.visible
     trained = TrainingRun.of(network)
     if trained.data is None:  # an older checkpoint: only the path is known
-        return open_dataset(_spec(given, network, with_labels), comm, seed=seed)
-    probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise)
-    fingerprint = open_dataset(probe, comm, seed=seed).fingerprint
+        return open_dataset(_spec(given, network, with_labels), comm, visible=visible, seed=seed)
+    how = {name: given[name] for name in ("alphabet", "missing") if name in given}
+    probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise, **how)
+    fingerprint = open_dataset(probe, comm, visible=visible, seed=seed).fingerprint
     assert fingerprint is not None  # of every file and name
     difference = fingerprint.train.differs(trained.data.train)
     if difference and "data" not in asked:
@@ -85,7 +86,7 @@ def open_to_evaluate(
     check_there(comm, needed, asked)
     _check_fractions(asked, trained.data)
     given |= dict(zip(FRACTIONS, trained.data.fractions, strict=True))
-    dataset = open_dataset(_spec(given, network, with_labels), comm, seed=seed)
+    dataset = open_dataset(_spec(given, network, with_labels), comm, visible=visible, seed=seed)
     assert dataset.fingerprint is not None
     difference = dataset.fingerprint.differs(trained.data)
     if difference and "test_data" not in asked and dataset.fingerprint.train.labels:
@@ -99,7 +100,8 @@ def _other(asked: dict[str, Any], network: DeepBeliefNetwork, split: str, *, wit
     given = {**asked, "test_fraction": 0.0} if all_samples else dict(asked)
     if all_samples and split == "test" and given.get("validation_fraction"):
         raise SpecError("--validation-fraction has no effect on --split test; leave it out")
-    dataset = open_dataset(_spec(given, network, with_labels), network.grid.comm, seed=network.spec.seed)
+    spec = network.spec
+    dataset = open_dataset(_spec(given, network, with_labels), network.grid.comm, visible=spec.visible, seed=spec.seed)
     if dataset.n_visible != network.spec.layers[0]:
         return dataset  # the caller reports it
     name = dataset.name

@@ -123,7 +123,7 @@ def white_of(network: DeepBeliefNetwork, scale: float | None = None) -> float | 
 
     scale   the raw value that means 1.0, that of the training data where None
     """
-    if network.spec.visible == "gaussian":
+    if network.spec.visible in ("gaussian", "spin"):
         return None
     highest = network.grid.shard_comm.allreduce(float(network.input_scale.max(initial=0.0)), MPI.MAX)
     return highest if scale is None else scale

@@ -104,8 +104,10 @@ def _chosen(network: DeepBeliefNetwork, index: int | None) -> RBM:
     if index is not None and index >= n:
         raise SpecError(f"--rbm is {index}, but the network has the RBMs 0 to {n - 1}")
     rbm = network.rbms[index or 0]
-    if rbm.gaussian:
-        raise SpecError("rbms has no Gaussian visible units, as this RBM has; export to .npz")
+    if rbm.visible.name != "bernoulli":
+        raise SpecError(
+            f"a file of rbms is for Bernoulli visible units, but these are {rbm.visible.name}; export to .npz"
+        )
     if rbm.hidden_units is not None:
         raise SpecError(f"rbms has no {rbm.hidden_units.name} hidden units, as this RBM has; export to .npz")
     if rbm.weights.matrix_ids is None:

@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from modelpar.errors import SpecError, together
 from modelpar.files.paths import absolute as from_root
+from modelpar.files.paths import split_inner
 from modelpar.patterns import MASK
-from modelpar.spec import DATA_SETS, DRAWN_SETS, Spec, option_name
+from modelpar.spec import DATA_SETS, DRAWN_SETS, WEIGHT_WORDS, Spec, option_name
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-DATA_FILES = ("data", "labels", "test_data", "test_labels")
+DATA_FILES = ("data", "labels", "test_data", "test_labels", "sample_weights")
+
+
+def is_no_file(name: str, value: str | None) -> bool:
+    """Whether a value of the option ``name`` is missing, or a word that stands for no file."""
+    if name == "sample_weights":
+        return value is None or value in WEIGHT_WORDS
+    return value is None or (name == "data" and is_data_set(value))
 
 
 def is_data_set(data: str) -> bool:
@@ -47,6 +55,9 @@ def same_file(first: str, second: str) -> bool:
         first, second = absolute(first), absolute(second)
     except ValueError:  # it names no file, as an empty text
         return False
+    (first, inner), (second, other) = split_inner(first), split_inner(second)
+    if inner != other:
+        return False
     try:
         return os.path.samefile(first, second)
     except OSError:
@@ -61,7 +72,7 @@ def recorded(specs: Mapping[str, Spec]) -> dict[str, Spec]:
             given = {name: getattr(made[table], name) for name in names}
             changed = {
                 name: absolute(path) for name, path in given.items()
-                if path is not None and not (name == "data" and is_data_set(path))
+                if not is_no_file(name, path)
             }  # fmt: skip
             made[table] = replace(made[table], **changed)  # type: ignore[type-var]
     if "network" in made:
@@ -89,9 +100,9 @@ def check_there(comm: MPI.Comm, run: Mapping[str, Any], given: Mapping[str, Any]
     with together(comm):
         for name in DATA_FILES if comm.rank == 0 else ():
             path = run.get(name)
-            if name in given or path is None or (name == "data" and is_data_set(path)):
+            if name in given or path is None or is_no_file(name, path):
                 continue
-            file = Path(os.path.expanduser(path))
+            file = Path(os.path.expanduser(split_inner(path)[0]))
             if file.exists():
                 continue
             folder = "" if file.is_absolute() else f" in {Path.cwd()}"

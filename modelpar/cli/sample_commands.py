@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 OUT = click.option(
     "--out", type=PATH, metavar="FILE", default=None, help="a picture (.png) or an array (.npy), samples x units"
 )
+ALPHABET = click.option("--alphabet", metavar="LETTERS", default=None,
+                        help="letters of the states, for sequences: protein, dna, rna, or their own in their order  "
+                        "[default: protein for 21 states, dna for 5]")  # fmt: skip
+SAMPLES_OUT = click.option("--out", type=PATH, metavar="FILE", default=None,
+                           help="a picture (.png) or an array (.npy), samples x units; of fantasies also their states: "
+                           "sequences (.fasta), haplotypes (.vcf), or any (.h5)")  # fmt: skip
+FIELDS = (".fasta", ".fa", ".vcf", ".h5", ".hdf5")  # endings of the files that hold states, see ``sample_files``
 
 
 @click.command(cls=GroupedCommand)
@@ -44,14 +51,18 @@ OUT = click.option(
               help="1 for units that are held as --given has them, 0 for those that are sampled: .npy or .npz, units "
               "or samples x units")  # fmt: skip
 @click.option("--states", is_flag=True, help="with --given: write states of the others in place of their means")
+@ALPHABET
+@click.option("--sites", type=PATH, metavar="FILE", default=None,
+              help="VCF file whose places and alleles the sites of --out FILE.vcf have")  # fmt: skip
 @click.option("--mean-over", type=click.IntRange(1), default=None, metavar="N",
               help="with --given: average the means of the last N steps  [default: 1]")  # fmt: skip
-@OUT
+@SAMPLES_OUT
 @click.pass_obj
 def sample(
     comm: MPI.Comm, checkpoint: str, config: str | None, count: int | None, steps: int, method: str,
     start: str | None, temperatures: int | None, seed: int, last: bool, image_shape: str | None, samples: str | None,
-    mask: str | None, states: bool, mean_over: int | None, out: str | None, **values: Any,
+    mask: str | None, states: bool, alphabet: str | None, sites: str | None, mean_over: int | None, out: str | None,
+    **values: Any,
 ) -> None:  # fmt: skip
     """Fantasies of the network by Gibbs sampling from its top RBM (default: samples.png).
 
@@ -83,9 +94,15 @@ def sample(
     if method != "gibbs" and steps == 0:
         raise click.UsageError(f"--steps is 0, but --method {method} needs at least one")
     settings = configuration.gather(comm, given(values), config)
-    shape, out = _image_shape(image_shape), _picture_or_array(out or absolute("samples.png"))
-    if shape is not None and out.endswith(".npy"):
-        raise click.UsageError(f"--image-shape has no effect on the array {out}; leave it out, or use .png")
+    shape, out = _image_shape(image_shape), out or absolute("samples.png")
+    if samples is not None or not out.endswith(FIELDS):
+        _picture_or_array(out)
+    for option, value, endings in (("--alphabet", alphabet, FIELDS[:2]), ("--sites", sites, FIELDS[2:3])):
+        if value is not None and not out.endswith(endings):
+            raise click.UsageError(f"{option} has no effect on {out}; leave it out, or use {endings[0]}")
+    if shape is not None and not out.endswith(".png"):
+        what = "array" if out.endswith(".npy") else "file"
+        raise click.UsageError(f"--image-shape has no effect on the {what} {out}; leave it out, or use .png")
     prepare(comm, settings.run.threads)
     if samples is not None and mask is not None:
         from modelpar.cli.complete import complete
@@ -98,7 +115,8 @@ def sample(
 
     work(
         comm, settings, checkpoint, count=count or 100, steps=steps, method=method, start=start or "random",
-        n_temperatures=temperatures or 20, seed=seed, last=last, image_shape=shape, out=out,
+        n_temperatures=temperatures or 20, seed=seed, last=last, image_shape=shape, alphabet=alphabet, sites=sites,
+        out=out,
     )  # fmt: skip
 
 

@@ -137,7 +137,8 @@ class Attempt:
         if self.resume:
             check_there(grid.comm, settings.before.get("data", {}), settings.asked.get("data", {}))
         with watchdog.status.phase("opening data"):
-            dataset = open_dataset(settings.data, grid.comm, seed=settings.network().seed)
+            asked = settings.network()
+            dataset = open_dataset(settings.data, grid.comm, visible=asked.visible, seed=asked.seed)
         spec = network_spec(settings, dataset)
         check_memory(settings, spec, grid)
         directory = RunDirectory.choose(grid.comm, self.crew.run_dir or settings.run.run_dir, dataset.name, self.lock)

@@ -145,10 +145,10 @@ class Exchange:
         self.traffic.add("shard", "reduce", partial, n_bytes)
         return owned
 
-    def sum_over_shards(self, values: Array) -> None:
-        """Replace small ``values`` by their sums over the shards."""
+    def sum_over_shards(self, values: Array, op: MPI.Op = MPI.SUM) -> None:
+        """Replace small ``values`` by their sums over the shards, or by what another operation makes of them."""
         with self.traffic.status.waiting("allreduce"):
-            self.comm.Allreduce(MPI.IN_PLACE, values)
+            self.comm.Allreduce(MPI.IN_PLACE, values, op)
         self.traffic.add_allreduce("shard", values, self.comm.size)
 
     def _buffer(self, verb: str, n_units: int, batch: int, dtype: npt.DTypeLike) -> Array:

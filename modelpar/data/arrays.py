@@ -15,6 +15,7 @@ import numpy.typing as npt
 from modelpar.data.dataset import LoadedTable, MappedTable, Source, Table, check_shape, image_shape_of, scale_of
 from modelpar.data.mapped import MappedFile
 from modelpar.data.reading import StreamedTable, check_count, check_labels
+from modelpar.data.sample_weights import WEIGHTS_KEY
 from modelpar.errors import DataError
 from modelpar.files.regular import open_regular
 from modelpar.formats.archive import Archive
@@ -40,7 +41,7 @@ def open_npy(path: Path) -> Source:
     order: Any = "F" if header.fortran else "C"
     if header.fortran:
         # Whole columns lie together on disk: copy the wanted ones.
-        table = LoadedTable(name, header.shape, lambda: _mapped(path, header, header.shape, order)[0])
+        table = LoadedTable(name, header.shape, header.dtype, lambda: _mapped(path, header, header.shape, order)[0])
     elif header.dtype.isnative and (header.dtype.kind in "bf" or header.dtype == np.uint8):
         table = MappedTable(name, *_mapped(path, header, (n_samples, n_units), order))
     else:
@@ -73,7 +74,7 @@ def _source(archive: Archive, data: str, labels: str | None) -> Source:
     scale = _check(header, name)
     table: Table
     if header.fortran:
-        table = LoadedTable(name, header.shape, lambda: archive.load(data), archive.path)
+        table = LoadedTable(name, header.shape, header.dtype, lambda: archive.load(data), archive.path)
     else:
         n_samples, n_units = header.shape[0], math.prod(header.shape[1:])
         table = StreamedTable(name, n_samples, n_units, header.dtype, archive.values(data), archive.path)
@@ -104,7 +105,8 @@ def open_npz(archive: Archive) -> Source:
     labels = archive.key_of(LABEL_KEYS)
     data = archive.key_of(DATA_KEYS)
     if data is None:
-        wide = [key for key, header in archive.headers.items() if len(header.shape) > 1 and key != labels]
+        others = labels, WEIGHTS_KEY
+        wide = [key for key, header in archive.headers.items() if len(header.shape) > 1 and key not in others]
         if wide == ["arr_0", "arr_1"] and _may_label(archive.headers["arr_1"], archive.headers["arr_0"]):
             wide = wide[:1]
         if len(wide) != 1:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
+from modelpar.data.columns import Columns
 from modelpar.data.dataset import EagerTable, Source
 from modelpar.data.doubts import HALF_OF_BYTES
 from modelpar.data.packed import PackedColumns, keeps_states, packed_rows, values_type, width
@@ -151,6 +152,15 @@ def _opened(path: Path, source: Source, level: float | None, *, check: bool = Fa
     return kept if kept.high == source.scale else None
 
 
+def _bits_of(
+    columns: Columns, rows: npt.NDArray[np.int64], factors: npt.NDArray[np.float64], level: float | None
+) -> npt.NDArray[np.uint8] | None:
+    """The states of all rows as bits; None where values are none."""
+    if isinstance(columns, PackedColumns) and columns.are_states(np.zeros(1), factors, level):
+        return columns.bits
+    return packed_rows(columns, rows, scale=factors, level=level, check=True)
+
+
 def _packed(table: EagerTable, scale: float, level: float | None) -> PackedColumns | None:
     """All values as bits; None where they are not states, should be refused, or take less memory as they are.
 
@@ -165,7 +175,7 @@ def _packed(table: EagerTable, scale: float, level: float | None) -> PackedColum
         if getattr(columns, "nbytes", bits.nbytes) < bits.nbytes:
             return None  # a sparse matrix with few entries
         rows = np.arange(n)
-        part = packed_rows(columns, rows, scale=factors, level=level, check=True)
+        part = _bits_of(columns, rows, factors, level)
         if part is None:
             return None
         bits[start : start + n] = part

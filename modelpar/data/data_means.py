@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from modelpar.data.dataset import Dataset, Split, agreed
 from modelpar.errors import DataError
+from modelpar.units import parse_visible
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -30,10 +31,12 @@ def column_moments(split: Split, unit_ids: IntArray, *, comm: MPI.Comm | None = 
 
 
 def check_range(dataset: Dataset, unit_ids: IntArray, visible: str, *, comm: MPI.Comm | None = None) -> None:
-    """Check the values of ``unit_ids`` in every split against a kind of visible units: bernoulli or gaussian.
+    """Check the values of ``unit_ids`` in every split against a kind of visible units, as ``NetworkSpec.visible``.
 
-    No value may be NaN or infinite; for Bernoulli units all must lie between 0 and the data set's scale.  Bytes that
-    are never above 1 are states that were taken for grey values, which is an error too.
+    No value may be NaN or infinite; for Bernoulli units all must lie between 0 and the data set's scale, for spins
+    between minus that and it, and of each site of categorical units (``unit_ids`` has all of a site) one must be the
+    scale and the others 0.  Bytes that are never above 1 are states that were taken for grey values, which is an error
+    too.
 
     Collective over ``comm`` where one is given.  Raises DataError, on every rank.
     """
@@ -62,13 +65,42 @@ def _check_split(split: Split, unit_ids: IntArray, visible: str, scale: float) -
             f"{name} has the value {value} (sample {sample}, unit {unit_ids[bad]}), but values must be finite numbers"
         )
     low, high = float(summary.low.min()), float(summary.high.max())
-    if visible == "bernoulli" and (low < 0 or high > scale * (1 + _SLACK)):
+    kind, most = parse_visible(visible), scale * (1 + _SLACK)
+    if kind.name == "spin" and (low < -most or high > most):
+        raise DataError(
+            f"{name} has values from {low:g} to {high:g}, but spins need values from {-scale:g} to {scale:g}; scale "
+            "the data, or use --visible gaussian"
+        )
+    if kind.name == "bernoulli" and (low < 0 or high > most):
         mend = f" (--scale {high:g})" if low >= 0 else ""
+        spins = "spin or " if (low, high) == (-scale, scale) else ""
         raise DataError(
             f"{name} has values from {low:g} to {high:g}, but Bernoulli visible units need values from 0 to {scale:g}; "
-            f"scale the data{mend}, or use --visible gaussian"
+            f"scale the data{mend}, or use --visible {spins}gaussian"
         )
+    if kind.categories:
+        _check_sites(split, unit_ids, kind.categories, scale)
     return high
+
+
+def _check_sites(split: Split, unit_ids: IntArray, categories: int, scale: float) -> None:
+    """Raise DataError unless of each site one unit is ``scale`` and the others are 0, in every sample."""
+    columns, at_once = split.table.columns(unit_ids), max(1, (1 << 22) // max(len(unit_ids), 1))
+    for start in range(0, len(split), at_once):
+        rows = split.rows[start : start + at_once]
+        values = np.empty((len(unit_ids), len(rows)), np.float32)
+        columns.fill(rows, values)
+        ones = (values == np.float32(scale)).reshape(-1, categories, len(rows)).sum(axis=1)
+        others = ((values != 0) & (values != np.float32(scale))).reshape(ones.shape[0], categories, -1).any(axis=1)
+        wrong = np.argwhere((ones != 1) | others)
+        if len(wrong):
+            site, sample = wrong[0]
+            which = f"site {int(unit_ids[site * categories]) // categories} of sample {int(rows[sample])}"
+            raise DataError(
+                f"{split.table.name} has {ones[site, sample]} units that are {scale:g} at {which}, but of the "
+                f"{categories} units of a site one must be {scale:g} and the others 0: one-hot, unit = site x "
+                f"{categories} + category"
+            )
 
 
 def _first_not_finite(split: Split, unit_id: int) -> tuple[int, float]:

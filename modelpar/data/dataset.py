@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from modelpar.data.column_summary import ColumnSummary
 from modelpar.data.columns import Columns, DenseColumns
 from modelpar.data.mapped import MappedFile
 from modelpar.data.packed import PackedColumns, in_memory
+from modelpar.data.sample_weights import check_weights
 from modelpar.errors import DataError, together
 from modelpar.machine.memory import check_room
 from modelpar.values.forms import plain_array
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 
 
 MOST_SAMPLES, MOST_UNITS = (1 << 32) - 1, (1 << 31) - 1  # as draws can count them
@@ -49,11 +51,16 @@ class Table(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some rows of a table, and their labels."""
+    """Some rows of a table, their labels and weights.
+
+    Minibatches are drawn in proportion to the weights, and scores are means by them; None: all count alike, and so
+    they do where all weights are the same.
+    """
 
     table: Table
     rows: IntArray  # (n,) ids of the table's rows, ascending
     labels: IntArray | None = None  # (n,) classes counted from 0
+    weights: Doubles | None = None  # (n,) from 0 on, of any scale
     # by unit ids, so that values are read once; a split of other rows begins anew
     summaries: dict[bytes, ColumnSummary] = field(init=False, default_factory=dict, repr=False)
     # by unit ids, scaling and threshold: whether values are states, and their bits where these are kept
@@ -62,10 +69,15 @@ class Split:
     )
 
     def __post_init__(self) -> None:
-        """Raises DataError where the table does not have these rows, or labels are not classes of them."""
+        """Raises DataError where the table does not have these rows, or labels are not classes of them, or weights
+        are not numbers from 0 on."""
         name, rows = self.table.name, plain_array(self.rows, f"the rows of {self.table.name}")
         check_ids(rows, self.table.n_samples, f"{name} has {self.table.n_samples} samples, but rows")
         object.__setattr__(self, "rows", rows.astype(np.int64, copy=False))
+        if self.weights is not None:
+            weights = check_weights(self.weights, len(rows), f"the weights of {name}")
+            differ = len(weights) > 0 and weights.min() < weights.max()
+            object.__setattr__(self, "weights", weights if differ else None)
         if self.labels is None:
             return
         labels = plain_array(self.labels, f"the labels of {name}")
@@ -79,7 +91,7 @@ class Split:
 
     def alike(self) -> dict[str, Any]:
         """All that must be the same on every rank: not what was read of it so far."""
-        return {"data": self.table, "rows": self.rows, "labels": self.labels}
+        return {"data": self.table, "rows": self.rows, "labels": self.labels, "weights": self.weights}
 
     def summary(self, unit_ids: IntArray) -> ColumnSummary:
         """One pass over the raw values of ``unit_ids``; remembered.  Raises DataError."""
@@ -123,6 +135,11 @@ class Source:
     test: Source | None = None
     visible: str = ""  # as in Dataset
     alphabet: str = ""  # as in Dataset
+    kind: str = ""  # what the file holds, for people; empty where the table says enough
+    how: str = ""  # in which of several ways a file was read: it is other data in another way
+    notes: tuple[str, ...] = ()  # warnings about how it was read
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what its reader has counted, for ``modelpar data``
+    weights: Doubles | None = None  # (n,) of the samples, as in Split; those of 0 too
 
 
 @dataclass(eq=False)
@@ -139,6 +156,7 @@ class MappedTable:
 
     def __post_init__(self) -> None:
         self.n_samples, self.n_units = self.array.shape
+        self.was_bool = self.array.dtype == np.bool_
         if self.array.dtype == np.bool_:
             self.array = self.array.view(np.uint8)
 
@@ -184,11 +202,17 @@ class EagerTable(ABC):
 
 
 class LoadedTable(EagerTable):
-    """An array in any order and number of dimensions, such as a Fortran-ordered file, loaded when columns are asked."""
+    """An array in any order and number of dimensions, such as a Fortran-ordered file, loaded when columns are asked.
 
-    def __init__(self, name: str, shape: tuple[int, ...], load: Callable[[], Array], path: Path | None = None) -> None:
+    given   the type that it came as
+    """
+
+    def __init__(
+        self, name: str, shape: tuple[int, ...], given: np.dtype[Any], load: Callable[[], Array],
+        path: Path | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(name, shape[0], math.prod(shape[1:]), path)
-        self.shape, self.load = shape, load
+        self.shape, self.given, self.load = shape, given, load
 
     def read(self, unit_ids: IntArray) -> Columns:
         """Pick the columns out of the loaded array."""

@@ -18,6 +18,7 @@ from modelpar.kernels.states import Packed
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 
 
 class Feed(Protocol):
@@ -26,6 +27,7 @@ class Feed(Protocol):
     n_samples: int
     n_units: int
     binary: bool  # every value that it hands out is 0 or 1; the same on every rank
+    weights: Doubles | None  # (n_samples,) of the samples; None where all count alike
 
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:
         """Fill ``out`` (n_units, len(samples)) with the units of ``samples``, positions in the split.
@@ -67,7 +69,7 @@ class DataFeed:
         self.split, self.rows = split, split.rows
         with agreed(comm):
             self.unit_ids = unit_ids_of(split.table, unit_ids)
-        self.n_samples, self.n_units = len(split), len(self.unit_ids)
+        self.n_samples, self.n_units, self.weights = len(split), len(self.unit_ids), split.weights
         self.offset = np.array(np.broadcast_to(np.asarray(offset, np.float64), (self.n_units,)))
         self.scale = np.array(np.broadcast_to(np.asarray(scale, np.float64), (self.n_units,)))
         self.binarise, self.seed = binarise, seed
@@ -109,7 +111,7 @@ class DataFeed:
         """Compile (or load) the kernels of this feed for minibatches of ``dtype``.  Not collective."""
         n, feed = min(1, self.n_samples), self
         if self.level is not None and self._states is None and n:  # not the bits of all samples, for one of them
-            first = replace(self.split, rows=self.rows[:n], labels=None)
+            first = replace(self.split, rows=self.rows[:n], labels=None, weights=None)
             feed = DataFeed(first, self.unit_ids, offset=self.offset, scale=self.scale, binarise=self.binarise)
         feed.fill(np.arange(n), 0, np.empty((self.n_units, n), dtype))
         if self.binary:

@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from modelpar.data.arrays import LABEL_KEYS
 from modelpar.data.dataset import Source, Table, plain_dtype
-from modelpar.data.idx import is_gzip, read_header
+from modelpar.data.idx import read_header
+from modelpar.data.sample_weights import WEIGHTS_KEY
 from modelpar.errors import DataError
 from modelpar.files.regular import open_regular
 from modelpar.formats.archive import ZIP_START
-from modelpar.formats.reading import reading, unpacking
+from modelpar.formats.reading import is_gzip, reading, unpacking
 
 WHOLE = 1 << 26  # bytes up to which a file is read from beginning to end: a twentieth of a second
 PIECE, PIECES = 1 << 14, 256  # bytes of a piece of a larger one, and how many there are
@@ -40,6 +41,7 @@ class Contents:
     type: str  # in which values are kept; empty where that is not known before they are read
     values: str  # a digest
     labels: str  # a digest; empty without labels
+    weights: str = ""  # a digest; empty without weights of samples
 
     def differs(self, other: Contents) -> str:
         """The difference of the values from those of ``other``, for people; empty where there is none."""
@@ -65,6 +67,9 @@ class Fingerprint:
             return f"it has {difference}"
         if self.train.labels != other.train.labels:
             return _of_labels("", self.train, other.train)
+        if self.train.weights != other.train.weights:
+            how = "others" if self.train.weights and other.train.weights else "new" if self.train.weights else "missing"
+            return f"the weights of its samples are {how}"
         if (self.test is None) != (other.test is None):
             return "a test set was added" if self.test is not None else "the test set is missing"
         if self.test is not None and other.test is not None:
@@ -75,8 +80,12 @@ class Fingerprint:
         return ""
 
     def as_text(self) -> str:
-        """JSON, the same for the same data."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """JSON, the same for the same data; it names weights where there are any."""
+        values = asdict(self)
+        for part in (values["train"], values["test"]):
+            if part is not None and not part["weights"]:
+                del part["weights"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_text(cls, text: str | None) -> Fingerprint | None:
@@ -92,7 +101,8 @@ class Fingerprint:
 
 def _contents(values: dict[str, Any]) -> Contents:
     n, units = map(int, values["shape"])
-    return Contents((n, units), str(values["type"]), str(values["values"]), str(values["labels"]))
+    labels, weights = str(values["labels"]), str(values.get("weights", ""))
+    return Contents((n, units), str(values["type"]), str(values["values"]), labels, weights)
 
 
 def _of_labels(whose: str, mine: Contents, other: Contents) -> str:
@@ -101,12 +111,15 @@ def _of_labels(whose: str, mine: Contents, other: Contents) -> str:
     return f"the {whose}labels are others"
 
 
-def contents(source: Source, values: str, labels: npt.NDArray[np.int64] | None) -> Contents:
+def contents(
+    source: Source, values: str, labels: npt.NDArray[np.int64] | None, weights: npt.NDArray[np.float64] | None = None
+) -> Contents:
     """The fingerprint of a source as its file gives it, before anything of it was cached.   values: of ``values_of``"""
     table = source.table
     label_bytes = b"" if labels is None else np.ascontiguousarray(labels, "<i8").tobytes()
     digest = "" if labels is None else hashlib.blake2b(label_bytes, digest_size=8).hexdigest()
-    return Contents((table.n_samples, table.n_units), _type_of(table), values, digest)
+    of_weights = "" if weights is None else _hashed(np.ascontiguousarray(weights, "<f8").tobytes())
+    return Contents((table.n_samples, table.n_units), _type_of(table), values, digest, of_weights)
 
 
 def _type_of(table: Table) -> str:
@@ -133,12 +146,12 @@ def values_of(data: str | os.PathLike[str], *, test: bool = False) -> str:
 
 
 def _of_archive(path: Path, test: bool) -> str:
-    """The archive's own checksums of the arrays that are not labels, which stand at its end."""
+    """The archive's own checksums of the arrays that are not labels or weights, which stand at its end."""
     with reading(path), unpacking(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:
         sums = {member.filename.removesuffix(".npy").lower(): member.CRC for member in archive.infolist()}
     if "x_train" in sums:
         return f"crc32:{sums.get('x_test' if test else 'x_train', 0):08x}"
-    named = set(LABEL_KEYS) & set(sums)
+    named = {*LABEL_KEYS, WEIGHTS_KEY} & set(sums)
     if sums.keys() >= {"arr_0", "arr_1"}:  # numpy.savez(file, samples, labels)
         named.add("arr_1")
     kept = {name: crc for name, crc in sums.items() if name not in named}

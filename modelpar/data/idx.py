@@ -22,7 +22,7 @@ from modelpar.data.mapped import MappedFile
 from modelpar.data.reading import StreamedTable
 from modelpar.errors import DataError
 from modelpar.files.regular import open_regular
-from modelpar.formats.reading import MOST_PACKED, check_size, read_exactly, read_values, reading
+from modelpar.formats.reading import MOST_PACKED, check_size, is_gzip, read_exactly, read_values, reading
 from modelpar.machine.memory import check_room
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -44,11 +44,6 @@ class Header:
     def size(self) -> int:
         """Bytes of the whole file, unpacked."""
         return self.n_bytes + math.prod(self.shape) * self.dtype.itemsize
-
-
-def is_gzip(start: bytes) -> bool:
-    """Whether a file with these first bytes is compressed by gzip."""
-    return start[:2] == b"\x1f\x8b"
 
 
 def is_idx(start: bytes) -> bool:

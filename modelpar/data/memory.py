@@ -62,7 +62,7 @@ def _dense_table(array: Array, name: str) -> Table:
     kept = array.dtype.isnative and (array.dtype.kind in "bf" or array.dtype == np.uint8)
     if kept and array.flags.c_contiguous and array.flags.aligned:
         return MappedTable(name, array.reshape(len(array), math.prod(array.shape[1:])))
-    return LoadedTable(name, array.shape, lambda: array)
+    return LoadedTable(name, array.shape, array.dtype, lambda: array)
 
 
 class OwnColumns:

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.dataset import Source
-from modelpar.data.idx import is_gzip, is_idx, open_idx, read_header, read_idx
+from modelpar.data.idx import is_idx, open_idx, read_header, read_idx
 from modelpar.data.reading import check_count, check_labels
 from modelpar.errors import DataError
 from modelpar.files.regular import open_regular
-from modelpar.formats.reading import reading
+from modelpar.formats.reading import is_gzip, reading
 from modelpar.machine.caches import temporary_folder, user_folder
 
 VARIABLE = "MODELPAR_DATA"

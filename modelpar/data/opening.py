@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,30 +15,25 @@ from scipy.sparse import issparse
 
 from modelpar import faults
 from modelpar.collective.agreement import agree
-from modelpar.data.arrays import LABEL_KEYS, labels_in, open_npy, open_npz
 from modelpar.data.cache import from_cache
-from modelpar.data.dataset import Dataset, Source, Split, agreed
-from modelpar.data.digits import open_digits
+from modelpar.data.categorical import as_categorical
+from modelpar.data.dataset import Dataset, Source, agreed
 from modelpar.data.fingerprint import Fingerprint, contents, values_of
-from modelpar.data.idx import is_gzip, is_idx, open_idx
 from modelpar.data.memory import array_source, own_source
-from modelpar.data.named import SETS, files_of, find_named, idx_labels, open_files, open_folder
-from modelpar.data.packed_files import check_packed, is_packed, open_packed
-from modelpar.data.reading import check_count, check_labels
-from modelpar.data.sparse import open_sparse
-from modelpar.data.synthetic import KINDS, open_synthetic
-from modelpar.draws import permutation
-from modelpar.errors import DataError, SpecError
-from modelpar.files.paths import in_one_line
-from modelpar.files.regular import open_regular
-from modelpar.formats.archive import ZIP_START, Archive
-from modelpar.formats.npy import NPY_START, load_npy
-from modelpar.formats.reading import reading
-from modelpar.formats.sparse import is_sparse
+from modelpar.data.named import SETS, files_of, find_named, open_files
+from modelpar.data.neighbours import with_neighbour_weights
+from modelpar.data.packed_files import check_packed
+from modelpar.data.read_options import ReadOptions
+from modelpar.data.readers import is_name, open_source, read_labels
+from modelpar.data.reading import check_labels
+from modelpar.data.sample_weights import chosen_weights, word_of
+from modelpar.data.splits import check_test, set_aside, split_of
+from modelpar.errors import DataError, SpecError, warn
+from modelpar.files.paths import split_inner
 from modelpar.machine.memory import check_room
-from modelpar.spec import DataSpec
+from modelpar.spec import AUTO, DataSpec
 from modelpar.values import plain
-from modelpar.values.forms import AnyPath, is_path
+from modelpar.values.forms import is_path
 
 IntArray = npt.NDArray[np.int64]
 
@@ -50,20 +45,27 @@ _BYTES_OF_SAMPLE = 64  # of numbers of samples, their order, and what sorting th
 def open_dataset(
     X: Any, y: Any = None, comm: MPI.Comm | None = None, *, test: Any = None, columns: npt.ArrayLike | None = None,
     test_fraction: float | None = None, validation_fraction: float | None = None, scale: float | None = None,
-    binarise: str | float | None = None, seed: int = 1,
+    binarise: str | float | None = None, alphabet: str | None = None, missing: str | None = None,
+    weights: Any = None, identity: float | None = None, visible: str = "", seed: int = 1,
 ) -> Dataset:  # fmt: skip
     """Open a data set by name or path, or make one of arrays in memory.
 
     X         a name (``digits``, ``mnist``, ``fashion-mnist``, ``bars:SIDE``, ``patterns:SIDE``); the path of a file
-              (.npy, .npz, sparse .npz, IDX), or of a folder with four IDX files named as those of MNIST; a DataSpec;
-              or samples (n_samples, n_units) or (n_samples, rows, columns): anything that NumPy makes an array of
-              (lists, tensors and frames with ``__array__``), or any matrix or array of scipy.sparse
+              (.npy, .npz, sparse .npz, IDX, FASTA, A3M), or of a folder with four IDX files named as those of MNIST; a
+              DataSpec; or samples (n_samples, n_units) or (n_samples, rows, columns): anything that NumPy makes an
+              array of (lists, tensors and frames with ``__array__``), or any matrix or array of scipy.sparse
     y         labels (n_samples,) or (n_samples, 1), integers counted from 0, or the path of a file of them
     comm      all ranks that open the data set; it may also come second, in place of y
     test      the test set, as X, or a pair (X, y) of samples and labels
     columns   (n_mine,) ids of the units that the columns of X (and of ``test``) are, where each rank hands over only
               its own, such as ``network.visible_ids``; the rows must be the same on every rank
-    test_fraction, validation_fraction, scale, binarise   as in :class:`modelpar.spec.DataSpec`; not beside one
+    test_fraction, validation_fraction, scale, binarise, alphabet, missing, identity   as in
+              :class:`modelpar.spec.DataSpec`; not beside one
+    weights   of the samples of X, (n_samples,) numbers from 0 on, of any scale; the path of a file of them; ``auto``: 1
+              over the samples that agree at ``identity`` of the sites, of categorical data; or ``none``: also where X
+              brings some.  Samples of weight 0 are in no split
+    visible   the kind of visible units that the data are for, where that is known: for ``categorical:Q`` integers are
+              states of sites, from 0 to Q - 1, and bool, or packed bits, are such states one-hot
 
     Arrays mean what the same arrays mean in a file: bytes are grey values from 0 to 255, other integers must be 0
     or 1.  They are not changed, and must not be while the data set is used, as they are not copied where they need not
@@ -79,22 +81,30 @@ def open_dataset(
     if isinstance(y, MPI.Comm):
         y, comm = None, y if comm is None else comm
     if comm is not None:
-        agree(comm, "open_dataset", seed=seed)
+        agree(comm, "open_dataset", seed=seed, visible=visible)
     seed = plain.integer_number("seed", seed, at_least=0, below=2**63)
     faults.at("open data")
     with agreed(comm):
-        spec, wanted = _asked(X, y, test, columns, test_fraction, validation_fraction, scale, binarise)
+        options = {
+            "test_fraction": test_fraction, "validation_fraction": validation_fraction, "scale": scale,
+            "binarise": binarise, "alphabet": alphabet, "missing": missing, "identity": identity,
+        }  # fmt: skip
+        given_options = {name: value for name, value in options.items() if value is not None}
+        spec, wanted = _asked(X, y, test, columns, weights, given_options)
+        plain.text("visible", visible)
     if comm is not None:  # before anything is opened, which is other calls for a path than for an array
         forms: dict[str, Any] = {name: _form(value) for name, value in vars(wanted).items()}
         agree(comm, "open_dataset", columns=_form(columns), **forms)
-    source, digests = _opened(wanted.X, "X", columns, comm)
+    reading = ReadOptions(spec.alphabet, spec.missing, visible)
+    source, digests = _opened(wanted.X, "X", columns, reading, comm)
     other = source.test
-    if wanted.test is not None:
-        other, of_test = _opened(wanted.test, "the test set's X", columns, comm)
+    if wanted.test is not None:  # whatever letters it happens to have, it has the alphabet of the training set
+        reading = replace(reading, alphabet=source.alphabet or spec.alphabet)
+        other, of_test = _opened(wanted.test, "the test set's X", columns, reading, comm)
         digests = digests[0], of_test[0]
     if comm is not None:  # a file that one rank does not have was reported before
         # of its own columns each rank has others; those that several have were compared
-        given = {"y": wanted.y, "test y": wanted.test_y}
+        given = {"y": wanted.y, "test y": wanted.test_y, "weights": wanted.weights}
         if columns is None:
             given = {"X": wanted.X, "test X": wanted.test, **given}
         names: dict[str, Any] = {}
@@ -104,11 +114,32 @@ def open_dataset(
         values: dict[str, Any] = {name: _values(value) for name, value in given.items()}
         agree(comm, "open_dataset", spec=spec, **names, **values)
     before = source, other
+    _check_scale(spec, source)
+    for note in dict.fromkeys([*source.notes, *(() if other is None else other.notes)]):
+        warn(comm, note)
     if spec.scale is not None:
         source, other = _scaled(source, spec.scale), None if other is None else _scaled(other, spec.scale)
     source, *tests = from_cache([source] if other is None else [source, other], spec.threshold, comm, digests)
     with agreed(comm):
-        return _assemble(spec, wanted, source, tests[0] if tests else None, seed, before, digests)
+        dataset = _assemble(spec, wanted, source, tests[0] if tests else None, seed, before, digests)
+    if word_of(wanted.weights) != AUTO:
+        return dataset
+    return with_neighbour_weights(dataset, dataset.visible or visible, spec.identity, comm)
+
+
+def open_whole(spec: DataSpec, visible: str = "") -> Source:
+    """All samples of a data set, with their labels, as its file gives them: nothing is split or cached.
+
+    visible   as in :func:`open_dataset`
+    Not collective.  Raises DataError, SpecError.
+    """
+    source, _ = _opened(spec.data, "X", None, ReadOptions(spec.alphabet, spec.missing, visible), None)
+    _check_scale(spec, source)
+    for note in source.notes:
+        warn(None, note)
+    if spec.scale is not None:
+        source = _scaled(source, spec.scale)
+    return replace(source, labels=_labels(spec.labels, "y", source.table.n_samples, source.labels))
 
 
 @dataclass(frozen=True)
@@ -119,6 +150,7 @@ class _Wanted:
     y: Any
     test: Any
     test_y: Any
+    weights: Any = None
 
 
 def _form(what: Any) -> str | None:
@@ -137,18 +169,13 @@ def _values(what: Any) -> Any:
 
 
 def _asked(
-    X: Any, y: Any, test: Any, columns: Any, test_fraction: float | None, validation_fraction: float | None,
-    scale: float | None, binarise: str | float | None,
+    X: Any, y: Any, test: Any, columns: Any, weights: Any, given: dict[str, Any]
 ) -> tuple[DataSpec, _Wanted]:  # fmt: skip
-    """The arguments of :func:`open_dataset`, checked.  Raises SpecError."""
-    options = {
-        "test_fraction": test_fraction, "validation_fraction": validation_fraction, "scale": scale,
-        "binarise": binarise,
-    }  # fmt: skip
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    """The arguments of :func:`open_dataset`, checked.   given: the options among them.  Raises SpecError."""
     if isinstance(X, DataSpec):
         twice = {**given, **({"y": y} if X.labels and y is not None else {}),
-                 **({"test": test} if X.test_data and test is not None else {})}  # fmt: skip
+                 **({"test": test} if X.test_data and test is not None else {}),
+                 **({"weights": weights} if X.sample_weights and weights is not None else {})}  # fmt: skip
         if twice:
             raise SpecError(f"{', '.join(twice)} came beside a DataSpec, which has its own; give them there")
         spec, samples = X, X.data
@@ -166,7 +193,7 @@ def _asked(
     test, test_y = test if isinstance(test, tuple) else (test, None)
     wanted = _Wanted(
         samples, spec.labels if y is None else y, spec.test_data if test is None else test,
-        spec.test_labels if test_y is None else test_y,
+        spec.test_labels if test_y is None else test_y, spec.sample_weights if weights is None else weights,
     )  # fmt: skip
     for name, what in vars(wanted).items():
         if is_path(what) and not os.fsdecode(what):
@@ -174,17 +201,20 @@ def _asked(
     return spec, wanted
 
 
-def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[Source, tuple[str, str]]:
+def _opened(
+    what: Any, name: str, columns: Any, reading: ReadOptions, comm: MPI.Comm | None
+) -> tuple[Source, tuple[str, str]]:
     """The source of a name, a path or an array, and digests of its samples and of those of the test set that it brings.
 
     Digests are empty where there is nothing that could be known again.  Collective over ``comm`` where one is given.
     Raises DataError.
     """
     if not is_path(what):
-        if columns is not None:
-            return own_source(what, columns, name, comm), ("", "")
+        if columns is not None:  # of units: one-hot already
+            source = own_source(what, columns, name, comm)
+            return replace(source, scale=1.0, visible=reading.visible) if reading.n_states else source, ("", "")
         with agreed(comm):
-            return array_source(what, name), ("", "")
+            return _for_units(array_source(what, name), reading), ("", "")
     data, files, digests = os.fsdecode(what), None, ("", "")
     with agreed(comm):
         if data in SETS and (comm is None or comm.rank == 0):
@@ -192,13 +222,13 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[
     if comm is not None:
         files = comm.bcast(files)
     with agreed(comm):
-        source = open_files(files) if files is not None else _open(data)
+        source = _for_units(open_files(files) if files is not None else open_source(data, reading), reading)
         file_state = _file_state(data)
     sources = [] if comm is None else comm.allgather((data, file_state))
     apart = len(set(sources)) > 1 and len({name for name, _ in sources}) == 1  # the caller reports other names
     with agreed(comm):
         if comm is None or comm.rank == 0 or apart:
-            digests = _digests(data, files, source.test is not None)
+            digests = _digests(data, files, source)
     check_packed(source.table, comm, same=len(set(sources)) == 1)
     if comm is None:
         return source, digests
@@ -210,17 +240,32 @@ def _opened(what: Any, name: str, columns: Any, comm: MPI.Comm | None) -> tuple[
 
 def _file_state(data: str) -> tuple[str, int, int]:
     """The properties of a file that are the same on all ranks that see the same one."""
-    path = Path(os.path.expanduser(data)).absolute()
+    path = Path(os.path.expanduser(split_inner(data)[0])).absolute()
     if not path.is_file():
         return "", 0, 0
     state = path.stat()
     return str(path), state.st_size, state.st_mtime_ns
 
 
-def _digests(data: str, files: list[Path] | None, has_test: bool) -> tuple[str, str]:
-    """Digests of the samples, and of those of the test set, where there is one.  Raises DataError."""
+def _for_units(source: Source, reading: ReadOptions) -> Source:
+    """The source as states of sites, where it is for units that have such.  Raises DataError."""
+    return as_categorical(source, reading.n_states) if reading.n_states else source
+
+
+def _digests(data: str, files: list[Path] | None, source: Source) -> tuple[str, str]:
+    """Digests of the samples, and of those of the test set, where there is one.  Raises DataError.
+
+    A file that can be read in several ways is other data in another way.
+    """
+    samples, of_test = _digests_of_files(data, files, source.test is not None)
+    how = f" {hashlib.blake2b(source.how.encode(), digest_size=8).hexdigest()}" if source.how else ""
+    return samples + how, of_test and of_test + how
+
+
+def _digests_of_files(data: str, files: list[Path] | None, has_test: bool) -> tuple[str, str]:
     if data == "digits":  # whatever file has that name
         return "name:digits", ""
+    data, _ = split_inner(data)
     path = Path(os.path.expanduser(data))
     if files is None and path.is_dir():
         files = files_of(path)
@@ -241,37 +286,44 @@ def _assemble(
     n_samples, n_units = source.table.n_samples, source.table.n_units
     check_room(_BYTES_OF_SAMPLE * n_samples, source.table.name)
     labels = _labels(wanted.y, "y", n_samples, source.labels)
+    weights = chosen_weights(wanted.weights, n_samples, source.weights)
     everything = np.arange(n_samples)
     train_rows, test, known_test = everything, None, None
     if wanted.test is None and wanted.test_y is not None and source.test is None:
         path = f" {os.fsdecode(wanted.test_y)}" if is_path(wanted.test_y) else ""
         raise DataError(f"test labels{path} were given without test data; add the test data")
     if other is not None:
-        _check_test(source, other)
+        check_test(source, other)
         test_labels = _labels(wanted.test_y, "the test set's y", other.table.n_samples, other.labels)
-        test = Split(other.table, np.arange(other.table.n_samples), test_labels)
+        of_test = None if word_of(wanted.weights) else other.weights
+        test = split_of(other, np.arange(other.table.n_samples), test_labels, of_test)
         known_test = contents(before[1] or other, digests[1], test_labels)
     else:
-        train_rows, aside = _set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
-        test = _split(source, aside, labels)
-    train_rows, aside = _set_aside(train_rows, spec.validation_fraction, seed, _VALIDATION_EPOCH)
-    if not len(train_rows):
+        train_rows, aside = set_aside(everything, spec.test_fraction, seed, _TEST_EPOCH)
+        test = split_of(source, aside, labels, weights)
+    train_rows, aside = set_aside(train_rows, spec.validation_fraction, seed, _VALIDATION_EPOCH)
+    train = split_of(source, train_rows, labels, weights)
+    if train is None:
         raise DataError(
             f"{spec.data} has {n_samples} samples, of which none is left for training; set a smaller part aside"
         )
-    train = Split(source.table, train_rows, _of(labels, train_rows))
-    validation = _split(source, aside, labels)
+    validation = split_of(source, aside, labels, weights)
     known = [
         split.labels.max() for split in (train, validation, test) if split is not None and split.labels is not None
     ]
     n_classes = int(max(known)) + 1 if labels is not None else 0
-    name = spec.data if _is_name(spec.data) else Path(spec.data).name
+    name = spec.data if is_name(spec.data) else Path(split_inner(spec.data)[0]).name
     fractions = (0.0 if other is not None else spec.test_fraction), spec.validation_fraction
-    mark = Fingerprint(contents(before[0], digests[0], labels), known_test, fractions) if digests[0] else None
+    mark = Fingerprint(contents(before[0], digests[0], labels, weights), known_test, fractions) if digests[0] else None
     return Dataset(
         name, n_units, n_classes, source.image_shape, train, validation, test, source.scale, spec.binarise,
         scale_given=spec.scale is not None, fingerprint=mark, visible=source.visible, alphabet=source.alphabet,
     )  # fmt: skip
+
+
+def _check_scale(spec: DataSpec, source: Source) -> None:
+    if spec.scale is not None and source.visible:
+        raise SpecError(f"--scale {spec.scale:g} has no effect on {source.table.name}, which has states; leave it out")
 
 
 def _scaled(source: Source, scale: float) -> Source:
@@ -283,112 +335,3 @@ def _labels(given: Any, name: str, n_samples: int, own: IntArray | None) -> IntA
     if given is None:
         return own
     return read_labels(given, n_samples) if is_path(given) else check_labels(given, n_samples, name)
-
-
-def _check_test(source: Source, test: Source) -> None:
-    train_table, table = source.table, test.table
-    if table.n_units != train_table.n_units:
-        raise DataError(
-            f"{table.name} has {table.n_units} units, but {train_table.name} has {train_table.n_units}; test and "
-            "training data need the same width"
-        )
-    if test.scale != source.scale:
-        raise DataError(
-            f"{table.name} means 1.0 by {test.scale:g}, but {train_table.name} by {source.scale:g}; save test and "
-            "training data as the same type"
-        )
-
-
-def _set_aside(rows: IntArray, fraction: float, seed: int, epoch: int) -> tuple[IntArray, IntArray]:
-    """(rows that stay, rows set aside), each ascending."""
-    order = permutation(seed, epoch, len(rows))
-    n = round(len(rows) * fraction)
-    return np.sort(rows[order[n:]]), np.sort(rows[order[:n]])
-
-
-def _split(source: Source, rows: IntArray, labels: IntArray | None) -> Split | None:
-    return Split(source.table, rows, _of(labels, rows)) if len(rows) else None
-
-
-def _of(labels: IntArray | None, rows: IntArray) -> IntArray | None:
-    return None if labels is None else labels[rows]
-
-
-def _is_name(data: str) -> bool:
-    return data == "digits" or data in SETS or data.partition(":")[0] in KINDS
-
-
-def _open(data: str) -> Source:
-    """Open what a name or path stands for.  Raises DataError."""
-    if data == "digits":
-        return open_digits()
-    if data in SETS:
-        return open_files(find_named(data))
-    if data.partition(":")[0] in KINDS and not Path(data).exists():
-        return open_synthetic(data)
-    path = Path(os.path.expanduser(data))
-    if path.is_dir():
-        return open_folder(path)
-    if not path.exists():
-        raise DataError(_unknown(data, path))
-    start = _first_bytes(path)
-    if start.startswith(NPY_START):
-        return open_npy(path)
-    if start.startswith(ZIP_START):
-        archive = Archive(path)
-        if is_packed(archive):
-            return open_packed(archive)
-        return open_sparse(archive) if is_sparse(archive) else open_npz(archive)
-    if is_gzip(start) or is_idx(start):
-        return open_idx(path)
-    raise DataError(_foreign(path, start))
-
-
-def read_labels(path: AnyPath, n_samples: int) -> IntArray:
-    """Labels from a file of any known format, int64 (n_samples,).  Raises DataError."""
-    path = Path(os.path.expanduser(os.fsdecode(path)))
-    start = _first_bytes(path)
-    if start.startswith(NPY_START):
-        labels = load_npy(path, lambda header: check_count(header.shape, n_samples, str(path)))
-        return check_labels(labels, n_samples, str(path))
-    if start.startswith(ZIP_START):
-        archive = Archive(path)
-        key = archive.key_of(LABEL_KEYS) or (next(iter(archive.headers)) if len(archive.headers) == 1 else None)
-        if key is None:
-            raise DataError(
-                f"{path} has the arrays {', '.join(sorted(archive.headers)) or 'none'}, so it is not clear which are "
-                "the labels; name them labels"
-            )
-        return labels_in(archive, key, n_samples)
-    if is_gzip(start) or is_idx(start):
-        return idx_labels(path, n_samples)
-    raise DataError(_foreign(path, start))
-
-
-def _first_bytes(path: Path) -> bytes:
-    with reading(path), open_regular(path) as file:
-        start = file.read(8)
-    if not start:
-        raise DataError(f"{path} is empty; get a new copy")
-    return start
-
-
-def _foreign(path: Path, start: bytes) -> str:
-    return (
-        f"{path} begins with {start[:4].hex(' ')}, which is none of .npy, .npz and IDX (plain or gzip); "
-        "convert it with numpy.save"
-    )
-
-
-def _unknown(data: str, path: Path) -> str:
-    """The message about a name that is neither a data set nor a file."""
-    names = ["digits", *SETS, *(f"{kind}:8" for kind in KINDS)]
-    looks_like_path = path.suffix != "" or len(path.parts) > 1
-    if looks_like_path:
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = [in_one_line(str(path.parent / match)) for match in difflib.get_close_matches(path.name, beside)]
-        looked = "" if path.is_absolute() else f" in {Path.cwd()}"
-        return f"{data} does not exist{looked}" + (f"; did you mean {' or '.join(near)}?" if near else "")
-    near = difflib.get_close_matches(data.lower(), names + list(KINDS), cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{data!r} is neither a data set nor a file in {Path.cwd()}; {hint}Data sets are {', '.join(names)}"

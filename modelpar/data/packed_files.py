@@ -5,7 +5,9 @@ bits    (n_samples, n_units / 8 rounded up) uint8: bit ``u % 8`` of byte ``u // 
 shape   (n_samples, *dimensions of a sample): their product is n_units
 scale   the raw value of a bit that is set
 labels  (n_samples,) integers; may be left out
-format  an integer, of later formats; files without it are of format 1, which this is
+format  an integer; files without it are of format 1, to which format 2 adds
+visible   the kind of visible units that the states are for, as the text categorical:21
+alphabet  the letters of the states of categorical units, in their order
 
 The archive has a CRC-32 of each array, as every zip file.  That of bits that are memory-mapped is checked when the data
 set is opened, by all ranks of a node together: 0.2 s of one core's time for a GB.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,8 @@ IntArray = npt.NDArray[np.int64]
 MappedBits = tuple[Array, MappedFile | None]
 
 KEYS = {"bits", "shape", "scale"}
-FORMAT = 1
+FORMAT, FIRST = 2, 1  # the latest, and that of files which need no more than it has, and any version reads
+_VISIBLE = re.compile(r"[a-z]{1,20}|categorical:[1-9][0-9]{0,8}")
 
 
 class PackedTable(EagerTable):
@@ -88,13 +92,15 @@ class PackedTable(EagerTable):
 
 def write_packed(
     path: AnyPath, data: Split | Any, labels: npt.ArrayLike | None = None,
-    image_shape: tuple[int, int] | None = None,
+    image_shape: tuple[int, int] | None = None, *, visible: str = "", alphabet: str = "",
 ) -> None:  # fmt: skip
     """Write samples of two values, 0 and one other, as a packed ``.npz`` file: 1/8 of a byte a value.
 
     data          an array (n_samples, ...) in any form that ``open_dataset`` takes, or a split, whose labels are the
                   default of ``labels``
     image_shape   (rows, columns) of the picture that one sample is, where the array does not tell
+    visible, alphabet   the kind of visible units that the states are for, and the letters of the states of a site,
+                  where the file is to say so
 
     The file is there whole or not at all.  Not collective.  Raises DataError for other values, for labels that do not
     fit, and where the file cannot be written.
@@ -124,7 +130,9 @@ def write_packed(
     classes = None if labels is None else check_labels(labels, shape[0], f"the labels for {name}")
     source = getattr(data.table, "path", None) if isinstance(data, Split) else None
     try:
-        save_bits(Path(name), packed, shape, classes, sources=[source] if source else ())
+        save_bits(
+            Path(name), packed, shape, classes, sources=[source] if source else (), visible=visible, alphabet=alphabet
+        )
     except OSError as error:
         raise DataError(
             f"{name} cannot be written ({error.strerror or error}); free some space, or name another path"
@@ -133,19 +141,24 @@ def write_packed(
 
 def save_bits(
     path: Path, packed: PackedColumns, shape: Sequence[int], labels: Array | None = None, *, key: str = "",
-    private: bool = False, sources: Sequence[AnyPath] = (),
+    private: bool = False, sources: Sequence[AnyPath] = (), visible: str = "", alphabet: str = "",
 ) -> None:  # fmt: skip
     """The file, whole or not at all, also where others make the same.  Raises OSError.
 
     key       by which it can be known again: see :func:`key_in`
     private   only this user may read it
     sources   files that it is made from: where one of them is private, a new file is
+    visible, alphabet   as in :class:`modelpar.data.dataset.Dataset`
     """
     arrays: dict[str, Any] = {
         "bits": packed.bits, "shape": np.array(shape, np.int64), "scale": np.array(packed.high, packed.dtype),
     }  # fmt: skip
     if labels is not None:
         arrays["labels"] = labels
+    if visible:
+        arrays |= {"format": np.array(FORMAT), "visible": np.array(visible.encode())}
+    if alphabet:
+        arrays["alphabet"] = np.array(alphabet.encode())
     if key:
         arrays["key"] = np.array(key.encode())
     output = Output(path, sources=map(os.fsdecode, sources))
@@ -178,7 +191,12 @@ def _two_values(columns: Columns, rows: IntArray, name: str) -> PackedColumns:
 
 def key_in(archive: Archive) -> str:
     """The key that a file was written with; empty without one.  Raises DataError."""
-    values = small_array(archive, "key").tolist() if "key" in archive.headers else []
+    return _text_in(archive, "key")
+
+
+def _text_in(archive: Archive, name: str) -> str:
+    """An array that is one text; empty where there is none, or it is something else.  Raises DataError."""
+    values = small_array(archive, name).tolist() if name in archive.headers else []
     return values[0].decode("latin-1") if len(values) == 1 and isinstance(values[0], bytes) else ""
 
 
@@ -189,11 +207,11 @@ def is_packed(archive: Archive) -> bool:
 
 def check_format(archive: Archive) -> None:
     """Raise DataError for a file of a later format."""
-    found = small_array(archive, "format").reshape(-1)[:1].tolist() if "format" in archive.headers else [FORMAT]
-    if found != [FORMAT]:
+    found = small_array(archive, "format").reshape(-1)[:1].tolist() if "format" in archive.headers else [FIRST]
+    if found not in ([FIRST], [FORMAT]):
         raise DataError(
-            f"{archive.path} is a packed data set of format {str(found)[1:-1][:20]}, but this version reads format "
-            f"{FORMAT}; use the version of modelpar that wrote it, or a later one"
+            f"{archive.path} is a packed data set of format {str(found)[1:-1][:20]}, but this version reads formats "
+            f"{FIRST} and {FORMAT}; use the version of modelpar that wrote it, or a later one"
         )
 
 
@@ -219,7 +237,21 @@ def open_packed(archive: Archive) -> Source:
     key = archive.key_of(LABEL_KEYS)
     labels = None if key is None else labels_in(archive, key, shape[0])
     table = PackedTable(name, shape[0], n_units, lambda: bits_of(archive), high=high, dtype=dtype)
-    return Source(table, high, image_shape_of(shape), labels)
+    visible, alphabet = _kind_in(archive, n_units)
+    return Source(table, high, image_shape_of(shape), labels, visible=visible, alphabet=alphabet)
+
+
+def _kind_in(archive: Archive, n_units: int) -> tuple[str, str]:
+    """The kind of units that the file is for, and their alphabet; empty where it does not say.  Raises DataError."""
+    visible, alphabet = (_text_in(archive, name) for name in ("visible", "alphabet"))
+    n_states = int(visible.partition(":")[2] or 1) if _VISIBLE.fullmatch(visible) else 0
+    letters_fit = len(set(alphabet)) == len(alphabet) in (0, n_states) and (not alphabet or alphabet.isprintable())
+    if (visible and (not n_states or n_units % n_states)) or not letters_fit:
+        raise DataError(
+            f"{archive.path} is for {visible!r} units with the letters {alphabet!r}, which do not fit its {n_units} "
+            "units; save it again"
+        )
+    return visible, alphabet
 
 
 def bits_of(archive: Archive) -> MappedBits:

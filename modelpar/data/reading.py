@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,8 +23,39 @@ Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 
-class StreamedTable(EagerTable):
-    """Rows that can only be read from first to last: compressed files, foreign byte orders, wide integers.
+class RowTable(EagerTable):
+    """Rows that are read from first to last, and not all at once.   dtype: the type that they come as"""
+
+    def __init__(self, name: str, n_samples: int, n_units: int, dtype: np.dtype[Any], path: Path | None = None) -> None:
+        super().__init__(name, n_samples, n_units, path)
+        self.dtype = dtype
+
+    @abstractmethod
+    def raw_rows(self, units: slice) -> Iterator[Array]:
+        """The columns ``units`` of all rows, some rows at a time, of type ``dtype``.  Raises DataError."""
+
+    def read(self, unit_ids: IntArray) -> Columns:
+        """Read all rows, chunk by chunk, and keep the columns ``unit_ids``, as bits if two values are all they have."""
+        if not len(unit_ids):
+            return DenseColumns(np.empty((self.n_samples, 0), plain_dtype(self.dtype)))
+        span = slice(int(unit_ids.min()), int(unit_ids.max()) + 1)
+        wanted: Any = unit_ids - span.start
+        if np.all(np.diff(unit_ids) == 1):
+            wanted = slice(None)  # a copy of a block is five times faster
+        check_room(4 * self.n_units * self.dtype.itemsize, self.name)  # a row, and its copies
+        keeper = Keeper(self.n_samples, len(unit_ids), plain_dtype(self.dtype), self.name)
+        for rows in self.raw_rows(span):
+            keeper.add(plain_values(rows[:, wanted], self.name))
+        return keeper.columns()
+
+    def pieces(self) -> Iterator[tuple[int, Columns]]:
+        """See :meth:`EagerTable.pieces`."""
+        for rows in self.raw_rows(slice(0, self.n_units)):
+            yield len(rows), DenseColumns(plain_values(rows, self.name))
+
+
+class StreamedTable(RowTable):
+    """Rows of a stream: compressed files, foreign byte orders, wide integers.
 
     ``open_rows`` gives a stream that stands at the first row.
     """
@@ -32,30 +64,14 @@ class StreamedTable(EagerTable):
         self, name: str, n_samples: int, n_units: int, dtype: np.dtype[Any],
         open_rows: Callable[[], AbstractContextManager[IO[bytes]]], path: Path | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(name, n_samples, n_units, path)
-        self.dtype, self.open_rows = dtype, open_rows
+        super().__init__(name, n_samples, n_units, dtype, path)
+        self.open_rows = open_rows
 
-    def read(self, unit_ids: IntArray) -> Columns:
-        """Read all rows, chunk by chunk, and keep the columns ``unit_ids``, as bits if two values are all they have."""
-        if not len(unit_ids):
-            return DenseColumns(np.empty((self.n_samples, 0), plain_dtype(self.dtype)))
-        wanted: Any = unit_ids
-        if np.all(np.diff(unit_ids) == 1):
-            wanted = slice(int(unit_ids[0]), int(unit_ids[-1]) + 1)  # a copy of a block is five times faster
-        check_room(4 * self.n_units * self.dtype.itemsize, self.name)  # a row, and its copies
-        keeper = Keeper(self.n_samples, len(unit_ids), plain_dtype(self.dtype), self.name)
-        for rows in self._rows():
-            keeper.add(plain_values(rows[:, wanted], self.name))
-        return keeper.columns()
-
-    def pieces(self) -> Iterator[tuple[int, Columns]]:
-        """See :meth:`EagerTable.pieces`."""
-        for rows in self._rows():
-            yield len(rows), DenseColumns(plain_values(rows, self.name))
-
-    def _rows(self) -> Iterator[Array]:
+    def raw_rows(self, units: slice) -> Iterator[Array]:
+        """See :meth:`RowTable.raw_rows`."""
         with reading(self.name), self.open_rows() as stream:
-            yield from chunks(stream, self.n_samples, self.dtype, self.n_units)
+            for rows in chunks(stream, self.n_samples, self.dtype, self.n_units):
+                yield rows[:, units]
             if stream.read(1):
                 raise DataError(f"{self.name} goes on after its last sample; its header is wrong")
 

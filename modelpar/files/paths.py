@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelpar.errors import escaped
 
+_WITH_PARTS = (".h5", ".hdf5", ".zarr")  # endings of files with parts that have names
 _ODD = re.compile(r"\\x([89a-f][0-9a-f])")  # an invalid byte, as ``printable`` shows it
 
 
@@ -28,6 +29,21 @@ def expanded(path: str | os.PathLike[str]) -> str:
 def absolute(path: str | os.PathLike[str]) -> str:
     """As ``expanded``, and absolute; ``..`` is kept, since the parent of a link is not that of its target."""
     return str(Path(expanded(path)).absolute())
+
+
+def split_inner(data: str | os.PathLike[str]) -> tuple[str, str]:
+    """``FILE.h5:PATH`` as the file and what is meant in it, which is empty where only a file is named.
+
+    A file whose own name has a colon comes first.  Nothing is looked for in the file.
+    """
+    text = os.fspath(data)
+    if os.path.exists(os.path.expanduser(text)):
+        return text, ""
+    for at in (match.start() for match in re.finditer(":", text)):
+        file = text[:at]
+        if file.lower().endswith(_WITH_PARTS) or os.path.isfile(os.path.expanduser(file)):
+            return file, text[at + 1 :]
+    return text, ""
 
 
 def printable(text: str) -> str:

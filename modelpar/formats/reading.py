@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import zipfile
 import zlib
@@ -9,18 +11,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from modelpar.errors import DataError
+from modelpar.files.regular import open_regular
 
 Array = npt.NDArray[Any]
 
 MOST_PACKED = 1032  # bytes that one byte of deflate's output can stand for, at most
 _CHUNK = 1 << 20  # bytes read at a time: enough to hide the calls, too little to count as memory
 _LARGEST = 1 << 26  # bytes asked of a stream at once, which may set them aside before it knows that it has them
+
+
+def is_gzip(start: bytes) -> bool:
+    """Whether a file with these first bytes is compressed by gzip."""
+    return start[:2] == b"\x1f\x8b"
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a plain file, or those that a gzip file unpacks to, whatever its name.  Raises DataError."""
+    with reading(path), open_regular(path) as file:
+        packed = is_gzip(file.read(2))
+        file.seek(0)
+        if packed:
+            yield io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file)), _CHUNK)
+        else:
+            yield cast(io.BufferedReader, file)
 
 
 @contextmanager

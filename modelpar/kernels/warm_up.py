@@ -21,7 +21,7 @@ from modelpar.kernels.products.product import Sampler
 from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.sampling import epilogue, philox, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
-from modelpar.kernels.statistics import counts, update
+from modelpar.kernels.statistics import counts, shrinkage, update
 from modelpar.kernels.statistics.learning import (
     ENTRIES,
     Counts,
@@ -51,6 +51,7 @@ KINDS = (
     "centred",
     "averages",
     "L1",
+    "penalties of units",
     "likelihoods",
     "clipping",
     "standardised",
@@ -92,6 +93,8 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("averages", 0.2, lambda: update.approach_span(bias, bias.copy(), bias.dtype.type(0))))
     if "L1" in kinds:
         chosen.append(Task("L1", 0.2, lambda: update.shrink_span(bias.copy(), bias.dtype.type(0))))
+    if "penalties of units" in kinds:
+        chosen.append(Task("penalties of units", 1.0, lambda: shrinkage.warm_up(dtype)))
     if "clipping" in kinds:
         copy = bias.copy()
         chosen.append(Task("clipping", 0.6, lambda: (update.largest_span(bias), update.squares_span(copy + 1, 1.0),

@@ -43,6 +43,7 @@ from modelpar.likelihood.energy import (
     rounded,
     stream_of,
     sum_over_shards,
+    visible_log_partition,
     whole_grid,
 )
 from modelpar.model.rbm import owned_block
@@ -231,6 +232,8 @@ class _Path:
             mine = float(hidden_sums(self.rbm, np.zeros((len(self.rbm.hidden_ids), 1)))[0])
         if self.rbm.gaussian:
             mine += 0.5 * len(self.base) * math.log(2 * math.pi)
+        elif self.rbm.visible.categories:
+            mine += float(visible_log_partition(self.rbm, self.base[:, None].astype(np.float64))[0])
         else:
             mine += float(softplus_sums(self.base[None, :].astype(np.float64), exact=self.rbm.exact).sum())
         return float(sum_over_shards(self.rbm, np.array([mine]))[0])
@@ -303,13 +306,16 @@ class _Path:
     def _visible(self, x: Array, repeat: int, counter: int | IntArray) -> Activations:
         """States or values of the owned visible units from their summed inputs, which are overwritten."""
         if not self.rbm.gaussian:
-            return self._drawn(x, self.rbm.visible_ids, repeat, counter)
+            return self._drawn(x, self.rbm.visible_ids, repeat, counter, self.rbm.visible.categories)
         v = np.empty_like(x)
         draws.sample_gaussian(x, stream_of(self.rbm, self.seed, repeat), self.rbm.visible_ids, counter, v)
         return v
 
-    def _drawn(self, x: Array, ids: IntArray, repeat: int, counter: int | IntArray) -> Packed:
-        sampler = Sampler(self._no_bias[: len(ids)], ids, stream_of(self.rbm, self.seed, repeat), counter)
+    def _drawn(
+        self, x: Array, ids: IntArray, repeat: int, counter: int | IntArray, categories: int = 0
+    ) -> Packed:  # fmt: skip
+        stream = stream_of(self.rbm, self.seed, repeat)
+        sampler = Sampler(self._no_bias[: len(ids)], ids, stream, counter, categories=categories)
         sampled = sampler.of_sums(x, 1)
         assert isinstance(sampled.states, Packed)  # they were asked for
         return sampled.states
@@ -349,7 +355,7 @@ def _base(rbm: ShardedRBM, base_bias: Array | None) -> tuple[Array, bool]:
 def _check_units(rbm: ShardedRBM, last: ShardedRBM) -> None:
     """Raises DataError on this rank."""
     mine, theirs = (
-        (it.gaussian, it.hidden_units, it.W.dtype, it.visible_ids.tobytes(), it.hidden_ids.tobytes())
+        (it.visible, it.hidden_units, it.W.dtype, it.visible_ids.tobytes(), it.hidden_ids.tobytes())
         for it in (rbm, last)
     )
     if mine != theirs:

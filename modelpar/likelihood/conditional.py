@@ -37,8 +37,11 @@ def conditional_log_likelihoods(rbm: ShardedRBM, v: Activations, mask: Any) -> D
     Raises SpecError for Gaussian visible units and for parts of more than 20 units; DataError where blocks are not of
     the owned units, a mask is not of 0 and 1, or a unit of the part is not 0 or 1.  All on every shard.
     """
-    if rbm.gaussian:
-        raise SpecError("the likelihood of a part is enumerated over states, but the visible units are Gaussian")
+    if rbm.gaussian or rbm.visible.categories:
+        raise SpecError(
+            f"the likelihood of a part is enumerated over states of Bernoulli units, but the visible ones are "
+            f"{rbm.visible.name.capitalize()}"
+        )
     with together(rbm.shard_comm):
         values = visible_values(rbm, v)
         of_part = ~mask_of(mask, "the mask")

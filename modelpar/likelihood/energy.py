@@ -21,9 +21,11 @@ from modelpar.collective.agreement import agree
 from modelpar.draws import Purpose, Stream
 from modelpar.errors import together
 from modelpar.kernels.products.product import Activations
+from modelpar.kernels.sampling.softmax import log_sums_of_sites
 from modelpar.kernels.sampling.softplus import in_steps, softplus_sums
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.rbm import owned_block
+from modelpar.units import Visible
 from modelpar.units.hidden import HiddenUnits, cumulant_sums
 from modelpar.values import plain
 from modelpar.weights.parameters import Parameters
@@ -38,7 +40,6 @@ class ShardedRBM(Protocol):
 
     index: int
     seed: int
-    gaussian: bool
     hidden_units: HiddenUnits | None  # with real values; None: states
     parameters: Parameters
     exact: bool  # sums are the same bits at every grid
@@ -47,6 +48,10 @@ class ShardedRBM(Protocol):
     shard_comm: MPI.Comm
     replica_comm: MPI.Comm
 
+    @property
+    def visible(self) -> Visible: ...
+    @property
+    def gaussian(self) -> bool: ...
     @property
     def W(self) -> Array: ...
     @property
@@ -60,9 +65,9 @@ class ShardedRBM(Protocol):
 def free_energy(rbm: ShardedRBM, v: Activations) -> Doubles:
     """F(v) = -log sum_h exp(-E(v, h)) of every sample, (samples,).
 
-    Bernoulli: -b.v - sum_j log(1 + exp(x_j)); Gaussian: |v - b|^2 / 2 in place of -b.v; x = W^T v + c (Hinton 2010,
-    section 16.1 and 13.2).  Of hidden units with real values -sum_j Gamma(x_j), their cumulants, which are logarithms
-    of integrals.  Collective over the shards.
+    Bernoulli, categorical: -b.v - sum_j log(1 + exp(x_j)); Gaussian: |v - b|^2 / 2 in place of -b.v; x = W^T v + c
+    (Hinton 2010, section 16.1 and 13.2).  Of hidden units with real values -sum_j Gamma(x_j), their cumulants, which
+    are logarithms of integrals.  Collective over the shards.
 
     Raises DataError on every shard where any brings values of other units than its own.
     """
@@ -96,6 +101,21 @@ def _visible_term(rbm: ShardedRBM, v: Array) -> Doubles:
     """The visible biases' contribution to log p*, (samples,), of the owned units."""
     wide, b = v.astype(np.float64), rounded(rbm, rbm.b)
     return np.asarray(-0.5 * ((wide - b[:, None]) ** 2).sum(axis=0) if rbm.gaussian else b @ wide)
+
+
+def visible_log_partition(rbm: ShardedRBM, x: Array) -> Doubles:
+    """log of the sum, or integral, over the owned visible units' values v of exp(x.v), (samples,).
+
+    Bernoulli: sum_i log(1 + exp(x_i)); categorical: over the sites log sum_q exp(x_q); Gaussian: with the density
+    exp(-|v|^2 / 2) of v too.   x   (n_visible_owned, samples) summed inputs, biases included
+    """
+    if rbm.gaussian:
+        wide = np.asarray(x, np.float64)
+        return np.asarray(0.5 * (wide**2).sum(axis=0) + 0.5 * len(wide) * math.log(2 * math.pi))
+    if rbm.visible.categories:
+        terms = log_sums_of_sites(x, rbm.visible.categories)
+        return np.asarray((in_steps(terms) if rbm.exact else terms).sum(axis=0))
+    return softplus_sums(x, exact=rbm.exact)
 
 
 # -- what the modules of this package share ----------------------------------------------------------------------------
@@ -147,8 +167,12 @@ def sum_over_shards(rbm: ShardedRBM, mine: Doubles) -> Doubles:
     return np.asarray(np.sum(rbm.shard_comm.allgather(mine), axis=0), dtype=np.float64)
 
 
-def mean_over_replicas(rbm: ShardedRBM, values: Doubles) -> float:
-    """Mean over the samples of all replicas; NaN without any.  Collective over the replicas."""
-    totals = rbm.replica_comm.allgather((float(values.sum()), len(values)))
-    n_samples = sum(n for _, n in totals)
-    return sum(total for total, _ in totals) / n_samples if n_samples else math.nan
+def mean_over_replicas(rbm: ShardedRBM, values: Doubles, weights: Doubles | None = None) -> float:
+    """Mean over the samples of all replicas, by their weights (samples,) where there are some; NaN without any.
+
+    Collective over the replicas.
+    """
+    mine = (values, float(len(values))) if weights is None else (values * weights, float(weights.sum()))
+    totals = rbm.replica_comm.allgather((float(mine[0].sum()), mine[1]))
+    weight = sum(n for _, n in totals)
+    return sum(total for total, _ in totals) / weight if weight else math.nan

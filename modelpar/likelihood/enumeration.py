@@ -11,17 +11,25 @@ from scipy.special import logsumexp
 
 from modelpar.collective.agreement import agree
 from modelpar.errors import SpecError
-from modelpar.kernels.sampling.softplus import softplus_sums
 from modelpar.kernels.states import pack
-from modelpar.likelihood.energy import Doubles, IntArray, ShardedRBM, hidden_sums, rounded, sum_over_shards, whole_grid
+from modelpar.likelihood.energy import (
+    Doubles,
+    IntArray,
+    ShardedRBM,
+    hidden_sums,
+    rounded,
+    sum_over_shards,
+    visible_log_partition,
+    whole_grid,
+)
 
 ENUMERABLE = 25  # units of the smaller side up to which all states are visited
 LOW_UNITS = 12  # units whose states, all of them, are visited at a time
 
 
 def log_partition_exact(rbm: ShardedRBM) -> float:
-    """log Z by visiting all states of the smaller side: the hidden one where the visible units are Gaussian, the
-    visible one where the hidden units have real values.
+    """log Z by visiting all states of the smaller side: the hidden one where the visible units are no Bernoulli ones,
+    the visible one where the hidden units have real values.
 
     The summed input of a state is that of its first 12 units, which is made once, plus that of the others.
     Raises SpecError where that side has more than 25 units, or neither side has states.  Collective over the whole
@@ -45,7 +53,7 @@ def log_partition_exact(rbm: ShardedRBM) -> float:
     low, low_bias = _inputs(rbm, np.arange(2**n_low), over_hidden=over_hidden)
     rest = np.zeros((len(low), 1))
     rest[:, 0] = (rbm.b if over_hidden else rbm.c).astype(np.float64)  # is in the summed input of each half
-    sums = partial(hidden_sums, rbm) if not over_hidden else partial(softplus_sums, exact=rbm.exact)
+    sums = partial(visible_log_partition if over_hidden else hidden_sums, rbm)
     replica, n_replicas, n_rest = rbm.replica_comm.rank, rbm.replica_comm.size, 2 ** (n_units - n_low)
     parts = []
     for code in range(n_rest * replica // n_replicas, n_rest * (replica + 1) // n_replicas):
@@ -62,13 +70,14 @@ def enumerated_side(rbm: ShardedRBM) -> tuple[int, int, bool]:
     """(visible units, hidden units, whether the states of the hidden ones are visited).  Collective over the shards."""
     n_visible = rbm.shard_comm.allreduce(len(rbm.visible_ids))
     n_hidden = rbm.shard_comm.allreduce(len(rbm.hidden_ids))
-    over_hidden = rbm.hidden_units is None and (rbm.gaussian or n_hidden <= n_visible)
+    of_bits = not rbm.gaussian and not rbm.visible.categories
+    over_hidden = rbm.hidden_units is None and (not of_bits or n_hidden <= n_visible)
     return n_visible, n_hidden, over_hidden
 
 
 def has_states(rbm: ShardedRBM) -> bool:
-    """Whether either side has states, which can be visited."""
-    return rbm.hidden_units is None or not rbm.gaussian
+    """Whether either side has states that can be visited, unit by unit."""
+    return rbm.hidden_units is None or not (rbm.gaussian or rbm.visible.categories)
 
 
 def _inputs(rbm: ShardedRBM, codes: IntArray, *, over_hidden: bool) -> tuple[Doubles, Doubles]:

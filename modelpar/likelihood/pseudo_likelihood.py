@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import logsumexp
 
 from modelpar import draws
 from modelpar.collective.agreement import agree
 from modelpar.errors import DataError, SpecError
 from modelpar.kernels.products.product import Activations
 from modelpar.likelihood.energy import (
+    Array,
+    Doubles,
     IntArray,
     ShardedRBM,
     free_energy,
@@ -26,15 +29,19 @@ from modelpar.values.forms import plain_array
 SITES = 0  # repeat of the stream of Purpose.SCORE
 
 
-def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, seed: int | None = None) -> float:
+def pseudo_log_likelihood(
+    rbm: ShardedRBM, v: Activations, samples: IntArray, seed: int | None = None, weights: Doubles | None = None
+) -> float:
     """Mean over all replicas' samples of n_visible log p(v_i | all others), with one unit i drawn for each sample.
 
-    An unbiased estimate of the pseudo-log-likelihood (Besag 1975), in nats.  A value between 0 and 1 counts as the
+    An unbiased estimate of the pseudo-log-likelihood (Besag 1975), in nats; of categorical units a site stands for the
+    unit, and there are n_visible / categories of them.  A value between 0 and 1 counts as the
     probability of a one.  NaN without any samples.
 
     samples   (samples of this replica,) ids of the samples, which key the choice of the unit: ids that come back
               in every epoch choose the same units, so that epochs can be compared
     seed      of the choice; default: the RBM's own
+    weights   (samples of this replica,) by which the mean is made; None: all samples count alike
     Raises SpecError where the visible units are Gaussian, DataError where samples or units do not fit.  Collective.
     """
     with on_whole_grid(rbm):
@@ -50,10 +57,13 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, se
         raise SpecError(
             "the pseudo-likelihood needs Bernoulli visible units, but these are Gaussian; use the reconstruction error"
         )
-    n_visible = rbm.shard_comm.allreduce(len(rbm.visible_ids))
+    categories = rbm.visible.categories or 1
+    n_sites = rbm.shard_comm.allreduce(len(rbm.visible_ids)) // categories
     u = np.empty((1, n), values.dtype)
     draws.uniform(stream_of(rbm, seed, SITES), np.zeros(1, np.int64), np.asarray(samples, np.int64), u)
-    sites = np.minimum((u[0].astype(np.float64) * n_visible).astype(np.int64), n_visible - 1)
+    sites = np.minimum((u[0].astype(np.float64) * n_sites).astype(np.int64), n_sites - 1)
+    if categories > 1:
+        return mean_over_replicas(rbm, n_sites * _log_p_of_sites(rbm, values, sites, categories), weights)
     rows, columns = np.nonzero(rbm.visible_ids[:, None] == sites[None, :])  # the sites that are ours
     observed = np.zeros(n)
     observed[columns] = values[rows, columns]
@@ -64,4 +74,16 @@ def pseudo_log_likelihood(rbm: ShardedRBM, v: Activations, samples: IntArray, se
     evidence = without - free_energy(rbm, trial)  # log-odds of a one given the other units
     observed = sum_over_shards(rbm, observed)
     log_p = -observed * softplus(-evidence) - (1 - observed) * softplus(evidence)
-    return mean_over_replicas(rbm, n_visible * log_p)
+    return mean_over_replicas(rbm, n_sites * log_p, weights)
+
+
+def _log_p_of_sites(rbm: ShardedRBM, values: Array, sites: IntArray, categories: int) -> Doubles:
+    """log p(state of a site | all other units) of every sample, (samples,).   sites (samples,)"""
+    trial, minus_energies = values.copy(), []
+    here = rbm.visible_ids[:, None] // categories == sites[None, :]
+    for q in range(categories):
+        of_category = here & (rbm.visible_ids[:, None] % categories == q)
+        trial[here] = 0
+        trial[of_category] = 1
+        minus_energies.append(-free_energy(rbm, trial))
+    return np.asarray(-free_energy(rbm, values) - logsumexp(minus_energies, axis=0))

@@ -26,6 +26,7 @@ from modelpar.likelihood.energy import (
     rounded,
     stream_of,
     sum_over_shards,
+    visible_log_partition,
     visible_values,
 )
 from modelpar.likelihood.enumeration import enumerated_side, has_states, log_partition_exact
@@ -74,7 +75,7 @@ class Score:
 def score(
     network: DeepBeliefNetwork, v: Activations, samples: IntArray, method: str = "auto", *,
     n_chains: int = 100, n_betas: int = 10000, seed: int = 0, n_rbms: int | None = None, kept: Sequence[RBM] = (),
-    exact_up_to: int = AUTO_EXACT,
+    exact_up_to: int = AUTO_EXACT, weights: Doubles | None = None,
 ) -> Score:  # fmt: skip
     """The mean log-likelihood of the samples of all replicas under ``network``.
 
@@ -92,6 +93,7 @@ def score(
     n_rbms    of the stack, from below: that of the first RBMs alone, while those above are not trained yet; None: all
     kept      of the same units as the top RBM, in the order of training
     exact_up_to   units of the smaller side of the top RBM up to which ``auto`` enumerates
+    weights   (samples of this replica,) by which the mean is made; None: all samples count alike
     Collective.  Raises SpecError for a method that cannot be used, DataError where there are no samples or units do
     not fit.
     """
@@ -108,7 +110,7 @@ def score(
     if not n_samples:
         raise DataError("there are no samples to score")
     unnormalised, h = log_unnormalised(network, v, samples, seed, n_rbms)
-    total, error = _mean_and_error(top, unnormalised, exact_terms=len(rbms) == 1)
+    total, error = _mean_and_error(top, unnormalised, weights, exact_terms=len(rbms) == 1)
     n_visible, n_hidden, over_hidden = enumerated_side(top)
     if method == "auto":
         few = (n_hidden if over_hidden else n_visible) <= exact_up_to
@@ -239,18 +241,27 @@ def _log_given_hidden(rbm: RBM, v: Activations, x: Doubles) -> Doubles:
     values = unpack(v, np.float64) if isinstance(v, Packed) else v.astype(np.float64)
     if rbm.gaussian:
         return np.asarray(-0.5 * ((values - x) ** 2).sum(axis=0) - 0.5 * len(x) * math.log(2 * math.pi))
-    return np.asarray((values * rounded(rbm, x)).sum(axis=0) - softplus_sums(x, exact=rbm.exact))
+    return np.asarray((values * rounded(rbm, x)).sum(axis=0) - visible_log_partition(rbm, x))
 
 
-def _mean_and_error(rbm: RBM, values: Doubles, *, exact_terms: bool) -> tuple[float, float]:
-    """(mean over all replicas, standard error of the draws that it depends on: 0 where the terms are exact)"""
+def _mean_and_error(
+    rbm: RBM, values: Doubles, weights: Doubles | None = None, *, exact_terms: bool
+) -> tuple[float, float]:
+    """(mean over all replicas by weights, standard error of the draws that it depends on: 0 where terms are exact)"""
     everything = np.concatenate(rbm.replica_comm.allgather(values))
     n = len(everything)
+    if weights is not None:
+        parts = np.concatenate(rbm.replica_comm.allgather(np.asarray(weights, np.float64)))
+        parts /= parts.sum()
+        mean = float(parts @ everything)
+        spread = math.sqrt(float(parts**2 @ (everything - mean) ** 2))
+        return mean, 0.0 if exact_terms or n < 2 else spread * math.sqrt(n / (n - 1))
     return float(everything.mean()), 0.0 if exact_terms or n < 2 else float(everything.std(ddof=1)) / math.sqrt(n)
 
 
 def _base_rate(rbm: RBM, h: Activations, n_samples: int) -> Array:
-    """Visible biases of the RBM without weights that fits these samples: their log-odds, or their means.  Collective
+    """Visible biases of the RBM without weights that fits these samples: their log-odds (log-frequencies of
+    categories), or their means.  Collective
 
     One half of a sample more of each state keeps the odds of a unit that never changes finite.
     """
@@ -258,5 +269,7 @@ def _base_rate(rbm: RBM, h: Activations, n_samples: int) -> Array:
     total = np.sum(rbm.replica_comm.allgather(sums), axis=0)
     if rbm.gaussian:
         return np.asarray(total / n_samples)
+    if rbm.visible.categories:
+        return np.asarray(np.log((total + 0.5) / (n_samples + 0.5 * rbm.visible.categories)))
     mean = (total + 0.5) / (n_samples + 1)
     return np.asarray(np.log(mean / (1 - mean)))

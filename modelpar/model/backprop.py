@@ -139,10 +139,15 @@ SCORE_BITS = 30  # of the fraction of a sample's cross-entropy where sums must b
 
 def score_batch(probabilities: Array, labels: IntArray, *, exact: bool = False) -> BatchScore:
     """probabilities (n_classes, batch) of all classes; labels (batch,)"""
-    picked = probabilities[labels, np.arange(len(labels))]
-    tiny = np.finfo(probabilities.dtype).tiny
-    losses = -np.log(np.maximum(picked, tiny))
+    hits, losses = hits_and_losses(probabilities, labels)
     cross_entropy = float((on_grid(losses, SCORE_BITS) if exact else losses).sum(dtype=np.float64))
-    if np.isnan(picked).any():
+    if np.isnan(losses).any():
         cross_entropy = float("nan")
-    return BatchScore(cross_entropy, int((probabilities.argmax(axis=0) == labels).sum()) if len(labels) else 0)
+    return BatchScore(cross_entropy, int(hits.sum()))
+
+
+def hits_and_losses(probabilities: Array, labels: IntArray) -> tuple[Array, Array]:
+    """(whether the label is the likeliest class, cross-entropy in nats), each (batch,); arguments as above"""
+    picked = probabilities[labels, np.arange(len(labels))]
+    hits = probabilities.argmax(axis=0) == labels if len(labels) else np.zeros(0, bool)
+    return hits, -np.log(np.maximum(picked, np.finfo(probabilities.dtype).tiny))

@@ -32,6 +32,7 @@ from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.plan.memory import samples_at_once
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
+from modelpar.units import Visible
 from modelpar.units.hidden import hidden_units
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
@@ -119,7 +120,7 @@ class DeepBeliefNetwork:
                     self._weights(i),
                     visible.owned(shard),
                     hidden.owned(shard),
-                    gaussian=i == 0 and spec.visible == "gaussian",
+                    visible=spec.visible_kind if i == 0 else Visible(),
                     hidden=hidden_units(spec.hidden),
                     seed=spec.seed,
                     dtype=dtype,

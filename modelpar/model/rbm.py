@@ -25,10 +25,12 @@ from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.products.sweeps import visible_after
 from modelpar.kernels.reductions import squared_error
 from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
+from modelpar.kernels.sampling.softmax import means_of_sites
 from modelpar.kernels.states import Packed
-from modelpar.model import real_hidden, sparsity
+from modelpar.model import gauge, real_hidden, sparsity
 from modelpar.spec import TrainingSpec
 from modelpar.streams import SweepStreams
+from modelpar.units import Visible
 from modelpar.units.hidden import HiddenUnits
 from modelpar.values.forms import plain_array
 from modelpar.weights.parameters import Parameters
@@ -102,12 +104,12 @@ class RBM:
 
     def __init__(
         self, index: int, weights: Weights, visible_ids: IntArray, hidden_ids: IntArray, *,
-        gaussian: bool, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
+        visible: Visible, seed: int, dtype: npt.DTypeLike, shard_comm: MPI.Comm, replica_comm: MPI.Comm,
         traffic: Traffic, exact: bool = False, hidden: HiddenUnits | None = None,
     ) -> None:  # fmt: skip
         """hidden   kind of hidden units with real values; None: states"""
         self.exact = exact
-        self.index, self.weights, self.gaussian, self.seed = index, weights, gaussian, seed
+        self.index, self.weights, self.visible, self.seed = index, weights, visible, seed
         self.visible_ids, self.hidden_ids = visible_ids, hidden_ids
         self.shard_comm, self.replica_comm, self.traffic = shard_comm, replica_comm, traffic
         self.hidden_units = hidden
@@ -119,6 +121,11 @@ class RBM:
     def name(self) -> str:
         """As a part of a network."""
         return f"rbm.{self.index}"
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether visible units have real values."""
+        return self.visible.gaussian
 
     @property
     def W(self) -> Array:
@@ -146,6 +153,7 @@ class RBM:
         self.b[:] = 0
         self.c[:] = 0
         self.parameters.potential[:] = 0
+        gauge.project(self.parameters, self.visible)
         self.refresh()
 
     def refresh(self) -> None:
@@ -155,6 +163,12 @@ class RBM:
         """
         self.weights.refresh(self.parameters)
         self.make_room(self.bounds())
+
+    def enter_gauge(self) -> None:
+        """The parameters of the same model that are in the gauge which training keeps.  Collective over the shards."""
+        if self.visible.categories:
+            gauge.enter(self.parameters, self.visible, self.weights)
+            self.refresh()
 
     def bounds(self) -> Bounds:
         """What a weight and a summed input come to at most.  Collective over the shards."""
@@ -212,8 +226,7 @@ class RBM:
     def visible_given_hidden(self, h: Activations) -> Array:
         """The mean of v given h, of the owned visible units.   h (n_hidden_owned, batch).  Collective."""
         x = self.weights.down(self.parameters, self.weights.spread_hidden(self._hidden(h)))
-        (add_bias if self.gaussian else bias_sigmoid)(x, self.b)
-        return x
+        return self._visible_means(x)
 
     def sample_hidden(self, v: Activations, purpose: Purpose, repeat: int, samples: int | IntArray) -> Activations:
         """Hidden states, or real values, drawn given v (n_visible_owned, batch).  Collective over the shards.
@@ -236,7 +249,8 @@ class RBM:
         The hidden side of the last sweep is not drawn.  One piece of compiled work where one shard has the whole
         matrix.  Collective.
         """
-        if self.weights.whole_matrix and not self.gaussian and isinstance(h, Packed):
+        bits = not self.gaussian and not self.visible.categories
+        if self.weights.whole_matrix and bits and isinstance(h, Packed):
             sides = (self.b, self.c), (self.visible_ids, self.hidden_ids)
             rooms = self.weights.rooms
             done = visible_after(self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact, rooms=rooms)
@@ -268,7 +282,9 @@ class RBM:
     ) -> Sampled:
         with hidden:
             stream = self._stream(purpose, repeat)
-            sampler = Sampler(self.b, self.visible_ids, stream, samples, **wanted)
+            sampler = Sampler(
+                self.b, self.visible_ids, stream, samples, categories=self.visible.categories, **wanted
+            )  # fmt: skip
             return self.weights.sample_down(self.parameters, hidden, sampler)
 
     # -- learning ----------------------------------------------------------------------------------------------------
@@ -373,12 +389,18 @@ class RBM:
             if v0 is None or isinstance(v0, Packed):
                 return drawn.states, drawn.error
             return drawn.states, squared_error(v0, drawn.means)
-        mean = self.weights.down(self.parameters, h_sent)
-        (add_bias if self.gaussian else bias_sigmoid)(mean, self.b)
+        mean = self._visible_means(self.weights.down(self.parameters, h_sent))
         error = 0.0 if v0 is None else squared_error(real_values(v0, mean.dtype), mean)
         if not sampled:
             return mean, error
         return self._gaussian_values(mean, Purpose.VISIBLE, k - 1, first_draw), error
+
+    def _visible_means(self, x: Array) -> Array:
+        """The means of the owned visible units from W h, which may be overwritten."""
+        if self.visible.categories:
+            return means_of_sites(x + self.b.astype(x.dtype, copy=False)[:, None], self.visible.categories)
+        (add_bias if self.gaussian else bias_sigmoid)(x, self.b)
+        return x
 
     def _gaussian_values(self, mean: Array, purpose: Purpose, repeat: int, samples: int | IntArray) -> Array:
         values = np.empty_like(mean)

@@ -54,11 +54,30 @@ class UnitLayout:
         return cls(np.argsort(owner, kind="stable").astype(np.int64), offsets_of(counts))
 
     @classmethod
-    def blocks(cls, n_units: int, n_shards: int) -> UnitLayout:
-        """Contiguous blocks whose sizes differ by at most one.  Raises LayoutError for what are no numbers of units."""
+    def blocks(cls, n_units: int, n_shards: int, together: int = 1) -> UnitLayout:
+        """Contiguous blocks whose sizes differ by at most one, or by ``together`` units, which have one owner.
+
+        Raises LayoutError for what are no numbers of units.
+        """
         n_units = plain.integer_number("n_units", n_units, error=LayoutError, at_least=0, at_most=MOST_UNITS)
         n_shards = plain.integer_number("n_shards", n_shards, error=LayoutError, at_least=1, at_most=MOST_SHARDS)
-        return cls.from_owners(np.arange(n_units, dtype=np.int64) * n_shards // max(n_units, 1), n_shards)
+        n_groups = -(-n_units // together)
+        group = np.arange(n_units, dtype=np.int64) // together
+        return cls.from_owners(group * n_shards // max(n_groups, 1), n_shards)
+
+    def with_whole(self, together: int) -> UnitLayout:
+        """The same owners, but ``together`` units in a row have one: whoever has most of them, the first of such."""
+        if together == 1:
+            return self
+        groups = np.arange(self.n_units) // together
+        counts = np.zeros((-(-self.n_units // together), self.n_shards), np.int64)
+        np.add.at(counts, (groups, self.owner), 1)
+        return UnitLayout.from_owners(counts.argmax(axis=1)[groups], self.n_shards)
+
+    def splits(self, together: int) -> bool:
+        """Whether any ``together`` units in a row have several owners."""
+        first = self.owner[np.arange(self.n_units) // together * together]
+        return bool((first != self.owner).any())
 
     @property
     def n_units(self) -> int:
@@ -120,9 +139,14 @@ class NetworkLayout:
         return cls(layers, layout_words(layout, len(layers) - 1))
 
     @classmethod
-    def blocks(cls, sizes: Sequence[int], n_shards: int, layout: str = AUTO) -> NetworkLayout:
-        """Contiguous blocks in every layer; ``layout`` as :func:`layout_words` takes it.  Raises LayoutError."""
-        layers = tuple(UnitLayout.blocks(n, n_shards) for n in _layers("sizes", sizes))
+    def blocks(cls, sizes: Sequence[int], n_shards: int, layout: str = AUTO, *, together: int = 1) -> NetworkLayout:
+        """Contiguous blocks in every layer; ``layout`` as :func:`layout_words` takes it.  Raises LayoutError.
+
+        together   so many visible units in a row have the same owner
+        """
+        layers = tuple(
+            UnitLayout.blocks(n, n_shards, 1 if i else together) for i, n in enumerate(_layers("sizes", sizes))
+        )
         return cls(layers, layout_words(layout, len(layers) - 1))
 
 

@@ -62,8 +62,9 @@ def place(
             )
     partition = comm.bcast(partition)
     assert partition is not None
-    layers = tuple(UnitLayout.from_owners(owner, n_shards) for owner in partition.owners)
-    return NetworkLayout(layers, _words(spec), connections)
+    visible, *layers = (UnitLayout.from_owners(owner, n_shards) for owner in partition.owners)
+    visible = visible.with_whole(spec.visible_kind.unit_of_layout)  # partitioners know units, and no sites
+    return NetworkLayout((visible, *layers), _words(spec), connections)
 
 
 def _words(spec: NetworkSpec) -> tuple[str, ...]:

@@ -38,7 +38,8 @@ def resolve(
     """
     sizes = (*spec.layers, spec.classes) if spec.classes else spec.layers
     if owners is None:
-        owners = NetworkLayout.blocks(sizes, grid.n_shards, spec.layout)
+        together = spec.visible_kind.unit_of_layout
+        owners = NetworkLayout.blocks(sizes, grid.n_shards, spec.layout, together=together)
     layers, asked = owners.layers, owners.matrix_layouts
     if spec.classes and len(layers) == len(spec.layers):
         layers, asked = (*layers, UnitLayout.blocks(spec.classes, grid.n_shards)), (*asked, _asked_of_output(spec))
@@ -83,6 +84,12 @@ def _check(spec: NetworkSpec, sizes: tuple[int, ...], layers: tuple[UnitLayout, 
     for layer in layers:
         if layer.n_shards != n_shards:
             raise LayoutError(f"the layout is for {layer.n_shards} shards, but the grid has {n_shards} model shards")
+    categories = spec.visible_kind.categories
+    if categories and layers[0].splits(categories):
+        raise LayoutError(
+            f"the layout gives units of one site to several shards, but the {categories} units of a site of --visible "
+            f"{spec.visible} must have one owner; place them with modelpar.ownership.placement.place"
+        )
     if spec.classes and not np.array_equal(layers[-1].ordering, np.arange(spec.classes)):
         raise LayoutError("the output layer must be split into contiguous blocks of classes")
 

@@ -15,6 +15,7 @@ from modelpar.collective import messages
 from modelpar.data import Dataset, Split
 from modelpar.data.doubts import ENOUGH, check_fills_range
 from modelpar.data.memory import array_source
+from modelpar.data.sample_weights import check_weights
 from modelpar.errors import DataError, SpecError, warn
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.evaluation import check_split
@@ -25,6 +26,7 @@ from modelpar.values.forms import plain_array, plain_rows
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 
 KINDS = ("auto", "bernoulli", "gaussian")
 SLACK = 1e-6  # by how much scaled values may miss [0, 1] through rounding
@@ -42,16 +44,32 @@ def prepared(X: Any) -> Any:
     return plain_array(X, "X") if isinstance(X, (np.ma.MaskedArray, np.matrix)) else X
 
 
+def counting(X: Any, sample_weight: Any) -> tuple[Any, Doubles | None]:
+    """(the samples of X that have any weight, their weights); all of X where ``sample_weight`` is None.
+
+    Raises DataError where weights are not one number from 0 on for each sample.
+    """
+    if sample_weight is None:
+        return X, None
+    weights = check_weights(sample_weight, X.shape[0], "sample_weight")
+    rows = np.flatnonzero(weights)
+    return (X if len(rows) == len(weights) else X[rows]), weights[rows]
+
+
 def dataset_of(
-    X: Any, labels: IntArray | None = None, n_classes: int = 0, validation_samples: IntArray | None = None
-) -> Dataset:
-    """A data set from X: ``validation_samples`` form its validation set, all others its training set."""
+    X: Any, labels: IntArray | None = None, n_classes: int = 0, validation_samples: IntArray | None = None,
+    weights: Doubles | None = None,
+) -> Dataset:  # fmt: skip
+    """A data set from X: ``validation_samples`` form its validation set, all others its training set.
+
+    weights   of the samples of X, where there is no validation set
+    """
     table = array_source(X, "X").table
     samples, validation = np.arange(table.n_samples), None
     if validation_samples is not None:
         samples, held_out = np.setdiff1d(samples, validation_samples), np.sort(validation_samples)
         validation = Split(table, held_out, None if labels is None else labels[held_out])
-    train = Split(table, samples, None if labels is None else labels[samples])
+    train = Split(table, samples, None if labels is None else labels[samples], weights)
     return Dataset("X", table.n_units, n_classes, None, train, validation, None, 1.0, has_options=False)
 
 

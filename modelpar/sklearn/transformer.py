@@ -18,7 +18,7 @@ from modelpar.draws import Purpose
 from modelpar.kernels.states import Packed, unpack
 from modelpar.likelihood.energy import free_energy
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.sklearn.arrays import collect, dataset_of, each_sample, prepared, put, visible_values
+from modelpar.sklearn.arrays import collect, counting, dataset_of, each_sample, prepared, put, visible_values
 from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.state import Position, TrainingRun
@@ -119,28 +119,34 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         self.model_shards = model_shards
         self.replicas = replicas
 
-    def fit(self, X: Any, y: Any = None) -> RBMTransformer:
-        """Train from scratch on X (n_samples, n_features), an array or a sparse matrix.  Collective."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> RBMTransformer:
+        """Train from scratch on X (n_samples, n_features), an array or a sparse matrix.  Collective.
+
+        sample_weight   (n_samples,) numbers from 0 on, of any scale: minibatches are drawn in proportion, so that an
+                        epoch has as many samples as have any weight.  The scaling of Gaussian units does not use them
+        """
         self._begin("fit")
         seed = self._draw_seed()
         with self._agreed():
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS)
+            X, weights = counting(X, sample_weight)
             X, self.visible_ = visible_values(X, self.visible)
             self._network_spec = self._spec(X.shape[1], seed)
             training = self._training(X.shape[0], epochs=self.n_iter)
-        self._agree("fit", X=X)
+        self._agree("fit", X=X, sample_weight=weights)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid)
-            for _ in self._watched(pretrain(network, dataset_of(X), training)):
+            for _ in self._watched(pretrain(network, dataset_of(X, weights=weights), training)):
                 pass
             self._keep(network)
         self._start_anew()
         self.n_iter_ = training.epochs
         return self
 
-    def partial_fit(self, X: Any, y: Any = None) -> RBMTransformer:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> RBMTransformer:
         """Train on with one pass over X, in minibatches; momentum and chains continue from call to call.  Collective.
 
+        sample_weight   as in ``fit``, within this X
         Without a ``fit`` before, the first call decides the kind of visible units and their scaling.
         """
         first = not hasattr(self, "components_")
@@ -149,6 +155,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         seed = self._draw_seed() if first else self._network_spec.seed
         with self._agreed():
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=first)
+            X, weights = counting(X, sample_weight)
             X, visible = visible_values(X, self.visible if first else self.visible_)
             if first:
                 self.visible_ = visible
@@ -157,12 +164,12 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             # the epoch of this pass: as many passes over this X as the samples seen so far amount to
             epoch = max(-(-self._passes["samples"] // X.shape[0]), 0 if first else 1)
             training = self._training(X.shape[0], epochs=epoch + 1, momentum_epochs=0)
-        self._agree("partial_fit", X=X, passes=self._passes)
+        self._agree("partial_fit", X=X, sample_weight=weights, passes=self._passes)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid) if first else self.network(grid)
             put(network, self._passes["tensors"])
             TrainingRun.of(network).position = Position("pretrain", 0, epoch)
-            for _ in self._watched(pretrain(network, dataset_of(X), training)):
+            for _ in self._watched(pretrain(network, dataset_of(X, weights=weights), training)):
                 break  # before the end of the stage, which drops velocities
             tensors = self._keep(network)
         kept = {name: x for name, x in tensors.items() if name.startswith("velocity.") or name == "chains"}

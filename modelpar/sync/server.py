@@ -28,7 +28,6 @@ from mpi4py import MPI
 
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.grid import Grid
-from modelpar.kernels.statistics.update import shrink
 from modelpar.spec import SyncSpec
 from modelpar.sync.progress import Progress, spans_nodes
 from modelpar.sync.reduction import BUCKET, Reduction
@@ -226,7 +225,7 @@ class ParameterServer:
             self._change -= self._base
         self._arrays.read(0, self._base)
         squares = None
-        if self.spec.adagrad and self._work.l1:
+        if self.spec.adagrad and self._work.penalties:
             squares = np.empty_like(self._base)
             self._arrays.read(1, squares)
             self._count("fetch", squares)
@@ -235,20 +234,23 @@ class ParameterServer:
             self._change += self._base
         self._scattered(self._change if keep_own else self._base, self._work.parts)
 
-    def _shrink(self, values: Array, squares: Array | None, first: int = 0) -> None:
+    def _shrink(self, values: Array, squares: Array | None, *, alone: bool = False) -> None:
         """The proximal step of all shares that have been handed out since the replicas parted, up to the present one.
 
-        values    elements of all parameters, from ``first`` on; squares: the same of Adagrad's, which divides the
-                  amount as it does gradients (Duchi, Hazan and Singer 2011, section 1.3), None without
+        values    of all parameters; squares: those of Adagrad, which divide what an L1 penalty takes as they do
+                  gradients (Duchi, Hazan and Singer 2011, section 1.3), None without
+        alone     without the other shards, by what was found with them last
+
+        Collective over the shards where not ``alone``.
         """
-        amount = self._rate * self._work.l1 * self._shares_done / self.grid.n_replicas
-        for name, parameters in self._work.parts.items() if amount else ():
-            start, n = self._slices[name].start - first, parameters.n_weights
-            weights = slice(max(start, 0), max(start + n, 0))
+        penalties, rate = self._work.penalties, self._rate * self._shares_done / self.grid.n_replicas
+        for name, parameters in self._work.parts.items() if penalties and rate else ():
+            start = self._slices[name].start
+            weights = slice(start, start + parameters.n_weights)
             if squares is None:
-                shrink(values[weights], amount)
+                penalties.step(name, [values[weights].reshape(parameters.W.shape)], rate, alone=alone)
             else:
-                limit = amount / (np.sqrt(squares[weights]) + squares.dtype.type(TINY))
+                limit = rate * penalties.l1 / (np.sqrt(squares[weights]) + squares.dtype.type(TINY))
                 values[weights] -= np.clip(values[weights], -limit, limit)
 
     @property
@@ -313,13 +315,17 @@ class ParameterServer:
     def salvage(self) -> Salvage | None:
         if not self._apart or self._arrays is None:
             return None
-        start, values = self._arrays.hosted(0)
-        values = values.copy()
-        self._shrink(values, self._arrays.hosted(1)[1] if self.spec.adagrad else None, start)
+        start, hosted = self._arrays.hosted(0)
+        mine, values, squares = slice(start, start + len(hosted)), self._base.copy(), None
+        values[mine] = hosted
+        if self.spec.adagrad:
+            squares = np.ones_like(values)
+            squares[mine] = self._arrays.hosted(1)[1]
+        self._shrink(values, squares, alone=True)
         steps = self._shares_done // self.grid.n_replicas
         average = self._work.average
         weight = 1.0 if average is None else average.weight
-        return Salvage(self._base, self._tickets.fetched, (start, values), steps, self._slices, weight)
+        return Salvage(self._base, self._tickets.fetched, (start, values[mine].copy()), steps, self._slices, weight)
 
     def end(self) -> None:
         if self._progress is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -11,9 +11,9 @@ from mpi4py import MPI
 
 from modelpar.collective import messages
 from modelpar.comm.exchange import Traffic
-from modelpar.kernels.statistics.update import shrink
 from modelpar.sync.average import Average
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.penalties import Penalties
 
 Array = npt.NDArray[Any]
 
@@ -36,7 +36,7 @@ class Work:
     squares    the sums of squared gradients of each part, made where a strategy has them
     refresh    makes all blocks of weights agree after ``parts`` were changed; collective over the shards
     done       steps of the stage that were done before
-    l1         weight of an L1 penalty on the weights, whose proximal steps a strategy takes
+    penalties  on the weights, whose proximal steps a strategy takes
     average    of the parameters over the last steps, which a strategy takes them into; None for none
     """
 
@@ -46,7 +46,7 @@ class Work:
     squares: dict[str, Parameters]
     refresh: Callable[[], None]
     done: int = 0
-    l1: float = 0.0
+    penalties: Penalties = field(default_factory=Penalties)
     average: Average | None = None
 
     @property
@@ -57,16 +57,13 @@ class Work:
         """What follows the change of parameters by a step: the proximal step, and the average.
 
         rate   learning rate of the step; update: its number in the stage, counted from 1
+
+        Collective over the shards.
         """
-        self.shrink(rate)
+        for name, parameters in self.parts.items() if self.penalties else ():
+            self.penalties.step(name, parameters.blocks, rate)
         if self.average is not None:
             self.average.add(self.parts, update)
-
-    def shrink(self, rate: float) -> None:
-        """The proximal step of the L1 penalty for a step of this learning rate."""
-        for parameters in self.parts.values() if self.l1 else ():
-            for W in parameters.blocks:
-                shrink(W, rate * self.l1)
 
     def make_alike(self, replica_comm: MPI.Comm, traffic: Traffic) -> None:
         """Give all replicas the first one's parameters where the stage begins: processors of other kinds may differ in

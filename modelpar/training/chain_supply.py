@@ -9,8 +9,7 @@ from modelpar.chains.gibbs import SHARES, Chains, start
 from modelpar.chains.ladder import Walkers
 from modelpar.chains.tempered_chains import RARE, TemperedChains, rare_swaps
 from modelpar.data.feed import Feed
-from modelpar.data.minibatches import Minibatches
-from modelpar.draws import permutation
+from modelpar.data.minibatches import Minibatches, order_of
 from modelpar.errors import warn
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed
@@ -130,7 +129,7 @@ class ChainSupply:
         """
         feed, n_all = self._feed, self._training.n_chains
         if self._order is None:
-            self._order = permutation(self._rbm.seed, self._rbm.index << 24, feed.n_samples)
+            self._order = order_of(self._rbm.seed, self._rbm.index << 24, feed.n_samples, feed.weights)
         mine = Minibatches.slice_of(n_all, self._replica, self._n_replicas)
         counters = update * n_all + np.arange(mine.start, mine.stop)
         samples = self._order[counters % feed.n_samples]

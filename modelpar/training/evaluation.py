@@ -11,7 +11,7 @@ from modelpar.collective.agreement import agree
 from modelpar.data import Dataset, Split, check_range
 from modelpar.data.doubts import check_fills_range, check_same_scale
 from modelpar.errors import DataError, SpecError, warn
-from modelpar.model.backprop import score_batch, softmax
+from modelpar.model.backprop import hits_and_losses, score_batch, softmax
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.feeds import check_width, real_values, sample_chunks
 from modelpar.training.state import TrainingRun
@@ -64,7 +64,8 @@ def has_labels(split: Split | None) -> bool:
 
 
 def evaluate(network: DeepBeliefNetwork, dataset: Dataset, split: Split | None) -> dict[str, float]:
-    """``accuracy`` and ``cross_entropy`` (mean, in nats) of the network on a split, shared between the replicas.
+    """``accuracy`` and ``cross_entropy`` (mean, in nats) of the network on a split, by the weights of its samples,
+    shared between the replicas.
 
     The same on every rank.  Collective.  Raises DataError where there is no such split, or where values or labels do
     not fit the network, SpecError where that has no output layer, DisagreementError where ranks bring different data.
@@ -92,17 +93,22 @@ def _accuracy(network: DeepBeliefNetwork, dataset: Dataset, split: Split, labels
     """As :func:`evaluate`, of values that were checked before."""
     grid = network.grid
     feed = real_values(network, dataset, split)
-    correct, cross_entropy = 0, 0.0
+    correct, cross_entropy = 0.0, 0.0
     for samples in sample_chunks(len(split), grid.replica, grid.n_replicas, network.samples_at_once):
         v = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, 0, v)
         with network.traffic.measuring():
             probabilities = network.logits(v)
         softmax(probabilities)
-        score = score_batch(probabilities, labels[samples])
-        correct, cross_entropy = correct + score.n_correct, cross_entropy + score.cross_entropy
+        if split.weights is None:
+            score = score_batch(probabilities, labels[samples])
+            correct, cross_entropy = correct + score.n_correct, cross_entropy + score.cross_entropy
+        else:
+            hits, losses = hits_and_losses(probabilities, labels[samples])
+            correct += float(split.weights[samples] @ hits)
+            cross_entropy += float(split.weights[samples] @ losses)
     correct, cross_entropy = grid.replica_comm.allreduce(np.array([correct, cross_entropy]))
-    n = max(len(split), 1)
+    n = max(len(split), 1) if split.weights is None else float(split.weights.sum())
     # the sums over replicas are the same on all shards; one shard's word keeps every rank at the same decision
     accuracy, cross_entropy = grid.comm.bcast((float(correct) / n, float(cross_entropy) / n))
     return {"accuracy": accuracy, "cross_entropy": cross_entropy}
@@ -132,7 +138,7 @@ def check_predictions(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     classes = np.unique(split.labels[looked_at])
     if len(classes) < 2:
         return
-    few = replace(split, rows=split.rows[looked_at], labels=split.labels[looked_at])
+    few = replace(split, rows=split.rows[looked_at], labels=split.labels[looked_at], weights=None)
     grid, feed = network.grid, real_values(network, dataset, few)
     answers: set[int] = set()
     for samples in sample_chunks(len(few), grid.replica, grid.n_replicas, network.samples_at_once):

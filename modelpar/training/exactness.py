@@ -21,8 +21,8 @@ def check_exact(spec: NetworkSpec, training: TrainingSpec, *, binary: bool) -> N
     binary   whether the first RBM is trained on states
     """
     wrong = [
-        (spec.visible != "bernoulli", f"--visible {spec.visible}: real values do not add up exactly",
-         "use Bernoulli units, or leave --exact out"),
+        (spec.visible_kind.gaussian, f"--visible {spec.visible}: real values do not add up exactly",
+         "use units with states, or leave --exact out"),
         (spec.dtype != "float32", f"--dtype {spec.dtype}: integer sums are made of float32 weights",
          "use --dtype float32"),
         (training.reconstruction == "probabilities", "--reconstruction probabilities: sums of real values are rounded",

@@ -53,9 +53,13 @@ def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
     A unit that never varies is left unscaled; one that does is scaled, however small its values are.  Every shard reads
     its own columns only.  Collective.  Raises DataError where values cannot be read.
     """
-    if network.spec.visible == "gaussian":
+    kind = network.spec.visible_kind.name
+    if kind == "gaussian":
         mean, deviation = column_moments(dataset.train, network.visible_ids, comm=network.grid.comm)
         network.input_offset, network.input_scale = mean, np.where(deviation > 0, deviation, 1.0)
+    elif kind == "spin":  # -1 and 1 become 0 and 1
+        network.input_offset = np.full(len(network.visible_ids), -float(dataset.scale))
+        network.input_scale = np.full(len(network.visible_ids), 2 * float(dataset.scale))
     else:
         network.input_offset = np.zeros(len(network.visible_ids))
         network.input_scale = np.full(len(network.visible_ids), float(dataset.scale))
@@ -64,12 +68,15 @@ def learn_scaling(network: DeepBeliefNetwork, dataset: Dataset) -> None:
 def in_data_units(network: DeepBeliefNetwork, v: Array, scale: float | None = None) -> Array:
     """Owned visible activations (n_visible_owned, batch) as values of the data, in the unit in which these came.
 
-    Grey values in bytes go from 0 to 255, states from 0 to 1; what Gaussian units see standardised is put back, in
-    float64, as a mean may be large beside the deviation.
+    Grey values in bytes go from 0 to 255, states from 0 to 1, spins from -1 to 1; what Gaussian units see standardised
+    is put back, in float64, as a mean may be large beside the deviation.
 
     scale   the raw value that means 1.0 to Bernoulli units, that of the training data where None
     """
-    if network.spec.visible == "gaussian":
+    kind = network.spec.visible_kind
+    if kind.name == "spin" and scale is not None:
+        return np.asarray((2 * v - 1) * scale, v.dtype)
+    if kind.gaussian or kind.name == "spin":
         return np.asarray(v * network.input_scale[:, None] + network.input_offset[:, None])
     one = network.input_scale if scale is None else np.full(len(v), scale)
     return np.asarray(v * one[:, None], v.dtype)
@@ -85,10 +92,15 @@ def visible_feed(
     check_width(network, dataset, split)
     # Bernoulli units take what the data set calls 1.0, so that a test set of another type fits too
     units = network.rbms[0].weights.visible_spread if spread else network.visible_ids
-    gaussian = network.spec.visible == "gaussian" and not spread
+    kind = network.spec.visible_kind
+    offset: Any = 0.0
+    scale: Any = dataset.scale
+    if kind.gaussian and not spread:
+        offset, scale = network.input_offset, network.input_scale
+    elif kind.name == "spin":
+        offset, scale = -dataset.scale, 2 * dataset.scale
     return DataFeed(
-        split, units, offset=network.input_offset if gaussian else 0.0,
-        scale=network.input_scale if gaussian else dataset.scale, binarise=binarise,
+        split, units, offset=offset, scale=scale, binarise=binarise,
         seed=network.spec.seed, comm=network.grid.comm,
     )  # fmt: skip
 
@@ -110,7 +122,7 @@ class DrawnOnce:
     """
 
     def __init__(self, feed: DataFeed) -> None:
-        self.feed, self.binary = feed, feed.binary
+        self.feed, self.binary, self.weights = feed, feed.binary, feed.weights
         self.n_samples, self.n_units = feed.n_samples, feed.n_units
 
     def states(self, samples: IntArray, first_draw: int) -> Packed:
@@ -144,7 +156,7 @@ class RecomputedActivations:
     """
 
     def __init__(self, rbm: RBM, below: Feed, *, states: bool) -> None:
-        self.rbm, self.below, self.binary = rbm, below, states
+        self.rbm, self.below, self.binary, self.weights = rbm, below, states, below.weights
         self.n_samples, self.n_units = below.n_samples, len(rbm.hidden_ids)
         self._visible = Scratch()
 
@@ -179,6 +191,7 @@ class KeptActivations:
     def __init__(self, network: DeepBeliefNetwork, live: RecomputedActivations) -> None:
         replica_comm, chunk = network.grid.replica_comm, network.samples_at_once
         self.n_samples, self.n_units, self.binary = live.n_samples, live.n_units, live.binary
+        self.weights = live.weights
         dtype = live.rbm.W.dtype
         self._units, self._zeros, self._ones = np.arange(self.n_units), np.zeros(self.n_units), np.ones(self.n_units)
         width = -(-self.n_units // 8) if self.binary else self.n_units
@@ -220,22 +233,28 @@ MEAN_STEPS = 1 << 32  # float32 values in [0, 1] are summed in exact mode as int
 
 
 def mean_of(network: DeepBeliefNetwork, feed: Feed) -> npt.NDArray[np.float64]:
-    """(n_units,) mean of every owned unit of a feed over all samples.  Collective.
+    """(n_units,) mean of every owned unit of a feed over all samples, by their weights.  Collective.
 
     Summed in float64; in exact mode as integers, which makes the means the same bits at every grid.
     """
     grid, exact = network.grid, network.spec.exact
     sums: Array = np.zeros(feed.n_units, np.int64 if exact else np.float64)
+    # of the largest: terms stay from 0 to 1
+    weights = None if feed.weights is None else feed.weights / feed.weights.max()
     for samples in sample_chunks(feed.n_samples, grid.replica, grid.n_replicas, network.samples_at_once):
         block = np.empty((feed.n_units, len(samples)), network.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, block)
+        if weights is not None:
+            block = block.astype(np.float64) * weights[samples]
         if exact:
             sums += np.rint(block.astype(np.float64) * MEAN_STEPS).astype(np.int64).sum(axis=1)
         else:
             sums += block.sum(axis=1, dtype=np.float64)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, sums)
     network.traffic.add_allreduce("replica", sums, grid.n_replicas, "biases")
-    return sums / ((MEAN_STEPS if exact else 1) * max(feed.n_samples, 1))
+    if weights is None:
+        return sums / ((MEAN_STEPS if exact else 1) * max(feed.n_samples, 1))
+    return sums / (np.rint(weights * MEAN_STEPS).astype(np.int64).sum() if exact else weights.sum())
 
 
 def sample_chunks(n_samples: int, replica: int, n_replicas: int, chunk: int) -> Sequence[IntArray]:

@@ -44,7 +44,8 @@ class Minibatch:
 
 
 class MinibatchLoop:
-    """One stage: ``epochs`` passes over ``feed``, shuffled by (seed, ``shuffle``, epoch) alike at every grid.
+    """One stage: ``epochs`` passes over ``feed``, shuffled by (seed, ``shuffle``, epoch) alike at every grid, samples
+    drawn in proportion to their weights where they have some.
 
     n_updates   updates of the stage, in place of ``epochs``, where it is not 0: the last pass ends where they do
     packed   states come packed where the feed has them
@@ -62,7 +63,7 @@ class MinibatchLoop:
     ) -> None:  # fmt: skip
         self._packed, self._spread = packed and feed.binary, spread
         self.network, self.run, self.feed, self.epochs, self.stage = network, run, feed, epochs, stage
-        self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed)
+        self.batches = Minibatches(feed.n_samples, batch_size, network.spec.seed, feed.weights)
         self._batch_size, self._shuffle, self._n_updates = batch_size, shuffle << 24, n_updates
         self._sums = {**(sums or {}), "samples": Sum(0.0)}
         self._v = Scratch()

@@ -21,6 +21,7 @@ from modelpar.training.feeds import sample_chunks
 from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
 
 LOOK_EVERY = 100  # updates between two looks at an RBM in training, beside those after 1, 2, 4, 8, ... updates
 GROWTH = 2  # times its present bound that a summed input may come to until the next look
@@ -33,7 +34,7 @@ TUNING_RATE = "--finetune-learning-rate"
 
 
 def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIECE) -> dict[str, float]:
-    """Measures of ``rbm`` on the first samples of its data, the same on every rank.  Collective.
+    """Measures of ``rbm`` on the first samples of its data, by their weights, the same on every rank.  Collective.
 
     at_once   samples that are propagated together, at most
 
@@ -47,22 +48,25 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
     n_probe = min(PROBE, feed.n_samples)
     lowest, highest = _no_extremes(rbm)
     total, error, likelihood = np.zeros(len(rbm.c)), 0.0, 0.0
+    weights = np.ones(n_probe) if feed.weights is None else feed.weights[:n_probe]
+    weight = float(weights.sum())
     for samples in sample_chunks(n_probe, grid.replica, grid.n_replicas, min(PIECE, at_once)):
         v: Array = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
         feed.fill(samples, int(samples[0]) if len(samples) else 0, v)
         if not rbm.gaussian:
-            likelihood += _sum_of_likelihoods(rbm, v, samples)
+            likelihood += sum_of_likelihoods(rbm, v, samples, weights[samples])
         p = rbm.hidden_given_visible(v)
         _extend(lowest, highest, p)
-        total += p.sum(axis=1, dtype=np.float64)
-        error += squared_error(v, rbm.visible_given_hidden(p))
-    measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / n_probe}
+        of_piece = None if feed.weights is None else weights[samples]
+        total += p.sum(axis=1, dtype=np.float64) if of_piece is None else p @ of_piece
+        error += sum_of_errors(v, rbm.visible_given_hidden(p), of_piece)
+    measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / weight}
     measures["dead_units"], measures["saturated_units"] = _idle(lowest, highest, rbm, grid)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, total)
     rbm.traffic.add_allreduce("replica", total, grid.n_replicas)
     n_hidden, activation = grid.shard_comm.allreduce(np.array([len(total), total.sum()]))
-    measures["probe_error"] = grid.comm.allreduce(error) / (n_probe * n_visible)
-    measures["mean_activation"] = float(activation / (n_hidden * n_probe))
+    measures["probe_error"] = grid.comm.allreduce(error) / (weight * n_visible)
+    measures["mean_activation"] = float(activation / (n_hidden * weight))
     measures["largest_weight"] = grid.comm.allreduce(largest_weight(rbm.W), MPI.MAX)
     return measures
 
@@ -99,10 +103,15 @@ def _idle(lowest: Array, highest: Array, rbm: RBM, grid: Grid) -> tuple[float, f
     return float(n_dead / n_hidden), float(n_saturated / n_hidden)
 
 
-def _sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64]) -> float:
-    """Pseudo-log-likelihoods of all replicas' samples of this piece, added up.  Collective."""
-    n = rbm.replica_comm.allreduce(len(samples))
-    return pseudo_log_likelihood(rbm, v, samples) * n if n else 0.0
+def sum_of_errors(v: Array, made: Array, weights: Doubles | None) -> float:
+    """Squared errors of ``made``, both (units, batch), added up over units and, by their weights, over samples."""
+    return float(squared_error(v, made) if weights is None else ((v - made) ** 2).sum(axis=0) @ weights)
+
+
+def sum_of_likelihoods(rbm: RBM, v: Array, samples: npt.NDArray[np.int64], weights: Doubles) -> float:
+    """Pseudo-log-likelihoods of all replicas' samples of this piece, added up by their weights.  Collective."""
+    weight = rbm.replica_comm.allreduce(float(weights.sum()))
+    return pseudo_log_likelihood(rbm, v, samples, weights=weights) * weight if weight else 0.0
 
 
 def check_rbm(index: int, measures: dict[str, float], rate: str = "--learning-rate") -> None:

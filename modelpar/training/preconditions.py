@@ -38,6 +38,12 @@ def check_strategy(
         )
     if sync.sync == "server":
         check_bound(sync, n_replicas)
+        for name, value in (("l1b", training.l1b), ("group_lasso", training.group_lasso)) if training else ():
+            if value and sync.adagrad:
+                raise SpecError(
+                    f"{option_name(name)} {value:g} takes steps of one size for all weights of a unit, but --adagrad "
+                    "has one for each weight; leave one of them out, or use --l1"
+                )
 
 
 def check_products(spec: NetworkSpec, asked: TrainingSpec | FineTuneSpec) -> None:
@@ -71,8 +77,17 @@ def check_values(
 
     again   as ``check_training`` has it.   Collective.  Raises SpecError or DataError on every rank.
     """
-    if spec.visible == "gaussian" and dataset.binarise != "none":
-        raise SpecError(f"--binarise {dataset.binarise} makes states, but --visible is gaussian; leave one of them out")
+    kind = spec.visible_kind
+    if (kind.gaussian or kind.categories) and dataset.binarise != "none":
+        raise SpecError(
+            f"--binarise {dataset.binarise} makes Bernoulli states, but --visible is {spec.visible}; leave one of them "
+            "out"
+        )
+    if dataset.visible and dataset.visible != spec.visible and not kind.gaussian:
+        raise SpecError(
+            f"{dataset.name} is for {dataset.visible} units, but --visible is {spec.visible}; use --visible "
+            f"{dataset.visible}"
+        )
     check_range(dataset, visible_ids, spec.visible, comm=comm)
     check_training(dataset, visible_ids, spec.visible, comm=comm, again=again)
 

@@ -35,7 +35,7 @@ def score_split(
     network: DeepBeliefNetwork, dataset: Dataset, split: Split, method: str = "auto", *,
     n_chains: int = 100, n_betas: int = 10000, seed: int = 0, kept: Sequence[RBM] = (),
 ) -> Score:  # fmt: skip
-    """The mean log-likelihood of the samples of a split; see :func:`modelpar.likelihood.score.score`.
+    """The mean log-likelihood of the samples of a split, by their weights; see :func:`modelpar.likelihood.score.score`.
 
     Grey values of Bernoulli units are made states by one fixed draw, keyed by the sample's position in the split, the
     unit and the network's seed: a likelihood is one of states.  Collective.
@@ -44,7 +44,15 @@ def score_split(
     agree(network.grid.comm, "score_split", network=network, scale=dataset.scale, split=split)
     check_split(network, dataset, split)
     v, samples = share_of_split(network, dataset, split)
-    return score(network, v, samples, method, n_chains=n_chains, n_betas=n_betas, seed=seed, kept=kept)
+    return score(
+        network, v, samples, method, n_chains=n_chains, n_betas=n_betas, seed=seed, kept=kept,
+        weights=weights_of(split, samples),
+    )  # fmt: skip
+
+
+def weights_of(split: Split, samples: IntArray) -> npt.NDArray[np.float64] | None:
+    """The weights of some samples of a split, None where all count alike."""
+    return None if split.weights is None else split.weights[samples]
 
 
 def share_of_split(
@@ -102,7 +110,8 @@ class Scorer:
         while n_betas > 2 * made:  # the first score tells the pace, and is made again where that was too few
             started, made = time.perf_counter(), n_betas
             result = score(
-                self._network, v, samples, n_betas=n_betas, n_rbms=self._n_rbms, exact_up_to=EXACT_UP_TO
+                self._network, v, samples, n_betas=n_betas, n_rbms=self._n_rbms, exact_up_to=EXACT_UP_TO,
+                weights=weights_of(self._split, samples),
             )  # fmt: skip
             self._pace = (time.perf_counter() - started) / n_betas
             n_betas = self._temperatures(seconds) if result.method != "exact" else 0

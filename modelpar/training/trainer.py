@@ -22,6 +22,7 @@ from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
 from modelpar.errors import DataError, ModelparError, SpecError, TrainingError
 from modelpar.kernels.products.precision import products_in
+from modelpar.model import gauge
 from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -50,6 +51,7 @@ from modelpar.training.scoring import Scorer
 from modelpar.training.state import Checks, Position, Sum, TrainingRun
 from modelpar.values import plain
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.penalties import Penalties
 
 FINE_TUNING = 255  # where the shuffles of pre-training use the index of the RBM
 
@@ -114,6 +116,7 @@ def _train_rbm(
                          spread=spread, sums={"squared_error": Sum(0.0, over_shards=True)})  # fmt: skip
     if loop.unfinished and loop.n_done == 0:
         _set_visible_biases(network, rbm, real_feed)
+        rbm.enter_gauge()
     if rbm.name not in run.velocity:
         run.velocity[rbm.name] = rbm.parameters.like()
     velocity = run.velocity[rbm.name]
@@ -129,7 +132,9 @@ def _train_rbm(
         return step_size(training, base_rate, position.epoch, loop.progress)
 
     average = Average(run.average, training.average) if training.average else None
-    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, training.l1, average) as sync:
+    visible = network.spec.visible if rbm.index == 0 else "bernoulli"
+    penalties = Penalties.of(training, rbm.name, rbm.weights, visible)
+    with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, penalties, average) as sync:
         optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, feed, loop.n_done)
         while loop.unfinished:
             size = size_now()
@@ -150,6 +155,7 @@ def _train_rbm(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
                         standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip,
                     )  # fmt: skip
+                    gauge.project(rbm.parameters, rbm.visible)
                     # chains of their own never reconstruct the data: they have no error, and the probe's stands in
                     loop.count(batch, squared_error=0.0 if chains else step.error)
                 record = loop.synchronise()
@@ -186,11 +192,12 @@ def _train_rbm(
 @contextmanager
 def _together(
     network: DeepBeliefNetwork, run: TrainingRun, how: SyncSpec, parts: dict[str, Parameters], done: int,
-    l1: float = 0.0, average: Average | None = None,
+    penalties: Penalties | None = None, average: Average | None = None,
 ) -> Iterator[Sync]:  # fmt: skip
     """The strategy of one stage, which is the run's while the stage lasts."""
     sync = run.sync = strategy(how, network.grid, network.traffic, run.staleness)
-    sync.begin(Work(parts, run.velocity, run.outer, run.squares, partial(run.refresh, network), done, l1, average))
+    refresh = partial(run.refresh, network)
+    sync.begin(Work(parts, run.velocity, run.outer, run.squares, refresh, done, penalties or Penalties(), average))
     run.checks = StageChecks(network, how, done)
     try:
         yield sync
@@ -380,10 +387,16 @@ def _next_layer(network: DeepBeliefNetwork, run: TrainingRun) -> None:
 
 
 def _set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:
-    """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), or the mean itself for Gaussian units."""
+    """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), log p for units of a site, or the mean itself
+    for Gaussian ones."""
     mean = mean_of(network, feed)
+    categories = rbm.visible.categories
     if rbm.gaussian:
         rbm.b[:] = mean
+    elif categories:
+        n = feed.n_samples  # half a sample more of each category keeps those finite that never occur
+        p = (np.asarray(mean, np.float64) * n + 0.5) / (n + 0.5 * categories)
+        rbm.b[:] = [math.log(x) for x in p.tolist()]
     else:
         p = np.clip(mean, 0.001, 0.999)  # a pixel that is never on must not outweigh the others
         # value by value: NumPy's vector loops may round otherwise in another position

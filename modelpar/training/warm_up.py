@@ -106,6 +106,7 @@ def tasks_of(
         "sweeps": own or (drawn and training.gibbs_steps > 1), "phases apart": own,
         "centred": training.centred or training.standardised,
         "standardised": training.standardised, "averages": training.average > 0, "L1": training.l1 > 0,
+        "penalties of units": training.l1b > 0 or training.group_lasso > 0,
         "clipping": training.clip > 0, "likelihoods": training.score_every > 0,
         "tempered": training.chain_method != "gibbs",
         "bfloat16": BF16 in (training.products, tuning.products if tuning else ""),
@@ -158,7 +159,9 @@ def _train(dtype: str, asked: TrainingSpec) -> None:
 def _all_stages(dtype: str, asked: TrainingSpec) -> None:
     dataset = open_dataset(DataSpec(data="bars:2"))
     labels = dataset.train.labels
-    few = replace(dataset.train, rows=dataset.train.rows[:8], labels=None if labels is None else labels[:8])
+    few = replace(
+        dataset.train, rows=dataset.train.rows[:8], labels=None if labels is None else labels[:8], weights=None
+    )
     dataset = replace(dataset, train=few, validation=None, test=few)
     spec = NetworkSpec(
         layers=(4, 3, 2), classes=max(dataset.n_classes, 2), dtype=dtype, connections="random:2,dense"
@@ -167,8 +170,9 @@ def _all_stages(dtype: str, asked: TrainingSpec) -> None:
         network = DeepBeliefNetwork(spec, grid)
         for statistics in ("3", "float"):
             training = TrainingSpec(
-                epochs=1, batch_size=4, statistics=statistics, centred=asked.centred, standardised=asked.standardised
-            )
+                epochs=1, batch_size=4, statistics=statistics, centred=asked.centred,
+                standardised=asked.standardised, l1b=asked.l1b, group_lasso=asked.group_lasso,
+            )  # fmt: skip
             network.run = None
             for _ in pretrain(network, dataset, training):
                 pass

@@ -1,1 +1,5 @@
-"""Kinds of units: what their energies, means, draws and free energies are, one module a kind."""
+"""Kinds of units: what their values are, how they are drawn, and what they add to energies."""
+
+from modelpar.units.visible import Visible, parse_visible
+
+__all__ = ["Visible", "parse_visible"]

@@ -19,7 +19,7 @@ from modelpar.kernels.products import precision
 from modelpar.kernels.products.bounds import Bounds, signed_sums
 from modelpar.kernels.products.product import Activations, Product, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed
-from modelpar.kernels.statistics import update
+from modelpar.kernels.statistics import shrinkage, update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts
 from modelpar.ownership.layout import UnitLayout
 from modelpar.streams import Stream
@@ -166,8 +166,36 @@ class Dense:
         if np.any(lengths > limit):
             scale_columns(W, np.minimum(1, limit / np.maximum(lengths, 1e-30)).astype(W.dtype))
 
-    def _sum_incoming(self, sums: Array) -> None:
-        """Add up over the shards, in place, the parts of a sum over the visible units.  sums (W.shape[1],)"""
+    @property
+    def incoming_counts(self) -> IntArray:
+        return np.full(len(self.hidden_columns), self._visible.n_units)
+
+    def incoming_sums(self, W: Array, *, squared: bool) -> Array:
+        largest = shrinkage.column_largest(W)
+        self._sum_incoming(largest, MPI.MAX)
+        parts = shrinkage.column_parts(W, largest, squared=squared)
+        self._sum_incoming(parts)
+        return shrinkage.from_parts(parts, largest, squared=squared)
+
+    def shrink_incoming(self, blocks: list[Array], limits: Array) -> None:
+        for W, of_columns in zip(blocks, self._of_blocks(limits, len(blocks)), strict=True):
+            shrinkage.over_rows(W, shrinkage.shrink_columns, of_columns)
+
+    def scale_incoming(self, blocks: list[Array], factors: Array) -> None:
+        for W, of_columns in zip(blocks, self._of_blocks(factors, len(blocks)), strict=True):
+            shrinkage.over_rows(W, shrinkage.scale_columns, of_columns)
+
+    def shrink_sites(self, blocks: list[Array], n_states: int, limit: float) -> None:
+        for W in blocks:
+            shrinkage.shrink_sites(W, n_states, limit)
+
+    def _of_blocks(self, of_columns: Array, n: int) -> list[Array]:
+        """Values of the hidden units of W for each of its ``n`` blocks: for ``rows`` those of all.  Collective."""
+        return [of_columns, *([self._hidden_exchange.gather(of_columns[:, None])[:, 0]] if n > 1 else [])]
+
+    def _sum_incoming(self, values: Array, op: MPI.Op = MPI.SUM) -> None:
+        """Add up over the shards, in place, the parts of a sum over the visible units, or combine them by another
+        operation.   values (W.shape[1],)"""
 
     def _upward(self, W: Array, visible: Transfer, *, partial: bool = False) -> Product:
         return Product(W, visible.wait(), True, self.rooms[0], self._exact or partial)
@@ -210,7 +238,7 @@ class ColumnWeights(Dense):
         partial = self._downward(parameters.W, hidden, partial=True).sums(self._down.buffer)
         return self._visible_exchange.reduce(partial)
 
-    def _sum_incoming(self, sums: Array) -> None:
+    def _sum_incoming(self, values: Array, op: MPI.Op = MPI.SUM) -> None:
         """Nothing to add: a column of W is complete on its shard."""
 
     def _partial(self, rows: Array, columns: Array) -> Array:
@@ -250,8 +278,8 @@ class RowWeights(Dense):
     def _reduced(self, parameters: Parameters, visible: Transfer) -> Array:
         return self._hidden_exchange.reduce(self._upward(parameters.W, visible, partial=True).sums(self._up.buffer))
 
-    def _sum_incoming(self, sums: Array) -> None:
-        self._hidden_exchange.sum_over_shards(sums)
+    def _sum_incoming(self, values: Array, op: MPI.Op = MPI.SUM) -> None:
+        self._hidden_exchange.sum_over_shards(values, op)
 
     def _partial(self, rows: Array, columns: Array) -> Array:
         return columns

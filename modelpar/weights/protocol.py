@@ -89,6 +89,25 @@ class StepWeights(Protocol):
     def for_gradients(self) -> Weights:
         """The same matrix as back-propagation uses it: one block, whose gradients are real values."""
 
+    @property
+    def incoming_counts(self) -> IntArray:
+        """How many incoming weights each hidden unit has, of the units of ``incoming_sums``."""
+
+    def incoming_sums(self, W: Array, *, squared: bool) -> Array:
+        """Sums of |W|, or of its squares, over the incoming weights of each hidden unit of which this shard has a
+        part (of lists: of the owned ones): float64, the same bits at every grid.  Collective over the shards."""
+
+    def shrink_incoming(self, blocks: list[Array], limits: Array) -> None:
+        """The weights of each hidden unit of ``incoming_sums`` move towards 0 by the unit's limit, and end there where
+        they are nearer.   blocks   as ``Parameters.blocks`` has them, or W alone.  Collective over the shards."""
+
+    def scale_incoming(self, blocks: list[Array], factors: Array) -> None:
+        """The weights of each hidden unit are multiplied by the unit's factor; likewise."""
+
+    def shrink_sites(self, blocks: list[Array], n_states: int, limit: float) -> None:
+        """The weights of a hidden unit with all units of a site, ``n_states`` with consecutive ids, become shorter by
+        ``limit``, as a vector, and 0 where they are not longer.  Sites are never split between shards."""
+
     def limit_norms(self, parameters: Parameters, limit: float, share: Callable[[Array], None]) -> None:
         """Scale back each hidden unit's incoming weights where they are longer than ``limit``.  Collective.
 

@@ -28,6 +28,7 @@ from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products.bounds import Bounds
 from modelpar.kernels.products.product import Activations, Sampled, Sampler, plain_sums
 from modelpar.kernels.states import Packed, unpack
+from modelpar.kernels.statistics import shrinkage
 from modelpar.ownership.connections import Connections, runs
 from modelpar.ownership.layout import UnitLayout
 from modelpar.streams import Stream
@@ -244,6 +245,32 @@ class SparseWeights:
         with self._traffic.status.waiting("refresh"):
             messages.exchange(self._comm, sent, received)
         self._traffic.add("shard", "refresh", W, W[self.n_own :].nbytes)
+
+    @property
+    def incoming_counts(self) -> IntArray:
+        return np.diff(self._starts)
+
+    def incoming_sums(self, W: Array, *, squared: bool) -> Array:
+        return shrinkage.run_sums(W, self._starts, squared=squared)
+
+    def shrink_incoming(self, blocks: list[Array], limits: Array) -> None:
+        self._over_members(shrinkage.shrink_members, blocks, limits)
+
+    def scale_incoming(self, blocks: list[Array], factors: Array) -> None:
+        self._over_members(shrinkage.scale_members, blocks, factors)
+
+    def _over_members(self, loop: Callable[..., object], blocks: list[Array], of_units: Array) -> None:
+        """Run a loop over all weights of each unit, with a number for each owned hidden unit.  Collective."""
+        lists, [W] = self._up, blocks
+        spread = self.spread_hidden(np.ascontiguousarray(of_units[:, None], W.dtype)).wait()
+        assert not isinstance(spread, Packed)
+        loop(lists.first, lists.members, lists.outs, lists.starts, spread[:, 0], W)
+
+    def shrink_sites(self, blocks: list[Array], n_states: int, limit: float) -> None:
+        lists, units, [W] = self._up, self._visible_halo.units, blocks
+        shrinkage.shrink_sites_of_members(
+            lists.first, lists.members, lists.inputs, units, lists.starts, n_states, float(limit), W
+        )
 
     def limit_norms(self, parameters: Parameters, limit: float, share: Callable[[Array], None]) -> None:
         """Scale back each hidden unit's incoming weights where they are longer than ``limit``."""

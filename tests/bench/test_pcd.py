@@ -6,6 +6,7 @@ Modules: modelpar/bench/peers/pcd_numpy, modelpar/bench/peers/pcd_torch, modelpa
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,13 @@ def test_a_row_holds_what_scripts_rely_on():
     assert np.isclose(row["samples_per_second"], 90 * row["updates_per_second"])
     assert np.isclose(row["gflops"], 4e-9 * 12 * 7 * row["samples_per_second"])
     assert np.isclose(row["over_sgemm"], row["gflops"] / row["sgemm_gflops"])
+
+
+def test_visible_units_may_be_categorical():
+    with Grid(MPI.COMM_SELF) as grid:
+        sizes = [(20, 12, 7)]
+        [row] = pcd.run(sizes, grid=grid, chains=30, chain_steps=3, repeats=1, seconds=0.001, categories=4)["rows"]
+    assert row["visible"] == "categorical:4"
 
 
 def test_words_of_the_command_line():
@@ -63,8 +71,20 @@ def test_torch_learns_pcd():
     assert np.abs(model - data).mean() < 0.25
 
 
-def test_rbms_takes_its_own_steps():
+def test_torch_draws_one_category_of_a_site():
+    pytest.importorskip("torch")
+    peer = importlib.import_module("modelpar.bench.peers.pcd_torch").TorchPCD(replace(ORDER, categories=4))
+    peer.mean[:] = 0
+    peer.mean[:, 1::4] = 3.0
+    peer._draw_sites()
+    states = np.asarray(peer.v).reshape(30, 3, 4)
+    assert (states.sum(axis=2) == 1).all()
+    assert states[:, :, 1].mean() > 0.6  # e^3 / (e^3 + 3) = 0.87
+
+
+@pytest.mark.parametrize("categories", [0, 4])
+def test_rbms_takes_its_own_steps(categories):
     pytest.importorskip("torch")
     pytest.importorskip("rbms.training.pcd")
-    measure = importlib.import_module("modelpar.bench.peers.pcd_rbms").prepare(ORDER)
+    measure = importlib.import_module("modelpar.bench.peers.pcd_rbms").prepare(replace(ORDER, categories=categories))
     assert measure(0.01)["samples_per_second"] > 0

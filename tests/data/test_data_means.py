@@ -143,7 +143,7 @@ def test_files_of_all_forms_have_the_same_moments(tmp_path: Path) -> None:
 
 def standardised(values: np.ndarray[Any, Any], *, loaded: bool = False) -> np.ndarray[Any, Any]:
     """(samples, units), as Gaussian visible units see them."""
-    table = LoadedTable("x", values.shape, lambda: values) if loaded else MappedTable("x", values)
+    table = LoadedTable("x", values.shape, values.dtype, lambda: values) if loaded else MappedTable("x", values)
     data = Dataset("x", values.shape[1], 0, None, Split(table, np.arange(len(values))), None, None, 1.0)
     with Grid(MPI.COMM_SELF) as grid:
         spec = NetworkSpec((values.shape[1], 2), visible="gaussian", dtype="float64")

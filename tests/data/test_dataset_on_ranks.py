@@ -20,7 +20,7 @@ from modelpar.data import (
     write_packed,
 )
 from modelpar.data.packed_files import PackedTable
-from modelpar.errors import ModelparError
+from modelpar.errors import DataError, ModelparError
 from modelpar.kernels.states import unpack
 from modelpar.machine import caches
 from modelpar.ownership.layout import UnitLayout
@@ -246,3 +246,20 @@ def test_a_cache_that_some_ranks_cannot_see_is_no_error(
     feed = DataFeed(data.train, ids, comm=comm)
     agree(feed.binary)
     agree(np.array_equal(unpack(feed.states(np.arange(60), 0)), STATES.T[ids]))
+
+
+def test_ranks_share_the_pairs_of_sequences(comm: Any, agree: Any) -> None:
+    """And find the weights that one rank finds; what is no such data is refused on all."""
+    sites = np.random.default_rng(2).integers(0, 3, (700, 8))
+    one_hot = (sites[:, :, None] == np.arange(3)).reshape(700, 24)
+    how: dict[str, Any] = {"weights": "auto", "identity": 0.75, "visible": "categorical:3"}
+    data, alone = open_dataset(one_hot, comm, **how), open_dataset(one_hot, **how)
+    for split, whole in ((data.train, alone.train), (data.test, alone.test)):
+        assert split is not None
+        assert whole is not None
+        agree(np.array_equal(split.weights, whole.weights) and len(np.unique(split.weights)) > 3)
+    ids = mine(comm, 24)
+    with pytest.raises(DataError, match="each rank has columns of its own"):
+        open_dataset(one_hot[:, ids], comm, columns=ids, **how)
+    with pytest.raises(DataError, match="have the value -1 for sample 2"):
+        open_dataset(one_hot, comm, weights=[1.0, 1.0, -1.0, *[1.0] * 697])

@@ -67,13 +67,13 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "wanted"),
-    [(b"", "is empty"), (b"hello world", "none of .npy, .npz and IDX"),
+    [(b"", "is empty"), (b"hello world", "none of .npy, .npz, IDX, FASTA"),
      (b"\0\0\x07\x03" + IDX[4:], "begins with 00 00 07 03"),
      (IDX[:-7], "is truncated"), (IDX + b"x", "its header tells of"), (HEADER[:9], "is truncated"),
      (gzip.compress(IDX)[:-30], "is truncated"), (gzip.compress(IDX[:-5]), "is truncated"),
      (gzip.compress(IDX + b"x"), "goes on after"),
      (gzip.compress(IDX[:400]) + gzip.compress(IDX[400:-1]), "is truncated"),
-     (gzip.compress(b"hello"), "an IDX file begins with"),
+     (gzip.compress(b"hello"), "unpacks to 68 65 6c 6c, which is none of"),
      (bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3]), "at least two"),
      (bytes([0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0, 3]), "is empty: its shape is 0 x 3"),
      (b"PK\x03\x04nonsense", "corrupt"), (b"\x93NUMPYnonsense", "damaged header")],

@@ -99,7 +99,8 @@ def network() -> modelpar.DeepBeliefNetwork:
 
 def sized(value: Any) -> Any:
     """The value, or 3 in place of a number that would make the call as large as it is."""
-    if isinstance(value, int | float | np.generic) and not isinstance(value, bool | np.bool_) and value > LARGEST:
+    one = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value  # which stands for it
+    if isinstance(one, int | float | np.generic) and not isinstance(one, bool | np.bool_) and one > LARGEST:
         return 3
     return value
 

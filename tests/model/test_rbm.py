@@ -18,6 +18,7 @@ from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync, Work
 from modelpar.training.optimizer import Optimizer
 from modelpar.training.schedule import StepSize
+from modelpar.weights.penalties import Penalties
 from modelpar.weights.statistics import Statistics
 from tests import networks
 
@@ -69,7 +70,9 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
         )
         more |= {"standardised": spec.standardised, "gaussian": rbm.gaussian}
         optimizer.learn(rbm.parameters, update, result.statistics, size, mine.stop - mine.start, **more)
-        Work({rbm.name: rbm.parameters}, {}, {}, {}, lambda: None, l1=spec.l1).end_step(spec.learning_rate, step + 1)
+        Work({rbm.name: rbm.parameters}, {}, {}, {}, lambda: None, penalties=Penalties(spec.l1)).end_step(
+            spec.learning_rate, step + 1
+        )
         expected = twin.update(v0, n, spec, spec.learning_rate, 0.5)
         errors.append((grid.comm.allreduce(result.error) / v0.size, expected))
     return errors

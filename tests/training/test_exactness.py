@@ -186,6 +186,7 @@ def test_kept_and_recomputed_activations_leave_the_same(comm, agree, folder, alo
         ("CD-2 of 3 bits, drawn data", PLACES[1]),
         ("CD-1 of probabilities, data above a threshold", PLACES[2]),
         ("tempered chains", PLACES[0]),
+        ("weighted samples, chains that start at the data", PLACES[0]),
     ],
 )
 @shapes

@@ -37,6 +37,7 @@ strategies = pytest.mark.parametrize("name", STRATEGIES)
 TRAINING = TrainingSpec(epochs=2, batch_size=12, learning_rate=0.25, momentum=0.5, weight_decay=0.05, chains=11,
                         chain_steps=2, statistics="float", centred=False)  # fmt: skip
 ALL = {"centred": True, "clip": 0.1, "l1": 0.02, "average": 3}
+OF_UNITS = {"l1": 0.01, "l1b": 0.02, "group_lasso": 0.05, "average": 3}
 
 
 # -- the same in NumPy -------------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ def plain(twin, v0, s0, v1, s1):
 
 
 def shrink(twin, o):
-    twin.W[...] = np.sign(twin.W) * np.maximum(np.abs(twin.W) - o.learning_rate * o.l1, 0)
+    reference.shrink(twin.W, o.learning_rate, o, twin.mask)
 
 
 def parameters(twin):
@@ -160,7 +161,7 @@ def as_local(twin, minibatches, o, n_replicas, period):
 
 
 OPTIONS = [
-    {}, {"centred": True}, {"standardised": True}, {"clip": 0.1}, {"l1": 0.02}, {"average": 3}, ALL,
+    {}, {"centred": True}, {"standardised": True}, {"clip": 0.1}, {"l1": 0.02}, {"average": 3}, ALL, OF_UNITS,
     {**ALL, "statistics": "3"}, {**ALL, "standardised": True, "statistics": "3"},
 ]  # fmt: skip
 

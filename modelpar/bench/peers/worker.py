@@ -36,6 +36,7 @@ class Order:
     chains: int = 0  # of PCD
     sweeps: int = 0  # of the chains, for each update
     layers: tuple[int, ...] = ()  # units of each, the classes last, of fine-tuning
+    categories: int = 0  # of a site of visible units, one of which is 1; 0: each is by itself
 
 
 def parse(arguments: list[str]) -> Order:
@@ -48,10 +49,11 @@ def parse(arguments: list[str]) -> Order:
     parser.add_argument("--chains", type=int, default=0)
     parser.add_argument("--sweeps", type=int, default=0)
     parser.add_argument("--layers", default="")
+    parser.add_argument("--categories", type=int, default=0)
     given = parser.parse_args(arguments)
     batch, visible, hidden = map(int, given.size.split("x"))
     layers = tuple(map(int, given.layers.split("-"))) if given.layers else ()
-    size, more = (batch, visible, hidden), (given.chains, given.sweeps, layers)
+    size, more = (batch, visible, hidden), (given.chains, given.sweeps, layers, given.categories)
     return Order(size, given.threads, given.variant, given.rank, given.port, *more)
 
 

@@ -123,23 +123,42 @@ def sigmoid_of_sums_16(typingctx: Any, sums: Any, step: Any, bias: Any, out: Any
     return types.void(types.intp, types.float32, types.float32, types.intp), build
 
 
-def _sigmoid(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    def same(value: Any) -> ir.Constant:
-        return ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), float(value))] * LANES)
+@intrinsic
+def exp_16(typingctx: Any, x: Any, top: Any, out: Any) -> Any:
+    """out = exp(x - top) of 16 samples, by the operations of ``epilogue.sigmoid32``.
 
-    v = b.fneg(x)
-    v = b.select(b.fcmp_ordered(">", v, same(exponential.HIGH_32)), same(exponential.HIGH_32), v)
-    v = b.select(b.fcmp_ordered("<", v, same(exponential.LOW_32)), same(exponential.LOW_32), v)
-    rounded = b.fadd(b.fmul(v, same(exponential.LOG2E_32)), same(exponential.ROUND_32))
-    n = b.fsub(rounded, same(exponential.ROUND_32))
-    f = b.fsub(b.fsub(v, b.fmul(n, same(exponential.LN2_HIGH_32))), b.fmul(n, same(exponential.LN2_LOW_32)))
+    x, top, out: addresses of float32 (16,)
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        x, top, out = args
+        y = _exponential(b, b.fsub(load(b, x, FLOAT32, 4), load(b, top, FLOAT32, 4)))
+        b.store(y, b.inttoptr(out, FLOAT32.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), build
+
+
+def _same(value: Any) -> ir.Constant:
+    return ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), float(value))] * LANES)
+
+
+def _sigmoid(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    return b.fdiv(_same(1.0), b.fadd(_same(1.0), _exponential(b, b.fneg(x))))
+
+
+def _exponential(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    v = b.select(b.fcmp_ordered(">", v, _same(exponential.HIGH_32)), _same(exponential.HIGH_32), v)
+    v = b.select(b.fcmp_ordered("<", v, _same(exponential.LOW_32)), _same(exponential.LOW_32), v)
+    rounded = b.fadd(b.fmul(v, _same(exponential.LOG2E_32)), _same(exponential.ROUND_32))
+    n = b.fsub(rounded, _same(exponential.ROUND_32))
+    f = b.fsub(b.fsub(v, b.fmul(n, _same(exponential.LN2_HIGH_32))), b.fmul(n, _same(exponential.LN2_LOW_32)))
     exponent = b.add(b.bitcast(rounded, LANE32), constant(LANE32, int(exponential.BIAS_32)))
     power = b.bitcast(b.shl(exponent, constant(LANE32, int(exponential.SHIFT_32))), FLOAT32)
-    series = same(exponential.SERIES_32[0])
+    series = _same(exponential.SERIES_32[0])
     for coefficient in exponential.SERIES_32[1:]:
-        series = b.fadd(b.fmul(series, f), same(coefficient))
-    exp = b.fadd(b.fadd(b.fmul(series, b.fmul(f, f)), f), same(1.0))
-    return b.fdiv(same(1.0), b.fadd(same(1.0), b.fmul(power, exp)))
+        series = b.fadd(b.fmul(series, f), _same(coefficient))
+    return b.fmul(power, b.fadd(b.fadd(b.fmul(series, b.fmul(f, f)), f), _same(1.0)))
 
 
 @intrinsic

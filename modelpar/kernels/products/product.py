@@ -19,7 +19,7 @@ from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import dense, dispatch, draw, fixed_point, precision, subset_sums
 from modelpar.kernels.products.draw import Loop, Wanted
 from modelpar.kernels.products.subset_sums import PANEL
-from modelpar.kernels.sampling import philox
+from modelpar.kernels.sampling import philox, softmax
 from modelpar.kernels.sampling.epilogue import bias_sigmoid
 from modelpar.kernels.states import Packed, pack, unpack
 
@@ -137,13 +137,15 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Bias, sigmoid, draw and packing of Bernoulli units after their sums, in one pass where possible.
+    """Bias, sigmoid or softmax, draw and packing of units after their sums, in one pass where possible.
 
     bias, unit_ids   (units,) of the units that the sums are for
     stream, samples  key of the draws; samples: the first of consecutive sample ids, or (batch,) int64 ids
     means, states    whether probabilities and sampled states are requested
     planes           bits of the requested statistic, 0 for none; the statistic of 1 bit is the state
     target           packed states that the probabilities are compared with, or None
+    categories       so many units in a row are a categorical site, of which one is 1 (``kernels.sampling.softmax``);
+                     0 for Bernoulli units
     """
 
     bias: Array
@@ -154,11 +156,12 @@ class Sampler:
     states: bool = True
     planes: int = 0
     target: Packed | None = None
+    categories: int = 0
 
     def of_product(self, product: Product, allocate: Allocate) -> Sampled:
         """Sample the units of a product whose sums are complete on this shard."""
         kernel = product.chosen_kernel()
-        if kernel == "blas":
+        if kernel == "blas" or self.categories:
             return self.of_sums(product.sums(allocate), product.n_inputs)
         assert isinstance(product.activations, Packed)
         operands = subset_sums.operands(kernel, product.W, product.activations, product.up, product.n_inputs)
@@ -172,6 +175,8 @@ class Sampler:
         n_units, batch = sums.shape
         if sums.dtype == np.int32 and not compiled():
             sums = plain_sums(sums, n_inputs)
+        if self.categories:
+            return self._sites(sums, n_inputs)
         if sums.dtype == np.float64 or not compiled():
             bias_sigmoid(sums, self.bias)
             return self._draw_in_numpy(sums)
@@ -180,6 +185,29 @@ class Sampler:
             return self.drawn(n_units, batch, draw.sample_sums, (sums, step, self.bias))
         bias_sigmoid(sums, self.bias)
         return self.drawn(n_units, batch, draw.sample_means, (sums,))
+
+    def _sites(self, sums: Array, n_inputs: int) -> Sampled:
+        """The units of categorical sites, of sums (units, batch)."""
+        if sums.dtype == np.float64 or not compiled():
+            return self._sites_in_numpy(sums + self.bias.astype(sums.dtype, copy=False)[:, None])
+        n_units, batch = sums.shape
+        step = np.float32(1.0) / subset_sums.fixed_point_scale(n_inputs) if sums.dtype == np.int32 else np.float32(1.0)
+        n_sites, grain = n_units // self.categories, -(-_grain(batch, 0) // self.categories)
+        inputs = sums, step, self.bias.astype(np.float32, copy=False), self.categories
+        return self.drawn(
+            n_units, batch, softmax.draw_sites, inputs, lambda run: threads.split(n_sites, grain, run)
+        )  # fmt: skip
+
+    def _sites_in_numpy(self, x: Array) -> Sampled:
+        means = states = None
+        error = 0
+        if self.means or self.target is not None:
+            means = softmax.means_of_sites(x, self.categories)
+        if self.states:
+            states = softmax.sample_sites(x, self.categories, self.unit_ids, self.stream.words, self.samples)
+        if self.target is not None and means is not None:
+            error = softmax.squared_error_of(means, self.target)
+        return Sampled(means if self.means else None, states, None, error / draw.ERROR_STEPS)
 
     def drawn(
         self, n_units: int, batch: int, loop: Loop, inputs: tuple[Any, ...],
@@ -230,9 +258,7 @@ class Sampler:
                 low = np.floor(y)
                 statistic = pack(low + (u < y - low), self.planes)
         if self.target is not None:
-            one, steps = p.dtype.type(1), p.dtype.type(draw.ERROR_STEPS)
-            miss = np.where(unpack(self.target, np.uint8) != 0, one - p, p)
-            error = float(np.floor(miss * miss * steps + p.dtype.type(0.5)).astype(np.int64).sum())
+            error = float(softmax.squared_error_of(p, self.target))
         statistic = states if self.planes == 1 else statistic
         return Sampled(p.copy() if self.means else None, states, statistic, error / draw.ERROR_STEPS)
 

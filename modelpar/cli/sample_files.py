@@ -1,0 +1,280 @@
+"""Samples in the formats of their fields: sequences in FASTA, haplotypes in VCF, states of any kind in HDF5.
+
+These hold states, not means: a state of every unit, or of every site of categorical ones, is drawn from the means that
+Gibbs sampling ends with, by unit and sample as all draws are.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from modelpar.chains.drawing import drawn_states
+from modelpar.cli.row_file import RowFile
+from modelpar.data.alphabets import DNA, PROTEIN, own_alphabet
+from modelpar.errors import DataError, SpecError, together
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.spec import NetworkSpec
+
+Array = npt.NDArray[Any]
+
+FASTA, VCF, HDF5 = (".fasta", ".fa"), (".vcf",), (".h5", ".hdf5")
+ENDINGS = (*FASTA, *VCF, *HDF5)
+COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
+STEPS = (1 << 15) - 1  # of fantasies that have repeats of their own
+CHUNK_BYTES = 256 << 20  # of the means that are drawn from at a time
+
+
+class Site(NamedTuple):
+    """The first five columns of a line of VCF."""
+
+    chromosome: str
+    position: int
+    name: str
+    reference: str
+    alternative: str
+
+
+def letters_of(n_states: int, alphabet: str | None, of: str) -> str:
+    """The letters of the states, in their order.
+
+    alphabet   its name or its letters; None: the one of proteins or DNA, where these have so many states
+    of         what they are needed for, as ``--out x.fasta``
+    Raises SpecError where there is not one for each state.
+    """
+    if alphabet is None:
+        known = {len(one.letters): one.letters for one in (PROTEIN, DNA)}
+        if n_states not in known:
+            raise SpecError(f"{of} needs letters for {n_states} states; give --alphabet with {n_states} of them")
+        return known[n_states]
+    letters = own_alphabet(alphabet).letters
+    if len(letters) != n_states:
+        raise SpecError(f"--alphabet {alphabet} has {len(letters)} letters, but there are {n_states} states of a site")
+    return letters
+
+
+def check(spec: NetworkSpec, out: str, count: int, alphabet: str | None, sites: str | None) -> None:
+    """Raise SpecError or DataError where such a file cannot be written.  Not collective: for all ranks, or rank 0."""
+    q, ending = spec.visible_kind.categories, Path(out).suffix
+    if ending in FASTA:
+        if not q:
+            raise SpecError(f"{out} holds letters, but the network has {spec.visible} visible units; use .npy or .h5")
+        letters_of(q, alphabet, f"--out {Path(out).name}")
+    elif ending in VCF:
+        if spec.visible != "bernoulli":
+            raise SpecError(f"{out} holds haplotypes, but the network has {spec.visible} visible units; use .h5")
+        if count % 2:
+            raise SpecError(
+                f"--count is {count}, but a VCF file has two haplotypes of each individual; use {count + 1}"
+            )
+        if sites is not None and (n := len(read_sites(sites))) != spec.layers[0]:
+            raise DataError(
+                f"{sites} has {n} sites, but the network has {spec.layers[0]}; give the file it was trained on"
+            )
+    else:
+        hdf5_module()
+
+
+def write(
+    network: DeepBeliefNetwork, path: Path, chunks: Iterable[tuple[int, Array]], count: int, *,
+    alphabet: str | None, sites: str | None, sources: Sequence[str | Path] = (),
+) -> None:  # fmt: skip
+    """Draw states and write them.   ``sites`` and ``alphabet`` as for ``check``; ``sources`` as for ``Output``
+
+    chunks   (draw counter of the first sample, means (n_visible_owned, samples)), all together ``count`` samples
+    Collective.  Raises CheckpointError on every rank where the file cannot be written.
+    """
+    comm, file = network.grid.comm, None
+    try:
+        with together(comm):
+            file = opened(network.spec, path if comm.rank == 0 else None, count, alphabet, sites, sources)
+        assert file is not None
+        for first, means in chunks:
+            file.add(np.ascontiguousarray(network.whole_visible(drawn_states(network, means, first)).T))
+        with together(comm):
+            file.finish()
+    except BaseException:
+        if file is not None:
+            file.give_up()
+        raise
+    comm.barrier()
+
+
+def opened(
+    spec: NetworkSpec, path: Path | None, count: int, alphabet: str | None, sites: str | None,
+    sources: Sequence[str | Path] = (),
+) -> SampleFile:  # fmt: skip
+    """The file for samples of a network, begun.   path: None on other ranks than 0"""
+    ending, q = "" if path is None else path.suffix, spec.visible_kind.categories
+    if ending in FASTA:
+        return FastaFile(path, sources, letters=letters_of(q, alphabet, f"--out {path}"))
+    if ending in VCF:
+        return VcfFile(path, sources, sites=numbered(spec.layers[0]) if sites is None else read_sites(sites))
+    letters = letters_of(q, None, "") if q in (len(PROTEIN.letters), len(DNA.letters)) else ""
+    return Hdf5File(path, sources, shape=(count, spec.layers[0]), visible=spec.visible, letters=letters)
+
+
+def chunks_of(n_visible: int, count: int, steps: int, itemsize: int) -> Iterator[slice]:
+    """Samples of which the means are in memory together: all, where so many steps take the draws of further ones."""
+    at_once = max(1, CHUNK_BYTES // max(n_visible * itemsize, 1)) if steps < STEPS else max(count, 1)
+    return (slice(start, min(start + at_once, count)) for start in range(0, count, at_once))
+
+
+# -- formats -------------------------------------------------------------------------------------------------------
+
+
+class SampleFile(RowFile):
+    """A file that samples are added to, (samples, units) on every rank; rank 0 writes."""
+
+    def add(self, rows: Array) -> None:
+        self._attempt(lambda: self._add(rows))
+
+    def _add(self, rows: Array) -> None:
+        raise NotImplementedError
+
+
+class FastaFile(SampleFile):
+    """Aligned sequences, one line each, named ``sample_1`` and so on."""
+
+    _file: TextIO | None = None
+    _n = 0
+
+    def __init__(self, target: Path | None, sources: Iterable[str | Path] = (), *, letters: str) -> None:
+        self._letters = np.frombuffer(letters.encode("ascii"), np.uint8)
+        super().__init__(target, sources)
+
+    def _begin(self, partial: Path) -> None:
+        self._file = open(partial, "w", encoding="ascii")  # noqa: SIM115
+
+    def _add(self, rows: Array) -> None:
+        assert self._file is not None
+        for states in rows.reshape(len(rows), -1, len(self._letters)).argmax(axis=2):
+            self._n += 1
+            self._file.write(f">sample_{self._n}\n{self._letters[states].tobytes().decode('ascii')}\n")
+
+    def _complete(self) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def _abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class VcfFile(SampleFile):
+    """Phased haplotypes, two of an individual: samples 1 and 2 are the two of ``individual_1``.
+
+    A line is a site, so all samples are kept until the end, as bits.
+    """
+
+    def __init__(self, target: Path | None, sources: Iterable[str | Path] = (), *, sites: Sequence[Site]) -> None:
+        self._sites, self._rows = sites, list[Array]()
+        super().__init__(target, sources)
+
+    def _begin(self, partial: Path) -> None:
+        self._partial = partial
+
+    def _add(self, rows: Array) -> None:
+        self._rows.append(np.packbits(rows.astype(bool), axis=1))
+
+    def _complete(self) -> None:
+        bits = np.concatenate(self._rows)
+        pairs = np.array(["0|0", "0|1", "1|0", "1|1"])
+        with open(self._partial, "w", encoding="utf-8") as file:
+            file.write("##fileformat=VCFv4.2\n##source=modelpar sample\n")
+            for chromosome in dict.fromkeys(site.chromosome for site in self._sites):
+                file.write(f"##contig=<ID={chromosome}>\n")
+            file.write('##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">\n')
+            names = [f"individual_{k + 1}" for k in range(len(bits) // 2)]
+            file.write(
+                "\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *names]) + "\n"
+            )
+            for k, site in enumerate(self._sites):
+                haplotypes = bits[:, k // 8] >> (7 - k % 8) & 1
+                genotypes = pairs[2 * haplotypes[::2] + haplotypes[1::2]]
+                file.write("\t".join([*map(str, site), ".", "PASS", ".", "GT", *genotypes]) + "\n")
+
+    def _abandon(self) -> None:
+        pass
+
+
+class Hdf5File(SampleFile):
+    """``samples`` (samples, units): states as bytes, Gaussian values as floats; ``visible`` and ``alphabet`` beside."""
+
+    _file: Any = None
+    _row = 0
+
+    def __init__(
+        self, target: Path | None, sources: Iterable[str | Path] = (), *, shape: tuple[int, int], visible: str,
+        letters: str,
+    ) -> None:  # fmt: skip
+        self._shape, self._visible, self._letters = shape, visible, letters
+        super().__init__(target, sources)
+
+    def _begin(self, partial: Path) -> None:
+        self._file = hdf5_module().File(partial, "w")
+        kind = {"gaussian": np.float64, "spin": np.int8}.get(self._visible, np.uint8)
+        self._data = self._file.create_dataset("samples", self._shape, kind)
+        self._data.attrs["visible"] = self._visible
+        if self._letters:
+            self._data.attrs["alphabet"] = self._letters
+
+    def _add(self, rows: Array) -> None:
+        self._data[self._row : self._row + len(rows)] = rows
+        self._row += len(rows)
+
+    def _complete(self) -> None:
+        self._file.close()
+
+    def _abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        try:
+            super()._attempt(work)
+        except (RuntimeError, ValueError) as error:  # what HDF5's own errors become
+            self.failure = f"{self.target} cannot be written ({' '.join(str(error).split())})"
+
+
+def hdf5_module() -> Any:
+    """Raises SpecError where it is not installed."""
+    try:
+        import h5py
+    except ImportError:
+        raise SpecError("files .h5 need h5py, which is not installed: pip install 'modelpar[rbms]'") from None
+    return h5py
+
+
+# -- sites of VCF ----------------------------------------------------------------------------------------------------
+
+
+def numbered(n: int) -> list[Site]:
+    """Sites without known places: 1 to n of one chromosome."""
+    return [Site("1", k + 1, ".", "A", "C") for k in range(n)]
+
+
+def read_sites(path: str) -> list[Site]:
+    """The sites of a VCF file, plain or .gz.  Raises DataError where it cannot be read or is none."""
+    sites = []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1 and not line.startswith("##fileformat=VCF"):
+                    raise DataError(f"{path} is not a VCF file: its first line is not ##fileformat=VCF...")
+                if line.startswith("#") or not line.strip():
+                    continue
+                words = line.split("\t", 5)
+                if len(words) < 5 or not (words[1].isascii() and words[1].isdecimal()):
+                    raise DataError(f"line {number} of {path} is not one of a VCF file: chromosome, position, name and "
+                                    "two alleles between tabs are needed")  # fmt: skip
+                sites.append(Site(words[0], int(words[1]), words[2], words[3], words[4].rstrip("\n")))
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); a VCF file, plain or .gz, is needed") from None
+    return sites

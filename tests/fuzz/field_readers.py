@@ -1,0 +1,167 @@
+"""Damaged files of the formats of fields of science, opened as the program does; every value is touched.
+
+``write_...(path, random)`` makes a damaged file out of a valid one, by the draws of a ``random.Random`` alone.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import io
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from modelpar import DataSpec
+from modelpar.data import check_range, open_dataset
+from tests.fuzz.harness import Case, Fault
+from tests.fuzz.mutation import damaged_bytes, damaged_text
+
+
+def read_field_data(path: Path, visible: str = "", missing: str = "auto") -> None:
+    """As ``--data`` does; states of sites must be one-hot, whatever the file."""
+    data = open_dataset(DataSpec(data=str(path), test_fraction=0.0, missing=missing), visible=visible)
+    table, every = data.train.table, np.arange(data.n_visible)
+    table.columns(every)
+    kind, _, n_states = data.visible.partition(":")
+    if kind == "categorical":
+        if data.n_visible % int(n_states):
+            raise Fault(f"{data.n_visible} units of {data.visible}")
+        check_range(data, every, data.visible)
+    some = every[:: max(1, data.n_visible // 20)]
+    table.columns(some).summary(np.arange(table.n_samples))
+
+
+def damaged(content: str, random: Random) -> bytes:
+    """Text or bytes of it changed."""
+    if random.random() < 0.5:
+        return damaged_text(content, random).encode("utf-8", "backslashreplace")
+    return damaged_bytes(content.encode(), random)
+
+
+def packed(content: bytes, random: Random) -> bytes:
+    """The content, or a gzip file of it, at times in two parts, at times damaged after packing."""
+    if random.random() < 0.5:
+        return content
+    cut = random.choice((0, random.randrange(len(content) + 1)))
+    result = gzip.compress(content[:cut], mtime=0) + gzip.compress(content[cut:], mtime=0)
+    return damaged_bytes(result, random) if random.random() < 0.3 else result
+
+
+# -- alignments ------------------------------------------------------------------------------------------------------
+
+
+def write_fasta(path: Path, random: Random) -> None:
+    letters = random.choice(("ACDEFGHIKLMNPQRSTVWY-.XB", "ACGT-N", "ACGU-", "acgt", "ACDEacde.-"))
+    n, sites = random.choice((1, 5, 60)), random.choice((1, 7, 40))
+    sequences = ["".join(random.choices(letters, k=sites)) for _ in range(n)]
+    if random.random() < 0.3:  # insertions
+        sequences = ["".join(random.choices("abc", k=random.randrange(4))) + sequence for sequence in sequences]
+    text = "".join(f">s{i} of\n{sequence[:30]}\n{sequence[30:]}\n" for i, sequence in enumerate(sequences))
+    if random.random() < 0.02:
+        text = ">" + "A" * random.choice((10**5, 10**6)) + random.choice(("\n", "\nA\n"))
+    path.write_bytes(packed(damaged(text, random), random))
+
+
+# -- genotypes -------------------------------------------------------------------------------------------------------
+
+
+def write_bed(path: Path, random: Random) -> None:
+    """With its companions, one of the three damaged, or all as they should be but for unknown genotypes."""
+    n, sites = random.choice((1, 5, 9)), random.choice((1, 4, 30))
+    octets = bytes(random.choice((0, 2, 3, 0x0A, 0x2B, 0xFF, 0xA0)) for _ in range(sites * -(-n // 4)))
+    content = {".bed": b"\x6c\x1b\x01" + octets, ".fam": b"F I 0 0 0 1\n" * n, ".bim": b"1 rs 0 9 A C\n" * sites}
+    which = random.choice((".bed", ".bed", ".fam", ".bim", ""))
+    if which:
+        content[which] = damaged_bytes(content[which], random)
+    for ending, some in content.items():
+        (path if ending == ".bed" else path.with_suffix(ending)).write_bytes(some)
+
+
+def write_vcf(path: Path, random: Random) -> None:
+    n, sign = random.choice((1, 4, 30)), random.choice("||/")
+    more, alleles = random.choice(("", ":1:0,2")), random.choice(("01", "01", "01.", "012"))
+    head = "##fileformat=VCFv4.2\n##x\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT"
+    lines = [head + "".join(f"\ti{i}" for i in range(n))]
+    for site in range(random.choice((1, 6, 20))):
+        genotypes = [f"{random.choice(alleles)}{sign}{random.choice(alleles)}{more}" for _ in range(n)]
+        lines.append(f"1\t{site}\trs{site}\tA\tC\t.\t.\t.\tGT{':DP:AD' if more else ''}\t" + "\t".join(genotypes))
+    text = "\n".join(lines) + "\n"
+    path.write_bytes(packed(damaged(text, random) if random.random() < 0.7 else text.encode(), random))
+
+
+# -- arrays in files of libraries ------------------------------------------------------------------------------------
+
+
+def write_hdf5(path: Path, random: Random) -> None:
+    import h5py
+
+    values = np.random.default_rng(random.getrandbits(32)).random((30, 9)) < 0.3
+    with h5py.File(content := io.BytesIO(), "w") as file:
+        how: dict[str, Any] = random.choice(({}, {"chunks": (7, 4)}, {"chunks": (30, 1), "compression": "gzip"}))
+        kind = random.choice(("?", "u1", "f4", "f8", ">i4", "f2", "S3", "c8"))
+        file.create_dataset(random.choice(("data", "a/b/c")), data=values.astype(kind), **how)
+        way = random.randrange(8)
+        if way == 0:
+            file["other"] = random.choice((np.ones((3, 3)), np.ones(3), "text", np.float64(1)))
+        elif way == 1:
+            large = random.choice((10**6, 3 * 10**8, 2**40))
+            file.create_dataset("big", random.choice(((9, large), (large, large), (large, 2, 2))), "f4", chunks=True)
+        elif way == 2:
+            file["link"] = random.choice((h5py.SoftLink("/link"), h5py.ExternalLink("/etc/passwd", "/")))
+        elif way == 3:
+            file["loop"] = file["/"]
+    path.write_bytes(damaged_bytes(content.getvalue(), random) if random.random() < 0.6 else content.getvalue())
+
+
+def write_parquet(path: Path, random: Random) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(random.getrandbits(32))
+    kind = random.choice(("?", "u1", "f4", "f8", "i8", "f2"))
+    columns: dict[str, Any] = {f"c{k}": (rng.random(40) < 0.3).astype(kind) for k in range(6)}
+    way = random.randrange(8)
+    if way == 0:
+        columns["labels"] = rng.integers(-1, 3, 40)
+    elif way == 1:
+        columns["odd"] = random.choice((["x"] * 40, [None] * 40, [[1]] * 40, [{"a": 1}] * 40, [2**63] * 40))
+    how: dict[str, Any] = random.choice(({}, {"row_group_size": 9}, {"compression": "gzip", "use_dictionary": False}))
+    parquet.write_table(pyarrow.table(columns), content := io.BytesIO(), **how)
+    path.write_bytes(damaged_bytes(content.getvalue(), random) if random.random() < 0.7 else content.getvalue())
+
+
+def write_csv(path: Path, random: Random) -> None:
+    """As file.csv: it is known by its name."""
+    sign = random.choice((",", ",", ";"))
+    rows = [[f"c{k}" for k in range(4)]] if random.random() < 0.6 else []
+    rows += [
+        [random.choice(("0", "1", "1", "0.5", "-3", "", "x"[: random.randrange(2)])) for _ in range(4)]
+        for _ in range(9)
+    ]
+    text = "\n".join(sign.join(row) for row in rows) + "\n"
+    path.with_suffix(".csv").write_bytes(
+        packed(damaged(text, random) if random.random() < 0.7 else text.encode(), random)
+    )
+
+
+def read_csv(path: Path) -> None:
+    read_field_data(path.with_suffix(".csv"))
+
+
+def cases() -> Iterator[Case]:
+    if importlib.util.find_spec("pyarrow") is not None:
+        yield Case("field/parquet", write_parquet, read_field_data)
+        yield Case("field/csv", write_csv, read_csv)
+    for write in (write_bed, write_vcf):
+        name = f"field/{write.__name__.removeprefix('write_')}"
+        yield Case(name, write, partial(read_field_data, missing="most-frequent"))
+        yield Case(f"{name}/bits", write, partial(read_field_data, visible="bernoulli"))
+    if importlib.util.find_spec("h5py") is not None:
+        yield Case("field/hdf5", write_hdf5, read_field_data)
+    yield Case("field/fasta", write_fasta, read_field_data)
+    yield Case("field/fasta/states", write_fasta, partial(read_field_data, visible="categorical:21"))
