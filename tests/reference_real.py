@@ -25,10 +25,10 @@ def potential(kind, h, threshold=0.0, asymmetry=0.0):
 
 
 class RealRBM(RBM):
-    """kind: of the hidden units   potential (parameters, n_hidden)"""
+    """kind: of the hidden units   potential (parameters, n_hidden)   categories: units of a visible site, or 0"""
 
-    def __init__(self, W, b, c, kind, potential, **options):
-        self.kind, self.potential = kind, potential.copy()
+    def __init__(self, W, b, c, kind, potential, *, categories=0, **options):
+        self.kind, self.potential, self.categories = kind, potential.copy(), categories
         super().__init__(W, b, c, **options)
 
     def reset(self):
@@ -84,7 +84,7 @@ class RealRBM(RBM):
         low = np.maximum(mean - wide, 0) if self.kind == "relu" else mean - wide
         drawn = np.empty_like(x)
         for j, b in np.ndindex(x.shape):
-            grid = np.linspace(low[j, b], mean[j, b] + wide[j, b], 6001)
+            grid = np.linspace(low[j, b], mean[j, b] + wide[j, b], 3001)
             log_p = x[j, b] * grid - potential(self.kind, grid, *self.potential[:, j])
             p = np.exp(log_p - log_p.max())
             F = np.concatenate([[0], np.cumsum((p[1:] + p[:-1]) / 2)])
@@ -134,11 +134,17 @@ class RealRBM(RBM):
         own = -0.5 * ((v - self.b[:, None]) ** 2).sum(axis=0) if self.gaussian else self.b @ v
         return own + self.cumulant(self.inputs(v)).sum(axis=0)
 
+    def all_states(self):
+        """(n_visible, states)"""
+        if not self.categories:
+            return np.array(list(np.ndindex(*[2] * len(self.b)))).T.astype(float)
+        sites = np.array(list(np.ndindex(*[self.categories] * (len(self.b) // self.categories))))
+        return np.eye(self.categories)[sites].reshape(len(sites), -1).T
+
     def log_partition(self):
         """By all visible states; of Gaussian visible units by the integral over h of at most two hidden units."""
         if not self.gaussian:
-            states = np.array(list(np.ndindex(*[2] * len(self.b)))).T.astype(float)
-            return np.logaddexp.reduce(self.log_unnormalised(states))
+            return np.logaddexp.reduce(self.log_unnormalised(self.all_states()))
         h = np.array(np.meshgrid(*[NODES] * len(self.c), indexing="ij")).reshape(len(self.c), -1)
         log_w = np.log(np.array(np.meshgrid(*[WEIGHTS] * len(self.c), indexing="ij"))).sum(axis=0).ravel()
         U = sum(potential(self.kind, h[j], *self.potential[:, j]) for j in range(len(h)))

@@ -15,22 +15,22 @@ from modelpar.likelihood.enumeration import log_partition_exact
 from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
 from modelpar.likelihood.score import score
 from tests.likelihood.cases import all_states
-from tests.model.test_real_hidden import KINDS, SHAPES, machine
+from tests.model.test_real_hidden import KINDS, SHAPES, machine, some_visible
 
 pytestmark = pytest.mark.ranks
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]}x{0[1]}".format)
+each_visible = pytest.mark.parametrize("visible", ["bernoulli", "gaussian", "categorical:3"])
 CHAINS = 200
 
 
-@pytest.mark.parametrize("gaussian", [False, True], ids=["bernoulli", "gaussian"])
+@each_visible
 @each_kind
 @shapes
-def test_free_energies_are_integrals(comm, agree, shape, kind, gaussian):
-    network, twin = machine(comm, shape, kind, layout="row", gaussian=gaussian)
-    rbm, rng = network.rbms[0], np.random.default_rng(3)
-    v = rng.normal(size=(9, 30)) if gaussian else (rng.random((9, 30)) < 0.5).astype(float)
+def test_free_energies_are_integrals(comm, agree, shape, kind, visible):
+    network, twin = machine(comm, shape, kind, layout="row", visible=visible)
+    rbm, v = network.rbms[0], some_visible(visible, 9, 30, np.random.default_rng(3))
     own = np.ascontiguousarray(v[rbm.visible_ids])
     agree(np.allclose(free_energy(rbm, own), -twin.log_unnormalised(v), rtol=0, atol=1e-8))
 
@@ -69,15 +69,15 @@ def test_exact_values_with_states_on_the_visible_side(comm, agree, shape, kind):
     agree(abs(estimate - np.sum(every, axis=0).mean()) < 5 * 9 * np.std(every) / np.sqrt(40 * v.shape[1]))
 
 
-@pytest.mark.parametrize("gaussian", [False, True], ids=["bernoulli", "gaussian"])
+@each_visible
 @each_kind
 @shapes
-def test_annealing_tends_to_the_truth(comm, agree, shape, kind, gaussian):
+def test_annealing_tends_to_the_truth(comm, agree, shape, kind, visible):
     """Forwards, log Z within 5 of its own errors; in reverse, the mean likelihood of samples of the model."""
-    network, twin = machine(comm, shape, kind, gaussian=gaussian, sizes=(6, 2))
+    network, twin = machine(comm, shape, kind, visible=visible, sizes=(6, 2))
     rbm, grid = network.rbms[0], network.grid
     truth = twin.log_partition()
-    if gaussian and kind == "gaussian":  # all is one normal distribution
+    if visible == kind == "gaussian":  # all is one normal distribution
         precision = np.block([[np.eye(6), -twin.W], [-twin.W.T, np.eye(2)]])
         field = np.concatenate([twin.b, twin.c])
         log_det = np.linalg.slogdet(precision)[1]
@@ -86,11 +86,15 @@ def test_annealing_tends_to_the_truth(comm, agree, shape, kind, gaussian):
     betas = temperatures(rbm, 150)
     found = log_partition_ais(rbm, CHAINS, betas=betas)
     agree(abs(found.value - truth) < 5 * found.error + 1e-6 and found.error < 0.1, f"{found} is not {truth}")
-    v = network.fantasies(60, 30)
-    rng = np.random.default_rng(1)
-    v = v + rng.normal(size=(6, 60))[rbm.visible_ids] if gaussian else (rng.random((6, 60))[rbm.visible_ids] < v) * 1.0
+    v = some_visible(visible, 6, 60, np.random.default_rng(1))
+    if visible == "gaussian":
+        v = v + twin.b[:, None]
+    else:  # of the model itself
+        states, u = twin.all_states(), np.random.default_rng(1).random(60)
+        cumulated = np.cumsum(np.exp(twin.log_unnormalised(states) - truth))
+        v = states[:, np.minimum(np.searchsorted(cumulated, u), len(cumulated) - 1)]
     mine = np.array_split(np.arange(60), grid.n_replicas)[grid.replica]
-    own = np.ascontiguousarray(v[:, mine])
+    own = np.ascontiguousarray(v[:, mine][rbm.visible_ids])
     estimates = reverse_log_likelihoods(rbm, own, mine, betas)
     exact = -free_energy(rbm, own) - truth
     gaps = np.concatenate(grid.replica_comm.allgather(estimates - exact))
@@ -99,7 +103,7 @@ def test_annealing_tends_to_the_truth(comm, agree, shape, kind, gaussian):
 
 @shapes
 def test_what_cannot_be_told_is_refused(comm, shape):
-    network, _ = machine(comm, shape, "drelu", gaussian=True)
+    network, _ = machine(comm, shape, "drelu", visible="gaussian")
     rbm, grid = network.rbms[0], network.grid
     with pytest.raises(SpecError, match="states on one side"):
         log_partition_exact(rbm)

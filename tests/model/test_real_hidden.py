@@ -5,6 +5,8 @@ Modules: modelpar/model/sparsity
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -14,6 +16,7 @@ from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose
 from modelpar.errors import SpecError
 from modelpar.kernels.states import pack
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
@@ -33,17 +36,22 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]}x{0[1]}".format)
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def machine(comm, shape, kind, *, layout="column", gaussian=False, dtype="float64", sizes=(9, 6), owners="random"):
+def machine(
+    comm, shape, kind, *, layout="column", visible="bernoulli", dtype="float64", sizes=(9, 6), owners="random"
+):  # fmt: skip
     """A sharded network, and the same RBM in NumPy."""
     how = {"connections": layout} if ":" in layout else {"layout": layout}
-    visible = "gaussian" if gaussian else "bernoulli"
     spec = NetworkSpec(sizes, hidden=kind, visible=visible, dtype=dtype, seed=17, **how)
-    network = networks.sharded(comm, spec, shape, owners)
+    plan = networks.layout_of(spec, shape[0], owners)
+    whole_sites = plan.layers[0].with_whole(spec.visible_kind.unit_of_layout)
+    plan = replace(plan, layers=(whole_sites, *plan.layers[1:]))
+    network = DeepBeliefNetwork(spec, networks.grid_of(comm.size, shape), plan)
     rbm, rng = network.rbms[0], np.random.default_rng(7)
     mask = networks.mask_of(network, 0)
     W = rng.normal(0, 0.25, sizes) * mask
     b, c = rng.normal(0, 0.5, sizes[0]), rng.normal(0, 0.5, sizes[1])
-    twin = RealRBM(W, b, c, kind, some_potential(kind, sizes[1], rng), seed=17, gaussian=gaussian, mask=mask)
+    how = {"gaussian": visible == "gaussian", "categories": spec.visible_kind.categories, "mask": mask}
+    twin = RealRBM(W, b, c, kind, some_potential(kind, sizes[1], rng), seed=17, **how)
     rbm.W[:], rbm.b[:], rbm.c[:] = networks.held(rbm, W), b[rbm.visible_ids], c[rbm.hidden_ids]
     rbm.parameters.potential[:] = twin.potential[:, rbm.hidden_ids]
     rbm.refresh()
@@ -72,7 +80,8 @@ def close(rbm: RBM, twin: RealRBM, tolerance: float) -> bool:
 @each_kind
 @shapes
 def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, owners, gaussian, dtype):
-    network, twin = machine(comm, shape, kind, layout=layout, owners=owners, gaussian=gaussian, dtype=dtype)
+    visible = "gaussian" if gaussian else "bernoulli"
+    network, twin = machine(comm, shape, kind, layout=layout, owners=owners, visible=visible, dtype=dtype)
     spec = TrainingSpec(batch_size=BATCH, weight_decay=0.01, **changes)
     rbm, grid = network.rbms[0], network.grid
     optimizer, update = Optimizer(AllreduceSync(grid.replica_comm, network.traffic)), rbm.parameters.like()
@@ -81,7 +90,7 @@ def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, ow
     if n_chains:
         twin.start_chains(n_chains, spec.chain_start)
     rng = np.random.default_rng(11)
-    for step in range(3):
+    for step in range(2):
         v0 = rng.normal(size=(9, BATCH)) if gaussian else (rng.random((9, BATCH)) < 0.4).astype(float)
         own = np.ascontiguousarray(v0[rbm.visible_ids][:, mine], dtype)
         result = rbm.contrastive_divergence(
@@ -112,16 +121,25 @@ def test_means_and_free_draws(comm, agree, shape, kind):
     agree(np.isfinite(means).all() and means.shape == (len(rbm.visible_ids), 10))
 
 
-@pytest.mark.parametrize("gaussian", [False, True], ids=["bernoulli", "gaussian"])
+def some_visible(visible, n_visible, n, rng):
+    """(n_visible, n) samples of any distribution"""
+    if visible == "gaussian":
+        return rng.normal(size=(n_visible, n))
+    if visible == "bernoulli":
+        return (rng.random((n_visible, n)) < rng.random((n_visible, 1))).astype(float)
+    q = int(visible.split(":")[1])
+    return np.eye(q)[rng.integers(0, q, (n, n_visible // q))].reshape(n, -1).T.copy()
+
+
+@pytest.mark.parametrize(("visible", "sizes"), [("bernoulli", (4, 2)), ("gaussian", (4, 2)), ("categorical:3", (6, 2))])
 @each_kind
-def test_statistics_are_the_gradient_of_the_likelihood(comm, agree, kind, gaussian):
+def test_statistics_are_the_gradient_of_the_likelihood(comm, agree, kind, visible, sizes):
     """Of many samples and of chains that have come to the model's distribution, within 5 standard errors; the exact
     gradient by central differences of log p of the samples, with log Z by enumeration or quadrature."""
-    n, sizes = 4000, (4, 2)
-    network, twin = machine(comm, SHAPES[0], kind, gaussian=gaussian, sizes=sizes, owners="blocks")
+    n = 4000
+    network, twin = machine(comm, SHAPES[0], kind, visible=visible, sizes=sizes, owners="blocks")
     rbm, grid = network.rbms[0], network.grid
-    rng = np.random.default_rng(2)
-    v = rng.normal(size=(4, n)) if gaussian else (rng.random((4, n)) < [[0.3], [0.8], [0.5], [0.4]]).astype(float)
+    v = some_visible(visible, sizes[0], n, np.random.default_rng(2))
     spec = TrainingSpec(batch_size=n, chains=n, chain_steps=25, centred=False)
     mine = Minibatches.slice_of(n, grid.replica, grid.n_replicas)
     chains = start(rbm, "biases", grid.replica, grid.n_replicas, n)
