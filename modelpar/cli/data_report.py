@@ -67,8 +67,9 @@ def _write(out: str, source: Source, values: Values, level: float | None) -> Non
             "one other; make states of them by --binarise 0.5"
         )
     write_packed(
-        out, Split(table, rows), source.labels, source.image_shape, visible=source.visible, alphabet=source.alphabet
-    )
+        out, Split(table, rows), source.labels, source.image_shape, visible=source.visible, alphabet=source.alphabet,
+        weights=source.weights,
+    )  # fmt: skip
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:

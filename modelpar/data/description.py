@@ -131,6 +131,7 @@ def describe(source: Source, values: Values, *, level: float | None, n_shards: i
         "low": values.low, "high": values.high, "not_zero": values.n_on / max(1, table.n_samples * table.n_units),
         "scale": source.scale, "image_shape": list(source.image_shape) if source.image_shape else None,
         "classes": None if source.labels is None else int(source.labels.max(initial=-1)) + 1,
+        "weights": None if source.weights is None else float(source.weights.sum()),
         "test_samples": None if source.test is None else source.test.table.n_samples,
         "read_as": "bits" if as_states else "values", "model_shards": n_shards,
         "bytes_of_rank": bytes_of_rank(source, values, n_shards, as_states=level is not None),

@@ -8,6 +8,7 @@ labels  (n_samples,) integers; may be left out
 format  an integer; files without it are of format 1, to which format 2 adds
 visible   the kind of visible units that the states are for, as the text categorical:21
 alphabet  the letters of the states of categorical units, in their order
+weights   (n_samples,) numbers from 0 on; may be left out
 
 The archive has a CRC-32 of each array, as every zip file.  That of bits that are memory-mapped is checked when the data
 set is opened, by all ranks of a node together: 0.2 s of one core's time for a GB.
@@ -35,6 +36,7 @@ from modelpar.data.mapped import MappedFile
 from modelpar.data.memory import array_source
 from modelpar.data.packed import PackedColumns, packed_rows, values_type, width
 from modelpar.data.reading import check_labels
+from modelpar.data.sample_weights import WEIGHTS_KEY, check_weights
 from modelpar.errors import DataError
 from modelpar.files.outputs import Output
 from modelpar.files.paths import identity
@@ -93,6 +95,7 @@ class PackedTable(EagerTable):
 def write_packed(
     path: AnyPath, data: Split | Any, labels: npt.ArrayLike | None = None,
     image_shape: tuple[int, int] | None = None, *, visible: str = "", alphabet: str = "",
+    weights: npt.ArrayLike | None = None,
 ) -> None:  # fmt: skip
     """Write samples of two values, 0 and one other, as a packed ``.npz`` file: 1/8 of a byte a value.
 
@@ -101,6 +104,7 @@ def write_packed(
     image_shape   (rows, columns) of the picture that one sample is, where the array does not tell
     visible, alphabet   the kind of visible units that the states are for, and the letters of the states of a site,
                   where the file is to say so
+    weights       of the samples, where the file is to have them
 
     The file is there whole or not at all.  Not collective.  Raises DataError for other values, for labels that do not
     fit, and where the file cannot be written.
@@ -131,7 +135,14 @@ def write_packed(
     source = getattr(data.table, "path", None) if isinstance(data, Split) else None
     try:
         save_bits(
-            Path(name), packed, shape, classes, sources=[source] if source else (), visible=visible, alphabet=alphabet
+            Path(name),
+            packed,
+            shape,
+            classes,
+            sources=[source] if source else (),
+            visible=visible,
+            alphabet=alphabet,
+            weights=None if weights is None else check_weights(weights, shape[0], f"the weights for {name}"),
         )
     except OSError as error:
         raise DataError(
@@ -142,6 +153,7 @@ def write_packed(
 def save_bits(
     path: Path, packed: PackedColumns, shape: Sequence[int], labels: Array | None = None, *, key: str = "",
     private: bool = False, sources: Sequence[AnyPath] = (), visible: str = "", alphabet: str = "",
+    weights: Array | None = None,
 ) -> None:  # fmt: skip
     """The file, whole or not at all, also where others make the same.  Raises OSError.
 
@@ -149,14 +161,19 @@ def save_bits(
     private   only this user may read it
     sources   files that it is made from: where one of them is private, a new file is
     visible, alphabet   as in :class:`modelpar.data.dataset.Dataset`
+    weights   of the samples
     """
     arrays: dict[str, Any] = {
         "bits": packed.bits, "shape": np.array(shape, np.int64), "scale": np.array(packed.high, packed.dtype),
     }  # fmt: skip
     if labels is not None:
         arrays["labels"] = labels
+    if visible or weights is not None:  # an earlier version would pass over either
+        arrays["format"] = np.array(FORMAT)
     if visible:
-        arrays |= {"format": np.array(FORMAT), "visible": np.array(visible.encode())}
+        arrays["visible"] = np.array(visible.encode())
+    if weights is not None:
+        arrays[WEIGHTS_KEY] = weights
     if alphabet:
         arrays["alphabet"] = np.array(alphabet.encode())
     if key:

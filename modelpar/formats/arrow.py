@@ -6,6 +6,7 @@ parsed, some MiB at a time, as its lines have to be.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.errors import DataError, one_line
-from modelpar.files.regular import open_regular
+from modelpar.files.regular import check_regular, open_regular
 from modelpar.formats.reading import is_gzip, reading
 
 Array = npt.NDArray[Any]
@@ -68,8 +69,10 @@ class ParquetTable:
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         parquet = _pyarrow("parquet")
-        with _reading(self.path, "Parquet"), open_regular(self.path) as stream, parquet.ParquetFile(stream) as file:
-            yield file
+        with _reading(self.path, "Parquet"):
+            check_regular(self.path)
+            with parquet.ParquetFile(os.fspath(self.path)) as file:
+                yield file
 
 
 class CsvTable:
@@ -115,16 +118,18 @@ class CsvTable:
     def _opened(self, names: list[str]) -> Iterator[Any]:
         pyarrow, csv = _pyarrow(), _pyarrow("csv")
         types = {name: pyarrow.from_numpy_dtype(self.dtype) for name in names}
-        with _reading(self.path, "CSV"), open_regular(self.path) as file:
-            packed = is_gzip(file.read(2))
-            file.seek(0)
-            with pyarrow.input_stream(file, compression="gzip" if packed else None) as stream:
-                yield csv.open_csv(
-                    stream,
-                    csv.ReadOptions(use_threads=False, block_size=_BLOCK, autogenerate_column_names=not self.has_names),
-                    csv.ParseOptions(delimiter=delimiter_of(self.path) or ","),
-                    csv.ConvertOptions(column_types=types, include_columns=names),
-                )
+        with _reading(self.path, "CSV"):
+            with open_regular(self.path) as file:
+                packed = is_gzip(file.read(2))
+            reader = csv.open_csv(
+                # by its name: a thread of the library that reads a Python file could wait for the interpreter's end
+                pyarrow.input_stream(os.fspath(self.path), compression="gzip" if packed else None),
+                csv.ReadOptions(use_threads=False, block_size=_BLOCK, autogenerate_column_names=not self.has_names),
+                csv.ParseOptions(delimiter=delimiter_of(self.path) or ","),
+                csv.ConvertOptions(column_types=types, include_columns=names),
+            )
+            with reader:
+                yield reader
 
 
 def _parted(path: Path, names: list[str], label_names: Sequence[str]) -> tuple[str | None, list[str]]:

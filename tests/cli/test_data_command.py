@@ -82,6 +82,11 @@ def test_an_alignment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_threshold_makes_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "w.npz", data=GREY, weights=np.arange(50))
+    assert told(capsys, tmp_path / "w.npz", "--binarise", "0.5", "--out", tmp_path / "v.npz")["weights"] == 49 * 25
+    with np.load(tmp_path / "v.npz") as file:
+        assert np.array_equal(file["weights"], np.arange(50))
+        assert file["format"] == 2
     np.savez(tmp_path / "x.npz", data=GREY, labels=np.arange(50) % 3)
     out = tmp_path / "out.npz"
     found = told(capsys, tmp_path / "x.npz", "--binarise", "0.5", "--out", out)

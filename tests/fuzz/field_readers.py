@@ -129,7 +129,8 @@ def write_parquet(path: Path, random: Random) -> None:
     if way == 0:
         columns["labels"] = rng.integers(-1, 3, 40)
     elif way == 1:
-        columns["odd"] = random.choice((["x"] * 40, [None] * 40, [[1]] * 40, [{"a": 1}] * 40, [2**63] * 40))
+        odd: Any = (["x"] * 40, [None] * 40, [[1]] * 40, [{"a": 1}] * 40, np.full(40, 2**63, np.uint64))
+        columns["odd"] = random.choice(odd)
     how: dict[str, Any] = random.choice(({}, {"row_group_size": 9}, {"compression": "gzip", "use_dictionary": False}))
     parquet.write_table(pyarrow.table(columns), content := io.BytesIO(), **how)
     path.write_bytes(damaged_bytes(content.getvalue(), random) if random.random() < 0.7 else content.getvalue())
