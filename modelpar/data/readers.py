@@ -24,12 +24,13 @@ from modelpar.data.reading import check_count, check_labels
 from modelpar.data.sample_weights import weights_in
 from modelpar.data.sequences import open_sequences
 from modelpar.data.sparse import open_sparse
-from modelpar.data.stored_arrays import open_hdf5
+from modelpar.data.stored_arrays import open_csv, open_hdf5, open_parquet
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.errors import DataError
 from modelpar.files.paths import in_one_line, split_inner
 from modelpar.files.regular import open_regular
 from modelpar.formats.archive import ZIP_START, Archive
+from modelpar.formats.arrow import PARQUET_START, delimiter_of
 from modelpar.formats.fasta import is_fasta
 from modelpar.formats.hdf5 import HDF5_START
 from modelpar.formats.npy import NPY_START, load_npy
@@ -42,7 +43,7 @@ from modelpar.values.forms import AnyPath
 IntArray = npt.NDArray[np.int64]
 Reader = Callable[[Path, ReadOptions], Source]
 
-FORMATS = ".npy, .npz, IDX, FASTA, A3M, HDF5, PLINK .bed and VCF"  # those that are known by their content
+FORMATS = ".npy, .npz, IDX, FASTA, A3M, HDF5, PLINK .bed, VCF, Parquet and (by name) .csv"
 _LOOKED_AT = 1024  # bytes, in which a gzip file has more than its own header
 
 # by the first bytes, unpacked where the file is gzip
@@ -82,10 +83,14 @@ def open_source(data: str, options: ReadOptions) -> Source:
         opened = open_packed if is_packed(archive) else open_sparse if is_sparse(archive) else open_npz
         source = opened(archive)
         return replace(source, weights=weights_in(archive, source.table.n_samples))
+    if start.startswith(PARQUET_START):
+        return open_parquet(path, options)
     inner = _unpacked(start) if is_gzip(start) else start
     for fits, reader in _TEXTS:
         if fits(inner):
             return reader(path, options)
+    if delimiter_of(path) and b"\0" not in inner:
+        return open_csv(path, options)
     if is_idx(inner) or not inner:  # a damaged gzip file unpacks to nothing, which this reader says
         return open_idx(path)
     raise DataError(_foreign(path, inner, gzip=is_gzip(start)))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.data.arrays import LABEL_KEYS
 from modelpar.data.dataset import Source, check_shape, image_shape_of, scale_of
 from modelpar.data.read_options import ReadOptions
-from modelpar.data.reading import RowTable
+from modelpar.data.reading import RowTable, check_labels
+from modelpar.formats.arrow import CsvTable, ParquetTable
 from modelpar.formats.hdf5 import Hdf5Array
 
 Array = npt.NDArray[Any]
+
+_LABELS = (*LABEL_KEYS, "label")  # names of a column that has them
 
 
 class StoredArray(Protocol):
@@ -56,3 +61,19 @@ def _source(array: StoredArray, kind: str) -> Source:
 def open_hdf5(path: Path, inner: str, options: ReadOptions) -> Source:
     """Samples in an array of an HDF5 file.  Reads its header.  Raises DataError."""
     return _source(Hdf5Array(path, inner), "HDF5 array")
+
+
+def open_parquet(path: Path, options: ReadOptions) -> Source:
+    """Samples, and labels where a column has such a name, in a Parquet file.  Reads its schema.  Raises DataError."""
+    return _with_labels(ParquetTable(path, _LABELS), "Parquet table")
+
+
+def open_csv(path: Path, options: ReadOptions) -> Source:
+    """The same of a CSV file, which is read once to count its lines.  Raises DataError."""
+    return _with_labels(CsvTable(path, _LABELS, integers=bool(options.n_states)), "CSV table")
+
+
+def _with_labels(table: ParquetTable | CsvTable, kind: str) -> Source:
+    source, given = _source(table, kind), table.labels()
+    labels = None if given is None else check_labels(given, table.shape[0], f"column {table.label!r} of {table.path}")
+    return replace(source, labels=labels)

@@ -118,7 +118,45 @@ def write_hdf5(path: Path, random: Random) -> None:
     path.write_bytes(damaged_bytes(content.getvalue(), random) if random.random() < 0.6 else content.getvalue())
 
 
+def write_parquet(path: Path, random: Random) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(random.getrandbits(32))
+    kind = random.choice(("?", "u1", "f4", "f8", "i8", "f2"))
+    columns: dict[str, Any] = {f"c{k}": (rng.random(40) < 0.3).astype(kind) for k in range(6)}
+    way = random.randrange(8)
+    if way == 0:
+        columns["labels"] = rng.integers(-1, 3, 40)
+    elif way == 1:
+        columns["odd"] = random.choice((["x"] * 40, [None] * 40, [[1]] * 40, [{"a": 1}] * 40, [2**63] * 40))
+    how: dict[str, Any] = random.choice(({}, {"row_group_size": 9}, {"compression": "gzip", "use_dictionary": False}))
+    parquet.write_table(pyarrow.table(columns), content := io.BytesIO(), **how)
+    path.write_bytes(damaged_bytes(content.getvalue(), random) if random.random() < 0.7 else content.getvalue())
+
+
+def write_csv(path: Path, random: Random) -> None:
+    """As file.csv: it is known by its name."""
+    sign = random.choice((",", ",", ";"))
+    rows = [[f"c{k}" for k in range(4)]] if random.random() < 0.6 else []
+    rows += [
+        [random.choice(("0", "1", "1", "0.5", "-3", "", "x"[: random.randrange(2)])) for _ in range(4)]
+        for _ in range(9)
+    ]
+    text = "\n".join(sign.join(row) for row in rows) + "\n"
+    path.with_suffix(".csv").write_bytes(
+        packed(damaged(text, random) if random.random() < 0.7 else text.encode(), random)
+    )
+
+
+def read_csv(path: Path) -> None:
+    read_field_data(path.with_suffix(".csv"))
+
+
 def cases() -> Iterator[Case]:
+    if importlib.util.find_spec("pyarrow") is not None:
+        yield Case("field/parquet", write_parquet, read_field_data)
+        yield Case("field/csv", write_csv, read_csv)
     for write in (write_bed, write_vcf):
         name = f"field/{write.__name__.removeprefix('write_')}"
         yield Case(name, write, partial(read_field_data, missing="most-frequent"))
