@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import linalg
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -69,8 +70,9 @@ class Components:
 
 def _largest(symmetric: Doubles, k: int) -> tuple[Doubles, Doubles]:
     """The k largest eigenvalues, the largest first, and their vectors as columns."""
-    values, vectors = np.linalg.eigh(symmetric)
-    return values[::-1][:k], vectors[:, ::-1][:, :k]
+    n = len(symmetric)
+    values, vectors = linalg.eigh(symmetric, subset_by_index=(n - k, n - 1))
+    return values[::-1], vectors[:, ::-1]
 
 
 def _blocks(n: int) -> list[slice]:
