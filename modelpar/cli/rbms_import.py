@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -41,6 +42,7 @@ HYPERPARAMETERS = ("batch_size", "gibbs_steps", "learning_rate", "L1", "L2", "se
 MOST_PACKED = 2000  # bytes that a byte of the file may become: more than HDF5's own packing can do
 MOST_AT_ONCE = 1 << 30  # bytes of a chunk of a dataset, which the library unpacks as one
 MOST_TEXT = 1 << 10  # bytes of a text
+MOST_HEAP = 1 << 20  # bytes of the heap that it lies in
 
 
 def import_rbms(
@@ -185,15 +187,15 @@ class _Reader:
         """The library's own words are of no help to those who do not know it."""
         try:
             yield
-        except (OSError, RuntimeError, LookupError, ValueError, ArithmeticError, TypeError, AttributeError):
+        except (OSError, RuntimeError, LookupError, ValueError, ArithmeticError, TypeError, AttributeError,
+                struct.error):  # fmt: skip
             raise DataError(f"{self.path} cannot be read as a file of rbms: {why}") from None
 
     def head(self, update: int | None) -> dict[str, Any]:
         """The sizes of the model after ``update`` updates (the last ones where None), and how it was trained."""
         with self._reading():
             updates = sorted(int(found[1]) for found in map(_UPDATE.fullmatch, self.file) if found)
-            kind = self._scalar(self.file, "model_type") if "model_type" in self.file else MODEL
-            kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+            kind = self._text("model_type") if "model_type" in self.file else MODEL
         if not updates:
             raise DataError(f"{self.path} has no update_N, so it holds no model of rbms")
         if kind != MODEL:
@@ -214,7 +216,7 @@ class _Reader:
             kinds = {theirs[name].dtype.kind for name in NAMES}
             dtype = "float64" if theirs["weight_matrix"].dtype == np.float64 else "float32"
             known = self._group(self.file, "hyperparameters") if "hyperparameters" in self.file else {}
-            numbers = {name: self._scalar(known, name) for name in HYPERPARAMETERS if name in known}
+            numbers = {name: self._number(known, name) for name in HYPERPARAMETERS if name in known}
             chains: tuple[int, ...] = (0,)
             if "parallel_chains" in self.file:
                 theirs["parallel_chains"] = self._dataset(self.file, "parallel_chains")
@@ -253,18 +255,50 @@ class _Reader:
             raise TypeError
         return found
 
-    def _scalar(self, group: Any, name: str) -> Any:
-        """A number or a short text; None for anything else."""
+    def _number(self, group: Any, name: str) -> Any:
+        """A number; None for anything else."""
         dataset = self._dataset(group, name)
-        is_text = dataset.dtype.kind in "SO" and dataset.dtype.itemsize <= MOST_TEXT
-        if (
-            dataset.shape != ()
-            or not (is_text or dataset.dtype.kind in "iuf")
-            or dataset.external
-            or dataset.is_virtual
-        ):
+        if dataset.shape != () or dataset.dtype.kind not in "iuf" or dataset.external or dataset.is_virtual:
             return None
         return dataset[()]
+
+    def _text(self, name: str) -> str:
+        """A short text.  Raises ValueError for anything else."""
+        dataset = self._dataset(self.file, name)
+        kind = dataset.dtype.kind
+        if dataset.shape != () or dataset.external or dataset.is_virtual or kind not in "SO":
+            raise ValueError
+        if kind == "S" and dataset.dtype.itemsize <= MOST_TEXT:
+            return bytes(dataset[()]).decode()
+        return self._text_of_heap(dataset)
+
+    def _text_of_heap(self, dataset: Any) -> str:
+        """A text of variable length, from the heap that it lies in: of a damaged heap HDF5 itself may never return.
+
+        HDF5 file format specification 3.0, sections III.E and VIII.B: a length, and the address of a collection of
+        objects and the number of one; each has its number, 6 bytes, its size, and its bytes up to a multiple of 8.
+        Raises ValueError, or IndexError.
+        """
+        at, sizes = dataset.id.get_offset(), self.file.id.get_create_plist().get_sizes()
+        if at is None or sizes != (8, 8) or self.file.userblock_size or not dataset.id.get_type().is_variable_str():
+            raise ValueError
+        with open(self.path, "rb") as file:
+            file.seek(at)
+            length, address, wanted = struct.unpack("<IQI", file.read(16))
+            if length > MOST_TEXT or address >= 1 << 62:
+                raise ValueError
+            file.seek(address)
+            if file.read(8) != b"GCOL\x01\0\0\0":
+                raise ValueError
+            (left,) = struct.unpack("<Q", file.read(8))
+            heap = file.read(min(max(left - 16, 0), MOST_HEAP))
+        at = 0
+        while at + 16 <= len(heap):
+            number, size = struct.unpack_from("<H6xQ", heap, at)
+            if number == wanted and length <= size:
+                return heap[at + 16 :][:length].decode()
+            at += 16 + -(-size // 8) * 8  # goes on by 16 at least, whatever the size says
+        raise ValueError
 
     def _check_storage(self, name: str, dataset: Any) -> None:
         """Raise DataError where values are in other files, or are more than the bytes of this one can be."""

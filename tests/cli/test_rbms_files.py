@@ -154,13 +154,14 @@ def test_rbms_reads_what_is_written(comm, agree, folder) -> None:
         ("import spins.h5 x.safetensors", "not only 0 and 1"),
         ("import nan.h5 x.safetensors", "has NaN"),
         ("import text.h5 x.safetensors", "cannot be read as a file of rbms: it is not HDF5"),
+        ("import heap.h5 x.safetensors", "cannot be read as a file of rbms: it is damaged"),
         ("import cut.h5 x.safetensors", "it is HDF5, but damaged or cut off"),
         ("import part.h5 x.safetensors", "update_1 of {folder}/part.h5 has no hbias"),
         ("import nothing.h5 x.safetensors", "does not exist"),
         ("export in.safetensors x.npz --last", "has no average of parameters"),
         ("score in.safetensors --data digits --binarise 0.5", "was imported with --binarise none"),
         ("import theirs.h5 theirs.h5", "is a file"),
-        ("export real.safetensors x.h5", "no Gaussian visible units"),
+        ("export real.safetensors x.h5", "is for Bernoulli visible units, but these are gaussian"),
         ("export sparse.safetensors x.h5", "not complete"),
         ("export real.safetensors x.npz --rbm 0", "--rbm 0 has no effect"),
         ("export real.safetensors x.npz --to-rbms", "use .h5"),
@@ -173,6 +174,9 @@ def test_mistakes_are_one_line(comm, agree, folder, capfd, words, message) -> No
         write_theirs(folder / "spins.h5", chains=2 * CHAINS - 1)
         write_theirs(folder / "nan.h5", hidden=np.where(C > 0, np.nan, C))
         (folder / "text.h5").write_text("weights")
+        whole = (folder / "theirs.h5").read_bytes()  # HDF5 itself never returns from a heap like this
+        at = whole.index(b"GCOL") + 16
+        (folder / "heap.h5").write_bytes(whole[:at] + b"\0" * 1000 + whole[at + 1000 :])
         (folder / "cut.h5").write_bytes((folder / "theirs.h5").read_bytes()[:1500])
         with h5py.File(folder / "part.h5", "w") as file:
             file["update_1/params/weight_matrix"], file["update_1/params/vbias"] = W, B
