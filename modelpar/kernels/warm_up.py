@@ -31,6 +31,7 @@ from modelpar.kernels.statistics.learning import (
     update_from,
 )
 from modelpar.kernels.statistics.probability_counts import add_steps
+from modelpar.kernels.statistics.sites import centre_sites
 from modelpar.streams import Purpose, Stream, SweepStreams
 
 # Kernels that only some runs need.
@@ -52,6 +53,7 @@ KINDS = (
     "averages",
     "L1",
     "penalties of units",
+    "sites",
     "likelihoods",
     "clipping",
     "standardised",
@@ -95,6 +97,8 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("L1", 0.2, lambda: update.shrink_span(bias.copy(), bias.dtype.type(0))))
     if "penalties of units" in kinds:
         chosen.append(Task("penalties of units", 1.0, lambda: shrinkage.warm_up(dtype)))
+    if "sites" in kinds:
+        chosen.append(Task("categorical sites", 2.2, lambda: _sites(np.dtype(dtype))))
     if "clipping" in kinds:
         copy = bias.copy()
         chosen.append(Task("clipping", 0.6, lambda: (update.largest_span(bias), update.squares_span(copy + 1, 1.0),
@@ -125,6 +129,14 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
     if "panels that draw" in kinds:  # used by tests and ``draws``, not by training
         chosen.append(Task("panels that draw", 0.6, lambda: philox.bernoulli_rows(x, *consecutive, x), round=1))
     return [*chosen, *(_packed_tasks(np.dtype(dtype), kinds) if compiled() else [])]
+
+
+def _sites(dtype: np.dtype[Any]) -> None:
+    centre_sites(np.zeros((2, 1), dtype), 2)
+    if dtype == np.float32:
+        sampler = Sampler(np.zeros(2, dtype), np.arange(2), Stream(0, 0, Purpose.VISIBLE), 0, categories=2)
+        for kind in (np.int32, np.float32):
+            sampler.of_sums(np.zeros((2, 4), kind), 2)
 
 
 def _swaps(x: npt.NDArray[Any]) -> None:

@@ -108,8 +108,10 @@ def test_a_run_compiles_what_it_calls() -> None:
     own = replace(own, products="bf16")
     assert names(binary=True, training=own) - names(binary=True) == {*theirs, "swaps", "products in bfloat16"}
     assert "products in bfloat16" in names(tuning=FineTuneSpec(products="bf16"))
+    own = replace(own, l1b=0.1)
+    assert names(binary=True, training=own) >= {"penalties of units"}
     everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
-    assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True), training=own)
+    assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True, visible="categorical:2"), training=own)
 
 
 def test_workers_end_together() -> None:
