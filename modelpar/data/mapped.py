@@ -7,6 +7,7 @@ mapped values asks for the length first, which takes a microsecond; only a file 
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class MappedFile:
         self.name, self.n_bytes = str(path), n_bytes
         with reading(path):
             self._file = open_regular(path)
+        weakref.finalize(self, self._file.close)
         self.check()
 
     def array(self, dtype: npt.DTypeLike, start: int, shape: tuple[int, ...], order: Any = "C") -> Array:

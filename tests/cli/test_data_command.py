@@ -61,6 +61,7 @@ def test_values_are_those_of_numpy(values: Any, states: bool) -> None:
     assert found.n_on == (dense != 0).sum()
 
 
+@pytest.mark.filterwarnings("default::modelpar.errors.ModelparWarning")
 def test_an_alignment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.fa").write_text(FASTA)
     found = told(capsys, tmp_path / "x.fa", "--model-shards", "2", "--out", tmp_path / "x.npz")
@@ -98,6 +99,7 @@ def test_a_threshold_makes_states(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert told(capsys, tmp_path / "x.npz")["bytes_of_rank"] == GREY.size
 
 
+@pytest.mark.filterwarnings("default::modelpar.errors.ModelparWarning")
 def test_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.fa").write_text(FASTA)
     assert run(MPI.COMM_SELF, ["data", str(tmp_path / "x.fa")]) == 0

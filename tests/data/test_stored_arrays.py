@@ -123,7 +123,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 def test_names_in_files(tmp_path: Path) -> None:
     odd = tmp_path / "a:b"
-    np.save(odd.open("wb"), STATES)
+    with odd.open("wb") as file:
+        np.save(file, STATES)
     assert split_inner(odd) == (str(odd), "")
     assert split_inner(f"{odd}:x:y") == (str(odd), "x:y")
     assert split_inner("no/such.h5:x/y") == ("no/such.h5", "x/y")

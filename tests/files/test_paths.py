@@ -27,8 +27,8 @@ from partitioners.partition import Partition
 from tests import jobs
 
 ROOT = Path(__file__).parents[2]
-NO_FILES = ("--layers", "--layout", "--binarise", "--visible-grid", "--partitioner", "--sizes", "--statistics",
-            "--peer", "--batches", "--image-shape", "--method", "--methods", "--networks", "--parts",
+NO_FILES = ("--alphabet", "--layers", "--layout", "--binarise", "--visible", "--visible-grid", "--partitioner",
+            "--sizes", "--statistics", "--peer", "--batches", "--image-shape", "--method", "--methods", "--networks", "--parts",
             "--partitioners")  # fmt: skip
 
 
