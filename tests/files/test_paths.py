@@ -28,8 +28,8 @@ from tests import jobs
 
 ROOT = Path(__file__).parents[2]
 NO_FILES = ("--alphabet", "--layers", "--layout", "--binarise", "--visible", "--visible-grid", "--partitioner",
-            "--sizes", "--statistics", "--peer", "--batches", "--image-shape", "--method", "--methods", "--networks", "--parts",
-            "--partitioners")  # fmt: skip
+            "--sizes", "--statistics", "--peer", "--batches", "--image-shape", "--method", "--methods", "--networks",
+            "--parts", "--partitioners")  # fmt: skip
 
 
 def parameters(command: click.Command) -> Iterator[click.Parameter]:
