@@ -202,7 +202,9 @@ class Settings:
 
     @cached_property
     def data(self) -> DataSpec:
-        return build(DataSpec, merge({"data": EXACT_DATA} if self.exact else {}, self.tables))
+        # of categorical units the data are states already
+        states = not self.exact or self.network().visible_kind.categories > 0
+        return build(DataSpec, merge({} if states else {"data": EXACT_DATA}, self.tables))
 
     @cached_property
     def grid(self) -> GridSpec:

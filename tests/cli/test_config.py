@@ -9,7 +9,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar.cli import run
-from modelpar.cli.config import MOST_BYTES, parse_config
+from modelpar.cli.config import MOST_BYTES, Settings, parse_config
 from modelpar.errors import SpecError
 
 
@@ -64,3 +64,10 @@ def test_errors_are_one_line(words: list[str], capsys: pytest.CaptureFixture[str
     line = text.removeprefix("modelpar: error: ").rstrip("\n")
     assert len(line) <= 300
     assert line.isprintable()
+
+
+def test_exact_mode_draws_states_unless_units_are_categorical() -> None:
+    network = {"exact": True, "layers": (9, 4)}
+    assert Settings({"network": network}).data.binarise == "stochastic"
+    assert Settings({"network": network | {"visible": "spin"}}).data.binarise == "stochastic"
+    assert Settings({"network": network | {"visible": "categorical:3"}}).data.binarise == "none"
