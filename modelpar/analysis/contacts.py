@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import numpy.typing as npt
 
 from modelpar.analysis.couplings import zero_sum
 from modelpar.errors import DataError
+from modelpar.formats.reading import unpacked
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
 SEPARATION = 4  # sites along the chain up to which a contact says nothing of the fold
 CONTACT = 8.0  # angstroms
+LONGEST_LINE = 256  # bytes of a table's line, on average
 
 
 def scores(J: Array, *, gap: int | None = 0) -> Doubles:
@@ -61,16 +63,22 @@ class Structure:
 
         Raises DataError where the file cannot be read, is not such a table, or has other sites.
         """
+        most = LONGEST_LINE * (n_sites * n_sites + 1)
+        with unpacked(Path(path)) as stream:
+            content = stream.read(most + 1)
+        if len(content) > most:
+            raise DataError(f"{path} has more than {most} bytes, the most for the pairs of {n_sites} sites")
         try:
             with warnings.catch_warnings(action="ignore"):  # of a file without any lines
-                table = np.loadtxt(path, ndmin=2)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+                table = np.loadtxt(io.BytesIO(content), ndmin=2)
+        except ValueError as error:
             raise DataError(f"{path} cannot be read as a table of distances ({error}); lines of i, j, ..., distance "
                             "are needed") from None  # fmt: skip
         if table.shape[0] == 0 or table.shape[1] < 3:
             raise DataError(f"{path} has {table.shape[0]} pairs of {table.shape[1]} columns; i, j, ..., distance are "
                             "needed")  # fmt: skip
-        i, j = table[:, 0].astype(np.int64) - 1, table[:, 1].astype(np.int64) - 1
+        with np.errstate(invalid="ignore"):
+            i, j = table[:, 0].astype(np.int64) - 1, table[:, 1].astype(np.int64) - 1
         if not np.array_equal(table[:, :2], np.stack([i, j], axis=1) + 1) or min(i.min(), j.min()) < 0:
             raise DataError(f"{path} has sites that are not integers from 1")
         if max(i.max(), j.max()) >= n_sites:

@@ -13,7 +13,6 @@ The energy is ours, -v.b - h.c - v.W h, so parameters are taken as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,12 @@ from modelpar.cli.config import Settings, home_of, read_own_config
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.export import rows_in_order
 from modelpar.cli.overwriting import check_outputs
-from modelpar.cli.row_file import RowFile
+from modelpar.cli.row_file import Hdf5RowFile
 from modelpar.cli.run_directory import RunDirectory, checkpoint_of
 from modelpar.draws import Purpose
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.paths import in_one_line
+from modelpar.formats.hdf5 import h5py_module
 from modelpar.kernels.states import Packed, unpack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -42,17 +42,9 @@ from modelpar.spec import TrainingSpec
 Array = npt.NDArray[Any]
 
 MODEL = "BBRBM"
+OF_RBMS = "files of rbms", "rbms"  # what needs h5py, and the extra that brings it
 NAMES = ("weight_matrix", "vbias", "hbias")
 DRAWN_FROM_CHAINS = 1  # repeat of the stream of Purpose.CHAIN for the visible states that are exported
-
-
-def h5py_module() -> Any:
-    """Raises SpecError where it is not installed."""
-    try:
-        import h5py
-    except ImportError:
-        raise SpecError("files of rbms need h5py, which is not installed: pip install 'modelpar[rbms]'") from None
-    return h5py
 
 
 def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, index: int | None, last: bool) -> None:
@@ -61,7 +53,7 @@ def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, ind
     index   which of the RBMs of a stack
     """
     with together(comm):
-        h5py_module()
+        h5py_module(*OF_RBMS)
     check_outputs(comm, settings, {"OUT": out}, checkpoint=where)
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=True)
@@ -194,15 +186,10 @@ def torch_state(seed: int) -> npt.NDArray[np.uint8]:
     return state
 
 
-class _Writer(RowFile):
-    """An HDF5 file."""
+class _Writer(Hdf5RowFile):
+    """A file as ``rbms`` writes it."""
 
-    _file: Any = None
     _data: Any = None
-    _row = 0
-
-    def _begin(self, partial: Path) -> None:
-        self._file = h5py_module().File(partial, "w")
 
     def put(self, name: str, value: Any) -> None:
         def work() -> None:
@@ -226,15 +213,3 @@ class _Writer(RowFile):
             self._row = stop
 
         self._attempt(work)
-
-    def _complete(self) -> None:
-        self._file.close()
-
-    def _abandon(self) -> None:
-        self._file.close()
-
-    def _attempt(self, work: Callable[[], object]) -> None:
-        try:
-            super()._attempt(work)
-        except (RuntimeError, ValueError) as error:  # what HDF5's own errors become
-            self.failure = f"{self.target} cannot be written ({' '.join(str(error).split())})"

@@ -19,7 +19,7 @@ from modelpar.cli.config import Settings, write_config
 from modelpar.cli.evaluate import make_grid
 from modelpar.cli.export import CHUNK_BYTES
 from modelpar.cli.overwriting import check_outputs, check_run_directory
-from modelpar.cli.rbms_export import MODEL, NAMES, h5py_module
+from modelpar.cli.rbms_export import MODEL, NAMES, OF_RBMS
 from modelpar.cli.recorded_paths import recorded
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.collective import messages
@@ -28,6 +28,7 @@ from modelpar.data.minibatches import Minibatches
 from modelpar.errors import DataError, SpecError, together
 from modelpar.files.paths import in_one_line
 from modelpar.files.regular import check_regular
+from modelpar.formats.hdf5 import h5py_module
 from modelpar.kernels.states import pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.plan.memory import memory_bytes
@@ -54,7 +55,7 @@ def import_rbms(
     """
     to_file = out.endswith(".safetensors")
     with together(comm):
-        h5py_module()
+        h5py_module(*OF_RBMS)
     if to_file:
         check_outputs(comm, settings, {"OUT": out}, more=(("the file to import", file),), seekable=True)
     else:

@@ -1,17 +1,20 @@
-"""A file that rank 0 writes while all ranks send it rows, for other programs' formats."""
+"""Files that rank 0 writes while all ranks send them rows, for other programs' formats."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from modelpar.cli.atomic_file import cannot_write
 from modelpar.errors import CheckpointError
 from modelpar.files.outputs import Output
+from modelpar.formats.hdf5 import h5py_module
 
 
-class RowFile:
+class RowFile(ABC):
     """Rank 0's file; an error is reported at the end, since the others go on sending rows.  No file on other ranks.
 
     A format says how its file is opened (``_begin``), made complete (``_complete``), and left as it is (``_abandon``).
@@ -29,14 +32,14 @@ class RowFile:
         self._output.open()
         self._begin(self._output.partial)
 
-    def _begin(self, partial: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _begin(self, partial: Path) -> None: ...
 
-    def _complete(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _complete(self) -> None: ...
 
-    def _abandon(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _abandon(self) -> None: ...
 
     def finish(self) -> None:
         """Close and rename.  Raises CheckpointError where anything has failed."""
@@ -66,3 +69,25 @@ class RowFile:
             work()
         except OSError as error:
             self.failure = cannot_write(self.target, error)
+
+
+class Hdf5RowFile(RowFile):
+    """An HDF5 file.   _file: of h5py; _row: where the next rows go"""
+
+    _file: Any = None
+    _row = 0
+
+    def _begin(self, partial: Path) -> None:
+        self._file = h5py_module().File(partial, "w")
+
+    def _complete(self) -> None:
+        self._file.close()
+
+    def _abandon(self) -> None:
+        self._file.close()
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        try:
+            super()._attempt(work)
+        except (RuntimeError, ValueError) as error:  # what HDF5's own errors become
+            self.failure = f"{self.target} cannot be written ({' '.join(str(error).split())})"

@@ -6,19 +6,20 @@ Gibbs sampling ends with, by unit and sample as all draws are.
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from modelpar.chains.drawing import drawn_states
-from modelpar.cli.row_file import RowFile
+from modelpar.cli.row_file import Hdf5RowFile, RowFile
 from modelpar.data.alphabets import DNA, PROTEIN, own_alphabet
-from modelpar.errors import DataError, SpecError, together
+from modelpar.errors import SpecError, together
+from modelpar.formats.hdf5 import h5py_module
+from modelpar.formats.vcf import Site, read_sites
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import NetworkSpec
 
@@ -29,16 +30,6 @@ ENDINGS = (*FASTA, *VCF, *HDF5)
 COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
 STEPS = (1 << 15) - 1  # of fantasies that have repeats of their own
 CHUNK_BYTES = 256 << 20  # of the means that are drawn from at a time
-
-
-class Site(NamedTuple):
-    """The first five columns of a line of VCF."""
-
-    chromosome: str
-    position: int
-    name: str
-    reference: str
-    alternative: str
 
 
 def letters_of(n_states: int, alphabet: str | None, of: str) -> str:
@@ -73,12 +64,10 @@ def check(spec: NetworkSpec, out: str, count: int, alphabet: str | None, sites: 
             raise SpecError(
                 f"--count is {count}, but a VCF file has two haplotypes of each individual; use {count + 1}"
             )
-        if sites is not None and (n := len(read_sites(sites))) != spec.layers[0]:
-            raise DataError(
-                f"{sites} has {n} sites, but the network has {spec.layers[0]}; give the file it was trained on"
-            )
+        if sites is not None:
+            read_sites(Path(sites), spec.layers[0])
     else:
-        hdf5_module()
+        h5py_module()
 
 
 def write(
@@ -115,7 +104,9 @@ def opened(
     if ending in FASTA:
         return FastaFile(path, sources, letters=letters_of(q, alphabet, f"--out {path}"))
     if ending in VCF:
-        return VcfFile(path, sources, sites=numbered(spec.layers[0]) if sites is None else read_sites(sites))
+        n = spec.layers[0]
+        places = numbered(n) if sites is None else read_sites(Path(sites), n)
+        return VcfFile(path, sources, sites=places)
     letters = letters_of(q, None, "") if q in (len(PROTEIN.letters), len(DNA.letters)) else ""
     return Hdf5File(path, sources, shape=(count, spec.layers[0]), visible=spec.visible, letters=letters)
 
@@ -135,8 +126,8 @@ class SampleFile(RowFile):
     def add(self, rows: Array) -> None:
         self._attempt(lambda: self._add(rows))
 
-    def _add(self, rows: Array) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _add(self, rows: Array) -> None: ...
 
 
 class FastaFile(SampleFile):
@@ -192,9 +183,7 @@ class VcfFile(SampleFile):
                 file.write(f"##contig=<ID={chromosome}>\n")
             file.write('##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">\n')
             names = [f"individual_{k + 1}" for k in range(len(bits) // 2)]
-            file.write(
-                "\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *names]) + "\n"
-            )
+            file.write("\t".join([*COLUMNS, *names]) + "\n")
             for k, site in enumerate(self._sites):
                 haplotypes = bits[:, k // 8] >> (7 - k % 8) & 1
                 genotypes = pairs[2 * haplotypes[::2] + haplotypes[1::2]]
@@ -204,11 +193,8 @@ class VcfFile(SampleFile):
         pass
 
 
-class Hdf5File(SampleFile):
+class Hdf5File(SampleFile, Hdf5RowFile):
     """``samples`` (samples, units): states as bytes, Gaussian values as floats; ``visible`` and ``alphabet`` beside."""
-
-    _file: Any = None
-    _row = 0
 
     def __init__(
         self, target: Path | None, sources: Iterable[str | Path] = (), *, shape: tuple[int, int], visible: str,
@@ -218,7 +204,7 @@ class Hdf5File(SampleFile):
         super().__init__(target, sources)
 
     def _begin(self, partial: Path) -> None:
-        self._file = hdf5_module().File(partial, "w")
+        super()._begin(partial)
         kind = {"gaussian": np.float64, "spin": np.int8}.get(self._visible, np.uint8)
         self._data = self._file.create_dataset("samples", self._shape, kind)
         self._data.attrs["visible"] = self._visible
@@ -229,52 +215,7 @@ class Hdf5File(SampleFile):
         self._data[self._row : self._row + len(rows)] = rows
         self._row += len(rows)
 
-    def _complete(self) -> None:
-        self._file.close()
-
-    def _abandon(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _attempt(self, work: Callable[[], object]) -> None:
-        try:
-            super()._attempt(work)
-        except (RuntimeError, ValueError) as error:  # what HDF5's own errors become
-            self.failure = f"{self.target} cannot be written ({' '.join(str(error).split())})"
-
-
-def hdf5_module() -> Any:
-    """Raises SpecError where it is not installed."""
-    try:
-        import h5py
-    except ImportError:
-        raise SpecError("files .h5 need h5py, which is not installed: pip install 'modelpar[rbms]'") from None
-    return h5py
-
-
-# -- sites of VCF ----------------------------------------------------------------------------------------------------
-
 
 def numbered(n: int) -> list[Site]:
     """Sites without known places: 1 to n of one chromosome."""
     return [Site("1", k + 1, ".", "A", "C") for k in range(n)]
-
-
-def read_sites(path: str) -> list[Site]:
-    """The sites of a VCF file, plain or .gz.  Raises DataError where it cannot be read or is none."""
-    sites = []
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if number == 1 and not line.startswith("##fileformat=VCF"):
-                    raise DataError(f"{path} is not a VCF file: its first line is not ##fileformat=VCF...")
-                if line.startswith("#") or not line.strip():
-                    continue
-                words = line.split("\t", 5)
-                if len(words) < 5 or not (words[1].isascii() and words[1].isdecimal()):
-                    raise DataError(f"line {number} of {path} is not one of a VCF file: chromosome, position, name and "
-                                    "two alleles between tabs are needed")  # fmt: skip
-                sites.append(Site(words[0], int(words[1]), words[2], words[3], words[4].rstrip("\n")))
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); a VCF file, plain or .gz, is needed") from None
-    return sites

@@ -73,7 +73,7 @@ class Hdf5Array:
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         """The library's own words are of no help to those who do not know it."""
-        h5py = _h5py()
+        h5py = h5py_module()
         with reading(self.path):
             check_regular(self.path)
         try:
@@ -88,7 +88,7 @@ class Hdf5Array:
 
     def _array(self, file: Any) -> Any:
         """The array, by links that stay in this file."""
-        h5py, found = _h5py(), file
+        h5py, found = h5py_module(), file
         for word in self.inner.split("/"):
             if not isinstance(found, h5py.Group) or word not in found:
                 raise DataError(f"{self.path} has no array {self.inner!r}; it has {self._names(file)}")
@@ -121,7 +121,7 @@ class Hdf5Array:
 
 def _arrays(group: Any, before: str = "", left: list[int] | None = None) -> Iterator[tuple[str, int]]:
     """(name, number of dimensions) of the arrays below a group, by links that stay in the file."""
-    h5py, left = _h5py(), [_MOST_OBJECTS] if left is None else left
+    h5py, left = h5py_module(), [_MOST_OBJECTS] if left is None else left
     for word in group:
         left[0] -= 1
         if left[0] < 0 or before.count("/") > 30:
@@ -134,9 +134,10 @@ def _arrays(group: Any, before: str = "", left: list[int] | None = None) -> Iter
                 yield from _arrays(found, f"{before}{word}/", left)
 
 
-def _h5py() -> Any:
+def h5py_module(what: str = "HDF5 files", extra: str = "hdf5") -> Any:
+    """Raises DataError, with what needs it and the extra that brings it, where h5py is not installed."""
     try:
         import h5py
     except ImportError:
-        raise DataError("HDF5 files need h5py, which is not installed: pip install 'modelpar[hdf5]'") from None
+        raise DataError(f"{what} need h5py, which is not installed: pip install 'modelpar[{extra}]'") from None
     return h5py

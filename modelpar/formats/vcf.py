@@ -19,6 +19,8 @@ Array = npt.NDArray[Any]
 VCF_START = b"##fileformat=VCF"
 MISSING = 3  # in place of an allele
 _LONGEST = 1 << 26  # bytes of a line
+_LONGEST_PLACE = 1 << 16  # bytes of its first five columns
+_LONGEST_NUMBER = 18  # digits of a position
 _FIXED = 9  # columns before the first individual's
 _BYTES_OF_INDIVIDUAL = 64  # that arrays of a line take
 _TAB, _BAR, _SLASH, _COLON = b"\t|/:"
@@ -29,6 +31,16 @@ _ALLELES[[ord("0"), ord("1"), ord(".")]] = 0, 1, MISSING
 
 # of each individual: the first allele, what follows it, the second (None of haploids), and whether they are none
 _Alleles = tuple[Array, Array, Array | None, Array]
+
+
+class Site(NamedTuple):
+    """The first five columns of a line."""
+
+    chromosome: str
+    position: int
+    name: str
+    reference: str
+    alternative: str
 
 
 class Variant(NamedTuple):
@@ -65,6 +77,36 @@ def variants(path: Path, first: int = 0, stop: int | None = None) -> Iterator[Va
             n += 1
             if n > first:
                 yield _variant(path, number, line, n_individuals)
+
+
+def read_sites(path: Path, n: int) -> list[Site]:
+    """The ``n`` sites of a file, which may be without individuals.
+
+    Raises DataError where it has another number of them, is no VCF file, or cannot be read.
+    """
+    sites: list[Site] = []
+    with unpacked(path) as stream:
+        if not is_vcf(stream.readline(_LONGEST)):
+            raise DataError(f"{path} is not a VCF file: its first line is not ##fileformat=VCF...")
+        number = 1
+        while line := stream.readline(_LONGEST):
+            number += 1
+            if line.startswith(b"#") or not line.strip():
+                continue
+            words = line[:_LONGEST_PLACE].rstrip(b"\r\n").split(b"\t", 5)
+            has_place = len(words) >= 5 and words[1].isdigit() and len(words[1]) <= _LONGEST_NUMBER
+            if not has_place or (len(words) == 5 and len(line) > _LONGEST_PLACE):
+                raise DataError(
+                    f"line {number} of {path} is not one of a VCF file: chromosome, position, name and two alleles "
+                    "between tabs are needed"
+                )
+            if len(sites) == n:
+                raise DataError(f"{path} has more than the {n} sites of the network; give the file it was trained on")
+            chromosome, _, name, reference, alternative = (word.decode("utf-8", "replace") for word in words[:5])
+            sites.append(Site(chromosome, int(words[1]), name, reference, alternative))
+    if len(sites) != n:
+        raise DataError(f"{path} has {len(sites)} sites, but the network has {n}; give the file it was trained on")
+    return sites
 
 
 def individuals(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +81,16 @@ def test_bad_tables(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_tables_that_are_not_there_or_damaged(tmp_path: Path) -> None:
-    whole = gzip.compress(b"1 6 0.3 7.9\n" * 100)
-    for content in (None, b"no gzip", whole[:-9], whole[:12] + b"\xff\xff" + whole[14:]):
-        path = tmp_path / "table.gz"
+    whole, line = gzip.compress(b"1 6 0.3 7.9\n" * 100), b"1 6 0.3 7.9\n"
+    path = tmp_path / "table.gz"
+    for content, says in (
+        (None, "does not exist"), (b"no gzip", "cannot be read"), (whole[:-9], "is truncated"),
+        (whole[:12] + b"\xff\xff" + whole[14:], "is corrupt"), (gzip.compress(line * 10**6), "has more than"),
+    ):  # fmt: skip
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match=says):
             Structure.read(path, L)
+    os.mkfifo(tmp_path / "pipe")  # which would be waited for
+    with pytest.raises(DataError, match="a pipe"):
+        Structure.read(tmp_path / "pipe", L)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from mpi4py import MPI
 from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, open_dataset, save
 from modelpar.analysis.of_network import states_of_split
 from modelpar.cli import run, sample_commands, sample_files
-from modelpar.cli.sample_files import FastaFile, Site, chunks_of, letters_of, read_sites
+from modelpar.cli.sample_files import FastaFile, chunks_of, letters_of
 from modelpar.draws import Purpose, Stream, uniform
 from modelpar.errors import DataError, SpecError
+from modelpar.formats.vcf import Site, read_sites
 
 pytestmark = [pytest.mark.ranks(1, 2, 3)]
 
@@ -87,7 +89,7 @@ def test_states_in_hdf5(comm, agree, folder) -> None:
         ("real.safetensors --out x.vcf", "holds haplotypes, but the network has gaussian"),
         ("states.safetensors --count 3 --out x.vcf", "two haplotypes of each individual; use 4"),
         ("states.safetensors --out x.vcf --sites few.vcf", "has 1 sites, but the network has 12"),
-        ("states.safetensors --out x.vcf --sites states.safetensors", "cannot be read"),
+        ("states.safetensors --out x.vcf --sites states.safetensors", "is not a VCF file"),
         ("states.safetensors --out sites.vcf --sites sites.vcf", "would write over"),
         ("states.safetensors --out x.npy --sites few.vcf", "--sites has no effect"),
         ("states.safetensors --out x.vcf --alphabet ACGT", "--alphabet has no effect"),
@@ -129,12 +131,23 @@ def test_letters_and_chunks() -> None:
 
 
 def test_sites_are_read(folder, comm) -> None:
-    assert read_sites(str(folder / "sites.vcf"))[9] == Site("chr2", 905, "rs9", "G", "T")
+    sites = read_sites(folder / "sites.vcf", 12)
+    assert len(sites) == 12
+    assert sites[9] == Site("chr2", 905, "rs9", "G", "T")
     if comm.rank == 0:
         (folder / "no.vcf").write_text("#CHROM\n")
         (folder / "short.vcf").write_text("##fileformat=VCFv4.2\n1\tx\t.\tA\tC\n")
+        (folder / "far.vcf").write_text(f"##fileformat=VCFv4.2\n1\t{'9' * 5000}\t.\tA\tC\n")
+        (folder / "long.vcf").write_text(f"##fileformat=VCFv4.2\n1\t9\t.\tA\t{'C' * 100_000}\n")
+        os.mkfifo(folder / "pipe.vcf")  # which would be waited for
         (folder / "torn.vcf.gz").write_bytes((folder / "sites.vcf.gz").read_bytes()[:-9])
     comm.barrier()
-    for name, message in (("no", "first line"), ("short", "line 2"), ("torn", "cannot be read"), ("gone", "read")):
+    for name, message in (
+        ("no.vcf", "first line"), ("short.vcf", "line 2"), ("far.vcf", "line 2"), ("long.vcf", "line 2"),
+        ("pipe.vcf", "a pipe"), ("torn.vcf.gz", "is truncated"), ("gone.vcf", "does not exist"),
+    ):  # fmt: skip
         with pytest.raises(DataError, match=message):
-            read_sites(str(folder / f"{name}.vcf") + (".gz" if name == "torn" else ""))
+            read_sites(folder / name, 12)
+    for n, message in ((11, "more than the 11 sites"), (13, "has 12 sites, but the network has 13")):
+        with pytest.raises(DataError, match=message):
+            read_sites(folder / "sites.vcf", n)

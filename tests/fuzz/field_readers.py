@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from modelpar import DataSpec
+from modelpar.analysis.contacts import Structure
 from modelpar.data import check_range, open_dataset
+from modelpar.formats.vcf import read_sites
 from tests.fuzz.harness import Case, Fault
 from tests.fuzz.mutation import damaged_bytes, damaged_text
 
@@ -154,7 +156,30 @@ def read_csv(path: Path) -> None:
     read_field_data(path.with_suffix(".csv"))
 
 
+# -- what goes with samples and alignments --------------------------------------------------------------------------
+
+
+def read_places(path: Path) -> None:
+    """As ``sample --sites`` does, for a network of as many sites as a plain file has lines of them."""
+    lines = path.read_bytes().splitlines()
+    read_sites(path, sum(not line.startswith(b"#") for line in lines))
+
+
+def write_distances(path: Path, random: Random) -> None:
+    n = random.choice((1, 40))
+    text = "".join(
+        f"{random.randrange(1, 9)} {random.randrange(1, 9)} 0.1 {random.random() * 20:.3f}\n" for _ in range(n)
+    )
+    path.write_bytes(packed(damaged(text, random), random))
+
+
+def read_distances(path: Path) -> None:
+    Structure.read(path, 8)
+
+
 def cases() -> Iterator[Case]:
+    yield Case("field/sites", write_vcf, read_places)
+    yield Case("field/distances", write_distances, read_distances)
     if importlib.util.find_spec("pyarrow") is not None:
         yield Case("field/parquet", write_parquet, read_field_data)
         yield Case("field/csv", write_csv, read_csv)
