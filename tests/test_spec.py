@@ -1,4 +1,7 @@
-"""The options: what is accepted, what is refused, and in which words."""
+"""The options: what is accepted, what is refused, and in which words.
+
+Modules: modelpar/spec/base, modelpar/spec/data, modelpar/spec/network, modelpar/spec/sync, modelpar/spec/training
+"""
 
 from __future__ import annotations
 
