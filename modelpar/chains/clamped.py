@@ -14,8 +14,8 @@ from modelpar.draws import Purpose
 from modelpar.errors import DataError, SpecError, together
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.model.activations import owned_block
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.model.rbm import owned_block
 from modelpar.model.real_hidden import nothing_on
 from modelpar.values import plain
 from modelpar.values.forms import plain_array

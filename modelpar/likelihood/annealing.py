@@ -46,7 +46,8 @@ from modelpar.likelihood.energy import (
     visible_log_partition,
     whole_grid,
 )
-from modelpar.model.rbm import owned_block
+from modelpar.likelihood.steps import checked_steps, placed_steps
+from modelpar.model.activations import owned_block
 from modelpar.units.hidden import drawn
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
@@ -101,7 +102,7 @@ def log_partition_ais(
         raise SpecError(f"AIS needs at least 2 chains and 2 temperatures, but was given {n_chains} and {n_betas}")
     path = _Path([*kept, rbm], base, seed)
     even = np.arange(path.length + 1.0)
-    steps = _placed(n_betas, even, even) if betas is None else _checked(betas, path.length)
+    steps = placed_steps(n_betas, even, even) if betas is None else checked_steps(betas, path.length)
     mine = np.zeros(0)
     for first, last in _pieces(rbm, n_chains):
         gains = sum(gain for _, gain in path.forwards(steps, first, last, n_chains))
@@ -135,7 +136,7 @@ def temperatures(
         steps = [sum_over_shards(rbm, gain) for _, gain in path.forwards(even, first, last, PILOT)]
         gains = np.concatenate([gains, np.array(steps)], axis=1)
     spread = np.concatenate(rbm.replica_comm.allgather(gains), axis=1).std(axis=1)
-    placed = _placed(n_betas, lengths(spread, even), even)
+    placed = placed_steps(n_betas, lengths(spread, even), even)
     return np.asarray(rbm.shard_comm.bcast(rbm.replica_comm.bcast(placed)))
 
 
@@ -158,7 +159,7 @@ def reverse_log_likelihoods(
     with on_whole_grid(rbm):
         v = owned_block(v, len(rbm.visible_ids), rbm.W.dtype, "visible activations")
     path, estimates = _Path([*kept, rbm], base, seed), []
-    steps = _checked(betas, path.length)
+    steps = checked_steps(betas, path.length)
     for start in range(0, v.shape[1], CHAINS_AT_A_TIME):
         stop = min(start + CHAINS_AT_A_TIME, v.shape[1])
         here = v.take(start, stop) if isinstance(v, Packed) else np.ascontiguousarray(v[:, start:stop])
@@ -364,42 +365,6 @@ def _check_units(rbm: ShardedRBM, last: ShardedRBM) -> None:
             f"units here, but the last one {len(last.visible_ids)} and {len(last.hidden_ids)}; they must be the same "
             "units, of the same kind and type"
         )
-
-
-def _placed(n_betas: int, length: Doubles, even: Doubles) -> Doubles:
-    """Temperatures (n_betas,) at equal distances along ``length``, as near as those at all whole numbers allow.
-
-    length   (n,) of the way from 0 to each temperature of ``even``, (n,), which has all whole numbers up to its last
-    Raises SpecError, on every rank alike, where there are fewer temperatures than whole numbers.
-    """
-    n_rbms, n_steps = int(even[-1]), n_betas - 1
-    if n_steps < n_rbms:
-        raise SpecError(
-            f"a way through {n_rbms} RBMs needs at least {n_rbms + 1} temperatures, but {n_betas} were given"
-        )
-    at = np.searchsorted(even, np.arange(n_rbms + 1))
-    cuts = np.rint(length[at] / length[-1] * n_steps).astype(np.int64)
-    least, most = np.arange(n_rbms + 1), n_steps - np.arange(n_rbms, -1, -1)
-    cuts = np.minimum(np.maximum.accumulate(cuts - least) + least, most)  # every leg has a step
-    pieces = [np.zeros(1)]
-    for first, last, a, b in zip(cuts[:-1], cuts[1:], at[:-1], at[1:], strict=True):
-        pieces.append(np.interp(np.linspace(length[a], length[b], last - first + 1), length, even)[1:])
-    placed = np.concatenate(pieces)
-    placed[cuts] = np.arange(n_rbms + 1)
-    return placed
-
-
-def _checked(betas: Array, n_rbms: int) -> Doubles:
-    """Raises SpecError, on every rank alike, where inverse temperatures do not rise from 0 to ``n_rbms``, or leave a
-    whole number out."""
-    steps = np.asarray(betas, np.float64)
-    rise = steps.ndim == 1 and len(steps) > 1 and steps[0] == 0 and steps[-1] == n_rbms and np.all(np.diff(steps) >= 0)
-    if not rise or not np.isin(np.arange(n_rbms), steps).all():
-        over = " over all whole numbers" if n_rbms > 1 else ""
-        raise SpecError(
-            f"inverse temperatures must rise from 0 to {n_rbms}{over}, at least 2 of them, but are {plain.shown(betas)}"
-        )
-    return steps
 
 
 def _estimate(log_weights: Doubles, log_partition_of_base: float) -> LogPartition:

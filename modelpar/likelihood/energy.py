@@ -24,7 +24,7 @@ from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.softmax import log_sums_of_sites
 from modelpar.kernels.sampling.softplus import in_steps, softplus_sums
 from modelpar.kernels.states import Packed, unpack
-from modelpar.model.rbm import owned_block
+from modelpar.model.activations import owned_block
 from modelpar.units import Visible
 from modelpar.units.hidden import HiddenUnits, cumulant_sums
 from modelpar.values import plain

@@ -26,7 +26,8 @@ from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.epilogue import add_bias
 from modelpar.kernels.states import Packed, unpack
 from modelpar.machine.memory import check_room
-from modelpar.model.rbm import RBM, owned_block
+from modelpar.model.activations import owned_block
+from modelpar.model.rbm import RBM
 from modelpar.model.real_hidden import nothing_on
 from modelpar.ownership.layout import NetworkLayout, UnitLayout
 from modelpar.plan.memory import samples_at_once

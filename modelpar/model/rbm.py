@@ -19,7 +19,6 @@ from modelpar import draws
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.transfer import Transfer
 from modelpar.draws import Purpose, Stream
-from modelpar.errors import DataError
 from modelpar.kernels.products.bounds import STEPS, Bounds, largest_sum_of, units_for
 from modelpar.kernels.products.product import Activations, Sampled, Sampler
 from modelpar.kernels.products.sweeps import visible_after
@@ -28,11 +27,11 @@ from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.sampling.softmax import means_of_sites
 from modelpar.kernels.states import Packed
 from modelpar.model import gauge, real_hidden, sparsity
+from modelpar.model.activations import owned_block
 from modelpar.spec import TrainingSpec
 from modelpar.streams import SweepStreams
 from modelpar.units import Visible
 from modelpar.units.hidden import HiddenUnits
-from modelpar.values.forms import plain_array
 from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Weights
 from modelpar.weights.statistics import Phase, Statistics, real_values
@@ -66,32 +65,6 @@ def statistic_of(hidden: Sampled) -> Activations:
     statistic = hidden.statistic if hidden.statistic is not None else hidden.means
     assert statistic is not None
     return statistic
-
-
-def owned_block(x: Any, n_units: int, dtype: npt.DTypeLike, name: str, *, exact: bool = False) -> Activations:
-    """Activations as products take them: packed, or (n_units, batch) of ``dtype`` in C order; in exact mode also of
-    float64.
-
-    x   anything that NumPy makes an array of; not changed, and not copied where it is in that form
-    Raises DataError for another number of units, or values that are not numbers.  Not collective.
-    """
-    if isinstance(x, Packed):
-        if x.n_units != n_units:
-            raise DataError(f"{name} are bits of {x.n_units} units, but this rank owns {n_units}")
-        return x
-    if type(x) is not np.ndarray or (x.dtype != dtype and not (exact and x.dtype == np.float64)):
-        x = plain_array(x, name)
-        if x.dtype.kind not in "buif":
-            raise DataError(f"{name} are of type {x.dtype}, but numbers are needed")
-        x = x.astype(dtype)
-    if x.ndim != 2 or len(x) != n_units:
-        raise DataError(
-            f"{name} came as {' x '.join(map(str, x.shape))}, but this rank owns {n_units} units: units x samples are "
-            "needed"
-        )
-    if not (x.flags.c_contiguous and x.flags.aligned):
-        x = np.array(x, order="C")
-    return x
 
 
 class RBM:

@@ -7,7 +7,6 @@ Replicas that go at their own pace come to a yield where they meet.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,10 +38,10 @@ from modelpar.training.feeds import (
     check_width,
     feed_above,
     learn_scaling,
-    mean_of,
     real_values,
     visible_feed,
 )
+from modelpar.training.first_biases import set_visible_biases
 from modelpar.training.minibatch_loop import MinibatchLoop
 from modelpar.training.optimizer import Optimizer
 from modelpar.training.preconditions import check_hidden, check_products, check_strategy, check_tuning, check_values
@@ -115,7 +114,7 @@ def _train_rbm(
                          batch_size=training.batch_size, stage="pretrain", shuffle=rbm.index, packed=True,
                          spread=spread, sums={"squared_error": Sum(0.0, over_shards=True)})  # fmt: skip
     if loop.unfinished and loop.n_done == 0:
-        _set_visible_biases(network, rbm, real_feed)
+        set_visible_biases(network, rbm, real_feed)
         rbm.enter_gauge()
     if rbm.name not in run.velocity:
         run.velocity[rbm.name] = rbm.parameters.like()
@@ -384,20 +383,3 @@ def _next_layer(network: DeepBeliefNetwork, run: TrainingRun) -> None:
         run.forget_end()
         fresh = Position("pretrain", layer)
     vars(run.position).update(vars(fresh))
-
-
-def _set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:
-    """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), log p for units of a site, or the mean itself
-    for Gaussian ones."""
-    mean = mean_of(network, feed)
-    categories = rbm.visible.categories
-    if rbm.gaussian:
-        rbm.b[:] = mean
-    elif categories:
-        n = feed.n_samples  # half a sample more of each category keeps those finite that never occur
-        p = (np.asarray(mean, np.float64) * n + 0.5) / (n + 0.5 * categories)
-        rbm.b[:] = [math.log(x) for x in p.tolist()]
-    else:
-        p = np.clip(mean, 0.001, 0.999)  # a pixel that is never on must not outweigh the others
-        # value by value: NumPy's vector loops may round otherwise in another position
-        rbm.b[:] = [math.log(x / (1 - x)) for x in p.tolist()]

@@ -1,4 +1,7 @@
-"""Annealed importance sampling against exact sums over all states, at every grid of the ranks."""
+"""Annealed importance sampling against exact sums over all states, at every grid of the ranks.
+
+Modules: modelpar/likelihood/steps
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One RBM over shards and replicas against the reference: bit for bit where sums are exact, to rounding elsewhere."""
+"""One RBM over shards and replicas against the reference: bit for bit where sums are exact, to rounding elsewhere.
+
+Modules: modelpar/model/activations
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,29 @@
+"""Visible biases before the first update, from the means of the data."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from modelpar.data.feed import Feed
+from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import RBM
+from modelpar.training.feeds import mean_of
+
+
+def set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:
+    """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), log p for units of a site, or the mean itself
+    for Gaussian ones."""
+    mean = mean_of(network, feed)
+    categories = rbm.visible.categories
+    if rbm.gaussian:
+        rbm.b[:] = mean
+    elif categories:
+        n = feed.n_samples  # half a sample more of each category keeps those finite that never occur
+        p = (np.asarray(mean, np.float64) * n + 0.5) / (n + 0.5 * categories)
+        rbm.b[:] = [math.log(x) for x in p.tolist()]
+    else:
+        p = np.clip(mean, 0.001, 0.999)  # a pixel that is never on must not outweigh the others
+        # value by value: NumPy's vector loops may round otherwise in another position
+        rbm.b[:] = [math.log(x / (1 - x)) for x in p.tolist()]
