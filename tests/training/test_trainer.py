@@ -1,7 +1,8 @@
 """Whole training runs over shards and replicas against the reference: Algorithms 1 to 3 from data to softmax layer.
 
 Modules: modelpar/model/backprop, modelpar/model/network, modelpar/training/evaluation, modelpar/training/feeds,
-modelpar/training/first_biases, modelpar/training/minibatch_loop, modelpar/training/preconditions, modelpar/weights/dense
+modelpar/training/first_biases, modelpar/training/minibatch_loop, modelpar/training/preconditions,
+modelpar/weights/dense
 """
 
 from __future__ import annotations
