@@ -161,12 +161,15 @@ def _fill(file: object, random: Random, *, damaged: bool) -> None:
 
     assert isinstance(file, h5py.File)
     W = np.linspace(-1, 1, 24, dtype="f4").reshape(6, 4)
-    named = {"weight_matrix": W, "vbias": W[:, 0].copy(), "hbias": W[0].copy()}
+    named, chains, kind = {"weight_matrix": W, "vbias": W[:, 0].copy(), "hbias": W[0].copy()}, (3, 6), "BBRBM"
+    if damaged and random.random() < 0.5:
+        named |= {"weight_matrix": W.reshape(3, 2, 4), "vbias": W[:, 0].reshape(3, 2).copy()}
+        chains, kind = (3, 3), "PBRBM"
     for update in (1, 10):
         group = file.create_group(f"update_{update}/params")
         for name, value in named.items():
             group[name] = value
-    file["parallel_chains"], file["model_type"] = np.ones((3, 6), "f4"), "BBRBM"
+    file["parallel_chains"], file["model_type"] = np.ones(chains, "f4"), kind
     for name, value in {"batch_size": 20, "gibbs_steps": 4, "learning_rate": 0.02, "seed": 13}.items():
         file[f"hyperparameters/{name}"] = value
     if not damaged:
