@@ -222,11 +222,13 @@ class RBM:
         The hidden side of the last sweep is not drawn.  One piece of compiled work where one shard has the whole
         matrix.  Collective.
         """
-        bits = not self.gaussian and not self.visible.categories
-        if self.weights.whole_matrix and bits and isinstance(h, Packed):
+        if self.weights.whole_matrix and not self.gaussian and isinstance(h, Packed):
             sides = (self.b, self.c), (self.visible_ids, self.hidden_ids)
             rooms = self.weights.rooms
-            done = visible_after(self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact, rooms=rooms)
+            done = visible_after(
+                self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact, rooms=rooms,
+                categories=self.visible.categories,
+            )  # fmt: skip
             if done is not None:
                 return done
         for k in range(sweeps - 1):
