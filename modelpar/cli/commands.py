@@ -342,15 +342,21 @@ def verify(comm: MPI.Comm, path: str, as_json: bool) -> None:
 
 @modelpar.command(cls=GroupedCommand)
 @spec_options("run.threads", "run.bind")
+@click.option("--ranks", is_flag=True, help="a line for every node of the job, and in what the nodes differ")
 @JSON
 @click.pass_obj
-def info(comm: MPI.Comm, config: str | None, as_json: bool, **values: Any) -> None:
+def info(comm: MPI.Comm, config: str | None, ranks: bool, as_json: bool, **values: Any) -> None:
     """Versions, MPI, BLAS, instruction set, ranks, threads, environment variables, and what does not fit together."""
     settings = configuration.gather(comm, given(values), config)
     from modelpar.cli.info import given_environment
 
     environment = given_environment()  # before the threads are set in it
     placement = prepare(comm, settings.run.threads, settings.run.bind)
+    if ranks:
+        from modelpar.cli.info_ranks import show as show_ranks
+
+        show_ranks(comm, placement, environment, as_json=as_json)
+        return
     from modelpar.cli.info import show
 
     show(comm, placement, environment, as_json=as_json)
