@@ -369,6 +369,7 @@ def _check_data(network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset) 
         )
     if fingerprint is not None:
         run.data = fingerprint
+    run.alphabet = dataset.alphabet or run.alphabet
     if fresh:
         learn_scaling(network, dataset)
         run.binarise = dataset.binarise
