@@ -274,7 +274,7 @@ def test_letters_of_the_states_are_kept(
     assert len(written) == 5
     aligned(tmp_path / "one.fasta", letters[1:3], 1)  # whose few letters suggest other states
     assert modelpar("mutations", "r", "--wild-type", "one.fasta", "--out", "m.csv")[0] == 0
-    status, out, err = modelpar("evaluate", "r", "--data", "one.fasta", "--threads", "1", "--json")
+    status, _, err = modelpar("evaluate", "r", "--data", "one.fasta", "--threads", "1", "--json")
     assert status == 0, err
     line = printed_by(modelpar, "sample", "r", "--alphabet", "dna", "--out", "x.fasta")
     assert f"not that of the training, whose letters are {letters}" in line
