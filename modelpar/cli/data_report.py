@@ -42,8 +42,8 @@ def report(
             source = open_whole(spec, visible)
             if out is not None and source.missing is not None:
                 raise SpecError(
-                    "--out writes states without a mask of those that are missing; use --missing most-frequent, or leave "
-                    "--out away and give --missing sample to train"
+                    "--out writes states without a mask of those that are missing; use --missing most-frequent, or "
+                    "leave --out away and give --missing sample to train"
                 )
             values = look_at(source.table)
             found = describe(source, values, level=spec.threshold, n_shards=n_shards)

@@ -23,8 +23,8 @@ Array = npt.NDArray[Any]
 def as_categorical(source: Source, n_states: int, missing: str = "auto") -> Source:
     """The samples as one-hot bits of sites of ``n_states`` states, of a source that does not say so itself.
 
-    Integers (n, sites) of any type, in a dense array, are states from 0 to ``n_states`` - 1, and -1 where a state is not
-    known and ``missing`` says what becomes of such.  Whatever else there is
+    Integers (n, sites) of any type, in a dense array, are states from 0 to ``n_states`` - 1, or -1 where a state is
+    missing and ``missing`` says what becomes of it.  Whatever else there is
     (bool, floats, sparse matrices, packed bits) is one-hot already.  Raises DataError where its units are not whole
     sites; integers that are no states are found when they are read.
     """

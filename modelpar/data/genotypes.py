@@ -73,7 +73,10 @@ def _filled(codes: Array) -> Array:
 
 
 def _mend(n_missing: int) -> str:
-    return f"({n_missing} are not known in all); take the most frequent one of the site by --missing most-frequent, or draw them by --missing sample"
+    return (
+        f"({n_missing} are not known in all); take the most frequent one of the site by --missing most-frequent, or "
+        "have them drawn from the model by --missing sample"
+    )
 
 
 # -- PLINK -----------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class MissingValues:
         return int(self._bits.nbytes + self._row_of.nbytes)
 
     def of(self, samples: IntArray) -> Packed:
-        """A bit (n_units, len(samples)) for each value of ``samples``, positions in the split: 1 where it is missing."""
+        """A bit (n_units, len(samples)) for each value of samples, positions in the split: 1 where it is missing."""
         sites = self._bits.states(self._row_of[samples].astype(np.int64))
         return Packed(sites.words[self._site_of], sites.batch)
 

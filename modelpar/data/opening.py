@@ -22,8 +22,8 @@ from modelpar.data.fingerprint import Fingerprint, contents, values_of
 from modelpar.data.memory import array_source, own_source
 from modelpar.data.named import SETS, files_of, find_named, open_files
 from modelpar.data.neighbours import with_neighbour_weights
-from modelpar.data.packed_files import check_packed
 from modelpar.data.not_numbers import without_nan
+from modelpar.data.packed_files import check_packed
 from modelpar.data.read_options import FILLED, ReadOptions
 from modelpar.data.readers import is_name, open_source, read_labels
 from modelpar.data.reading import check_labels

@@ -90,7 +90,8 @@ class CsvTable:
     """The columns of a CSV file, plain or gzip, as float32, or as integers.
 
     The first line has the names of the columns, unless all of it are numbers.  Reads all of it once, for the number of
-    rows.  ``gaps`` as of :class:`ParquetTable`.  Raises DataError for what is not a number, for lines of another number of values, and without pyarrow.
+    rows.  ``gaps`` as of :class:`ParquetTable`.  Raises DataError for what is not a number, for lines of another number
+    of values, and without pyarrow.
     """
 
     def __init__(

@@ -125,11 +125,17 @@ def saved(path: Path, values: Array, unknown: Array) -> Path:
             file.create_dataset("x", data=missing, chunks=(16, 3))
     elif path.suffix == ".csv":
         pytest.importorskip("pyarrow")
-        words = [["" if no else f"{value:g}" for value, no in zip(*row, strict=True)] for row in zip(values, unknown)]
+        words = [
+            ["" if no else f"{value:g}" for value, no in zip(*row, strict=True)]
+            for row in zip(values, unknown, strict=True)
+        ]
         path.write_text("\n".join(",".join(row) for row in [[f"u{k}" for k in range(values.shape[1])], *words]) + "\n")
     else:
         pyarrow = pytest.importorskip("pyarrow")
-        columns = {f"u{k}": pyarrow.array(column, mask=no) for k, (column, no) in enumerate(zip(values.T, unknown.T))}
+        columns = {
+            f"u{k}": pyarrow.array(column, mask=no)
+            for k, (column, no) in enumerate(zip(values.T, unknown.T, strict=True))
+        }
         pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(columns), path)
     return path
 

@@ -1,4 +1,4 @@
-"""Missing values drawn from the model: against enumeration, likelihoods of held-out data, the same bytes at every grid."""
+"""Missing values drawn from the model: against enumeration, likelihoods of held-out data, and at every grid."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ from tests import networks
 pytestmark = pytest.mark.ranks
 
 PATTERNS = np.array([[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0], [1, 0, 1, 0, 1, 0, 1, 1]])
-shapes = pytest.mark.parametrize(
-    "shape", networks.grids(MPI.COMM_WORLD), ids="{0[0]} shards x {0[1]} replicas".format
-)
+shapes = pytest.mark.parametrize("shape", networks.grids(MPI.COMM_WORLD), ids="{0[0]} shards x {0[1]} replicas".format)
 
 
 def samples(n: int, seed: int) -> np.ndarray:
