@@ -93,6 +93,8 @@ def save(
     }
     if run.data is not None:
         metadata["data"] = run.data.as_text()
+    if run.alphabet:
+        metadata["alphabet"] = run.alphabet
     status = network.traffic.status
     with status.phase("saving"):
         files.write(path, network.grid, tensors(network), metadata, status, follow_links=follow_links, sources=sources)
@@ -170,6 +172,7 @@ def load(
         run.chains = Chains.of_replica(chains["chains"], grid.replica, grid.n_replicas, real=real)
     run.refresh_all(network)
     run.data = Fingerprint.from_text(header.metadata.get("data"))
+    run.alphabet = metadata.alphabet_of(path, header, spec)
     verdict = health.judge(network) if verdict is None else verdict
     if healthy:
         _check_healthy(path, verdict)

@@ -115,6 +115,17 @@ def position_of(header: Header) -> Position | None:
         return None
 
 
+def alphabet_of(path: str, header: Header, spec: NetworkSpec) -> str:
+    """The letters of the states of categorical units; empty where the file has none.  Raises CheckpointError."""
+    letters = header.metadata.get("alphabet", "")
+    if letters and not (letters.isprintable() and len(set(letters)) == len(letters) == spec.visible_kind.categories):
+        raise CheckpointError(
+            f"{path} has the letters {plain.shown(letters)}, which are not one for each state of {spec.visible} units; "
+            "was it written by modelpar?"
+        )
+    return letters
+
+
 def n_chains(header: Header) -> int:
     """Chains of their own; 0 where the file has none, or none that are a matrix."""
     shape = header.tensors["chains"][1] if "chains" in header.tensors else ()

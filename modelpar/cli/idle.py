@@ -138,6 +138,8 @@ def _of_network(spec: NetworkSpec) -> Iterator[Idle]:
 def _of_data(settings: Settings, dataset: Dataset) -> Iterator[Idle]:
     if dataset.fingerprint is not None and dataset.fingerprint.test is not None:
         yield Idle("data", "test_fraction", "there is a test set already, and no samples are set aside for one")
+    if dataset.train.missing is None:
+        yield Idle("training", "missing_steps", "no values are missing that --missing sample would draw")
     if settings.data.sample_weights != AUTO:
         yield Idle("data", "identity", "neighbours are counted by --sample-weights auto only")
     if settings.tables.get("network", {}).get("classes") == 0:

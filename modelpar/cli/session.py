@@ -130,6 +130,7 @@ class Session:
             self._check_changes()
             report_fewer(network, self.settings, self._steps, self.progress.say)
         self.training.data = self.dataset.fingerprint or self.training.data
+        self.training.alphabet = self.dataset.alphabet or self.training.alphabet
         position = self.training.position
         self.directory.prepare(resume=resume, overwrite=overwrite)  # no file was changed so far
         if not finished:

@@ -22,8 +22,9 @@ from modelpar.data.fingerprint import Fingerprint, contents, values_of
 from modelpar.data.memory import array_source, own_source
 from modelpar.data.named import SETS, files_of, find_named, open_files
 from modelpar.data.neighbours import with_neighbour_weights
+from modelpar.data.not_numbers import without_nan
 from modelpar.data.packed_files import check_packed
-from modelpar.data.read_options import ReadOptions
+from modelpar.data.read_options import FILLED, ReadOptions
 from modelpar.data.readers import is_name, open_source, read_labels
 from modelpar.data.reading import check_labels
 from modelpar.data.sample_weights import chosen_weights, word_of
@@ -248,8 +249,11 @@ def _file_state(data: str) -> tuple[str, int, int]:
 
 
 def _for_units(source: Source, reading: ReadOptions) -> Source:
-    """The source as states of sites, where it is for units that have such.  Raises DataError."""
-    return as_categorical(source, reading.n_states) if reading.n_states else source
+    """The source as states of sites, where it is for units that have such, with something in the place of missing
+    values, where that is wanted.  Raises DataError."""
+    if reading.n_states:
+        return as_categorical(source, reading.n_states, reading.missing)
+    return without_nan(source, reading) if reading.missing in FILLED else source
 
 
 def _digests(data: str, files: list[Path] | None, source: Source) -> tuple[str, str]:

@@ -51,8 +51,8 @@ class DataSpec(Spec):
     )
     alphabet: str = option("", "letters of sequences: protein, dna, rna, or those of the states in their order, as in -ACGT  [default: by the letters that there are]")  # fmt: skip
     missing: str = option(
-        "auto", "letters that say little, and unknown genotypes: gap, error, or most-frequent of the site; auto: gap for sequences, else error",
-        choices=("auto", "error", "gap", "most-frequent"),
+        "auto", "letters that say little, unknown genotypes, NaN, and states -1: gap, error, most-frequent of the site, or sample, drawn from the model in training; auto: gap for sequences, else error",
+        choices=("auto", "error", "gap", "most-frequent", "sample"),
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -53,6 +53,10 @@ class TrainingSpec(Spec):
         10, "pt: temperatures from that of independent units to the model's; ptt: the most models of the ladder",
         at_least=3, at_most=1000,
     )  # fmt: skip
+    missing_steps: int = option(
+        5, "sweeps of Gibbs sampling that draw the missing values of a minibatch (--missing sample), from the most frequent values on",
+        at_least=1, below=1 << 15,
+    )  # fmt: skip
     updates: int = option(0, "updates of each RBM, in place of --epochs; 0: as many as the epochs have", at_least=0)
     centred: bool = option(
         True, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"

@@ -19,6 +19,7 @@ from modelpar.collective.ending import all_raise
 from modelpar.data import Dataset
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
+from modelpar.data.missing import MissingValues
 from modelpar.errors import DataError, ModelparError, SpecError, TrainingError
 from modelpar.kernels.products.precision import products_in
 from modelpar.model import gauge
@@ -31,6 +32,7 @@ from modelpar.sync import Average, Sync, Work, strategy
 from modelpar.training import averaging, monitor
 from modelpar.training.chain_supply import ChainSupply
 from modelpar.training.checks import StageChecks
+from modelpar.training.completion import CompletedFeed, missing_values
 from modelpar.training.evaluation import accuracy_measures, check_predictions, required_labels
 from modelpar.training.exactness import Recorder, check_exact, digests_of_parts
 from modelpar.training.feeds import (
@@ -88,33 +90,40 @@ def pretrain(
     check_exact(network.spec, training, binary=visible.binary)
     spread: Feed | None = None
     everywhere = not isinstance(dataset.train.table, OwnColumns)
+    missing = missing_values(network, dataset.train)
+    everywhere = everywhere and missing is None  # what is drawn here is not in the data of others
     if network.rbms[0].weights.spreads_visible and visible.binary and position.layer == 0 and everywhere:
         # states of units that others own are read from the data, not received
         spread = visible_feed(network, dataset, dataset.train, run.binarise, spread=True)
     for rbm in network.rbms:
         if rbm.index == position.layer:
             scorer = Scorer(network, dataset, training, rbm.index + 1, position.seconds)
-            yield from _train_rbm(network, run, rbm, feed, below, spread, training, sync, scorer)
+            yield from _train_rbm(network, run, rbm, feed, below, spread, training, sync, scorer, missing)
             _next_layer(network, run)
         if position.stage != "pretrain":
             return
         if network.spec.exact and rbm.index == 0:
             below = DrawnOnce(visible)  # a grey value is not a state
+        if missing is not None:
+            below = CompletedFeed(rbm, below, missing, training.missing_steps, once=True)
+            missing = None
         feed = below = feed_above(network, rbm, below, pass_up=training.pass_up, cache=training.cache)
         spread = None
 
 
 def _train_rbm(
     network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None,
-    training: TrainingSpec, how: SyncSpec, scorer: Scorer,
+    training: TrainingSpec, how: SyncSpec, scorer: Scorer, missing: MissingValues | None = None,
 ) -> Iterator[Record]:  # fmt: skip
-    """``feed`` is what the RBM is trained on, ``real_feed`` the same before draws, ``spread`` as in MinibatchLoop."""
+    """``feed`` is what the RBM is trained on, ``real_feed`` the same before draws, ``spread`` as in MinibatchLoop,
+    ``missing`` what is missing in the feed, and drawn."""
     grid, position = network.grid, run.position
-    loop = MinibatchLoop(network, run, feed, epochs=training.epochs, n_updates=training.updates,
+    drawn = feed if missing is None else CompletedFeed(rbm, feed, missing, training.missing_steps)
+    loop = MinibatchLoop(network, run, drawn, epochs=training.epochs, n_updates=training.updates,
                          batch_size=training.batch_size, stage="pretrain", shuffle=rbm.index, packed=True,
                          spread=spread, sums={"squared_error": Sum(0.0, over_shards=True)})  # fmt: skip
     if loop.unfinished and loop.n_done == 0:
-        set_visible_biases(network, rbm, real_feed)
+        set_visible_biases(network, rbm, real_feed, missing)
         rbm.enter_gauge()
     if rbm.name not in run.velocity:
         run.velocity[rbm.name] = rbm.parameters.like()
@@ -134,7 +143,7 @@ def _train_rbm(
     visible = network.spec.visible if rbm.index == 0 else "bernoulli"
     penalties = Penalties.of(training, rbm.name, rbm.weights, visible)
     with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, penalties, average) as sync:
-        optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, feed, loop.n_done)
+        optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, drawn, loop.n_done)
         while loop.unfinished:
             size = size_now()
             for segment in loop.segments(sync, lambda: size_now().rate):
@@ -369,6 +378,7 @@ def _check_data(network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset) 
         )
     if fingerprint is not None:
         run.data = fingerprint
+    run.alphabet = dataset.alphabet or run.alphabet
     if fresh:
         learn_scaling(network, dataset)
         run.binarise = dataset.binarise
