@@ -148,12 +148,22 @@ class RealRBM(RBM):
         """By all visible states; of Gaussian visible units by the integral over h of at most two hidden units."""
         if not self.gaussian:
             return np.logaddexp.reduce(self.log_unnormalised(self.all_states()))
+        return np.logaddexp.reduce(self._hidden_masses()[0]) + 0.5 * len(self.b) * np.log(2 * np.pi)
+
+    def visible_moments(self):
+        """(means, means of squares) (n_visible,) of Gaussian visible units, by the integral over h."""
+        log_p, x = self._hidden_masses()
+        p = np.exp(log_p - np.logaddexp.reduce(log_p))
+        return x @ p, 1 + x**2 @ p
+
+    def _hidden_masses(self):
+        """(log of the mass of each node of h, the means of v there), of Gaussian visible units."""
         h = np.array(np.meshgrid(*[NODES] * len(self.c), indexing="ij")).reshape(len(self.c), -1)
         log_w = np.log(np.array(np.meshgrid(*[WEIGHTS] * len(self.c), indexing="ij"))).sum(axis=0).ravel()
         U = sum(potential(self.kind, h[j], *self.potential[:, j]) for j in range(len(h)))
         x = self.W @ h + self.b[:, None]
         terms = self.c @ h - U + 0.5 * (x**2 - self.b[:, None] ** 2).sum(axis=0)
-        return np.logaddexp.reduce(terms + log_w) + 0.5 * len(self.b) * np.log(2 * np.pi)
+        return terms + log_w, x
 
 
 def some_potential(kind, n_hidden, rng):

@@ -71,7 +71,7 @@ def part_shapes(header: Header, spec: NetworkSpec) -> dict[str, Shapes]:
         elif not pattern.dense:
             _, shape, _, _ = header.tensors.get(f"rbm.{i}.W", (None, (0,), 0, 0))
             weights = (math.prod(shape),)
-        units = hidden_units(spec.hidden)
+        units = hidden_units(spec.hidden_of(i))
         potential = dict.fromkeys(units.learned if units else (), (n_upper,))
         result[f"rbm.{i}"] = {"W": weights, "b": (n_lower,), "c": (n_upper,), **potential}
     if spec.classes:

@@ -188,7 +188,7 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
     single = len(spec.layers) == 2
     if not any(pattern.dense for pattern in spec.patterns):
         yield Idle("training", "products", "no connections are complete, and only these have products of matrices")
-    if spec.hidden != "bernoulli":
+    if spec.hidden != "bernoulli" and single:
         yield Idle(
             "training", "statistics", f"the statistics of --hidden {spec.hidden} are means, which are not rounded"
         )

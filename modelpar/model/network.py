@@ -122,7 +122,7 @@ class DeepBeliefNetwork:
                     visible.owned(shard),
                     hidden.owned(shard),
                     visible=spec.visible_kind if i == 0 else Visible(),
-                    hidden=hidden_units(spec.hidden),
+                    hidden=hidden_units(spec.hidden_of(i)),
                     seed=spec.seed,
                     dtype=dtype,
                     shard_comm=grid.shard_comm,
@@ -215,11 +215,13 @@ class DeepBeliefNetwork:
 
     def parts(self) -> list[Part]:
         """This shard's parameters, from the first RBM up to the output layer where there is one."""
-        units = hidden_units(self.spec.hidden)
-        potential = units.learned if units else ()
         parts = [
-            Part(rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids, potential) for rbm in self.rbms
-        ]
+            Part(
+                rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids,
+                rbm.hidden_units.learned if rbm.hidden_units else (),
+            )
+            for rbm in self.rbms
+        ]  # fmt: skip
         if self.output is not None:
             parts.append(Part("output", self.output.parameters, self.output.weights, None, self.output.class_ids))
         return parts
@@ -264,8 +266,8 @@ class DeepBeliefNetwork:
         assert not isinstance(v, Packed)  # above the first RBM
         return v
 
-    def generate_down(self, h: Array) -> Array:
-        """Visible means from states (n_top_owned, batch) of the top layer, layer by layer.
+    def generate_down(self, h: Activations) -> Array:
+        """Visible means from states, or values, (n_top_owned, batch) of the top layer, layer by layer.
 
         The array is used again by the next call.  Collective.  Raises DataError as :meth:`propagate_up` does.
         """

@@ -1,6 +1,6 @@
 """Annealed importance sampling against exact sums over all states, at every grid of the ranks.
 
-Modules: modelpar/likelihood/steps
+Modules: modelpar/likelihood/legs, modelpar/likelihood/steps
 """
 
 from __future__ import annotations
