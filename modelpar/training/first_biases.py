@@ -14,11 +14,11 @@ from modelpar.training.feeds import mean_of
 
 def set_visible_biases(network: DeepBeliefNetwork, rbm: RBM, feed: Feed) -> None:
     """log(p / (1 - p)) of each unit's mean p (Hinton 2010, section 8), log p for units of a site, or the mean itself
-    for Gaussian ones."""
+    for Gaussian ones, times their precisions."""
     mean = mean_of(network, feed)
     categories = rbm.visible.categories
     if rbm.gaussian:
-        rbm.b[:] = mean
+        rbm.b[:] = mean if rbm.precision is None else mean * rbm.precision
     elif categories:
         n = feed.n_samples  # half a sample more of each category keeps those finite that never occur
         p = (np.asarray(mean, np.float64) * n + 0.5) / (n + 0.5 * categories)
