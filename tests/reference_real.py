@@ -97,8 +97,9 @@ class RealRBM(RBM):
     def start_chains(self, n_chains, how="biases", update=0):
         first, x = update * n_chains, np.repeat(self.c[:, None], n_chains, axis=1)
         if how == "random":
-            v = np.zeros((len(self.b), n_chains))
-            x = self.inputs(self.draw_visible(v if self.gaussian else v + 0.5, CHAIN, 65535, first))
+            v, start = np.zeros((len(self.b), n_chains)), (self.seed, self.layer, CHAIN, 65535)
+            drawn = reference.sample_gaussian(v, start, first) if self.gaussian else None
+            x = self.inputs(reference.sample_bernoulli(v + 0.5, start, first) if drawn is None else drawn)
         self.chains = self.draw(x, CHAIN, 0, first)
 
     def update(self, v0, n, o, rate, momentum):
@@ -114,7 +115,8 @@ class RealRBM(RBM):
             if not o.n_chains and k == 1:
                 error = np.mean((v0 - mean) ** 2)
             side = (CHAIN, 2 * k - 1) if o.n_chains else (VISIBLE, k - 1)
-            v = self.draw_visible(mean, *side, first) if o.n_chains or np.isin(v0, (0, 1)).all() else mean
+            means = not o.n_chains and not np.isin(v0, (0, 1)).all()
+            v = mean if means else self.draw_visible(mean, *side, first)
             x = self.inputs(v)
             if o.n_chains or k < sweeps:
                 h = self.draw(x, purpose, 2 * k if o.n_chains else k, first)
@@ -129,12 +131,14 @@ class RealRBM(RBM):
         gradients[0] *= self.mask
         step((self.W, self.b, self.c), self.velocity[:3], gradients, rate, momentum, rate * o.weight_decay, batch)
         slopes = self.slopes(x0).sum(axis=2) - ratio * self.slopes(x).sum(axis=2)
+        self.learn_precision(v0, v, means, rate, momentum)
         step([self.potential], self.velocity[3:], [slopes], rate, momentum, 0.0, batch)  # only weights decay
         return error
 
     def log_unnormalised(self, v):
         """log p*(v) of every column, (samples,)"""
-        own = -0.5 * ((v - self.b[:, None]) ** 2).sum(axis=0) if self.gaussian else self.b @ v
+        b, t = self.b[:, None], self.precision[:, None]
+        own = -0.5 * (t * (v - b / t) ** 2).sum(axis=0) if self.gaussian else self.b @ v
         return own + self.cumulant(self.inputs(v)).sum(axis=0)
 
     def all_states(self):
@@ -148,13 +152,13 @@ class RealRBM(RBM):
         """By all visible states; of Gaussian visible units by the integral over h of at most two hidden units."""
         if not self.gaussian:
             return np.logaddexp.reduce(self.log_unnormalised(self.all_states()))
-        return np.logaddexp.reduce(self._hidden_masses()[0]) + 0.5 * len(self.b) * np.log(2 * np.pi)
+        return np.logaddexp.reduce(self._hidden_masses()[0]) + 0.5 * np.log(2 * np.pi / self.precision).sum()
 
     def visible_moments(self):
         """(means, means of squares) (n_visible,) of Gaussian visible units, by the integral over h."""
         log_p, x = self._hidden_masses()
         p = np.exp(log_p - np.logaddexp.reduce(log_p))
-        return x @ p, 1 + x**2 @ p
+        return x @ p, 1 / self.precision + x**2 @ p
 
     def _hidden_masses(self):
         """(log of the mass of each node of h, the means of v there), of Gaussian visible units."""
@@ -162,8 +166,8 @@ class RealRBM(RBM):
         log_w = np.log(np.array(np.meshgrid(*[WEIGHTS] * len(self.c), indexing="ij"))).sum(axis=0).ravel()
         U = sum(potential(self.kind, h[j], *self.potential[:, j]) for j in range(len(h)))
         x = self.W @ h + self.b[:, None]
-        terms = self.c @ h - U + 0.5 * (x**2 - self.b[:, None] ** 2).sum(axis=0)
-        return terms + log_w, x
+        terms = self.c @ h - U + 0.5 * ((x**2 - self.b[:, None] ** 2) / self.precision[:, None]).sum(axis=0)
+        return terms + log_w, x / self.precision[:, None]
 
 
 def some_potential(kind, n_hidden, rng):

@@ -27,6 +27,7 @@ from modelpar.draws import Purpose, Stream
 from modelpar.kernels.products.product import Activations, Sampler
 from modelpar.kernels.sampling.softplus import FIXED_STEPS, fixed_softplus_sums, lies_below
 from modelpar.kernels.states import Packed, over_units, pack
+from modelpar.model import gaussian_visible
 from modelpar.model.rbm import RBM
 from modelpar.units.hidden import cumulant_sums, drawn
 
@@ -45,9 +46,9 @@ class Level:
 
     With ``beta`` 0 the units are independent, and every sweep is a new sample.  That is the path of annealed importance
     sampling (Salakhutdinov and Murray 2008, equation 16) from a base-rate RBM of the same visible biases.  Of Gaussian
-    visible units -|v - b|^2 / 2 stands for b.v.  Hidden units with real values keep their potentials U, so that with
-    v and h the distribution is exp(b.v + beta h.x - sum_j U_j(h_j)), and their cumulants Gamma(beta x_j) stand for
-    log(1 + exp(beta x_j)).  Methods are collective over the shards.
+    visible units -t |v - b / t|^2 / 2, t their precisions, stands for b.v.  Hidden units with real values keep their
+    potentials U, so that with v and h the distribution is exp(b.v + beta h.x - sum_j U_j(h_j)), and their cumulants
+    Gamma(beta x_j) stand for log(1 + exp(beta x_j)).  Methods are collective over the shards.
     """
 
     rbm: RBM
@@ -67,9 +68,8 @@ class Level:
             x += x.dtype.type(1 - self.beta) * rbm.b[:, None]
         stream = Stream(rbm.seed, rbm.index, purpose, repeat)
         if rbm.gaussian:
-            v = np.empty_like(x)
-            draws.sample_gaussian(x, stream, rbm.visible_ids, first, v)
-            return v
+            mean = gaussian_visible.to_means(x, rbm.precision)
+            return gaussian_visible.drawn(mean, rbm.precision, stream, rbm.visible_ids, first)
         return _drawn(x, rbm.visible_ids, stream, first, rbm.visible.categories)
 
     def hidden(self, x: Array, purpose: Purpose, repeat: int, first: int) -> Activations:
@@ -100,7 +100,10 @@ class Level:
         if isinstance(v, Packed):
             visible = over_units(v, np.rint(b * FIXED_STEPS))  # integers below 2^53, exact in any order
         else:
-            visible = np.rint(b[:, None] * v * FIXED_STEPS).sum(axis=0)
+            own = b[:, None] * v
+            if (precision := self.rbm.precision) is not None:  # levels of other precisions weigh squares otherwise
+                own -= 0.5 * precision.astype(np.float64)[:, None] * np.square(v, dtype=np.float64)
+            visible = np.rint(own * FIXED_STEPS).sum(axis=0)
         return result + visible.astype(np.int64)
 
     def _of_hidden(self, x: Array) -> IntArray:

@@ -108,6 +108,8 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
     del fields["layout"], fields["halo"]
     if spec.hidden == "bernoulli":  # as files were before there were other kinds
         del fields["hidden"]
+    if spec.visible != "gaussian":
+        del fields["variances"]
     return fields
 
 

@@ -64,6 +64,8 @@ def spec_of(path: str, header: Header) -> NetworkSpec:
         for name in known & {"connections", "visible_grid", "layout"} & set(values):
             if not isinstance(values[name], str):  # an option may be a list; what is written is a text
                 raise ValueError(f"{name} is {plain.shown(values[name])}, but must be a text")
+        if values.get("visible") == "gaussian":  # files of earlier versions do not name them
+            values = {"variances": "unit", **values}
         spec = NetworkSpec(**{**values, "layers": tuple(values["layers"])})
         layout_words(spec.layout, spec.layout.count(",") + 1)  # which is of no more use than that its words are known
         structure.check(path, header, spec)

@@ -111,6 +111,7 @@ def _needed(spec: NetworkSpec) -> list[str]:
         units = hidden_units(spec.hidden_of(i))
         of_each = "W", "b", "c", *(units.learned if units else ()), "mean_activation"
         names += [f"rbm.{i}.{name}" for name in of_each]
+    names += [f"rbm.0.{name}" for name in spec.visible_kind.learned]
     return [*names, "input.offset", "input.scale", *(("output.W", "output.c") if spec.classes else ())]
 
 

@@ -194,6 +194,7 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
         )
     if spec.visible != "gaussian":
         yield Idle("training", "gaussian_learning_rate", f"--visible is {spec.visible}; the rate is --learning-rate")
+        yield Idle("network", "variances", f"--visible is {spec.visible}, whose units have none")
     elif single:
         yield Idle("training", "learning_rate", "the only RBM has Gaussian units; its rate is --gaussian-learning-rate")
     if not training.sparsity_cost:

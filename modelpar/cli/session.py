@@ -280,7 +280,18 @@ class Session:
 
     def _differs(self, stored: NetworkSpec) -> str:
         """In what a checkpoint's network is not the one that was asked for; empty where it is."""
-        for name in ("layers", "connections", "visible_grid", "classes", "visible", "hidden", "dtype", "exact", "seed"):
+        for name in (
+            "layers",
+            "connections",
+            "visible_grid",
+            "classes",
+            "visible",
+            "variances",
+            "hidden",
+            "dtype",
+            "exact",
+            "seed",
+        ):
             theirs, ours = getattr(stored, name), getattr(self.spec, name)
             if name == "connections" and without_files(theirs) == without_files(ours):
                 continue  # masks are compared by their connections

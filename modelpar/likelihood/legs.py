@@ -14,10 +14,12 @@ class BaseRate:
     """An RBM whose weights and hidden biases are 0.
 
     b   (n_visible_owned,)   potential   (shape parameters, n_hidden_owned)
+    precision   of Gaussian visible units (n_visible_owned,), or None
     """
 
     b: Array
     potential: Array
+    precision: Array | None = None
 
     def hidden_input(self, v: Activations) -> None:
         """Nothing, which stands for 0."""
@@ -46,6 +48,11 @@ class Leg(NamedTuple):
         """Shape parameters (parameters, n_hidden_owned) between the two."""
         first, last = (it.potential if isinstance(it, BaseRate) else it.parameters.potential for it in self[:2])
         return mixed(first, last.copy(), fraction)
+
+    def precision(self) -> Array | None:
+        """Of Gaussian visible units at ``high``."""
+        start, end = self.start.precision, self.end.precision
+        return None if start is None or end is None else mixed(start, end.copy(), self.high)
 
 
 def _kept(x: Array | None) -> Array | None:

@@ -67,6 +67,7 @@ class Part:
     visible_ids: IntArray | None  # (n_b,) of the visible biases; None of the output layer, which has none
     hidden_ids: IntArray  # (n_c,) units, or classes
     potential: tuple[str, ...] = ()  # names of what hidden units learn besides their biases
+    precision: tuple[str, ...] = ()  # names of what visible units do
 
 
 class OutputLayer:
@@ -202,7 +203,8 @@ class DeepBeliefNetwork:
         biases = sum(a + b for a, b in _pairs(self.spec.layers))
         units = hidden_units(self.spec.hidden)
         potentials = len(units.learned) * self.spec.layers[-1] if units else 0
-        return biases + potentials + sum(self.n_weights) + (self.spec.layers[-1] + 1) * self.spec.classes
+        precisions = len(self.spec.visible_kind.learned) * self.spec.layers[0]
+        return biases + potentials + precisions + sum(self.n_weights) + (self.spec.layers[-1] + 1) * self.spec.classes
 
     @property
     def n_weights(self) -> list[int]:
@@ -218,7 +220,7 @@ class DeepBeliefNetwork:
         parts = [
             Part(
                 rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids,
-                rbm.hidden_units.learned if rbm.hidden_units else (),
+                rbm.hidden_units.learned if rbm.hidden_units else (), rbm.visible.learned,
             )
             for rbm in self.rbms
         ]  # fmt: skip

@@ -62,6 +62,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     components_            weights (n_components, n_features)
     intercept_hidden_      (n_components,)
     intercept_visible_     (n_features,)
+    precision_             (1, n_features) inverse variances of Gaussian units, standardised; of others (0, n_features)
     potential_             (0, n_components); of drelu (2, n_components): thresholds and asymmetries of hidden units
     h_samples_             hidden states of the persistent chains (chains, n_components); with ``persistent`` only
     visible_               kind of visible units
@@ -278,9 +279,12 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         potential = (
             {f"rbm.0.{name}": x for name, x in zip(units.learned, self.potential_, strict=True)} if units else {}
         )
+        learned = network.rbms[0].visible.learned
+        # estimators that were kept before there were any have variance 1, which a network begins with
+        precision = {f"rbm.0.{name}": x for name, x in zip(learned, getattr(self, "precision_", ()), strict=False)}
         put(network, {
             "rbm.0.W": self.components_.T, "rbm.0.b": self.intercept_visible_, "rbm.0.c": self.intercept_hidden_,
-            **potential, "input.offset": self.input_offset_, "input.scale": self.input_scale_,
+            **potential, **precision, "input.offset": self.input_offset_, "input.scale": self.input_scale_,
         })  # fmt: skip
         TrainingRun.of(network).position = Position("done")
         return network
@@ -293,6 +297,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         units = network.rbms[0].hidden_units
         learned = [tensors[f"rbm.0.{name}"] for name in units.learned] if units else []
         self.potential_ = np.reshape(learned, (len(learned), len(self.components_))).astype(network.dtype)
+        precision = [tensors[f"rbm.0.{name}"] for name in network.rbms[0].visible.learned]
+        self.precision_ = np.reshape(precision, (len(precision), self.components_.shape[1])).astype(network.dtype)
         self.input_offset_, self.input_scale_ = tensors["input.offset"], tensors["input.scale"]
         if "chains" in tensors:
             self.h_samples_ = np.ascontiguousarray(tensors["chains"].T)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelpar.errors import SpecError
 from modelpar.patterns import Pattern, parse_image_shape, patterns
 from modelpar.spec.base import Spec, option
-from modelpar.units import Visible, parse_visible
+from modelpar.units import VARIANCES, Visible, parse_visible
 from modelpar.values import plain
 
 HIDDEN = ("bernoulli", "gaussian", "relu", "drelu")  # kinds of hidden units
@@ -20,7 +20,8 @@ class NetworkSpec(Spec):
 
     layers: tuple[int, ...] = option((64, 256, 256), "units of every layer, the visible one first, as in 784-500-500")
     classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0, at_most=1 << 31)
-    visible: str = option("bernoulli", "kind of visible units: bernoulli; spin, whose data are -1 and 1; categorical:Q, sites of Q units of which one is 1; or gaussian, with unit variance and standardised data")  # fmt: skip
+    visible: str = option("bernoulli", "kind of visible units: bernoulli; spin, whose data are -1 and 1; categorical:Q, sites of Q units of which one is 1; or gaussian, real values, whose data are standardised")  # fmt: skip
+    variances: str = option("learned", "variances of Gaussian visible units, given the hidden ones: learned, one for each unit, or 1, that of the standardised data", choices=VARIANCES)  # fmt: skip
     hidden: str = option("bernoulli", "kind of the last layer's hidden units: states, or real values, which may be Gaussian, rectified, or double rectified; the layers between have states",
                           choices=HIDDEN)  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
@@ -83,7 +84,7 @@ class NetworkSpec(Spec):
     @property
     def visible_kind(self) -> Visible:
         """What the visible units are.  Raises SpecError where ``visible`` is not understood."""
-        return parse_visible(self.visible)
+        return parse_visible(self.visible, self.variances)
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:

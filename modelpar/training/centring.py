@@ -94,7 +94,8 @@ def centre(
     visible, hidden = _means(statistics, reduction, divisors)
     _centre_weights(velocity, statistics, visible, hidden, carry, rate)
     _centre_biases(velocity, statistics, reduction, divisors, visible[-1], hidden[-1], carry, rate)
-    velocity.potential *= velocity.flat.dtype.type(carry)  # whose gradient does not depend on offsets
+    for beside in (velocity.potential, velocity.precision):  # whose gradients do not depend on offsets
+        beside *= velocity.flat.dtype.type(carry)
 
 
 def correct(

@@ -165,7 +165,8 @@ def look(network: DeepBeliefNetwork, rbm: RBM, feed: Feed | None) -> None:
     Raises TrainingError, on every rank, where weights have exploded or sums may have wrapped since the last look.
     """
     rate, run = rate_of(rbm), TrainingRun.of(network)
-    check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c, rbm.parameters.potential], network.grid.comm, rate)
+    own = rbm.parameters
+    check_finite(f"RBM {rbm.index}", [own.b, own.c, own.potential, own.precision], network.grid.comm, rate)
     bounds = network.bounds(rbm)
     if why := health.of_rbm(rbm, bounds, network.grid.comm):
         raise TrainingError(f"{why}; use a smaller {rate}")

@@ -281,6 +281,7 @@ def _enter(gradient: Parameters, parameters: Parameters, velocity: Parameters, s
     for change, bias, old in (
         (gradient.b, parameters.b, velocity.b), (gradient.c, parameters.c, velocity.c),
         (gradient.potential, parameters.potential, velocity.potential),
+        (gradient.precision, parameters.precision, velocity.precision),
     ):  # fmt: skip
         old *= old.dtype.type(scalars.carry)
         old += change

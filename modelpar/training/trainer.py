@@ -22,7 +22,7 @@ from modelpar.data.memory import OwnColumns
 from modelpar.data.missing import MissingValues
 from modelpar.errors import DataError, ModelparError, SpecError, TrainingError
 from modelpar.kernels.products.precision import products_in
-from modelpar.model import gauge
+from modelpar.model import gauge, gaussian_visible
 from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
@@ -164,6 +164,7 @@ def _train_rbm(
                         standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip,
                     )  # fmt: skip
                     gauge.project(rbm.parameters, rbm.visible)
+                    gaussian_visible.keep_within_bounds(rbm.parameters)
                     # chains of their own never reconstruct the data: they have no error, and the probe's stands in
                     loop.count(batch, squared_error=0.0 if chains else step.error)
                 record = loop.synchronise()

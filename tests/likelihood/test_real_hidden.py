@@ -79,17 +79,17 @@ def test_annealing_tends_to_the_truth(comm, agree, shape, kind, visible):
     rbm, grid = network.rbms[0], network.grid
     truth = twin.log_partition()
     if visible == kind == "gaussian":  # all is one normal distribution
-        precision = np.block([[np.eye(6), -twin.W], [-twin.W.T, np.eye(2)]])
+        precision = np.block([[np.diag(twin.precision), -twin.W], [-twin.W.T, np.eye(2)]])
         field = np.concatenate([twin.b, twin.c])
         log_det = np.linalg.slogdet(precision)[1]
         closed = 0.5 * field @ np.linalg.solve(precision, field) - 0.5 * log_det + 4 * np.log(2 * np.pi)
-        assert np.isclose(truth, closed - 0.5 * twin.b @ twin.b, atol=1e-8)
+        assert np.isclose(truth, closed - 0.5 * twin.b @ (twin.b / twin.precision), atol=1e-8)
     betas = temperatures(rbm, 150)
     found = log_partition_ais(rbm, CHAINS, betas=betas)
     agree(abs(found.value - truth) < 5 * found.error + 1e-6 and found.error < 0.1, f"{found} is not {truth}")
     v = some_visible(visible, 6, 60, np.random.default_rng(1))
     if visible == "gaussian":
-        v = v + twin.b[:, None]
+        v = v + (twin.b / twin.precision)[:, None]
     else:  # of the model itself
         states, u = twin.all_states(), np.random.default_rng(1).random(60)
         cumulated = np.cumsum(np.exp(twin.log_unnormalised(states) - truth))

@@ -37,11 +37,12 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def machine(
-    comm, shape, kind, *, layout="column", visible="bernoulli", dtype="float64", sizes=(9, 6), owners="random"
+    comm, shape, kind, *, layout="column", visible="bernoulli", dtype="float64", sizes=(9, 6), owners="random",
+    variances="learned",
 ):  # fmt: skip
     """A sharded network, and the same RBM in NumPy."""
     how = {"connections": layout} if ":" in layout else {"layout": layout}
-    spec = NetworkSpec(sizes, hidden=kind, visible=visible, dtype=dtype, seed=17, **how)
+    spec = NetworkSpec(sizes, hidden=kind, visible=visible, variances=variances, dtype=dtype, seed=17, **how)
     plan = networks.layout_of(spec, shape[0], owners)
     whole_sites = plan.layers[0].with_whole(spec.visible_kind.unit_of_layout)
     plan = replace(plan, layers=(whole_sites, *plan.layers[1:]))
@@ -51,7 +52,11 @@ def machine(
     W = rng.normal(0, 0.25, sizes) * mask
     b, c = rng.normal(0, 0.5, sizes[0]), rng.normal(0, 0.5, sizes[1])
     how = {"gaussian": visible == "gaussian", "categories": spec.visible_kind.categories, "mask": mask}
-    twin = RealRBM(W, b, c, kind, some_potential(kind, sizes[1], rng), seed=17, **how)
+    U = some_potential(kind, sizes[1], rng)
+    if rbm.visible.learned:
+        how["precision"] = np.exp(rng.normal(0.3, 0.5, sizes[0]))
+        rbm.parameters.precision[0] = how["precision"][rbm.visible_ids]
+    twin = RealRBM(W, b, c, kind, U, seed=17, **how)
     rbm.W[:], rbm.b[:], rbm.c[:] = networks.held(rbm, W), b[rbm.visible_ids], c[rbm.hidden_ids]
     rbm.parameters.potential[:] = twin.potential[:, rbm.hidden_ids]
     rbm.refresh()
@@ -148,7 +153,7 @@ def test_statistics_are_the_gradient_of_the_likelihood(comm, agree, kind, visibl
     gradient = rbm.parameters.like()
     result.statistics.add_to(gradient, 0.0, 1 / n, 1 / n)
     flat = grid.replica_comm.allreduce(gradient.flat)
-    own = [twin.W, twin.b, twin.c, twin.potential]
+    own = [twin.W, twin.b, twin.c, twin.potential, *([twin.precision] if twin.learns_precision else [])]
 
     expected = []
     for values in own:
