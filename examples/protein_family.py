@@ -31,7 +31,8 @@ from modelpar.analysis.of_network import effective_couplings, sampled_states, st
 from modelpar.errors import ModelparError
 from modelpar.training.scoring import score_split
 
-RATES = {"bernoulli": 0.25}  # of learning; others learn as much with less, since their values are larger
+# rate of learning, L2, updates: of real hidden units, which vary more and learn faster, and of Bernoulli ones
+REAL, BERNOULLI = (0.15, 0.001, 1500), (0.25, 0.0002, 6000)
 SAMPLED, SWEEPS = 50000, 300  # sequences, and sweeps of Gibbs sampling before the first of a chain
 UNITS_SHOWN = 5  # hidden units in a picture
 
@@ -42,16 +43,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--contacts", help="table of i, j, ..., distance, plain or .gz")
     parser.add_argument("--hidden", default="bernoulli", help="kind of hidden units: bernoulli, gaussian, relu, drelu")
     parser.add_argument("--hidden-units", type=int, default=200)
-    parser.add_argument("--updates", type=int, default=6000)
-    parser.add_argument("--learning-rate", type=float, help="default: 0.25, or a tenth of it for real hidden units")
-    parser.add_argument("--penalty", type=float, default=0.0002, help="L2; less fits weak correlations more closely")
+    parser.add_argument("--updates", type=int, help="default: 6000, or 1500 for real hidden units")
+    parser.add_argument("--learning-rate", type=float, help="default: 0.25, or 0.15 for real hidden units")
+    parser.add_argument("--penalty", type=float, help="L2, default: 0.0002, or 0.001 for real hidden units")
     parser.add_argument("--chains", type=int, default=1000, help="and sequences of a minibatch")
     parser.add_argument("--sampled", type=int, default=SAMPLED, help="sequences that are compared with the family")
     parser.add_argument("--temperatures", type=int, default=2000, help="of AIS")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="folder for the model and pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    rate, penalty, updates = BERNOULLI if asked.hidden == "bernoulli" else REAL
+    asked.learning_rate = rate if asked.learning_rate is None else asked.learning_rate
+    asked.penalty = penalty if asked.penalty is None else asked.penalty
+    asked.updates = updates if asked.updates is None else asked.updates
+    return asked
 
 
 def main() -> None:
@@ -65,7 +71,7 @@ def main() -> None:
     )  # fmt: skip
     training = TrainingSpec(
         updates=asked.updates, batch_size=asked.chains, chains=asked.chains, gibbs_steps=10, chain_start="data",
-        learning_rate=asked.learning_rate or RATES.get(asked.hidden, 0.025), schedule="exponential", final_rate=0.1,
+        learning_rate=asked.learning_rate, schedule="exponential", final_rate=0.1,
         weight_decay=asked.penalty, average=max(1, asked.updates // 15),
     )  # fmt: skip
     with Grid(comm) as grid:
