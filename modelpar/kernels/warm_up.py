@@ -104,7 +104,7 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("rectified units", 4.0, lambda: _rectified(x, units)))
     if "rectified" in kinds and "likelihoods" in kinds:
         sides = np.ones((1, 4))
-        chosen.append(Task("likelihoods of rectified units", 0.7, lambda: rectified.cumulant_sums(x, sides)))
+        chosen.append(Task("likelihoods of rectified units", 0.5, lambda: rectified.cumulant_sums(x, sides)))
     if "clipping" in kinds:
         copy = bias.copy()
         chosen.append(Task("clipping", 0.6, lambda: (update.largest_span(bias), update.squares_span(copy + 1, 1.0),
