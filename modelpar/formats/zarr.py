@@ -38,8 +38,8 @@ _TYPE_2 = re.compile(r"[|<>](b1|[iu][1248]|f[248])")
 _TYPE_3 = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 _CODECS = {  # those that make bytes of numbers and nothing else
     "blosc", "zstd", "zlib", "gzip", "lz4", "lzma", "bz2", "delta", "shuffle", "bitround", "packbits",
-    "fixedscaleoffset", "quantize", "astype", "crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3", "bytes", "endian", "transpose",
-    "sharding_indexed",
+    "fixedscaleoffset", "quantize", "astype", "crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3", "bytes",
+    "endian", "transpose", "sharding_indexed",
 }  # fmt: skip
 
 
