@@ -57,7 +57,8 @@ def with_states(X: Any, kind: Visible, *, fitted: bool = False) -> Any:
     if not kind.categories:
         return X
     X = X.toarray() if scipy.sparse.issparse(X) else X
-    wrong = (np.rint(X) != X) | (X < 0) | ~(X < kind.categories)
+    in_range = (X >= 0) & (kind.categories > X)
+    wrong = (np.rint(X) != X) | ~in_range
     if wrong.any():
         sample, site = np.argwhere(wrong)[0]
         raise DataError(

@@ -175,10 +175,8 @@ def write_csv(path: Path, random: Random) -> None:
     """As file.csv: it is known by its name."""
     sign = random.choice((",", ",", ";"))
     rows = [[f"c{k}" for k in range(4)]] if random.random() < 0.6 else []
-    rows += [
-        [random.choice(("0", "1", "1", "0.5", "-3", "", "x"[: random.randrange(2)])) for _ in range(4)]
-        for _ in range(9)
-    ]
+    cells = random.choice((("0", "1"), ("0", "1", "0.5", "-3"), ("0", "1", ""), ("0", "1", "-1"), ("0", "", "x", "2")))
+    rows += [[random.choice(cells) for _ in range(4)] for _ in range(9)]
     text = "\n".join(sign.join(row) for row in rows) + "\n"
     path.with_suffix(".csv").write_bytes(
         packed(damaged(text, random) if random.random() < 0.7 else text.encode(), random)
