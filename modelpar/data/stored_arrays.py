@@ -17,6 +17,7 @@ from modelpar.data.read_options import FILLED, ReadOptions
 from modelpar.data.reading import RowTable, check_labels
 from modelpar.formats.arrow import CsvTable, ParquetTable
 from modelpar.formats.hdf5 import Hdf5Array
+from modelpar.formats.zarr import ZarrArray
 
 Array = npt.NDArray[Any]
 
@@ -61,6 +62,11 @@ def _source(array: StoredArray, kind: str) -> Source:
 def open_hdf5(path: Path, inner: str, options: ReadOptions) -> Source:
     """Samples in an array of an HDF5 file.  Reads its header.  Raises DataError."""
     return _source(Hdf5Array(path, inner), "HDF5 array")
+
+
+def open_zarr(path: Path, inner: str, options: ReadOptions) -> Source:
+    """Samples in an array of a Zarr store.  Reads its metadata, and the sizes of its files.  Raises DataError."""
+    return _source(ZarrArray(path, inner), "Zarr array")
 
 
 def open_parquet(path: Path, options: ReadOptions) -> Source:

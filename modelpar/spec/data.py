@@ -23,7 +23,7 @@ class DataSpec(Spec):
 
     data: str = option(
         "digits",
-        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz, FASTA, A3M, HDF5 as FILE.h5:ARRAY, PLINK .bed, VCF, Parquet, CSV)",
+        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz, FASTA, A3M, HDF5 as FILE.h5:ARRAY, Zarr as FILE.zarr:ARRAY, PLINK .bed, VCF, Parquet, CSV)",
         path="data",
     )
     labels: str | None = option(None, "file with the labels, where the data file has none", path="file")
