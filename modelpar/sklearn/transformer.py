@@ -78,7 +78,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
     _passes: dict[str, Any]  # state of partial_fit: samples seen, velocities, chains
     _fitted = (
-        "components_", "intercept_hidden_", "intercept_visible_", "potential_", "input_offset_", "input_scale_",
+        "components_", "intercept_hidden_", "intercept_visible_", "potential_", "precision_", "input_offset_",
+        "input_scale_",
     )  # fmt: skip
     _names: ClassVar[dict[str, str]] = {
         "layers": "n_components", "epochs": "n_iter", "gaussian-learning-rate": "learning_rate",

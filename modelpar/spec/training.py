@@ -22,7 +22,10 @@ class TrainingSpec(Spec):
         None, "learning rate of RBMs with Bernoulli visible units  [default: 0.1, or 0.05 with chains of their own; a tenth of that with real hidden units]",
         at_least=0,
     )  # fmt: skip
-    gaussian_learning_rate: float = option(0.002, "learning rate of an RBM with Gaussian visible units", at_least=0)
+    gaussian_learning_rate: float | None = option(
+        None, "learning rate of an RBM with Gaussian visible units  [default: 0.002, or 0.01 with chains of their own]",
+        at_least=0,
+    )  # fmt: skip
     schedule: str = option("constant", "how the learning rate falls over the epochs", choices=SCHEDULES)
     final_rate: float = option(
         0.1, "learning rate at the end of the schedule, as a fraction of that at the start", at_least=0, at_most=1
@@ -143,7 +146,9 @@ class TrainingSpec(Spec):
         """The learning rate of an RBM before its schedule; with real hidden units, whose products with the visible
         ones vary more, a smaller one by default."""
         if gaussian:
-            return self.gaussian_learning_rate
+            if self.gaussian_learning_rate is not None:
+                return self.gaussian_learning_rate
+            return 0.01 if self.n_chains else 0.002
         if self.learning_rate is not None:
             return self.learning_rate
         return (0.05 if self.n_chains else 0.1) * (REAL_HIDDEN if real_hidden else 1.0)

@@ -25,6 +25,7 @@ from modelpar.kernels.products.precision import products_in
 from modelpar.model import gauge, gaussian_visible
 from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.normalisable import Normalisable
 from modelpar.model.rbm import RBM
 from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
@@ -134,6 +135,7 @@ def _train_rbm(
         run.average.pop(rbm.name, None)
     base_rate = training.rate(gaussian=rbm.gaussian, real_hidden=rbm.hidden_units is not None)
     n_visible = network.spec.layers[rbm.index]
+    normalisable = Normalisable.of(rbm)
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
 
     def size_now() -> StepSize:
@@ -165,6 +167,8 @@ def _train_rbm(
                     )  # fmt: skip
                     gauge.project(rbm.parameters, rbm.visible)
                     gaussian_visible.keep_within_bounds(rbm.parameters)
+                    if normalisable is not None:
+                        normalisable.keep()
                     # chains of their own never reconstruct the data: they have no error, and the probe's stands in
                     loop.count(batch, squared_error=0.0 if chains else step.error)
                 record = loop.synchronise()
