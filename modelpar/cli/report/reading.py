@@ -140,7 +140,7 @@ def _records(run: Run) -> list[Line]:
         return []
     if n_damaged:
         run.notes.append(f"{n_damaged} damaged line(s) of {METRICS} are left out")
-    if not records:
+    elif not records:
         run.notes.append("there are no records yet: the first comes at the end of an epoch")
     return records
 
