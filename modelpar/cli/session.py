@@ -23,6 +23,7 @@ from modelpar.cli.own_data import check_resumed
 from modelpar.cli.preparation import fine_tunes, sizes_of
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.recorded_paths import recorded, without_files
+from modelpar.cli.report.command import report_at_end
 from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, report_fewer
 from modelpar.cli.run_directory import RANKS, SUMMARY, RunDirectory
 from modelpar.cli.stopping import Stopping
@@ -446,6 +447,11 @@ class Session:
         faults.at("summarise")
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         summary = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
+        if self.settings.run.report:
+            report_at_end(
+                self.network, self.dataset, self.directory, self.history, summary, self.progress.say,
+                pictures=self.settings.run.pictures,
+            )  # fmt: skip
         self.directory.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
         self.progress.console.print(summary_table(for_people(summary), "Summary"))
         self.progress.say(f"model: {self.directory.model}")
