@@ -25,7 +25,6 @@ BED_START = b"\x6c\x1b"
 MISSING = 3  # in place of a number of copies
 _MAGIC = 3  # bytes; the third tells that variants come one after another
 _BLOCK = 1 << 21  # bytes that are read at once
-_FEWEST = 4  # words of such a line: PLINK itself writes 6
 _LONGEST = 1 << 20  # bytes of a line of .fam and .bim
 _COPIES = np.array([2, MISSING, 1, 0], np.uint8)  # of the first allele, by two bits
 _OF_BYTE = _COPIES[np.arange(256)[:, None] >> np.arange(0, 8, 2) & 3].view(np.uint32)[:, 0]  # of four individuals
@@ -77,12 +76,9 @@ def _lines(path: Path, bed: Path) -> int:
     n, begins = 0, True
     with unpacked(path) as stream:
         while line := stream.readline(_LONGEST):
-            words = len(line.split(None, _FEWEST)) if begins else 0
-            if 0 < words < _FEWEST:
-                raise DataError(
-                    f"line {n + 1} of {path} has {words} word(s), but needs {_FEWEST} or more; get a new copy"
-                )
-            n += words > 0
+            if b"\0" in line:
+                raise DataError(f"{path} has a zero byte in line {n + 1}, which no text has; get a new copy")
+            n += begins and bool(line.strip())
             begins = line.endswith(b"\n")
     if not n:
         raise DataError(f"{path} is empty; get a new copy")

@@ -17,6 +17,7 @@ from mpi4py import MPI
 from modelpar.cli import run
 from modelpar.data import open_dataset, write_packed
 from tests.data.test_genotypes import ALLELES, COPIES, bed, vcf, written
+from tests.extent import quick
 
 RNG = np.random.default_rng(3)
 STATES = RNG.random((40, 30)) < 0.4
@@ -118,7 +119,7 @@ def test_a_whole_file_is_read(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("damage", ["cut off", "empty", "zeros in the middle"])
+@pytest.mark.parametrize("damage", ["cut off", "empty", pytest.param("zeros in the middle", marks=pytest.mark.slow)])
 def test_damaged_files(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, damage: str) -> None:
     path = whole(tmp_path, name)
     file = chunk_of(path)
@@ -167,7 +168,7 @@ def test_files_of_another_form(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("companion", [".bim", ".fam"])
-@pytest.mark.parametrize("damage", ["gone", "short", "empty", "odd"])
+@pytest.mark.parametrize("damage", quick(["short", "gone", "empty", "odd"]))
 def test_companions_of_plink(tmp_path: Path, capfd: pytest.CaptureFixture[str], companion: str, damage: str) -> None:
     path = bed(tmp_path / "x.bed", COPIES)
     file = path.with_suffix(companion)
