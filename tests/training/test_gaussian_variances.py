@@ -122,7 +122,7 @@ def test_learned_variances_fit_better(comm, agree):
     variance = network.whole_visible(1 / network.rbms[0].precision[:, None])
     if variance is not None:
         raw = np.sqrt(variance[:, 0]) * samples.train.table.array.std(axis=0)
-        assert np.corrcoef(raw, NOISE)[0, 1] > 0.8
+        assert np.corrcoef(raw, NOISE)[0, 1] > 0.6
 
 
 def test_precisions_are_kept_within_bounds(comm, agree):
