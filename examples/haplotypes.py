@@ -93,42 +93,44 @@ def out_of_africa(msprime: Any) -> Any:
 
 def train(asked: argparse.Namespace) -> None:
     comm = MPI.COMM_WORLD
-    before = memory("VmRSS")
     # the rows of a layout by rows are visible units: a rank reads the columns of its own, and only hidden sums travel
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         genomes = opened(asked, comm)
+        path = asked.out / "model.safetensors"
         spec = NetworkSpec((genomes.n_visible, asked.hidden_units), layout="row", seed=asked.seed)
-        network = DeepBeliefNetwork(spec, grid)
-        parameters, at_first = memory("VmRSS") - before, memory("VmRSS")
-        columns = genomes.train.table.columns(network.visible_ids)
-        reading = {"columns": comm.allreduce(columns.nbytes), "peak_of_reading": memory("VmHWM") - at_first}
+        network = load(path, grid) if asked.go_on else DeepBeliefNetwork(spec, grid)
+        peak_before = memory("VmHWM")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+        before = memory("VmRSS")
+        held = genomes.train.table.columns(network.visible_ids).nbytes
+        reading = memory("VmHWM") - before
         n_values = genomes.train.table.n_samples * genomes.n_visible
         training = TrainingSpec(
             updates=asked.updates, batch_size=asked.batch_size, chains=asked.chains, gibbs_steps=asked.sweeps,
             chain_start="data", learning_rate=asked.learning_rate, schedule=asked.schedule, weight_decay=asked.penalty,
         )  # fmt: skip
-        read = comm.allgather(memory("VmHWM"))
-        started, n_steps, epochs = time.perf_counter(), 0, []
+        started, n_steps, done = time.perf_counter(), 0, written(asked)["updates"] if asked.go_on else 0
         for record in pretrain(network, genomes, training):
+            seconds = time.perf_counter() - started
             n_steps += record.kind == "step"
-            if record.kind == "epoch":
-                epochs.append(time.perf_counter() - started)
-                if comm.rank == 0 and not asked.json:
-                    print(f"epoch {record.epoch}: {epochs[-1]:.0f} s", flush=True)
-        seconds = time.perf_counter() - started
-        trained = comm.allgather(memory("VmHWM"))
+            if record.kind == "epoch" and comm.rank == 0 and not asked.json:
+                likelihood = record.measures["pseudo_likelihood"]
+                print(f"epoch {record.epoch}: {seconds:.0f} s, pseudo-likelihood {likelihood:.1f}", flush=True)
+            if comm.bcast(seconds > 60 * asked.minutes):
+                break
         result = {
             "haplotypes": genomes.train.table.n_samples, "sites": genomes.n_visible,
-            "bits_a_value": 8 * reading["columns"] / n_values,
-            "peak_after_reading": [round(peak / 2**30, 3) for peak in read],
-            "peak_after_training": [round(peak / 2**30, 3) for peak in trained],
-            "updates": n_steps, "seconds": seconds, "seconds_of_epoch": seconds / n_steps * len(genomes.train) / asked.batch_size,
+            "bits_a_value": 8 * comm.allreduce(held) / n_values,
+            "bits_a_value_while_read": 8 * comm.allreduce(reading) / n_values,
+            "peak_gib": [round(peak / 2**30, 3) for peak in comm.allgather(max(peak_before, memory("VmHWM")))],
+            "updates": done + n_steps, "seconds_of_update": seconds / n_steps,
+            "seconds_of_epoch": seconds / n_steps * len(genomes.train) / asked.batch_size,
         }  # fmt: skip
         if comm.rank == 0:
             asked.out.mkdir(parents=True, exist_ok=True)
             (asked.out / "training.json").write_text(json.dumps(result))
         comm.barrier()
-        save(network, asked.out / "model.safetensors")
+        save(network, path)
         result |= compared(asked, network, genomes)
     say(result, asked.json)
 
@@ -138,8 +140,14 @@ def compare(asked: argparse.Namespace) -> None:
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         network = load(asked.out / "model.safetensors", grid)
         result = compared(asked, network, opened(asked, comm))
-        result = json.loads((asked.out / "training.json").read_text()) | result
+        result = written(asked) | result
     say(result, asked.json)
+
+
+def written(asked: argparse.Namespace) -> dict[str, Any]:
+    """What training has measured."""
+    measured: dict[str, Any] = json.loads((asked.out / "training.json").read_text())
+    return measured
 
 
 def opened(asked: argparse.Namespace, comm: MPI.Comm) -> Any:
@@ -226,6 +234,8 @@ def arguments() -> argparse.Namespace:
     learnt.add_argument("--chains", type=int, default=500, help="and samples that are compared")
     learnt.add_argument("--sweeps", type=int, default=1, help="of the chains, for each update")
     learnt.add_argument("--penalty", type=float, default=0.0, help="L2, on the weights")
+    learnt.add_argument("--minutes", type=float, default=1e9, help="after which training stops, to go on another time")
+    learnt.add_argument("--go-on", action="store_true", help="train the model in --out on, up to --updates")
     learnt.set_defaults(run=train)
     again = parts.add_parser("compare", help="compare again, from the model's file")
     again.set_defaults(run=compare)

@@ -6,7 +6,7 @@
     mpirun -n 2 python examples/recording.py compare --data recording.h5 --out found --json
 
 `simulate` places 44 055 neurons in space and draws 5500 time points from an RBM with 200 dReLU hidden units, each
-connected to the 200 neurons of a ball (after van der Plas et al. 2023), by Gibbs sampling.  `train` trains another one on
+connected to the 100 neurons of a ball (after van der Plas et al. 2023), by Gibbs sampling.  `train` trains another one on
 them, by PCD-15 with minibatches and as many chains of 256, whose L1 penalty leaves few weights: a rank has some of
 the neurons, and only hidden values travel.  `compare` reads the model again.  Extras: hdf5, and plots for pictures.
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,18 @@ from modelpar import DataSpec, DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpe
 from modelpar.analysis import pictures
 from modelpar.analysis.frequencies import chosen_units, compare_statistics, pair_statistics
 from modelpar.analysis.of_network import sampled_states, states_of_split, whole_parameters
+from modelpar.draws import Purpose
 from modelpar.errors import ModelparError
 from modelpar.formats.hdf5 import h5py_module
+from modelpar.kernels.states import Packed, count_ones
+from modelpar.model.real_hidden import nothing_on
 
 BRAIN = np.array([250.0, 420.0, 140.0])  # half axes of an ellipsoid in micrometres: a larval zebrafish's, about
-GAIN = 0.95  # of a hidden unit's input by what it does to its neurons, at most: far above it there are two states
+STRENGTH = 6.0  # variance of a hidden unit's input, over what it were if neurons were independent
+GAIN = 1.0  # of a hidden unit's input by what it does to its neurons, at most: far above 1 it has two states for good
 RATES = 0.04, 0.25  # of firing
-AT_ONCE = 500  # chains
+CHAINS, BALANCING = 128, 400  # that biases are found by, and their sweeps
+AT_ONCE = 500  # chains that are sampled
 SWEEPS, APART = 100, 20  # before the first state of a chain is taken, and between two of them
 PAIRS_OF = 1500  # neurons whose pairs are compared
 WARM_UP = 5  # updates that are not timed
@@ -46,13 +51,14 @@ WARM_UP = 5  # updates that are not timed
 
 @dataclass(frozen=True)
 class Truth:
-    """The RBM that a recording is from: W (neurons, units), b (neurons,), c (units,), potential (2, units); and the
-    positions of the neurons, (neurons, 3)."""
+    """The RBM that a recording is from: W (neurons, units), b (neurons,), c (units,), potential (2, units); and how often
+    the neurons fire (neurons,), and where they are (neurons, 3)."""
 
     W: Any
     b: Any
     c: Any
     potential: Any
+    rates: Any
     positions: Any
 
     @classmethod
@@ -62,7 +68,7 @@ class Truth:
         inside *= rng.random((n_neurons, 1)) ** (1 / 3) / np.linalg.norm(inside, axis=1, keepdims=True)
         positions = inside * BRAIN
         rates = np.exp(rng.uniform(*np.log(RATES), n_neurons))
-        biases, asymmetry = np.log(rates / (1 - rates)), rng.normal(0, 0.4, n_units)
+        biases, asymmetry = np.log(rates / (1 - rates)), rng.normal(0, 0.15, n_units)
         W = np.zeros((n_neurons, n_units))
         for j, centre in enumerate(far_apart(positions, n_units)):
             distances = np.linalg.norm(positions - positions[centre], axis=1)
@@ -71,7 +77,7 @@ class Truth:
             weights *= np.where(rng.random(ball) < 0.2, -1, 1)  # some are silent while the others fire
             W[near, j] = weights * np.sqrt(GAIN / strongest(weights, biases[near], asymmetry[j]))
         potential = np.stack([rng.normal(0, 0.3, n_units), asymmetry])
-        return cls(W, biases, -rates @ W, potential, positions)
+        return cls(W, biases, -rates @ W, potential, rates, positions)
 
     @classmethod
     def read(cls, path: str | Path) -> Truth:
@@ -109,15 +115,38 @@ def strongest(weights: Any, biases: Any, asymmetry: float) -> float:
 def simulate(asked: argparse.Namespace) -> None:
     truth = Truth.drawn(asked.neurons, asked.hidden_units, asked.ball, asked.seed)
     with Grid(MPI.COMM_WORLD) as grid:
-        spikes = sampled_states(truth.network(grid, asked.seed), asked.times, SWEEPS, chains=AT_ONCE, apart=APART)
+        network = truth.network(grid, asked.seed)
+        truth = balance(network, truth)
+        spikes = sampled_states(network, asked.times, SWEEPS, chains=AT_ONCE, apart=APART)
     if MPI.COMM_WORLD.rank == 0:
         with h5py_module().File(asked.out, "w") as file:
-            file.create_dataset("spikes", data=spikes.astype(bool), chunks=(256, min(1024, asked.neurons)), compression=1)
+            chunks = min(256, asked.times), min(1024, asked.neurons)
+            file.create_dataset("spikes", data=spikes.astype(bool), chunks=chunks, compression=1)
             for name, values in vars(truth).items():
                 file.create_dataset(name, data=values, compression=1)
         rates = spikes.mean(axis=0)
         print(f"{asked.out}: {spikes.shape[0]} times, {spikes.shape[1]} neurons, which fire in {rates.mean():.1%} of "
               f"them, {rates.min():.1%} to {rates.max():.1%}")  # fmt: skip
+
+
+def balance(network: DeepBeliefNetwork, truth: Truth) -> Truth:
+    """Let neurons fire at their rates and the inputs of hidden units vary as they should: chains move, and biases and
+    scales of weights follow, by less and less.  Returns what the network is then.  Of one rank."""
+    rbm, rates = network.rbms[0], truth.rates
+    h = nothing_on(rbm, CHAINS)
+    for k in range(BALANCING):
+        pace = 1 / (4 + k / 8)
+        v = rbm.sample_visible(h, Purpose.FANTASY, 2 * k, 1 << 40)
+        assert isinstance(v, Packed)
+        apart = (rbm.W**2 * (rates * (1 - rates))[:, None]).sum(axis=0)  # the variance if neurons were independent
+        strength = rbm.hidden_input(v).var(axis=1) / apart
+        found = count_ones(v.rows).sum(axis=1) / CHAINS
+        rbm.b[:] += pace * (rates - found) / (rates * (1 - rates))
+        rbm.W[:] *= 1 + 0.1 * pace * np.clip(STRENGTH / strength - 1, -1, 1)
+        rbm.c[:] = -rates @ rbm.W
+        network.refresh()
+        h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * k + 1, 1 << 40)
+    return replace(truth, W=rbm.W.copy(), b=rbm.b.copy(), c=rbm.c.copy())
 
 
 def train(asked: argparse.Namespace) -> None:
@@ -263,7 +292,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--neurons", type=int, default=44055)
     made.add_argument("--times", type=int, default=5500)
     made.add_argument("--hidden-units", type=int, default=200)
-    made.add_argument("--ball", type=int, default=200, help="neurons that a hidden unit is connected to")
+    made.add_argument("--ball", type=int, default=100, help="neurons that a hidden unit is connected to")
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
     learnt.add_argument("--hidden-units", type=int, default=200)
