@@ -6,7 +6,7 @@ As tests/reference.py, of which it uses the draws, it is no fast one.  Arrays ar
 import numpy as np
 
 from tests import reference
-from tests.reference import CHAIN, HIDDEN, RBM, VISIBLE, centred_gradients, step, uniform
+from tests.reference import CHAIN, HIDDEN, RBM, VISIBLE, centred_gradients, draw_words, sample_gaussian, step, take
 
 PANELS = np.linspace(-45, 45, 61)  # of the integrals over h
 _X, _W = np.polynomial.legendre.leggauss(16)
@@ -72,12 +72,13 @@ class RealRBM(RBM):
         return np.array(self.expectations(x, *slopes)[1]).reshape(len(own), *x.shape)
 
     def draw(self, x, purpose, repeat, n):
-        """The h up to which the distribution function is u, on a fine grid of 10 deviations to both sides."""
-        samples = n + np.arange(x.shape[1])
+        """mean + N(0, 1), or the h up to which the distribution function is u, on a fine grid of 10 deviations to both
+        sides: one word chooses the side of 0, another one how much of it lies farther from 0."""
         stream = self.seed, self.layer, purpose, repeat
-        u = uniform(stream, range(len(x)), samples) + 2.0**-24 * (
-            uniform(stream, np.arange(len(x)) + 2**31, samples) + 2.0**-25
-        )
+        if self.kind == "gaussian":
+            return sample_gaussian(x, stream, n)
+        samples, ids = n + np.arange(x.shape[1]), np.arange(len(x))
+        beyond, side = ((take(*draw_words(stream, ids + i * 2**31, samples)) + 0.5) * 2.0**-32 for i in range(2))
         h, square = np.broadcast_to(NODES, (len(x), len(NODES))), np.broadcast_to(NODES**2, (len(x), len(NODES)))
         mean, second = self.expectations(x, h, square)[1]
         wide = 10 * np.sqrt(second - mean**2)
@@ -88,7 +89,9 @@ class RealRBM(RBM):
             log_p = x[j, b] * grid - potential(self.kind, grid, *self.potential[:, j])
             p = np.exp(log_p - log_p.max())
             F = np.concatenate([[0], np.cumsum((p[1:] + p[:-1]) / 2)])
-            drawn[j, b] = np.interp(u[j, b], F / F[-1], grid)
+            below = np.interp(0, grid, F / F[-1]) if self.kind == "drelu" else 0.0
+            u = below * beyond[j, b] if side[j, b] < below else 1 - (1 - below) * beyond[j, b]
+            drawn[j, b] = np.interp(u, F / F[-1], grid)
         return drawn
 
     def start_chains(self, n_chains, how="biases", update=0):

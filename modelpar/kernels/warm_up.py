@@ -19,7 +19,7 @@ from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import bfloat16, bounds, dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
 from modelpar.kernels.products.tiles import self_test
-from modelpar.kernels.sampling import epilogue, philox, softplus
+from modelpar.kernels.sampling import epilogue, philox, rectified, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
 from modelpar.kernels.statistics import counts, shrinkage, update
 from modelpar.kernels.statistics.learning import (
@@ -54,6 +54,7 @@ KINDS = (
     "L1",
     "penalties of units",
     "sites",
+    "rectified",
     "likelihoods",
     "clipping",
     "standardised",
@@ -99,6 +100,11 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         chosen.append(Task("penalties of units", 1.0, lambda: shrinkage.warm_up(dtype)))
     if "sites" in kinds:
         chosen.append(Task("categorical sites", 2.2, lambda: _sites(np.dtype(dtype))))
+    if "rectified" in kinds:
+        chosen.append(Task("rectified units", 4.0, lambda: _rectified(x, units)))
+    if "rectified" in kinds and "likelihoods" in kinds:
+        sides = np.ones((1, 4))
+        chosen.append(Task("likelihoods of rectified units", 0.7, lambda: rectified.cumulant_sums(x, sides)))
     if "clipping" in kinds:
         copy = bias.copy()
         chosen.append(Task("clipping", 0.6, lambda: (update.largest_span(bias), update.squares_span(copy + 1, 1.0),
@@ -137,6 +143,13 @@ def _sites(dtype: np.dtype[Any]) -> None:
         sampler = Sampler(np.zeros(2, dtype), np.arange(2), Stream(0, 0, Purpose.VISIBLE), 0, categories=2)
         for kind in (np.int32, np.float32):
             sampler.of_sums(np.zeros((2, 4), kind), 2)
+
+
+def _rectified(x: npt.NDArray[Any], units: npt.NDArray[np.int64]) -> None:
+    sides, stream = np.ones((1, 4)), Stream(0, 0, Purpose.HIDDEN)
+    rectified.draw_values(x, sides, philox.draw_of(stream, units, 0, *x.shape))
+    rectified.means_of(x, sides)
+    rectified.moments_of(x, sides)
 
 
 def _swaps(x: npt.NDArray[Any]) -> None:

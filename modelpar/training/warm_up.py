@@ -107,7 +107,7 @@ def tasks_of(
         "centred": training.centred or training.standardised,
         "standardised": training.standardised, "averages": training.average > 0, "L1": training.l1 > 0,
         "penalties of units": training.l1b > 0 or training.group_lasso > 0,
-        "sites": spec.visible_kind.categories > 0,
+        "sites": spec.visible_kind.categories > 0, "rectified": spec.hidden in ("relu", "drelu"),
         "clipping": training.clip > 0, "likelihoods": training.score_every > 0,
         "tempered": training.chain_method != "gibbs",
         "bfloat16": BF16 in (training.products, tuning.products if tuning else ""),

@@ -110,8 +110,11 @@ def test_a_run_compiles_what_it_calls() -> None:
     assert "products in bfloat16" in names(tuning=FineTuneSpec(products="bf16"))
     own = replace(own, l1b=0.1)
     assert names(binary=True, training=own) >= {"penalties of units"}
+    real = names(binary=True, spec=NetworkSpec(layers=(8, 4), hidden="drelu"), training=TrainingSpec(score_every=1))
+    assert {"rectified units", "likelihoods of rectified units"} <= real
     everything = {task.name for task in tasks("float32", set(KINDS) - {"panels that draw"})}
-    assert everything <= names(spec=NetworkSpec(layers=(8, 4), exact=True, visible="categorical:2"), training=own)
+    exact = names(spec=NetworkSpec(layers=(8, 4), exact=True, visible="categorical:2"), training=own)
+    assert everything <= exact | real
 
 
 def test_workers_end_together() -> None:

@@ -48,6 +48,16 @@ class DReLU:
         wide, (steep_up, steep_down) = x.astype(np.float64), curvatures(asymmetry)
         return GivenDReLU(Side(wide - threshold, steep_up), Side(-wide - threshold, steep_down), asymmetry)
 
+    def sides(self, potential: Array) -> Doubles:
+        threshold, asymmetry = potential.astype(np.float64)
+        up, down = (1 / np.sqrt(g) for g in curvatures(np.clip(asymmetry, -STEEPEST, STEEPEST)))
+        return np.ascontiguousarray(np.stack([up, -threshold * up, down, -threshold * down], axis=1))
+
+    def gradient(self, potential: Array, sums: Doubles) -> Doubles:
+        """-dU/dthreshold = -|h|;  -dU/dasymmetry = (exp(-2 a) h+^2 - exp(2 a) h-^2) / 2"""
+        steep = np.exp(2 * np.clip(potential[1].astype(np.float64), -STEEPEST, STEEPEST))
+        return np.stack([-sums[0], 0.5 * (sums[1] / steep - sums[2] * steep)])
+
 
 @dataclass(frozen=True)
 class Side:
@@ -108,12 +118,3 @@ class GivenDReLU:
         above, below = p * self.plus.moments[1], q * self.minus.moments[1]
         steep = np.exp(2 * self.asymmetry)
         return np.stack([-p * self.plus.moments[0] - q * self.minus.moments[0], 0.5 * (above / steep - below * steep)])
-
-    def draw(self, u: Doubles) -> Doubles:
-        p, q = self._parts
-        down = u < q
-        # how much of its side lies further from 0
-        beyond = np.where(down, u / np.maximum(q, 1e-300), (1 - u) / np.maximum(p, 1e-300))
-        z, g = np.where(down, self.minus.z, self.plus.z), np.where(down, self.minus.curvature, self.plus.curvature)
-        size = truncated.draw(z, np.clip(beyond, 2.0**-49, 1 - 2.0**-50)) / np.sqrt(g)
-        return np.where(down, -size, size)

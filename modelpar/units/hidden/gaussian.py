@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -29,6 +28,12 @@ class Gaussian:
 
     def given(self, x: Array, potential: Array) -> GivenGaussian:
         return GivenGaussian(x.astype(np.float64))
+
+    def sides(self, potential: Array) -> None:
+        return None
+
+    def gradient(self, potential: Array, sums: Doubles) -> Doubles:
+        return np.zeros((0, potential.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,3 @@ class GivenGaussian:
 
     def gradient(self) -> Doubles:
         return np.empty((0, *self.x.shape))
-
-    def draw(self, u: Doubles) -> Doubles:
-        return np.asarray(self.x + special.ndtri(u))

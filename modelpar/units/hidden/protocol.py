@@ -28,9 +28,6 @@ class Given(Protocol):
     def gradient(self) -> Doubles:
         """(shape parameters, units, batch): the mean of -dU/dp of each shape parameter p."""
 
-    def draw(self, u: Doubles) -> Doubles:
-        """The values up to which their distribution functions are u, in (0, 1)."""
-
 
 class HiddenUnits(Protocol):
     """One kind.
@@ -46,3 +43,9 @@ class HiddenUnits(Protocol):
 
     def given(self, x: Array, potential: Array) -> Given:
         """x (units, batch), potential (shape parameters, units), both of any float type."""
+
+    def sides(self, potential: Array) -> Doubles | None:
+        """(units, 4) as of :mod:`modelpar.kernels.sampling.rectified`; None for normal variables of variance 1."""
+
+    def gradient(self, potential: Array, sums: Doubles) -> Doubles:
+        """(shape parameters, units): -dU/dp by the sums (3, units) of |h|, of h^2 above 0 and of h^2 below 0."""

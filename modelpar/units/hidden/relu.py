@@ -17,6 +17,8 @@ from modelpar.units.hidden import truncated
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
+CLOSED = -1000.0  # where the side below 0 would begin: as its scale is 0, it has no mass
+
 
 @dataclass(frozen=True)
 class ReLU:
@@ -27,6 +29,12 @@ class ReLU:
 
     def given(self, x: Array, potential: Array) -> GivenReLU:
         return GivenReLU(x.astype(np.float64))
+
+    def sides(self, potential: Array) -> Doubles:
+        return np.tile([1.0, 0.0, 0.0, CLOSED], (potential.shape[1], 1))
+
+    def gradient(self, potential: Array, sums: Doubles) -> Doubles:
+        return np.zeros((0, potential.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,3 @@ class GivenReLU:
 
     def gradient(self) -> Doubles:
         return np.empty((0, *self.x.shape))
-
-    def draw(self, u: Doubles) -> Doubles:
-        return truncated.draw(self.x, 1 - u)

@@ -16,7 +16,6 @@ from scipy import special
 Doubles = npt.NDArray[np.float64]
 
 TAIL = -50.0  # below it the series have at least 11 digits
-FAR = -1000.0  # below it y is drawn by its limit, an exponential variable with one correction: 6 digits
 _ROOT_HALF = math.sqrt(0.5)
 _LOG_ROOT = 0.5 * math.log(2 * math.pi)
 _HALF_MASS = math.sqrt(math.pi / 2)  # M(0)
@@ -42,14 +41,3 @@ def moments(z: Any, mass: Doubles) -> tuple[Doubles, Doubles]:
         first[in_tail] = w * (1 - s * (2 - s * (10 - s * 74)))
         second[in_tail] = s * (2 - s * (10 - s * (74 - s * 706)))
     return first, second
-
-
-def draw(z: Any, u: Any) -> Doubles:
-    """The y that is exceeded with the probability u, in (0, 1)."""
-    z, log_u = np.asarray(z, np.float64), np.log(u)
-    y = np.maximum(z - special.ndtri_exp(log_u + special.log_ndtr(z)), 0.0)
-    far = z < FAR
-    if far.any():
-        a, b = z[far], log_u[far]
-        y[far] = -2 * b / (np.sqrt(a * a - 2 * b) - a)
-    return y

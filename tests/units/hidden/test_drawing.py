@@ -112,7 +112,7 @@ def test_nothing_overflows_far_out(kind, dtype):
 
 
 def test_truncated_normals_in_the_tail():
-    """Series, scaled error functions and limits meet: against the integral in the variable t = -z y."""
+    """Series and scaled error functions meet: against the integral in the variable t = -z y."""
     for z in (-49.9, -50.1, -999.0, -1001.0, -1e5):
         mass = integrate.quad(lambda t, z=z: np.exp(-t - t * t / (2 * z * z)), 0, 60, epsabs=0, epsrel=1e-12)[0]
         mean = integrate.quad(lambda t, z=z: t * np.exp(-t - t * t / (2 * z * z)), 0, 60, epsabs=0, epsrel=1e-12)[0]
@@ -121,10 +121,6 @@ def test_truncated_normals_in_the_tail():
         first, second = truncated.moments(np.array([z]), log_mass)
         np.testing.assert_allclose(first, mean / mass / -z, rtol=1e-9)
         np.testing.assert_allclose(second, 1 + z * first if z > -50 else 2 / z**2 * (1 - 5 / z**2), rtol=1e-4)
-        u = np.array([1e-9, 0.2, 0.999])
-        y = truncated.draw(np.full(3, z), u)
-        left = [integrate.quad(lambda t, z=z: np.exp(-t - t * t / (2 * z * z)), -z * a, 60, epsabs=0)[0] for a in y]
-        np.testing.assert_allclose(np.array(left) / mass, u, rtol=1e-4)
 
 
 def test_the_kinds_have_names():
