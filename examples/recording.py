@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 
 from modelpar import DataSpec, DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpec, load, open_dataset, pretrain, save
 from modelpar.analysis import pictures
@@ -45,6 +46,8 @@ RATES = 0.04, 0.25  # of firing
 CHAINS, BALANCING = 128, 400  # that biases are found by, and their sweeps
 AT_ONCE = 500  # chains that are sampled
 SWEEPS, APART = 100, 20  # before the first state of a chain is taken, and between two of them
+PLACES, NEAREST = 6, 30  # where patterns are looked for, for each hidden unit, and neurons of each
+CHANCE, FIRST_GAIN = 3.5, 0.5  # standard deviations of a correlation that are no evidence; gain of the first weights
 PAIRS_OF = 1500  # neurons whose pairs are compared
 WARM_UP = 5  # updates that are not timed
 
@@ -95,9 +98,9 @@ class Truth:
         return network
 
 
-def far_apart(positions: Any, n: int) -> list[int]:
+def far_apart(positions: Any, n: int, first: int = 0) -> list[int]:
     """Neurons of which each is the one that is furthest from all before it."""
-    chosen, distances = [0], np.full(len(positions), np.inf)
+    chosen, distances = [first], np.full(len(positions), np.inf)
     while len(chosen) < n:
         distances = np.minimum(distances, np.linalg.norm(positions - positions[chosen[-1]], axis=1))
         chosen.append(int(distances.argmax()))
@@ -165,6 +168,8 @@ def train(asked: argparse.Namespace) -> None:
     )  # fmt: skip
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         network, times = DeepBeliefNetwork(spec, grid), []
+        if asked.start == "neighbours":
+            start_near(network, recording, asked.data)
         truth = Truth.read(asked.data) if asked.out else None
         for record in pretrain(network, recording, training):
             if record.kind != "step":
@@ -187,6 +192,56 @@ def train(asked: argparse.Namespace) -> None:
             save(network, asked.out / "model.safetensors")
             result |= compared(asked, network, recording)
     say(result, asked.json)
+
+
+def start_near(network: DeepBeliefNetwork, recording: Any, path: str) -> None:
+    """First weights from neighbours that fire together: small random ones would take thousands of updates to part.
+
+    Of ``PLACES`` places for each hidden unit the neurons around them are taken, the first principal component of those
+    nearest, and the weights are correlations with it; of these patterns the strongest are kept that are not alike.
+    Collective.
+    """
+    rbm, comm, n_units = network.rbms[0], network.grid.comm, network.spec.layers[1]
+    spikes = states_of_split(network, recording, recording.train)
+    W = None
+    if comm.rank == 0:
+        with h5py_module().File(path) as file:
+            positions = file["positions"][:]
+        W = patterns(spikes, positions, n_units)
+    W = comm.bcast(W)
+    rates = np.clip(spikes.mean(axis=0), 1e-3, 1 - 1e-3)
+    W *= np.sqrt(FIRST_GAIN / ((W**2).T @ (rates * (1 - rates))))
+    rbm.W[:] = W[rbm.visible_ids]
+    rbm.c[:] = (-rates @ W)[rbm.hidden_ids]
+    network.refresh()
+
+
+def patterns(spikes: Any, positions: Any, n: int) -> Any:
+    """(neurons, n) weights that are 0 but for the neighbours of a place each."""
+    n_times, n_neurons = spikes.shape
+    rates = spikes.mean(axis=0)
+    deviation, tree = np.sqrt(rates * (1 - rates)) + 1e-6, cKDTree(positions)
+    found = []
+    for place in far_apart(positions, min(PLACES * n, n_neurons), first=n_neurons // 2):
+        around = tree.query(positions[place], min(4 * NEAREST, n_neurons))[1]  # the nearest come first
+        z = ((spikes[:, around] - rates[around]) / deviation[around]).astype(np.float32)
+        near = z[:, :NEAREST]
+        sizes, directions = np.linalg.eigh(near.T @ near / n_times)
+        together = near @ directions[:, -1] / np.sqrt(sizes[-1])
+        r = z.T @ together / n_times
+        r = np.sign(r) * np.maximum(np.abs(r) - CHANCE / np.sqrt(n_times), 0)
+        found.append((sizes[-1], np.linalg.norm(r), around, r / np.maximum(np.linalg.norm(r), 1e-9) / deviation[around]))
+    found.sort(key=lambda one: -one[0])
+    W, taken = np.zeros((n_neurons, n)), 0
+    for alike in (0.3, 0.5, 0.7, 2.0):
+        for k, (_, length, around, r) in enumerate(found):
+            if taken == n or length == 0:
+                continue
+            cosines = np.abs(r @ W[around, :taken]) / np.linalg.norm(r)
+            if (cosines < alike).all():
+                W[around, taken] = r / np.linalg.norm(r)
+                taken, found[k] = taken + 1, (0.0, 0.0, around, r)
+    return W
 
 
 def compare(asked: argparse.Namespace) -> None:
@@ -297,13 +352,14 @@ def arguments() -> argparse.Namespace:
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
     learnt.add_argument("--hidden-units", type=int, default=200)
     learnt.add_argument("--updates", type=int, default=3000)
-    learnt.add_argument("--learning-rate", type=float, default=0.005)
-    learnt.add_argument("--schedule", default="linear")
+    learnt.add_argument("--learning-rate", type=float, default=0.02)
+    learnt.add_argument("--schedule", default="exponential")
     learnt.add_argument("--batch-size", type=int, default=256, help="time points of a minibatch, and chains")
     learnt.add_argument("--sweeps", type=int, default=15, help="of each chain, for each update")
     learnt.add_argument("--l1", type=float, default=0.0)
     learnt.add_argument("--l1b", type=float, default=0.0)
     learnt.add_argument("--weight-scale", type=float, default=0.01, help="standard deviation of the first weights")
+    learnt.add_argument("--start", default="neighbours", help="first weights: neighbours that fire together, or random")
     learnt.add_argument("--average", type=int, default=0, help="updates that the parameters are averaged over")
     learnt.add_argument("--products", default="full", help="full or bf16")
     learnt.add_argument("--every", type=int, default=100, help="updates between two lines that say how far it is")
