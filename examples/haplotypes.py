@@ -6,13 +6,15 @@
 
 `simulate` needs msprime (pip install 'modelpar[genomes]'): 5000 haplotypes of 20 Mb from three populations with the
 history of Gutenkunst et al. (2009), about 50 000 sites whose rarer allele has a frequency of 1 % or more.  `train`
-reads any VCF of phased genotypes, each rank the columns of its own units only, as bits; trains an RBM by PCD; writes the
-model with its chains; and compares.  `compare` does the last part again, from the files.
+reads any VCF of phased genotypes, each rank the columns of its own units only, as bits; trains an RBM by PCD; writes
+the model with its chains, and compares; with --minutes it stops, and with --go-on it goes on.  `compare` does the last
+part again, from the files.
 
-Printed: bits of memory that a value of the data takes, over all ranks; the peak memory of each rank in GiB after reading
-and after training; seconds of an epoch; adversarial accuracy, which is 0.5 where samples and data cannot be told
-apart (Yelmen et al. 2021), of the data (`truth`) and of the samples (`synthetic`), against haplotypes held out and
-those trained on; and how far linkage and frequencies of alleles agree.  Pictures need modelpar[plots].
+Printed: bits of memory that a value of the data takes, over all ranks, afterwards and at most while they are read; the
+peak memory of each rank in GiB; seconds of an epoch; adversarial accuracy, which is 0.5 where samples and data cannot
+be told apart (Yelmen et al. 2021), of the data (`truth`) and of the samples (`synthetic`), against haplotypes that were
+trained on and those held out; r of allele frequencies; and mean linkage r^2 of samples over that of the data, from
+near sites to far ones.  Pictures need modelpar[plots].
 """
 
 from __future__ import annotations
@@ -29,7 +31,18 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from modelpar import DataSpec, DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpec, load, open_dataset, pretrain, save
+from modelpar import (
+    DataSpec,
+    DeepBeliefNetwork,
+    Grid,
+    NetworkLayout,
+    NetworkSpec,
+    TrainingSpec,
+    load,
+    open_dataset,
+    pretrain,
+    save,
+)
 from modelpar.analysis import pictures
 from modelpar.analysis.bits import packed_rows
 from modelpar.analysis.components import Components
@@ -97,8 +110,9 @@ def train(asked: argparse.Namespace) -> None:
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         genomes = opened(asked, comm)
         path = asked.out / "model.safetensors"
-        spec = NetworkSpec((genomes.n_visible, asked.hidden_units), layout="row", seed=asked.seed)
-        network = load(path, grid) if asked.go_on else DeepBeliefNetwork(spec, grid)
+        spec = NetworkSpec((genomes.n_visible, asked.hidden_units), seed=asked.seed)
+        rows = NetworkLayout.blocks(spec.layers, comm.size, "row")
+        network = load(path, grid, rows) if asked.go_on else DeepBeliefNetwork(spec, grid, rows)
         peak_before = memory("VmHWM")
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
         before = memory("VmRSS")
@@ -109,7 +123,8 @@ def train(asked: argparse.Namespace) -> None:
             updates=asked.updates, batch_size=asked.batch_size, chains=asked.chains, gibbs_steps=asked.sweeps,
             chain_start="data", learning_rate=asked.learning_rate, schedule=asked.schedule, weight_decay=asked.penalty,
         )  # fmt: skip
-        started, n_steps, done = time.perf_counter(), 0, written(asked)["updates"] if asked.go_on else 0
+        started, seconds, n_steps = time.perf_counter(), 0.0, 0
+        done = written(asked)["updates"] if asked.go_on else 0
         for record in pretrain(network, genomes, training):
             seconds = time.perf_counter() - started
             n_steps += record.kind == "step"
@@ -123,8 +138,8 @@ def train(asked: argparse.Namespace) -> None:
             "bits_a_value": 8 * comm.allreduce(held) / n_values,
             "bits_a_value_while_read": 8 * comm.allreduce(reading) / n_values,
             "peak_gib": [round(peak / 2**30, 3) for peak in comm.allgather(max(peak_before, memory("VmHWM")))],
-            "updates": done + n_steps, "seconds_of_update": seconds / n_steps,
-            "seconds_of_epoch": seconds / n_steps * len(genomes.train) / asked.batch_size,
+            "updates": done + n_steps, "seconds_of_update": seconds / max(n_steps, 1),
+            "seconds_of_epoch": seconds / max(n_steps, 1) * len(genomes.train) / asked.batch_size,
         }  # fmt: skip
         if comm.rank == 0:
             asked.out.mkdir(parents=True, exist_ok=True)
@@ -138,8 +153,10 @@ def train(asked: argparse.Namespace) -> None:
 def compare(asked: argparse.Namespace) -> None:
     comm = MPI.COMM_WORLD
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
-        network = load(asked.out / "model.safetensors", grid)
-        result = compared(asked, network, opened(asked, comm))
+        genomes = opened(asked, comm)
+        rows = NetworkLayout.blocks((genomes.n_visible, asked.hidden_units), comm.size, "row")
+        network = load(asked.out / "model.safetensors", grid, rows)
+        result = compared(asked, network, genomes)
         result = written(asked) | result
     say(result, asked.json)
 
@@ -166,12 +183,11 @@ def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, genomes: Any
     v = rbm.sample_visible(h, Purpose.FANTASY, 2 * asked.more_sweeps, 0)
     assert isinstance(v, Packed)
     samples = network.whole_visible(unpack(v, network.dtype)).T.astype(np.uint8)
-    n, parts = len(samples), {"training": genomes.train, "held_out": genomes.test}
-    rng = np.random.default_rng(asked.seed)
-    chosen = {  # as many of each, for means of r^2 and nearest neighbours depend on how many there are
-        name: states_of_split(network, genomes, replace(split, rows=np.sort(rng.choice(split.rows, min(n, len(split)), replace=False))))
-        for name, split in parts.items() if split is not None and len(split)
-    }  # fmt: skip
+    n, chosen = len(samples), {}  # as many of each: means of r^2 and nearest neighbours depend on how many there are
+    for name, split in (("training", genomes.train), ("held_out", genomes.test)):
+        if split is not None and len(split):
+            rows = np.random.default_rng(asked.seed).choice(split.rows, min(n, len(split)), replace=False)
+            chosen[name] = states_of_split(network, genomes, replace(split, rows=np.sort(rows)))
     if MPI.COMM_WORLD.rank > 0:
         return {}
     result: dict[str, Any] = {"samples": n}
@@ -189,7 +205,9 @@ def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, genomes: Any
         for name, values in (("data", data), ("samples", samples))
     }  # fmt: skip
     there = decays["data"].pairs > 0
-    result["linkage_ratio"] = [round(float(x), 3) for x in decays["samples"].r_squared[there] / decays["data"].r_squared[there]]
+    result["linkage_ratio"] = [
+        round(float(x), 3) for x in decays["samples"].r_squared[there] / decays["data"].r_squared[there]
+    ]
     basis = Components.of(data)
     for name, draw in {
         "linkage": lambda: pictures.linkage(decays, unit="distance of two sites (bases)"),
@@ -226,7 +244,6 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--rarest", type=float, default=0.01, help="frequency of the rarer allele of a site, at least")
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
-    learnt.add_argument("--hidden-units", type=int, default=2048)
     learnt.add_argument("--updates", type=int, default=2000)
     learnt.add_argument("--learning-rate", type=float, default=0.02)
     learnt.add_argument("--schedule", default="constant")
@@ -240,6 +257,7 @@ def arguments() -> argparse.Namespace:
     again = parts.add_parser("compare", help="compare again, from the model's file")
     again.set_defaults(run=compare)
     for part in (learnt, again):
+        part.add_argument("--hidden-units", type=int, default=2048)
         part.add_argument("--data", required=True, help="VCF, as simulate writes it")
         part.add_argument("--out", type=Path, required=True, help="folder for the model and pictures")
         part.add_argument("--test-fraction", type=float, default=0.1, help="part of the haplotypes that is held out")

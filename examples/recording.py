@@ -6,13 +6,13 @@
     mpirun -n 2 python examples/recording.py compare --data recording.h5 --out found --json
 
 `simulate` places 44 055 neurons in space and draws 5500 time points from an RBM with 200 dReLU hidden units, each
-connected to the 100 neurons of a ball (after van der Plas et al. 2023), by Gibbs sampling.  `train` trains another one on
-them, by PCD-15 with minibatches and as many chains of 256, whose L1 penalty leaves few weights: a rank has some of
+connected to the 100 neurons of a ball (after van der Plas et al. 2023), by Gibbs sampling.  `train` trains another one
+on them, by PCD-15 with minibatches and as many chains of 256, and a penalty that leaves few weights: a rank has some of
 the neurons, and only hidden values travel.  `compare` reads the model again.  Extras: hdf5, and plots for pictures.
 
 Printed: seconds of an update and hours of 200 000; Pearson's r of true and found weights, after hidden units are
-matched one to one, whatever their signs and scales (`weight_correlation` of all weights, `matched_units` of the units
-for which it is above 0.9); and r and slope of the connected correlations of pairs of neurons, of samples over data.
+matched one to one, whatever their signs and scales (`weight_correlation` of all weights, `matched_units` of how many
+units it is above 0.9); and r and slope of the connected correlations of pairs of neurons, of samples over data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ from mpi4py import MPI
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
-from modelpar import DataSpec, DeepBeliefNetwork, Grid, NetworkSpec, TrainingSpec, load, open_dataset, pretrain, save
+from modelpar import (
+    DataSpec,
+    DeepBeliefNetwork,
+    Grid,
+    NetworkLayout,
+    NetworkSpec,
+    TrainingSpec,
+    load,
+    open_dataset,
+    pretrain,
+    save,
+)
 from modelpar.analysis import pictures
 from modelpar.analysis.frequencies import chosen_units, compare_statistics, pair_statistics
 from modelpar.analysis.of_network import sampled_states, states_of_split, whole_parameters
@@ -54,8 +65,8 @@ WARM_UP = 5  # updates that are not timed
 
 @dataclass(frozen=True)
 class Truth:
-    """The RBM that a recording is from: W (neurons, units), b (neurons,), c (units,), potential (2, units); and how often
-    the neurons fire (neurons,), and where they are (neurons, 3)."""
+    """The RBM that a recording is from: W (neurons, units), b (neurons,), c (units,), potential (2, units); and how
+    often the neurons fire (neurons,), and where they are (neurons, 3)."""
 
     W: Any
     b: Any
@@ -172,6 +183,8 @@ def train(asked: argparse.Namespace) -> None:
             start_near(network, recording, asked.data)
         truth = Truth.read(asked.data) if asked.out else None
         for record in pretrain(network, recording, training):
+            if comm.bcast(bool(times) and times[-1] - times[0] > 60 * asked.minutes):
+                break
             if record.kind != "step":
                 continue
             times.append(time.perf_counter())
@@ -230,7 +243,9 @@ def patterns(spikes: Any, positions: Any, n: int) -> Any:
         together = near @ directions[:, -1] / np.sqrt(sizes[-1])
         r = z.T @ together / n_times
         r = np.sign(r) * np.maximum(np.abs(r) - CHANCE / np.sqrt(n_times), 0)
-        found.append((sizes[-1], np.linalg.norm(r), around, r / np.maximum(np.linalg.norm(r), 1e-9) / deviation[around]))
+        found.append(
+            (sizes[-1], np.linalg.norm(r), around, r / np.maximum(np.linalg.norm(r), 1e-9) / deviation[around])
+        )
     found.sort(key=lambda one: -one[0])
     W, taken = np.zeros((n_neurons, n)), 0
     for alike in (0.3, 0.5, 0.7, 2.0):
@@ -247,7 +262,8 @@ def patterns(spikes: Any, positions: Any, n: int) -> Any:
 def compare(asked: argparse.Namespace) -> None:
     comm = MPI.COMM_WORLD
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
-        network = load(asked.out / "model.safetensors", grid)
+        recorded = (len(Truth.read(asked.data).W), asked.hidden_units)
+        network = load(asked.out / "model.safetensors", grid, NetworkLayout.blocks(recorded, comm.size, "row"))
         recording = open_dataset(
             DataSpec(f"{asked.data}:spikes", test_fraction=0, sample_weights="none"), comm=comm, seed=asked.seed
         )  # fmt: skip
@@ -350,7 +366,6 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--ball", type=int, default=100, help="neurons that a hidden unit is connected to")
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
-    learnt.add_argument("--hidden-units", type=int, default=200)
     learnt.add_argument("--updates", type=int, default=3000)
     learnt.add_argument("--learning-rate", type=float, default=0.02)
     learnt.add_argument("--schedule", default="exponential")
@@ -363,10 +378,12 @@ def arguments() -> argparse.Namespace:
     learnt.add_argument("--average", type=int, default=0, help="updates that the parameters are averaged over")
     learnt.add_argument("--products", default="full", help="full or bf16")
     learnt.add_argument("--every", type=int, default=100, help="updates between two lines that say how far it is")
+    learnt.add_argument("--minutes", type=float, default=1e9, help="after which training stops")
     learnt.set_defaults(run=train)
     again = parts.add_parser("compare", help="compare again, from the model's file")
     again.set_defaults(run=compare)
     for part in (learnt, again):
+        part.add_argument("--hidden-units", type=int, default=200)
         part.add_argument("--data", required=True, help="what simulate has written")
         part.add_argument("--out", type=Path, required=part is again, help="folder for the model and pictures")
         part.add_argument("--sampled", type=int, default=2500, help="time points that are sampled")
