@@ -103,8 +103,10 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
     if "rectified" in kinds:
         chosen.append(Task("rectified units", 4.0, lambda: _rectified(x, units)))
     if "rectified" in kinds and "likelihoods" in kinds:
-        sides = np.ones((1, 4))
-        chosen.append(Task("likelihoods of rectified units", 0.7, lambda: rectified.cumulant_sums(x, sides)))
+        of_both = [x, np.zeros((1, 1))]  # integrals without inputs are of float64
+        chosen.append(Task("likelihoods of rectified units", 0.8, lambda: [
+            rectified.cumulant_sums(inputs, np.ones((1, 4))) for inputs in of_both
+        ]))  # fmt: skip
     if "clipping" in kinds:
         copy = bias.copy()
         chosen.append(Task("clipping", 0.6, lambda: (update.largest_span(bias), update.squares_span(copy + 1, 1.0),

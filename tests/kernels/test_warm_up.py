@@ -67,6 +67,8 @@ def test_training_compiles_nothing(on_ranks, tmp_path: Path) -> None:
         few + f"own --layers 16-9 --data bars:4 --replicas 2 {own}",
         few + f"scored --layers 25-22-21 --data bars:5 --model-shards 2 {scored}",
         few + f"tempered --layers 16-9 --data bars:4 --model-shards 2 {own} --chain-method pt",
+        f"train --epochs 1 --no-pictures --run-dir {tmp_path}/real --layers 16-9 --data bars:4 --hidden drelu {own}"
+        " --model-shards 2 --score-every 1 --score-temperatures 9",
     )  # fmt: skip
     done = on_ranks(2, [sys.executable, "-c", COUNTED, *runs], limit=600, cwd=ROOT).check()
     assert "compiled in training: [] of True" in done.output

@@ -27,7 +27,7 @@ Doubles = npt.NDArray[np.float64]
 
 SECOND = 1 << 31  # ids of units are below: with it they key the choice of a side
 SPAN = 256  # samples at a time, whose sums stay in the first-level cache; a power of two
-GRAIN = 1 << 14  # values that are worth another thread: about 120 us of work
+GRAIN = 1 << 15  # values that are worth another thread: 130 us of means, 220 us of draws
 _UNIT_32, _HALF = 2.0**-32, 0.5
 
 
