@@ -112,6 +112,47 @@ def test_protein_family(n: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_haplotypes(tmp_path: Path) -> None:
+    """Of a twentieth of a megabase: simulated, trained in two parts on two ranks, and compared again."""
+    pytest.importorskip("msprime", reason="haplotypes are simulated by msprime, which is not installed")
+    region, out = str(tmp_path / "region.vcf"), str(tmp_path / "out")
+    made = run("haplotypes.py", 0, "simulate", "--out", region, "--haplotypes", "300", "--length", "0.05")
+    n_sites = int(re.findall(r"300 haplotypes, (\d+) sites", made)[0])
+    small = ("--data", region, "--out", out, "--hidden-units", "16", "--batch-size", "50", "--chains", "50",
+             "--learning-rate", "0.2", "--updates", "80", "--json")  # fmt: skip
+    run("haplotypes.py", 2, "train", *small, "--minutes", "0.002")
+    result = json.loads(run("haplotypes.py", 2, "train", *small, "--go-on").splitlines()[-1])
+    assert (result["haplotypes"], result["sites"], result["updates"]) == (300, n_sites, 80)
+    assert 1 <= result["bits_a_value"] <= 1.3
+    assert len(result["peak_gib"]) == 2
+    assert 0 <= result["synthetic_held_out"] <= 1
+    assert result["frequency_correlation"] > 0.8
+    same = ("--data", region, "--out", out, "--hidden-units", "16", "--json")
+    again = json.loads(run("haplotypes.py", 1, "compare", *same).splitlines()[-1])
+    assert again["truth_training"] == result["truth_training"]  # the same chains, draws and haplotypes
+    assert (tmp_path / "out" / "linkage.png").exists()
+
+
+@pytest.mark.slow
+def test_recording(tmp_path: Path) -> None:
+    """Of 300 neurons and three hidden units: most weights are found, from the neighbours on."""
+    pytest.importorskip("h5py", reason="recordings are HDF5 files, and h5py is not installed")
+    data, out = str(tmp_path / "recording.h5"), str(tmp_path / "out")
+    run("recording.py", 0, "simulate", "--out", data, "--neurons", "300", "--times", "2000", "--hidden-units", "3",
+        "--ball", "60")  # fmt: skip
+    small = ("--data", data, "--out", out, "--hidden-units", "3", "--sampled", "1000", "--json")
+    learnt = run("recording.py", 2, "train", *small, "--updates", "150", "--sweeps", "5")
+    result = json.loads(learnt.splitlines()[-1])
+    assert result["updates"] == 150
+    assert result["hours_of_200000"] == pytest.approx(result["seconds_per_update"] * 200000 / 3600)
+    assert result["weight_correlation"] > 0.7
+    assert result["pair_correlation"] > 0.5
+    again = json.loads(run("recording.py", 1, "compare", *small).splitlines()[-1])
+    assert again["weight_correlation"] == pytest.approx(result["weight_correlation"])
+    assert (tmp_path / "out" / "units.png").exists()
+
+
+@pytest.mark.slow
 def test_study(tmp_path: Path) -> None:
     """All of it on the digits, but for the times, which need two hosts: those come from a machine that is made up."""
     small = ("--results", str(tmp_path), "--data", "digits", "--seeds", "1", "--partitions", "1", "32", "--rates",

@@ -26,7 +26,7 @@ Doubles = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 INPUTS = 64  # points of the normal distribution of a hidden unit's input
-AT_ONCE = 4096  # samples that are floats at a time
+AT_ONCE = 1 << 24  # values of samples that are floats at a time
 CHAINS = 4096
 
 
@@ -89,24 +89,25 @@ def normal_inputs(W: Array, c: Array, frequencies: Array, n: int = INPUTS) -> Do
     return np.asarray((c + mean.sum(axis=0))[:, None] + np.sqrt(variance)[:, None] * z)
 
 
-def states_of_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> IntArray:
-    """All samples of a split as states, (samples, sites) on every rank; of Bernoulli units the values themselves."""
+def states_of_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) -> Array:
+    """All samples of a split as states, (samples, sites) on every rank; of Bernoulli units the values themselves, a
+    byte each."""
     q = network.spec.visible_kind.categories or 1
     v, _ = share_of_split(network, dataset, split)
-    parts = []
-    for start in range(0, v.shape[1], AT_ONCE):
-        stop = min(start + AT_ONCE, v.shape[1])
+    parts, at_once = [], max(1, AT_ONCE // network.spec.layers[0])
+    for start in range(0, v.shape[1], at_once):
+        stop = min(start + at_once, v.shape[1])
         piece = unpack(v.take(start, stop), network.dtype) if isinstance(v, Packed) else v[:, start:stop]
         parts.append(_states(network.whole_visible(piece), q))
-    n_sites = network.spec.layers[0] // q
-    mine = np.concatenate(parts) if parts else np.zeros((0, n_sites), np.int64)
+    mine = np.concatenate(parts) if parts else _states(np.zeros((network.spec.layers[0], 0), network.dtype), q)
     return np.concatenate(network.grid.replica_comm.allgather(mine))
 
 
 def sampled_states(
     network: DeepBeliefNetwork, count: int, sweeps: int, *, chains: int = CHAINS, apart: int = 25, first_draw: int = 0
-) -> IntArray:
-    """States of the model, (count, sites) on every rank, of chains of Gibbs sampling that start at random states.
+) -> Array:
+    """States of the model, (count, sites) on every rank, of chains of Gibbs sampling that start at random states; of
+    Bernoulli units a byte each.
 
     They are taken after ``sweeps`` sweeps, and then again after every ``apart`` more, as chains that are there already
     need no other start: neighbours in time are alike, but means over many are as good as those of as many more chains.
@@ -126,9 +127,9 @@ def sampled_states(
         values = unpack(v, network.dtype) if isinstance(v, Packed) else v
         parts.append(_states(network.whole_visible(np.ascontiguousarray(values[:, :wanted])), q))
         wanted, taken = wanted - chains, taken + apart
-    return np.concatenate(parts) if parts else np.zeros((0, network.spec.layers[0] // q), np.int64)
+    return np.concatenate(parts) if parts else _states(np.zeros((network.spec.layers[0], 0), network.dtype), q)
 
 
-def _states(whole: Array, q: int) -> IntArray:
-    """(samples, sites) from values (visible, samples)."""
-    return whole.T.astype(np.int64) if q == 1 else states_of(whole.T, q)
+def _states(whole: Array, q: int) -> Array:
+    """(samples, sites) from states (visible, samples)."""
+    return whole.T.astype(np.uint8) if q == 1 else states_of(whole.T, q)

@@ -1,0 +1,273 @@
+"""Genomes of a population: haplotypes of a whole region, an RBM of them, and new ones that look like them.
+
+    python examples/haplotypes.py simulate --out region.vcf
+    mpirun -n 2 python examples/haplotypes.py train --data region.vcf --out genomes --json
+    mpirun -n 2 python examples/haplotypes.py compare --data region.vcf --out genomes --json
+
+`simulate` needs msprime (pip install 'modelpar[genomes]'): 5000 haplotypes of 20 Mb from three populations with the
+history of Gutenkunst et al. (2009), about 50 000 sites whose rarer allele has a frequency of 1 % or more.  `train`
+reads any VCF of phased genotypes, each rank the columns of its own units only, as bits; trains an RBM by PCD; writes
+the model with its chains, and compares; with --minutes it stops, and with --go-on it goes on.  `compare` does the last
+part again, from the files.
+
+Printed: bits of memory that a value of the data takes, over all ranks, afterwards and at most while they are read; the
+peak memory of each rank in GiB; seconds of an epoch; adversarial accuracy, which is 0.5 where samples and data cannot
+be told apart (Yelmen et al. 2021), of the data (`truth`) and of the samples (`synthetic`), against haplotypes that were
+trained on and those held out; r of allele frequencies; and mean linkage r^2 of samples over that of the data, from
+near sites to far ones.  Pictures need modelpar[plots].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from modelpar import (
+    DataSpec,
+    DeepBeliefNetwork,
+    Grid,
+    NetworkLayout,
+    NetworkSpec,
+    TrainingSpec,
+    load,
+    open_dataset,
+    pretrain,
+    save,
+)
+from modelpar.analysis import pictures
+from modelpar.analysis.bits import packed_rows
+from modelpar.analysis.components import Components
+from modelpar.analysis.linkage import linkage_decay
+from modelpar.analysis.nearest import adversarial_accuracy
+from modelpar.analysis.of_network import states_of_split
+from modelpar.draws import Purpose
+from modelpar.errors import ModelparError
+from modelpar.formats.vcf import read_sites
+from modelpar.kernels.states import Packed, unpack
+from modelpar.training.state import TrainingRun
+
+YEARS = 25  # of a generation
+RECOMBINATION, MUTATION = 1e-8, 1.56e-8  # a base and generation
+
+
+def simulate(asked: argparse.Namespace) -> None:
+    """Write the region as a VCF file: sites with two alleles, of which the rarer one is frequent enough."""
+    try:
+        import msprime
+    except ImportError:
+        sys.exit("simulate needs msprime, which is not installed: pip install 'modelpar[genomes]'")
+    people = asked.haplotypes // 2
+    of_each = {"AFR": people // 3, "EUR": people // 3, "EAS": people - 2 * (people // 3)}
+    trees = msprime.sim_ancestry(
+        of_each, demography=out_of_africa(msprime), sequence_length=asked.length * 1e6,
+        recombination_rate=RECOMBINATION, random_seed=asked.seed,
+    )  # fmt: skip
+    trees = msprime.sim_mutations(trees, rate=MUTATION, random_seed=asked.seed)
+    left_out = []
+    for variant in trees.variants():
+        frequency = variant.genotypes.mean()
+        if variant.num_alleles != 2 or min(frequency, 1 - frequency) < asked.rarest:
+            left_out.append(variant.site.id)
+    trees = trees.delete_sites(left_out)
+    names = [f"{population}_{k}" for population, n in of_each.items() for k in range(n)]
+    with open(asked.out, "w") as file:
+        trees.write_vcf(file, individual_names=names, position_transform=lambda x: np.asarray(x) + 1)
+    print(f"{asked.out}: {trees.num_samples} haplotypes, {trees.num_sites} sites")
+
+
+def out_of_africa(msprime: Any) -> Any:
+    """Africans, Europeans and East Asians since they parted (Gutenkunst et al. 2009, table 1)."""
+    history = msprime.Demography()
+    history.add_population(name="AFR", initial_size=12300)
+    history.add_population(name="EUR", initial_size=29725, growth_rate=0.004)
+    history.add_population(name="EAS", initial_size=54090, growth_rate=0.0055)
+    history.add_population(name="OOA", initial_size=2100)  # those who left
+    history.add_population(name="AMH", initial_size=12300)
+    history.add_population(name="ANC", initial_size=7300)
+    history.set_symmetric_migration_rate(["AFR", "EUR"], 3e-5)
+    history.set_symmetric_migration_rate(["AFR", "EAS"], 1.9e-5)
+    history.set_symmetric_migration_rate(["EUR", "EAS"], 9.6e-5)
+    left = 21200 / YEARS
+    history.add_symmetric_migration_rate_change(left, ["AFR", "OOA"], 25e-5)
+    history.add_population_split(left, derived=["EUR", "EAS"], ancestral="OOA")
+    history.add_population_split(140000 / YEARS, derived=["AFR", "OOA"], ancestral="AMH")
+    history.add_population_split(220000 / YEARS, derived=["AMH"], ancestral="ANC")
+    return history
+
+
+def train(asked: argparse.Namespace) -> None:
+    comm = MPI.COMM_WORLD
+    # the rows of a layout by rows are visible units: a rank reads the columns of its own, and only hidden sums travel
+    with Grid(comm, model_shards=comm.size, replicas=1) as grid:
+        genomes = opened(asked, comm)
+        path = asked.out / "model.safetensors"
+        spec = NetworkSpec((genomes.n_visible, asked.hidden_units), seed=asked.seed)
+        rows = NetworkLayout.blocks(spec.layers, comm.size, "row")
+        network = load(path, grid, rows) if asked.go_on else DeepBeliefNetwork(spec, grid, rows)
+        peak_before = memory("VmHWM")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+        before = memory("VmRSS")
+        held = genomes.train.table.columns(network.visible_ids).nbytes
+        reading = memory("VmHWM") - before
+        n_values = genomes.train.table.n_samples * genomes.n_visible
+        training = TrainingSpec(
+            updates=asked.updates, batch_size=asked.batch_size, chains=asked.chains, gibbs_steps=asked.sweeps,
+            chain_start="data", learning_rate=asked.learning_rate, schedule=asked.schedule, weight_decay=asked.penalty,
+        )  # fmt: skip
+        started, seconds, n_steps = time.perf_counter(), 0.0, 0
+        done = written(asked)["updates"] if asked.go_on else 0
+        for record in pretrain(network, genomes, training):
+            seconds = time.perf_counter() - started
+            n_steps += record.kind == "step"
+            if record.kind == "epoch" and comm.rank == 0 and not asked.json:
+                likelihood = record.measures["pseudo_likelihood"]
+                print(f"epoch {record.epoch}: {seconds:.0f} s, pseudo-likelihood {likelihood:.1f}", flush=True)
+            if comm.bcast(seconds > 60 * asked.minutes):
+                break
+        result = {
+            "haplotypes": genomes.train.table.n_samples, "sites": genomes.n_visible,
+            "bits_a_value": 8 * comm.allreduce(held) / n_values,
+            "bits_a_value_while_read": 8 * comm.allreduce(reading) / n_values,
+            "peak_gib": [round(peak / 2**30, 3) for peak in comm.allgather(max(peak_before, memory("VmHWM")))],
+            "updates": done + n_steps, "seconds_of_update": seconds / max(n_steps, 1),
+            "seconds_of_epoch": seconds / max(n_steps, 1) * len(genomes.train) / asked.batch_size,
+        }  # fmt: skip
+        if comm.rank == 0:
+            asked.out.mkdir(parents=True, exist_ok=True)
+            (asked.out / "training.json").write_text(json.dumps(result))
+        comm.barrier()
+        save(network, path)
+        result |= compared(asked, network, genomes)
+    say(result, asked.json)
+
+
+def compare(asked: argparse.Namespace) -> None:
+    comm = MPI.COMM_WORLD
+    with Grid(comm, model_shards=comm.size, replicas=1) as grid:
+        genomes = opened(asked, comm)
+        rows = NetworkLayout.blocks((genomes.n_visible, asked.hidden_units), comm.size, "row")
+        network = load(asked.out / "model.safetensors", grid, rows)
+        result = compared(asked, network, genomes)
+        result = written(asked) | result
+    say(result, asked.json)
+
+
+def written(asked: argparse.Namespace) -> dict[str, Any]:
+    """What training has measured."""
+    measured: dict[str, Any] = json.loads((asked.out / "training.json").read_text())
+    return measured
+
+
+def opened(asked: argparse.Namespace, comm: MPI.Comm) -> Any:
+    return open_dataset(DataSpec(str(asked.data), test_fraction=asked.test_fraction), comm=comm, seed=asked.seed)
+
+
+def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, genomes: Any) -> dict[str, Any]:
+    """Samples beside data, and the pictures, on rank 0.  Collective.
+
+    Samples are where the chains of training are after more sweeps: chains that start elsewhere would not come to all
+    populations in so few."""
+    rbm, h = network.rbms[0], TrainingRun.of(network).chains.h
+    for sweep in range(asked.more_sweeps):
+        v = rbm.sample_visible(h, Purpose.FANTASY, 2 * sweep, 0)
+        h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * sweep + 1, 0)
+    v = rbm.sample_visible(h, Purpose.FANTASY, 2 * asked.more_sweeps, 0)
+    assert isinstance(v, Packed)
+    samples = network.whole_visible(unpack(v, network.dtype)).T.astype(np.uint8)
+    n, chosen = len(samples), {}  # as many of each: means of r^2 and nearest neighbours depend on how many there are
+    for name, split in (("training", genomes.train), ("held_out", genomes.test)):
+        if split is not None and len(split):
+            rows = np.random.default_rng(asked.seed).choice(split.rows, min(n, len(split)), replace=False)
+            chosen[name] = states_of_split(network, genomes, replace(split, rows=np.sort(rows)))
+    if MPI.COMM_WORLD.rank > 0:
+        return {}
+    result: dict[str, Any] = {"samples": n}
+    for name, data in chosen.items():
+        m = len(data)
+        accuracy = adversarial_accuracy(packed_rows(data), packed_rows(samples[:m]))
+        result[f"truth_{name}"], result[f"synthetic_{name}"] = accuracy.truth, accuracy.synthetic
+    data = chosen["training"]
+    of_data, of_samples = data.mean(axis=0), samples.mean(axis=0)
+    result["frequency_correlation"] = float(np.corrcoef(of_data, of_samples)[0, 1])
+    positions = np.array([site.position for site in read_sites(asked.data, genomes.n_visible)])
+    edges = np.geomspace(1000, positions[-1] - positions[0], 16)
+    decays = {
+        name: linkage_decay(values[: len(data)], positions, edges, rarest=0.05)
+        for name, values in (("data", data), ("samples", samples))
+    }  # fmt: skip
+    there = decays["data"].pairs > 0
+    result["linkage_ratio"] = [
+        round(float(x), 3) for x in decays["samples"].r_squared[there] / decays["data"].r_squared[there]
+    ]
+    basis = Components.of(data)
+    for name, draw in {
+        "linkage": lambda: pictures.linkage(decays, unit="distance of two sites (bases)"),
+        "components": lambda: pictures.component_densities(
+            basis.project(data), {"samples": basis.project(samples)}, basis
+        ),
+    }.items():
+        try:
+            draw().savefig(asked.out / f"{name}.png", dpi=110)
+        except ModelparError as error:  # matplotlib is not installed
+            print(f"no {name}.png: {error}", flush=True)
+    return result
+
+
+def memory(name: str) -> int:
+    """Bytes of this process: now (VmRSS), or the most so far (VmHWM), shared libraries included (Linux)."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def say(result: dict[str, Any], as_json: bool) -> None:
+    if MPI.COMM_WORLD.rank == 0:
+        lines = [json.dumps(result)] if as_json else [f"{k.replace('_', ' ')}: {v}" for k, v in result.items()]
+        print("\n".join(lines), flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = parser.add_subparsers(required=True)
+    made = parts.add_parser("simulate", help="write a region as VCF")
+    made.add_argument("--out", required=True, help="VCF file to write")
+    made.add_argument("--haplotypes", type=int, default=5000)
+    made.add_argument("--length", type=float, default=20, help="of the region, in millions of bases")
+    made.add_argument("--rarest", type=float, default=0.01, help="frequency of the rarer allele of a site, at least")
+    made.set_defaults(run=simulate)
+    learnt = parts.add_parser("train", help="train an RBM on it, and compare")
+    learnt.add_argument("--updates", type=int, default=2000)
+    learnt.add_argument("--learning-rate", type=float, default=0.02)
+    learnt.add_argument("--schedule", default="constant")
+    learnt.add_argument("--batch-size", type=int, default=500)
+    learnt.add_argument("--chains", type=int, default=500, help="and samples that are compared")
+    learnt.add_argument("--sweeps", type=int, default=1, help="of the chains, for each update")
+    learnt.add_argument("--penalty", type=float, default=0.0, help="L2, on the weights")
+    learnt.add_argument("--minutes", type=float, default=1e9, help="after which training stops, to go on another time")
+    learnt.add_argument("--go-on", action="store_true", help="train the model in --out on, up to --updates")
+    learnt.set_defaults(run=train)
+    again = parts.add_parser("compare", help="compare again, from the model's file")
+    again.set_defaults(run=compare)
+    for part in (learnt, again):
+        part.add_argument("--hidden-units", type=int, default=2048)
+        part.add_argument("--data", required=True, help="VCF, as simulate writes it")
+        part.add_argument("--out", type=Path, required=True, help="folder for the model and pictures")
+        part.add_argument("--test-fraction", type=float, default=0.1, help="part of the haplotypes that is held out")
+        part.add_argument("--more-sweeps", type=int, default=20, help="of the chains, before they are compared")
+        part.add_argument("--json", action="store_true", help="print one JSON object")
+    for part in (made, learnt, again):
+        part.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    asked = arguments()
+    asked.run(asked)
