@@ -177,8 +177,8 @@ def _curve(
 ) -> list[str]:  # fmt: skip
     colour, drawn = f"var(--c{one.colour % COLOURS})", []
     if len(band) == 1:
-        at, *ends = band[0]
-        place = " ".join(f"y{k}='{rows.at(end):.1f}'" for k, end in enumerate(ends, 1))
+        at, low, high = band[0]
+        place = f"y1='{rows.at(low):.1f}' y2='{rows.at(high):.1f}'"
         drawn.append(
             f"<line x1='{columns.at(at):.1f}' x2='{columns.at(at):.1f}' {place} stroke='{colour}' stroke-width='2'/>"
         )
