@@ -99,13 +99,13 @@ def _ticks(low: float, high: float, whole: bool) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within [low, high], with 2 and 5 between them where they are few; the ends where none is."""
+    """Powers of ten within [low, high], with 2 and 5 between them where they are few, else round values."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     if last - first >= 2:
         return [10.0**i for i in range(first, last + 1, -(-(last - first) // 6))]
     fine = [factor * 10.0**i for i in range(first - 1, last + 1) for factor in (1, 2, 5)]
     inside = [tick for tick in fine if low * 0.999 <= tick <= high * 1.001]
-    return inside if len(inside) > 1 else sorted({low, high})
+    return inside if len(inside) > 2 or low == high else _ticks(low, high, False)
 
 
 def short(value: float) -> str:

@@ -25,7 +25,7 @@ from mpi4py import MPI
 
 from modelpar.cli import run as modelpar
 from modelpar.cli.report import command
-from modelpar.cli.report.weights import BINS, read_weights
+from modelpar.cli.report.weights import MOST_BINS, read_weights
 from modelpar.cli.run_directory import REPORT
 from modelpar.files.locks import FileLock
 from tests import jobs
@@ -162,8 +162,9 @@ def test_weights_are_those_of_the_checkpoint(whole: Path) -> None:
         values = np.linalg.svd(W.astype(np.float64), compute_uv=False)
         assert np.allclose(part.spectrum, values[: len(part.spectrum)], atol=1e-6 * values[0])
         most = np.abs(W.astype(np.float64)).max()
-        counts, edges = np.histogram(W.astype(np.float64), BINS, (-most, most))
+        counts, edges = np.histogram(W.astype(np.float64), len(part.counts), (-most, most))
         assert np.array_equal(part.counts, counts)
+        assert 9 <= len(counts) <= MOST_BINS
         assert np.allclose(part.centres, (edges[1:] + edges[:-1]) / 2)
         assert (part.n, part.shape, part.n_seen) == (W.size, W.shape, W.size)
         assert np.isclose(part.rms, np.sqrt((W.astype(np.float64) ** 2).mean()))
