@@ -99,13 +99,13 @@ def _ticks(low: float, high: float, whole: bool) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within [low, high], with 2 and 5 between them where they are few; the ends where none is."""
+    """Powers of ten within [low, high], with 2 and 5 between them where they are few, else round values."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     if last - first >= 2:
         return [10.0**i for i in range(first, last + 1, -(-(last - first) // 6))]
     fine = [factor * 10.0**i for i in range(first - 1, last + 1) for factor in (1, 2, 5)]
     inside = [tick for tick in fine if low * 0.999 <= tick <= high * 1.001]
-    return inside if len(inside) > 1 else sorted({low, high})
+    return inside if len(inside) > 2 or low == high else _ticks(low, high, False)
 
 
 def short(value: float) -> str:
@@ -177,8 +177,8 @@ def _curve(
 ) -> list[str]:  # fmt: skip
     colour, drawn = f"var(--c{one.colour % COLOURS})", []
     if len(band) == 1:
-        at, *ends = band[0]
-        place = " ".join(f"y{k}='{rows.at(end):.1f}'" for k, end in enumerate(ends, 1))
+        at, low, high = band[0]
+        place = f"y1='{rows.at(low):.1f}' y2='{rows.at(high):.1f}'"
         drawn.append(
             f"<line x1='{columns.at(at):.1f}' x2='{columns.at(at):.1f}' {place} stroke='{colour}' stroke-width='2'/>"
         )

@@ -61,7 +61,7 @@ def _html_table(results: Sequence[Result]) -> str:
     heads = [*COLUMNS, *measured_names(results)]
     words = {0, 2}  # network and method; the rest are numbers
     kinds = ["" if result.feasible else "faint" for result in results]
-    return table(heads, rows(results), numbers=set(range(len(heads))) - words, kinds=kinds)
+    return table(heads, list(rows(results)), numbers=set(range(len(heads))) - words, kinds=kinds)
 
 
 def _picture(drawn: Any, text: str) -> str:

@@ -343,8 +343,10 @@ def verify(comm: MPI.Comm, path: str, as_json: bool) -> None:
 @modelpar.command(cls=GroupedCommand)
 @click.argument("runs", type=PATH, metavar="RUN_DIR [RUN_DIR]", nargs=-1, required=True)
 @click.option("--out", type=PATH, metavar="FILE", default=None, help="the page (.html)  [default: report.html]")
+@click.option("--tensorboard", type=PATH, metavar="DIR", default=None,
+              help="write the records as event files of TensorBoard too, into a folder of the run in DIR")  # fmt: skip
 @click.pass_obj
-def report(comm: MPI.Comm, runs: tuple[str, ...], out: str | None) -> None:
+def report(comm: MPI.Comm, runs: tuple[str, ...], out: str | None, tensorboard: str | None) -> None:
     """One page that shows a run, or two runs side by side; one rank is enough.
 
     Curves, pictures, weights, time, bytes, memory, options and environment, in one file of HTML that stands alone. The
@@ -358,7 +360,7 @@ def report(comm: MPI.Comm, runs: tuple[str, ...], out: str | None) -> None:
     prepare(comm, 1)
     from modelpar.cli.report.command import report as work
 
-    work(comm, runs, out=out)
+    work(comm, runs, out=out, tensorboard=tensorboard)
 
 
 @modelpar.command(cls=GroupedCommand)

@@ -137,7 +137,7 @@ def environment_of_run() -> dict[str, Any]:
     return {
         "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__,
         "numba": numba.__version__, "mpi4py": mpi4py.__version__, "mpi": mpi_library(), "cpu": cpu_name(),
-        "instruction_set": instruction_set(), "kernels": dispatch.available(),
+        "instruction_set": instruction_set(), "kernels": list(dispatch.available()),
         "system": f"{platform.system()} {platform.release()}",
     }  # fmt: skip
 

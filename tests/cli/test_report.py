@@ -1,6 +1,7 @@
 """``modelpar report``: what the page says is what the files of the run say, whatever state these are in.
 
-Modules: modelpar/cli/report/command, modelpar/cli/report/curves, modelpar/cli/report/figures,
+Modules: modelpar/cli/report/command, modelpar/cli/report/curves, modelpar/cli/report/events,
+modelpar/cli/report/figures,
 modelpar/cli/report/moments, modelpar/cli/report/pages, modelpar/cli/report/reading, modelpar/cli/report/weights
 """
 
@@ -24,7 +25,7 @@ from mpi4py import MPI
 
 from modelpar.cli import run as modelpar
 from modelpar.cli.report import command
-from modelpar.cli.report.weights import BINS, read_weights
+from modelpar.cli.report.weights import MOST_BINS, read_weights
 from modelpar.cli.run_directory import REPORT
 from modelpar.files.locks import FileLock
 from tests import jobs
@@ -161,8 +162,9 @@ def test_weights_are_those_of_the_checkpoint(whole: Path) -> None:
         values = np.linalg.svd(W.astype(np.float64), compute_uv=False)
         assert np.allclose(part.spectrum, values[: len(part.spectrum)], atol=1e-6 * values[0])
         most = np.abs(W.astype(np.float64)).max()
-        counts, edges = np.histogram(W.astype(np.float64), BINS, (-most, most))
+        counts, edges = np.histogram(W.astype(np.float64), len(part.counts), (-most, most))
         assert np.array_equal(part.counts, counts)
+        assert 9 <= len(counts) <= MOST_BINS
         assert np.allclose(part.centres, (edges[1:] + edges[:-1]) / 2)
         assert (part.n, part.shape, part.n_seen) == (W.size, W.shape, W.size)
         assert np.isclose(part.rms, np.sqrt((W.astype(np.float64) ** 2).mean()))
@@ -276,6 +278,25 @@ def test_a_run_is_worth_more_than_its_page(
         assert (path / "summary.json").exists()
         assert not (path / REPORT).exists()
         assert capfd.readouterr().out.count("warning: no report: no room") == printed
+
+
+def test_events_have_the_records(whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    out = ["--out", str(tmp_path / "page.html"), "--tensorboard", str(tmp_path / "events")]
+    assert modelpar(MPI.COMM_SELF, ["report", str(whole), *out]) == 0
+    (file,) = (tmp_path / "events" / whole.name).iterdir()
+    content, at, found = file.read_bytes(), 0, {}
+    while at < len(content):  # a length of 8 bytes and its checksum, an event and its checksum
+        (length,) = struct.unpack("<Q", content[at : at + 8])
+        event = Event.FromString(content[at + 12 : at + 12 + length])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        at += 16 + length
+    for line in (json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()):
+        for name in {"pseudo_likelihood", "loss"} & line.keys():
+            stage = "finetune" if line["layer"] < 0 else f"pretrain.{line['layer']}"
+            assert found[f"{stage}/{name}", line["step"]] == np.float32(line[name])
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import open_network
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.own_data import open_to_evaluate
+from modelpar.cli.report.curves import mark
+from modelpar.cli.report.events import check_tensorboard, write_events
 from modelpar.cli.report.moments import Course, course_of, kept_models
 from modelpar.cli.report.pages import page_of
 from modelpar.cli.report.reading import FINISHED, GOES_ON, Line, Run, end_of_pretraining, number, read_run
@@ -29,12 +31,16 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.plan.memory import memory_bytes
 
 
-def report(comm: MPI.Comm, paths: Sequence[str], *, out: str) -> None:
+def report(comm: MPI.Comm, paths: Sequence[str], *, out: str, tensorboard: str | None = None) -> None:
     """Write the page of one run, or of two.  Rank 0 works.  Collective.
+
+    tensorboard   a folder for event files of the records too
 
     Raises SpecError, on every rank, where a path is no run, or where the file cannot be written.
     """
     say = speak(comm)
+    if tensorboard is not None:
+        check_tensorboard()
     for path in paths:
         check_outputs(comm, Settings({}), {"--out": out}, checkpoint=path)
     with together(comm):
@@ -45,6 +51,9 @@ def report(comm: MPI.Comm, paths: Sequence[str], *, out: str) -> None:
                 for note in run.notes:
                     say(f"{run.name}: {note}")
             write_page(Path(out), runs, courses)
+            for i, run in enumerate(runs if tensorboard is not None else ()):
+                name = run.name if len({run.name for run in runs}) == len(runs) else f"{mark(i)}-{run.name}"
+                write_events(Path(str(tensorboard)) / name, run)
             say(f"{' and '.join(_told(run) for run in runs)}: {out}")
 
 

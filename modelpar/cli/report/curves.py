@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from modelpar.cli.report.reading import Line, Run, number
 from modelpar.records import NO_LAYER
@@ -79,7 +80,10 @@ def measure_chart(runs: Sequence[Run], name: str, title: str, y: str, only: int 
         alone = len(runs) == 1
         colour, dashes = (max(layer, 0), 0) if alone else (i, max(layer, 0))
         series.append(Series(_label(runs, i, stage, layer), points, band, colour, dashes))
-    return line_chart(title, series, x="epoch", y=y, whole_x=True)
+    shown = [one for one in series if one.points]
+    if len(runs) == len(shown) == 1:  # the title says it all
+        shown = [replace(shown[0], label="")]
+    return line_chart(title, shown, x="epoch", y=y, whole_x=True)
 
 
 def accuracy_chart(runs: Sequence[Run]) -> str:

@@ -100,7 +100,8 @@ def course_of(directory: RunDirectory, dataset: Dataset, load: Load, end: int | 
         return None
     split = dataset.test if dataset.test is not None and len(dataset.test) else dataset.train
     made: list[tuple[int, Array, Array]] = []
-    originals, steps, white = np.zeros((0, *shape)), STEPS, None
+    originals: Array = np.zeros((0, *shape))
+    steps, white = STEPS, None
     for updates, path in kept:
         network = load(path)
         steps = int(min(STEPS, max(WORK / (2.0 * TILES * network.n_weights[-1]), 1)))

@@ -20,7 +20,7 @@ from modelpar.kernels.products.dense import matmul
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
-BINS = 81  # of a histogram, with zero in the midst of one
+MOST_BINS = 81  # of a histogram, with zero in the midst of one; fewer where weights are few
 AT_MOST = 1 << 21  # weights of an RBM that are looked at, evenly over its rows
 MOST_WORK = 1.5e9  # multiplications of the spectrum of a matrix: a second of one core, about
 
@@ -81,7 +81,8 @@ def _weights(name: str, W: Array) -> Weights:
     flat = seen.ravel()
     finite = flat[np.isfinite(flat)]
     largest = float(np.abs(finite).max(initial=0.0)) if len(finite) == len(flat) else math.inf
-    counts, edges = np.histogram(finite, BINS, range=_range(finite))
+    n_bins = min(MOST_BINS, 2 * round(len(finite) ** (1 / 3)) + 1)
+    counts, edges = np.histogram(finite, n_bins, range=_range(finite))
     spectrum, why = _spectrum(W, math.isfinite(largest))
     return Weights(
         name, W.shape, W.size, len(flat), largest, float(np.sqrt((finite**2).mean())) if len(finite) else 0.0,
