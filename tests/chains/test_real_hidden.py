@@ -1,7 +1,4 @@
-"""Tempered chains of RBMs with real hidden units against quadrature and enumeration, at every grid of the ranks.
-
-Modules: modelpar/chains/tempering
-"""
+"""Tempered chains of RBMs with real hidden units against quadrature and enumeration, at every grid of the ranks."""
 
 from __future__ import annotations
 
