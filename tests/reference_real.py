@@ -126,14 +126,37 @@ class RealRBM(RBM):
         (s0, s1), ratio = (self.mean(x0), self.mean(x)), batch / v.shape[1]
         gradients = [v0 @ s0.T - ratio * (v @ s1.T), v0.sum(axis=1) - ratio * v.sum(axis=1)]
         gradients.append(s0.sum(axis=1) - ratio * s1.sum(axis=1))
-        if o.centred:
+        divisor = np.ones(len(self.c))
+        if o.divides_real_hidden(gaussian=self.gaussian):
+            made, divisor = self.standardised_gradients(v0, s0, v, s1, both=o.standardised)
+            gradients = [batch * g for g in made]
+        elif o.centred:
             gradients = [batch * g for g in centred_gradients(v0, s0, v, s1, mask=self.mask)]
         gradients[0] *= self.mask
         step((self.W, self.b, self.c), self.velocity[:3], gradients, rate, momentum, rate * o.weight_decay, batch)
         slopes = self.slopes(x0).sum(axis=2) - ratio * self.slopes(x).sum(axis=2)
+        for power, of_parameter in enumerate(slopes, 1):  # of |h| and of h^2
+            of_parameter /= divisor**power
         self.learn_precision(v0, v, means, rate, momentum)
         step([self.potential], self.velocity[3:], [slopes], rate, momentum, 0.0, batch)  # only weights decay
         return error
+
+    def standardised_gradients(self, v0, s0, v1, s1, *, both):
+        """(of W, b and c, by the change of variables to units over their deviations; variances of the hidden ones)
+
+        both   visible units too, as tests.reference has them
+        """
+        mu, la = ((x.mean(axis=1) + y.mean(axis=1)) / 2 for x, y in ((v0, v1), (s0, s1)))
+        squares = [((x**2).mean(axis=1) + (y**2).mean(axis=1)) / 2 for x, y in ((v0, v1), (s0, s1))]
+        variance = squares[0] - mu**2 if self.gaussian else 4 * mu * (1 - mu)
+        s = np.sqrt(np.maximum(variance, 0.04)) if both else np.ones(len(mu))
+        alone = {"gaussian": 1.0, "relu": 1 - 2 / np.pi, "drelu": 1.0}[self.kind]  # of h ~ exp(-U) at first
+        t = np.sqrt(alone + squares[1] - la**2)
+        one, other = (((v - mu[:, None]) / s[:, None], (h - la[:, None]) / t[:, None]) for v, h in ((v0, s0), (v1, s1)))
+        dW = one[0] @ one[1].T / v0.shape[1] - other[0] @ other[1].T / v1.shape[1]
+        W = dW / s[:, None] / t[None, :] * self.mask
+        b, c = ((x.mean(axis=1) - y.mean(axis=1)) / w**2 for x, y, w in ((v0, v1, s), (s0, s1, t)))
+        return [W, b - W @ la, c - W.T @ mu], t**2
 
     def log_unnormalised(self, v):
         """log p*(v) of every column, (samples,)"""

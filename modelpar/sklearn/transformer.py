@@ -42,7 +42,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     those of ``sklearn.neural_network.BernoulliRBM``.
 
     n_components     hidden units
-    learning_rate    default: 0.1 for Bernoulli visible units, a tenth of that with real hidden ones, 0.002 for Gaussian
+    learning_rate    default: 0.1 for Bernoulli visible units, 1/4 of that with real hidden ones, 0.002 for Gaussian
     batch_size       samples of a minibatch; ``auto``: 100, fewer of a small data set
     n_iter           epochs
     momentum         momentum after the first five epochs, in which it is at most 0.5

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from modelpar.errors import SpecError
 from modelpar.spec.base import Spec, option
 
-REAL_HIDDEN = 0.1  # of the learning rate of Bernoulli hidden units
+# of the learning rate of Bernoulli hidden units, whose variance is 1/4 at most: real ones have 1 and more
+REAL_HIDDEN, REAL_HIDDEN_PLAIN = 0.25, 0.1  # where they are standardised, and where not
 PRODUCTS = ("full", "bf16")  # numbers that products of real values are made of
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
@@ -64,8 +65,9 @@ class TrainingSpec(Spec):
     centred: bool = option(
         True, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"
     )  # fmt: skip
-    standardised: bool = option(
-        False, "standardised gradient: units are centred and divided by their standard deviations over data and model"
+    standardised: bool | None = option(
+        None,
+        "standardised gradient: units are centred and divided by their standard deviations over data and model  [default: hidden units with real values alone are, where no --learning-rate is given]",
     )
     average: int = option(
         0, "average of the parameters over about so many of the last updates, which becomes the RBM at its end; 0 for none (Swersky et al. 2010)",
@@ -151,7 +153,17 @@ class TrainingSpec(Spec):
             return 0.01 if self.n_chains else 0.002
         if self.learning_rate is not None:
             return self.learning_rate
-        return (0.05 if self.n_chains else 0.1) * (REAL_HIDDEN if real_hidden else 1.0)
+        smaller = REAL_HIDDEN if self.divides_real_hidden(gaussian=False) else REAL_HIDDEN_PLAIN
+        return (0.05 if self.n_chains else 0.1) * (smaller if real_hidden else 1.0)
+
+    def divides_real_hidden(self, *, gaussian: bool) -> bool:
+        """Whether the gradient is that of hidden units with real values over their deviations.
+
+        gaussian   whether visible units are, whose rate always is a given one
+        """
+        if self.standardised is None:
+            return self.centred and self.learning_rate is None and not gaussian
+        return self.standardised
 
     @property
     def lasting_momentum(self) -> float:

@@ -22,7 +22,7 @@ from modelpar.data.memory import OwnColumns
 from modelpar.data.missing import MissingValues
 from modelpar.errors import DataError, ModelparError, SpecError, TrainingError
 from modelpar.kernels.products.precision import products_in
-from modelpar.model import gauge, gaussian_visible
+from modelpar.model import gauge, gaussian_visible, real_hidden
 from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.normalisable import Normalisable
@@ -134,7 +134,7 @@ def _train_rbm(
     if not training.average:  # of an earlier call that had it
         run.average.pop(rbm.name, None)
     base_rate = training.rate(gaussian=rbm.gaussian, real_hidden=rbm.hidden_units is not None)
-    n_visible = network.spec.layers[rbm.index]
+    n_visible, more = network.spec.layers[rbm.index], real_hidden.variance_alone(rbm, training)
     normalisable = Normalisable.of(rbm)
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
 
@@ -163,7 +163,7 @@ def _train_rbm(
                     run.checks.verify()
                     optimizer.learn(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
-                        standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip,
+                        standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip, real_hidden=more,
                     )  # fmt: skip
                     gauge.project(rbm.parameters, rbm.visible)
                     gaussian_visible.keep_within_bounds(rbm.parameters)

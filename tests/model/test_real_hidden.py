@@ -18,6 +18,7 @@ from modelpar.errors import SpecError
 from modelpar.kernels.states import pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
+from modelpar.model.real_hidden import variance_alone
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
 from modelpar.training.optimizer import Optimizer
@@ -79,6 +80,9 @@ def close(rbm: RBM, twin: RealRBM, tolerance: float) -> bool:
         ({"persistent": True}, "column", "strided", True, "float32"),
         ({}, "random:3", "random", False, "float32"),
         ({"persistent": True, "centred": False}, "random:3", "strided", True, "float64"),
+        ({"learning_rate": RATE}, "row", "random", False, "float64"),
+        ({"standardised": True, "chains": 9}, "row", "blocks", False, "float64"),
+        ({"standardised": True}, "random:3", "random", True, "float64"),
     ],
     ids=str,
 )
@@ -103,7 +107,10 @@ def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, ow
             chain_draw=step * n_chains + chains.first if chains else None,
         )  # fmt: skip
         size = StepSize(RATE, MOMENTUM, spec.weight_decay)
-        optimizer.learn(rbm.parameters, update, result.statistics, size, mine.stop - mine.start, centred=spec.centred)
+        optimizer.learn(
+            rbm.parameters, update, result.statistics, size, mine.stop - mine.start, centred=spec.centred,
+            standardised=spec.standardised, gaussian=rbm.gaussian, real_hidden=variance_alone(rbm, spec),
+        )  # fmt: skip
         expected = twin.update(v0, step * BATCH, spec, RATE, MOMENTUM)
         error = grid.comm.allreduce(result.error) / v0.size
         agree(np.isclose(error, expected, atol=1e-4, equal_nan=True), f"error of step {step}")
@@ -177,10 +184,12 @@ def test_what_real_hidden_units_do_not_go_with() -> None:
             NetworkSpec(**{"layers": (4, 3), "hidden": "relu", **options})
     spec = NetworkSpec((4, 3), hidden="drelu")
     for options, said in (
-        ({"standardised": True}, "--standardised"), ({"sparsity_cost": 0.1}, "--sparsity-cost"),
+        ({"sparsity_cost": 0.1}, "--sparsity-cost"),
     ):  # fmt: skip
         with pytest.raises(SpecError, match=said):
             check_hidden(spec, TrainingSpec(**options))
         check_hidden(NetworkSpec((4, 3)), TrainingSpec(**options))
-    assert TrainingSpec().rate(real_hidden=True) == pytest.approx(0.01)
+    assert TrainingSpec().rate(real_hidden=True) == pytest.approx(0.025)
+    assert TrainingSpec(standardised=False).rate(real_hidden=True) == pytest.approx(0.01)
+    assert not TrainingSpec(learning_rate=0.3).divides_real_hidden(gaussian=False)
     assert TrainingSpec(learning_rate=0.3).rate(real_hidden=True) == 0.3
