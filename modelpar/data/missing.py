@@ -100,6 +100,6 @@ def with_mask(source: Source, mask: Table, n_missing: int, missing: str) -> Sour
     facts["mask_bytes"] = size
     note = (
         f"{n_missing} values of {name} are not known and are drawn from the model while it is trained; a mask of them "
-        f"takes up to {size / (1 << 20):.1f} MiB of each replica's memory"
+        f"takes up to {max(0.1, size / (1 << 20)):.1f} MiB of each replica's memory"
     )
     return replace(source, facts=facts, how=how, notes=(*source.notes, note), missing=mask)
