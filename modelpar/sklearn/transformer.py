@@ -34,6 +34,8 @@ IntArray = npt.NDArray[np.int64]
 
 FLOATS = (np.float64, np.float32)
 
+GAUSSIAN_RATE = 0.002  # with the momentum that persistent chains have here too
+
 
 class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEstimator):  # type: ignore[misc]
     """Restricted Boltzmann machine, split over the ranks of a communicator where one is given.
@@ -290,7 +292,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         )  # fmt: skip
 
     def _training(self, n_samples: int, *, epochs: int, momentum_epochs: int = 5) -> TrainingSpec:
-        rates: dict[str, Any] = {} if self.learning_rate is None else {
+        rates: dict[str, Any] = {"gaussian_learning_rate": GAUSSIAN_RATE} if self.learning_rate is None else {
             "learning_rate": self.learning_rate, "gaussian_learning_rate": self.learning_rate,
         }  # fmt: skip
         momentum = plain.real_number("momentum", self.momentum, at_least=0, below=1)
