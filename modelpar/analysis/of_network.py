@@ -100,7 +100,8 @@ def states_of_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) 
         piece = unpack(v.take(start, stop), network.dtype) if isinstance(v, Packed) else v[:, start:stop]
         parts.append(_states(network.whole_visible(piece), q))
     mine = np.concatenate(parts) if parts else _states(np.zeros((network.spec.layers[0], 0), network.dtype), q)
-    return np.concatenate(network.grid.replica_comm.allgather(mine))
+    comm = network.grid.replica_comm
+    return mine if comm.size == 1 else np.concatenate(comm.allgather(mine))
 
 
 def sampled_states(
