@@ -137,12 +137,15 @@ def test_pruned_potentials_stay(comm, agree, shape):
     agree(np.array_equal(smaller.rbms[0].parameters.potential, smaller.rbms[0].hidden_ids * [[1.0], [-0.1]]))
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "relu", "drelu"])
-def test_defaults_learn(comm, agree, kind):
+@pytest.mark.parametrize(
+    ("kind", "chains"),
+    [("gaussian", 0), ("relu", 0), ("drelu", 0), pytest.param("drelu", 100, marks=pytest.mark.slow)],
+)
+def test_defaults_learn(comm, agree, kind, chains):
     """Bars: with the default rates better than independent units, and no worse than 1.5 nats off the best model."""
     data = open_dataset(DataSpec(data="bars:3", test_fraction=0), comm)
     network = networks.sharded(comm, NetworkSpec((9, 8), hidden=kind), SHAPES[0], "blocks")
-    for _ in pretrain(network, data, TrainingSpec(epochs=15)):
+    for _ in pretrain(network, data, TrainingSpec(epochs=50 if chains else 15, chains=chains)):
         pass
     found = score_split(network, data, data.train)
     agree(found.log_likelihood > -np.log(14) - 1.5, f"{found.log_likelihood}")
