@@ -245,7 +245,7 @@ def arguments() -> argparse.Namespace:
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
     learnt.add_argument("--updates", type=int, default=2000)
-    learnt.add_argument("--learning-rate", type=float, default=0.02)
+    learnt.add_argument("--learning-rate", type=float, default=0.002, help="less for more hidden units or sites")
     learnt.add_argument("--schedule", default="constant")
     learnt.add_argument("--batch-size", type=int, default=500)
     learnt.add_argument("--chains", type=int, default=500, help="and samples that are compared")
