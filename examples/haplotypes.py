@@ -53,6 +53,7 @@ from modelpar.draws import Purpose
 from modelpar.errors import ModelparError
 from modelpar.formats.vcf import read_sites
 from modelpar.kernels.states import Packed, unpack
+from modelpar.training.scoring import share_of_split
 from modelpar.training.state import TrainingRun
 
 YEARS = 25  # of a generation
@@ -176,7 +177,15 @@ def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, genomes: Any
 
     Samples are where the chains of training are after more sweeps: chains that start elsewhere would not come to all
     populations in so few."""
-    rbm, h = network.rbms[0], TrainingRun.of(network).chains.h
+    rbm, chains = network.rbms[0], TrainingRun.of(network).chains
+    if chains is None:  # as after CD: from haplotypes of the training set
+        rows = np.random.default_rng(asked.seed + 1).choice(
+            genomes.train.rows, min(500, len(genomes.train)), replace=False
+        )
+        v, _ = share_of_split(network, genomes, replace(genomes.train, rows=np.sort(rows)))
+        h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * asked.more_sweeps + 1, 0)
+    else:
+        h = chains.h
     for sweep in range(asked.more_sweeps):
         v = rbm.sample_visible(h, Purpose.FANTASY, 2 * sweep, 0)
         h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * sweep + 1, 0)
@@ -245,10 +254,10 @@ def arguments() -> argparse.Namespace:
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
     learnt.add_argument("--updates", type=int, default=2000)
-    learnt.add_argument("--learning-rate", type=float, default=0.02)
+    learnt.add_argument("--learning-rate", type=float, default=0.002, help="less for more hidden units or sites")
     learnt.add_argument("--schedule", default="constant")
     learnt.add_argument("--batch-size", type=int, default=500)
-    learnt.add_argument("--chains", type=int, default=500, help="and samples that are compared")
+    learnt.add_argument("--chains", type=int, default=500, help="and samples that are compared; 0: CD")
     learnt.add_argument("--sweeps", type=int, default=1, help="of the chains, for each update")
     learnt.add_argument("--penalty", type=float, default=0.0, help="L2, on the weights")
     learnt.add_argument("--minutes", type=float, default=1e9, help="after which training stops, to go on another time")
