@@ -56,7 +56,7 @@ figure img { max-width: 100%; height: auto; image-rendering: pixelated; display:
 caption { text-align: left; color: var(--muted); padding-bottom: .3rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; }
 th { font-weight: 600; } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td:not(.n) { overflow-wrap: anywhere; min-width: 4.5rem; }
+td:not(.n, :first-child) { overflow-wrap: anywhere; min-width: 5.5rem; }
 tr.marked { background: var(--mark); } tr.faint { color: var(--muted); }
 details { margin: .6rem 0; } summary { cursor: pointer; }
 """

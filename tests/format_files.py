@@ -42,7 +42,11 @@ EXPECTED, PACKED, PLACEMENT, RUN = "expected.json", "states.npz", "placement.npz
 SITES = "sites.npz"  # packed, of format 2: for categorical units, with letters and weights
 EXPORTED = "model.h5"  # of LADDER
 MODELS = ("model.safetensors", "pretrained.safetensors")  # of the run
-OF_THE_MACHINE = ("ranks.txt", "summary.json")  # in a run directory: its processes, its MPI and its times
+OF_THE_MACHINE = (
+    "ranks.txt",
+    "summary.json",
+    "report.html",
+)  # in a run directory: its processes, its MPI and its times
 N_SAMPLES, N_UNITS, N_CLASSES = 48, 9, 3
 STATES = {"reconstruction": "states", "pass_up": "states", "batch_size": 16, "learning_rate": 0.1}
 

@@ -448,10 +448,11 @@ class Session:
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         summary = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
         if self.settings.run.report:
-            report_at_end(
-                self.network, self.dataset, self.directory, self.history, summary, self.progress.say,
-                pictures=self.settings.run.pictures,
-            )  # fmt: skip
+            with self.status.phase("writing the report"):
+                report_at_end(
+                    self.network, self.dataset, self.directory, self.history, summary, self.progress.say,
+                    pictures=self.settings.run.pictures,
+                )  # fmt: skip
         self.directory.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
         self.progress.console.print(summary_table(for_people(summary), "Summary"))
         self.progress.say(f"model: {self.directory.model}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from modelpar import checkpoint, faults
+from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.cli import config as configuration
 from modelpar.cli.atomic_file import atomic_write
@@ -22,7 +22,7 @@ from modelpar.cli.report.moments import Course, course_of, kept_models
 from modelpar.cli.report.pages import page_of
 from modelpar.cli.report.reading import FINISHED, GOES_ON, Line, Run, end_of_pretraining, number, read_run
 from modelpar.cli.report.weights import Weights, read_weights
-from modelpar.cli.run_directory import REPORT, RunDirectory
+from modelpar.cli.run_directory import CONFIG, REPORT, RunDirectory
 from modelpar.cli.terminal import Say, speak
 from modelpar.comm.grid import Grid
 from modelpar.data import Dataset
@@ -50,7 +50,7 @@ def report(comm: MPI.Comm, paths: Sequence[str], *, out: str, tensorboard: str |
             for run in runs:
                 for note in run.notes:
                     say(f"{run.name}: {note}")
-            write_page(Path(out), runs, courses)
+            write_page(Path(out), runs, courses, sources=[run.path / CONFIG for run in runs])
             for i, run in enumerate(runs if tensorboard is not None else ()):
                 name = run.name if len({run.name for run in runs}) == len(runs) else f"{mark(i)}-{run.name}"
                 write_events(Path(str(tensorboard)) / name, run)
@@ -139,7 +139,6 @@ def report_at_end(
             say(f"warning: no samples and reconstructions over time: {error}")
     if comm.rank == 0:
         try:
-            faults.at("write report")
             run = read_run(directory.path, summary)
             write_page(directory.path / REPORT, [run], [course], follow=False, sources=directory.private)
         except Exception as error:

@@ -25,6 +25,7 @@ OF_UNITS = {
     "swap_acceptance": ("Swaps of tempered chains", "% accepted"),
 }
 OF_ONE_RBM = ("log_likelihood", "pseudo_likelihood")  # their scale is that of the RBM's own visible units
+MOST_CHARTS = 8  # of one measure
 PERCENT = ("dead_units", "saturated_units", "swap_acceptance", *ACCURACIES)
 Pick = Callable[[Line], float | None]
 
@@ -35,7 +36,8 @@ def learning(runs: Sequence[Run]) -> list[str]:
     for name, (title, y) in OF_LEARNING.items():
         layers = sorted({layer for _, _, _, layer in _stages(runs)} - {NO_LAYER}) if name in OF_ONE_RBM else []
         if len(layers) > 1:  # each has other data, and so another scale
-            charts += [measure_chart(runs, name, f"{title}, RBM {layer}", y, layer) for layer in layers]
+            lowest = layers[:MOST_CHARTS]
+            charts += [measure_chart(runs, name, f"{title}, RBM {layer}", y, layer) for layer in lowest]
         else:
             charts.append(measure_chart(runs, name, title, y))
     return [*charts, accuracy_chart(runs)]

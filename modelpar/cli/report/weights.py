@@ -77,8 +77,8 @@ def _mapped(header: Header, name: str) -> Array:
 
 def _weights(name: str, W: Array) -> Weights:
     every = -(-W.size // AT_MOST) if W.size else 1
-    seen = np.asarray(W[::every], np.float64)
-    flat = seen.ravel()
+    looked_at = W[::every].reshape(-1)
+    flat = np.asarray(looked_at[:: -(-looked_at.size // (2 * AT_MOST)) or 1], np.float64)
     finite = flat[np.isfinite(flat)]
     largest = float(np.abs(finite).max(initial=0.0)) if len(finite) == len(flat) else math.inf
     n_bins = min(MOST_BINS, 2 * round(len(finite) ** (1 / 3)) + 1)
