@@ -85,7 +85,7 @@ def main() -> None:
         natural = states_of_split(network, family, family.train)
         of_family = pair_statistics(natural, q, family.train.weights)
         couplings = effective_couplings(network, of_family.frequencies)
-        sampled = sampled_states(network, asked.sampled, SWEEPS)
+        sampled = sampled_states(network, asked.sampled, SWEEPS, start="chains")
         W = whole_parameters(network).W
         likelihood = score_split(network, family, family.test or family.train, n_betas=asked.temperatures)
         if asked.out is not None:
