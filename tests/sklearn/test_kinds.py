@@ -17,6 +17,7 @@ from sklearn.preprocessing import OrdinalEncoder
 
 from modelpar.sklearn import RBMTransformer
 from modelpar.units.hidden.kinds import KINDS as REAL
+from tests.extent import quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::modelpar.errors.ModelparWarning")
 
@@ -43,7 +44,11 @@ def activations(model: RBMTransformer, X) -> np.ndarray:
     return (np.asarray(X, float) - model.input_offset_) / model.input_scale_
 
 
-@pytest.mark.parametrize(("visible", "hidden"), list(itertools.product(X_OF, HIDDEN)))
+FIRST = [(visible, "bernoulli") for visible in X_OF] + [(f"categorical:{Q}", hidden) for hidden in REAL]
+OTHERS = [pair for pair in itertools.product(X_OF, HIDDEN) if pair not in FIRST]
+
+
+@pytest.mark.parametrize(("visible", "hidden"), quick([*FIRST, *OTHERS], len(FIRST)))
 def test_every_pair_of_kinds(visible: str, hidden: str) -> None:
     """Fit, features, samples, scores, clones and pickles; with weights of samples, and going on."""
     X, weights = X_OF[visible], RNG.random(N)
