@@ -327,9 +327,18 @@ def matched_weights(x: Any, y: Any, r: Any) -> Any:
     left, right = made.subplots(1, 2)
     shown = (x != 0) | (y != 0)
     end = float(np.abs(x).max()) * 1.1
-    left.hexbin(x[shown], y[shown], gridsize=90, bins="log", cmap="Blues", mincnt=1, extent=(-end, end, -end, end))
+    left.hexbin(
+        x[shown],
+        y[shown],
+        gridsize=90,
+        bins="log",
+        cmap="viridis_r",
+        mincnt=1,
+        linewidths=0.1,
+        extent=(-end, end, -end, end),
+    )
     left.plot([-end, end], [-end, end], color=pictures.GREY, linewidth=0.8)
-    left.set(xlabel="true weight", ylabel="found weight", title="weights that are not 0 in both, units at length 1")
+    left.set(xlabel="true weight", ylabel="found weight", title="weights, units at length 1")
     right.plot(np.sort(r)[::-1], color=pictures.BLUE)
     right.set(xlabel="hidden units, the best first", ylabel="r with its true unit", ylim=(0, 1.02))
     return made
@@ -344,7 +353,8 @@ def units_in_space(truth: Truth, mine: Any, found: Any, r: Any) -> Any:
     x, y, _ = truth.positions.T
     for column, k in enumerate(chosen):
         for axes, W, what in ((rows[0], truth.W[:, mine[k]], "true"), (rows[1], found[:, k], "found")):
-            end, there = float(np.abs(W).max()) or 1.0, W != 0
+            end = float(np.abs(W).max()) or 1.0
+            there = np.abs(W) > 0.1 * end
             axes[column].scatter(x[::8], y[::8], s=0.2, color="#dddddd", linewidths=0, rasterized=True)
             axes[column].scatter(
                 x[there], y[there], s=1.5, c=W[there], cmap="RdBu_r", vmin=-end, vmax=end, linewidths=0, rasterized=True
