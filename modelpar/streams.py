@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     FANTASY = 8
     SWAP = 9
     DIAGNOSIS = 10
+    MISSING = 11
     RESAMPLING = 16
 
 

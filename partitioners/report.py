@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import os
 from collections.abc import Sequence
@@ -14,12 +12,9 @@ import numpy as np
 from partitioners.compare import COLUMNS, Result, measured_names, problems, rows
 from partitioners.graph import GraphError
 from partitioners.networks import Network
+from partitioners.page import document, escaped, notes, paragraph, picture, section, table
 from partitioners.writing import write_text
 
-STYLE = """body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
-table { border-collapse: collapse; font-size: 85%; } th, td { border: 1px solid #ccc; padding: 0.2em 0.6em; }
-td { text-align: right; } td:nth-child(1), td:nth-child(3) { text-align: left; } img { max-width: 100%; }
-tr.infeasible td { color: #999; }"""
 PLACEMENTS = 8  # methods whose placements are drawn: those of the least volume
 
 
@@ -31,27 +26,26 @@ def write_report(
     Raises GraphError without matplotlib, and where the page cannot be written.
     """
     figure_class = _figure_class()
-    pieces = ["<!doctype html><html lang='en'><meta charset='utf-8'><title>Partitions compared</title>"]
-    pieces.append(f"<style>{STYLE}</style><h1>Partitions compared</h1>")
-    if command:
-        pieces.append(f"<p><code>{html.escape(command)}</code></p>")
-    pieces.append(
-        "<p>Volume is the number of unit states that travel between parts for one sample, in one pass up and one down "
-        "of every RBM.  A partition is feasible where the heaviest part of every layer is within the layer's limit.</p>"
-    )
-    for network in networks:
+    pieces = [
+        paragraph(
+            "Volume is the number of unit states that travel between parts for one sample, in one pass up and one down "
+            "of every RBM.  A partition is feasible where the heaviest part of every layer is within the layer's limit."
+        )
+    ]
+    for i, network in enumerate(networks):
         own = [result for result in results if result.network == network.name]
         layers = "-".join(map(str, network.graph.layers))
-        pieces.append(f"<h2>{html.escape(network.name)}</h2><p>{html.escape(network.about)}; layers {layers}.</p>")
-        pieces.append(_html_table(own))
+        parts = [paragraph(f"{network.about}; layers {layers}."), notes(problems(own)), _html_table(own)]
         solved = [result for result in own if result.partition is not None]
         if solved:
-            pieces.append(_picture(_volumes(figure_class, solved), f"volume over parts, {network.name}"))
+            parts.append(_picture(_volumes(figure_class, solved), f"volume over parts, {network.name}"))
         if any("bytes" in result.measured for result in solved):
-            pieces.append(_picture(_predictions(figure_class, solved), f"predicted against measured, {network.name}"))
+            parts.append(_picture(_predictions(figure_class, solved), f"predicted against measured, {network.name}"))
         if network.graph.coordinates is not None and solved:
-            pieces.append(_picture(_placements(figure_class, network, solved), f"placements, {network.name}"))
-    write_text(path, "\n".join(pieces) + "\n")
+            parts.append(_picture(_placements(figure_class, network, solved), f"placements, {network.name}"))
+        pieces.append(section(f"network-{i}", network.name, *parts))
+    head = f"<p><code>{escaped(command)}</code></p>" if command else ""
+    write_text(path, document("Partitions compared", "\n".join(pieces), head=head))
 
 
 def _figure_class() -> Any:
@@ -64,20 +58,16 @@ def _figure_class() -> Any:
 
 
 def _html_table(results: Sequence[Result]) -> str:
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in [*COLUMNS, *measured_names(results)])
-    lines = []
-    for result, cells in zip(results, rows(results), strict=True):
-        kind = "" if result.feasible else " class='infeasible'"
-        lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    notes = "".join(f"<p>{html.escape(problem)}</p>" for problem in problems(results))
-    return f"<table><tr>{heads}</tr>\n" + "\n".join(lines) + "</table>" + notes
+    heads = [*COLUMNS, *measured_names(results)]
+    words = {0, 2}  # network and method; the rest are numbers
+    kinds = ["" if result.feasible else "faint" for result in results]
+    return table(heads, list(rows(results)), numbers=set(range(len(heads))) - words, kinds=kinds)
 
 
-def _picture(figure: Any, text: str) -> str:
+def _picture(drawn: Any, text: str) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
-    code = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"<p><img alt='{html.escape(text, quote=True)}' src='data:image/png;base64,{code}'></p>"
+    drawn.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
+    return picture(buffer.getvalue(), text, text[0].upper() + text[1:])
 
 
 def _volumes(figure_class: Any, results: Sequence[Result]) -> Any:

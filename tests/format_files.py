@@ -1,9 +1,10 @@
 """Files of every format, as a version of modelpar has written them, and what they must be read as forever after.
 
-    python -m tests.format_files tests/fixtures/NAME    writes the files that this version writes, and what is in them
+    python -m tests.format_files tests/fixtures/NAME [CASE ...]    writes the files that this version writes, or those
+                                                                   of some cases, and what is in them
 
 Each folder below ``tests/fixtures`` has the files of one version.  They are never changed: where a format grows,
-another folder comes beside them.
+another folder comes beside them, with what is new.
 """
 
 from __future__ import annotations
@@ -38,9 +39,14 @@ from partitioners.placement import load_placement, save_placement
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPECTED, PACKED, PLACEMENT, RUN = "expected.json", "states.npz", "placement.npz", "run"
+SITES = "sites.npz"  # packed, of format 2: for categorical units, with letters and weights
 EXPORTED = "model.h5"  # of LADDER
 MODELS = ("model.safetensors", "pretrained.safetensors")  # of the run
-OF_THE_MACHINE = ("ranks.txt", "summary.json")  # in a run directory: its processes, its MPI and its times
+OF_THE_MACHINE = (
+    "ranks.txt",
+    "summary.json",
+    "report.html",
+)  # in a run directory: its processes, its MPI and its times
 N_SAMPLES, N_UNITS, N_CLASSES = 48, 9, 3
 STATES = {"reconstruction": "states", "pass_up": "states", "batch_size": 16, "learning_rate": 0.1}
 
@@ -54,6 +60,7 @@ class Case:
     training: dict[str, Any] = field(default_factory=dict)
     tuning: dict[str, Any] | None = None
     sync: dict[str, Any] = field(default_factory=dict)
+    packed: str = PACKED  # the file that it is trained on
 
     def records(self, network: DeepBeliefNetwork, data: Dataset) -> Generator[Record, None, None]:
         """The training from where the network stands; collective."""
@@ -90,6 +97,17 @@ CASES = {
         4, {"exact": False}, {}, None, {"sync": "server", "adagrad": True, "meet_every": 1},
     ),
 }  # fmt: skip
+OF_SITES: dict[str, Any] = {"layers": (N_UNITS, 6), "visible": "categorical:3"}
+CASES |= {
+    "categorical sites and letters": Case(4, OF_SITES, {"chains": 6, "average": 3}, packed=SITES),
+    "double rectified units on sites": Case(
+        4, {**OF_SITES, "hidden": "drelu", "exact": False}, {"chains": 6, "momentum": 0.5}, packed=SITES,
+    ),
+    "rectified units": Case(4, {"layers": (N_UNITS, 5), "hidden": "relu", "exact": False}, {"momentum": 0.5}),
+    "gaussian hidden units and spins": Case(
+        4, {"layers": (N_UNITS, 5), "hidden": "gaussian", "visible": "spin", "exact": False}, {"chains": 5},
+    ),
+}  # fmt: skip
 RUN_WORDS = (
     "train --exact --layers 64-5-4 --epochs 1 --finetune-epochs 1 --batch-size 400 --finetune-batch-size 400 "
     "--checkpoint-every 5 --keep 1 --no-pictures --threads 1"
@@ -104,9 +122,16 @@ def samples() -> tuple[np.ndarray, np.ndarray]:
     return patterns[labels] ^ (rng.random((N_SAMPLES, N_UNITS)) < 0.1), labels
 
 
-def data_of(folder: Path) -> Dataset:
-    """What the cases are trained on, from the packed file of a folder."""
-    return open_dataset(str(folder / PACKED), validation_fraction=0.25)
+def sites() -> tuple[np.ndarray, np.ndarray]:
+    """(N_SAMPLES, N_UNITS) one-hot states of sites of three, and weights."""
+    rng = np.random.default_rng(6)
+    states = rng.choice(3, (N_SAMPLES, N_UNITS // 3), p=[0.6, 0.3, 0.1])
+    return (states[:, :, None] == np.arange(3)).reshape(N_SAMPLES, N_UNITS), rng.integers(1, 4, N_SAMPLES) / 2
+
+
+def data_of(folder: Path, packed: str = PACKED) -> Dataset:
+    """What the cases are trained on, from a packed file of a folder."""
+    return open_dataset(str(folder / packed), validation_fraction=0.25)
 
 
 def digest(values: Any) -> str:
@@ -130,6 +155,8 @@ def contents(path: Path, case: Case, data: Dataset, grid: Grid) -> dict[str, Any
         "layers": list(network.spec.layers), "connections": network.spec.connections, "seed": network.spec.seed,
         "position": position, "tensors": held(network), "best_accuracy": run_.best_accuracy,
     }  # fmt: skip
+    if case.packed == SITES:
+        found |= {"visible": network.spec.visible, "hidden": network.spec.hidden, "alphabet": run_.alphabet}
     for _ in case.records(network, data):
         pass
     return {**found, "at the end": held(network)} if case.spec.exact else found
@@ -141,15 +168,16 @@ def name_of(case: str) -> str:
 
 def read(folder: Path) -> dict[str, Any]:
     """Everything that the files of a folder are read as, in the form of its ``expected.json``."""
-    data, result = data_of(folder), dict[str, Any]()
+    result = dict[str, Any]()
     with Grid(MPI.COMM_SELF) as grid:
         for name, case in CASES.items():
             if (folder / name_of(name)).exists():
-                result[name] = contents(folder / name_of(name), case, data, grid)
-    split = open_dataset(str(folder / PACKED), test_fraction=0.0).train
-    values = np.empty((N_UNITS, len(split)), np.float32)
-    split.table.columns(np.arange(N_UNITS)).fill(split.rows, values)
-    result[PACKED] = [digest(values), digest(split.labels)]
+                result[name] = contents(folder / name_of(name), case, data_of(folder, case.packed), grid)
+    for name in (PACKED, SITES):
+        if (folder / name).exists():
+            result[name] = packed_contents(folder / name)
+    if not (folder / RUN).exists():  # of some cases only
+        return result
     partition, made = load_placement(folder / PLACEMENT)
     result[PLACEMENT] = [[owner.tolist() for owner in partition.owners], partition.n_parts, made]
     updates, n_damaged = digests.read(folder / RUN / digests.NAME)
@@ -158,6 +186,17 @@ def read(folder: Path) -> dict[str, Any]:
         result[EXPORTED] = imported(folder / EXPORTED)
     result[RUN] = {name: hashlib.sha256((folder / RUN / name).read_bytes()).hexdigest()[:16] for name in MODELS}
     return result
+
+
+def packed_contents(path: Path) -> list[str]:
+    """Digests of values and labels, or weights; with the kind of units and letters that the file names."""
+    data = open_dataset(str(path), test_fraction=0.0)
+    split = data.train
+    values = np.empty((N_UNITS, len(split)), np.float32)
+    split.table.columns(np.arange(N_UNITS)).fill(split.rows, values)
+    if split.weights is None:
+        return [digest(values), digest(split.labels)]
+    return [digest(values), digest(split.weights), data.visible, data.alphabet]
 
 
 def imported(path: Path) -> dict[str, str]:
@@ -176,19 +215,25 @@ def modelpar(*words: str | Path) -> None:
         raise RuntimeError(f"modelpar {' '.join(map(str, words))} ended with status {status}")
 
 
-def write(folder: Path) -> None:
-    """The files of this version.  Raises OSError where the folder is there."""
+def write(folder: Path, *some: str) -> None:
+    """The files of this version, or of some cases.  Raises OSError where the folder is there."""
     folder.mkdir(parents=True)
     states, labels = samples()
     write_packed(folder / PACKED, states, labels)
-    data = data_of(folder)
+    one_hot, weights = sites()
+    write_packed(folder / SITES, one_hot, visible="categorical:3", alphabet="-AB", weights=weights)
     with Grid(MPI.COMM_SELF) as grid:
         for name, case in CASES.items():
+            if some and name not in some:
+                continue
             network = DeepBeliefNetwork(case.spec, grid)
-            with closing(case.records(network, data)) as records:
+            with closing(case.records(network, data_of(folder, case.packed))) as records:
                 for _ in islice((record for record in records if record.kind == "step"), case.updates):
                     pass
                 checkpoint.save(network, folder / name_of(name))
+    if some:
+        (folder / EXPECTED).write_text(json.dumps(read(folder), indent=1, sort_keys=True) + "\n")
+        return
     owners = (np.arange(N_UNITS) % 2, np.arange(6) // 3)
     save_placement(folder / PLACEMENT, Partition(owners, 2), {"method": "by hand", "seed": 3})
     modelpar("export", folder / name_of(LADDER), folder / EXPORTED)
@@ -201,4 +246,4 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]), *sys.argv[2:])

@@ -14,6 +14,7 @@ from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import NetworkSpec
 from tests import reference
 
+PRECISIONS = (1.0, 1.5, 2.0, 4.0)  # of Gaussian visible units of a twin
 OWNERS = ("blocks", "strided", "random", "empty")
 
 
@@ -84,7 +85,11 @@ def twin(network: DeepBeliefNetwork) -> list[reference.RBM]:
         rbm.W[:] = held(rbm, W)
         rbm.b[:], rbm.c[:] = b[rbm.visible_ids], c[rbm.hidden_ids]
         rbm.refresh()
-        twins.append(reference.RBM(W, b, c, layer=rbm.index, seed=spec.seed, gaussian=rbm.gaussian, mask=mask))
+        more = {}
+        if rbm.visible.learned:
+            more["precision"] = rng.choice(PRECISIONS, n_visible).astype(spec.dtype)
+            rbm.parameters.precision[0] = more["precision"][rbm.visible_ids]
+        twins.append(reference.RBM(W, b, c, layer=rbm.index, seed=spec.seed, gaussian=rbm.gaussian, mask=mask, **more))
     return twins
 
 
@@ -115,5 +120,7 @@ def close_block(rbm, twin: reference.RBM, tolerance: float) -> bool:
     rows = rbm.parameters.rows
     if rows is not None and not np.allclose(rows, rows_of(rbm, twin.W), rtol=0, atol=tolerance):
         return False
-    pairs = ((rbm.W, W), (rbm.b, twin.b[rbm.visible_ids]), (rbm.c, twin.c[rbm.hidden_ids]))
+    pairs = [(rbm.W, W), (rbm.b, twin.b[rbm.visible_ids]), (rbm.c, twin.c[rbm.hidden_ids])]
+    if rbm.visible.learned:
+        pairs.append((rbm.parameters.precision[0], twin.precision[rbm.visible_ids]))
     return all(np.allclose(mine, other, rtol=0, atol=tolerance) for mine, other in pairs)

@@ -78,10 +78,12 @@ class RBM:
     """W (n_visible, n_hidden)   b (n_visible,)   c (n_hidden,)   layer: its index in the network
 
     mask (n_visible, n_hidden): 0 where there is no connection and so never a weight
+    precision (n_visible,): of Gaussian visible units, learned where it is given, else 1
     """
 
-    def __init__(self, W, b, c, *, layer=0, seed=1, gaussian=False, mask=1):
-        self.mask = mask
+    def __init__(self, W, b, c, *, layer=0, seed=1, gaussian=False, mask=1, precision=None):
+        self.mask, self.learns_precision = mask, precision is not None
+        self.precision = np.ones_like(b) if precision is None else precision.copy()
         self.W, self.b, self.c = W.copy(), b.copy(), c.copy()
         self.layer, self.seed, self.gaussian = layer, seed, gaussian
         self.reset()
@@ -90,6 +92,7 @@ class RBM:
         """No velocity, no chains, no running mean activation: the state in which a stage begins."""
         self.velocity = [np.zeros_like(x) for x in (self.W, self.b, self.c)]
         self.chains, self.mean_activation, self.n_updates = None, np.zeros_like(self.c), 0
+        self.precision_velocity = np.zeros_like(self.precision)
         self.average, self.last = [np.zeros_like(x) for x in (self.W, self.b, self.c)], None
 
     def take_average(self):
@@ -102,11 +105,21 @@ class RBM:
 
     def visible(self, h):
         x = self.W @ h + self.b[:, None]
-        return x if self.gaussian else sigmoid(x)
+        return x / self.precision[:, None] if self.gaussian else sigmoid(x)
 
     def draw_visible(self, mean, purpose, repeat, n):
-        sample = sample_gaussian if self.gaussian else sample_bernoulli
-        return sample(mean, (self.seed, self.layer, purpose, repeat), n)
+        if self.gaussian:
+            noise = sample_gaussian(np.zeros_like(mean), (self.seed, self.layer, purpose, repeat), n)
+            return mean + noise / np.sqrt(self.precision)[:, None]
+        return sample_bernoulli(mean, (self.seed, self.layer, purpose, repeat), n)
+
+    def learn_precision(self, v0, v1, means, rate, momentum):
+        """By the means of -v^2 / 2 of data and model; within 1/4 and 100.   means: whether v1 holds those of v"""
+        if self.learns_precision:
+            square = (v1**2).mean(axis=1) + (1 / self.precision if means else 0)
+            gradient = square / 2 - (v0**2).mean(axis=1) / 2
+            self.precision_velocity = momentum * self.precision_velocity + rate * gradient
+            self.precision = np.clip(self.precision + self.precision_velocity, 0.25, 100)
 
     def draw_hidden(self, p, purpose, repeat, n):
         return sample_bernoulli(p, (self.seed, self.layer, purpose, repeat), n)
@@ -124,7 +137,8 @@ class RBM:
         p = np.repeat(sigmoid(self.c)[:, None], n_chains, axis=1)
         if how == "random":
             v = np.zeros((len(self.b), n_chains), self.W.dtype)
-            v = self.draw_visible(v if self.gaussian else v + 0.5, CHAIN, 65535, first)
+            start = (self.seed, self.layer, CHAIN, 65535)  # of Gaussian units standard normal, whatever the precisions
+            v = sample_gaussian(v, start, first) if self.gaussian else sample_bernoulli(v + 0.5, start, first)
             p = self.hidden(v)
         self.chains = self.draw_hidden(p, CHAIN, 0, first)
 
@@ -173,6 +187,7 @@ class RBM:
             gradients = [batch * x for x in kind[0](v0, s0, v, s1, *kind[1], mask=self.mask)]
         gradients[0] *= self.mask
         step((self.W, self.b, self.c), self.velocity, gradients, rate, momentum, rate * o.weight_decay, batch)
+        self.learn_precision(v0, v, not o.n_chains and not states, rate, momentum)
         if o.clip and (norm := np.sqrt((self.velocity[0] ** 2).sum())) > o.clip:
             self.W -= self.velocity[0]
             self.velocity[0] *= o.clip / norm
@@ -277,7 +292,7 @@ def pretrain(rbms, data, order, o, *, stochastic=False, weights=None):
     for rbm in rbms:
         rbm.reset()
         rbm.start_chains(o.n_chains or 1)
-        rbm.b = visible_biases(data, rbm.gaussian, weights).astype(rbm.b.dtype)
+        rbm.b = (rbm.precision * visible_biases(data, rbm.gaussian, weights)).astype(rbm.b.dtype)
         base = o.gaussian_learning_rate if rbm.gaussian else o.learning_rate
         for epoch, n, positions in minibatches(order, rbm.layer, o):
             v0 = data[:, positions]

@@ -97,8 +97,9 @@ class RealRBM(RBM):
     def start_chains(self, n_chains, how="biases", update=0):
         first, x = update * n_chains, np.repeat(self.c[:, None], n_chains, axis=1)
         if how == "random":
-            v = np.zeros((len(self.b), n_chains))
-            x = self.inputs(self.draw_visible(v if self.gaussian else v + 0.5, CHAIN, 65535, first))
+            v, start = np.zeros((len(self.b), n_chains)), (self.seed, self.layer, CHAIN, 65535)
+            drawn = reference.sample_gaussian(v, start, first) if self.gaussian else None
+            x = self.inputs(reference.sample_bernoulli(v + 0.5, start, first) if drawn is None else drawn)
         self.chains = self.draw(x, CHAIN, 0, first)
 
     def update(self, v0, n, o, rate, momentum):
@@ -114,7 +115,8 @@ class RealRBM(RBM):
             if not o.n_chains and k == 1:
                 error = np.mean((v0 - mean) ** 2)
             side = (CHAIN, 2 * k - 1) if o.n_chains else (VISIBLE, k - 1)
-            v = self.draw_visible(mean, *side, first) if o.n_chains or np.isin(v0, (0, 1)).all() else mean
+            means = not o.n_chains and not np.isin(v0, (0, 1)).all()
+            v = mean if means else self.draw_visible(mean, *side, first)
             x = self.inputs(v)
             if o.n_chains or k < sweeps:
                 h = self.draw(x, purpose, 2 * k if o.n_chains else k, first)
@@ -124,17 +126,42 @@ class RealRBM(RBM):
         (s0, s1), ratio = (self.mean(x0), self.mean(x)), batch / v.shape[1]
         gradients = [v0 @ s0.T - ratio * (v @ s1.T), v0.sum(axis=1) - ratio * v.sum(axis=1)]
         gradients.append(s0.sum(axis=1) - ratio * s1.sum(axis=1))
-        if o.centred:
+        divisor = np.ones(len(self.c))
+        if o.divides_real_hidden(gaussian=self.gaussian):
+            made, divisor = self.standardised_gradients(v0, s0, v, s1, both=o.standardised)
+            gradients = [batch * g for g in made]
+        elif o.centred:
             gradients = [batch * g for g in centred_gradients(v0, s0, v, s1, mask=self.mask)]
         gradients[0] *= self.mask
         step((self.W, self.b, self.c), self.velocity[:3], gradients, rate, momentum, rate * o.weight_decay, batch)
         slopes = self.slopes(x0).sum(axis=2) - ratio * self.slopes(x).sum(axis=2)
+        for power, of_parameter in enumerate(slopes, 1):  # of |h| and of h^2
+            of_parameter /= divisor**power
+        self.learn_precision(v0, v, means, rate, momentum)
         step([self.potential], self.velocity[3:], [slopes], rate, momentum, 0.0, batch)  # only weights decay
         return error
 
+    def standardised_gradients(self, v0, s0, v1, s1, *, both):
+        """(of W, b and c, by the change of variables to units over their deviations; variances of the hidden ones)
+
+        both   visible units too, as tests.reference has them
+        """
+        mu, la = ((x.mean(axis=1) + y.mean(axis=1)) / 2 for x, y in ((v0, v1), (s0, s1)))
+        squares = [((x**2).mean(axis=1) + (y**2).mean(axis=1)) / 2 for x, y in ((v0, v1), (s0, s1))]
+        variance = squares[0] - mu**2 if self.gaussian else 4 * mu * (1 - mu)
+        s = np.sqrt(np.maximum(variance, 0.04)) if both else np.ones(len(mu))
+        alone = {"gaussian": 1.0, "relu": 1 - 2 / np.pi, "drelu": 1.0}[self.kind]  # of h ~ exp(-U) at first
+        t = np.sqrt(alone + squares[1] - la**2)
+        one, other = (((v - mu[:, None]) / s[:, None], (h - la[:, None]) / t[:, None]) for v, h in ((v0, s0), (v1, s1)))
+        dW = one[0] @ one[1].T / v0.shape[1] - other[0] @ other[1].T / v1.shape[1]
+        W = dW / s[:, None] / t[None, :] * self.mask
+        b, c = ((x.mean(axis=1) - y.mean(axis=1)) / w**2 for x, y, w in ((v0, v1, s), (s0, s1, t)))
+        return [W, b - W @ la, c - W.T @ mu], t**2
+
     def log_unnormalised(self, v):
         """log p*(v) of every column, (samples,)"""
-        own = -0.5 * ((v - self.b[:, None]) ** 2).sum(axis=0) if self.gaussian else self.b @ v
+        b, t = self.b[:, None], self.precision[:, None]
+        own = -0.5 * (t * (v - b / t) ** 2).sum(axis=0) if self.gaussian else self.b @ v
         return own + self.cumulant(self.inputs(v)).sum(axis=0)
 
     def all_states(self):
@@ -148,12 +175,22 @@ class RealRBM(RBM):
         """By all visible states; of Gaussian visible units by the integral over h of at most two hidden units."""
         if not self.gaussian:
             return np.logaddexp.reduce(self.log_unnormalised(self.all_states()))
+        return np.logaddexp.reduce(self._hidden_masses()[0]) + 0.5 * np.log(2 * np.pi / self.precision).sum()
+
+    def visible_moments(self):
+        """(means, means of squares) (n_visible,) of Gaussian visible units, by the integral over h."""
+        log_p, x = self._hidden_masses()
+        p = np.exp(log_p - np.logaddexp.reduce(log_p))
+        return x @ p, 1 / self.precision + x**2 @ p
+
+    def _hidden_masses(self):
+        """(log of the mass of each node of h, the means of v there), of Gaussian visible units."""
         h = np.array(np.meshgrid(*[NODES] * len(self.c), indexing="ij")).reshape(len(self.c), -1)
         log_w = np.log(np.array(np.meshgrid(*[WEIGHTS] * len(self.c), indexing="ij"))).sum(axis=0).ravel()
         U = sum(potential(self.kind, h[j], *self.potential[:, j]) for j in range(len(h)))
         x = self.W @ h + self.b[:, None]
-        terms = self.c @ h - U + 0.5 * (x**2 - self.b[:, None] ** 2).sum(axis=0)
-        return np.logaddexp.reduce(terms + log_w) + 0.5 * len(self.b) * np.log(2 * np.pi)
+        terms = self.c @ h - U + 0.5 * ((x**2 - self.b[:, None] ** 2) / self.precision[:, None]).sum(axis=0)
+        return terms + log_w, x / self.precision[:, None]
 
 
 def some_potential(kind, n_hidden, rng):

@@ -43,12 +43,14 @@ def differences(found: Any, expected: Any, where: str = "") -> list[str]:
 def test_files_of_earlier_versions_are_read_as_ever(folder: Path) -> None:
     expected = json.loads((folder / format_files.EXPECTED).read_text())
     found = json.loads(json.dumps(format_files.read(folder)))
-    if format_files.EXPORTED not in found:  # h5py is not installed
+    if format_files.EXPORTED not in found:  # h5py is not installed, or the folder has none
         expected.pop(format_files.EXPORTED, None)
     assert not differences(found, expected)
 
 
-@pytest.mark.parametrize("folder", VERSIONS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "folder", [path for path in VERSIONS if (path / format_files.RUN).exists()], ids=lambda path: path.name
+)
 def test_runs_of_earlier_versions_go_on(folder: Path, tmp_path: Path) -> None:
     """From the last checkpoint before the end, to the same model."""
     run = tmp_path / "run"

@@ -93,7 +93,7 @@ def on_ranks(n: int, words: list[str], *, hosts: int = 1) -> dict[str, Any]:
     env = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     env |= {"OPENBLAS_NUM_THREADS": "1"}
     if hosts == 2:
-        command = [sys.executable, str(HERE.parent / "two_hosts.py"), "--rate", "1gbit", "--", *command]
+        command = [sys.executable, str(HERE.parent / "hosts.py"), "--rate", "1gbit", "--", *command]
     else:
         command = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(n), *command]
     done = subprocess.run(command, env=env, capture_output=True, text=True)

@@ -13,13 +13,16 @@ from scipy import special
 
 from modelpar.analysis.couplings import leading_order, two_body
 from modelpar.analysis.frequencies import states_of
+from modelpar.chains.gibbs import Chains
 from modelpar.data import Dataset, Split
 from modelpar.draws import Purpose
 from modelpar.errors import SpecError
-from modelpar.kernels.states import Packed, unpack
+from modelpar.kernels.products.product import Activations
+from modelpar.kernels.states import Packed, pack, unpack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.real_hidden import nothing_on
 from modelpar.training.scoring import share_of_split
+from modelpar.training.state import TrainingRun
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -105,20 +108,25 @@ def states_of_split(network: DeepBeliefNetwork, dataset: Dataset, split: Split) 
 
 
 def sampled_states(
-    network: DeepBeliefNetwork, count: int, sweeps: int, *, chains: int = CHAINS, apart: int = 25, first_draw: int = 0
-) -> Array:
-    """States of the model, (count, sites) on every rank, of chains of Gibbs sampling that start at random states; of
-    Bernoulli units a byte each.
+    network: DeepBeliefNetwork, count: int, sweeps: int, *, chains: int = CHAINS, apart: int = 25, first_draw: int = 0,
+    start: str = "random",
+) -> Array:  # fmt: skip
+    """States of the model, (count, sites) on every rank, of chains of Gibbs sampling; of Bernoulli units a byte each.
+
+    start   ``random``: so many ``chains`` at random states; ``chains``: where those of the training are, all of them,
+            which have come to every mode of a model that new ones would take thousands of sweeps for
 
     They are taken after ``sweeps`` sweeps, and then again after every ``apart`` more, as chains that are there already
     need no other start: neighbours in time are alike, but means over many are as good as those of as many more chains.
 
-    Raises SpecError, on every rank, for a network of several RBMs.
+    Raises SpecError, on every rank, for a network of several RBMs, or without the chains that are asked for.
     """
     if len(network.rbms) > 1:
         raise SpecError(f"samples of chains are those of one RBM, not of a stack of {len(network.rbms)}")
     rbm, q, chains = network.rbms[0], network.spec.visible_kind.categories or 1, min(chains, max(count, 1))
-    v, parts, wanted = rbm.sample_visible(nothing_on(rbm, chains), Purpose.FANTASY, 0, first_draw), [], count
+    h = _of_training(network) if start == "chains" else nothing_on(rbm, chains)
+    chains, parts, wanted = h.shape[1], [], count
+    v = rbm.sample_visible(h, Purpose.FANTASY, 0, first_draw)
     sweep, taken = 0, sweeps
     while wanted > 0:
         while sweep < taken:
@@ -129,6 +137,16 @@ def sampled_states(
         parts.append(_states(network.whole_visible(np.ascontiguousarray(values[:, :wanted])), q))
         wanted, taken = wanted - chains, taken + apart
     return np.concatenate(parts) if parts else _states(np.zeros((network.spec.layers[0], 0), network.dtype), q)
+
+
+def _of_training(network: DeepBeliefNetwork) -> Activations:
+    """Hidden states or values of all chains of the training, (n_hidden_owned, chains), on every replica."""
+    kept = TrainingRun.of(network).chains
+    if not isinstance(kept, Chains):
+        raise SpecError('there are no chains of training to go on from; train with chains, or start="random"')
+    real = network.rbms[0].hidden_units is not None
+    whole = kept.collect(network.grid.replica_comm, network.dtype)["chains"]
+    return whole if real else pack(whole)
 
 
 def _states(whole: Array, q: int) -> Array:

@@ -35,10 +35,11 @@ class GatheredChains:
 
     def of_replica(self, replica: int, n_replicas: int) -> Chains | TemperedChains:
         """Those of one of ``n_replicas``."""
+        states = self.arrays["chains"]
+        real = states.dtype.kind == "f"
         if self.described is None:
-            states = self.arrays["chains"]
-            return Chains.of_replica(states, replica, n_replicas, real=states.dtype.kind == "f")
-        return TemperedChains.of_replica(self.described, self.arrays, self.kept, replica, n_replicas)
+            return Chains.of_replica(states, replica, n_replicas, real=real)
+        return TemperedChains.of_replica(self.described, self.arrays, self.kept, replica, n_replicas, real=real)
 
     def bring_up_to_date(self, chains: Chains | TemperedChains, replica_comm: MPI.Comm) -> None:
         """Put in where the chains that some replicas still have are now.

@@ -32,6 +32,18 @@ START, RANDOM = 0, 65535
 SHARES = 1 << 50  # counters of draws between two shares of an update: no training has so many for one of them
 
 
+def held(values: Array, *, real: bool) -> Activations:
+    """Hidden activations (n_hidden_owned, chains), given as 0 and 1 or, with ``real``, as their values, as chains hold
+    them."""
+    own = np.ascontiguousarray(values)
+    return own if real else pack(own)
+
+
+def shown(h: Activations, dtype: npt.DTypeLike) -> Array:
+    """The inverse of :func:`held`: states as 0 and 1 of ``dtype``, real values as they are."""
+    return unpack(h, dtype) if isinstance(h, Packed) else h
+
+
 @dataclass
 class Chains:
     """The hidden states, or real values, of this replica's chains, and which of all chains they are."""
@@ -45,8 +57,7 @@ class Chains:
         """This replica's columns of the states (n_hidden_owned, n_all) of all chains, given as 0 and 1, or, with
         ``real``, of their values."""
         mine = Minibatches.slice_of(states.shape[1], replica, n_replicas)
-        own = np.ascontiguousarray(states[:, mine])
-        return cls(own if real else pack(own), mine.start, states.shape[1])
+        return cls(held(states[:, mine], real=real), mine.start, states.shape[1])
 
     def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> dict[str, Array]:
         """``chains``: those of all replicas (n_hidden_owned, n_all) as 0 and 1 of ``dtype``, real values as they are.
@@ -54,7 +65,7 @@ class Chains:
         Collective.
         """
         of_all = replica_comm.allgather(self.h)
-        return {"chains": np.concatenate([unpack(h, dtype) if isinstance(h, Packed) else h for h in of_all], axis=1)}
+        return {"chains": np.concatenate([shown(h, dtype) for h in of_all], axis=1)}
 
     def advance(self, rbm: RBM, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Activations]:
         """Move the chains on by ``spec.sweeps`` sweeps of Gibbs sampling: PCD-k (Tieleman 2008).

@@ -6,7 +6,7 @@ of level t and chain c of level t + 1 swap their visible states with the probabi
     min(1, f_t(v_t+1) f_t+1(v_t) / (f_t(v_t) f_t+1(v_t+1)))
 
 where f_t(v) is the probability of v on level t up to a constant, summed over the hidden states, which are then drawn
-anew.  Even and odd pairs take turns.
+anew.  Even and odd pairs take turns.  Of hidden units with real values f_t(v) is the integral over these.
 
 All levels of a chain are on the same replica.  Shards sum log f in fixed point, each unit's contribution rounded by
 itself, and share the draw that decides: they come to the same decision at every grid.
@@ -24,17 +24,19 @@ from mpi4py import MPI
 
 from modelpar import draws
 from modelpar.draws import Purpose, Stream
-from modelpar.errors import SpecError
 from modelpar.kernels.products.product import Activations, Sampler
 from modelpar.kernels.sampling.softplus import FIXED_STEPS, fixed_softplus_sums, lies_below
 from modelpar.kernels.states import Packed, over_units, pack
+from modelpar.model import gaussian_visible
 from modelpar.model.rbm import RBM
+from modelpar.units.hidden import cumulant_sums, drawn
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 # repeats of the stream of Purpose.SWAP: decisions, and chains that only measure
 DECISION, PILOT_VISIBLE, PILOT_HIDDEN = range(3)
+LARGEST = float(1 << 60)  # of log f in fixed point, by cumulants of a model that is breaking down
 UP, DOWN = 1, 2  # where a state is on its way to: it was last at the bottom, or at the top after the bottom
 
 
@@ -44,43 +46,42 @@ class Level:
 
     With ``beta`` 0 the units are independent, and every sweep is a new sample.  That is the path of annealed importance
     sampling (Salakhutdinov and Murray 2008, equation 16) from a base-rate RBM of the same visible biases.  Of Gaussian
-    visible units -|v - b|^2 / 2 stands for b.v.  Methods are collective over the shards.
+    visible units -t |v - b / t|^2 / 2, t their precisions, stands for b.v.  Hidden units with real values keep their
+    potentials U, so that with v and h the distribution is exp(b.v + beta h.x - sum_j U_j(h_j)), and their cumulants
+    Gamma(beta x_j) stand for log(1 + exp(beta x_j)).  Methods are collective over the shards.
     """
 
     rbm: RBM
     beta: float = 1.0
 
-    def __post_init__(self) -> None:
-        """Raises SpecError, on every rank alike, for hidden units with real values."""
-        if self.rbm.hidden_units is not None:
-            raise SpecError(
-                f"tempered chains have Bernoulli hidden units, but these are {self.rbm.hidden_units.name}; use the "
-                "method gibbs"
-            )
-
-    def visible(self, h: Packed, purpose: Purpose, repeat: int, first: int) -> Activations:
+    def visible(self, h: Activations, purpose: Purpose, repeat: int, first: int) -> Activations:
         """Visible states, or values, drawn given h (n_hidden_owned, chains).   first: counter of the first chain"""
         rbm = self.rbm
         if self.beta == 1:
             return rbm.sample_visible(h, purpose, repeat, first)
         x: Array
         if self.beta == 0:
-            x = np.repeat(rbm.b[:, None], h.batch, axis=1)
+            x = np.repeat(rbm.b[:, None], h.shape[1], axis=1)
         else:
             x = rbm.visible_input(h)
             x *= x.dtype.type(self.beta)
             x += x.dtype.type(1 - self.beta) * rbm.b[:, None]
         stream = Stream(rbm.seed, rbm.index, purpose, repeat)
         if rbm.gaussian:
-            v = np.empty_like(x)
-            draws.sample_gaussian(x, stream, rbm.visible_ids, first, v)
-            return v
+            mean = gaussian_visible.to_means(x, rbm.precision)
+            return gaussian_visible.drawn(mean, rbm.precision, stream, rbm.visible_ids, first)
         return _drawn(x, rbm.visible_ids, stream, first, rbm.visible.categories)
 
-    def hidden(self, x: Array, purpose: Purpose, repeat: int, first: int) -> Packed:
-        """Hidden states drawn given x = W^T v + c (n_hidden_owned, chains), which is overwritten."""
+    def hidden(self, x: Array, purpose: Purpose, repeat: int, first: int) -> Activations:
+        """Hidden states, or values, drawn given x = W^T v + c (n_hidden_owned, chains), which is overwritten."""
         x *= x.dtype.type(self.beta)
-        return _drawn(x, self.rbm.hidden_ids, Stream(self.rbm.seed, self.rbm.index, purpose, repeat), first)
+        rbm = self.rbm
+        stream, units = Stream(rbm.seed, rbm.index, purpose, repeat), rbm.hidden_units
+        if units is None:
+            return _drawn(x, rbm.hidden_ids, stream, first)
+        values = drawn(units, x, rbm.parameters.potential, stream, rbm.hidden_ids, first).values
+        assert values is not None  # they were asked for
+        return values
 
     def inputs(self, v: Activations) -> Array:
         """x = W^T v + c, a new array (n_hidden_owned, chains)."""
@@ -92,15 +93,30 @@ class Level:
         x            ``inputs(v)``
         with_biases  whether b.v is included, which levels of one RBM have alike
         """
-        result = fixed_softplus_sums(x, self.beta) if self.beta else np.zeros(x.shape[1], np.int64)
+        result = self._of_hidden(x) if self.beta else np.zeros(x.shape[1], np.int64)
         if not with_biases:
             return result
         b = self.rbm.b.astype(np.float64)
         if isinstance(v, Packed):
             visible = over_units(v, np.rint(b * FIXED_STEPS))  # integers below 2^53, exact in any order
         else:
-            visible = np.rint(b[:, None] * v * FIXED_STEPS).sum(axis=0)
+            own = b[:, None] * v
+            if (precision := self.rbm.precision) is not None:  # levels of other precisions weigh squares otherwise
+                own -= 0.5 * precision.astype(np.float64)[:, None] * np.square(v, dtype=np.float64)
+            visible = np.rint(own * FIXED_STEPS).sum(axis=0)
         return result + visible.astype(np.int64)
+
+    def _of_hidden(self, x: Array) -> IntArray:
+        """Sums over the owned hidden units of log(1 + exp(beta x)), or of the cumulants at beta x, in fixed point.
+
+        Cumulants are rounded as a sum: real values differ in last bits between grids anyway.
+        """
+        units = self.rbm.hidden_units
+        if units is None:
+            return fixed_softplus_sums(x, self.beta)
+        total = cumulant_sums(units, x * x.dtype.type(self.beta), self.rbm.parameters.potential)
+        steps = np.nan_to_num(np.rint(total * FIXED_STEPS)).clip(-LARGEST, LARGEST)
+        return np.asarray(steps, np.int64)
 
 
 def _drawn(x: Array, ids: IntArray, stream: Stream, first: int, categories: int = 0) -> Packed:
@@ -140,16 +156,16 @@ class Swaps:
 class Walkers:
     """This replica's chains on all levels, from the lowest up."""
 
-    h: tuple[Packed, ...]  # (n_hidden_owned, chains) of each level; of one with beta 0 never used
+    h: tuple[Activations, ...]  # (n_hidden_owned, chains) of each level; of one with beta 0 never used
     direction: npt.NDArray[np.int32]  # (levels, chains) 0, UP or DOWN; it goes with the states
     first: int  # id of the first chain
     n_all: int  # chains over all replicas
     swaps: Swaps
 
     @classmethod
-    def at(cls, h: Sequence[Packed], first: int, n_all: int) -> Walkers:
-        """Chains that start at these hidden states."""
-        return cls(tuple(h), np.zeros((len(h), h[0].batch), np.int32), first, n_all, Swaps.none(len(h)))
+    def at(cls, h: Sequence[Activations], first: int, n_all: int) -> Walkers:
+        """Chains that start at these hidden states, or values."""
+        return cls(tuple(h), np.zeros((len(h), h[0].shape[1]), np.int32), first, n_all, Swaps.none(len(h)))
 
 
 def sweep(

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar.chains.gibbs import SHARES
+from modelpar.chains.gibbs import SHARES, held, shown
 from modelpar.chains.ladder import PILOT_VISIBLE, Level, Swaps, Walkers, sweep
 from modelpar.chains.tempering import gains, ladder_of_kept, placed, rounded, spread_of
 from modelpar.data.minibatches import Minibatches
 from modelpar.draws import Purpose
-from modelpar.kernels.states import Packed, pack, unpack
+from modelpar.kernels.products.product import Activations
 from modelpar.model.rbm import RBM, statistic_of
 from modelpar.spec import TrainingSpec
 from modelpar.weights.parameters import Parameters
@@ -67,8 +67,8 @@ class TemperedChains:
         return self.walkers.first
 
     @property
-    def h(self) -> Packed:
-        """Hidden states of the RBM that is trained (n_hidden_owned, chains of this replica)."""
+    def h(self) -> Activations:
+        """Hidden states, or values, of the RBM that is trained (n_hidden_owned, chains of this replica)."""
         return self.walkers.h[-1]
 
     @property
@@ -100,7 +100,7 @@ class TemperedChains:
             spreads.append(spread_of([gain for part in rbm.replica_comm.allgather(mine) for gain in part]))
         self.betas = rounded(placed(np.array(spreads), np.array(self.betas), self.n_levels))
 
-    def advance(self, rbm: RBM, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Packed]:
+    def advance(self, rbm: RBM, first_draw: int, spec: TrainingSpec) -> tuple[Phase, Activations]:
         """Move all levels on by ``spec.sweeps`` sweeps, each with a round of swaps.
 
         first_draw   counter of the draws of this replica's first chain
@@ -117,10 +117,10 @@ class TemperedChains:
         v_sent = rbm.weights.spread_visible(v[top])
         counter = start + number * self.n_all + self.first
         hidden = rbm.hidden_side(v_sent, Purpose.CHAIN, 2 * top + 2, counter, spec, states=True)
-        assert hidden.states is not None  # they were asked for
-        self.walkers = replace(walkers, h=(*walkers.h[:-1], hidden.states))
+        self.walkers = replace(walkers, h=(*walkers.h[:-1], hidden.activations))
         s = statistic_of(hidden)
-        return Phase(v[top], v_sent.wait(), s, rbm.weights.spread_hidden(s).wait()), hidden.states
+        phase = Phase(v[top], v_sent.wait(), s, rbm.weights.spread_hidden(s).wait(), hidden.gradient)
+        return phase, hidden.activations
 
     def follow(self, rbm: RBM, before: int, update: int, at_most: int) -> None:
         """Look at swaps with the last kept parameters of ptt, and keep the present ones too where these are rare.
@@ -183,13 +183,15 @@ class TemperedChains:
     # -- to and from files -------------------------------------------------------------------------------------------
 
     def collect(self, replica_comm: MPI.Comm, dtype: npt.DTypeLike) -> dict[str, Array]:
-        """All replicas' chains: states (n_hidden_owned, chains) as 0 and 1 of ``dtype``.  Collective.
+        """All replicas' chains: states (n_hidden_owned, chains) as 0 and 1 of ``dtype``, real values as they are.
+
+        Collective.
 
         ``chains`` has those of the RBM that is trained, ``chains.below`` those of the levels below one after another,
         ``chains.direction`` (levels, chains) int32 where all are on their way to.
         """
         everyone = replica_comm.allgather((self.walkers.h, self.walkers.direction))
-        levels = [np.concatenate([unpack(h[t], dtype) for h, _ in everyone], axis=1) for t in range(self.n_levels)]
+        levels = [np.concatenate([shown(h[t], dtype) for h, _ in everyone], axis=1) for t in range(self.n_levels)]
         direction = np.concatenate([direction for _, direction in everyone], axis=1)
         return {
             "chains": levels[-1], "chains.below": np.concatenate(levels[:-1], axis=1), "chains.direction": direction,
@@ -218,16 +220,19 @@ class TemperedChains:
     @classmethod
     def of_replica(
         cls, described: Mapping[str, Any], arrays: Mapping[str, Array], kept: tuple[Parameters, ...], replica: int,
-        n_replicas: int,
+        n_replicas: int, *, real: bool = False,
     ) -> Self:  # fmt: skip
-        """This replica's part of what ``collect`` and ``described`` have returned on any grid."""
+        """This replica's part of what ``collect`` and ``described`` have returned on any grid.
+
+        real   whether the arrays are of hidden units with real values
+        """
         n_all, n_levels = arrays["chains"].shape[1], len(described["tried"]) + 1
         mine, below = Minibatches.slice_of(n_all, replica, n_replicas), arrays["chains.below"]
         states = [*np.split(below, n_levels - 1, axis=1), arrays["chains"]]
         counts: list[Any] = [described["tried"], described["accepted"], described["window"]]
         tried, accepted, window = (np.array(count, np.int64) * (replica == 0) for count in counts)
         swaps = Swaps(tried, accepted, int(described["round_trips"]) * (replica == 0))
-        h = tuple(pack(level[:, mine]) for level in states)
+        h = tuple(held(level[:, mine], real=real) for level in states)
         direction = np.ascontiguousarray(arrays["chains.direction"][:, mine])
         walkers = Walkers(h, direction, mine.start, n_all, swaps)
         betas = tuple(float(beta) for beta in described["betas"])

@@ -24,9 +24,9 @@ from modelpar.draws import Purpose
 from modelpar.errors import SpecError
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.softplus import FIXED_STEPS
-from modelpar.kernels.states import Packed, pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
+from modelpar.model.real_hidden import nothing_on
 from modelpar.values import plain
 from modelpar.weights.parameters import Parameters
 
@@ -50,7 +50,7 @@ def temperatures(rbm: RBM, n_levels: int) -> tuple[float, ...]:
     Every replica moves all chains of the pilot.  Collective over the shards.
     """
     even, spreads = np.linspace(0.0, 1.0, PILOT), []
-    h = pack(np.zeros((len(rbm.hidden_ids), PILOT_CHAINS)))
+    h = nothing_on(rbm, PILOT_CHAINS)
     for k in range(PILOT - 1):
         here, there = Level(rbm, float(even[k])), Level(rbm, float(even[k + 1]))
         counter = k * PILOT_CHAINS
@@ -121,10 +121,10 @@ def ladder_of_models(rbm: RBM, models: Iterable[RBM]) -> list[Level]:
     levels: list[Level] = []
     before: tuple[Level, Activations] | None = None
     last: Activations
-    h = pack(np.zeros((len(rbm.hidden_ids), PILOT_CHAINS)))
+    h = nothing_on(rbm, PILOT_CHAINS)
     counter = 0
 
-    def moved(level: Level, h: Packed) -> tuple[Activations, Packed]:
+    def moved(level: Level, h: Activations) -> tuple[Activations, Activations]:
         nonlocal counter
         for _ in range(PILOT_SWEEPS):
             v = level.visible(h, Purpose.SWAP, PILOT_VISIBLE, counter)
@@ -181,10 +181,10 @@ def tempered_fantasies(
     if len(levels) < 2 or levels[-1].beta != 1 or levels[-1].rbm is not top:
         raise SpecError("a ladder needs at least 2 levels, the last of which is the network's top RBM")
     mine = Minibatches.slice_of(count, grid.replica, grid.n_replicas)
-    h = pack(np.zeros((len(top.hidden_ids), mine.stop - mine.start)))
+    h = nothing_on(top, mine.stop - mine.start)
     walkers = Walkers.at([h] * len(levels), mine.start, count)
     for number in range(steps):
         walkers, _ = sweep(levels, walkers, number, Purpose.FANTASY, start=first_draw)
-    means = network.generate_down(walkers.h[-1]).copy()  # type: ignore[arg-type]
+    means = network.generate_down(walkers.h[-1]).copy()
     whole = np.concatenate(grid.replica_comm.allgather(means), axis=1)
     return whole, walkers.swaps.total(grid.replica_comm)

@@ -29,6 +29,7 @@ from modelpar.comm.memory import check_fits
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import CheckpointError, together, warn
 from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.rbm import RBM
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec
@@ -93,6 +94,8 @@ def save(
     }
     if run.data is not None:
         metadata["data"] = run.data.as_text()
+    if run.alphabet:
+        metadata["alphabet"] = run.alphabet
     status = network.traffic.status
     with status.phase("saving"):
         files.write(path, network.grid, tensors(network), metadata, status, follow_links=follow_links, sources=sources)
@@ -105,6 +108,8 @@ def _definition(spec: NetworkSpec) -> dict[str, object]:
     del fields["layout"], fields["halo"]
     if spec.hidden == "bernoulli":  # as files were before there were other kinds
         del fields["hidden"]
+    if spec.visible != "gaussian":
+        del fields["variances"]
     return fields
 
 
@@ -154,8 +159,8 @@ def load(
     files.read_into(path, grid, header, blocks, subset=not to_train, verify=verify)
     if verify:
         _check_finite(path, blocks, grid)
-    real = spec.hidden != "bernoulli"
-    check_states(path, grid.comm, {} if real else chains or {})
+    real = chains is not None and _of_chains(network, run).hidden_units is not None
+    check_states(path, grid.comm, chains or {}, real=real)
     if last:
         run.take_back_last(network)
     elif not to_train:
@@ -165,11 +170,12 @@ def load(
     if chains is not None and tempered is not None:
         # the first shard has read what belongs to no unit
         chains["chains.direction"] = grid.shard_comm.bcast(chains["chains.direction"])
-        run.chains = TemperedChains.of_replica(tempered, chains, kept, grid.replica, grid.n_replicas)
+        run.chains = TemperedChains.of_replica(tempered, chains, kept, grid.replica, grid.n_replicas, real=real)
     elif chains is not None:
         run.chains = Chains.of_replica(chains["chains"], grid.replica, grid.n_replicas, real=real)
     run.refresh_all(network)
     run.data = Fingerprint.from_text(header.metadata.get("data"))
+    run.alphabet = metadata.alphabet_of(path, header, spec)
     verdict = health.judge(network) if verdict is None else verdict
     if healthy:
         _check_healthy(path, verdict)
@@ -216,15 +222,20 @@ def _prepare_state(
     n_all = metadata.n_chains(header)
     if not n_all:
         return None
-    n_hidden = len(network.rbms[position.rbm_of_chains(len(network.rbms))].hidden_ids)
+    n_hidden = len(_of_chains(network, run).hidden_ids)
     if training.tempering is not None:
         return TemperedChains.room(training.tempering, n_hidden, n_all, network.dtype)
     return {"chains": np.zeros((n_hidden, n_all), network.dtype)}
 
 
+def _of_chains(network: DeepBeliefNetwork, run: TrainingRun) -> RBM:
+    """The RBM whose chains a run carries."""
+    return network.rbms[run.position.rbm_of_chains(len(network.rbms))]
+
+
 def _room_for_kept(network: DeepBeliefNetwork, run: TrainingRun, tempered: dict[str, Any]) -> tuple[Parameters, ...]:
     """Parameters for the levels of a ladder that a file holds."""
-    rbm = network.rbms[run.position.rbm_of_chains(len(network.rbms))]
+    rbm = _of_chains(network, run)
     return tuple(rbm.parameters.like() for _ in range(tempered["kept"]))
 
 
@@ -269,7 +280,7 @@ def tensors(
         chains = run.chains.collect(network.grid.replica_comm, network.dtype)
         kept = run.chains.kept if isinstance(run.chains, TemperedChains) else ()
     if chains is not None:
-        rbm = network.rbms[run.position.rbm_of_chains(len(network.rbms))]
+        rbm = _of_chains(network, run)
         for name, array in chains.items():
             rows, n_rows = rbm.hidden_ids, sizes[rbm.index + 1]
             if name == "chains.direction":  # of no unit: the first shard has it

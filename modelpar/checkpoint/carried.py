@@ -51,17 +51,20 @@ def read_states(path: AnyPath, network: DeepBeliefNetwork, index: int | None = N
     shape = network.spec.layers[rbm.index + 1], n_all
     block = TensorBlock("chains", shape, states, rbm.hidden_ids, np.arange(n_all))
     files.read_into(path, network.grid, header, [block], subset=True)
-    check_states(path, network.grid.comm, {} if rbm.hidden_units else {"chains": states})
+    check_states(path, network.grid.comm, {"chains": states}, real=rbm.hidden_units is not None)
     return states
 
 
-def check_states(path: AnyPath, comm: MPI.Comm, arrays: Mapping[str, Array]) -> None:
+def check_states(path: AnyPath, comm: MPI.Comm, arrays: Mapping[str, Array], *, real: bool) -> None:
     """Raise CheckpointError, on every rank, where chains that were read are not states, or go where no ladder does.
 
+    real   whether they are of hidden units with real values, which may be any
     Collective.
     """
     with together(comm):
         for name, array in arrays.items():
+            if real and name != "chains.direction":
+                continue
             known = (0, UP, DOWN) if name == "chains.direction" else (0, 1)
             if not np.isin(array, known).all():
                 values = ", ".join(map(str, known))
@@ -73,7 +76,7 @@ def check_states(path: AnyPath, comm: MPI.Comm, arrays: Mapping[str, Array]) -> 
 def read_chains(path: AnyPath, network: DeepBeliefNetwork, index: int | None = None) -> Chains | None:
     """This replica's part of the same chains, as training had them."""
     states, grid = read_states(path, network, index), network.grid
-    real = network.spec.hidden != "bernoulli"
+    real = network.rbms[-1 if index is None else index].hidden_units is not None
     return None if states is None else Chains.of_replica(states, grid.replica, grid.n_replicas, real=real)
 
 

@@ -76,7 +76,7 @@ def of_values(network: DeepBeliefNetwork) -> list[str]:
     if network.output is not None:
         reasons.append(of_weights("the output layer", [network.output.parameters.W], comm))
     of_parts = [part.parameters for part in network.parts()]
-    biases = [x for of_part in of_parts for x in (of_part.b, of_part.c, of_part.potential)]
+    biases = [x for of_part in of_parts for x in (of_part.b, of_part.c, of_part.potential, of_part.precision)]
     if not are_finite(biases, comm):
         reasons.append("a bias is no longer a finite number")
     beside = [part.flat for name in NAMED for part in getattr(run, name).values()]

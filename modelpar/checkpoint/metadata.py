@@ -64,6 +64,8 @@ def spec_of(path: str, header: Header) -> NetworkSpec:
         for name in known & {"connections", "visible_grid", "layout"} & set(values):
             if not isinstance(values[name], str):  # an option may be a list; what is written is a text
                 raise ValueError(f"{name} is {plain.shown(values[name])}, but must be a text")
+        if values.get("visible") == "gaussian":  # files of earlier versions do not name them
+            values = {"variances": "unit", **values}
         spec = NetworkSpec(**{**values, "layers": tuple(values["layers"])})
         layout_words(spec.layout, spec.layout.count(",") + 1)  # which is of no more use than that its words are known
         structure.check(path, header, spec)
@@ -113,6 +115,17 @@ def position_of(header: Header) -> Position | None:
         return _position(_object(header.metadata.get("training")).get("position"), None)
     except ValueError:
         return None
+
+
+def alphabet_of(path: str, header: Header, spec: NetworkSpec) -> str:
+    """The letters of the states of categorical units; empty where the file has none.  Raises CheckpointError."""
+    letters = header.metadata.get("alphabet", "")
+    if letters and not (letters.isprintable() and len(set(letters)) == len(letters) == spec.visible_kind.categories):
+        raise CheckpointError(
+            f"{path} has the letters {plain.shown(letters)}, which are not one for each state of {spec.visible} units; "
+            "was it written by modelpar?"
+        )
+    return letters
 
 
 def n_chains(header: Header) -> int:

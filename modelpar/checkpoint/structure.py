@@ -39,7 +39,7 @@ Array = npt.NDArray[Any]
 LIST_BYTES = 24  # a listed connection takes while lists are read and compared: visible unit, place, and copies
 
 
-Shapes = dict[str, tuple[int, ...]]  # of a part's parameters, by ``W``, ``b``, ``c`` and names of potentials
+Shapes = dict[str, tuple[int, ...]]  # of a part's parameters, by ``W``, ``b``, ``c`` and names of others
 
 
 def check(path: str | Path, header: Header, spec: NetworkSpec) -> None:
@@ -71,9 +71,10 @@ def part_shapes(header: Header, spec: NetworkSpec) -> dict[str, Shapes]:
         elif not pattern.dense:
             _, shape, _, _ = header.tensors.get(f"rbm.{i}.W", (None, (0,), 0, 0))
             weights = (math.prod(shape),)
-        units = hidden_units(spec.hidden)
+        units = hidden_units(spec.hidden_of(i))
         potential = dict.fromkeys(units.learned if units else (), (n_upper,))
-        result[f"rbm.{i}"] = {"W": weights, "b": (n_lower,), "c": (n_upper,), **potential}
+        beside = {**potential, **dict.fromkeys(spec.visible_kind.learned if i == 0 else (), (n_lower,))}
+        result[f"rbm.{i}"] = {"W": weights, "b": (n_lower,), "c": (n_upper,), **beside}
     if spec.classes:
         result["output"] = {"W": (spec.layers[-1], spec.classes), "c": (spec.classes,)}
     return result
@@ -119,13 +120,14 @@ def block(name: str, piece: Piece) -> TensorBlock:
 
 
 def parameter_blocks(name: str, part: Part, parameters: Parameters, shape: tuple[int, ...]) -> list[TensorBlock]:
-    """``NAME.W``, ``NAME.b``, ``NAME.c`` and those of potentials: parameters that have the shapes of a part's.
+    """``NAME.W``, ``NAME.b``, ``NAME.c`` and what units have besides: parameters that have the shapes of a part's.
 
     shape   (units below, units above) of the part
     """
     result = [block(f"{name}.W", part.weights.piece(parameters.W))]
     if part.visible_ids is not None:
-        result.append(TensorBlock(f"{name}.b", shape[:1], parameters.b, part.visible_ids, None))
+        of_visible = {"b": parameters.b, **dict(zip(part.precision, parameters.precision, strict=True))}
+        result += [TensorBlock(f"{name}.{own}", shape[:1], x, part.visible_ids, None) for own, x in of_visible.items()]
     of_hidden = {"c": parameters.c, **dict(zip(part.potential, parameters.potential, strict=True))}
     result += [TensorBlock(f"{name}.{own}", shape[1:], x, part.hidden_ids, None) for own, x in of_hidden.items()]
     return result

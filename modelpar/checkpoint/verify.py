@@ -106,9 +106,12 @@ def _structure(name: str, header: Header) -> list[str]:
 
 
 def _needed(spec: NetworkSpec) -> list[str]:
-    units = hidden_units(spec.hidden)
-    of_each = "W", "b", "c", *(units.learned if units else ()), "mean_activation"
-    names = [f"rbm.{i}.{name}" for i in range(len(spec.layers) - 1) for name in of_each]
+    names = []
+    for i in range(len(spec.layers) - 1):
+        units = hidden_units(spec.hidden_of(i))
+        of_each = "W", "b", "c", *(units.learned if units else ()), "mean_activation"
+        names += [f"rbm.{i}.{name}" for name in of_each]
+    names += [f"rbm.0.{name}" for name in spec.visible_kind.learned]
     return [*names, "input.offset", "input.scale", *(("output.W", "output.c") if spec.classes else ())]
 
 

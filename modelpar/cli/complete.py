@@ -17,6 +17,7 @@ from modelpar.cli import pictures
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network, square, write_samples
 from modelpar.cli.overwriting import check_outputs
+from modelpar.cli.own_data import check_letters
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.data import Dataset, Split, open_dataset
 from modelpar.data.doubts import check_fills_range
@@ -48,9 +49,9 @@ def complete(
     with make_grid(comm, settings) as grid:
         path = checkpoint_of(comm, where, generative=True)
         network = open_network(path, grid, settings, last=last)
-        dataset = open_dataset(
-            DataSpec(given, test_fraction=0.0), comm, visible=network.spec.visible, seed=network.spec.seed
-        )
+        spec = DataSpec(given, test_fraction=0.0, alphabet=TrainingRun.of(network).alphabet)
+        dataset = open_dataset(spec, comm, visible=network.spec.visible, seed=network.spec.seed)
+        check_letters(network, dataset)
         split = dataset.test or dataset.train
         n_visible = network.spec.layers[0]
         if dataset.n_visible != n_visible:

@@ -255,6 +255,8 @@ def gather(
         if where is None:
             raise SpecError("--resume needs to know the run; give --run-dir")
         base = read_own_config(comm, where, instead=config)
+        if base.get("network", {}).get("visible") == "gaussian":  # runs of earlier versions do not name them
+            base["network"].setdefault("variances", "unit")
         before = copy.deepcopy(base)
         base.pop("grid", None)
         for name in ("threads", "bind", "verify"):

@@ -40,6 +40,11 @@ def report(
     with together(comm):
         if comm.rank == 0:
             source = open_whole(spec, visible)
+            if out is not None and source.missing is not None:
+                raise SpecError(
+                    "--out writes states without a mask of those that are missing; use --missing most-frequent, or "
+                    "leave --out away and give --missing sample to train"
+                )
             values = look_at(source.table)
             found = describe(source, values, level=spec.threshold, n_shards=n_shards)
             if out is not None:
@@ -90,6 +95,8 @@ def _shown(found: dict[str, Any]) -> dict[str, object]:
             shown[words] = _letters(value)
         elif name == "bytes_of_rank":
             shown[f"memory of a rank, {found['model_shards']} model shard(s)"] = size_text(value)
+        elif name == "mask_bytes_of_rank":
+            shown["memory for what is missing"] = size_text(value)
         elif name == "not_zero":
             shown[words] = f"{value:.2%}"
         elif isinstance(value, float):

@@ -30,7 +30,7 @@ from modelpar.errors import together
 from modelpar.files.paths import in_one_line
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.evaluation import check_split
-from modelpar.training.scoring import share_of_split, states_of
+from modelpar.training.scoring import share_of_split, states_of, weights_of
 from modelpar.training.state import TrainingRun
 
 Doubles = npt.NDArray[np.float64]
@@ -65,11 +65,15 @@ def diagnosis(
             say("a stack: times and the last spectrum are of the top RBM, and samples are drawn down from it")
         drawn = grid.comm.bcast(pictures.have_matplotlib())
         held_out: Samples = share_of_split(network, dataset, chosen, AT_MOST)
-        training = None if training_set is None else share_of_split(network, dataset, training_set, AT_MOST)
+        weights, of_training = weights_of(chosen, held_out[1]), None
+        training: Samples | None = None
+        if training_set is not None:
+            training = share_of_split(network, dataset, training_set, AT_MOST)
+            of_training = weights_of(training_set, training[1])
         result = diagnose(
             network, held_out, training, _carried_chains(grid, where, path, network),
             n_chains=n_chains, n_sweeps=n_sweeps, seed=seed, triples=three_body,
-            pictures=drawn and dataset.image_shape is not None,
+            pictures=drawn and dataset.image_shape is not None, weights=weights, training_weights=of_training,
         )  # fmt: skip
         for doubt in result.doubts:
             say(doubt)

@@ -21,7 +21,7 @@ from modelpar.cli import pictures, sample_files
 from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs, inputs
-from modelpar.cli.own_data import check_labels_act, open_to_evaluate
+from modelpar.cli.own_data import check_labels_act, chosen_alphabet, open_to_evaluate
 from modelpar.cli.progress import summary_table
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import Say, make_console, speak
@@ -115,6 +115,8 @@ def sample(
                 f"--image-shape {rows}x{columns} is of {rows * columns} values, but a sample has {n_visible}"
             )
         shape, of_field = image_shape or square(n_visible), out.endswith(sample_files.ENDINGS)
+        with together(comm):
+            alphabet = chosen_alphabet(network, alphabet)
         if of_field:
             with together(comm):
                 if comm.rank == 0:

@@ -48,16 +48,18 @@ def export(comm: MPI.Comm, settings: Settings, where: str, out: str, *, last: bo
 
 
 def plain_blocks(network: DeepBeliefNetwork) -> list[TensorBlock]:
-    """``W0 b0 c0 W1 ... W_output c_output``, and ``input_offset input_scale`` with which raw values become visible
-    activations, (raw - offset) / scale.  W (lower units, upper units).
+    """``W0 b0 c0 W1 ... W_output c_output``, what units have besides, such as ``threshold0`` or ``precision0``, and
+    ``input_offset input_scale`` with which raw values become visible activations, (raw - offset) / scale.  W (lower
+    units, upper units).
 
     Where connections are listed, W is (connections,), and ``degrees`` and ``visible`` list what they connect: see
     ``checkpoint.structure``.
     """
     renamed = []
+    of_model = {"W", "b", "c", *(name for part in network.parts() for name in (*part.potential, *part.precision))}
     for block in checkpoint.tensors(network):
         parts = block.name.split(".")
-        if parts[0] == "rbm" and parts[2] in "Wbc":  # no mean_activation
+        if parts[0] == "rbm" and parts[2] in of_model:  # no mean_activation
             renamed.append(_called(block, f"{parts[2]}{parts[1]}"))
         elif parts[0] == "output":
             renamed.append(_called(block, f"{parts[1]}_output"))

@@ -138,6 +138,8 @@ def _of_network(spec: NetworkSpec) -> Iterator[Idle]:
 def _of_data(settings: Settings, dataset: Dataset) -> Iterator[Idle]:
     if dataset.fingerprint is not None and dataset.fingerprint.test is not None:
         yield Idle("data", "test_fraction", "there is a test set already, and no samples are set aside for one")
+    if dataset.train.missing is None:
+        yield Idle("training", "missing_steps", "no values are missing that --missing sample would draw")
     if settings.data.sample_weights != AUTO:
         yield Idle("data", "identity", "neighbours are counted by --sample-weights auto only")
     if settings.tables.get("network", {}).get("classes") == 0:
@@ -186,12 +188,13 @@ def _of_pretraining(settings: Settings, spec: NetworkSpec) -> Iterator[Idle]:
     single = len(spec.layers) == 2
     if not any(pattern.dense for pattern in spec.patterns):
         yield Idle("training", "products", "no connections are complete, and only these have products of matrices")
-    if spec.hidden != "bernoulli":
+    if spec.hidden != "bernoulli" and single:
         yield Idle(
             "training", "statistics", f"the statistics of --hidden {spec.hidden} are means, which are not rounded"
         )
     if spec.visible != "gaussian":
         yield Idle("training", "gaussian_learning_rate", f"--visible is {spec.visible}; the rate is --learning-rate")
+        yield Idle("network", "variances", f"--visible is {spec.visible}, whose units have none")
     elif single:
         yield Idle("training", "learning_rate", "the only RBM has Gaussian units; its rate is --gaussian-learning-rate")
     if not training.sparsity_cost:

@@ -132,6 +132,16 @@ def info(comm: MPI.Comm | None = None) -> dict[str, Any]:
     return collect(comm, replace(placement, threads=chosen), given_environment(), threads_ignored=False)
 
 
+def environment_of_run() -> dict[str, Any]:
+    """The software and the processor of this process, as a summary keeps them: no measurements.  Not collective."""
+    return {
+        "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__,
+        "numba": numba.__version__, "mpi4py": mpi4py.__version__, "mpi": mpi_library(), "cpu": cpu_name(),
+        "instruction_set": instruction_set(), "kernels": list(dispatch.available()),
+        "system": f"{platform.system()} {platform.release()}",
+    }  # fmt: skip
+
+
 def mpi_library() -> str:
     """Name and version of the MPI that is loaded."""
     return " ".join(MPI.Get_library_version().strip(" \0\n").splitlines()[0].split())

@@ -18,6 +18,7 @@ from modelpar.cli.atomic_file import atomic_write
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.overwriting import check_outputs
+from modelpar.cli.own_data import chosen_alphabet
 from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.sample_files import letters_of
 from modelpar.errors import DataError, SpecError, together
@@ -46,6 +47,7 @@ def mutations(
         name, states, letters = "", np.zeros(0, np.int64), ""
         with together(comm):
             check(network.spec)
+            alphabet = chosen_alphabet(network, alphabet)
             letters = letters_of(network.spec.visible_kind.categories, alphabet, "--wild-type")
             if comm.rank == 0:
                 n_sites = network.spec.layers[0] // len(letters)

@@ -78,6 +78,7 @@ class RunSpec(Spec):
         True, "estimate the log-likelihood at the end of pre-training, in about --score-share of the top RBM's time"
     )  # fmt: skip
     pictures: bool = option(True, "draw filters.png, reconstructions.png, samples.png and curves.png")
+    report: bool = option(True, "write report.html, one page that shows the run, as modelpar report does")
     # longer than any normal silence (a step, a read of the data or a compilation takes seconds, rarely minutes), and
     # much shorter than the hours for which a batch system would keep a hanging job
     stall_timeout: float = option(

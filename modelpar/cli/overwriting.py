@@ -12,7 +12,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 from modelpar.cli.config import Settings, home_of
-from modelpar.cli.run_directory import CONFIG, PICTURES, RunDirectory
+from modelpar.cli.run_directory import CONFIG, PICTURES, REPORT, RunDirectory
 from modelpar.data.named import FILES, SETS, candidate_folders
 from modelpar.errors import SpecError, together
 from modelpar.files.outputs import Output
@@ -108,7 +108,7 @@ def inputs(settings: Settings, checkpoint: str | None) -> Iterator[Named]:
         home = home_of(checkpoint)
         if Path(checkpoint).is_dir() or (home / CONFIG).is_file():
             for file in RunDirectory(MPI.COMM_SELF, home).files():
-                if file.name not in PICTURES:
+                if file.name not in (*PICTURES, REPORT):
                     yield "a file of the run", file
         yield "the checkpoint", checkpoint
 

@@ -9,6 +9,7 @@ from modelpar.cli.config import Settings
 from modelpar.cli.recorded_paths import check_there
 from modelpar.cli.terminal import Say
 from modelpar.data import Dataset, open_dataset
+from modelpar.data.alphabets import own_alphabet
 from modelpar.data.fingerprint import Fingerprint
 from modelpar.errors import DataError, SpecError
 from modelpar.model.network import DeepBeliefNetwork
@@ -30,7 +31,7 @@ def check_resumed(network: DeepBeliefNetwork, dataset: Dataset, where: str, *, a
     fingerprint, run = dataset.fingerprint, TrainingRun.of(network)
     if run.data is None or fingerprint is None:
         return
-    difference = fingerprint.differs(run.data)
+    difference = _of_letters(dataset, run) or fingerprint.differs(run.data)
     if difference and not accept:
         raise DataError(
             f"{dataset.name} is not what the run in {where} was trained on: {difference}; give it its own data, or "
@@ -38,7 +39,35 @@ def check_resumed(network: DeepBeliefNetwork, dataset: Dataset, where: str, *, a
         )
     if difference:
         say(f"going on with other data than before: {difference}")
-    run.data = fingerprint
+    run.data, run.alphabet = fingerprint, dataset.alphabet or run.alphabet
+
+
+def _of_letters(dataset: Dataset, run: TrainingRun) -> str:
+    """How the letters of the states differ from those of training, for people; empty where they do not."""
+    if not dataset.alphabet or run.alphabet in ("", dataset.alphabet):
+        return ""
+    return f"its states are the letters {dataset.alphabet}, not {run.alphabet}"
+
+
+# -- letters of states -------------------------------------------------------------------------------------------------
+
+
+def chosen_alphabet(network: DeepBeliefNetwork, asked: str | None) -> str | None:
+    """The letters of the states that the network was trained on, else what was asked for; None where neither is known.
+
+    Raises SpecError where other letters are asked for than those of the training.
+    """
+    kept = TrainingRun.of(network).alphabet
+    if asked and kept and own_alphabet(asked).letters != kept:
+        raise SpecError(f"--alphabet {asked} is not that of the training, whose letters are {kept}; leave it out")
+    return kept or asked
+
+
+def check_letters(network: DeepBeliefNetwork, dataset: Dataset) -> Dataset:
+    """The data set.  Raises DataError where its states are other letters than those that the network was trained on."""
+    if difference := _of_letters(dataset, TrainingRun.of(network)):
+        raise DataError(f"{dataset.name} does not fit the network: {difference}; bring data of the same letters")
+    return dataset
 
 
 # -- a network that is evaluated ---------------------------------------------------------------------------------------
@@ -66,11 +95,15 @@ def open_to_evaluate(
         check_there(comm, needed, asked)
     seed, visible = network.spec.seed, network.spec.visible
     trained = TrainingRun.of(network)
+    if letters := chosen_alphabet(network, given.get("alphabet")):
+        given["alphabet"] = letters
     if trained.data is None:  # an older checkpoint: only the path is known
-        return open_dataset(_spec(given, network, with_labels), comm, visible=visible, seed=seed)
+        return check_letters(
+            network, open_dataset(_spec(given, network, with_labels), comm, visible=visible, seed=seed)
+        )
     how = {name: given[name] for name in ("alphabet", "missing") if name in given}
     probe = DataSpec(data=given["data"], test_fraction=0.0, binarise=trained.binarise, **how)
-    fingerprint = open_dataset(probe, comm, visible=visible, seed=seed).fingerprint
+    fingerprint = check_letters(network, open_dataset(probe, comm, visible=visible, seed=seed)).fingerprint
     assert fingerprint is not None  # of every file and name
     difference = fingerprint.train.differs(trained.data.train)
     if difference and "data" not in asked:
@@ -79,6 +112,7 @@ def open_to_evaluate(
             "or name this one by --data to have it as a test set"
         )
     if difference:
+        asked = {**asked, "alphabet": letters} if letters else asked
         return _other(asked, network, split, with_labels=with_labels, say=say)
     given = {**run, **given}
     if "test_data" in asked and "test_labels" not in asked:

@@ -2,10 +2,11 @@
 
 ::
 
-    model_type                 BBRBM: Bernoulli visible and hidden units
-    parallel_chains            (chains, n_visible) visible states, as of the last update
+    model_type                 BBRBM: Bernoulli visible and hidden units; PBRBM: categorical and Bernoulli ones
+    parallel_chains            (chains, n_visible) visible states, as of the last update; a PBRBM's are categories
     hyperparameters/           batch_size, gibbs_steps, learning_rate, L1, L2, ...
-    update_N/params/           weight_matrix (n_visible, n_hidden), vbias, hbias after N updates
+    parallel_chains            (chains, n_visible) visible states, of the last update; categories of a PBRBM's sites
+                               (n_sites, n_categories, n_hidden) and (n_sites, n_categories)
     update_N/                  time, random states, flags/
 
 The energy is ours, -v.b - h.c - v.W h, so parameters are taken as they are.
@@ -38,10 +39,11 @@ from modelpar.kernels.states import Packed, unpack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.spec import TrainingSpec
+from modelpar.units.visible import CATEGORICAL
 
 Array = npt.NDArray[Any]
 
-MODEL = "BBRBM"
+MODEL, MODEL_OF_SITES = "BBRBM", "PBRBM"
 OF_RBMS = "files of rbms", "rbms"  # what needs h5py, and the extra that brings it
 NAMES = ("weight_matrix", "vbias", "hbias")
 DRAWN_FROM_CHAINS = 1  # repeat of the stream of Purpose.CHAIN for the visible states that are exported
@@ -65,7 +67,8 @@ def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, ind
         v = _visible_states(network, rbm, chains, training.n_chains or training.batch_size)
         group = f"update_{updates}"
         small = {
-            "model_type": MODEL, "parallel_chains": v, f"{group}/time": 0.0, f"{group}/flags/checkpoint": True,
+            "model_type": MODEL_OF_SITES if rbm.visible.categories else MODEL, "parallel_chains": v,
+            f"{group}/time": 0.0, f"{group}/flags/checkpoint": True,
             f"{group}/save_checkpoint": True, f"{group}/torch_rng_state": torch_state(network.spec.seed % 2**32),
             **{f"{group}/numpy_rng_arg{i}": part for i, part in enumerate(rng.get_state())},
             **{f"hyperparameters/{name}": value for name, value in _hyperparameters(rbm, network, training, v).items()},
@@ -75,7 +78,8 @@ def export_rbms(comm: MPI.Comm, settings: Settings, where: str, out: str, *, ind
             for name, value in small.items():
                 writer.put(name, value)
             for name, block in _blocks(network, rbm).items():
-                writer.begin(f"{group}/params/{name}", f"{group}/{name}", block)
+                sites_of = 0 if name == "hbias" else rbm.visible.categories
+                writer.begin(f"{group}/params/{name}", f"{group}/{name}", block, sites_of)
                 for rows in rows_in_order(grid, block):
                     writer.add(rows)
             with together(comm):
@@ -96,9 +100,10 @@ def _chosen(network: DeepBeliefNetwork, index: int | None) -> RBM:
     if index is not None and index >= n:
         raise SpecError(f"--rbm is {index}, but the network has the RBMs 0 to {n - 1}")
     rbm = network.rbms[index or 0]
-    if rbm.visible.name != "bernoulli":
+    if rbm.visible.name not in ("bernoulli", CATEGORICAL):
         raise SpecError(
-            f"a file of rbms is for Bernoulli visible units, but these are {rbm.visible.name}; export to .npz"
+            "a file of rbms is for Bernoulli or categorical visible units, but these are "
+            f"{rbm.visible.name}; export to .npz"
         )
     if rbm.hidden_units is not None:
         raise SpecError(f"rbms has no {rbm.hidden_units.name} hidden units, as this RBM has; export to .npz")
@@ -149,7 +154,7 @@ def _chains_of(comm: MPI.Comm, where: str, path: Path, network: DeepBeliefNetwor
 
 def _visible_states(network: DeepBeliefNetwork, rbm: RBM, chains: Chains | None, otherwise: int) -> Array:
     """(chains, n_visible) drawn given the chains' hidden states, on every rank; where there are no chains, so many
-    start at their biases.  Collective."""
+    start at their biases.  Categories of sites (chains, n_sites).  Collective."""
     grid = network.grid
     if chains is None:
         chains = start(rbm, "biases", grid.replica, grid.n_replicas, otherwise)
@@ -160,14 +165,18 @@ def _visible_states(network: DeepBeliefNetwork, rbm: RBM, chains: Chains | None,
     of_replica = np.concatenate(grid.shard_comm.allgather(mine))
     whole = np.empty_like(of_replica)
     whole[ids] = of_replica
-    return np.ascontiguousarray(np.concatenate(grid.replica_comm.allgather(whole), axis=1).T)
+    states = np.ascontiguousarray(np.concatenate(grid.replica_comm.allgather(whole), axis=1).T)
+    if not (q := rbm.visible.categories):
+        return states
+    categories: Array = states.reshape(len(states), -1, q).argmax(axis=2).astype(network.dtype)
+    return categories
 
 
 def _hyperparameters(rbm: RBM, network: DeepBeliefNetwork, training: TrainingSpec, v: Array) -> dict[str, Any]:
     """As far as both have them; L2 counts half there."""
-    n_visible, n_hidden = network.spec.layers[rbm.index : rbm.index + 2]
+    n_hidden = network.spec.layers[rbm.index + 1]
     return {
-        "num_visibles": n_visible, "num_hiddens": n_hidden, "num_chains": len(v), "batch_size": training.batch_size,
+        "num_visibles": v.shape[1], "num_hiddens": n_hidden, "num_chains": len(v), "batch_size": training.batch_size,
         "gibbs_steps": training.sweeps, "learning_rate": training.rate(), "L1": training.l1,
         "L2": training.weight_decay / 2, "seed": network.spec.seed % 2**32,
     }  # fmt: skip
@@ -190,6 +199,9 @@ class _Writer(Hdf5RowFile):
     """A file as ``rbms`` writes it."""
 
     _data: Any = None
+    _sites_of = 0
+    _flat = False  # a vector, whose rows come with one column
+    _rest: Array | None = None  # rows of a site that is not complete yet
 
     def put(self, name: str, value: Any) -> None:
         def work() -> None:
@@ -197,19 +209,30 @@ class _Writer(Hdf5RowFile):
 
         self._attempt(work)
 
-    def begin(self, name: str, link: str, block: TensorBlock) -> None:
-        """A dataset for the rows of a block, under another name too, where older versions of rbms have it."""
+    def begin(self, name: str, link: str, block: TensorBlock, sites_of: int) -> None:
+        """A dataset for the rows of a block, under another name too, where older versions of rbms have it.
+
+        sites_of   so many rows are a site, and one entry of the dataset; 0: none are
+        """
 
         def work() -> None:
-            self._data, self._row = self._file.create_dataset(name, block.shape, block.block.dtype), 0
+            n_rows, *columns = block.shape
+            shape = (n_rows // sites_of, sites_of, *columns) if sites_of else (n_rows, *columns)
+            self._data, self._row = self._file.create_dataset(name, shape, block.block.dtype), 0
             self._file[link] = self._data
+            self._sites_of, self._rest, self._flat = sites_of, None, not columns
 
         self._attempt(work)
 
     def add(self, rows: Array) -> None:
         def work() -> None:
-            stop = self._row + len(rows)
-            self._data[self._row : stop] = rows if self._data.ndim == 2 else rows[:, 0]
-            self._row = stop
+            values = rows[:, 0] if self._flat else rows
+            if self._sites_of:
+                values = values if self._rest is None else np.concatenate([self._rest, values])
+                whole = len(values) - len(values) % self._sites_of
+                values, self._rest = values[:whole], values[whole:]
+                values = values.reshape(-1, *self._data.shape[1:])
+            self._data[self._row : self._row + len(values)] = values
+            self._row += len(values)
 
         self._attempt(work)

@@ -19,7 +19,7 @@ from modelpar.cli.config import Settings, write_config
 from modelpar.cli.evaluate import make_grid
 from modelpar.cli.export import CHUNK_BYTES
 from modelpar.cli.overwriting import check_outputs, check_run_directory
-from modelpar.cli.rbms_export import MODEL, NAMES, OF_RBMS
+from modelpar.cli.rbms_export import MODEL, MODEL_OF_SITES, NAMES, OF_RBMS
 from modelpar.cli.recorded_paths import recorded
 from modelpar.cli.run_directory import RunDirectory
 from modelpar.collective import messages
@@ -35,6 +35,7 @@ from modelpar.plan.memory import memory_bytes
 from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.state import Position, TrainingRun
+from modelpar.units.visible import CATEGORICAL
 
 Array = npt.NDArray[Any]
 
@@ -71,7 +72,10 @@ def import_rbms(
             head = None if reader is None else reader.head(update)
         head = comm.bcast(head)
         try:
-            spec = NetworkSpec(head["layers"], dtype=head["dtype"], seed=head["seed"], layout=settings.network().layout)
+            spec = NetworkSpec(
+                head["layers"], visible=head["visible"], dtype=head["dtype"], seed=head["seed"],
+                layout=settings.network().layout,
+            )  # fmt: skip
             training = _training(head)
         except SpecError as error:
             raise DataError(f"{file} has what modelpar cannot go on with: {error}") from None
@@ -143,7 +147,9 @@ def _chunks(
     comm: MPI.Comm, reader: _Reader | None, head: dict[str, Any], name: str, shape: tuple[int, ...]
 ) -> Iterator[tuple[int, Array]]:
     """(first row, rows) of a dataset, on every rank.  Collective.  Raises DataError on every rank."""
+    q = head["categories"]
     at_once = max(1, CHUNK_BYTES // (8 * math.prod(shape[1:])))
+    at_once = max(q, at_once - at_once % q)  # whole sites
     for first in range(0, shape[0], at_once):
         chunk: list[Array] | None = None
         with together(comm):
@@ -172,6 +178,7 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self.path = path
         self.group: Any = None  # with the parameters
+        self.categories = 1  # of a site, whose units are rows one after another; 1: units are no sites
         try:
             check_regular(path)
         except FileNotFoundError:
@@ -199,8 +206,9 @@ class _Reader:
             kind = self._text("model_type") if "model_type" in self.file else MODEL
         if not updates:
             raise DataError(f"{self.path} has no update_N, so it holds no model of rbms")
-        if kind != MODEL:
-            raise DataError(f"{self.path} holds a model of type {kind}, but only {MODEL} has units with states 0 and 1")
+        if kind not in (MODEL, MODEL_OF_SITES):
+            known_kinds = f"only {MODEL} and {MODEL_OF_SITES} are known: of Bernoulli units, and of categorical sites"
+            raise DataError(f"{self.path} holds a model of type {kind}, but {known_kinds}")
         if update is not None and update not in updates:
             shown = ", ".join(map(str, updates if len(updates) < 12 else [*updates[:5], "...", *updates[-5:]]))
             raise DataError(f"--update is {update}, but {self.path} has the updates {shown}")
@@ -224,18 +232,23 @@ class _Reader:
                 chains = theirs["parallel_chains"].shape
             for name, dataset in theirs.items():
                 self._check_storage(name, dataset)
-        if len(shapes[0]) != 2 or shapes != [shapes[0], shapes[0][:1], shapes[0][1:]] or kinds != {"f"}:
+        n_dims = 3 if kind == MODEL_OF_SITES else 2
+        if len(shapes[0]) != n_dims or shapes != [shapes[0], shapes[0][:-1], shapes[0][-1:]] or kinds != {"f"}:
+            visible = "sites, categories" if kind == MODEL_OF_SITES else "visible"
             raise DataError(
                 f"update_{chosen} of {self.path} has weights {shapes[0]} with biases {shapes[1]} and {shapes[2]}, but "
-                "(visible, hidden) with (visible,) and (hidden,) are needed, all floating point"
+                f"({visible}, hidden) with ({visible}{',' * (n_dims == 2)}) and (hidden,) are needed, all floating "
+                "point"
             )
         numbers = {name: float(value) for name, value in numbers.items() if isinstance(value, np.number)}
         numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         # the chains of a file are those of its last update
-        n_chains = chains[0] if chosen == updates[-1] and chains[1:] == shapes[1] else 0
-        layers = tuple(int(n) for n in shapes[0])
-        return {"layers": layers, "dtype": dtype, "update": chosen, "n_chains": int(n_chains),
-                "seed": int(numbers.get("seed", 1)), "hyperparameters": numbers}  # fmt: skip
+        n_chains = chains[0] if chosen == updates[-1] and chains[1:] == shapes[1][:1] else 0
+        self.categories = int(shapes[0][1]) if kind == MODEL_OF_SITES else 1
+        visible = f"{CATEGORICAL}:{self.categories}" if kind == MODEL_OF_SITES else "bernoulli"
+        layers = (int(math.prod(shapes[1])), int(shapes[0][-1]))
+        return {"layers": layers, "visible": visible, "categories": self.categories, "dtype": dtype, "update": chosen,
+                "n_chains": int(n_chains), "seed": int(numbers.get("seed", 1)), "hyperparameters": numbers}  # fmt: skip
 
     def _inside(self, group: Any, name: str) -> Any:
         """What a group holds under a name, in this file: a link may lead into any other."""
@@ -313,12 +326,25 @@ class _Reader:
             )
 
     def rows(self, name: str, first: int, stop: int, dtype: str) -> Array:
-        """Some rows of the parameters, or of the chains."""
-        data = (self.file if name == "parallel_chains" else self.group)[name]
+        """Some rows of the parameters, or of the chains; those of sites are rows of units, from a whole site on."""
+        q = 1 if name == "hbias" else self.categories
+        if name == "parallel_chains":
+            return self._chains(first, stop, q)
+        data = self.group[name]
         with self._reading():
-            values: Array = data[first:stop].astype(dtype)
+            values: Array = data[first // q : -(-stop // q)].astype(dtype)
         if not np.isfinite(values).all():
             raise DataError(f"{name} of {self.path} has NaN or infinities")
-        if name == "parallel_chains" and ((values != 0) & (values != 1)).any():
-            raise DataError(f"parallel_chains of {self.path} are not only 0 and 1, so they are no visible states")
-        return values
+        return values if q == 1 else values.reshape(len(values) * q, *values.shape[2:])
+
+    def _chains(self, first: int, stop: int, categories: int) -> Array:
+        """(chains, n_visible) of 0 and 1."""
+        with self._reading():
+            values: Array = self.file["parallel_chains"][first:stop]
+        if not np.isin(values, np.arange(max(2, categories))).all():
+            theirs = "0 and 1" if categories == 1 else f"categories 0 .. {categories - 1}"
+            raise DataError(f"parallel_chains of {self.path} are not only {theirs}, so they are no visible states")
+        if categories == 1:
+            return values.astype(np.uint8)
+        one_hot = values[..., None] == np.arange(categories, dtype=values.dtype)
+        return one_hot.reshape(len(values), -1).astype(np.uint8)

@@ -14,6 +14,7 @@
     lock                    which job works on the run, while one does (``run_lock``)
     summary.json            the results of the run; written last
     filters.png, reconstructions.png, samples.png, curves.png
+    report.html             all of it on one page
 
 A run directory may come from somebody else: no symbolic link in it is followed where something is written.
 """
@@ -53,9 +54,10 @@ _STEP = re.compile(r"step-(\d+)\.safetensors")
 _KEPT = re.compile(r"rbm-(\d+)-update-(\d{10,})\.safetensors")
 _PROBE = ".probe"  # a file in checkpoints/, to see whether one can be written there
 CONFIG, METRICS, SUMMARY, RANKS, RESTARTS = "config.toml", "metrics.jsonl", "summary.json", "ranks.txt", "restarts"
+REPORT = "report.html"
 PICTURES = ("filters.png", "reconstructions.png", "samples.png", "curves.png")
 MODELS = ("model.safetensors", "pretrained.safetensors")
-NAMES = (*MODELS, CONFIG, METRICS, digests.NAME, SUMMARY, RANKS, RESTARTS, *PICTURES)
+NAMES = (*MODELS, CONFIG, METRICS, digests.NAME, SUMMARY, RANKS, RESTARTS, *PICTURES, REPORT)
 
 
 class KeptModel(NamedTuple):
@@ -339,9 +341,9 @@ class RunDirectory:
         return checkpoint.save(network, path, follow_links=False, sources=self.private)
 
     def remove_end(self, *, pretrained: bool) -> None:
-        """Remove the model and the summary of a run that goes on, and with ``pretrained`` that checkpoint and the
-        pictures of it too.  The summary goes first: a run that has one has finished."""
-        names = [SUMMARY, self.model.name, *((self.pretrained.name, *PICTURES) if pretrained else ())]
+        """Remove the model, the page and the summary of a run that goes on, and with ``pretrained`` that checkpoint and
+        the pictures of it too.  The summary goes first: a run that has one has finished."""
+        names = [SUMMARY, REPORT, self.model.name, *((self.pretrained.name, *PICTURES) if pretrained else ())]
         with together(self.comm):
             for name in names if self.comm.rank == 0 else ():
                 (self.path / name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ OUT = click.option(
 )
 ALPHABET = click.option("--alphabet", metavar="LETTERS", default=None,
                         help="letters of the states, for sequences: protein, dna, rna, or their own in their order  "
-                        "[default: protein for 21 states, dna for 5]")  # fmt: skip
+                        "[default: those of the training data, else protein for 21 states, dna for 5]")  # fmt: skip
 SAMPLES_OUT = click.option("--out", type=PATH, metavar="FILE", default=None,
                            help="a picture (.png) or an array (.npy), samples x units; of fantasies also their states: "
                            "sequences (.fasta), haplotypes (.vcf), or any (.h5)")  # fmt: skip

@@ -107,7 +107,8 @@ def opened(
         n = spec.layers[0]
         places = numbered(n) if sites is None else read_sites(Path(sites), n)
         return VcfFile(path, sources, sites=places)
-    letters = letters_of(q, None, "") if q in (len(PROTEIN.letters), len(DNA.letters)) else ""
+    known = alphabet is not None or q in (len(PROTEIN.letters), len(DNA.letters))
+    letters = letters_of(q, alphabet, f"--out {path}") if q and known else ""
     return Hdf5File(path, sources, shape=(count, spec.layers[0]), visible=spec.visible, letters=letters)
 
 

@@ -23,6 +23,7 @@ from modelpar.cli.own_data import check_resumed
 from modelpar.cli.preparation import fine_tunes, sizes_of
 from modelpar.cli.progress import TrainingProgress, summary_table
 from modelpar.cli.recorded_paths import recorded, without_files
+from modelpar.cli.report.command import report_at_end
 from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, report_fewer
 from modelpar.cli.run_directory import RANKS, SUMMARY, RunDirectory
 from modelpar.cli.stopping import Stopping
@@ -130,6 +131,7 @@ class Session:
             self._check_changes()
             report_fewer(network, self.settings, self._steps, self.progress.say)
         self.training.data = self.dataset.fingerprint or self.training.data
+        self.training.alphabet = self.dataset.alphabet or self.training.alphabet
         position = self.training.position
         self.directory.prepare(resume=resume, overwrite=overwrite)  # no file was changed so far
         if not finished:
@@ -279,7 +281,18 @@ class Session:
 
     def _differs(self, stored: NetworkSpec) -> str:
         """In what a checkpoint's network is not the one that was asked for; empty where it is."""
-        for name in ("layers", "connections", "visible_grid", "classes", "visible", "hidden", "dtype", "exact", "seed"):
+        for name in (
+            "layers",
+            "connections",
+            "visible_grid",
+            "classes",
+            "visible",
+            "variances",
+            "hidden",
+            "dtype",
+            "exact",
+            "seed",
+        ):
             theirs, ours = getattr(stored, name), getattr(self.spec, name)
             if name == "connections" and without_files(theirs) == without_files(ours):
                 continue  # masks are compared by their connections
@@ -434,6 +447,12 @@ class Session:
         faults.at("summarise")
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         summary = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
+        if self.settings.run.report:
+            with self.status.phase("writing the report"):
+                report_at_end(
+                    self.network, self.dataset, self.directory, self.history, summary, self.progress.say,
+                    pictures=self.settings.run.pictures,
+                )  # fmt: skip
         self.directory.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
         self.progress.console.print(summary_table(for_people(summary), "Summary"))
         self.progress.say(f"model: {self.directory.model}")

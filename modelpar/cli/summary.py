@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelpar import __version__
+from modelpar.cli.info import environment_of_run
 from modelpar.cli.progress import size_text
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.state import TrainingRun
@@ -55,7 +56,7 @@ def summarise(
     over all ranks, since this process began; ``other_bytes`` those of upkeep and measures (``exchange.Traffic``);
     ``measures`` the last ones of every stage and RBM; ``log_likelihood`` with ``_low`` and ``_high`` the last score;
     ``score_seconds`` the time of all scores, which is not training time; ``swap_acceptance`` and ``round_trips`` those
-    of the last epoch of tempered chains.
+    of the last epoch of tempered chains; ``environment`` the software and processor of rank 0.
     """
     grid, run = network.grid, TrainingRun.of(network)
     seconds = [line[SCORE_SECONDS] for line in history if SCORE_SECONDS in line]
@@ -84,6 +85,7 @@ def summarise(
             for line in history
         },
         "version": __version__,
+        "environment": grid.comm.bcast(environment_of_run() if grid.comm.rank == 0 else None),
     }
 
 

@@ -15,7 +15,7 @@ from modelpar.checkpoint.verify import DAMAGED, HEALTHY, UNHEALTHY, UNREADABLE, 
 from modelpar.cli.config import parse_config
 from modelpar.cli.config_file import damage
 from modelpar.cli.restarts import restarts
-from modelpar.cli.run_directory import CONFIG, METRICS, PICTURES, RANKS, RESTARTS, SUMMARY, RunDirectory
+from modelpar.cli.run_directory import CONFIG, METRICS, PICTURES, RANKS, REPORT, RESTARTS, SUMMARY, RunDirectory
 from modelpar.cli.run_records import records_of
 from modelpar.errors import SpecError
 from modelpar.files import partials
@@ -121,9 +121,13 @@ def _picture(file: Path) -> str:
     return "" if is_whole else "it is not a whole PNG"
 
 
+def _report(file: Path) -> str:
+    return "" if file.read_bytes().rstrip().endswith(b"</html>") else "it is not a whole page"
+
+
 _CHECKS: dict[str, Callable[[Path], str]] = {
     CONFIG: _config, METRICS: _metrics, digests.NAME: _digests, SUMMARY: _summary, RESTARTS: _restarts,
-    **dict.fromkeys(PICTURES, _picture), RANKS: lambda file: "",
+    **dict.fromkeys(PICTURES, _picture), REPORT: _report, RANKS: lambda file: "",
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,25 +10,28 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.dataset import LoadedTable, MappedTable, Source, Table, check_shape
+from modelpar.data.missing import site_tables, with_mask
 from modelpar.data.one_hot import SiteTable, rows_at_once
 from modelpar.data.packed_files import PackedTable
-from modelpar.data.reading import RowTable
+from modelpar.data.read_options import FILLED
+from modelpar.data.reading import RowTable, rows_of
 from modelpar.errors import DataError
 
 Array = npt.NDArray[Any]
 
 
-def as_categorical(source: Source, n_states: int) -> Source:
+def as_categorical(source: Source, n_states: int, missing: str = "auto") -> Source:
     """The samples as one-hot bits of sites of ``n_states`` states, of a source that does not say so itself.
 
-    Integers (n, sites) of any type, in a dense array, are states from 0 to ``n_states`` - 1.  Whatever else there is
+    Integers (n, sites) of any type, in a dense array, are states from 0 to ``n_states`` - 1, or -1 where a state is
+    missing and ``missing`` says what becomes of it.  Whatever else there is
     (bool, floats, sparse matrices, packed bits) is one-hot already.  Raises DataError where its units are not whole
     sites; integers that are no states are found when they are read.
     """
     if source.visible:
         return source
     table, visible = source.table, f"categorical:{n_states}"
-    test = None if source.test is None else as_categorical(source.test, n_states)
+    test = None if source.test is None else as_categorical(source.test, n_states, missing)
     dtype = _dtype_of(table)
     if dtype is None or dtype.kind not in "ui":
         if table.n_units % n_states:
@@ -41,8 +44,15 @@ def as_categorical(source: Source, n_states: int) -> Source:
     n_samples, n_sites = table.n_samples, table.n_units
     check_shape((n_samples, n_sites * n_states), table.name)
     path = getattr(table, "path", None)
-    sites = SiteTable(table.name, n_samples, n_sites, n_states, lambda: _states(table, n_states), path)
-    return replace(source, table=sites, scale=1.0, image_shape=None, visible=visible, how=visible, test=test)
+    plain = replace(source, scale=1.0, image_shape=None, visible=visible, how=visible, test=test)
+    if missing not in FILLED or dtype.kind == "u":
+        sites = SiteTable(table.name, n_samples, n_sites, n_states, lambda: _states(table, n_states), path)
+        return replace(plain, table=sites)
+    values, mask, n_missing = site_tables(
+        table.name, n_samples, n_sites, n_states, lambda: _states(table, n_states, or_unknown=True),
+        np.iinfo(_dtype_of_states(n_states)).max, path,
+    )  # fmt: skip
+    return with_mask(replace(plain, table=values), mask, n_missing, missing)
 
 
 def _dtype_of(table: Table) -> np.dtype[Any] | None:
@@ -56,11 +66,18 @@ def _dtype_of(table: Table) -> np.dtype[Any] | None:
     return None
 
 
-def _states(table: Table, n_states: int) -> Iterator[Array]:
-    """Blocks (n, n_sites) of states, as few bytes as they need.  Raises DataError for integers that are none."""
-    dtype, first = np.uint8 if n_states <= 256 else np.uint32, 0
-    for block in _integers(table, rows_at_once(table.n_units * n_states)):
-        wrong = (block < 0) | (block >= n_states)
+def _dtype_of_states(n_states: int) -> type[np.uint8 | np.uint32]:
+    return np.uint8 if n_states < 256 else np.uint32
+
+
+def _states(table: Table, n_states: int, *, or_unknown: bool = False) -> Iterator[Array]:
+    """Blocks (n, n_sites) of states, as few bytes as they need.  Raises DataError for integers that are none.
+
+    or_unknown   -1 is none that is known, and becomes the largest integer
+    """
+    dtype, first, least = _dtype_of_states(n_states), 0, -1 if or_unknown else 0
+    for block in rows_of(table, rows_at_once(table.n_units * n_states)):
+        wrong = (block < least) | (block >= n_states)
         if wrong.any():
             sample, site = np.argwhere(wrong)[0]
             raise DataError(
@@ -69,21 +86,3 @@ def _states(table: Table, n_states: int) -> Iterator[Array]:
             )
         yield block.astype(dtype)
         first += len(block)
-
-
-def _integers(table: Table, at_once: int) -> Iterable[Array]:
-    if isinstance(table, RowTable):
-        for block in table.raw_rows(slice(0, table.n_units)):
-            yield from (block[start : start + at_once] for start in range(0, len(block), at_once))
-        return
-    if isinstance(table, MappedTable):
-        for start in range(0, table.n_samples, at_once):
-            if table.file is not None:
-                table.file.check()
-            yield table.array[start : start + at_once]
-        return
-    assert isinstance(table, LoadedTable)
-    array = table.load()
-    for start in range(0, table.n_samples, at_once):
-        some = array[start : start + at_once]
-        yield some.reshape(len(some), table.n_units)

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.dataset import Dataset, Split, agreed
+from modelpar.data.missing import MissingValues
 from modelpar.errors import DataError
+from modelpar.kernels.states import unpack
 from modelpar.units import parse_visible
 
 if TYPE_CHECKING:
@@ -17,17 +19,47 @@ if TYPE_CHECKING:
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
+_AT_ONCE = 1024  # samples
 _SLACK = 1e-6  # relative: what scaling in float32 may have added to a value of 1
 
 
 def column_moments(split: Split, unit_ids: IntArray, *, comm: MPI.Comm | None = None) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of the raw values of ``unit_ids``, each (n_units,) float64; the same at every grid.
 
+    By the weights of the samples where these have some, and of the values that are known where others are missing.
     Collective over ``comm`` where one is given.  Raises DataError where values cannot be read.
     """
     with agreed(comm):
+        if split.weights is not None or split.missing is not None:
+            return _moments_by_weight(split, unit_ids)
         summary = split.summary(unit_ids)
     return summary.mean, summary.std
+
+
+def _moments_by_weight(split: Split, unit_ids: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Deviations are from a column's first value: that of one which never varies is exactly 0."""
+    columns, n = split.table.columns(unit_ids), len(unit_ids)
+    unknown = None if split.missing is None else MissingValues(split, unit_ids)
+    weights = np.ones(len(split)) if split.weights is None else split.weights
+    first, mean, totals = np.empty((n, 1)), np.zeros(n), np.zeros(n)
+    columns.fill(split.rows[:1], first)
+
+    def sums(power: int) -> FloatArray:
+        total = np.zeros(n)
+        totals[:] = 0
+        for start in range(0, len(split), _AT_ONCE):
+            samples = np.arange(start, min(start + _AT_ONCE, len(split)))
+            values = np.empty((n, len(samples)))
+            columns.fill(split.rows[samples], values)
+            of_values = np.broadcast_to(weights[samples], values.shape)
+            if unknown is not None:
+                of_values = np.where(unpack(unknown.of(samples), np.bool_), 0.0, of_values)
+            total += (of_values * (values - first - mean[:, None]) ** power).sum(axis=1)
+            totals[:] += of_values.sum(axis=1)
+        return np.asarray(total / np.where(totals > 0, totals, 1.0))
+
+    mean += sums(1)
+    return first[:, 0] + mean, np.sqrt(sums(2))
 
 
 def check_range(dataset: Dataset, unit_ids: IntArray, visible: str, *, comm: MPI.Comm | None = None) -> None:

@@ -61,6 +61,7 @@ class Split:
     rows: IntArray  # (n,) ids of the table's rows, ascending
     labels: IntArray | None = None  # (n,) classes counted from 0
     weights: Doubles | None = None  # (n,) from 0 on, of any scale
+    missing: Table | None = None  # a mask of all rows and sites, 1 where a value is to be drawn; None where none is
     # by unit ids, so that values are read once; a split of other rows begins anew
     summaries: dict[bytes, ColumnSummary] = field(init=False, default_factory=dict, repr=False)
     # by unit ids, scaling and threshold: whether values are states, and their bits where these are kept
@@ -140,6 +141,7 @@ class Source:
     notes: tuple[str, ...] = ()  # warnings about how it was read
     facts: Mapping[str, Any] = field(default_factory=dict)  # what its reader has counted, for ``modelpar data``
     weights: Doubles | None = None  # (n,) of the samples, as in Split; those of 0 too
+    missing: Table | None = None  # as in Split
 
 
 @dataclass(eq=False)

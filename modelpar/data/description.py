@@ -123,7 +123,7 @@ def bytes_of_rank(source: Source, values: Values, n_shards: int, *, as_states: b
 def describe(source: Source, values: Values, *, level: float | None, n_shards: int) -> dict[str, Any]:
     """All of it under the names that ``modelpar data --json`` prints.   level: a threshold on scaled values"""
     table, facts = source.table, dict(source.facts)
-    n_missing = facts.pop("missing", values.n_missing)
+    n_missing, mask = facts.pop("missing", values.n_missing), facts.pop("mask_bytes", None)
     as_states = level is not None or values.are_states
     return {
         "path": table.name, "kind": kind_of(source), "samples": table.n_samples, "units": table.n_units,
@@ -135,4 +135,5 @@ def describe(source: Source, values: Values, *, level: float | None, n_shards: i
         "test_samples": None if source.test is None else source.test.table.n_samples,
         "read_as": "bits" if as_states else "values", "model_shards": n_shards,
         "bytes_of_rank": bytes_of_rank(source, values, n_shards, as_states=level is not None),
+        "mask_bytes_of_rank": None if mask is None else -(-mask // n_shards),
     }  # fmt: skip

@@ -145,6 +145,25 @@ def values_of(data: str | os.PathLike[str], *, test: bool = False) -> str:
     return _of_gzip(path) if is_gzip(start) else _of_plain(path)
 
 
+def values_of_folder(folder: Path) -> str:
+    """A digest of the files of a folder: of their names and sizes, and of what they hold, all up to ``WHOLE`` bytes and
+    else the beginnings of ``PIECES`` of them.  Raises DataError where one cannot be read."""
+    with reading(folder):
+        found = [Path(where) / name for where, _, names in os.walk(folder) for name in names]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(found)}
+    digest, total = hashlib.blake2b(json.dumps(sizes).encode(), digest_size=8), sum(sizes.values())
+    chosen = list(sizes)
+    if total > WHOLE:
+        chosen = [chosen[i] for i in np.unique(np.linspace(0, len(chosen) - 1, PIECES).astype(np.int64)).tolist()]
+    for name in chosen:
+        with reading(folder / name), open_regular(folder / name) as file:
+            if total > WHOLE:
+                digest.update(file.read(PIECE))
+            while total <= WHOLE and (part := file.read(1 << 20)):
+                digest.update(part)
+    return f"files:{digest.hexdigest()}"
+
+
 def _of_archive(path: Path, test: bool) -> str:
     """The archive's own checksums of the arrays that are not labels or weights, which stand at its end."""
     with reading(path), unpacking(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.dataset import Source, check_shape
-from modelpar.data.read_options import ReadOptions
-from modelpar.data.site_major import SiteMajorTable
+from modelpar.data.missing import with_mask
+from modelpar.data.read_options import FILLED, ReadOptions
+from modelpar.data.site_major import Blocks, SiteMajorTable
 from modelpar.errors import DataError, SpecError
 from modelpar.formats.plink import MISSING, Bed
 from modelpar.formats.vcf import Variant, individual_name, individuals, variants
@@ -55,10 +56,10 @@ def _coding(path: Path, options: ReadOptions, *, haplotypes: bool) -> _Coding:
 
 
 def _fills(path: Path, options: ReadOptions) -> bool:
-    """Whether unknown genotypes become the most frequent one.  Raises SpecError."""
+    """Whether something stands for unknown genotypes: the most frequent one, or what is drawn.  Raises SpecError."""
     if options.missing == "gap":
-        raise SpecError(f"--missing gap is for sequences, but {path} has genotypes; use error or most-frequent")
-    return options.missing == "most-frequent"
+        raise SpecError(f"--missing gap is for sequences, but {path} has genotypes; use error, most-frequent or sample")
+    return options.missing in FILLED
 
 
 def _filled(codes: Array) -> Array:
@@ -72,7 +73,10 @@ def _filled(codes: Array) -> Array:
 
 
 def _mend(n_missing: int) -> str:
-    return f"({n_missing} are not known in all); take the most frequent one of the site by --missing most-frequent"
+    return (
+        f"({n_missing} are not known in all); take the most frequent one of the site by --missing most-frequent, or "
+        "have them drawn from the model by --missing sample"
+    )
 
 
 # -- PLINK -----------------------------------------------------------------------------------------------------------
@@ -99,7 +103,8 @@ def open_bed(path: Path, options: ReadOptions) -> Source:
     table = SiteMajorTable(
         str(path), bed.n_individuals, bed.n_sites, coding.codes, blocks, path, at_least=coding.at_least
     )
-    return _source(table, coding, "genotypes (PLINK)", n_missing, bed.n_sites, bed.n_individuals)
+    mask = _mask(table, bed.n_sites, bed.blocks)
+    return _source(table, coding, "genotypes (PLINK)", n_missing, bed.n_sites, bed.n_individuals, mask, options.missing)
 
 
 # -- VCF -------------------------------------------------------------------------------------------------------------
@@ -156,13 +161,16 @@ def open_vcf(path: Path, options: ReadOptions) -> Source:
         raise DataError(f"{path} has no allele of {scan.first_missing} {_mend(scan.n_missing)}")
     code = _haplotypes if haplotypes else _copies
 
+    def codes(start: int, stop: int) -> Iterable[Array]:
+        return _coded(path, start, stop, code, max(1, _BLOCK // n_samples))
+
     def blocks(start: int, stop: int) -> Iterable[Array]:
-        codes = _coded(path, start, stop, code, max(1, _BLOCK // n_samples))
-        return (_filled(block) if scan.n_missing else block for block in codes)
+        return (_filled(block) if scan.n_missing else block for block in codes(start, stop))
 
     table = SiteMajorTable(str(path), n_samples, scan.n_sites, coding.codes, blocks, path, at_least=coding.at_least)
     kind = "haplotypes (VCF)" if haplotypes else "genotypes (VCF)"
-    return _source(table, coding, kind, scan.n_missing, scan.n_sites, n_individuals)
+    mask = _mask(table, scan.n_sites, codes)
+    return _source(table, coding, kind, scan.n_missing, scan.n_sites, n_individuals, mask, options.missing)
 
 
 def _coded(path: Path, start: int, stop: int, code: Callable[[Variant], Array], at_once: int) -> Iterator[Array]:
@@ -189,16 +197,25 @@ def _copies(variant: Variant) -> Array:
     return np.where(unknown, MISSING, variant.first + second).astype(np.uint8)
 
 
+def _mask(table: SiteMajorTable, n_sites: int, codes: Blocks) -> SiteMajorTable:
+    """A bit for each site and sample, 1 where the code is not known."""
+    assert table.path is not None
+    return SiteMajorTable(table.name, table.n_samples, n_sites, (MISSING,), codes, table.path)
+
+
 def _source(
-    table: SiteMajorTable, coding: _Coding, kind: str, n_missing: int, n_sites: int, n_individuals: int
-) -> Source:
+    table: SiteMajorTable, coding: _Coding, kind: str, n_missing: int, n_sites: int, n_individuals: int,
+    mask: SiteMajorTable, missing: str,
+) -> Source:  # fmt: skip
     notes: tuple[str, ...] = ()
-    if n_missing:
+    draws = n_missing > 0 and missing == "sample"
+    if n_missing and not draws:
         notes = (
             f"{n_missing} unknown alleles or genotypes of {table.name} are read as the most frequent of their site",
         )
     facts = {"individuals": n_individuals, "sites": n_sites, "missing": n_missing}
-    return Source(
+    source = Source(
         table, 1.0, None, visible=coding.visible, alphabet=coding.alphabet, kind=kind, notes=notes, facts=facts,
         how=f"{coding.visible} {kind} {n_missing > 0}",
     )  # fmt: skip
+    return with_mask(source, mask, n_missing, missing) if draws else source

@@ -18,18 +18,20 @@ from modelpar.collective.agreement import agree
 from modelpar.data.cache import from_cache
 from modelpar.data.categorical import as_categorical
 from modelpar.data.dataset import Dataset, Source, agreed
-from modelpar.data.fingerprint import Fingerprint, contents, values_of
+from modelpar.data.fingerprint import Fingerprint, contents, values_of, values_of_folder
 from modelpar.data.memory import array_source, own_source
 from modelpar.data.named import SETS, files_of, find_named, open_files
 from modelpar.data.neighbours import with_neighbour_weights
+from modelpar.data.not_numbers import without_nan
 from modelpar.data.packed_files import check_packed
-from modelpar.data.read_options import ReadOptions
+from modelpar.data.read_options import FILLED, ReadOptions
 from modelpar.data.readers import is_name, open_source, read_labels
 from modelpar.data.reading import check_labels
 from modelpar.data.sample_weights import chosen_weights, word_of
 from modelpar.data.splits import check_test, set_aside, split_of
 from modelpar.errors import DataError, SpecError, warn
 from modelpar.files.paths import split_inner
+from modelpar.formats.zarr import array_folder, is_zarr
 from modelpar.machine.memory import check_room
 from modelpar.spec import AUTO, DataSpec
 from modelpar.values import plain
@@ -248,8 +250,11 @@ def _file_state(data: str) -> tuple[str, int, int]:
 
 
 def _for_units(source: Source, reading: ReadOptions) -> Source:
-    """The source as states of sites, where it is for units that have such.  Raises DataError."""
-    return as_categorical(source, reading.n_states) if reading.n_states else source
+    """The source as states of sites, where it is for units that have such, with something in the place of missing
+    values, where that is wanted.  Raises DataError."""
+    if reading.n_states:
+        return as_categorical(source, reading.n_states, reading.missing)
+    return without_nan(source, reading) if reading.missing in FILLED else source
 
 
 def _digests(data: str, files: list[Path] | None, source: Source) -> tuple[str, str]:
@@ -265,8 +270,10 @@ def _digests(data: str, files: list[Path] | None, source: Source) -> tuple[str, 
 def _digests_of_files(data: str, files: list[Path] | None, has_test: bool) -> tuple[str, str]:
     if data == "digits":  # whatever file has that name
         return "name:digits", ""
-    data, _ = split_inner(data)
+    data, inner = split_inner(data)
     path = Path(os.path.expanduser(data))
+    if files is None and path.is_dir() and is_zarr(path):
+        return values_of_folder(array_folder(path, inner)), ""
     if files is None and path.is_dir():
         files = files_of(path)
     if files is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MISSING = ("auto", "error", "gap", "most-frequent")
+MISSING = ("auto", "error", "gap", "most-frequent", "sample")
+FILLED = ("most-frequent", "sample")  # of them, those by which something stands in the place of missing values
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class ReadOptions:
 
     alphabet   of sequences: ``protein``, ``dna``, ``rna``, or the letters of the states in their order; empty: by the
                letters that there are
-    missing    one of ``MISSING``: what becomes of letters that say little, and of genotypes that are not known;
-               ``auto``: gaps of sequences, else refused
+    missing    one of ``MISSING``: what becomes of letters that say little, of genotypes that are not known, of NaN and
+               of states -1; ``auto``: gaps of sequences, else refused; ``sample``: training draws them from the model
     visible    the kind of visible units that the data are for; empty where that is not known
     """
 

@@ -24,7 +24,7 @@ from modelpar.data.reading import check_count, check_labels
 from modelpar.data.sample_weights import weights_in
 from modelpar.data.sequences import open_sequences
 from modelpar.data.sparse import open_sparse
-from modelpar.data.stored_arrays import open_csv, open_hdf5, open_parquet
+from modelpar.data.stored_arrays import open_csv, open_hdf5, open_parquet, open_zarr
 from modelpar.data.synthetic import KINDS, open_synthetic
 from modelpar.errors import DataError
 from modelpar.files.paths import in_one_line, split_inner
@@ -38,12 +38,13 @@ from modelpar.formats.plink import BED_START
 from modelpar.formats.reading import is_gzip, reading
 from modelpar.formats.sparse import is_sparse
 from modelpar.formats.vcf import is_vcf
+from modelpar.formats.zarr import is_zarr
 from modelpar.values.forms import AnyPath
 
 IntArray = npt.NDArray[np.int64]
 Reader = Callable[[Path, ReadOptions], Source]
 
-FORMATS = ".npy, .npz, IDX, FASTA, A3M, HDF5, PLINK .bed, VCF, Parquet and (by name) .csv"
+FORMATS = ".npy, .npz, IDX, FASTA, A3M, HDF5, Zarr, PLINK .bed, VCF, Parquet and (by name) .csv"
 _LOOKED_AT = 1024  # bytes, in which a gzip file has more than its own header
 
 # by the first bytes, unpacked where the file is gzip
@@ -66,7 +67,7 @@ def open_source(data: str, options: ReadOptions) -> Source:
     file, inner_name = split_inner(data)
     path = Path(os.path.expanduser(file))
     if path.is_dir():
-        return open_folder(path)
+        return open_zarr(path, inner_name, options) if is_zarr(path) else open_folder(path)
     if not path.exists():
         raise DataError(_unknown(file, path))
     start = _first_bytes(path)

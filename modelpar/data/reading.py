@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.data.columns import Columns, DenseColumns
-from modelpar.data.dataset import EagerTable, plain_dtype, plain_values
+from modelpar.data.dataset import EagerTable, LoadedTable, MappedTable, Table, plain_dtype, plain_values
 from modelpar.data.packed import Keeper
 from modelpar.errors import DataError
 from modelpar.formats.reading import chunks, reading
@@ -74,6 +74,25 @@ class StreamedTable(RowTable):
                 yield rows[:, units]
             if stream.read(1):
                 raise DataError(f"{self.name} goes on after its last sample; its header is wrong")
+
+
+def rows_of(table: Table, at_once: int) -> Iterator[Array]:
+    """All rows of a dense table as they came, (n, n_units), at most ``at_once`` at a time.  Raises DataError."""
+    if isinstance(table, RowTable):
+        for block in table.raw_rows(slice(0, table.n_units)):
+            yield from (block[start : start + at_once] for start in range(0, len(block), at_once))
+        return
+    if isinstance(table, MappedTable):
+        for start in range(0, table.n_samples, at_once):
+            if table.file is not None:
+                table.file.check()
+            yield table.array[start : start + at_once]
+        return
+    assert isinstance(table, LoadedTable)
+    array = table.load()
+    for start in range(0, table.n_samples, at_once):
+        some = array[start : start + at_once]
+        yield some.reshape(len(some), table.n_units)
 
 
 def check_count(shape: tuple[int, ...], n_samples: int, name: str) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from modelpar.data.alphabets import Alphabet, alphabet_of, own_alphabet
 from modelpar.data.dataset import Source, check_shape
+from modelpar.data.missing import site_tables, with_mask
 from modelpar.data.one_hot import SiteTable, rows_at_once
 from modelpar.data.read_options import ReadOptions
 from modelpar.errors import DataError, SpecError
@@ -68,6 +69,7 @@ class _Reading:
     left_out: bytes
     folds: bool  # lower-case letters are those of upper case
     vague_too: bool  # letters that say little are gaps
+    draws: bool = False  # or they are not known
 
     def table(self) -> bytes:
         """(256,) the state of each character, ``_VAGUE`` or ``_WRONG``."""
@@ -99,7 +101,7 @@ class _Reading:
 
     def _states(self, rows: list[bytes], n_sites: int) -> Array:
         states = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), n_sites)
-        if states.max() >= _VAGUE:
+        if states.max() >= (_WRONG if self.draws else _VAGUE):
             self.refuse()
         return states
 
@@ -131,7 +133,7 @@ def open_sequences(path: Path, options: ReadOptions) -> Source:
     """
     asked = own_alphabet(options.alphabet) if options.alphabet else None
     if options.missing == "most-frequent":
-        raise SpecError(f"--missing most-frequent is for genotypes, but {path} has sequences; use gap or error")
+        raise SpecError(f"--missing most-frequent is for genotypes, but {path} has sequences; use gap, error or sample")
     scan = _scanned(path)
     way, folds = _way(path, scan, asked is not None and asked.has_case)
     counts = scan.counts.copy()
@@ -141,15 +143,16 @@ def open_sequences(path: Path, options: ReadOptions) -> Source:
     if folds:
         counts[97:123] = 0
     alphabet = alphabet_of(counts, options.alphabet)
-    reading = _Reading(path, alphabet, _LEFT_OUT[way], folds, options.missing in ("auto", "gap") and alphabet.gap >= 0)
+    gaps, draws = options.missing in ("auto", "gap") and alphabet.gap >= 0, options.missing == "sample"
+    reading = _Reading(path, alphabet, _LEFT_OUT[way], folds, gaps, draws)
     n_sites, n_states = scan.lengths[way], len(alphabet.letters)
     check_shape((scan.n_samples, n_sites * n_states), str(path))
     states = np.frombuffer(reading.table(), np.uint8)
-    if (counts[states == _WRONG] > 0).any() or (counts[states == _VAGUE] > 0).any():
+    if (counts[states == _WRONG] > 0).any() or (not draws and (counts[states == _VAGUE] > 0).any()):
         reading.refuse()
     vague = {letter: int(counts[ord(letter)]) for letter in alphabet.vague if counts[ord(letter)]}
     notes: tuple[str, ...] = ()
-    if vague:
+    if vague and not draws:
         shown = ", ".join(f"{letter} {n}" for letter, n in vague.items())
         notes = (f"letters of {path} that say little ({shown}) are read as gaps; --missing error refuses them",)
     n_gaps = int(counts[[ord("-"), ord(".")]].sum()) if alphabet.gap >= 0 else 0
@@ -158,11 +161,15 @@ def open_sequences(path: Path, options: ReadOptions) -> Source:
         "letters": {letter: n_gaps if letter == "-" else int(counts[ord(letter)]) for letter in alphabet.letters},
         "missing": sum(vague.values()), "left_out": int(scan.counts[list(_LEFT_OUT[way])].sum()),
     }  # fmt: skip
-    table = SiteTable(str(path), scan.n_samples, n_sites, n_states, lambda: reading.blocks(n_sites), path)
-    return Source(
+    sizes = scan.n_samples, n_sites, n_states
+    table, mask, n_missing = SiteTable(str(path), *sizes, lambda: reading.blocks(n_sites), path), None, 0
+    if draws and vague:
+        table, mask, n_missing = site_tables(str(path), *sizes, lambda: reading.blocks(n_sites), _VAGUE, path)
+    source = Source(
         table, 1.0, None, visible=f"categorical:{n_states}", alphabet=alphabet.letters, notes=notes, facts=facts,
         kind=f"aligned sequences of {alphabet.what}", how=f"{alphabet.letters} {way} {reading.vague_too}",
     )  # fmt: skip
+    return source if mask is None else with_mask(source, mask, n_missing, options.missing)
 
 
 def _way(path: Path, scan: _Scan, has_case: bool) -> tuple[int, bool]:

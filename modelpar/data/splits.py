@@ -52,7 +52,7 @@ def split_of(source: Source, rows: IntArray, labels: IntArray | None, weights: D
         rows = rows[weights[rows] > 0]
     if not len(rows):
         return None
-    return Split(source.table, rows, _of(labels, rows), _of(weights, rows))
+    return Split(source.table, rows, _of(labels, rows), _of(weights, rows), source.missing)
 
 
 def _of(values: Any, rows: IntArray) -> Any:

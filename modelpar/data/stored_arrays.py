@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from modelpar.data.arrays import LABEL_KEYS
 from modelpar.data.dataset import Source, check_shape, image_shape_of, scale_of
-from modelpar.data.read_options import ReadOptions
+from modelpar.data.read_options import FILLED, ReadOptions
 from modelpar.data.reading import RowTable, check_labels
 from modelpar.formats.arrow import CsvTable, ParquetTable
 from modelpar.formats.hdf5 import Hdf5Array
+from modelpar.formats.zarr import ZarrArray
 
 Array = npt.NDArray[Any]
 
@@ -63,14 +64,21 @@ def open_hdf5(path: Path, inner: str, options: ReadOptions) -> Source:
     return _source(Hdf5Array(path, inner), "HDF5 array")
 
 
+def open_zarr(path: Path, inner: str, options: ReadOptions) -> Source:
+    """Samples in an array of a Zarr store.  Reads its metadata, and the sizes of its files.  Raises DataError."""
+    return _source(ZarrArray(path, inner), "Zarr array")
+
+
 def open_parquet(path: Path, options: ReadOptions) -> Source:
     """Samples, and labels where a column has such a name, in a Parquet file.  Reads its schema.  Raises DataError."""
-    return _with_labels(ParquetTable(path, _LABELS), "Parquet table")
+    gaps, integers = options.missing in FILLED, bool(options.n_states)
+    return _with_labels(ParquetTable(path, _LABELS, gaps=gaps, integers=integers), "Parquet table")
 
 
 def open_csv(path: Path, options: ReadOptions) -> Source:
     """The same of a CSV file, which is read once to count its lines.  Raises DataError."""
-    return _with_labels(CsvTable(path, _LABELS, integers=bool(options.n_states)), "CSV table")
+    gaps, integers = options.missing in FILLED, bool(options.n_states)
+    return _with_labels(CsvTable(path, _LABELS, integers=integers, gaps=gaps), "CSV table")
 
 
 def _with_labels(table: ParquetTable | CsvTable, kind: str) -> Source:

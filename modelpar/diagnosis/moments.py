@@ -21,9 +21,12 @@ PIECE = 1 << 23  # values of triples at a time
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments over ``n`` samples: means (units,), covariances (units, units) divided by n."""
+    """Moments over ``n`` samples: means (units,), covariances (units, units) divided by n.
 
-    n: int
+    Of weighted samples n is their effective number, (sum w)^2 / sum w^2 (Kish 1965).
+    """
+
+    n: float
     means: Doubles
     covariances: Doubles
 
@@ -48,9 +51,17 @@ class Agreement:
     r: float
 
 
-def moments(values: Array) -> Moments:
-    """Moments of ``values`` (units, samples).  Those of states are exact before the division.  Not collective."""
+def moments(values: Array, weights: Doubles | None = None) -> Moments:
+    """Moments of ``values`` (units, samples), by ``weights`` (samples,) where there are any.
+
+    Those of states without weights are exact before the division.  Not collective.
+    """
     n_units, n = values.shape
+    if weights is not None:
+        p = weights / weights.sum()
+        means = values @ p
+        centred = values - means[:, None]
+        return Moments(float(1 / (p @ p)), means, (centred * p) @ centred.T)
     means = values.mean(axis=1, dtype=np.float64)
     states = values.dtype.kind in "bu" and n < EXACT_SUMS
     centred = values.astype(np.float32) if states else values - means[:, None]
@@ -89,8 +100,16 @@ def random_triples(n_units: int, count: int, seed: int) -> IntArray:
     return drawn[(a != b) & (b != c) & (a != c)][:count]
 
 
-def three_body(values: Array, triples: IntArray) -> Doubles:
-    """Connected correlations <(a - <a>)(b - <b>)(c - <c>)> of ``triples`` (n, 3), over ``values`` (units, samples)."""
+def three_body(values: Array, triples: IntArray, weights: Doubles | None = None) -> Doubles:
+    """Connected correlations <(a - <a>)(b - <b>)(c - <c>)> of ``triples`` (n, 3), over ``values`` (units, samples).
+
+    weights   (samples,) by which means are made; None: all samples count alike
+    """
+    if weights is not None:
+        p = weights / weights.sum()
+        centred = values - (values @ p)[:, None]
+        scaled = centred * p
+        return np.array([float(scaled[a] @ (centred[b] * centred[c])) for a, b, c in triples])
     centred = values - values.mean(axis=1, dtype=np.float64, keepdims=True)
     result, at_once = np.empty(len(triples)), max(1, PIECE // max(values.shape[1], 1))
     for start in range(0, len(triples), at_once):

@@ -23,9 +23,26 @@ class FreeEnergyGap:
     error: float
 
 
-def free_energy_gap(training: Doubles, held_out: Doubles) -> FreeEnergyGap:
-    """From the free energies (samples,) of both sets; NaN where there are too few samples.  Not collective."""
+def free_energy_gap(
+    training: Doubles, held_out: Doubles, weights: Doubles | None = None, held_out_weights: Doubles | None = None
+) -> FreeEnergyGap:
+    """From the free energies (samples,) of both sets; NaN where there are too few samples.  Not collective.
+
+    weights, held_out_weights   (samples,) by which means are made; None: all samples of the set count alike
+    """
     if not len(training) or not len(held_out):
         return FreeEnergyGap(math.nan, math.nan)
-    variances = [values.var(ddof=1) / len(values) if len(values) > 1 else math.nan for values in (training, held_out)]
-    return FreeEnergyGap(float(held_out.mean() - training.mean()), math.sqrt(float(sum(variances))))
+    (mean, variance), (other, of_other) = _mean(training, weights), _mean(held_out, held_out_weights)
+    return FreeEnergyGap(other - mean, math.sqrt(variance + of_other))
+
+
+def _mean(values: Doubles, weights: Doubles | None) -> tuple[float, float]:
+    """(Mean, its variance)"""
+    n = len(values)
+    if n < 2:
+        return float(values.mean()), math.nan
+    if weights is None:
+        return float(values.mean()), float(values.var(ddof=1)) / n
+    p = weights / weights.sum()
+    mean = float(p @ values)
+    return mean, float(p**2 @ (values - mean) ** 2) * n / (n - 1)

@@ -17,7 +17,7 @@ from modelpar.diagnosis.autocorrelation import TENTH, autocorrelation, integrate
 from modelpar.diagnosis.moments import Agreement, Moments, compare, moments, random_triples, rms, three_body
 from modelpar.diagnosis.neighbours import AdversarialAccuracy, adversarial_accuracy
 from modelpar.diagnosis.overfitting import FreeEnergyGap, free_energy_gap
-from modelpar.diagnosis.sampling import Walk, resample, spread_evenly, values_of, whole
+from modelpar.diagnosis.sampling import Walk, in_proportion, resample, spread_evenly, values_of, whole
 from modelpar.diagnosis.spectrum import effective_rank, singular_values
 from modelpar.errors import DataError
 from modelpar.kernels.products.product import Activations
@@ -66,6 +66,7 @@ class Diagnosis:
     moments              how they agree: ``means``, ``pairs``, and ``triples`` where these were asked for
     triples              (2, triples) of data and samples
     free_energies        by set: ``training``, ``held_out``, ``samples``; of a stack minus the bound on log p*
+    mean_free_energies   by set, by the weights of its samples
     spectrum             singular values of each RBM's weights; None of too large a matrix
     shown                (times, n_visible, chains) means of some chains from random starts; None where not asked for
     doubts               what a number should not be taken for, in words
@@ -93,6 +94,7 @@ class Diagnosis:
     neighbours_of_training: AdversarialAccuracy | None
     gap: FreeEnergyGap | None
     free_energies: Mapping[str, Doubles]
+    mean_free_energies: Mapping[str, float]
     spectrum: list[Doubles | None]
     shown: Array | None
     shown_sweeps: IntArray
@@ -116,7 +118,7 @@ class Diagnosis:
             "adversarial_accuracy_training": _accuracies(self.neighbours_of_training),
             "free_energy_gap": None if self.gap is None else self.gap.gap,
             "free_energy_gap_error": None if self.gap is None else self.gap.error,
-            "mean_free_energy": {name: float(x.mean()) for name, x in self.free_energies.items() if len(x)},
+            "mean_free_energy": self.mean_free_energies,
             "effective_rank": None if top is None else effective_rank(top),
             "spectrum": top,
             "autocorrelation": None if rho is None else {"lags": lags, "values": rho[lags]},
@@ -148,6 +150,7 @@ def finite(value: Any) -> Any:
 def diagnose(
     network: DeepBeliefNetwork, held_out: Samples, training: Samples | None = None, chains: Chains | None = None, *,
     n_chains: int = 500, n_sweeps: int = 1000, seed: int = 0, triples: bool = False, pictures: bool = False,
+    weights: Doubles | None = None, training_weights: Doubles | None = None,
 ) -> Diagnosis:  # fmt: skip
     """Measure how well a network generates samples like ``held_out``, and whether its chains mix.
 
@@ -161,6 +164,8 @@ def diagnose(
     n_sweeps     that they make; as many again are recorded for the autocorrelation
     triples      whether three-body correlations are compared too
     pictures     whether samples over time are kept
+    weights, training_weights   of the samples of this replica: moments, free energies and their gap are means by them,
+                 and chains from data start at samples, and neighbours are of samples, in proportion; None: all alike
     Collective.  Raises DataError where there are fewer than two samples, SpecError for counts out of range.
     """
     started = time.perf_counter()
@@ -168,7 +173,7 @@ def diagnose(
     n_chains = plain.integer_number("n_chains", n_chains, at_least=2)
     n_sweeps = plain.integer_number("n_sweeps", n_sweeps, at_least=2)
     seed = plain.integer_number("seed", seed, at_least=0, at_most=1 << 30)
-    given = training is not None, chains is not None
+    given = training is not None, chains is not None, weights is not None, training_weights is not None
     agree(grid.comm, "diagnose", n_chains=n_chains, n_sweeps=n_sweeps, seed=seed, triples=triples, given=given)
     n_samples = grid.replica_comm.allreduce(held_out[0].shape[1])
     if n_samples < 2:
@@ -181,14 +186,17 @@ def diagnose(
     gap = None
     if training is not None:
         energies["training"] = -_all(network, log_unnormalised(network, *training, seed)[0])
-        gap = free_energy_gap(energies["training"], energies["held_out"])
+        training_weights = None if training_weights is None else _all(network, training_weights)
+    weights = None if weights is None else _all(network, weights)
+    if training is not None:
+        gap = free_energy_gap(energies["training"], energies["held_out"], training_weights, weights)
 
     units = spread_evenly(network.spec.layers[0], UNITS)
     values = whole(network, held_out[0], units)
-    data, floor = moments(values), _floor(values, n_chains)
+    data, floor = moments(values, weights), _floor(values, n_chains, weights)
     times = np.unique(np.r_[0, np.round(np.geomspace(1, n_sweeps, TIMES)).astype(np.int64)])
     walks = {"random": Walk.random(network, n_chains, draws[RANDOM])}
-    walks["data"] = Walk(network, resample(network, top, _wanted(n_samples, n_chains)), n_chains, draws[DATA])
+    walks["data"] = Walk(network, resample(network, top, _wanted(n_samples, n_chains, weights)), n_chains, draws[DATA])
     if chains is not None:
         some = spread_evenly(chains.n_all, n_chains)
         walks["run"] = Walk.of_hidden(network, resample(network, chains.h, some), len(some), draws[RUN])
@@ -203,7 +211,7 @@ def diagnose(
     distances = {name: _distances([data] * len(times), seen[name]) for name in walks}
     between = _distances(seen["random"], seen["data"])
     # two sets of n_chains differ more than one of them from the data
-    apart = MEETING * floor[0] * math.sqrt(2 * n_samples / (n_samples + n_chains))
+    apart = MEETING * floor[0] * math.sqrt(2 * data.n / (data.n + n_chains))
 
     generated = walks["random"].generated()
     here = np.arange(generated.shape[1]) + sum(grid.replica_comm.allgather(generated.shape[1])[: grid.replica])
@@ -213,10 +221,12 @@ def diagnose(
     three = np.zeros((2, 0))
     if triples:
         chosen = random_triples(len(units), TRIPLES, seed)
-        three = np.stack([three_body(values, chosen), three_body(whole(network, generated, units), chosen)])
+        three = np.stack([three_body(values, chosen, weights), three_body(whole(network, generated, units), chosen)])
         agreement["triples"] = compare(*three)
-    neighbours = _neighbours(network, held_out[0], generated)
-    of_training = None if training is None else _neighbours(network, training[0], generated)
+    neighbours = _neighbours(network, held_out[0], generated, weights)
+    of_training = None if training is None else _neighbours(network, training[0], generated, training_weights)
+    by_set = {"held_out": weights, "training": training_weights}
+    means = {name: float(np.average(x, weights=by_set.get(name))) for name, x in energies.items() if len(x)}
 
     source = "run" if "run" in walks else "data"
     rho = _recorded(network, walks[source], n_sweeps, draws[EQUILIBRIUM])
@@ -235,7 +245,8 @@ def diagnose(
         mixing_time=None if rho is None else sweeps_below(rho),
         mixing_time_tenth=None if rho is None else sweeps_below(rho, TENTH),
         data=data, samples=last, moments=agreement, triples=three,
-        neighbours=neighbours, neighbours_of_training=of_training, gap=gap, free_energies=energies, spectrum=spectrum,
+        neighbours=neighbours, neighbours_of_training=of_training, gap=gap, free_energies=energies,
+        mean_free_energies=means, spectrum=spectrum,
         shown=np.stack(shown) if shown else None, shown_sweeps=shown_times,
         seconds=time.perf_counter() - started, doubts=tuple(doubts),
     )  # fmt: skip
@@ -246,18 +257,24 @@ def _all(network: DeepBeliefNetwork, values: Doubles) -> Doubles:
     return np.asarray(network.grid.comm.bcast(np.concatenate(network.grid.replica_comm.allgather(values))))
 
 
-def _wanted(n_samples: int, n_chains: int) -> IntArray:
-    """Samples at which chains start; where there are too few, they come again."""
+def _wanted(n_samples: int, n_chains: int, weights: Doubles | None) -> IntArray:
+    """Samples at which chains start; where there are too few, they come again, and so do those of large weight."""
+    if weights is not None:
+        return in_proportion(weights, n_chains)
     return np.arange(n_chains) % n_samples if n_samples < n_chains else spread_evenly(n_samples, n_chains)
 
 
-def _floor(values: Array, n_chains: int) -> tuple[float, float]:
+def _floor(values: Array, n_chains: int, weights: Doubles | None) -> tuple[float, float]:
     """Distances (means, pairs) of ``n_chains`` samples of the data from the others, as if these were all of them."""
-    n = values.shape[1]
+    n, effective = values.shape[1], values.shape[1]
     some = np.zeros(n, bool)
     some[spread_evenly(n, max(1, min(n_chains, n // 2)))] = True
-    first, others = moments(values[:, some]), moments(values[:, ~some])
-    scale = math.sqrt((1 / n_chains + 1 / n) / (1 / first.n + 1 / others.n))
+    if weights is None:
+        first, others = moments(values[:, some]), moments(values[:, ~some])
+    else:
+        first, others = (moments(values[:, these], weights[these]) for these in (some, ~some))
+        effective = weights.sum() ** 2 / (weights @ weights)
+    scale = math.sqrt((1 / n_chains + 1 / effective) / (1 / first.n + 1 / others.n))
     return scale * rms(first.means, others.means), scale * rms(first.pairs, others.pairs)
 
 
@@ -275,15 +292,22 @@ def _from_then_on(times: IntArray, near: npt.NDArray[np.bool_]) -> int | None:
     return int(times[first]) if first < len(times) else None
 
 
-def _neighbours(network: DeepBeliefNetwork, data: Activations, samples: Activations) -> AdversarialAccuracy | None:
-    """Of as many samples of both as there are, at most NEIGHBOURS; None where that is less than two.  Collective."""
+def _neighbours(
+    network: DeepBeliefNetwork, data: Activations, samples: Activations, weights: Doubles | None
+) -> AdversarialAccuracy | None:
+    """Of as many samples of both as there are, at most NEIGHBOURS; None where that is less than two.  Collective.
+
+    Weighted samples of the data come in proportion, but none of them twice: it would be its own neighbour.
+    """
     grid = network.grid
     counts = [grid.replica_comm.allreduce(v.shape[1]) for v in (data, samples)]
     n = min(*counts, NEIGHBOURS)
-    if n < 2:
+    of_data = spread_evenly(counts[0], n) if weights is None else np.unique(in_proportion(weights, n))
+    if len(of_data) < 2:
         return None
     truth, synthetic = (
-        resample(network, v, spread_evenly(count, n)) for v, count in zip((data, samples), counts, strict=True)
+        resample(network, data, of_data),
+        resample(network, samples, spread_evenly(counts[1], len(of_data))),
     )
     return adversarial_accuracy(truth, synthetic, grid.shard_comm, grid.replica_comm)
 

@@ -17,6 +17,7 @@ from modelpar.streams import SweepStreams
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 
 AT_ONCE = 1 << 14  # sweeps of one move: a key has 2^16 repeats, and a sweep takes two
 START = 0  # repeat of the draws that begin chains, and of those that generate down
@@ -91,6 +92,13 @@ class Walk:
         for rbm in reversed(self.network.rbms[:-1]):
             v = rbm.sample_visible(v, Purpose.DIAGNOSIS, START, self._draw)
         return v
+
+
+def in_proportion(weights: Doubles, n: int) -> IntArray:
+    """``n`` positions in proportion to weights, ascending: by a comb over these side by side, as minibatches are."""
+    ends = np.cumsum(weights)
+    teeth = (np.arange(n) + 0.5) * (ends[-1] / n)
+    return np.minimum(np.searchsorted(ends, teeth, side="right"), len(weights) - 1)
 
 
 def spread_evenly(n: int, at_most: int) -> IntArray:

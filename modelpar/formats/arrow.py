@@ -36,17 +36,28 @@ def delimiter_of(path: Path) -> str:
 class ParquetTable:
     """The columns of a Parquet file, of one common type.   label_names: of a column that has labels, in lower case
 
+    gaps       whether values may be missing: they are NaN, for which integers become floats, or
+    integers   -1, where integers stay such
     Raises DataError where columns are no numbers, or pyarrow is not installed.
     """
 
-    def __init__(self, path: Path, label_names: Sequence[str] = ()) -> None:
-        self.path, self.name = path, str(path)
+    def __init__(
+        self, path: Path, label_names: Sequence[str] = (), *, gaps: bool = False, integers: bool = False
+    ) -> None:  # fmt: skip
+        self.path, self.name, self.gaps = path, str(path), gaps
         with self._opened() as file:
             schema, n_rows = file.schema_arrow, int(file.metadata.num_rows)
         self.label, self.names = _parted(path, schema.names, label_names)
         types = [_numpy_type(path, schema.field(schema.names.index(name))) for name in self.names]
         self.dtype: np.dtype[Any] = np.result_type(*types)
         self.shape: tuple[int, ...] = (n_rows, len(self.names))
+        if gaps and self.dtype.kind != "f" and not integers and self._has_gaps():
+            self.dtype = np.result_type(self.dtype, np.float32)
+
+    def _has_gaps(self) -> bool:
+        with self._opened() as file:
+            batches = file.iter_batches(max(1, _BLOCK // max(1, 8 * len(self.names))), columns=self.names)
+            return any(column.null_count for batch in batches for column in batch.columns)
 
     def blocks(self, units: slice) -> Iterator[Array]:
         """The columns ``units`` of all rows (n, columns), some rows at a time.  Raises DataError."""
@@ -63,7 +74,7 @@ class ParquetTable:
         with self._opened() as file:
             batches = file.iter_batches(at_once, columns=names, use_threads=False)
             while batch := next(batches, None):
-                yield _values(self.path, batch, names, dtype, start)
+                yield _values(self.path, batch, names, dtype, start, gaps=self.gaps and dtype is not None)
                 start += batch.num_rows
 
     @contextmanager
@@ -79,11 +90,14 @@ class CsvTable:
     """The columns of a CSV file, plain or gzip, as float32, or as integers.
 
     The first line has the names of the columns, unless all of it are numbers.  Reads all of it once, for the number of
-    rows.  Raises DataError for what is not a number, for lines of another number of values, and without pyarrow.
+    rows.  ``gaps`` as of :class:`ParquetTable`.  Raises DataError for what is not a number, for lines of another number
+    of values, and without pyarrow.
     """
 
-    def __init__(self, path: Path, label_names: Sequence[str] = (), *, integers: bool = False) -> None:
-        self.path, self.name = path, str(path)
+    def __init__(
+        self, path: Path, label_names: Sequence[str] = (), *, integers: bool = False, gaps: bool = False
+    ) -> None:  # fmt: skip
+        self.path, self.name, self.gaps = path, str(path), gaps
         self.dtype: np.dtype[Any] = np.dtype(np.int64 if integers else np.float32)
         self.has_names = True
         first = self._names()
@@ -111,7 +125,7 @@ class CsvTable:
         start = 0
         with self._opened(names) as reader:
             for batch in reader:
-                yield _values(self.path, batch, names, self.dtype, start)
+                yield _values(self.path, batch, names, self.dtype, start, gaps=self.gaps and names != [self.label])
                 start += batch.num_rows
 
     @contextmanager
@@ -153,12 +167,17 @@ def _numpy_type(path: Path, field: Any) -> np.dtype[Any]:
     return np.dtype(field.type.to_pandas_dtype())
 
 
-def _values(path: Path, batch: Any, names: list[str], dtype: np.dtype[Any] | None, start: int) -> Array:
-    """(rows, columns) of a batch.  Raises DataError where one is missing."""
+def _values(
+    path: Path, batch: Any, names: list[str], dtype: np.dtype[Any] | None, start: int, *, gaps: bool
+) -> Array:  # fmt: skip
+    """(rows, columns) of a batch.  Raises DataError where one is missing, unless ``gaps`` are -1 or NaN."""
     columns = []
     for name in names:
         column = batch.column(name)
-        if column.null_count:
+        if column.null_count and gaps:
+            of_integers = dtype is not None and dtype.kind != "f"
+            column = column.cast("float64").fill_null(-1.0 if of_integers else np.nan)
+        elif column.null_count:
             row = start + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise DataError(f"{path} has no value in row {row + 1} of column {name[:40]!r}; fill it, or leave it out")
         columns.append(column.to_numpy(zero_copy_only=False))

@@ -76,6 +76,8 @@ def _lines(path: Path, bed: Path) -> int:
     n, begins = 0, True
     with unpacked(path) as stream:
         while line := stream.readline(_LONGEST):
+            if b"\0" in line:
+                raise DataError(f"{path} has a zero byte in line {n + 1}, which no text has; get a new copy")
             n += begins and bool(line.strip())
             begins = line.endswith(b"\n")
     if not n:

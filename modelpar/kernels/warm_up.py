@@ -18,6 +18,7 @@ from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import bfloat16, bounds, dense, dispatch, draw, subset_sums, sweeps
 from modelpar.kernels.products.product import Sampler
+from modelpar.kernels.products.site_draw import entry_of_sample_sites
 from modelpar.kernels.products.tiles import self_test
 from modelpar.kernels.sampling import epilogue, philox, rectified, softplus
 from modelpar.kernels.states import over_samples, over_units, pack
@@ -259,6 +260,8 @@ def _packed_tasks(dtype: np.dtype[Any], kinds: Collection[str]) -> list[Task]:
                 subset_sums.integers_of(W, kernel, True, 1)
 
         chosen.append(Task("sweeps", 5.0, swept, round=1))
+        if "sites" in kinds:
+            chosen.append(Task("sweeps of sites", 4.0, entry_of_sample_sites, round=1))
     if "probabilities" in kinds:
         chosen.append(Task("statistics of probabilities", 5.5, probabilities, round=1))
     return chosen

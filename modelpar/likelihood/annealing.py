@@ -6,11 +6,15 @@ Murray 2008, equation 16), from an RBM without weights, whose log Z is known, to
     log f_k(v) = (1 - beta_k) base.v + beta_k b.v + sum_j log(1 + exp(beta_k x_j)),   x = W^T v + c
 
 Of hidden units with real values the potentials U stay what they are on the way, and their cumulants Gamma(beta_k x_j)
-stand for log(1 + exp(beta_k x_j)).
+stand for log(1 + exp(beta_k x_j)).  The base-rate RBM has the potentials of the first RBM of the way.
+
+Of Gaussian visible units -t |v - b / t|^2 / 2 stands for b.v, t their precisions, which are mixed as b is; those of the
+base-rate RBM are 1, that of standardised data, where its biases are given.
 
 With RBMs from the course of its training the way goes through them in order (Bereux, Decelle, Furtlehner, Rosset and
 Seoane 2024, trajectory annealing), and beta runs to their number, a whole number at each of them.  Between two of them
-W, b and c are interpolated linearly, and so are x = W^T v + c and W h + b, which are all that is needed of them.
+W, b and c are interpolated linearly, and so are x = W^T v + c and W h + b, which are all that is needed of them; the
+shape parameters of potentials are too, of which any values make a potential.
 
 Forwards, log Z comes out too small where too few chains or temperatures find all modes, and likelihoods too large; in
 reverse it is the other way round, so the truth lies between (Burda, Grosse and Salakhutdinov 2015).
@@ -21,11 +25,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from modelpar import draws
 from modelpar.chains.tempering import lengths
 from modelpar.collective.agreement import agree, checksum
 from modelpar.errors import DataError, SpecError
@@ -38,7 +41,6 @@ from modelpar.likelihood.energy import (
     IntArray,
     ShardedRBM,
     free_energy,
-    hidden_sums,
     on_whole_grid,
     rounded,
     stream_of,
@@ -46,9 +48,11 @@ from modelpar.likelihood.energy import (
     visible_log_partition,
     whole_grid,
 )
+from modelpar.likelihood.legs import BaseRate, Leg, mixed
 from modelpar.likelihood.steps import checked_steps, placed_steps
+from modelpar.model import gaussian_visible
 from modelpar.model.activations import owned_block
-from modelpar.units.hidden import drawn
+from modelpar.units.hidden import cumulant_sums, drawn
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
 
@@ -100,7 +104,7 @@ def log_partition_ais(
     seed = None if seed is None else plain.integer_number("seed", seed, at_least=0)
     if n_chains < 2 or n_betas < 2:
         raise SpecError(f"AIS needs at least 2 chains and 2 temperatures, but was given {n_chains} and {n_betas}")
-    path = _Path([*kept, rbm], base, seed)
+    path = _Path([*kept, rbm], base, seed, given=given)
     even = np.arange(path.length + 1.0)
     steps = placed_steps(n_betas, even, even) if betas is None else checked_steps(betas, path.length)
     mine = np.zeros(0)
@@ -127,7 +131,7 @@ def temperatures(
     what["kept"] = len(kept)
     agree(whole_grid(rbm), "temperatures", **what)
     n_betas = plain.integer_number("n_betas", n_betas, at_least=2)
-    path = _Path([*kept, rbm], base, seed)
+    path = _Path([*kept, rbm], base, seed, given=given)
     n_even = path.length * max(-(-(PILOT - 1) // path.length), LEAST)
     even = np.linspace(0.0, path.length, n_even + 1)
     even[:: n_even // path.length] = np.arange(path.length + 1)
@@ -155,10 +159,10 @@ def reverse_log_likelihoods(
     betas, seed, base_bias, kept   as in :func:`log_partition_ais`; base_bias defaults to the RBM's own biases
     Collective over the shards.  Raises DataError where units do not fit.
     """
-    base, _ = _base(rbm, base_bias)
+    base, given = _base(rbm, base_bias)
     with on_whole_grid(rbm):
         v = owned_block(v, len(rbm.visible_ids), rbm.W.dtype, "visible activations")
-    path, estimates = _Path([*kept, rbm], base, seed), []
+    path, estimates = _Path([*kept, rbm], base, seed, given=given), []
     steps = checked_steps(betas, path.length)
     for start in range(0, v.shape[1], CHAINS_AT_A_TIME):
         stop = min(start + CHAINS_AT_A_TIME, v.shape[1])
@@ -168,61 +172,34 @@ def reverse_log_likelihoods(
     return np.concatenate(estimates) if estimates else np.zeros(0)
 
 
-@dataclass(frozen=True)
-class _BaseRate:
-    """An RBM whose weights and hidden biases are 0.   b   (n_visible_owned,)"""
-
-    b: Array
-
-    def hidden_input(self, v: Activations) -> None:
-        """Nothing, which stands for 0."""
-
-    def visible_input(self, h: Activations) -> Array:
-        return self.b[:, None]
-
-
-class _Leg(NamedTuple):
-    """The distributions from ``low`` to ``high``, 0 to 1, between two RBMs; the first may be the base-rate RBM."""
-
-    start: _BaseRate | ShardedRBM
-    end: ShardedRBM
-    low: float
-    high: float
-
-    def hidden_inputs(self, v: Activations) -> tuple[Array | None, Array]:
-        """W^T v + c of both RBMs."""
-        return self.start.hidden_input(v), self.end.hidden_input(v)
-
-
 class _Path:
     """The distributions from a base-rate RBM through ``rbms``; its methods are collective over the shards."""
 
-    def __init__(self, rbms: Sequence[ShardedRBM], base: Array, seed: int | None) -> None:
+    def __init__(self, rbms: Sequence[ShardedRBM], base: Array, seed: int | None, *, given: bool) -> None:
         """base   (n_visible_owned,) visible biases of the base-rate RBM, of the type of the weights
+        given   whether the caller gave them: they are means, else the biases of the first RBM, whose precisions belong
+                to them
 
-        Raises DataError on every rank where RBMs are of other units than the last one, SpecError where there are
-        several with hidden units of real values.
+        Raises DataError on every rank where RBMs are of other units than the last one.
         """
         self.rbm, self.base, self.seed, self.length = rbms[-1], base, seed, len(rbms)
         rbm = self.rbm
         if len(rbms) > 1:
-            if rbm.hidden_units is not None:
-                raise SpecError(
-                    f"the way through RBMs kept from training is one of Bernoulli hidden units, but these are "
-                    f"{rbm.hidden_units.name}; leave them out (--method ais)"
-                )
             with on_whole_grid(rbm):
                 for other in rbms[:-1]:
                     _check_units(other, rbm)
         self._no_bias = np.zeros(max(len(rbm.hidden_ids), len(rbm.visible_ids)), rbm.W.dtype)
-        self._rbms: list[_BaseRate | ShardedRBM] = [_BaseRate(base), *rbms]
+        own = rbm.precision
+        self._precision = np.ones_like(own) if given and own is not None else own  # of the base-rate RBM
+        first = BaseRate(base, rbms[0].parameters.potential, self._precision)
+        self._rbms: list[BaseRate | ShardedRBM] = [first, *rbms]
 
-    def _leg(self, low: float, high: float) -> _Leg:
+    def _leg(self, low: float, high: float) -> Leg:
         """Between the two RBMs that ``low`` and ``high`` lie between."""
         first = min(int(low), self.length - 1)
         end = self._rbms[first + 1]
-        assert not isinstance(end, _BaseRate)
-        return _Leg(self._rbms[first], end, low - first, high - first)
+        assert not isinstance(end, BaseRate)
+        return Leg(self._rbms[first], end, low - first, high - first)
 
     def log_partition_of_base(self) -> float:
         """2^n_hidden, or the hidden units' integrals, times the product of the visible units' own sums, as a
@@ -230,9 +207,10 @@ class _Path:
         if self.rbm.hidden_units is None:
             mine = len(self.rbm.hidden_ids) * float(rounded(self.rbm, np.array(math.log(2))))
         else:
-            mine = float(hidden_sums(self.rbm, np.zeros((len(self.rbm.hidden_ids), 1)))[0])
+            nothing = np.zeros((len(self.rbm.hidden_ids), 1))
+            mine = float(cumulant_sums(self.rbm.hidden_units, nothing, self._leg(0.0, 0.0).potential(0.0))[0])
         if self.rbm.gaussian:
-            mine += 0.5 * len(self.base) * math.log(2 * math.pi)
+            mine += gaussian_visible.log_normaliser(len(self.base), self._precision)
         elif self.rbm.visible.categories:
             mine += float(visible_log_partition(self.rbm, self.base[:, None].astype(np.float64))[0])
         else:
@@ -242,7 +220,7 @@ class _Path:
     def forwards(self, betas: Doubles, first: int, last: int, n_chains: int) -> Iterator[tuple[float, Doubles]]:
         """(beta_k, log f_k(v_k) - log f_(k-1)(v_k)) of the owned units, (chains,), of chains ``first .. last - 1``."""
         x: Array = np.repeat(self.base[:, None], last - first, axis=1)
-        v = self._visible(x, START, first)
+        v = self._visible(x, START, first, self._precision)
         for k in range(1, len(betas)):
             leg = self._leg(betas[k - 1], betas[k])
             inputs = leg.hidden_inputs(v)
@@ -267,7 +245,7 @@ class _Path:
             gains -= self._difference(leg, v, inputs)
         return gains
 
-    def _difference(self, leg: _Leg, v: Activations, inputs: tuple[Array | None, Array]) -> Doubles:
+    def _difference(self, leg: Leg, v: Activations, inputs: tuple[Array | None, Array]) -> Doubles:
         """log f_high(v) - log f_low(v), of the owned units on both sides."""
         if self.rbm.exact and isinstance(v, Packed):
             terms = rounded(self.rbm, (leg.high - leg.low) * (leg.end.b - leg.start.b).astype(np.float64))
@@ -275,42 +253,46 @@ class _Path:
             return terms @ unpack(v, np.float64) + hidden
         values: Array = unpack(v, self.rbm.W.dtype) if isinstance(v, Packed) else v
         if self.rbm.gaussian:
-            wide, own, old = (a.astype(np.float64) for a in (values, leg.end.b[:, None], leg.start.b[:, None]))
-            visible = 0.5 * ((wide - old) ** 2 - (wide - own) ** 2).sum(axis=0)
+            visible = gaussian_visible.log_weights(values, leg.end.b, leg.end.precision)
+            visible -= gaussian_visible.log_weights(values, leg.start.b, leg.start.precision)
         else:
             visible = ((leg.end.b - leg.start.b).astype(values.dtype) @ values).astype(np.float64)
-        if self.rbm.hidden_units is None:
+        units = self.rbm.hidden_units
+        if units is None:
             hidden = softplus_differences(inputs[1], leg.low, leg.high, inputs[0])
         else:
-            high, low = (_mixed(inputs[0], inputs[1].copy(), fraction) for fraction in (leg.high, leg.low))
-            hidden = hidden_sums(self.rbm, high) - hidden_sums(self.rbm, low)
+            high, low = (
+                cumulant_sums(units, mixed(inputs[0], inputs[1].copy(), fraction), leg.potential(fraction))
+                for fraction in (leg.high, leg.low)
+            )
+            hidden = high - low
         return (leg.high - leg.low) * visible + hidden
 
     def _moved(
-        self, leg: _Leg, inputs: tuple[Array | None, Array], repeats: tuple[int, int], counter: int | IntArray
+        self, leg: Leg, inputs: tuple[Array | None, Array], repeats: tuple[int, int], counter: int | IntArray
     ) -> Activations:
         """v after a step of Gibbs sampling at ``leg.high``, from both W^T v + c, which are overwritten."""
-        h = self._hidden(_mixed(*inputs, leg.high), repeats[0], counter)
-        x = _mixed(leg.start.visible_input(h), leg.end.visible_input(h), leg.high)
-        return self._visible(x, repeats[1], counter)
+        h = self._hidden(mixed(*inputs, leg.high), leg.potential(leg.high), repeats[0], counter)
+        return self._visible(mixed(*leg.visible_inputs(h), leg.high), repeats[1], counter, leg.precision())
 
-    def _hidden(self, x: Array, repeat: int, counter: int | IntArray) -> Activations:
+    def _hidden(self, x: Array, potential: Array, repeat: int, counter: int | IntArray) -> Activations:
         """States or values of the owned hidden units from their summed inputs, which are overwritten."""
         units, ids = self.rbm.hidden_units, self.rbm.hidden_ids
         if units is None:
             return self._drawn(x, ids, repeat, counter)
         stream = stream_of(self.rbm, self.seed, repeat)
-        values = drawn(units, x, self.rbm.parameters.potential, stream, ids, counter).values
+        values = drawn(units, x, potential, stream, ids, counter).values
         assert values is not None  # they were asked for
         return values
 
-    def _visible(self, x: Array, repeat: int, counter: int | IntArray) -> Activations:
+    def _visible(
+        self, x: Array, repeat: int, counter: int | IntArray, precision: Array | None
+    ) -> Activations:  # fmt: skip
         """States or values of the owned visible units from their summed inputs, which are overwritten."""
         if not self.rbm.gaussian:
             return self._drawn(x, self.rbm.visible_ids, repeat, counter, self.rbm.visible.categories)
-        v = np.empty_like(x)
-        draws.sample_gaussian(x, stream_of(self.rbm, self.seed, repeat), self.rbm.visible_ids, counter, v)
-        return v
+        mean, stream = gaussian_visible.to_means(x, precision), stream_of(self.rbm, self.seed, repeat)
+        return gaussian_visible.drawn(mean, precision, stream, self.rbm.visible_ids, counter)
 
     def _drawn(
         self, x: Array, ids: IntArray, repeat: int, counter: int | IntArray, categories: int = 0
@@ -320,14 +302,6 @@ class _Path:
         sampled = sampler.of_sums(x, 1)
         assert isinstance(sampled.states, Packed)  # they were asked for
         return sampled.states
-
-
-def _mixed(start: Array | None, end: Array, fraction: float) -> Array:
-    """(1 - fraction) start + fraction end, in the place of ``end``."""
-    end *= end.dtype.type(fraction)
-    if start is not None:
-        end += end.dtype.type(1 - fraction) * start
-    return end
 
 
 def _pieces(rbm: ShardedRBM, n_chains: int) -> list[tuple[int, int]]:

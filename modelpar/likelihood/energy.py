@@ -24,6 +24,7 @@ from modelpar.kernels.products.product import Activations
 from modelpar.kernels.sampling.softmax import log_sums_of_sites
 from modelpar.kernels.sampling.softplus import in_steps, softplus_sums
 from modelpar.kernels.states import Packed, unpack
+from modelpar.model import gaussian_visible
 from modelpar.model.activations import owned_block
 from modelpar.units import Visible
 from modelpar.units.hidden import HiddenUnits, cumulant_sums
@@ -53,6 +54,8 @@ class ShardedRBM(Protocol):
     @property
     def gaussian(self) -> bool: ...
     @property
+    def precision(self) -> Array | None: ...  # of Gaussian visible units; None: 1
+    @property
     def W(self) -> Array: ...
     @property
     def b(self) -> Array: ...
@@ -65,9 +68,9 @@ class ShardedRBM(Protocol):
 def free_energy(rbm: ShardedRBM, v: Activations) -> Doubles:
     """F(v) = -log sum_h exp(-E(v, h)) of every sample, (samples,).
 
-    Bernoulli, categorical: -b.v - sum_j log(1 + exp(x_j)); Gaussian: |v - b|^2 / 2 in place of -b.v; x = W^T v + c
-    (Hinton 2010, section 16.1 and 13.2).  Of hidden units with real values -sum_j Gamma(x_j), their cumulants, which
-    are logarithms of integrals.  Collective over the shards.
+    Bernoulli, categorical: -b.v - sum_j log(1 + exp(x_j)); Gaussian: t |v - b / t|^2 / 2 in place of -b.v, t the
+    precisions; x = W^T v + c (Hinton 2010, section 16.1 and 13.2).  Of hidden units with real values
+    -sum_j Gamma(x_j), their cumulants, which are logarithms of integrals.  Collective over the shards.
 
     Raises DataError on every shard where any brings values of other units than its own.
     """
@@ -100,18 +103,17 @@ def log_likelihood(rbm: ShardedRBM, v: Activations, log_partition: float) -> flo
 def _visible_term(rbm: ShardedRBM, v: Array) -> Doubles:
     """The visible biases' contribution to log p*, (samples,), of the owned units."""
     wide, b = v.astype(np.float64), rounded(rbm, rbm.b)
-    return np.asarray(-0.5 * ((wide - b[:, None]) ** 2).sum(axis=0) if rbm.gaussian else b @ wide)
+    return gaussian_visible.log_weights(wide, b, rbm.precision) if rbm.gaussian else np.asarray(b @ wide)
 
 
 def visible_log_partition(rbm: ShardedRBM, x: Array) -> Doubles:
     """log of the sum, or integral, over the owned visible units' values v of exp(x.v), (samples,).
 
     Bernoulli: sum_i log(1 + exp(x_i)); categorical: over the sites log sum_q exp(x_q); Gaussian: with the density
-    exp(-|v|^2 / 2) of v too.   x   (n_visible_owned, samples) summed inputs, biases included
+    exp(-t |v|^2 / 2) of v too, t the precisions.   x   (n_visible_owned, samples) summed inputs, biases included
     """
     if rbm.gaussian:
-        wide = np.asarray(x, np.float64)
-        return np.asarray(0.5 * (wide**2).sum(axis=0) + 0.5 * len(wide) * math.log(2 * math.pi))
+        return gaussian_visible.log_integrals(x, rbm.precision)
     if rbm.visible.categories:
         terms = log_sums_of_sites(x, rbm.visible.categories)
         return np.asarray((in_steps(terms) if rbm.exact else terms).sum(axis=0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from itertools import chain
 
@@ -53,17 +52,17 @@ def log_partition_exact(rbm: ShardedRBM) -> float:
     low, low_bias = _inputs(rbm, np.arange(2**n_low), over_hidden=over_hidden)
     rest = np.zeros((len(low), 1))
     rest[:, 0] = (rbm.b if over_hidden else rbm.c).astype(np.float64)  # is in the summed input of each half
+    t = 1.0 if rbm.precision is None else rbm.precision.astype(np.float64)[:, None]
     sums = partial(visible_log_partition if over_hidden else hidden_sums, rbm)
     replica, n_replicas, n_rest = rbm.replica_comm.rank, rbm.replica_comm.size, 2 ** (n_units - n_low)
     parts = []
     for code in range(n_rest * replica // n_replicas, n_rest * (replica + 1) // n_replicas):
         high, high_bias = _inputs(rbm, np.array([code << n_low]), over_hidden=over_hidden)
         x = low + (high - rest)
-        # Gaussian: the integral over v of exp(-|v - b|^2 / 2 + v.(x - b)), without its power of 2 pi
-        other_side = 0.5 * (x**2 - rest**2).sum(axis=0) if rbm.gaussian else sums(x)
+        # Gaussian: the integral over v of exp(-t |v - b / t|^2 / 2 + v.(x - b)), t the precisions
+        other_side = sums(x) - 0.5 * (rest**2 / t).sum(axis=0) if rbm.gaussian else sums(x)
         parts.append(logsumexp(sum_over_shards(rbm, low_bias + high_bias + other_side)))
-    total = float(logsumexp(list(chain.from_iterable(rbm.replica_comm.allgather(parts)))))
-    return total + (0.5 * n_visible * math.log(2 * math.pi) if rbm.gaussian else 0.0)
+    return float(logsumexp(list(chain.from_iterable(rbm.replica_comm.allgather(parts)))))
 
 
 def enumerated_side(rbm: ShardedRBM) -> tuple[int, int, bool]:

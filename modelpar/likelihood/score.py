@@ -30,6 +30,7 @@ from modelpar.likelihood.energy import (
     visible_values,
 )
 from modelpar.likelihood.enumeration import enumerated_side, has_states, log_partition_exact
+from modelpar.model import gaussian_visible
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 
@@ -240,7 +241,8 @@ def _log_given_hidden(rbm: RBM, v: Activations, x: Doubles) -> Doubles:
     """log p(v | h) of the owned visible units, (samples,), from x = W h + b."""
     values = unpack(v, np.float64) if isinstance(v, Packed) else v.astype(np.float64)
     if rbm.gaussian:
-        return np.asarray(-0.5 * ((values - x) ** 2).sum(axis=0) - 0.5 * len(x) * math.log(2 * math.pi))
+        quadratic = gaussian_visible.log_weights(values, np.zeros(len(x)), rbm.precision)
+        return np.asarray(quadratic + (values * x).sum(axis=0) - visible_log_partition(rbm, x))
     return np.asarray((values * rounded(rbm, x)).sum(axis=0) - visible_log_partition(rbm, x))
 
 

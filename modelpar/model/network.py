@@ -67,6 +67,7 @@ class Part:
     visible_ids: IntArray | None  # (n_b,) of the visible biases; None of the output layer, which has none
     hidden_ids: IntArray  # (n_c,) units, or classes
     potential: tuple[str, ...] = ()  # names of what hidden units learn besides their biases
+    precision: tuple[str, ...] = ()  # names of what visible units do
 
 
 class OutputLayer:
@@ -122,7 +123,7 @@ class DeepBeliefNetwork:
                     visible.owned(shard),
                     hidden.owned(shard),
                     visible=spec.visible_kind if i == 0 else Visible(),
-                    hidden=hidden_units(spec.hidden),
+                    hidden=hidden_units(spec.hidden_of(i)),
                     seed=spec.seed,
                     dtype=dtype,
                     shard_comm=grid.shard_comm,
@@ -202,7 +203,8 @@ class DeepBeliefNetwork:
         biases = sum(a + b for a, b in _pairs(self.spec.layers))
         units = hidden_units(self.spec.hidden)
         potentials = len(units.learned) * self.spec.layers[-1] if units else 0
-        return biases + potentials + sum(self.n_weights) + (self.spec.layers[-1] + 1) * self.spec.classes
+        precisions = len(self.spec.visible_kind.learned) * self.spec.layers[0]
+        return biases + potentials + precisions + sum(self.n_weights) + (self.spec.layers[-1] + 1) * self.spec.classes
 
     @property
     def n_weights(self) -> list[int]:
@@ -215,11 +217,13 @@ class DeepBeliefNetwork:
 
     def parts(self) -> list[Part]:
         """This shard's parameters, from the first RBM up to the output layer where there is one."""
-        units = hidden_units(self.spec.hidden)
-        potential = units.learned if units else ()
         parts = [
-            Part(rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids, potential) for rbm in self.rbms
-        ]
+            Part(
+                rbm.name, rbm.parameters, rbm.weights, rbm.visible_ids, rbm.hidden_ids,
+                rbm.hidden_units.learned if rbm.hidden_units else (), rbm.visible.learned,
+            )
+            for rbm in self.rbms
+        ]  # fmt: skip
         if self.output is not None:
             parts.append(Part("output", self.output.parameters, self.output.weights, None, self.output.class_ids))
         return parts
@@ -264,8 +268,8 @@ class DeepBeliefNetwork:
         assert not isinstance(v, Packed)  # above the first RBM
         return v
 
-    def generate_down(self, h: Array) -> Array:
-        """Visible means from states (n_top_owned, batch) of the top layer, layer by layer.
+    def generate_down(self, h: Activations) -> Array:
+        """Visible means from states, or values, (n_top_owned, batch) of the top layer, layer by layer.
 
         The array is used again by the next call.  Collective.  Raises DataError as :meth:`propagate_up` does.
         """

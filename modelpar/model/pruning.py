@@ -50,6 +50,7 @@ def pruned(network: DeepBeliefNetwork, keep: float) -> DeepBeliefNetwork:
         kept[:] = own
         new.b[:], new.c[:] = old.b, old.c
         new.parameters.potential[:] = old.parameters.potential
+        new.parameters.precision[:] = old.parameters.precision
         new.mean_activation[:] = old.mean_activation
         new.refresh()
     if smaller.output is not None and network.output is not None:

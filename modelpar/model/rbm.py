@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from modelpar import draws
 from modelpar.comm.exchange import Traffic
 from modelpar.comm.transfer import Transfer
 from modelpar.draws import Purpose, Stream
@@ -26,7 +25,7 @@ from modelpar.kernels.reductions import squared_error
 from modelpar.kernels.sampling.epilogue import add_bias, bias_sigmoid
 from modelpar.kernels.sampling.softmax import means_of_sites
 from modelpar.kernels.states import Packed
-from modelpar.model import gauge, real_hidden, sparsity
+from modelpar.model import gauge, gaussian_visible, real_hidden, sparsity
 from modelpar.model.activations import owned_block
 from modelpar.spec import TrainingSpec
 from modelpar.streams import SweepStreams
@@ -87,7 +86,9 @@ class RBM:
         self.shard_comm, self.replica_comm, self.traffic = shard_comm, replica_comm, traffic
         self.hidden_units = hidden
         n_potential = len(hidden.learned) if hidden else 0
-        self.parameters = weights.parameters(dtype, len(visible_ids), len(hidden_ids), n_potential)
+        sides = len(visible_ids), len(hidden_ids)
+        self.parameters = weights.parameters(dtype, *sides, n_potential, len(visible.learned))
+        self.parameters.precision[:] = 1
         self.mean_activation: Array = np.zeros(len(hidden_ids), dtype)  # running mean that the sparsity penalty steers
 
     @property
@@ -99,6 +100,11 @@ class RBM:
     def gaussian(self) -> bool:
         """Whether visible units have real values."""
         return self.visible.gaussian
+
+    @property
+    def precision(self) -> Array | None:
+        """(n_visible_owned,) 1 / variance of Gaussian visible units where these are learned; None where it is 1."""
+        return gaussian_visible.precision_of(self.parameters)
 
     @property
     def W(self) -> Array:
@@ -126,6 +132,7 @@ class RBM:
         self.b[:] = 0
         self.c[:] = 0
         self.parameters.potential[:] = 0
+        self.parameters.precision[:] = 1
         gauge.project(self.parameters, self.visible)
         self.refresh()
 
@@ -222,11 +229,13 @@ class RBM:
         The hidden side of the last sweep is not drawn.  One piece of compiled work where one shard has the whole
         matrix.  Collective.
         """
-        bits = not self.gaussian and not self.visible.categories
-        if self.weights.whole_matrix and bits and isinstance(h, Packed):
+        if self.weights.whole_matrix and not self.gaussian and isinstance(h, Packed):
             sides = (self.b, self.c), (self.visible_ids, self.hidden_ids)
             rooms = self.weights.rooms
-            done = visible_after(self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact, rooms=rooms)
+            done = visible_after(
+                self.W, *sides, h, sweeps, streams, samples, integer_sums=self.exact, rooms=rooms,
+                categories=self.visible.categories,
+            )  # fmt: skip
             if done is not None:
                 return done
         for k in range(sweeps - 1):
@@ -347,7 +356,9 @@ class RBM:
         hidden = self.hidden_side(v_sent, Purpose.HIDDEN, spec.gibbs_steps, first_draw, spec, states=False)
         s1 = statistic_of(hidden)
         s1_sent = self.weights.spread_hidden(s1)
-        return error, Phase(v, v_sent.wait(), s1, s1_sent.wait(), hidden.gradient), hidden.statistic
+        precision = None if sampled else self.precision  # of means values have their variance besides
+        unseen = None if precision is None else v.shape[1] / precision.astype(np.float64)
+        return error, Phase(v, v_sent.wait(), s1, s1_sent.wait(), hidden.gradient, unseen), hidden.statistic
 
     def _visible_side(
         self, v0: Activations | None, h_sent: Transfer, k: int, first_draw: int, sampled: bool
@@ -373,9 +384,8 @@ class RBM:
         if self.visible.categories:
             return means_of_sites(x + self.b.astype(x.dtype, copy=False)[:, None], self.visible.categories)
         (add_bias if self.gaussian else bias_sigmoid)(x, self.b)
-        return x
+        return gaussian_visible.to_means(x, self.precision) if self.gaussian else x
 
     def _gaussian_values(self, mean: Array, purpose: Purpose, repeat: int, samples: int | IntArray) -> Array:
-        values = np.empty_like(mean)
-        draws.sample_gaussian(mean, self._stream(purpose, repeat), self.visible_ids, samples, values)
-        return values
+        stream = self._stream(purpose, repeat)
+        return gaussian_visible.drawn(mean, self.precision, stream, self.visible_ids, samples)

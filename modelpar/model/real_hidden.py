@@ -14,6 +14,7 @@ import numpy.typing as npt
 from modelpar.kernels.products.product import Activations, Sampled
 from modelpar.kernels.sampling.epilogue import add_bias
 from modelpar.kernels.states import pack
+from modelpar.spec import TrainingSpec
 from modelpar.streams import Stream
 from modelpar.units.hidden import HiddenUnits, drawn
 from modelpar.weights.parameters import Parameters
@@ -58,6 +59,16 @@ def nothing_on(rbm: Any, n_samples: int) -> Activations:
     """(n_hidden_owned, n_samples) hidden states, or real values, of an RBM of any kind that are all 0."""
     zeros = np.zeros((len(rbm.hidden_ids), n_samples), rbm.parameters.flat.dtype)
     return pack(zeros) if rbm.hidden_units is None else zeros
+
+
+def variance_alone(rbm: Any, training: TrainingSpec) -> float:
+    """The variance of a hidden unit without any input, to which that of its means adds up, where gradients are those of
+    units over their deviations; 0 where not, and of states."""
+    units = rbm.hidden_units
+    if units is None or not training.divides_real_hidden(gaussian=rbm.gaussian):
+        return 0.0
+    nothing = np.zeros((1, 1))
+    return float(units.given(nothing, np.zeros((len(units.learned), 1))).variance()[0, 0])
 
 
 def means_of(rbm: Owner, units: HiddenUnits, x: Array) -> Array:

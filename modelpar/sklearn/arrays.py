@@ -13,6 +13,7 @@ from modelpar.chains.gibbs import Chains
 from modelpar.checkpoint import tensors
 from modelpar.collective import messages
 from modelpar.data import Dataset, Split
+from modelpar.data.categorical import as_categorical
 from modelpar.data.doubts import ENOUGH, check_fills_range
 from modelpar.data.memory import array_source
 from modelpar.data.sample_weights import check_weights
@@ -21,6 +22,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.evaluation import check_split
 from modelpar.training.feeds import sample_chunks, visible_feed
 from modelpar.training.state import TrainingRun
+from modelpar.units import parse_visible
 from modelpar.values import plain
 from modelpar.values.forms import plain_array, plain_rows
 
@@ -58,13 +60,16 @@ def counting(X: Any, sample_weight: Any) -> tuple[Any, Doubles | None]:
 
 def dataset_of(
     X: Any, labels: IntArray | None = None, n_classes: int = 0, validation_samples: IntArray | None = None,
-    weights: Doubles | None = None,
+    weights: Doubles | None = None, visible: str = "",
 ) -> Dataset:  # fmt: skip
     """A data set from X: ``validation_samples`` form its validation set, all others its training set.
 
     weights   of the samples of X, where there is no validation set
+    visible   the kind of units; of categorical ones X has the states of sites
     """
-    table = array_source(X, "X").table
+    n_states = parse_visible(visible).categories if visible else 0
+    source = array_source(X.astype(np.int32) if n_states else X, "X")
+    table = (as_categorical(source, n_states) if n_states else source).table
     samples, validation = np.arange(table.n_samples), None
     if validation_samples is not None:
         samples, held_out = np.setdiff1d(samples, validation_samples), np.sort(validation_samples)
@@ -141,7 +146,7 @@ def each_sample(
     unit_ids   the units that this rank computes; those of all shards together are all units
     compute    (visible activations (n_visible_owned, batch), samples (batch,)) -> (len(unit_ids), batch)
     """
-    dataset, grid = dataset_of(X), network.grid
+    dataset, grid = dataset_of(X, visible=network.spec.visible), network.grid
     _check_scale(network, dataset, X)
     feed = visible_feed(network, dataset, dataset.train, "none")
     result = np.zeros((feed.n_samples, n_units), dtype)
@@ -159,6 +164,8 @@ def _check_scale(network: DeepBeliefNetwork, dataset: Dataset, X: Any) -> None:
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     if network.spec.visible == "gaussian":
         check_split(network, dataset, dataset.train)
+    elif network.spec.visible_kind.categories or network.spec.visible == "spin":
+        return  # whose values were checked
     elif low < -FAR or high > 1 + FAR:
         warn(comm, f"X has values from {low:g} to {high:g}, but those that were fitted lay in [0, 1]; scale X as then")
     elif len(dataset.train) >= ENOUGH:

@@ -235,8 +235,8 @@ class DBNClassifier(ClassifierMixin, EngineEstimator):  # type: ignore[misc]
                 f"hidden_layer_sizes is {plain.shown(self.hidden_layer_sizes)}, but must be an integer, or several"
             )
         return NetworkSpec(
-            (n_features, *sizes), classes=len(self.classes_), visible=self.visible_, dtype=self.dtype, seed=seed,
-            weight_scale=self.weight_scale,
+            (n_features, *sizes), classes=len(self.classes_), visible=self.visible_, variances="unit",
+            dtype=self.dtype, seed=seed, weight_scale=self.weight_scale,
         )  # fmt: skip
 
     def _training(self, n_samples: int) -> tuple[TrainingSpec, FineTuneSpec]:

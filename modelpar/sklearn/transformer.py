@@ -14,21 +14,27 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from modelpar.comm.grid import Grid
+from modelpar.data import Dataset
 from modelpar.draws import Purpose
 from modelpar.kernels.states import Packed, unpack
 from modelpar.likelihood.energy import free_energy
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.sklearn.arrays import collect, counting, dataset_of, each_sample, prepared, put, visible_values
+from modelpar.model.rbm import RBM
+from modelpar.sklearn.arrays import collect, counting, dataset_of, each_sample, prepared, put
 from modelpar.sklearn.base import EngineEstimator, minibatch_of, switch
+from modelpar.sklearn.kinds import states_of_sites, values_of_kind, with_states
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.state import Position, TrainingRun
 from modelpar.training.trainer import pretrain
+from modelpar.units import parse_visible
 from modelpar.values import plain
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 FLOATS = (np.float64, np.float32)
+
+GAUSSIAN_RATE = 0.002  # with the momentum that persistent chains have here too
 
 
 class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEstimator):  # type: ignore[misc]
@@ -38,7 +44,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     those of ``sklearn.neural_network.BernoulliRBM``.
 
     n_components     hidden units
-    learning_rate    default: 0.1 for Bernoulli visible units, a tenth of that with real hidden ones, 0.002 for Gaussian
+    learning_rate    default: 0.1 for Bernoulli visible units, 1/4 of that with real hidden ones, 0.002 for Gaussian
     batch_size       samples of a minibatch; ``auto``: 100, fewer of a small data set
     n_iter           epochs
     momentum         momentum after the first five epochs, in which it is at most 0.5
@@ -46,8 +52,9 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     gibbs_steps      the k of contrastive divergence, CD-k
     persistent       persistent chains instead (PCD, Tieleman 2008)
     statistics       hidden side: probabilities rounded at random to 1 ... 8 bits (1: sampled states), or ``float``
-    visible          ``bernoulli``, for values in [0, 1]; ``gaussian``, standardised by the transformer itself;
-                     ``auto``: bernoulli where all of X lies in [0, 1]
+    visible          ``bernoulli``, for values in [0, 1]; ``spin``, from -1 to 1; ``categorical:Q``, for integers from 0
+                     to Q - 1, the states of a site; ``gaussian``, standardised by the transformer itself; ``auto``:
+                     bernoulli where all of X lies in [0, 1], else gaussian
     hidden           ``bernoulli``; or with real values: ``gaussian``, ``relu``, ``drelu`` (double rectified)
     dtype            type of weights and features: float32 or float64
     random_state     an integer is the seed itself: the same model at every grid, up to rounding
@@ -59,19 +66,22 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
     After ``fit``, the same on every rank:
 
-    components_            weights (n_components, n_features)
+    components_            weights (n_components, n_units): a unit is a feature, or of categorical features a state, and
+                           state q of feature s is unit s * Q + q
     intercept_hidden_      (n_components,)
-    intercept_visible_     (n_features,)
+    intercept_visible_     (n_units,)
+    precision_             (1, n_units) inverse variances of Gaussian units, standardised; of others (0, n_units)
     potential_             (0, n_components); of drelu (2, n_components): thresholds and asymmetries of hidden units
     h_samples_             hidden states of the persistent chains (chains, n_components); with ``persistent`` only
     visible_               kind of visible units
-    input_offset_, input_scale_   (n_features,) visible activations are (X - offset) / scale
+    input_offset_, input_scale_   (n_units,) visible activations are (X - offset) / scale
     n_iter_                epochs done;  n_features_in_, feature_names_in_
     """
 
     _passes: dict[str, Any]  # state of partial_fit: samples seen, velocities, chains
     _fitted = (
-        "components_", "intercept_hidden_", "intercept_visible_", "potential_", "input_offset_", "input_scale_",
+        "components_", "intercept_hidden_", "intercept_visible_", "potential_", "precision_", "input_offset_",
+        "input_scale_",
     )  # fmt: skip
     _names: ClassVar[dict[str, str]] = {
         "layers": "n_components", "epochs": "n_iter", "gaussian-learning-rate": "learning_rate",
@@ -123,20 +133,20 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         """Train from scratch on X (n_samples, n_features), an array or a sparse matrix.  Collective.
 
         sample_weight   (n_samples,) numbers from 0 on, of any scale: minibatches are drawn in proportion, so that an
-                        epoch has as many samples as have any weight.  The scaling of Gaussian units does not use them
+                        epoch has as many samples as have any weight; Gaussian units are standardised by them too
         """
         self._begin("fit")
         seed = self._draw_seed()
         with self._agreed():
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS)
             X, weights = counting(X, sample_weight)
-            X, self.visible_ = visible_values(X, self.visible)
+            X, self.visible_ = values_of_kind(X, self.visible)
             self._network_spec = self._spec(X.shape[1], seed)
             training = self._training(X.shape[0], epochs=self.n_iter)
         self._agree("fit", X=X, sample_weight=weights)
         with self._errors(), self._grid(fitting=True) as grid:
             network = DeepBeliefNetwork(self._network_spec, grid)
-            for _ in self._watched(pretrain(network, dataset_of(X, weights=weights), training)):
+            for _ in self._watched(pretrain(network, self._dataset(X, weights), training)):
                 pass
             self._keep(network)
         self._start_anew()
@@ -156,7 +166,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         with self._agreed():
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=first)
             X, weights = counting(X, sample_weight)
-            X, visible = visible_values(X, self.visible if first else self.visible_)
+            X, visible = values_of_kind(X, self.visible if first else self.visible_)
             if first:
                 self.visible_ = visible
                 self._network_spec = self._spec(X.shape[1], seed)
@@ -169,7 +179,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             network = DeepBeliefNetwork(self._network_spec, grid) if first else self.network(grid)
             put(network, self._passes["tensors"])
             TrainingRun.of(network).position = Position("pretrain", 0, epoch)
-            for _ in self._watched(pretrain(network, dataset_of(X, weights=weights), training)):
+            for _ in self._watched(pretrain(network, self._dataset(X, weights), training)):
                 break  # before the end of the stage, which drops velocities
             tensors = self._keep(network)
         kept = {name: x for name, x in tensors.items() if name.startswith("velocity.") or name == "chains"}
@@ -188,6 +198,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
     def gibbs(self, v: Any) -> Array:
         """One step of Gibbs sampling from v (n_samples, n_features): new visible states, in the units of v.
 
+        The states of sites are integers.
         Those of Gaussian visible units are float64 where v is: a mean may be large beside its deviation.  Collective.
         """
         v = self._checked("gibbs", v)
@@ -195,7 +206,7 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         self._agree("gibbs", random_state=seed)
         with self._errors(), self._grid(fitting=False) as grid:
             network = self.network(grid)
-            rbm, n = network.rbms[0], v.shape[1]
+            rbm, n = network.rbms[0], network.spec.layers[0]
             rbm.seed = seed
 
             def step(block: Array, samples: IntArray) -> Array:
@@ -207,6 +218,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
             states = each_sample(network, v, rbm.visible_ids, n, network.dtype, step)
         if self.visible_ == "bernoulli":
             return states
+        if n_states := parse_visible(self.visible_).categories:
+            return states_of_sites(states, n_states)
         return np.asarray(states * self.input_scale_ + self.input_offset_, np.result_type(states, v))
 
     def score_samples(self, X: Any) -> Array:
@@ -214,7 +227,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
         Bernoulli visible units: the pseudo-log-likelihood n_features log p(v_i | all others) for one unit i of each
         sample (Besag 1975), as ``BernoulliRBM`` estimates it; but i follows from the seed and the sample's own values,
-        so that the same sample always gets the same score.  A value between 0 and 1 counts as the probability of a one.
+        so that the same sample always gets the same score.  A value between 0 and 1 counts as the probability of a one,
+        and so do values between -1 and 1 of spins.  Of categorical units i is a site, which is a feature.
 
         Gaussian visible units: minus the free energy, which is the log-density up to a constant.
         """
@@ -231,10 +245,14 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
 
     def _pseudo_likelihood(self, network: DeepBeliefNetwork, X: Any, v: Array) -> Array:
         """(batch,) for samples X (batch, n_features), of which v has the visible activations of owned units."""
-        rbm, n = network.rbms[0], X.shape[1]
+        rbm, n, n_states = network.rbms[0], X.shape[1], network.spec.visible_kind.categories
         dense = np.ascontiguousarray(X.toarray() if scipy.sparse.issparse(X) else X, dtype=network.dtype) + 0.0
         sites = np.array([zlib.crc32(row, rbm.seed & 0xFFFFFFFF) % n for row in dense], np.int64)
+        if n_states:
+            return n * self._log_p_of_states(rbm, v, sites, n_states)
         observed = dense[np.arange(len(dense)), sites].astype(np.float64)
+        if network.spec.visible == "spin":
+            observed = (1 + observed) / 2
         rows, columns = np.nonzero(rbm.visible_ids[:, None] == sites[None, :])
         trial = v.copy()
         trial[rows, columns] = 0
@@ -243,22 +261,38 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         evidence = evidence - free_energy(rbm, trial)  # log-odds of a one given the other units
         return np.asarray(-n * (observed * np.logaddexp(0, -evidence) + (1 - observed) * np.logaddexp(0, evidence)))
 
+    @staticmethod
+    def _log_p_of_states(rbm: RBM, v: Array, sites: IntArray, n_states: int) -> Array:
+        """(batch,) log p(state of a site | all other units).   sites (batch,) one for each sample"""
+        trial, here = v.copy(), rbm.visible_ids[:, None] // n_states == sites[None, :]
+        minus_energies = []
+        for state in range(n_states):
+            trial[here] = 0
+            trial[here & (rbm.visible_ids[:, None] % n_states == state)] = 1
+            minus_energies.append(-free_energy(rbm, trial))
+        return np.asarray(-free_energy(rbm, v) - np.logaddexp.reduce(minus_energies, axis=0))
+
     def _checked(self, method: str, X: Any) -> Any:
         self._begin(method)
         with self._agreed():
             check_is_fitted(self)
             X = validate_data(self, prepared(X), accept_sparse="csr", dtype=FLOATS, reset=False)
+            X = with_states(X, parse_visible(self.visible_), fitted=True)
         self._agree(method, X=X)
         return X
 
+    def _dataset(self, X: Any, weights: Any) -> Dataset:
+        return dataset_of(X, weights=weights, visible=self.visible_)
+
     def _spec(self, n_features: int, seed: int) -> NetworkSpec:
         n_hidden = plain.integer_number("n_components", self.n_components, at_least=1)
+        n_units = n_features * (parse_visible(self.visible_).categories or 1)
         return NetworkSpec(
-            (n_features, n_hidden), visible=self.visible_, hidden=self.hidden, dtype=self.dtype, seed=seed
+            (n_units, n_hidden), visible=self.visible_, hidden=self.hidden, dtype=self.dtype, seed=seed
         )  # fmt: skip
 
     def _training(self, n_samples: int, *, epochs: int, momentum_epochs: int = 5) -> TrainingSpec:
-        rates: dict[str, Any] = {} if self.learning_rate is None else {
+        rates: dict[str, Any] = {"gaussian_learning_rate": GAUSSIAN_RATE} if self.learning_rate is None else {
             "learning_rate": self.learning_rate, "gaussian_learning_rate": self.learning_rate,
         }  # fmt: skip
         momentum = plain.real_number("momentum", self.momentum, at_least=0, below=1)
@@ -278,9 +312,12 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         potential = (
             {f"rbm.0.{name}": x for name, x in zip(units.learned, self.potential_, strict=True)} if units else {}
         )
+        learned = network.rbms[0].visible.learned
+        # estimators that were kept before there were any have variance 1, which a network begins with
+        precision = {f"rbm.0.{name}": x for name, x in zip(learned, getattr(self, "precision_", ()), strict=False)}
         put(network, {
             "rbm.0.W": self.components_.T, "rbm.0.b": self.intercept_visible_, "rbm.0.c": self.intercept_hidden_,
-            **potential, "input.offset": self.input_offset_, "input.scale": self.input_scale_,
+            **potential, **precision, "input.offset": self.input_offset_, "input.scale": self.input_scale_,
         })  # fmt: skip
         TrainingRun.of(network).position = Position("done")
         return network
@@ -293,6 +330,8 @@ class RBMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EngineEs
         units = network.rbms[0].hidden_units
         learned = [tensors[f"rbm.0.{name}"] for name in units.learned] if units else []
         self.potential_ = np.reshape(learned, (len(learned), len(self.components_))).astype(network.dtype)
+        precision = [tensors[f"rbm.0.{name}"] for name in network.rbms[0].visible.learned]
+        self.precision_ = np.reshape(precision, (len(precision), self.components_.shape[1])).astype(network.dtype)
         self.input_offset_, self.input_scale_ = tensors["input.offset"], tensors["input.scale"]
         if "chains" in tensors:
             self.h_samples_ = np.ascontiguousarray(tensors["chains"].T)

@@ -23,7 +23,7 @@ class DataSpec(Spec):
 
     data: str = option(
         "digits",
-        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz, FASTA, A3M, HDF5 as FILE.h5:ARRAY, PLINK .bed, VCF, Parquet, CSV)",
+        "data set: digits, mnist, fashion-mnist, bars:SIDE, patterns:SIDE, or a file (.npy, .npz, IDX, sparse .npz, FASTA, A3M, HDF5 as FILE.h5:ARRAY, Zarr as FILE.zarr:ARRAY, PLINK .bed, VCF, Parquet, CSV)",
         path="data",
     )
     labels: str | None = option(None, "file with the labels, where the data file has none", path="file")
@@ -51,8 +51,8 @@ class DataSpec(Spec):
     )
     alphabet: str = option("", "letters of sequences: protein, dna, rna, or those of the states in their order, as in -ACGT  [default: by the letters that there are]")  # fmt: skip
     missing: str = option(
-        "auto", "letters that say little, and unknown genotypes: gap, error, or most-frequent of the site; auto: gap for sequences, else error",
-        choices=("auto", "error", "gap", "most-frequent"),
+        "auto", "letters that say little, unknown genotypes, NaN, and states -1: gap, error, most-frequent of the site, or sample, drawn from the model in training; auto: gap for sequences, else error",
+        choices=("auto", "error", "gap", "most-frequent", "sample"),
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelpar.errors import SpecError
 from modelpar.patterns import Pattern, parse_image_shape, patterns
 from modelpar.spec.base import Spec, option
-from modelpar.units import Visible, parse_visible
+from modelpar.units import VARIANCES, Visible, parse_visible
 from modelpar.values import plain
 
 HIDDEN = ("bernoulli", "gaussian", "relu", "drelu")  # kinds of hidden units
@@ -20,8 +20,9 @@ class NetworkSpec(Spec):
 
     layers: tuple[int, ...] = option((64, 256, 256), "units of every layer, the visible one first, as in 784-500-500")
     classes: int = option(0, "classes of the softmax output layer; 0 for none", at_least=0, at_most=1 << 31)
-    visible: str = option("bernoulli", "kind of visible units: bernoulli; spin, whose data are -1 and 1; categorical:Q, sites of Q units of which one is 1; or gaussian, with unit variance and standardised data")  # fmt: skip
-    hidden: str = option("bernoulli", "kind of hidden units of a network of one RBM: states, or real values, which may be Gaussian, rectified, or double rectified",
+    visible: str = option("bernoulli", "kind of visible units: bernoulli; spin, whose data are -1 and 1; categorical:Q, sites of Q units of which one is 1; or gaussian, real values, whose data are standardised")  # fmt: skip
+    variances: str = option("learned", "variances of Gaussian visible units, given the hidden ones: learned, one for each unit, or 1, that of the standardised data", choices=VARIANCES)  # fmt: skip
+    hidden: str = option("bernoulli", "kind of the last layer's hidden units: states, or real values, which may be Gaussian, rectified, or double rectified; the layers between have states",
                           choices=HIDDEN)  # fmt: skip
     layout: str = option("auto", "how weights are split: auto, column, row or dual, or one of these for each weight matrix, separated by commas")  # fmt: skip
     connections: str = option("dense", "which units are connected: dense, local:FIELD/STRIDE, mask:FILE, random:DEGREE, erdos-renyi:DENSITY, small-world:DEGREE/REWIRED, scale-free:DEGREE or radix-net:RADIXx.../COPIES, or one of these for each RBM, separated by commas", path="masks")  # fmt: skip
@@ -65,11 +66,6 @@ class NetworkSpec(Spec):
     def _check_hidden(self) -> None:
         if self.hidden == "bernoulli":
             return
-        if len(self.layers) > 2:
-            raise SpecError(
-                f"--hidden {self.hidden} is for networks of one RBM, but --layers has {len(self.layers)} layers; name a "
-                "visible and a hidden one, or use --hidden bernoulli"
-            )
         if self.classes:
             raise SpecError(
                 f"--hidden {self.hidden} goes with no output layer, whose fine-tuning needs Bernoulli units; use "
@@ -81,10 +77,14 @@ class NetworkSpec(Spec):
                 "bernoulli, or leave --exact out"
             )
 
+    def hidden_of(self, i: int) -> str:
+        """The kind of hidden units of RBM ``i``: those between two RBMs are states."""
+        return self.hidden if i == len(self.layers) - 2 else "bernoulli"
+
     @property
     def visible_kind(self) -> Visible:
         """What the visible units are.  Raises SpecError where ``visible`` is not understood."""
-        return parse_visible(self.visible)
+        return parse_visible(self.visible, self.variances)
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from modelpar.errors import SpecError
 from modelpar.spec.base import Spec, option
 
-REAL_HIDDEN = 0.1  # of the learning rate of Bernoulli hidden units
+# of the learning rate of Bernoulli hidden units, whose variance is 1/4 at most: real ones have 1 and more
+REAL_HIDDEN, REAL_HIDDEN_PLAIN = 0.25, 0.1  # where they are standardised, and where not
 PRODUCTS = ("full", "bf16")  # numbers that products of real values are made of
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 
@@ -22,7 +23,10 @@ class TrainingSpec(Spec):
         None, "learning rate of RBMs with Bernoulli visible units  [default: 0.1, or 0.05 with chains of their own; a tenth of that with real hidden units]",
         at_least=0,
     )  # fmt: skip
-    gaussian_learning_rate: float = option(0.002, "learning rate of an RBM with Gaussian visible units", at_least=0)
+    gaussian_learning_rate: float | None = option(
+        None, "learning rate of an RBM with Gaussian visible units  [default: 0.002, or 0.01 with chains of their own]",
+        at_least=0,
+    )  # fmt: skip
     schedule: str = option("constant", "how the learning rate falls over the epochs", choices=SCHEDULES)
     final_rate: float = option(
         0.1, "learning rate at the end of the schedule, as a fraction of that at the start", at_least=0, at_most=1
@@ -53,12 +57,17 @@ class TrainingSpec(Spec):
         10, "pt: temperatures from that of independent units to the model's; ptt: the most models of the ladder",
         at_least=3, at_most=1000,
     )  # fmt: skip
+    missing_steps: int = option(
+        5, "sweeps of Gibbs sampling that draw the missing values of a minibatch (--missing sample), from the most frequent values on",
+        at_least=1, below=1 << 15,
+    )  # fmt: skip
     updates: int = option(0, "updates of each RBM, in place of --epochs; 0: as many as the epochs have", at_least=0)
     centred: bool = option(
         True, "centred gradient: visible and hidden units count from their means over data and model (Montavon and Mueller 2012)"
     )  # fmt: skip
-    standardised: bool = option(
-        False, "standardised gradient: units are centred and divided by their standard deviations over data and model"
+    standardised: bool | None = option(
+        None,
+        "standardised gradient: units are centred and divided by their standard deviations over data and model  [default: hidden units with real values alone are, where no --learning-rate is given]",
     )
     average: int = option(
         0, "average of the parameters over about so many of the last updates, which becomes the RBM at its end; 0 for none (Swersky et al. 2010)",
@@ -139,10 +148,22 @@ class TrainingSpec(Spec):
         """The learning rate of an RBM before its schedule; with real hidden units, whose products with the visible
         ones vary more, a smaller one by default."""
         if gaussian:
-            return self.gaussian_learning_rate
+            if self.gaussian_learning_rate is not None:
+                return self.gaussian_learning_rate
+            return 0.01 if self.n_chains else 0.002
         if self.learning_rate is not None:
             return self.learning_rate
-        return (0.05 if self.n_chains else 0.1) * (REAL_HIDDEN if real_hidden else 1.0)
+        smaller = REAL_HIDDEN if self.divides_real_hidden(gaussian=False) else REAL_HIDDEN_PLAIN
+        return (0.05 if self.n_chains else 0.1) * (smaller if real_hidden else 1.0)
+
+    def divides_real_hidden(self, *, gaussian: bool) -> bool:
+        """Whether the gradient is that of hidden units with real values over their deviations.
+
+        gaussian   whether visible units are, whose rate always is a given one
+        """
+        if self.standardised is None:
+            return self.centred and self.learning_rate is None and not gaussian
+        return self.standardised
 
     @property
     def lasting_momentum(self) -> float:

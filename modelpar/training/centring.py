@@ -30,6 +30,12 @@ of ``C lambda``.  Variances are m (1 - m) of Bernoulli units with the mean m ove
 those of their values.  They count relative to 1/4, the largest of a state, and to 1 of Gaussian units, so that rates
 mean about what they mean for the centred gradient, and not below FLOOR: a unit that never changes must not learn
 without limit.
+
+Hidden units with real values have no largest variance: it grows with the square of their weights, and so would the
+change of energies that a step of a constant rate makes, until chains cannot follow.  Theirs is that of the means, which
+are the statistic, and of a unit without any input about its mean.  Tubiana, Cocco and Monasson (2019) keep it at 1 by
+batch normalisation.  Their potentials' shape parameters multiply |h| and h^2, whose gradients count over the variance
+and over its square.
 """
 
 from __future__ import annotations
@@ -65,10 +71,10 @@ class _Means:
         self.offset, self.difference = 0.5 * (first + second), first - second
         self.weight, self.is_scaled = np.ones(len(self.offset)), False
 
-    def standardise(self, squares: Array | None = None) -> None:
-        """squares   mean squares over data and model, of Gaussian units"""
+    def standardise(self, squares: Array | None = None, more: float = 0.0) -> None:
+        """squares   mean squares over data and model, of units with real values;   more   variance about their means"""
         m = self.offset
-        variance = 4.0 * m * (1.0 - m) if squares is None else squares - m * m
+        variance = 4.0 * m * (1.0 - m) if squares is None else squares - m * m + more
         self.weight, self.is_scaled = 1.0 / np.maximum(variance, FLOOR), True
 
     @property
@@ -94,24 +100,32 @@ def centre(
     visible, hidden = _means(statistics, reduction, divisors)
     _centre_weights(velocity, statistics, visible, hidden, carry, rate)
     _centre_biases(velocity, statistics, reduction, divisors, visible[-1], hidden[-1], carry, rate)
-    velocity.potential *= velocity.flat.dtype.type(carry)  # whose gradient does not depend on offsets
+    for beside in (velocity.potential, velocity.precision):  # whose gradients do not depend on offsets
+        beside *= velocity.flat.dtype.type(carry)
 
 
 def correct(
     gradient: Parameters, statistics: Statistics, reduction: Reduction, divisors: tuple[int, int], rate: float, *,
-    standardised: bool, gaussian: bool,
+    standardised: bool, gaussian: bool, real_hidden: float = 0.0,
 ) -> None:  # fmt: skip
     """Make rate * (uncentred gradient), summed over the replicas, the same of the centred or standardised one.
 
     divisors   as in :func:`centre`; gaussian: whether visible units are.   Of any connections.
+    standardised   by the deviations of all units, those of ``real_hidden`` included
+    real_hidden   variance of a hidden unit with real values that has no input, where hidden units are standardised as
+                  such, even if no others are; 0 where not
     Collective over the shards, and over the replicas that ``reduction`` sums over.
     """
     visible, hidden = _means(statistics, reduction, divisors)
     if standardised:
-        squares = _squares(statistics, reduction, divisors) if gaussian else [None] * len(visible)
-        for v, h, mean_squares in zip(visible, hidden, squares, strict=True):
+        squares = _squares(statistics, reduction, divisors, 0) if gaussian else [None] * len(visible)
+        for v, mean_squares in zip(visible, squares, strict=True):
             v.standardise(mean_squares)
-            h.standardise()
+    if standardised or real_hidden:
+        squares = _squares(statistics, reduction, divisors, 1) if real_hidden else [None] * len(hidden)
+        for v, h, mean_squares in zip(visible, hidden, squares, strict=True):
+            h.standardise(mean_squares, real_hidden)
+            v.is_scaled = True  # offsets of both sides are multiples of the same step
     _centre_weights(gradient, statistics, visible, hidden, 1.0, rate)
     sums = statistics.weights.sums_of_own(gradient.W, visible[0].weighted, hidden[0].weighted)
     if sums is None:
@@ -119,11 +133,13 @@ def correct(
     else:
         gradient.b -= sums[0]
         gradient.c -= sums[1]
-    if standardised:
+    if standardised or real_hidden:
         for G, v, h in zip(gradient.blocks, visible, hidden, strict=False):
             statistics.weights.scale_outer(G, v.weight, h.weight)
         gradient.b *= visible[-1].weight.astype(gradient.b.dtype)
         gradient.c *= hidden[-1].weight.astype(gradient.c.dtype)
+        for power, values in enumerate(gradient.potential, 1):
+            values *= (hidden[-1].weight ** power).astype(values.dtype)
 
 
 def _centre_weights(
@@ -183,9 +199,10 @@ def _pairs(statistics: Statistics) -> list[Any]:
     return [*statistics.pairs, owned]
 
 
-def _squares(statistics: Statistics, reduction: Reduction, divisors: tuple[int, int]) -> list[Doubles]:
-    """Mean squares over data and model of the visible units of each of ``_pairs``, over all replicas."""
-    values = [real_values(v, np.float64) for (v0, _), (v1, _) in _pairs(statistics) for v in (v0, v1)]
+def _squares(statistics: Statistics, reduction: Reduction, divisors: tuple[int, int], side: int) -> list[Doubles]:
+    """Mean squares over data and model of the visible (``side`` 0) or hidden (1) units of each of ``_pairs``, over all
+    replicas."""
+    values = [real_values(phase[side], np.float64) for pair in _pairs(statistics) for phase in pair]
     sums = [np.einsum("ij,ij->i", v, v, dtype=np.float64) for v in values]
     total = np.concatenate(sums)
     reduction.sum(total)

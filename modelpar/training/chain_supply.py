@@ -12,7 +12,6 @@ from modelpar.data.feed import Feed
 from modelpar.data.minibatches import Minibatches, order_of
 from modelpar.errors import warn
 from modelpar.kernels.products.product import Activations
-from modelpar.kernels.states import Packed
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
 from modelpar.spec import TrainingSpec
@@ -108,8 +107,7 @@ class ChainSupply:
         training, rbm = self._training, self._rbm
         n_levels = training.chain_temperatures if training.chain_method == "pt" else 2
         starts = [self._started(level) for level in range(n_levels)]
-        states = [one.h for one in starts if isinstance(one.h, Packed)]  # real values were refused
-        walkers = Walkers.at(states, starts[0].first, starts[0].n_all)
+        walkers = Walkers.at([one.h for one in starts], starts[0].first, starts[0].n_all)
         kept = []
         if training.chain_method == "ptt":
             kept.append(rbm.parameters.like())

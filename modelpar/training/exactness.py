@@ -64,6 +64,7 @@ class Recorder:
     def __init__(self, network: DeepBeliefNetwork, rbm: RBM) -> None:
         self.grid, self.rbm = network.grid, rbm
         self.potential = () if rbm.hidden_units is None else rbm.hidden_units.learned
+        self.precision = rbm.visible.learned
 
     def of(self, states: dict[str, Packed], offset: int, model_offset: int) -> dict[str, int]:
         """The digests of one step, the same on every rank.  Collective over the grid.
@@ -71,7 +72,7 @@ class Recorder:
         offset, model_offset   of this replica's samples in the minibatch, and of its part of the model's phase
         """
         rbm, first_replica = self.rbm, self.grid.replica == 0
-        mine = dict.fromkeys((*TENSORS, *self.potential), 0)
+        mine = dict.fromkeys((*TENSORS, *self.potential, *self.precision), 0)
         for name, packed in states.items():
             units = rbm.visible_ids if name.startswith("v") else rbm.hidden_ids
             if len(units):  # an empty shard adds nothing
@@ -82,6 +83,8 @@ class Recorder:
             mine["c"] = digest(rbm.c, rbm.hidden_ids, None)
             for name, values in zip(self.potential, rbm.parameters.potential, strict=True):
                 mine[name] = digest(values, rbm.hidden_ids, None)
+            for name, values in zip(self.precision, rbm.parameters.precision, strict=True):
+                mine[name] = digest(values, rbm.visible_ids, None)
         sums = np.array(list(mine.values()), np.uint64)
         self.grid.comm.Allreduce(MPI.IN_PLACE, sums)  # unsigned: modulo 2^64
         made = {name: int(value) for name, value in zip(mine, sums, strict=True)}

@@ -163,7 +163,7 @@ class RecomputedActivations:
     def states(self, samples: IntArray, first_draw: int) -> Packed:
         """See :meth:`Feed.states`."""
         above = self.rbm.sample_hidden(self._below(samples, first_draw), Purpose.PASS_UP, 0, samples)
-        assert isinstance(above, Packed)  # real values are in networks of one RBM
+        assert isinstance(above, Packed)  # real values are in the last layer only
         return above
 
     def fill(self, samples: IntArray, first_draw: int, out: Array) -> None:

@@ -61,7 +61,7 @@ def measure(rbm: RBM, feed: Feed, n_visible: int, grid: Grid, at_once: int = PIE
         total += p.sum(axis=1, dtype=np.float64) if of_piece is None else p @ of_piece
         error += sum_of_errors(v, rbm.visible_given_hidden(p), of_piece)
     measures = {} if rbm.gaussian else {"pseudo_likelihood": likelihood / weight}
-    measures["dead_units"], measures["saturated_units"] = _idle(lowest, highest, rbm, grid)
+    measures["dead_units"], measures["saturated_units"] = _idle(lowest, highest, rbm, grid, n_probe)
     grid.replica_comm.Allreduce(MPI.IN_PLACE, total)
     rbm.traffic.add_allreduce("replica", total, grid.n_replicas)
     n_hidden, activation = grid.shard_comm.allreduce(np.array([len(total), total.sum()]))
@@ -85,9 +85,9 @@ def _no_extremes(rbm: RBM) -> tuple[Array, Array]:
     return np.full(n, np.inf, dtype), np.full(n, -np.inf, dtype)
 
 
-def _idle(lowest: Array, highest: Array, rbm: RBM, grid: Grid) -> tuple[float, float]:
+def _idle(lowest: Array, highest: Array, rbm: RBM, grid: Grid, n: int) -> tuple[float, float]:
     """Parts of all hidden units that are always off, and always on, by the extremes of this replica's samples; with
-    real values those that never change count as off, and none as on.
+    real values those that never change from one of n samples to another count as off, and none as on.
 
     The same on every rank; the extremes become those of all samples.  Collective.
     """
@@ -97,7 +97,7 @@ def _idle(lowest: Array, highest: Array, rbm: RBM, grid: Grid) -> tuple[float, f
     if rbm.hidden_units is None:
         dead, saturated = highest < DEAD, lowest > SATURATED
     else:
-        dead, saturated = highest - lowest < DEAD, np.zeros(len(lowest), bool)
+        dead, saturated = (highest - lowest < DEAD) & (n > 1), np.zeros(len(lowest), bool)
     counts = np.array([len(lowest), dead.sum(), saturated.sum()], float)
     n_hidden, n_dead, n_saturated = grid.shard_comm.allreduce(counts)
     return float(n_dead / n_hidden), float(n_saturated / n_hidden)
@@ -165,7 +165,8 @@ def look(network: DeepBeliefNetwork, rbm: RBM, feed: Feed | None) -> None:
     Raises TrainingError, on every rank, where weights have exploded or sums may have wrapped since the last look.
     """
     rate, run = rate_of(rbm), TrainingRun.of(network)
-    check_finite(f"RBM {rbm.index}", [rbm.b, rbm.c, rbm.parameters.potential], network.grid.comm, rate)
+    own = rbm.parameters
+    check_finite(f"RBM {rbm.index}", [own.b, own.c, own.potential, own.precision], network.grid.comm, rate)
     bounds = network.bounds(rbm)
     if why := health.of_rbm(rbm, bounds, network.grid.comm):
         raise TrainingError(f"{why}; use a smaller {rate}")
@@ -191,7 +192,7 @@ def idle_units(rbm: RBM, feed: Feed, grid: Grid, at_once: int = PIECE) -> tuple[
             v = values = np.empty((feed.n_units, len(samples)), rbm.W.dtype)
             feed.fill(samples, first, values)
         _extend(lowest, highest, rbm.hidden_given_visible(v))
-    return _idle(lowest, highest, rbm, grid)
+    return _idle(lowest, highest, rbm, grid, n)
 
 
 def rate_of(rbm: RBM) -> str:

@@ -57,12 +57,14 @@ class Optimizer:
 
     def learn(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
-        n_samples: int, *, centred: bool = False, standardised: bool = False, gaussian: bool = False, clip: float = 0.0,
+        n_samples: int, *, centred: bool = False, standardised: bool | None = False, gaussian: bool = False,
+        clip: float = 0.0, real_hidden: float = 0.0,
     ) -> None:  # fmt: skip
         """One step of one part, from this replica's statistics of ``n_samples``.
 
         centred   take the centred gradient (:mod:`modelpar.training.centring`), of statistics of an RBM
         standardised   take the standardised one, which is centred too; gaussian: whether visible units are
+        real_hidden   as :func:`modelpar.training.centring.correct` has it
         clip      limit on the norm of the update of the weights (:mod:`modelpar.training.clipping`), 0 for none, of
                   statistics of an RBM; a share of a step has its fraction of the limit
         """
@@ -71,7 +73,8 @@ class Optimizer:
             mine, of_all = (n_samples, statistics.model.v.shape[1]), (statistics.n_samples, statistics.n_chains)
             means = reduction.means(mine, of_all)
             scalars, divisors, rate = _scalars(size, reduction, means), means[:2], size.rate * means.part
-            by_itself = standardised or (centred and parameters.W.ndim == 1)  # listed connections
+            divided = bool(standardised) or real_hidden > 0
+            by_itself = divided or (centred and parameters.W.ndim == 1)  # listed connections
             if centred and not by_itself:
                 keep = scalars.carry if statistics.integer or reduction.is_first else 0.0
                 enter = 1.0 if statistics.integer or reduction.is_first else 0.0
@@ -79,7 +82,10 @@ class Optimizer:
                 scalars = scalars._replace(carry=1.0)
             if by_itself:
                 gradient = self._gradient_of(velocity, statistics, scalars)
-                correct(gradient, statistics, reduction, divisors, rate, standardised=standardised, gaussian=gaussian)
+                correct(
+                    gradient, statistics, reduction, divisors, rate, standardised=bool(standardised), gaussian=gaussian,
+                    real_hidden=real_hidden,
+                )  # fmt: skip
                 _enter(gradient, parameters, velocity, scalars)
             elif statistics.integer and statistics.apart:
                 self._learn_apart(parameters, velocity, statistics, scalars)
@@ -281,6 +287,7 @@ def _enter(gradient: Parameters, parameters: Parameters, velocity: Parameters, s
     for change, bias, old in (
         (gradient.b, parameters.b, velocity.b), (gradient.c, parameters.c, velocity.c),
         (gradient.potential, parameters.potential, velocity.potential),
+        (gradient.precision, parameters.precision, velocity.precision),
     ):  # fmt: skip
         old *= old.dtype.type(scalars.carry)
         old += change

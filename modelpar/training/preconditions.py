@@ -60,9 +60,6 @@ def check_products(spec: NetworkSpec, asked: TrainingSpec | FineTuneSpec) -> Non
 def check_hidden(spec: NetworkSpec, training: TrainingSpec) -> None:
     """Raise SpecError, on every rank alike, where hidden units with real values do not go with what was asked for."""
     wrong = [
-        (training.chain_method != "gibbs", f"--chain-method {training.chain_method} swaps chains by their states; use "
-         "--chain-method gibbs"),
-        (training.standardised, "--standardised divides hidden units by the deviations of states; leave it out"),
         (training.sparsity_cost > 0, "--sparsity-cost steers probabilities of states; leave it out"),
     ]  # fmt: skip
     for is_so, why in wrong:

@@ -77,6 +77,8 @@ def tensors_of(named: dict[str, Parameters]) -> dict[str, Array]:
         tensors |= {f"{name}.W": parameters.W, f"{name}.b": parameters.b, f"{name}.c": parameters.c}
         if parameters.potential.size:
             tensors[f"{name}.potential"] = parameters.potential
+        if parameters.precision.size:
+            tensors[f"{name}.precision"] = parameters.precision
         if parameters.rows is not None:
             tensors[f"{name}.W (rows)"] = parameters.rows
     return tensors

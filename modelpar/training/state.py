@@ -126,6 +126,7 @@ class TrainingRun:
     ailments: dict[str, str] = field(default_factory=dict)  # what is wrong that values do not tell, by its kind
     binarise: str = "none"  # how the training data were binarised; kept for later use of the network
     data: Fingerprint | None = None  # what the present stage is trained on, or the last one was
+    alphabet: str = ""  # letters of the states of categorical units, as the training data had them; "" where none
     # of this process, and in no checkpoint
     record_digests: bool = False  # whether digests are made of updates, as they always are in exact mode
     sync: Sync | None = None  # how replicas stay together in the stage that is being trained
@@ -149,12 +150,15 @@ class TrainingRun:
 
     def anew(self) -> TrainingRun:
         """The state of a network made from this one, which was not trained itself."""
-        return TrainingRun(binarise=self.binarise, data=self.data)
+        return TrainingRun(binarise=self.binarise, data=self.data, alphabet=self.alphabet)
 
     def alike(self) -> dict[str, object]:
         """The values that must be the same on every rank."""
         position = replace(self.position, seconds=0.0, sums={})
-        return {"position": position, "binarise": self.binarise, "record_digests": self.record_digests}
+        return {
+            "position": position, "binarise": self.binarise, "record_digests": self.record_digests,
+            "alphabet": self.alphabet,
+        }  # fmt: skip
 
     def forget_stage(self) -> None:
         """Drop what one stage of training needs and the next does not."""

@@ -19,11 +19,13 @@ from modelpar.collective.ending import all_raise
 from modelpar.data import Dataset
 from modelpar.data.feed import Feed
 from modelpar.data.memory import OwnColumns
+from modelpar.data.missing import MissingValues
 from modelpar.errors import DataError, ModelparError, SpecError, TrainingError
 from modelpar.kernels.products.precision import products_in
-from modelpar.model import gauge
+from modelpar.model import gauge, gaussian_visible, real_hidden
 from modelpar.model.backprop import BackPropagation
 from modelpar.model.network import DeepBeliefNetwork
+from modelpar.model.normalisable import Normalisable
 from modelpar.model.rbm import RBM
 from modelpar.records import Record
 from modelpar.spec import FineTuneSpec, SyncSpec, TrainingSpec
@@ -31,6 +33,7 @@ from modelpar.sync import Average, Sync, Work, strategy
 from modelpar.training import averaging, monitor
 from modelpar.training.chain_supply import ChainSupply
 from modelpar.training.checks import StageChecks
+from modelpar.training.completion import CompletedFeed, missing_values
 from modelpar.training.evaluation import accuracy_measures, check_predictions, required_labels
 from modelpar.training.exactness import Recorder, check_exact, digests_of_parts
 from modelpar.training.feeds import (
@@ -88,33 +91,40 @@ def pretrain(
     check_exact(network.spec, training, binary=visible.binary)
     spread: Feed | None = None
     everywhere = not isinstance(dataset.train.table, OwnColumns)
+    missing = missing_values(network, dataset.train)
+    everywhere = everywhere and missing is None  # what is drawn here is not in the data of others
     if network.rbms[0].weights.spreads_visible and visible.binary and position.layer == 0 and everywhere:
         # states of units that others own are read from the data, not received
         spread = visible_feed(network, dataset, dataset.train, run.binarise, spread=True)
     for rbm in network.rbms:
         if rbm.index == position.layer:
             scorer = Scorer(network, dataset, training, rbm.index + 1, position.seconds)
-            yield from _train_rbm(network, run, rbm, feed, below, spread, training, sync, scorer)
+            yield from _train_rbm(network, run, rbm, feed, below, spread, training, sync, scorer, missing)
             _next_layer(network, run)
         if position.stage != "pretrain":
             return
         if network.spec.exact and rbm.index == 0:
             below = DrawnOnce(visible)  # a grey value is not a state
+        if missing is not None:
+            below = CompletedFeed(rbm, below, missing, training.missing_steps, once=True)
+            missing = None
         feed = below = feed_above(network, rbm, below, pass_up=training.pass_up, cache=training.cache)
         spread = None
 
 
 def _train_rbm(
     network: DeepBeliefNetwork, run: TrainingRun, rbm: RBM, feed: Feed, real_feed: Feed, spread: Feed | None,
-    training: TrainingSpec, how: SyncSpec, scorer: Scorer,
+    training: TrainingSpec, how: SyncSpec, scorer: Scorer, missing: MissingValues | None = None,
 ) -> Iterator[Record]:  # fmt: skip
-    """``feed`` is what the RBM is trained on, ``real_feed`` the same before draws, ``spread`` as in MinibatchLoop."""
+    """``feed`` is what the RBM is trained on, ``real_feed`` the same before draws, ``spread`` as in MinibatchLoop,
+    ``missing`` what is missing in the feed, and drawn."""
     grid, position = network.grid, run.position
-    loop = MinibatchLoop(network, run, feed, epochs=training.epochs, n_updates=training.updates,
+    drawn = feed if missing is None else CompletedFeed(rbm, feed, missing, training.missing_steps)
+    loop = MinibatchLoop(network, run, drawn, epochs=training.epochs, n_updates=training.updates,
                          batch_size=training.batch_size, stage="pretrain", shuffle=rbm.index, packed=True,
                          spread=spread, sums={"squared_error": Sum(0.0, over_shards=True)})  # fmt: skip
     if loop.unfinished and loop.n_done == 0:
-        set_visible_biases(network, rbm, real_feed)
+        set_visible_biases(network, rbm, real_feed, missing)
         rbm.enter_gauge()
     if rbm.name not in run.velocity:
         run.velocity[rbm.name] = rbm.parameters.like()
@@ -124,7 +134,8 @@ def _train_rbm(
     if not training.average:  # of an earlier call that had it
         run.average.pop(rbm.name, None)
     base_rate = training.rate(gaussian=rbm.gaussian, real_hidden=rbm.hidden_units is not None)
-    n_visible = network.spec.layers[rbm.index]
+    n_visible, more = network.spec.layers[rbm.index], real_hidden.variance_alone(rbm, training)
+    normalisable = Normalisable.of(rbm)
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
 
     def size_now() -> StepSize:
@@ -134,7 +145,7 @@ def _train_rbm(
     visible = network.spec.visible if rbm.index == 0 else "bernoulli"
     penalties = Penalties.of(training, rbm.name, rbm.weights, visible)
     with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, penalties, average) as sync:
-        optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, feed, loop.n_done)
+        optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, drawn, loop.n_done)
         while loop.unfinished:
             size = size_now()
             for segment in loop.segments(sync, lambda: size_now().rate):
@@ -152,9 +163,12 @@ def _train_rbm(
                     run.checks.verify()
                     optimizer.learn(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
-                        standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip,
+                        standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip, real_hidden=more,
                     )  # fmt: skip
                     gauge.project(rbm.parameters, rbm.visible)
+                    gaussian_visible.keep_within_bounds(rbm.parameters)
+                    if normalisable is not None:
+                        normalisable.keep()
                     # chains of their own never reconstruct the data: they have no error, and the probe's stands in
                     loop.count(batch, squared_error=0.0 if chains else step.error)
                 record = loop.synchronise()
@@ -369,6 +383,7 @@ def _check_data(network: DeepBeliefNetwork, run: TrainingRun, dataset: Dataset) 
         )
     if fingerprint is not None:
         run.data = fingerprint
+    run.alphabet = dataset.alphabet or run.alphabet
     if fresh:
         learn_scaling(network, dataset)
         run.binarise = dataset.binarise

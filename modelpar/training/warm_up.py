@@ -100,12 +100,12 @@ def tasks_of(
     What is uncommon (other types and strategies, exact runs, connections that are lists) gets all kernels there are.
     """
     kinds = set(KINDS) - {"panels that draw"}
-    own = training.n_chains > 0
+    own, real_hidden = training.n_chains > 0, spec.hidden != "bernoulli"
     drawn = binary or training.reconstruction == "states" or own
     asked = {
         "sweeps": own or (drawn and training.gibbs_steps > 1), "phases apart": own,
-        "centred": training.centred or training.standardised,
-        "standardised": training.standardised, "averages": training.average > 0, "L1": training.l1 > 0,
+        "centred": training.centred or training.standardised or real_hidden,
+        "standardised": training.standardised or real_hidden, "averages": training.average > 0, "L1": training.l1 > 0,
         "penalties of units": training.l1b > 0 or training.group_lasso > 0,
         "sites": spec.visible_kind.categories > 0, "rectified": spec.hidden in ("relu", "drelu"),
         "clipping": training.clip > 0, "likelihoods": training.score_every > 0,

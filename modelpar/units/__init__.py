@@ -1,5 +1,5 @@
 """Kinds of units: what their values are, how they are drawn, and what they add to energies."""
 
-from modelpar.units.visible import Visible, parse_visible
+from modelpar.units.visible import VARIANCES, Visible, parse_visible
 
-__all__ = ["Visible", "parse_visible"]
+__all__ = ["VARIANCES", "Visible", "parse_visible"]

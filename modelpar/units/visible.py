@@ -5,7 +5,7 @@ spin            -1 or 1 in data and samples; inside the engine 0 or 1, which is 
                 weights and biases take up, so that an RBM of spins is one of Bernoulli units with other numbers
 categorical:Q   sites of Q units in a row, of which one is 1: a Potts spin.  Given the hidden units a site's state has
                 softmax probabilities (Smolensky 1986; Salakhutdinov, Mnih and Hinton 2007, equation 1)
-gaussian        real values of unit variance
+gaussian        real values, with a variance of each unit that is learned, or 1 (:mod:`modelpar.model.gaussian_visible`)
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from modelpar.values import plain
 KINDS = ("bernoulli", "spin", "categorical:Q", "gaussian")
 CATEGORICAL = "categorical"
 MOST_CATEGORIES = 1 << 10
+VARIANCES = ("learned", "unit")  # of Gaussian units
 
 
 @dataclass(frozen=True)
 class Visible:
-    """A kind of visible units.   categories: units of a site, 0 where each unit is one by itself"""
+    """A kind of visible units.
+
+    categories   units of a site, 0 where each unit is one by itself
+    learned      names of the parameters of a unit besides its bias
+    """
 
     name: str = "bernoulli"
     categories: int = 0
+    learned: tuple[str, ...] = ()
 
     @property
     def gaussian(self) -> bool:
@@ -47,9 +53,11 @@ class Visible:
             )
 
 
-def parse_visible(text: Any) -> Visible:
-    """The kind that a word names.  Raises SpecError."""
+def parse_visible(text: Any, variances: str = "unit") -> Visible:
+    """The kind that a word names.   variances: of Gaussian units, one of VARIANCES.  Raises SpecError."""
     word = plain.text("--visible", text)
+    if word == "gaussian" and variances == "learned":
+        return Visible(word, learned=("precision",))
     if word in ("bernoulli", "spin", "gaussian"):
         return Visible(word)
     name, _, number = word.partition(":")

@@ -64,9 +64,11 @@ class Dense:
         visible, hidden = (layout.n_units - int(layout.counts[self._shard]) for layout in (self._visible, self._hidden))
         return visible * self.spreads_visible, hidden * self.spreads_hidden
 
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0) -> Parameters:
+    def parameters(
+        self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0, n_precision: int = 0
+    ) -> Parameters:
         shape = len(self.visible_rows), len(self.hidden_columns)
-        return Parameters(shape, n_b, n_c, dtype, n_potential=n_potential)
+        return Parameters(shape, n_b, n_c, dtype, n_potential=n_potential, n_precision=n_precision)
 
     def spread_visible(self, owned: Activations) -> Transfer:
         return Transfer(owned)
@@ -295,10 +297,12 @@ class DualWeights(ColumnWeights):
 
     spreads_hidden = True
 
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0) -> Parameters:
+    def parameters(
+        self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0, n_precision: int = 0
+    ) -> Parameters:
         columns = (len(self.visible_rows), len(self.hidden_columns))
         rows = (int(self._visible.counts[self._shard]), self._hidden.n_units)
-        return Parameters(columns, n_b, n_c, dtype, rows, n_potential)
+        return Parameters(columns, n_b, n_c, dtype, rows, n_potential, n_precision)
 
     def spread_hidden(self, owned: Activations) -> Transfer:
         return _gathered(self._hidden_exchange, owned)

@@ -11,8 +11,8 @@ Array = npt.NDArray[np.floating]
 
 
 class Parameters:
-    """``flat`` stores W, b, c and what hidden units have besides, one after the other; W (rows, columns), b (n_b,),
-    c (n_c,) and potential (n_potential, n_c) are views of it.
+    """``flat`` stores W, b, c and what units have besides, one after the other; W (rows, columns), b (n_b,), c (n_c,),
+    potential (n_potential, n_c) of hidden units and precision (0 or 1, n_b) of visible ones are views of it.
 
     Of connections that are listed W is a vector, (connections,).  Collectives and the optimizer see one contiguous
     vector; the RBM sees its weights and biases.  A dual layout has a second block of the same matrix, ``rows`` (rows,
@@ -21,20 +21,24 @@ class Parameters:
 
     def __init__(
         self, shape: tuple[int, ...], n_b: int, n_c: int, dtype: npt.DTypeLike,
-        rows_shape: tuple[int, int] | None = None, n_potential: int = 0,
+        rows_shape: tuple[int, int] | None = None, n_potential: int = 0, n_precision: int = 0,
     ) -> None:  # fmt: skip
-        """n_potential   parameters of a hidden unit besides its bias (:mod:`modelpar.units.hidden`)"""
+        """n_potential   parameters of a hidden unit besides its bias (:mod:`modelpar.units.hidden`)
+        n_precision   1 where visible units have precisions (:mod:`modelpar.model.gaussian_visible`), else 0
+        """
         self.n_weights = math.prod(shape)
-        self.flat: Array = np.zeros(self.n_weights + n_b + n_c + n_potential * n_c, dtype)
+        self.flat: Array = np.zeros(self.n_weights + (1 + n_precision) * n_b + (1 + n_potential) * n_c, dtype)
         self.W = self.flat[: self.n_weights].reshape(shape)
-        self.b, self.c, rest = np.split(self.flat[self.n_weights :], [n_b, n_b + n_c])
-        self.potential = rest.reshape(n_potential, n_c)
+        ends = np.cumsum([n_b, n_c, n_potential * n_c])
+        self.b, self.c, potential, precision = np.split(self.flat[self.n_weights :], ends)
+        self.potential, self.precision = potential.reshape(n_potential, n_c), precision.reshape(n_precision, n_b)
         self.rows: Array | None = None if rows_shape is None else np.zeros(rows_shape, dtype)
 
     def like(self, *, rows: bool = True) -> Parameters:
         """Zeros of the same shapes; ``rows=False`` leaves out the second block of a dual layout."""
         shape = None if self.rows is None or not rows else (self.rows.shape[0], self.rows.shape[1])
-        return Parameters(self.W.shape, len(self.b), len(self.c), self.flat.dtype, shape, len(self.potential))
+        beside = len(self.potential), len(self.precision)
+        return Parameters(self.W.shape, len(self.b), len(self.c), self.flat.dtype, shape, *beside)
 
     def copy_from(self, other: Parameters) -> None:
         """Take the values of parameters of the same shapes, of the second block where both have one."""

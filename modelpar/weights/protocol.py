@@ -152,7 +152,9 @@ class StoredWeights(Protocol):
     @property
     def list_bytes(self) -> int: ...
 
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0) -> Parameters: ...
+    def parameters(
+        self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0, n_precision: int = 0
+    ) -> Parameters: ...
 
     def draw(self, parameters: Parameters, stream: Stream) -> None:
         """W = standard normal draws, keyed by both units, the same at every grid."""

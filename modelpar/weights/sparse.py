@@ -92,8 +92,10 @@ class SparseWeights:
     def owned_in_spread(self) -> slice:
         return slice(len(self._visible_ids))
 
-    def parameters(self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0) -> Parameters:
-        return Parameters((self.n_weights,), n_b, n_c, dtype, n_potential=n_potential)
+    def parameters(
+        self, dtype: npt.DTypeLike, n_b: int, n_c: int, n_potential: int = 0, n_precision: int = 0
+    ) -> Parameters:
+        return Parameters((self.n_weights,), n_b, n_c, dtype, n_potential=n_potential, n_precision=n_precision)
 
     def spread_visible(self, owned: Activations) -> Transfer:
         return self._spread(self._visible_halo, owned)

@@ -31,6 +31,7 @@ class Phase:
     v: packed states or real values; s: k-bit values, probabilities, or real values
     potential: (parameters, owned hidden units) sums of -dU/dp of the hidden units' potentials U, where they have real
     values
+    unseen: (owned visible units,) sums of the variances of Gaussian units of which v has the means
     """
 
     v: Activations
@@ -38,6 +39,7 @@ class Phase:
     s: Activations
     s_spread: Activations
     potential: Array | None = None
+    unseen: Array | None = None
 
 
 class Statistics:
@@ -157,6 +159,9 @@ class Statistics:
             if phase.potential is not None:
                 velocity.potential *= velocity.flat.dtype.type(keep)
                 velocity.potential += (weight * phase.potential).astype(velocity.flat.dtype)
+            if velocity.precision.size:
+                velocity.precision *= velocity.flat.dtype.type(keep)
+                velocity.precision += (weight * _of_precisions(phase)).astype(velocity.flat.dtype)
 
 
 @dataclass(frozen=True)
@@ -228,6 +233,13 @@ def real_values(x: Activations, dtype: npt.DTypeLike) -> Array:
     if x.planes > 1:
         values *= values.dtype.type(1.0 / ((1 << x.planes) - 1))
     return values
+
+
+def _of_precisions(phase: Phase) -> Array:
+    """(owned visible units,) sums of -v^2 / 2, the derivative of log p* by a unit's precision."""
+    v = real_values(phase.v, np.float64)
+    squares = np.einsum("ij,ij->i", v, v, dtype=np.float64)
+    return np.asarray(-0.5 * (squares if phase.unseen is None else squares + phase.unseen))
 
 
 def _row_sums(x: Activations) -> Array:

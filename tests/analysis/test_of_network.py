@@ -15,9 +15,11 @@ from modelpar.analysis.of_network import (
     states_of_split,
     whole_parameters,
 )
+from modelpar.chains.gibbs import Chains
 from modelpar.draws import Purpose
 from modelpar.errors import SpecError
 from modelpar.kernels.states import pack, unpack
+from modelpar.training.state import TrainingRun
 
 pytestmark = [pytest.mark.ranks(1, 2, 3)]
 
@@ -65,11 +67,13 @@ def test_couplings_of_real_hidden_units(comm, agree, hidden: str) -> None:
     agree(not exact or np.allclose(variance, 1))
 
 
-def test_sequences_of_data_and_of_the_model(comm, agree) -> None:
+@pytest.mark.parametrize("start", ["random", "chains"])
+def test_sequences_of_data_and_of_the_model(comm, agree, start) -> None:
+    h0 = np.zeros((4, 40)) if start == "random" else np.random.default_rng(1).integers(0, 2, (4, 40))
     with Grid(MPI.COMM_SELF) as grid:
         alone = DeepBeliefNetwork(SPEC, grid)
         rbm = alone.rbms[0]
-        v, seen = rbm.sample_visible(pack(np.zeros((4, 40))), Purpose.FANTASY, 0, 3), {}
+        v, seen = rbm.sample_visible(pack(h0), Purpose.FANTASY, 0, 3), {}
         for k in range(1, 8):
             h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * k - 1, 3)
             v = rbm.sample_visible(h, Purpose.FANTASY, 2 * k, 3)
@@ -80,7 +84,11 @@ def test_sequences_of_data_and_of_the_model(comm, agree) -> None:
             network = DeepBeliefNetwork(SPEC, grid)
             data = open_dataset(STATES, comm=comm, visible="categorical:5", test_fraction=0.0)
             agree(np.array_equal(states_of_split(network, data, data.train), STATES))
-            agree(np.array_equal(sampled_states(network, 70, 5, chains=40, apart=2, first_draw=3), expected))
+            if start == "chains":
+                own = h0[network.rbms[0].hidden_ids]
+                TrainingRun.of(network).chains = Chains.of_replica(own, grid.replica, grid.n_replicas)
+            sampled = sampled_states(network, 70, 5, chains=40, apart=2, first_draw=3, start=start)
+            agree(np.array_equal(sampled, expected))
 
 
 def test_inputs_of_independent_sites() -> None:

@@ -106,9 +106,10 @@ def test_means_and_gaussian_units(comm, agree, shape, held):
                 h = all_states(N_HIDDEN)
                 x = twin.W @ h
                 log_p = twin.c @ h + given[known, i] @ x[known]
-                log_p += 0.5 * ((x + twin.b[:, None])[~known] ** 2).sum(axis=0)
+                t = twin.precision[~known, None]
+                log_p += 0.5 * ((x + twin.b[:, None])[~known] ** 2 / t).sum(axis=0)
                 p = np.exp(log_p - log_p.max())
-                values = (x + twin.b[:, None])[~known]
+                values = (x + twin.b[:, None])[~known] / t
             else:
                 states, p = conditional(twin, GIVEN[:, i], MASK[:, i])
                 values = states[~known]

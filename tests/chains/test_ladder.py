@@ -19,26 +19,29 @@ shapes = pytest.mark.parametrize("shape", networks.grids(MPI.COMM_WORLD), ids=st
 
 
 class Twin:
-    """A ladder in plain NumPy.   levels: (W, b, c, beta)"""
+    """A ladder in plain NumPy.   levels: (W, b, c, beta, precision)"""
 
     def __init__(self, levels, gaussian, seed):
         self.levels, self.gaussian, self.seed = levels, gaussian, seed
-        self.h = [np.zeros((len(c), N)) for _, _, c, _ in levels]
+        self.h = [np.zeros((len(c), N)) for _, _, c, *_ in levels]
         self.direction = np.zeros((len(levels), N), int)
         self.tried, self.accepted = np.zeros(len(levels) - 1, int), np.zeros(len(levels) - 1, int)
         self.round_trips, self.margin = 0, np.inf
 
     def log_f(self, level, v):
-        W, b, c, beta = level
-        own = -0.5 * ((v - b[:, None]) ** 2).sum(axis=0) if self.gaussian else b @ v
+        W, b, c, beta, t = level
+        own = b @ v - 0.5 * (t @ v**2) if self.gaussian else b @ v
         return own + np.logaddexp(0, beta * (W.T @ v + c[:, None])).sum(axis=0)
 
     def sweep(self, number):
         first, v = number * N, []
-        for t, ((W, b, _, beta), h) in enumerate(zip(self.levels, self.h, strict=True)):
+        for t, ((W, b, _, beta, precision), h) in enumerate(zip(self.levels, self.h, strict=True)):
             x, stream = beta * (W @ h) + b[:, None], (self.seed, 0, reference.FANTASY, 2 * t + 1)
-            draw = reference.sample_gaussian if self.gaussian else reference.sample_bernoulli
-            v.append(draw(x if self.gaussian else reference.sigmoid(x), stream, first))
+            if self.gaussian:
+                noise = reference.sample_gaussian(np.zeros_like(x), stream, first)
+                v.append(x / precision[:, None] + noise / np.sqrt(precision)[:, None])
+            else:
+                v.append(reference.sample_bernoulli(reference.sigmoid(x), stream, first))
         for low in range(number % 2, len(v) - 1, 2):
             a, b = self.levels[low : low + 2]
             ratio = (
@@ -55,7 +58,7 @@ class Twin:
         self.round_trips += (self.direction[0] == DOWN).sum()
         self.direction[0] = UP
         self.direction[-1] = np.where(self.direction[-1] == UP, DOWN, self.direction[-1])
-        for t, (W, _, c, beta) in enumerate(self.levels):
+        for t, (W, _, c, beta, _) in enumerate(self.levels):
             if beta:
                 p = reference.sigmoid(beta * (W.T @ v[t] + c[:, None]))
                 self.h[t] = reference.sample_bernoulli(p, (self.seed, 0, reference.FANTASY, 2 * t + 2), first)
@@ -86,8 +89,9 @@ def test_sweeps_draw_by_draw(comm, agree, shape, visible, layout):
     lower = rbm.with_parameters(part)
     levels = [Level(lower, 0.0), Level(lower, 0.6), Level(lower), Level(rbm)]
     smaller = (0.75 * twin.W, 0.75 * twin.b, 0.75 * twin.c)
-    expected = Twin([(*smaller, 0.0), (*smaller, 0.6), (*smaller, 1.0), (twin.W, twin.b, twin.c, 1.0)],
-                    visible == "gaussian", 5)  # fmt: skip
+    levels_of_it = [(*smaller, beta, 0.75 * twin.precision) for beta in (0.0, 0.6, 1.0)]
+    levels_of_it.append((twin.W, twin.b, twin.c, 1.0, twin.precision))
+    expected = Twin(levels_of_it, visible == "gaussian", 5)
     first, stop = N * grid.replica // grid.n_replicas, N * (grid.replica + 1) // grid.n_replicas
     walkers = Walkers.at([pack(np.zeros((len(rbm.hidden_ids), stop - first)))] * 4, first, N)
     for number in range(24):

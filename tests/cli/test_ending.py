@@ -26,7 +26,8 @@ WORDS = [
 FILES = [
     "config.toml", "ranks.txt", "metrics.jsonl", "step-00000001.safetensors", "step-00000002.safetensors",
     "pretrained.safetensors", "filters.png", "reconstructions.png", "samples.png", "step-00000003.safetensors",
-    "step-00000004.safetensors", "model.safetensors", "curves.png", "summary.json",
+    "step-00000004.safetensors", "model.safetensors", "curves.png", "report.html",
+    "summary.json",
 ]  # fmt: skip
 SAME = [name for name in FILES if name.endswith((".safetensors", ".png")) and name != "curves.png"]  # it shows no time
 # a network that was fine-tuned has lost its pictures; a model has no summary; nothing but options is there

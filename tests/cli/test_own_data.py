@@ -18,6 +18,7 @@ import pytest
 from mpi4py import MPI
 
 from modelpar.cli import recorded_paths, run
+from modelpar.data import open_dataset, write_packed
 from modelpar.data.named import SETS
 from modelpar.data.synthetic import KINDS
 from modelpar.spec import DATA_SETS, DRAWN_SETS, DataSpec
@@ -243,3 +244,45 @@ def test_an_older_checkpoint_tells_nothing_and_goes_by_the_path(home: Path, mode
     assert judged(modelpar, "r")[0]["samples"] == 12
     assert judged(modelpar, "r", "--data", "./x.npy")[0]["samples"] == 12
     assert modelpar("train", "--resume", "--run-dir", "r", *FEW)[0] == 0
+
+
+# -- letters of states -------------------------------------------------------------------------------------------------
+
+
+def aligned(path: Path, letters: str, n: int = 60) -> Path:
+    """Sequences of 5 letters, each of them of ``letters``."""
+    rng = np.random.default_rng(len(letters))
+    rows = ["".join(rng.choice(list(letters), 5)) for _ in range(n)]
+    path.write_text("".join(f">s{i}\n{row}\n" for i, row in enumerate(rows)))
+    return path
+
+
+@pytest.mark.parametrize(("letters", "option"), [("-ACGU", "rna"), ("xyAB-", "xyAB-")])
+def test_letters_of_the_states_are_kept(
+    modelpar: Command, tmp_path: Path, monkeypatch, letters: str, option: str
+) -> None:
+    """Commands that read or write sequences need no --alphabet again, and refuse another."""
+    monkeypatch.chdir(tmp_path)
+    aligned(tmp_path / "family.fasta", letters)
+    words = ["--data", "family.fasta", "--visible", "categorical:5", "--layers", "25-3", "--epochs", "1"]
+    status, _, err = modelpar("train", *words, "--alphabet", option, "--run-dir", "r", *FEW)
+    assert status == 0, err
+    status, _, err = modelpar("sample", "r", "--count", "40", "--steps", "2", "--out", "new.fasta")
+    assert status == 0, err
+    written = {*"".join((tmp_path / "new.fasta").read_text().splitlines()[1::2])}
+    assert written <= set(letters)
+    assert len(written) == 5
+    aligned(tmp_path / "one.fasta", letters[1:3], 1)  # whose few letters suggest other states
+    assert modelpar("mutations", "r", "--wild-type", "one.fasta", "--out", "m.csv")[0] == 0
+    status, _, err = modelpar("evaluate", "r", "--data", "one.fasta", "--threads", "1", "--json")
+    assert status == 0, err
+    line = printed_by(modelpar, "sample", "r", "--alphabet", "dna", "--out", "x.fasta")
+    assert f"not that of the training, whose letters are {letters}" in line
+    for words in (("mutations", "r", "--wild-type", "one.fasta", "--out", "x.csv"), ("score", "r")):
+        assert "not that of the training" in printed_by(modelpar, *words, "--alphabet", "dna")
+    aligned(tmp_path / "other.fasta", "-ACGT")
+    again = ("train", "--resume", "--run-dir", "r", "--epochs", "2", "--data", "other.fasta", "--alphabet", "dna")
+    assert f"its states are the letters -ACGT, not {letters}" in printed_by(modelpar, *again, *FEW)
+    write_packed("packed.npz", open_dataset("other.fasta").train, visible="categorical:5", alphabet="-ACGT")
+    assert "bring data of the same letters" in printed_by(modelpar, "score", "r", "--data", "packed.npz")
+    assert not list(tmp_path.glob("x.*"))

@@ -6,6 +6,7 @@ Modules: modelpar/cli/rbms_export, modelpar/cli/rbms_import, modelpar/cli/row_fi
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mpi4py import MPI
 from modelpar import DeepBeliefNetwork, Grid, NetworkSpec, load, save
 from modelpar.chains.gibbs import START, Chains
 from modelpar.cli import run
-from modelpar.cli.rbms_export import torch_state
+from modelpar.cli.rbms_export import _Writer, torch_state
 from modelpar.draws import Purpose
 from modelpar.kernels.states import unpack
 from modelpar.training.state import Position, TrainingRun
@@ -25,14 +26,19 @@ pytestmark = [pytest.mark.ranks(2, 3), pytest.mark.slow]
 RNG = np.random.default_rng(6)
 W, B, C = RNG.normal(size=(9, 5)).astype("f4"), RNG.normal(size=9).astype("f4"), RNG.normal(size=5).astype("f4")
 CHAINS = RNG.integers(0, 2, (7, 9)).astype("f4")
+SITES = RNG.integers(0, 3, (7, 3)).astype("f4")  # categories of the chains of a PBRBM, whose 3 sites of 3 are 9 units
 
 
-def write_theirs(path, *, kind="BBRBM", hidden=C, chains=CHAINS) -> None:
+def write_sites(path, *, shape=(3, 3), chains=SITES) -> None:
+    write_theirs(path, kind="PBRBM", visible=B.reshape(shape), weights=W.reshape(*shape, 5), chains=chains)
+
+
+def write_theirs(path, *, kind="BBRBM", weights=W, visible=B, hidden=C, chains=CHAINS) -> None:
     """As save_model and create_machine of rbms 0.4 do."""
     with h5py.File(path, "w") as file:
         for update, factor in ((1, 0.5), (10, 1.0), (9, 0.25)):
             group = file.create_group(f"update_{update}/params")
-            for name, value in (("weight_matrix", W), ("vbias", B), ("hbias", hidden)):
+            for name, value in (("weight_matrix", weights), ("vbias", visible), ("hbias", hidden)):
                 group[name] = np.float32(factor) * value
             file[f"update_{update}/time"] = 1.5
         file["parallel_chains"], file["model_type"] = chains, kind
@@ -63,7 +69,8 @@ def parameters(path):
     with Grid(MPI.COMM_SELF) as grid:
         network = load(path, grid)
         rbm, chains = network.rbms[0], network.run.chains
-        drawn = rbm.sample_hidden(CHAINS.T, Purpose.CHAIN, START, 0)
+        v = CHAINS if rbm.visible.name == "bernoulli" else (SITES[..., None] == np.arange(3)).reshape(7, 9)
+        drawn = rbm.sample_hidden(v.T.astype("f4"), Purpose.CHAIN, START, 0)
         return rbm.W.copy(), rbm.b.copy(), rbm.c.copy(), None if chains is None else unpack(chains.h), unpack(drawn)
 
 
@@ -86,6 +93,39 @@ def test_a_file_comes_and_goes(comm, agree, folder) -> None:
                 agree(file["update_1"][name] == file["update_1/params"][name])
             agree(file["parallel_chains"].shape == (7, 9) and set(np.unique(file["parallel_chains"])) <= {0, 1})
             agree(file["hyperparameters/num_hiddens"][()] == 5 and file["model_type"][()] == b"BBRBM")
+
+
+def test_sites_come_and_go(comm, agree, folder) -> None:
+    """Of categorical units a file has one axis more."""
+    if comm.rank == 0:
+        write_sites(folder / "sites.h5")
+    comm.barrier()
+    for n in [n for n in range(1, comm.size + 1) if comm.size % n == 0]:
+        agree(modelpar(comm, folder, f"import sites.h5 in{n}.safetensors --model-shards {n}") == 0)
+        agree(modelpar(comm, folder, f"export in{n}.safetensors out{n}.h5 --model-shards {n}") == 0)
+        agree((folder / f"in{n}.safetensors").read_bytes() == (folder / "in1.safetensors").read_bytes())
+        with h5py.File(folder / f"out{n}.h5") as file:
+            for name, theirs in (("weight_matrix", W.reshape(3, 3, 5)), ("vbias", B.reshape(3, 3)), ("hbias", C)):
+                ours = file["update_1/params"][name][()]
+                agree(ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes())
+            agree(file["parallel_chains"].shape == (7, 3) and set(np.unique(file["parallel_chains"])) <= {0, 1, 2})
+            agree(file["hyperparameters/num_visibles"][()] == 3 and file["model_type"][()] == b"PBRBM")
+    W1, b1, c1, chains, drawn = parameters(folder / "in1.safetensors")
+    agree(W1.tobytes() == W.tobytes() and b1.tobytes() == B.tobytes() and c1.tobytes() == C.tobytes())
+    agree(np.array_equal(chains, drawn))
+
+
+def test_rows_of_a_site_that_come_in_pieces(comm, agree, folder) -> None:
+    """The rows of large networks come in chunks that end within sites."""
+    if comm.rank == 0:
+        writer = _Writer(folder / "pieces.h5")
+        block = SimpleNamespace(shape=W.shape, block=W)
+        writer.begin("params/weight_matrix", "weight_matrix", block, 3)
+        for first in range(0, 9, 2):
+            writer.add(W[first : first + 2])
+        writer.finish()
+        with h5py.File(folder / "pieces.h5") as file:
+            assert file["params/weight_matrix"][()].tobytes() == W.tobytes()
 
 
 def test_an_earlier_update_and_more_training(comm, agree, folder) -> None:
@@ -142,6 +182,14 @@ def test_rbms_reads_what_is_written(comm, agree, folder) -> None:
     h = np.eye(5, 7, dtype="f4").T
     energy = read.compute_energy(torch.from_numpy(CHAINS), torch.from_numpy(h)).numpy()
     agree(np.allclose(energy, -CHAINS @ B - h @ C - (CHAINS @ W * h).sum(axis=1), atol=1e-4))
+    if comm.rank == 0:
+        write_sites(folder / "sites.h5")
+        assert modelpar(MPI.COMM_SELF, folder, "import sites.h5 sites.safetensors") == 0
+        assert modelpar(MPI.COMM_SELF, folder, "export sites.safetensors out.h5") == 0
+        read, _, _, _ = io.load_model(str(folder / "out.h5"), 1, torch.device("cpu"), torch.float32, restore=True)
+        v = (SITES[..., None] == np.arange(3)).reshape(7, 9)
+        energy = read.compute_energy(torch.from_numpy(SITES), torch.from_numpy(h)).numpy()
+        assert np.allclose(energy, -(v @ B) - h @ C - (v @ W * h).sum(axis=1), atol=1e-4)
     assert torch_state(13).tobytes() == torch.manual_seed(13).get_state().numpy().tobytes()
 
 
@@ -149,7 +197,13 @@ def test_rbms_reads_what_is_written(comm, agree, folder) -> None:
     ("words", "message"),
     [
         ("import theirs.h5 x.safetensors --update 3", "has the updates 1, 9, 10"),
-        ("import potts.h5 x.safetensors", "type PBRBM"),
+        ("import ising.h5 x.safetensors", "type IIRBM"),
+        (
+            "import flat.h5 x.safetensors",
+            "(sites, categories, hidden) with (sites, categories) and (hidden,) are needed",
+        ),
+        ("import one.h5 x.safetensors", "a site has 2 to 1024 categories"),
+        ("import fourth.h5 x.safetensors", "not only categories 0 .. 2"),
         ("import uneven.h5 x.safetensors", "(visible,) and (hidden,) are needed"),
         ("import spins.h5 x.safetensors", "not only 0 and 1"),
         ("import nan.h5 x.safetensors", "has NaN"),
@@ -161,7 +215,7 @@ def test_rbms_reads_what_is_written(comm, agree, folder) -> None:
         ("export in.safetensors x.npz --last", "has no average of parameters"),
         ("score in.safetensors --data digits --binarise 0.5", "was imported with --binarise none"),
         ("import theirs.h5 theirs.h5", "is a file"),
-        ("export real.safetensors x.h5", "is for Bernoulli visible units, but these are gaussian"),
+        ("export real.safetensors x.h5", "is for Bernoulli or categorical visible units, but these are gaussian"),
         ("export sparse.safetensors x.h5", "not complete"),
         ("export real.safetensors x.npz --rbm 0", "--rbm 0 has no effect"),
         ("export real.safetensors x.npz --to-rbms", "use .h5"),
@@ -169,7 +223,10 @@ def test_rbms_reads_what_is_written(comm, agree, folder) -> None:
 )
 def test_mistakes_are_one_line(comm, agree, folder, capfd, words, message) -> None:
     if comm.rank == 0:
-        write_theirs(folder / "potts.h5", kind="PBRBM")
+        write_theirs(folder / "ising.h5", kind="IIRBM")
+        write_theirs(folder / "flat.h5", kind="PBRBM")
+        write_sites(folder / "one.h5", shape=(9, 1), chains=np.zeros((7, 9)))
+        write_sites(folder / "fourth.h5", chains=SITES + 1)
         write_theirs(folder / "uneven.h5", hidden=C[:4])
         write_theirs(folder / "spins.h5", chains=2 * CHAINS - 1)
         write_theirs(folder / "nan.h5", hidden=np.where(C > 0, np.nan, C))

@@ -12,6 +12,7 @@ import pytest
 
 from modelpar.diagnosis.moments import compare, moments, random_triples, three_body
 from modelpar.diagnosis.overfitting import free_energy_gap
+from modelpar.diagnosis.sampling import in_proportion
 
 
 @pytest.mark.parametrize("kind", ["states", "values"])
@@ -59,3 +60,21 @@ def test_the_gap_of_free_energies():
     assert result.gap == 3.0
     assert math.isclose(result.error, math.sqrt(2 / 2 + 1 / 3))
     assert math.isnan(free_energy_gap(np.zeros(0), np.ones(3)).gap)
+
+
+def test_weights_are_as_so_many_copies():
+    """Whole weights against each sample as often as its weight says."""
+    rng = np.random.default_rng(8)
+    x, weights = rng.integers(0, 2, (6, 90)).astype(np.uint8), rng.integers(1, 5, 90).astype(float)
+    copies, triples = np.repeat(x, weights.astype(int), axis=1), random_triples(6, 100, 0)
+    result, expected = moments(x, weights), moments(copies)
+    assert np.allclose(result.means, expected.means, rtol=1e-12)
+    assert np.allclose(result.covariances, expected.covariances, atol=1e-12)
+    assert math.isclose(result.n, weights.sum() ** 2 / (weights**2).sum())
+    assert np.allclose(three_body(x, triples, weights), three_body(copies, triples), atol=1e-12)
+    assert np.array_equal(in_proportion(np.array([1.0, 0.0, 2.0, 1.0]), 8), [0, 0, 2, 2, 2, 2, 3, 3])
+    a, b = rng.normal(0, 1, 90), rng.normal(1, 1, 50)
+    gap = free_energy_gap(a, b, weights)
+    assert math.isclose(gap.gap, b.mean() - np.repeat(a, weights.astype(int)).mean(), rel_tol=1e-12)
+    alike = free_energy_gap(a, b, np.full(90, 3.0), np.ones(50))
+    assert math.isclose(alike.error, free_energy_gap(a, b).error, rel_tol=1e-12)

@@ -230,6 +230,23 @@ def test_chains_are_those_of_the_model(comm, agree, shape):
     agree(np.allclose(result.samples.covariances, np.cov(flat), atol=0.05))
 
 
+@shapes
+def test_weights_of_samples(comm, agree, shape):
+    """Data of two kinds, of which weights leave one: what is said of them is said of that one."""
+    v, p = biased(20, 300, 5)
+    both = np.concatenate([v, 1 - v], axis=1)
+    weights = np.r_[np.ones(300), np.full(300, 1e-9)]
+    network = independent(comm, shape, p)
+    held_out = share(network, both)
+    result = diagnose(network, held_out, held_out, n_chains=300, n_sweeps=3, weights=weights[held_out[1]],
+                      training_weights=weights[held_out[1]])  # fmt: skip
+    agree(np.allclose(result.data.means, v.mean(axis=1), atol=1e-6) and abs(result.data.n - 300) < 1)
+    agree(math.isclose(result.mean_free_energies["held_out"], (-np.log(p / (1 - p)) @ v).mean() - 9 * math.log(2),
+                       rel_tol=1e-6))  # fmt: skip
+    agree(abs(result.gap.gap) < 1e-9 and result.moments["means"].slope > 0.9)
+    agree(result.distances["data"].means[0] < 1e-6 and abs(result.neighbours.truth - 0.5) < 0.1)
+
+
 def test_what_cannot_be_compared(comm, agree):
     network = independent(comm, networks.grids(comm)[0], np.full(5, 0.5))
     one = biased(5, 1, 1)[0]

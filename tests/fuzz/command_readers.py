@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import shlex
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from mpi4py import MPI
 import modelpar.cli
 from tests.fuzz import checkpoints, graph_readers, run_readers
 from tests.fuzz.harness import Case, Fault, mistake_in
-from tests.fuzz.mutation import EDGES, WORDS, damaged_bytes
+from tests.fuzz.mutation import EDGES, WORDS, as_json, damaged_bytes, damaged_json
 
 WITH_CHECKPOINT = (
     "evaluate file --data data.npy --split train --threads 1", "export file out.npz", "export file out.safetensors",
@@ -43,6 +44,7 @@ ODD = (
 def cases() -> Iterator[Case]:
     for kind in ("begun", "listed", "trajectory"):
         yield Case(f"command/checkpoint/{kind}", partial(damaged, kind=kind), checkpoint)
+    yield Case("command/report", damaged_run, report)
     yield Case("command/config", config, from_config)
     yield Case("command/placement", placement, from_placement)
     yield Case("command/arguments", arguments, words)
@@ -105,6 +107,45 @@ def checkpoint(path: Path) -> None:
     refuse(call(words))
 
 
+SUMMARY: dict[str, object] = {
+    "test_accuracy": 0.9, "log_likelihood": -3.5, "log_likelihood_low": -4.0, "log_likelihood_high": -3.0,
+    "train_seconds": 2.0, "compile_seconds": 1.0, "samples_per_second": 10.0, "layers": [13, 9], "classes": 0,
+    "bytes": {"shard": {"gather": {"bits": 10}}, "replica": {}}, "parameters": 139, "version": "0.1.0",
+    "other_bytes": {"upkeep": {"replica": {"biases": {"floats": 8}}}, "measures": {}}, "staleness": {"0": 2, "3": 1},
+    "peak_rss_per_rank": [1 << 20], "grid": {"replicas": 1, "model_shards": 1, "ranks": 1}, "threads": 1,
+    "environment": {"python": "3.11", "kernels": ["lists"]},
+}  # fmt: skip
+
+
+def damaged_run(path: Path, random: Random) -> None:
+    """One file of a run, whose name is in ``words``."""
+    name = random.choice(("summary.json", "summary.json", "metrics.jsonl", "config.toml", "filters.png", "lock"))
+    path.with_name("words").write_text(name)
+    if name == "metrics.jsonl":
+        run_readers.damage_lines(path, random, run_readers.RECORDS)
+    elif name == "config.toml":
+        run_readers.damage_config(path, random)
+    else:
+        text = as_json(damaged_json(SUMMARY, random), random)
+        content = text.encode("utf-8", "backslashreplace")
+        path.write_bytes(damaged_bytes(content, random) if random.random() < 0.3 else content)
+
+
+def report(path: Path) -> None:
+    """Of a run that has this file beside others that are whole: a page that is whole, without a tag of its texts."""
+    run = Path("run")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000003.safetensors").write_bytes(checkpoints.valid("begun"))
+    (run / "config.toml").write_text(run_readers.CONFIG)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run_readers.RECORDS))
+    (run / "summary.json").write_text(json.dumps(SUMMARY))
+    path.rename(run / (Path("words").read_text() if Path("words").exists() else "summary.json"))
+    refuse(call(["report", "run", "--out", "page.html"]))
+    page = Path("page.html").read_text("utf-8")
+    if not page.endswith("</body></html>\n") or page.count("<script") or page.count("<section") < 5:
+        raise Fault(f"a page that is not whole: {page[-200:]!r}")
+
+
 def config(path: Path, random: Random) -> None:
     run_readers.damage_config(path, random)
 
@@ -161,12 +202,15 @@ def _fill(file: object, random: Random, *, damaged: bool) -> None:
 
     assert isinstance(file, h5py.File)
     W = np.linspace(-1, 1, 24, dtype="f4").reshape(6, 4)
-    named = {"weight_matrix": W, "vbias": W[:, 0].copy(), "hbias": W[0].copy()}
+    named, chains, kind = {"weight_matrix": W, "vbias": W[:, 0].copy(), "hbias": W[0].copy()}, (3, 6), "BBRBM"
+    if damaged and random.random() < 0.5:
+        named |= {"weight_matrix": W.reshape(3, 2, 4), "vbias": W[:, 0].reshape(3, 2).copy()}
+        chains, kind = (3, 3), "PBRBM"
     for update in (1, 10):
         group = file.create_group(f"update_{update}/params")
         for name, value in named.items():
             group[name] = value
-    file["parallel_chains"], file["model_type"] = np.ones((3, 6), "f4"), "BBRBM"
+    file["parallel_chains"], file["model_type"] = np.ones(chains, "f4"), kind
     for name, value in {"batch_size": 20, "gibbs_steps": 4, "learning_rate": 0.02, "seed": 13}.items():
         file[f"hyperparameters/{name}"] = value
     if not damaged:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import io
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ import numpy as np
 from modelpar import DataSpec
 from modelpar.analysis.contacts import Structure
 from modelpar.data import check_range, open_dataset
+from modelpar.data.missing import MissingValues
 from modelpar.formats.vcf import read_sites
 from tests.fuzz.harness import Case, Fault
-from tests.fuzz.mutation import damaged_bytes, damaged_text
+from tests.fuzz.mutation import as_json, damaged_bytes, damaged_json, damaged_text
 
 
 def read_field_data(path: Path, visible: str = "", missing: str = "auto") -> None:
@@ -36,6 +38,8 @@ def read_field_data(path: Path, visible: str = "", missing: str = "auto") -> Non
         check_range(data, every, data.visible)
     some = every[:: max(1, data.n_visible // 20)]
     table.columns(some).summary(np.arange(table.n_samples))
+    if data.train.missing is not None:
+        MissingValues(data.train, every).of(np.arange(table.n_samples))
 
 
 def damaged(content: str, random: Random) -> bytes:
@@ -120,6 +124,35 @@ def write_hdf5(path: Path, random: Random) -> None:
     path.write_bytes(damaged_bytes(content.getvalue(), random) if random.random() < 0.6 else content.getvalue())
 
 
+def write_zarr(path: Path, random: Random) -> None:
+    """A store, one of whose files is damaged: most often the metadata, as JSON or as text."""
+    import zarr
+
+    values = np.random.default_rng(random.getrandbits(32)).random((30, 9)) < 0.3
+    kind, version = random.choice(("?", "u1", "f4", "f8", ">i4", "f2")), random.choice((2, 3))
+    how: dict[str, Any] = random.choice(({}, {"compressors": None}, {"fill_value": 1}))
+    if version == 3 and random.random() < 0.3:
+        how = {**how, "shards": (14, 8)}
+    inner = random.choice(("", "a", "a/b"))
+    if inner:
+        zarr.open_group(path, mode="w", zarr_format=version)
+    shapes: dict[str, Any] = {"shape": (30, 9), "chunks": (7, 4)}
+    array = zarr.create_array(path, name=inner or None, dtype=kind, zarr_format=version, **shapes, **how)
+    array[...] = values.astype(kind)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    metadata = [file for file in files if file.name in (".zarray", "zarr.json")]
+    chosen = random.choice(metadata if random.random() < 0.7 else files)
+    content, way = chosen.read_bytes(), random.randrange(4)
+    if way == 0 and chosen in metadata:
+        chosen.write_text(as_json(damaged_json(json.loads(content), random), random))
+    elif way == 1 and chosen in metadata:
+        chosen.write_bytes(damaged_text(content.decode(), random).encode("utf-8", "backslashreplace"))
+    elif way == 2:
+        chosen.unlink()
+    else:
+        chosen.write_bytes(damaged_bytes(content, random))
+
+
 def write_parquet(path: Path, random: Random) -> None:
     import pyarrow
     from pyarrow import parquet
@@ -142,18 +175,16 @@ def write_csv(path: Path, random: Random) -> None:
     """As file.csv: it is known by its name."""
     sign = random.choice((",", ",", ";"))
     rows = [[f"c{k}" for k in range(4)]] if random.random() < 0.6 else []
-    rows += [
-        [random.choice(("0", "1", "1", "0.5", "-3", "", "x"[: random.randrange(2)])) for _ in range(4)]
-        for _ in range(9)
-    ]
+    cells = random.choice((("0", "1"), ("0", "1", "0.5", "-3"), ("0", "1", ""), ("0", "1", "-1"), ("0", "", "x", "2")))
+    rows += [[random.choice(cells) for _ in range(4)] for _ in range(9)]
     text = "\n".join(sign.join(row) for row in rows) + "\n"
     path.with_suffix(".csv").write_bytes(
         packed(damaged(text, random) if random.random() < 0.7 else text.encode(), random)
     )
 
 
-def read_csv(path: Path) -> None:
-    read_field_data(path.with_suffix(".csv"))
+def read_csv(path: Path, visible: str = "", missing: str = "auto") -> None:
+    read_field_data(path.with_suffix(".csv"), visible, missing)
 
 
 # -- what goes with samples and alignments --------------------------------------------------------------------------
@@ -187,7 +218,12 @@ def cases() -> Iterator[Case]:
         name = f"field/{write.__name__.removeprefix('write_')}"
         yield Case(name, write, partial(read_field_data, missing="most-frequent"))
         yield Case(f"{name}/bits", write, partial(read_field_data, visible="bernoulli"))
+    if importlib.util.find_spec("zarr") is not None:
+        yield Case("field/zarr", write_zarr, read_field_data)
+    if importlib.util.find_spec("pyarrow") is not None:
+        yield Case("field/csv/missing", write_csv, partial(read_csv, visible="categorical:2", missing="sample"))
     if importlib.util.find_spec("h5py") is not None:
         yield Case("field/hdf5", write_hdf5, read_field_data)
     yield Case("field/fasta", write_fasta, read_field_data)
+    yield Case("field/fasta/missing", write_fasta, partial(read_field_data, missing="sample"))
     yield Case("field/fasta/states", write_fasta, partial(read_field_data, visible="categorical:21"))

@@ -1,6 +1,6 @@
 """Rectified units in vectors, against SciPy: quantiles, draws, moments and cumulants, with and without compilation.
 
-Modules: modelpar/kernels/sampling/normal_tail
+Modules: modelpar/kernels/sampling/normal_tail, modelpar/kernels/sampling/rectified
 """
 
 from __future__ import annotations

@@ -26,19 +26,20 @@ def all_states(n):
 
 def log_sum_over_hidden(rbm, v):
     """log sum_h exp(-E(v, h)) of every column of v, hidden state by hidden state."""
-    own = -0.5 * ((v - rbm.b[:, None]) ** 2).sum(axis=0) if rbm.gaussian else rbm.b @ v
+    b, t = rbm.b[:, None], rbm.precision[:, None]
+    own = -0.5 * (t * (v - b / t) ** 2).sum(axis=0) if rbm.gaussian else rbm.b @ v
     h = all_states(len(rbm.c))
     return np.log(np.exp(v.T @ rbm.W @ h + own[:, None] + (rbm.c @ h)[None, :]).sum(axis=1))
 
 
 def exact_log_partition(rbm):
-    """Over all pairs of states; for Gaussian visible units by the moments of N(b + W h, 1)."""
+    """Over all pairs of states; for Gaussian visible units by the moments of N((b + W h) / t, 1 / t)."""
     if not rbm.gaussian:
         return np.log(np.exp(log_sum_over_hidden(rbm, all_states(len(rbm.b)))).sum())
     h = all_states(len(rbm.c))
     shift = rbm.W @ h
-    terms = np.exp(rbm.c @ h + rbm.b @ shift + 0.5 * (shift**2).sum(axis=0))
-    return np.log(terms.sum()) + 0.5 * len(rbm.b) * np.log(2 * np.pi)
+    terms = np.exp(rbm.c @ h + (rbm.b / rbm.precision) @ shift + 0.5 * (shift**2 / rbm.precision[:, None]).sum(axis=0))
+    return np.log(terms.sum()) + 0.5 * np.log(2 * np.pi / rbm.precision).sum()
 
 
 def owners_of(n_units, n_shards, kind):
@@ -57,7 +58,8 @@ class Case:
         rng = np.random.default_rng(n_visible)
         W = rng.normal(0, 0.3 if gaussian else 0.8, (n_visible, n_hidden))
         b, c = rng.normal(0, 0.5, n_visible), rng.normal(0, 0.5, n_hidden)
-        self.whole = reference.RBM(W, b, c, seed=SEED, gaussian=gaussian)
+        precision = {"precision": np.exp(rng.normal(0.3, 0.5, n_visible))} if gaussian else {}
+        self.whole = reference.RBM(W, b, c, seed=SEED, gaussian=gaussian, **precision)
         self.grid = Grid(comm, model_shards=n_shards, replicas=comm.size // n_shards)
         spec = NetworkSpec(
             layers=(n_visible, n_hidden), visible="gaussian" if gaussian else "bernoulli", dtype="float64", seed=SEED
@@ -66,6 +68,8 @@ class Case:
         self.rbm = DeepBeliefNetwork(spec, self.grid, layout).rbms[0]
         self.rbm.W[...] = W[np.ix_(self.rbm.weights.visible_rows, self.rbm.weights.hidden_columns)]
         self.rbm.b[...], self.rbm.c[...] = b[self.rbm.visible_ids], c[self.rbm.hidden_ids]
+        if gaussian:
+            self.rbm.parameters.precision[0] = self.whole.precision[self.rbm.visible_ids]
 
     def mine(self, v):
         """The owned block of all samples."""

@@ -1,6 +1,6 @@
 """Annealed importance sampling against exact sums over all states, at every grid of the ranks.
 
-Modules: modelpar/likelihood/steps
+Modules: modelpar/likelihood/legs, modelpar/likelihood/steps
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ def kept_before(it, case, n_shards, **options):
         rng, one = np.random.default_rng(k), case(n_shards, on=it.grid.comm, **options)
         W = scale * it.whole.W + rng.normal(0, 0.1, it.whole.W.shape)
         b, c = scale * it.whole.b + rng.normal(0, 0.1, 7), scale * it.whole.c + rng.normal(0, 0.1, 5)
-        one.whole = reference.RBM(W, b, c, seed=it.whole.seed, gaussian=it.whole.gaussian)
+        t = 1 + scale * (it.whole.precision - 1) + rng.normal(0, 0.05, 7)
+        precision = {"precision": t} if it.whole.gaussian else {}
+        one.whole = reference.RBM(W, b, c, seed=it.whole.seed, gaussian=it.whole.gaussian, **precision)
+        one.rbm.parameters.precision[:] = one.whole.precision[one.rbm.visible_ids]
         one.rbm.W[...] = W[np.ix_(one.rbm.weights.visible_rows, one.rbm.weights.hidden_columns)]
         one.rbm.b[...], one.rbm.c[...] = b[one.rbm.visible_ids], c[one.rbm.hidden_ids]
         kept.append(one)

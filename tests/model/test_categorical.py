@@ -12,6 +12,7 @@ import pytest
 from mpi4py import MPI
 from scipy.special import logsumexp
 
+from modelpar.chains import tempering
 from modelpar.chains.clamped import complete
 from modelpar.data import open_dataset
 from modelpar.draws import Purpose
@@ -94,6 +95,30 @@ def test_likelihoods_are_those_of_enumeration(shape, connections) -> None:
     few = np.arange(twin.network.grid.replica, 81, 9 * twin.network.grid.n_replicas)
     reverse = annealing.reverse_log_likelihoods(twin.rbm, twin.mine(v[:, few]), few, np.linspace(0, 1, 300))
     assert np.abs(reverse - (-energies[few] - log_z)).max(initial=0) < 1.5
+
+
+@each_grid
+def test_ladders_and_the_way_through_models(shape) -> None:
+    """Means of tempered chains, by temperatures and through a model of half the weights, and log Z on that way."""
+    twin, v = Twin(shape, dtype="float64"), all_states()
+    minus = -twin.energies(v)
+    half = twin.rbm.parameters.like()
+    half.flat[:] = twin.rbm.parameters.flat / 2
+    kept = [twin.rbm.with_parameters(half)]
+    expected = twin.mine(v @ np.exp(minus - logsumexp(minus)))
+    for levels in (tempering.ladder_of_temperatures(twin.rbm, 4), tempering.ladder_of_models(twin.rbm, kept)):
+        means, swaps = tempering.tempered_fantasies(twin.network, levels, 1000, 20)
+        assert np.abs(means.mean(axis=1) - expected).max(initial=0) < 5 * 0.5 / np.sqrt(1000)
+        assert 0 < swaps.acceptance.min() < 1
+    through = annealing.log_partition_ais(twin.rbm, n_chains=200, n_betas=100, kept=kept)
+    assert through.low <= logsumexp(minus) <= through.high
+    few = np.arange(twin.network.grid.replica, 81, 3 * twin.network.grid.n_replicas)
+    betas = annealing.temperatures(twin.rbm, 150, kept=kept)
+    reverse = annealing.reverse_log_likelihoods(twin.rbm, twin.mine(v[:, few]), few, betas, kept=kept)
+    assert np.abs(reverse - (minus[few] - logsumexp(minus))).max(initial=0) < 1.5
+    for method in ("pt", "ptt"):
+        network = trained(shape, epochs=1, learning_rate=0.1, chains=30, chain_method=method, chain_temperatures=3)
+        assert np.abs(network.rbms[0].b.reshape(-1, Q).sum(axis=1)).max(initial=0) < 1e-5
 
 
 @each_grid

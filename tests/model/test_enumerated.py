@@ -45,8 +45,9 @@ class Exact:
         self.h = all_states(len(c))
         x = W @ self.h + b[:, None]
         if twin.gaussian:
-            log_p = c @ self.h + 0.5 * (x**2).sum(axis=0)
-            self.mean, self.square = x, x**2 + 1
+            t = twin.precision.astype(np.float64)[:, None]
+            log_p = c @ self.h + 0.5 * (x**2 / t).sum(axis=0)
+            self.mean, self.square = x / t, (x / t) ** 2 + 1 / t
         else:
             log_p = c @ self.h + np.log1p(np.exp(x)).sum(axis=0)
             self.mean = self.square = reference.sigmoid(x)  # of v given h, and of v^2

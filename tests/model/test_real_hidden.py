@@ -18,6 +18,7 @@ from modelpar.errors import SpecError
 from modelpar.kernels.states import pack
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.rbm import RBM
+from modelpar.model.real_hidden import variance_alone
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.sync import AllreduceSync
 from modelpar.training.optimizer import Optimizer
@@ -37,11 +38,12 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def machine(
-    comm, shape, kind, *, layout="column", visible="bernoulli", dtype="float64", sizes=(9, 6), owners="random"
+    comm, shape, kind, *, layout="column", visible="bernoulli", dtype="float64", sizes=(9, 6), owners="random",
+    variances="learned",
 ):  # fmt: skip
     """A sharded network, and the same RBM in NumPy."""
     how = {"connections": layout} if ":" in layout else {"layout": layout}
-    spec = NetworkSpec(sizes, hidden=kind, visible=visible, dtype=dtype, seed=17, **how)
+    spec = NetworkSpec(sizes, hidden=kind, visible=visible, variances=variances, dtype=dtype, seed=17, **how)
     plan = networks.layout_of(spec, shape[0], owners)
     whole_sites = plan.layers[0].with_whole(spec.visible_kind.unit_of_layout)
     plan = replace(plan, layers=(whole_sites, *plan.layers[1:]))
@@ -51,7 +53,11 @@ def machine(
     W = rng.normal(0, 0.25, sizes) * mask
     b, c = rng.normal(0, 0.5, sizes[0]), rng.normal(0, 0.5, sizes[1])
     how = {"gaussian": visible == "gaussian", "categories": spec.visible_kind.categories, "mask": mask}
-    twin = RealRBM(W, b, c, kind, some_potential(kind, sizes[1], rng), seed=17, **how)
+    U = some_potential(kind, sizes[1], rng)
+    if rbm.visible.learned:
+        how["precision"] = np.exp(rng.normal(0.3, 0.5, sizes[0]))
+        rbm.parameters.precision[0] = how["precision"][rbm.visible_ids]
+    twin = RealRBM(W, b, c, kind, U, seed=17, **how)
     rbm.W[:], rbm.b[:], rbm.c[:] = networks.held(rbm, W), b[rbm.visible_ids], c[rbm.hidden_ids]
     rbm.parameters.potential[:] = twin.potential[:, rbm.hidden_ids]
     rbm.refresh()
@@ -74,6 +80,9 @@ def close(rbm: RBM, twin: RealRBM, tolerance: float) -> bool:
         ({"persistent": True}, "column", "strided", True, "float32"),
         ({}, "random:3", "random", False, "float32"),
         ({"persistent": True, "centred": False}, "random:3", "strided", True, "float64"),
+        ({"learning_rate": RATE}, "row", "random", False, "float64"),
+        ({"standardised": True, "chains": 9}, "row", "blocks", False, "float64"),
+        ({"standardised": True}, "random:3", "random", True, "float64"),
     ],
     ids=str,
 )
@@ -98,7 +107,10 @@ def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, ow
             chain_draw=step * n_chains + chains.first if chains else None,
         )  # fmt: skip
         size = StepSize(RATE, MOMENTUM, spec.weight_decay)
-        optimizer.learn(rbm.parameters, update, result.statistics, size, mine.stop - mine.start, centred=spec.centred)
+        optimizer.learn(
+            rbm.parameters, update, result.statistics, size, mine.stop - mine.start, centred=spec.centred,
+            standardised=spec.standardised, gaussian=rbm.gaussian, real_hidden=variance_alone(rbm, spec),
+        )  # fmt: skip
         expected = twin.update(v0, step * BATCH, spec, RATE, MOMENTUM)
         error = grid.comm.allreduce(result.error) / v0.size
         agree(np.isclose(error, expected, atol=1e-4, equal_nan=True), f"error of step {step}")
@@ -148,7 +160,7 @@ def test_statistics_are_the_gradient_of_the_likelihood(comm, agree, kind, visibl
     gradient = rbm.parameters.like()
     result.statistics.add_to(gradient, 0.0, 1 / n, 1 / n)
     flat = grid.replica_comm.allreduce(gradient.flat)
-    own = [twin.W, twin.b, twin.c, twin.potential]
+    own = [twin.W, twin.b, twin.c, twin.potential, *([twin.precision] if twin.learns_precision else [])]
 
     expected = []
     for values in own:
@@ -165,18 +177,19 @@ def test_statistics_are_the_gradient_of_the_likelihood(comm, agree, kind, visibl
 
 def test_what_real_hidden_units_do_not_go_with() -> None:
     for options, said in (
-        ({"layers": (4, 3, 2)}, "one RBM"), ({"classes": 3}, "--classes 0"), ({"exact": True}, "--exact"),
+        ({"classes": 3}, "--classes 0"), ({"exact": True}, "--exact"),
         ({"hidden": "tanh"}, "must be one of"),
     ):  # fmt: skip
         with pytest.raises(SpecError, match=said):
             NetworkSpec(**{"layers": (4, 3), "hidden": "relu", **options})
     spec = NetworkSpec((4, 3), hidden="drelu")
     for options, said in (
-        ({"chain_method": "pt", "chains": 4}, "--chain-method gibbs"), ({"standardised": True}, "--standardised"),
         ({"sparsity_cost": 0.1}, "--sparsity-cost"),
     ):  # fmt: skip
         with pytest.raises(SpecError, match=said):
             check_hidden(spec, TrainingSpec(**options))
         check_hidden(NetworkSpec((4, 3)), TrainingSpec(**options))
-    assert TrainingSpec().rate(real_hidden=True) == pytest.approx(0.01)
+    assert TrainingSpec().rate(real_hidden=True) == pytest.approx(0.025)
+    assert TrainingSpec(standardised=False).rate(real_hidden=True) == pytest.approx(0.01)
+    assert not TrainingSpec(learning_rate=0.3).divides_real_hidden(gaussian=False)
     assert TrainingSpec(learning_rate=0.3).rate(real_hidden=True) == 0.3

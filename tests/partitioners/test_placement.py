@@ -280,7 +280,7 @@ def test_results_are_what_the_measures_say(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2, "volumes, predicted against measured"
     assert "a &lt; command" in page
-    assert "http" not in page, "nothing is fetched from elsewhere"
+    assert "://" not in page, "nothing is fetched from elsewhere"
 
 
 def test_placements_are_drawn_where_units_have_places(tmp_path):

@@ -52,7 +52,7 @@ EXPECTED_FAILURES: dict[tuple[type, str], dict[str, str]] = {
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [RBMTransformer(), DBNClassifier(), DBNClassifier(dtype="float64")],
+    [RBMTransformer(), RBMTransformer(hidden="drelu"), DBNClassifier(), DBNClassifier(dtype="float64")],
     expected_failed_checks=lambda estimator: EXPECTED_FAILURES.get((type(estimator), estimator.dtype), {}),
 )
 def test_contract_of_scikit_learn(estimator, check):
@@ -325,7 +325,7 @@ def test_wrong_parameters(small, parameters, expected):
         ({"gibbs_steps": 0}, "gibbs_steps is 0, but must be at least 1"),
         ({"persistent": "yes"}, "persistent is 'yes', but must be true or false"),
         ({"statistics": "many"}, "statistics is 'many'"),
-        ({"visible": "x"}, "visible is 'x', but must be one of auto, bernoulli, gaussian"),
+        ({"visible": "x"}, "visible is 'x', but must be one of auto, bernoulli, spin, categorical:Q, gaussian"),
     ],
 )
 def test_wrong_parameters_of_the_transformer(small, parameters, expected):

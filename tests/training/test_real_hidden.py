@@ -13,6 +13,7 @@ from modelpar import checkpoint
 from modelpar.checkpoint import files
 from modelpar.comm.grid import Grid
 from modelpar.data import open_dataset
+from modelpar.kernels.states import Packed
 from modelpar.model.pruning import pruned
 from modelpar.spec import DataSpec, NetworkSpec, SyncSpec, TrainingSpec
 from modelpar.training.replicas import differing_replicas
@@ -96,6 +97,32 @@ def test_a_file_goes_on_at_any_grid(comm, agree, shape, folder):
     agree(np.isfinite(v).all())
 
 
+@pytest.mark.parametrize("method", ["gibbs", "pt"])
+@shapes
+def test_a_stack_whose_last_layer_is_real(comm, agree, shape, folder, method):
+    """States below, real values above: one result, from the middle of either RBM's training, at any grid."""
+    path, data = str(folder / f"stack-{method}.safetensors"), small.dataset(13)
+    spec = replace(SPEC, layers=(13, 7, 5), layout="row")
+    training = replace(TRAINING, chain_method=method, chain_temperatures=3)
+    for wanted in (0, 1):
+        network, seen = networks.sharded(comm, spec, SHAPES[0], "strided"), 0
+        for record in pretrain(network, data, training):
+            seen += record.kind == "step"
+            if seen == 3 + 10 * wanted and record.kind == "step":
+                agree(network.run.position.layer == wanted)
+                checkpoint.save(network, path)
+        stored = files.read_header(path, comm).tensors.keys()
+        agree("rbm.1.threshold" in stored and "rbm.0.threshold" not in stored)
+        again = checkpoint.load(path, networks.grid_of(comm.size, shape))
+        agree(isinstance(again.run.chains.h, Packed) == (wanted == 0))
+        for _ in pretrain(again, data, training):
+            pass
+        agree(alike(whole(network), whole(again)), f"from RBM {wanted}")
+        agree([len(rbm.parameters.potential) for rbm in again.rbms] == [0, 2])
+        agree(again.n_parameters == 13 + 7 + 7 + 5 + 13 * 7 + 7 * 5 + 2 * 5)
+    assert comm.allreduce(float(np.abs(again.rbms[1].parameters.potential).sum())) > 0
+
+
 def test_bernoulli_files_do_not_name_the_kind(comm, agree, folder):
     path = str(folder / "plain.safetensors")
     checkpoint.save(networks.sharded(comm, NetworkSpec((13, 7)), SHAPES[0], "blocks"), path)
@@ -110,12 +137,15 @@ def test_pruned_potentials_stay(comm, agree, shape):
     agree(np.array_equal(smaller.rbms[0].parameters.potential, smaller.rbms[0].hidden_ids * [[1.0], [-0.1]]))
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "relu", "drelu"])
-def test_defaults_learn(comm, agree, kind):
+@pytest.mark.parametrize(
+    ("kind", "chains"),
+    [("gaussian", 0), ("relu", 0), ("drelu", 0), pytest.param("drelu", 100, marks=pytest.mark.slow)],
+)
+def test_defaults_learn(comm, agree, kind, chains):
     """Bars: with the default rates better than independent units, and no worse than 1.5 nats off the best model."""
     data = open_dataset(DataSpec(data="bars:3", test_fraction=0), comm)
     network = networks.sharded(comm, NetworkSpec((9, 8), hidden=kind), SHAPES[0], "blocks")
-    for _ in pretrain(network, data, TrainingSpec(epochs=15)):
+    for _ in pretrain(network, data, TrainingSpec(epochs=50 if chains else 15, chains=chains)):
         pass
     found = score_split(network, data, data.train)
     agree(found.log_likelihood > -np.log(14) - 1.5, f"{found.log_likelihood}")

@@ -54,3 +54,4 @@ def test_chains_of_their_own_follow_slowly(own):
     given = TrainingSpec(**own, learning_rate=0.2, momentum=0.7, gaussian_learning_rate=0.3)
     assert (given.rate(), given.rate(gaussian=True), step_size(given, 1.0, 0).momentum) == (0.2, 0.3, 0.7)
     assert TrainingSpec().rate() == 0.1
+    assert (spec.rate(gaussian=True), TrainingSpec().rate(gaussian=True)) == (0.01, 0.002)

@@ -139,6 +139,22 @@ def exp_16(typingctx: Any, x: Any, top: Any, out: Any) -> Any:
     return types.void(types.intp, types.intp, types.intp), build
 
 
+@intrinsic
+def accumulated_16(typingctx: Any, sums: Any, addends: Any, thresholds: Any) -> Any:
+    """sums += addends of 16 samples; 16 bits: threshold < sum.
+
+    sums, addends, thresholds: addresses of float32 (16,)
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        sums, addends, thresholds = args
+        total = b.fadd(load(b, sums, FLOAT32, 4), load(b, addends, FLOAT32, 4))
+        b.store(total, b.inttoptr(sums, FLOAT32.as_pointer()), align=4)
+        return _mask(b, b.fcmp_ordered("<", load(b, thresholds, FLOAT32, 4), total))
+
+    return types.uint64(types.intp, types.intp, types.intp), build
+
+
 def _same(value: Any) -> ir.Constant:
     return ir.Constant(FLOAT32, [ir.Constant(ir.FloatType(), float(value))] * LANES)
 

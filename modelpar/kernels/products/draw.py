@@ -204,17 +204,17 @@ _MEANS, _PLANES = types.Array(types.float32, 2, "C"), types.Array(types.uint64, 
 _DRAW = types.Tuple((types.int64, _IDS, _IDS, types.int64, types.UniTuple(types.int64, 2), types.float32))
 _WANTED = types.Tuple((_MEANS, _WORDS, _PLANES, _WORDS))
 _W, _INTEGERS, _UP, _N_IN, _, _, _SCALE, _CODES, _OFFSETS, _ACTIVE, _BATCH, *_ = SUM_PANEL.args
-_SAMPLE_UNITS = types.int64(
+SAMPLE_UNITS = types.int64(
     types.int64, _W, _INTEGERS, _UP, _N_IN, _SCALE, _CODES, _OFFSETS, _ACTIVE, _BATCH,
     types.Array(types.float32, 1, "C"), types.int64, types.int64, _DRAW, _WANTED,
 )  # fmt: skip
-call_sample_units = caller(_SAMPLE_UNITS)
+call_sample_units = caller(SAMPLE_UNITS)
 
 
 @functools.cache
 def entry_of_sample_units() -> int:
     """Return the address of ``sample_units`` for ``call_sample_units``, compiled now where it is not yet."""
-    return address_of(sample_units, _SAMPLE_UNITS)
+    return address_of(sample_units, SAMPLE_UNITS)
 
 
 @njit(cache=True, nogil=True)

@@ -7,6 +7,7 @@ that, each thread has units instead, and all meet after each layer, without a re
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from modelpar.kernels.llvm.atomics import meet
 from modelpar.kernels.llvm.vectors import LANES, compiled
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.products.draw import call_sample_units, entry_of_sample_units
+from modelpar.kernels.products.site_draw import call_sample_sites, entry_of_sample_sites
 from modelpar.kernels.products.subset_sums import (
     FORMS,
     LISTS,
@@ -45,10 +47,11 @@ BLOCK = 512  # chains at a time
 
 @njit(cache=True, nogil=True)
 def sampled_side(  # type: ignore[no-untyped-def]
-    loop, kernel, form, W, integers, up, scale, words, batch, bias, start, stop, draw, means, states, planes, targets
-):
+    loop, kernel, form, W, integers, up, scale, words, batch, bias, start, stop, draw, means, states, planes, targets,
+    categories,
+):  # fmt: skip
     """Rows ``start .. stop - 1`` of the states (units, words) of one side, drawn given those of the other, ``words``;
-    the rest as in ``sample_units``."""
+    the rest as in ``sample_units``, or, of categorical sites, as in ``sample_sites``."""
     codes, offsets, active = np.empty((0, 0), np.uint16), np.empty((0, 0), np.int64), np.empty(0, np.int32)
     if form == LISTS:
         offsets, active = lists_of(words, batch)
@@ -57,15 +60,23 @@ def sampled_side(  # type: ignore[no-untyped-def]
     else:
         codes = codes_of(words)
     wanted, n_in = (means, states, planes, targets), words.shape[0]
-    call_sample_units(
-        loop,
-        (kernel, W, integers, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted),
-    )
+    if categories:
+        call_sample_sites(
+            loop,
+            (kernel, W, integers, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted,
+             categories),
+        )  # fmt: skip
+    else:
+        call_sample_units(
+            loop,
+            (kernel, W, integers, up, n_in, scale, codes, offsets, active, batch, bias, start, stop, draw, wanted),
+        )
 
 
 @njit(cache=True, nogil=True)
 def sweep(  # type: ignore[no-untyped-def]
-    loop,
+    loops,
+    categories,
     kernels,
     forms,
     W,
@@ -91,7 +102,8 @@ def sweep(  # type: ignore[no-untyped-def]
 ):
     """Take the chains of the words ``start .. stop - 1`` through their sweeps, up to the last visible states.
 
-    loop              ``entry_of_sample_units``
+    loops             (down, up) ``entry_of_sample_units``, or, where visible units are sites, ``entry_of_sample_sites``
+    categories        of those sites; 0: visible units are none
     kernels, forms, integers, scales   (down, up); biases, units: (visible, hidden)
     hidden            (n_hidden, words) uint64, where the chains are; visible (n_visible, words): where they end
     tags              of the first draws of both sides, and the step from sweep to sweep
@@ -115,8 +127,9 @@ def sweep(  # type: ignore[no-untyped-def]
             given, drawn = (v, h) if side else (h, v)
             draw = (first + low * WORD, samples, units[side], tags[side] + tags[2] * k, keys, np.float32(0))
             sampled_side(
-                loop, kernels[side], forms[side], W, integers[side], side == 1, scales[side], given, n, biases[side],
-                rows[2 * side], rows[2 * side + 1], draw, means, drawn, planes, targets,
+                loops[side], kernels[side], forms[side], W, integers[side], side == 1, scales[side], given, n,
+                biases[side], rows[2 * side], rows[2 * side + 1], draw, means, drawn, planes, targets,
+                0 if side else categories,
             )  # fmt: skip
             if not alone and half < 2 * sweeps - 2:
                 met += 1
@@ -130,6 +143,7 @@ def sweep(  # type: ignore[no-untyped-def]
 def visible_after(
     W: Array, biases: tuple[Array, Array], ids: tuple[IntArray, IntArray], h: Packed, sweeps: int,
     streams: SweepStreams, first: int, *, integer_sums: bool = False, rooms: tuple[int, int] | None = None,
+    categories: int = 0,
 ) -> Packed | None:  # fmt: skip
     """Visible states after ``sweeps`` sweeps from hidden states h; None where our own kernels are not the fastest.
 
@@ -141,11 +155,14 @@ def visible_after(
     first        counter of the draws of the first chain; the others follow
     integer_sums   as in :class:`modelpar.kernels.products.product.Product`
     rooms        units that the scales of sums over the visible and the hidden units are for, default: so many units
+    categories   so many visible units in a row are a site, of which one is 1; 0: they are Bernoulli units
     """
     if W.dtype != np.float32 or not compiled() or h.batch == 0 or not all(len(b) for b in biases):
         return None
     n_visible, n_hidden = W.shape
-    middle = Packed(np.full((n_visible, 1, 1), 0xFFFFFFFF, np.uint64), WORD)  # of visible units no state is known yet
+    # of visible units no state is known yet, but their density is
+    usual = (1 << max(1, WORD // categories if categories else WORD // 2)) - 1
+    middle = Packed(np.full((n_visible, 1, 1), usual, np.uint64), WORD)
     chosen = (
         dispatch.choose_for(h, n_visible, h.batch, up=False, integer_sums=integer_sums),
         dispatch.choose_for(middle, n_hidden, h.batch, up=True, integer_sums=integer_sums),
@@ -159,7 +176,7 @@ def visible_after(
     units = tuple(philox.kernel_units(of_side, n) for of_side, n in zip(ids, W.shape, strict=True))
     no_samples, no_means = np.empty(0, np.int64), np.empty((0, 0), np.float32)
     no_planes, no_targets = np.empty((0, 0, 0), np.uint64), np.empty((0, 0), np.uint64)
-    loop = entry_of_sample_units()
+    loops = entry_of_sample_sites() if categories else entry_of_sample_units(), entry_of_sample_units()
     kernels, forms = (entry(chosen[0]), entry(chosen[1])), (FORMS[chosen[0]], FORMS[chosen[1]])
     up, down = rooms or W.shape
     scales = fixed_point_scale(down), fixed_point_scale(up)
@@ -173,12 +190,14 @@ def visible_after(
 
     def work(start: int, stop: int, own: tuple[int, ...]) -> None:
         sweep(
-            loop, kernels, forms, W, integers, scales, biases, units, rows, out, first, tags, (key0, key1), sweeps,
-            no_samples, no_means, no_planes, no_targets, start, stop, h.batch, own, (together, counter.ctypes.data),
+            loops, categories, kernels, forms, W, integers, scales, biases, units, rows, out, first, tags, (key0, key1),
+            sweeps, no_samples, no_means, no_planes, no_targets, start, stop, h.batch, own,
+            (together, counter.ctypes.data),
         )  # fmt: skip
 
     if together > 1:
-        bounds = _bounds(n_visible, together, LANES), _bounds(n_hidden, together, PANEL)
+        of_visible = math.lcm(LANES, categories or 1)  # whole sites
+        bounds = _bounds(n_visible, together, of_visible), _bounds(n_hidden, together, PANEL)
         threads.side_by_side(
             together,
             lambda i: work(0, n_words, (*bounds[0][i : i + 2], *bounds[1][i : i + 2])),
@@ -211,4 +230,4 @@ def _nanoseconds(batch: int, shape: tuple[int, int]) -> float:
 
 def _bounds(n_units: int, n: int, align: int) -> list[int]:
     """Where the units of each of ``n`` threads begin, and the end: multiples of ``align`` in between."""
-    return [round(n_units * i / n / align) * align for i in range(n)] + [n_units]
+    return [min(round(n_units * i / n / align) * align, n_units) for i in range(n)] + [n_units]

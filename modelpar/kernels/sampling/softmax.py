@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels.llvm import exponential
-from modelpar.kernels.llvm.sampling import exp_16
+from modelpar.kernels.llvm.sampling import accumulated_16, exp_16
 from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, kernel_samples, row_words, uniform_rows
 from modelpar.kernels.states import Packed, pack, unpack
@@ -101,22 +101,19 @@ def draw_sites(sums, step, bias, categories, start, stop, draw, wanted):  # type
 @njit(cache=True, nogil=True, error_model="numpy")
 def pack_site(e, threshold, n, states, row, word):  # type: ignore[no-untyped-def]
     """states[row : row + categories, word] = one bit for each of n samples: that of the first category whose sum of
-    weights, e (categories, SPAN), exceeds the threshold (SPAN,), which is overwritten.
+    weights, e (categories, SPAN), exceeds the threshold (SPAN,).
     """
     sums = np.zeros(SPAN, np.float32)
-    before = np.zeros(SPAN, np.uint8)
-    after = np.empty(SPAN, np.uint8)
+    at, limits, addends = address(sums), address(threshold), address(e)
+    drawn = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(SPAN - n)
+    before = np.uint64(0)
     for q in range(len(e)):
-        line = e[q]
-        for s in range(SPAN):
-            sums[s] += line[s]
-            after[s] = np.uint8(1) if threshold[s] < sums[s] else np.uint8(0)
-        bits = np.uint64(0)
-        for s in range(n):
-            bits |= np.uint64(after[s] ^ before[s]) << np.uint64(s)
-        states[row + q, word] = bits
-        for s in range(SPAN):
-            before[s] = after[s]
+        after = np.uint64(0)
+        for s in range(0, SPAN, LANES):
+            bits = accumulated_16(at + 4 * s, addends + 4 * (q * SPAN + s), limits + 4 * s)
+            after |= bits << np.uint64(s)
+        states[row + q, word] = (after ^ before) & drawn
+        before = after
 
 
 # -- the same in NumPy, for any type and without compilation ---------------------------------------------------------

@@ -1,6 +1,6 @@
 """Sweeps as one piece of work: the same bits as one side after the other, by every kernel and number of threads.
 
-Modules: modelpar/kernels/llvm/atomics
+Modules: modelpar/kernels/llvm/atomics, modelpar/kernels/products/site_draw
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ STREAMS = SweepStreams(Stream(5, 1, Purpose.VISIBLE, 3), Stream(5, 1, Purpose.HI
 OWN = [name for name in available() if name != "blas"]
 
 
-def side_by_side(W, b, c, ids, h, n, first):
+def side_by_side(W, b, c, ids, h, n, first, categories=0):
     """The definition: one product and one draw after the other."""
 
     def side(states, bias, units, up, stream):
-        sampler = Sampler(bias, units, stream, first)
-        drawn = sampler.of_product(Product(W, states, up, states.n_units, True), lambda *_: None)
+        sampler = Sampler(bias, units, stream, first, categories=0 if up else categories)
+        drawn = sampler.of_product(
+            Product(W, states, up, states.n_units, True), lambda *shape: np.empty(shape[:2], "i4")
+        )
         assert drawn.states is not None
         return drawn.states
 
@@ -39,8 +41,13 @@ def side_by_side(W, b, c, ids, h, n, first):
 
 @pytest.mark.parametrize("kernel", OWN)
 @pytest.mark.parametrize("n_threads", [1, 3])
-@pytest.mark.parametrize(("n_visible", "n_hidden", "batch"), [(5, 3, 1), (70, 130, 64), (131, 66, 201), (20, 40, 1100)])
-def test_sweeps_equal_one_side_after_the_other(monkeypatch, kernel, n_threads, n_visible, n_hidden, batch):
+@pytest.mark.parametrize(
+    ("n_visible", "n_hidden", "batch", "categories"),
+    [(5, 3, 1, 0), (70, 130, 64, 0), (131, 66, 201, 0), (20, 40, 1100, 0), (15, 70, 70, 5), (21 * 20, 130, 9, 21)],
+)
+def test_sweeps_equal_one_side_after_the_other(
+    monkeypatch, kernel, n_threads, n_visible, n_hidden, batch, categories
+):  # fmt: skip
     monkeypatch.setenv(VARIABLE, kernel)
     monkeypatch.setattr(threads, "WAKING", 1)
     rng = np.random.default_rng(n_visible)
@@ -51,10 +58,10 @@ def test_sweeps_equal_one_side_after_the_other(monkeypatch, kernel, n_threads, n
     before = h.words.copy()
     threads.set_threads(n_threads)
     try:
-        result = sweeps.visible_after(W, (b, c), ids, h, 3, STREAMS, 7)
+        result = sweeps.visible_after(W, (b, c), ids, h, 3, STREAMS, 7, categories=categories)
     finally:
         threads.set_threads(1)
-    expected = side_by_side(W, b, c, ids, h, 3, 7)
+    expected = side_by_side(W, b, c, ids, h, 3, 7, categories)
     assert isinstance(result, Packed)
     assert np.array_equal(result.words, expected.words)
     assert np.array_equal(h.words, before)

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests import jobs
 
 pytestmark = [pytest.mark.jobs, pytest.mark.slow]
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "two_hosts.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "hosts.py"
 LIMIT = 60  # seconds for the job, which takes about 3
 PAYLOAD = 1 << 23  # bytes that every rank contributes to an exchange
 
@@ -77,7 +77,7 @@ if comm.rank == 0:
 
 
 @pytest.fixture
-def two_hosts() -> Iterator[SimpleNamespace]:
+def two_hosts() -> Iterator[Any]:
     """The names and addresses of two hosts, and what stands for ssh between them."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("network namespaces need Linux and root")
@@ -86,18 +86,18 @@ def two_hosts() -> Iterator[SimpleNamespace]:
     if len(jobs.launcher()) > 1:
         pytest.skip("ranks enter namespaces by options of MPICH's mpiexec")
     made = runpy.run_path(str(EXAMPLE))
-    hosts = made["hosts"]("1gbit")
+    hosts = made["hosts"](2, "1gbit")
     try:
-        script = hosts.__enter__()
+        there = hosts.__enter__()
     except SystemExit as refused:
         pytest.skip(f"namespaces cannot be made here: {refused}")
     try:
-        yield SimpleNamespace(script=script, names=made["NAMES"], addresses=made["ADDRESSES"])
+        yield there
     finally:
         hosts.__exit__(None, None, None)
 
 
-def test_shards_of_a_replica_share_a_host(two_hosts: SimpleNamespace, tmp_path: Path) -> None:
+def test_shards_of_a_replica_share_a_host(two_hosts: Any, tmp_path: Path) -> None:
     (tmp_path / "rank.py").write_text(RANK)
     here = two_hosts.addresses[0]
     launched = [

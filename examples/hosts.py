@@ -1,0 +1,166 @@
+"""Several hosts on one machine, joined by links of any speed: what a command does when its ranks are far apart.
+
+    sudo python examples/hosts.py --hosts 2 --rate 1gbit -- modelpar bench cd1 --sizes 256x4096x4096 \
+        --model-shards 2 --layout dual --statistics 3
+    sudo python examples/hosts.py --hosts 2 --ranks 2 --rate 1gbit --traffic -- modelpar train ...
+    python examples/hosts.py --near --hosts 2 -- modelpar bench cd1 ...     the same command through shared memory
+
+The hosts are network namespaces, each with a virtual Ethernet device on one bridge, as on a switch; a token bucket (tc
+tbf) shapes what each sends.  --ranks ranks of the command are started on each by MPICH's mpiexec, whose "ssh" enters
+the namespace.  --traffic prints a last line of JSON with the bytes that each host has sent.  --latency delays what each
+host sends by netem, which many kernels lack: without it latency is that of the machine, about 30 us.  Needs Linux,
+root, iproute2 and MPICH; nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SWITCH, BRIDGE = "modelpar-switch", "modelpar-br"
+MOST_HOSTS = 64
+SETTLING = 2.0  # seconds until a link that was brought up carries packets
+
+# What stands for ssh: enter the namespace that has the address, and run the command there.
+REMOTE = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+namespace=modelpar-host-${1##*.}
+shift
+exec ip netns exec "$namespace" sh -c "$*"
+"""
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Namespaces that are up.   script: stands for ssh; names and addresses: of the hosts"""
+
+    script: Path
+    names: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+    def sent(self) -> dict[str, int]:
+        """Bytes that each host has sent over its link so far, by its address."""
+        sent = {}
+        for name, address in zip(self.names, self.addresses, strict=True):
+            file = f"/sys/class/net/{_device(address)}/statistics/tx_bytes"
+            sent[address] = int(run("ip", "netns", "exec", name, "cat", file))
+        return sent
+
+
+def _device(address: str) -> str:
+    return f"modelpar-{address.rpartition('.')[2]}"
+
+
+def run(*command: str) -> str:
+    """Run a command of the set-up; return what it prints.  Raises SystemExit with what it said where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed: {done.stderr.strip()}; it needs root and iproute2")
+    return done.stdout
+
+
+@contextmanager
+def hosts(n: int, rate: str, latency: str | None = None) -> Iterator[Hosts]:
+    """``n`` namespaces on one bridge, what each sends shaped to ``rate`` and delayed by ``latency``."""
+    addresses = tuple(f"10.213.0.{i + 1}" for i in range(n))
+    names = tuple(f"modelpar-host-{i + 1}" for i in range(n))
+    remove()
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "enter"
+        script.write_text(REMOTE)
+        script.chmod(0o755)
+        try:
+            switch = ("ip", "netns", "exec", SWITCH)
+            run("ip", "netns", "add", SWITCH)
+            run(*switch, "ip", "link", "add", BRIDGE, "type", "bridge")
+            run(*switch, "ip", "link", "set", BRIDGE, "up")
+            for name, address in zip(names, addresses, strict=True):
+                inside, device = ("ip", "netns", "exec", name), _device(address)
+                port = f"{device}-port"[:15]
+                run("ip", "netns", "add", name)
+                run(*inside, "ip", "link", "add", device, "type", "veth", "peer", "name", port)
+                run(*inside, "ip", "link", "set", port, "netns", SWITCH)
+                run(*switch, "ip", "link", "set", port, "master", BRIDGE)
+                run(*switch, "ip", "link", "set", port, "up")
+                run(*inside, "ip", "addr", "add", f"{address}/24", "dev", device)
+                run(*inside, "ip", "link", "set", device, "up")
+                run(*inside, "ip", "link", "set", "lo", "up")
+                run(*inside, "tc", "qdisc", "add", "dev", device, "root", "handle", "1:", "tbf",
+                    "rate", rate, "burst", "256kb", "latency", "50ms")  # fmt: skip
+                if latency:
+                    run(*inside, "tc", "qdisc", "add", "dev", device, "parent", "1:1", "netem", "delay", latency)
+            time.sleep(SETTLING)
+            yield Hosts(script, names, addresses)
+        finally:
+            remove()
+
+
+def remove() -> None:
+    """Take away the namespaces of this or an earlier run; the devices go with them."""
+    there = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    for name in (line.split()[0] for line in there.splitlines() if line.strip()):
+        if name == SWITCH or name.startswith("modelpar-host-"):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def launch(arguments: Sequence[str], *inside: str, **environment: str) -> int:
+    """Run mpiexec (behind the command ``inside``) and return its exit status."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    mpiexec = shutil.which("mpiexec", path=path)
+    if mpiexec is None:
+        sys.exit("no mpiexec was found; install one: pip install 'modelpar[mpich]'")
+    return subprocess.run([*inside, mpiexec, *arguments], env={**os.environ, "PATH": path, **environment}).returncode
+
+
+def launch_on(there: Hosts, ranks: int, command: Sequence[str]) -> int:
+    """Run ``ranks`` ranks of the command on each host, host after host; return the exit status."""
+    # without UCX_TLS, MPICH finds that all "hosts" share their memory
+    return launch(
+        ["-localhost", there.addresses[0], "-launcher", "ssh", "-launcher-exec", str(there.script),
+         "-hosts", ",".join(f"{address}:{ranks}" for address in there.addresses),
+         "-n", str(ranks * len(there.addresses)), *command],
+        "ip", "netns", "exec", there.names[0],
+        UCX_TLS="tcp,self",
+    )  # fmt: skip
+
+
+def main() -> int:
+    """Read the command line, and run the command on several hosts, or on one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", type=int, default=2, metavar="N", help="how many [2]")
+    parser.add_argument("--ranks", type=int, default=1, metavar="K", help="of the command on each host [1]")
+    parser.add_argument("--rate", default="1gbit", help="of each host's link, as tc writes it [1gbit]")
+    parser.add_argument("--latency", help="of each host's link, as tc writes it, such as 100us; needs netem")
+    parser.add_argument("--traffic", action="store_true", help="print the bytes that each host has sent, as JSON")
+    parser.add_argument("--near", action="store_true", help="all ranks on this host, through shared memory")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND")
+    options = parser.parse_args()
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        parser.error("there is no command to run; give one behind --")
+    if not 1 <= options.hosts <= MOST_HOSTS or options.ranks < 1:
+        parser.error(f"--hosts is 1 to {MOST_HOSTS}, and --ranks at least 1")
+    if options.near:
+        return launch(["-n", str(options.hosts * options.ranks), *command])
+    if os.geteuid() != 0:
+        parser.error("network namespaces need root; --near runs the command on one host")
+    with hosts(options.hosts, options.rate, options.latency) as there:
+        before = there.sent()
+        status = launch_on(there, options.ranks, command)
+        if options.traffic:
+            print(json.dumps({"bytes_sent": {host: n - before[host] for host, n in there.sent().items()}}), flush=True)
+        return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
