@@ -6,9 +6,9 @@
 
 `simulate` needs msprime (pip install 'modelpar[genomes]'): 5000 haplotypes of 20 Mb from three populations with the
 history of Gutenkunst et al. (2009), about 50 000 sites whose rarer allele has a frequency of 1 % or more.  `train`
-reads any VCF of phased genotypes, each rank the columns of its own units only, as bits; trains an RBM by PCD; writes
-the model with its chains, and compares; with --minutes it stops, and with --go-on it goes on.  `compare` does the last
-part again, from the files.
+reads any VCF of phased genotypes, each rank the columns of its own units only, as bits; trains an RBM by CD, or by PCD
+with --chains, at far lower rates; writes the model, and compares; with --minutes it stops, and with --go-on it goes on.
+`compare` does the last part again, from the files.
 
 Printed: bits of memory that a value of the data takes, over all ranks, afterwards and at most while they are read; the
 peak memory of each rank in GiB; seconds of an epoch; adversarial accuracy, which is 0.5 where samples and data cannot
@@ -254,10 +254,10 @@ def arguments() -> argparse.Namespace:
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
     learnt.add_argument("--updates", type=int, default=2000)
-    learnt.add_argument("--learning-rate", type=float, default=0.002, help="less for more hidden units or sites")
+    learnt.add_argument("--learning-rate", type=float, default=0.05)
     learnt.add_argument("--schedule", default="constant")
-    learnt.add_argument("--batch-size", type=int, default=500)
-    learnt.add_argument("--chains", type=int, default=500, help="and samples that are compared; 0: CD")
+    learnt.add_argument("--batch-size", type=int, default=250)
+    learnt.add_argument("--chains", type=int, default=0, help="of their own (PCD); 0: each starts at a sample (CD)")
     learnt.add_argument("--sweeps", type=int, default=1, help="of the chains, for each update")
     learnt.add_argument("--penalty", type=float, default=0.0, help="L2, on the weights")
     learnt.add_argument("--minutes", type=float, default=1e9, help="after which training stops, to go on another time")
@@ -270,7 +270,7 @@ def arguments() -> argparse.Namespace:
         part.add_argument("--data", required=True, help="VCF, as simulate writes it")
         part.add_argument("--out", type=Path, required=True, help="folder for the model and pictures")
         part.add_argument("--test-fraction", type=float, default=0.1, help="part of the haplotypes that is held out")
-        part.add_argument("--more-sweeps", type=int, default=20, help="of the chains, before they are compared")
+        part.add_argument("--more-sweeps", type=int, default=100, help="of the chains, before they are compared")
         part.add_argument("--json", action="store_true", help="print one JSON object")
     for part in (made, learnt, again):
         part.add_argument("--seed", type=int, default=1)

@@ -59,6 +59,7 @@ AT_ONCE = 500  # chains that are sampled
 SWEEPS, APART = 100, 20  # before the first state of a chain is taken, and between two of them
 PLACES, NEAREST = 6, 30  # where patterns are looked for, for each hidden unit, and neurons of each
 CHANCE, FIRST_GAIN = 3.5, 0.5  # standard deviations of a correlation that are no evidence; gain of the first weights
+APART_BY = 0.6, 0.4, 0.2, 0.0  # of their spacing, that centres of patterns are apart; less where some lack
 PAIRS_OF = 1500  # neurons whose pairs are compared
 WARM_UP = 5  # updates that are not timed
 
@@ -211,7 +212,7 @@ def start_near(network: DeepBeliefNetwork, recording: Any, path: str) -> None:
     """First weights from neighbours that fire together: small random ones would take thousands of updates to part.
 
     Of ``PLACES`` places for each hidden unit the neurons around them are taken, the first principal component of those
-    nearest, and the weights are correlations with it; of these patterns the strongest are kept that are not alike.
+    nearest, and the weights are correlations with it; of these patterns the strongest are kept whose centres are apart.
     Collective.
     """
     rbm, comm, n_units = network.rbms[0], network.grid.comm, network.spec.layers[1]
@@ -232,7 +233,7 @@ def start_near(network: DeepBeliefNetwork, recording: Any, path: str) -> None:
 def patterns(spikes: Any, positions: Any, n: int) -> Any:
     """(neurons, n) weights that are 0 but for the neighbours of a place each."""
     n_times, n_neurons = spikes.shape
-    rates = spikes.mean(axis=0)
+    rates, spikes = spikes.mean(axis=0), np.asfortranarray(spikes)  # columns are taken
     deviation, tree = np.sqrt(rates * (1 - rates)) + 1e-6, cKDTree(positions)
     found = []
     for place in far_apart(positions, min(PLACES * n, n_neurons), first=n_neurons // 2):
@@ -240,22 +241,26 @@ def patterns(spikes: Any, positions: Any, n: int) -> Any:
         z = ((spikes[:, around] - rates[around]) / deviation[around]).astype(np.float32)
         near = z[:, :NEAREST]
         sizes, directions = np.linalg.eigh(near.T @ near / n_times)
-        together = near @ directions[:, -1] / np.sqrt(sizes[-1])
-        r = z.T @ together / n_times
+        r = z.T @ (near @ directions[:, -1]) / np.sqrt(sizes[-1]) / n_times
         r = np.sign(r) * np.maximum(np.abs(r) - CHANCE / np.sqrt(n_times), 0)
-        found.append(
-            (sizes[-1], np.linalg.norm(r), around, r / np.maximum(np.linalg.norm(r), 1e-9) / deviation[around])
-        )
+        if r.any():
+            weights = r / deviation[around]
+            found.append((sizes[-1], around, weights, np.abs(weights) @ positions[around] / np.abs(weights).sum()))
     found.sort(key=lambda one: -one[0])
-    W, taken = np.zeros((n_neurons, n)), 0
-    for alike in (0.3, 0.5, 0.7, 2.0):
-        for k, (_, length, around, r) in enumerate(found):
-            if taken == n or length == 0:
-                continue
-            cosines = np.abs(r @ W[around, :taken]) / np.linalg.norm(r)
-            if (cosines < alike).all():
-                W[around, taken] = r / np.linalg.norm(r)
-                taken, found[k] = taken + 1, (0.0, 0.0, around, r)
+    spacing = (4 / 3 * np.pi * np.prod(np.sqrt(5) * positions.std(axis=0)) / n) ** (
+        1 / 3
+    )  # if they filled an ellipsoid
+    W, centres, taken = np.zeros((n_neurons, n)), np.zeros((n, 3)), 0
+    for apart in APART_BY:
+        others = []
+        for one in found:
+            _, around, weights, centre = one
+            if taken < n and (np.linalg.norm(centres[:taken] - centre, axis=1) >= apart * spacing).all():
+                W[around, taken], centres[taken] = weights, centre
+                taken += 1
+            else:
+                others.append(one)
+        found = others
     return W
 
 
@@ -322,9 +327,18 @@ def matched_weights(x: Any, y: Any, r: Any) -> Any:
     left, right = made.subplots(1, 2)
     shown = (x != 0) | (y != 0)
     end = float(np.abs(x).max()) * 1.1
-    left.hexbin(x[shown], y[shown], gridsize=90, bins="log", cmap="Blues", mincnt=1, extent=(-end, end, -end, end))
+    left.hexbin(
+        x[shown],
+        y[shown],
+        gridsize=90,
+        bins="log",
+        cmap="viridis_r",
+        mincnt=1,
+        linewidths=0.1,
+        extent=(-end, end, -end, end),
+    )
     left.plot([-end, end], [-end, end], color=pictures.GREY, linewidth=0.8)
-    left.set(xlabel="true weight", ylabel="found weight", title="weights that are not 0 in both, units at length 1")
+    left.set(xlabel="true weight", ylabel="found weight", title="weights, units at length 1")
     right.plot(np.sort(r)[::-1], color=pictures.BLUE)
     right.set(xlabel="hidden units, the best first", ylabel="r with its true unit", ylim=(0, 1.02))
     return made
@@ -339,7 +353,8 @@ def units_in_space(truth: Truth, mine: Any, found: Any, r: Any) -> Any:
     x, y, _ = truth.positions.T
     for column, k in enumerate(chosen):
         for axes, W, what in ((rows[0], truth.W[:, mine[k]], "true"), (rows[1], found[:, k], "found")):
-            end, there = float(np.abs(W).max()) or 1.0, W != 0
+            end = float(np.abs(W).max()) or 1.0
+            there = np.abs(W) > 0.1 * end
             axes[column].scatter(x[::8], y[::8], s=0.2, color="#dddddd", linewidths=0, rasterized=True)
             axes[column].scatter(
                 x[there], y[there], s=1.5, c=W[there], cmap="RdBu_r", vmin=-end, vmax=end, linewidths=0, rasterized=True

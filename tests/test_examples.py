@@ -118,8 +118,8 @@ def test_haplotypes(tmp_path: Path) -> None:
     region, out = str(tmp_path / "region.vcf"), str(tmp_path / "out")
     made = run("haplotypes.py", 0, "simulate", "--out", region, "--haplotypes", "300", "--length", "0.05")
     n_sites = int(re.findall(r"300 haplotypes, (\d+) sites", made)[0])
-    small = ("--data", region, "--out", out, "--hidden-units", "16", "--batch-size", "50", "--chains", "50",
-             "--learning-rate", "0.2", "--updates", "80", "--json")  # fmt: skip
+    same = ("--data", region, "--out", out, "--hidden-units", "16", "--more-sweeps", "5", "--json")
+    small = (*same, "--batch-size", "50", "--chains", "50", "--learning-rate", "0.05", "--updates", "80")
     run("haplotypes.py", 2, "train", *small, "--minutes", "0.002")
     result = json.loads(run("haplotypes.py", 2, "train", *small, "--go-on").splitlines()[-1])
     assert (result["haplotypes"], result["sites"], result["updates"]) == (300, n_sites, 80)
@@ -127,7 +127,6 @@ def test_haplotypes(tmp_path: Path) -> None:
     assert len(result["peak_gib"]) == 2
     assert 0 <= result["synthetic_held_out"] <= 1
     assert result["frequency_correlation"] > 0.8
-    same = ("--data", region, "--out", out, "--hidden-units", "16", "--json")
     again = json.loads(run("haplotypes.py", 1, "compare", *same).splitlines()[-1])
     assert again["truth_training"] == result["truth_training"]  # the same chains, draws and haplotypes
     assert (tmp_path / "out" / "linkage.png").exists()
