@@ -1,8 +1,8 @@
 """``modelpar report``: what the page says is what the files of the run say, whatever state these are in.
 
 Modules: modelpar/cli/report/command, modelpar/cli/report/curves, modelpar/cli/report/events,
-modelpar/cli/report/figures,
-modelpar/cli/report/moments, modelpar/cli/report/pages, modelpar/cli/report/reading, modelpar/cli/report/weights
+modelpar/cli/report/figures, modelpar/cli/report/moments,
+modelpar/cli/report/pages, modelpar/cli/report/reading, modelpar/cli/report/weights, modelpar/cli/report_commands
 """
 
 from __future__ import annotations
