@@ -110,10 +110,9 @@ def _saved(comm, folder, spec):
     return files.read_header(path, comm)
 
 
+@pytest.mark.skipif(COMM.size > 1, reason="one rank does it alone")
 def test_learned_variances_fit_better(comm, agree):
     """Unequal noise: exact likelihoods after as many updates."""
-    if comm.size > 1:
-        pytest.skip("one rank does it alone")
     found, samples = {}, data(comm, 500)
     for variances in ("unit", "learned"):
         network = networks.sharded(comm, replace(SPEC, variances=variances), SHAPES[0], "blocks")
