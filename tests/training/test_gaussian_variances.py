@@ -58,7 +58,7 @@ def folder(comm, tmp_path):
 @pytest.mark.parametrize(
     "how",
     quick([None, {"sync": "local", "period": 3, "outer_momentum": 0.5}, {"sync": "server", "adagrad": True},
-           {"sync": "server"}], 2),
+           {"sync": "server"}], 1),
     ids=str,
 )  # fmt: skip
 @shapes
@@ -163,7 +163,7 @@ def test_weights_have_a_distribution(comm, agree, shape, hidden):
     expected = W * np.sqrt((1 - 1 / 9) / truth)
     agree(np.allclose(rbm.W, networks.held(rbm, expected), rtol=1e-5))
     agree(np.allclose(rbm.parameters.rows, networks.rows_of(rbm, expected), rtol=1e-5))
-    network, _ = trained(comm, shape, replace(SPEC, hidden=hidden), TrainingSpec(epochs=5, chains=50))
+    network, _ = trained(comm, shape, replace(SPEC, hidden=hidden), TrainingSpec(epochs=3, chains=50))
     samples = data(comm)
     found = score_split(network, samples, samples.train, "ais", n_betas=200)
     agree(-20 < found.log_likelihood < 0, f"{found}")
