@@ -160,6 +160,14 @@ def test_resuming_takes_the_options_of_the_run_but_not_its_grid(tmp_path: Path) 
     assert settings.run.threads is None
 
 
+@pytest.mark.parametrize(("said", "variances"), [("", "unit"), ("variances = 'learned'\n", "learned")])
+def test_a_run_that_does_not_name_variances_has_none_to_learn(tmp_path: Path, said: str, variances: str) -> None:
+    """It is of an earlier version; others name all that they were begun with."""
+    (tmp_path / "config.toml").write_text(f"[network]\nlayers = [4, 3]\nvisible = 'gaussian'\n{said}")
+    settings = config.gather(MPI.COMM_SELF, {"run": {"run_dir": str(tmp_path)}}, None, resume=True)
+    assert settings.network().variances == variances
+
+
 def test_another_strategy_does_not_take_over_the_options_of_the_first(tmp_path: Path) -> None:
     """But those that all strategies have."""
     (tmp_path / "config.toml").write_text("[sync]\nsync = 'local'\nperiod = 3\ncheck_replicas = 7\nrepair = true\n")
