@@ -35,7 +35,7 @@ class Twin:
     """A level in plain NumPy: p(v) of an RBM whose inputs of hidden units are beta times W^T v + c."""
 
     def __init__(self, twin, beta):
-        how = {"gaussian": twin.gaussian, "categories": twin.categories, "seed": 0}
+        how = {"gaussian": twin.gaussian, "categories": twin.categories, "precision": twin.precision, "seed": 0}
         self.rbm = RealRBM(beta * twin.W, twin.b, beta * twin.c, twin.kind, twin.potential, **how)
 
     def log_f(self, v):
@@ -50,9 +50,12 @@ def ladder(comm, shape, kind, visible):
         upper.W *= 2.5
         rbm.W[:] *= 2.5
         rbm.refresh()
-    how = {"gaussian": upper.gaussian, "categories": upper.categories, "seed": 0}
+    # precisions of Gaussian visible units are levels' own too
+    precision = 1.5 * upper.precision if visible == "gaussian" else upper.precision
+    how = {"gaussian": upper.gaussian, "categories": upper.categories, "precision": precision, "seed": 0}
     lower = RealRBM(0.6 * upper.W, -upper.b, -upper.c, kind, some_potential(kind, SIZES[1], rng), **how)
     parameters = rbm.parameters.like()
+    parameters.precision[:] = lower.precision[rbm.visible_ids]
     parameters.W[:], parameters.b[:] = networks.held(rbm, lower.W), lower.b[rbm.visible_ids]
     parameters.c[:], parameters.potential[:] = lower.c[rbm.hidden_ids], lower.potential[:, rbm.hidden_ids]
     kept = rbm.with_parameters(parameters)

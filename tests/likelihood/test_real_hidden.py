@@ -148,7 +148,8 @@ def test_gaussian_completion_has_the_conditional_distribution(comm, agree):
     found = complete(network, given[own], known[own], count=count, steps=20)
     # what is given is a field on the hidden units, and the others are a smaller RBM
     c = twin.c + twin.W[:2].T @ given[:2, 0]
-    rest = RealRBM(twin.W[2:], twin.b[2:], c, "drelu", twin.potential, gaussian=True, seed=0)
+    how = {"gaussian": True, "precision": twin.precision[2:], "seed": 0}
+    rest = RealRBM(twin.W[2:], twin.b[2:], c, "drelu", twin.potential, **how)
     mean, square = rest.visible_moments()
     error = np.sqrt(square - mean**2) / np.sqrt(count)
     for unit, expected, bound in zip((2, 3), mean, 5 * error, strict=True):

@@ -143,6 +143,8 @@ def test_pruned_potentials_stay(comm, agree, shape):
 )
 def test_defaults_learn(comm, agree, kind, chains):
     """Bars: with the default rates better than independent units, and no worse than 1.5 nats off the best model."""
+    if chains and comm.size > 1:
+        pytest.skip("one rank does it alone")
     data = open_dataset(DataSpec(data="bars:3", test_fraction=0), comm)
     network = networks.sharded(comm, NetworkSpec((9, 8), hidden=kind), SHAPES[0], "blocks")
     for _ in pretrain(network, data, TrainingSpec(epochs=50 if chains else 15, chains=chains)):
