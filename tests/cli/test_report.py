@@ -31,7 +31,10 @@ from modelpar.files.locks import FileLock
 from tests import jobs
 
 pytest.importorskip("matplotlib")
-pytestmark = pytest.mark.filterwarnings("ignore:the network answers class:modelpar.errors.ModelparWarning")
+pytestmark = [
+    pytest.mark.jobs,
+    pytest.mark.filterwarnings("ignore:the network answers class:modelpar.errors.ModelparWarning"),
+]
 
 WORDS = [
     "--layers", "64-12-6", "--batch-size", "400", "--epochs", "2", "--finetune-epochs", "2", "--finetune-batch-size",
