@@ -280,7 +280,7 @@ def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, recording: A
     """What is found, and its pictures, on rank 0.  Collective."""
     W = whole_parameters(network).W
     spikes = states_of_split(network, recording, recording.train)
-    sampled = sampled_states(network, asked.sampled, SWEEPS, chains=AT_ONCE, apart=APART)
+    sampled = sampled_states(network, asked.sampled, APART, apart=APART, start="chains")
     if MPI.COMM_WORLD.rank > 0:
         return {}
     truth = Truth.read(asked.data)
@@ -401,7 +401,7 @@ def arguments() -> argparse.Namespace:
         part.add_argument("--hidden-units", type=int, default=200)
         part.add_argument("--data", required=True, help="what simulate has written")
         part.add_argument("--out", type=Path, required=part is again, help="folder for the model and pictures")
-        part.add_argument("--sampled", type=int, default=2500, help="time points that are sampled")
+        part.add_argument("--sampled", type=int, default=2560, help="time points that the chains of training go on for")
         part.add_argument("--json", action="store_true", help="print one JSON object")
     for part in (made, learnt, again):
         part.add_argument("--seed", type=int, default=1)
