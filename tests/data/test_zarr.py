@@ -83,6 +83,7 @@ def changed(path: Path, **values: Any) -> Path:
 
 
 @FORMATS
+@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")  # of the words
 def test_what_is_refused(tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.zarr"
     for name, values in (("a", STATES), ("b", GREY), ("line", np.ones(9)), ("words", np.array([["x", "y"]]))):
