@@ -152,8 +152,8 @@ def _arrays(store: Path) -> Iterator[tuple[Path, int]]:
     left, folders = _MOST_OBJECTS, [(store, 0)]
     while folders:
         folder, depth = folders.pop()
-        with reading(folder):
-            entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+        with reading(folder), os.scandir(folder) as found:
+            entries = sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
         for name in entries:
             left -= 1
             if left < 0:
@@ -215,8 +215,8 @@ def _stored_bytes(folder: Path) -> int:
     total, left, folders = 0, _MOST_FILES, [folder]
     while folders:
         here = folders.pop()
-        with reading(here):
-            for entry in os.scandir(here):
+        with reading(here), os.scandir(here) as found:
+            for entry in found:
                 left -= 1
                 if left < 0:
                     raise DataError(f"{folder} has more than {_MOST_FILES} files; write it with larger chunks")
