@@ -23,6 +23,7 @@ from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.real_hidden import nothing_on
 from modelpar.training.scoring import share_of_split
 from modelpar.training.state import TrainingRun
+from modelpar.values import plain
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -123,6 +124,8 @@ def sampled_states(
     """
     if len(network.rbms) > 1:
         raise SpecError(f"samples of chains are those of one RBM, not of a stack of {len(network.rbms)}")
+    if start not in ("random", "chains"):
+        raise SpecError(f"start is {plain.shown(start)}, but must be random or chains")
     rbm, q, chains = network.rbms[0], network.spec.visible_kind.categories or 1, min(chains, max(count, 1))
     h = _of_training(network) if start == "chains" else nothing_on(rbm, chains)
     chains, parts, wanted = h.shape[1], [], count

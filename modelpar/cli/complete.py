@@ -14,11 +14,11 @@ from mpi4py import MPI
 from modelpar.chains.clamped import complete as completions
 from modelpar.chains.clamped import mask_of
 from modelpar.cli import pictures
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network, square, write_samples
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.own_data import check_letters
-from modelpar.cli.run_directory import checkpoint_of
 from modelpar.data import Dataset, Split, open_dataset
 from modelpar.data.doubts import check_fills_range
 from modelpar.errors import DataError, SpecError, together

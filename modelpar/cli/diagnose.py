@@ -14,12 +14,13 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.chains.gibbs import Chains
 from modelpar.cli import pictures
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings
 from modelpar.cli.diagnosis_page import Page, save_page
 from modelpar.cli.evaluate import make_grid, open_network, open_split
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.progress import summary_table
-from modelpar.cli.run_directory import RunDirectory, checkpoint_of
+from modelpar.cli.run_directory import RunDirectory
 from modelpar.cli.terminal import make_console, speak
 from modelpar.comm.grid import Grid
 from modelpar.data import Dataset, Split

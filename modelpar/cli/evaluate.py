@@ -19,11 +19,11 @@ from modelpar.chains.tempering import ladder_of_kept, ladder_of_models, ladder_o
 from modelpar.checkpoint import files
 from modelpar.cli import pictures, sample_files
 from modelpar.cli.atomic_file import atomic_write
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs, inputs
 from modelpar.cli.own_data import check_labels_act, chosen_alphabet, open_to_evaluate
 from modelpar.cli.progress import summary_table
-from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import Say, make_console, speak
 from modelpar.cli.trajectory import models_before
 from modelpar.comm.grid import Grid

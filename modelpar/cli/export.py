@@ -15,12 +15,12 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.checkpoint import structure
 from modelpar.checkpoint.files import TensorBlock, write
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.pictures import white_of
 from modelpar.cli.row_file import RowFile
-from modelpar.cli.run_directory import checkpoint_of
 from modelpar.comm.grid import Grid
 from modelpar.errors import SpecError, together
 from modelpar.files.paths import in_one_line

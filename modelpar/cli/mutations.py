@@ -15,11 +15,11 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar.cli.atomic_file import atomic_write
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.own_data import chosen_alphabet
-from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.sample_files import letters_of
 from modelpar.errors import DataError, SpecError, together
 from modelpar.files.paths import in_one_line

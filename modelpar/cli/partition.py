@@ -15,10 +15,10 @@ from mpi4py import MPI
 import partitioners
 from modelpar import checkpoint
 from modelpar.checkpoint import files
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.progress import summary_table
-from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console
 from modelpar.errors import ModelparError, SpecError, together
 from modelpar.ownership.build_connections import connect

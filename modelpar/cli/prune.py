@@ -8,12 +8,13 @@ from pathlib import Path
 
 from mpi4py import MPI
 
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings, merge, read_own_config, write_config
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.options import SPECS
 from modelpar.cli.overwriting import check_run_directory
 from modelpar.cli.recorded_paths import recorded
-from modelpar.cli.run_directory import RunDirectory, checkpoint_of
+from modelpar.cli.run_directory import RunDirectory
 from modelpar.files.paths import in_one_line
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.model.pruning import pruned

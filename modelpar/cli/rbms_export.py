@@ -25,12 +25,13 @@ from mpi4py import MPI
 from modelpar import checkpoint
 from modelpar.chains.gibbs import Chains, start
 from modelpar.checkpoint.files import TensorBlock
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings, home_of, read_own_config
 from modelpar.cli.evaluate import make_grid, open_network
 from modelpar.cli.export import rows_in_order
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.row_file import Hdf5RowFile
-from modelpar.cli.run_directory import RunDirectory, checkpoint_of
+from modelpar.cli.run_directory import RunDirectory
 from modelpar.draws import Purpose
 from modelpar.errors import CheckpointError, SpecError, together
 from modelpar.files.paths import in_one_line

@@ -196,7 +196,8 @@ class RunDirectory:
             names = {path: partials.completed_name(path.name) for path in folder.iterdir()} if folder.is_dir() else {}
             return sorted(path for path, name in names.items() if is_own(name or path.name) or name == _PROBE)
 
-        own = sorted(in_folder(self.path, NAMES.__contains__), key=_order_of_names)
+        own = in_folder(self.path, NAMES.__contains__)
+        own.sort(key=lambda path: (NAMES.index(partials.completed_name(path.name) or path.name), path.name))
         steps = in_folder(self.checkpoints, _STEP.fullmatch)
         return [*own, *steps, *in_folder(self.path / TRAJECTORY, _KEPT.fullmatch)]
 
@@ -298,7 +299,7 @@ class RunDirectory:
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _on_disk(self) -> list[Path]:
+    def steps_on_disk(self) -> list[Path]:
         """Checkpoints, the newest first.  Not collective."""
         steps = [path for path in self.checkpoints.glob("step-*.safetensors") if _STEP.fullmatch(path.name)]
         return sorted(steps, key=_updates_of, reverse=True)
@@ -311,7 +312,7 @@ class RunDirectory:
         with together(self.comm):
             if self.comm.rank == 0:
                 spared = None if verdict.healthy else self._newest_healthy()
-                for old in self._on_disk()[keep:]:
+                for old in self.steps_on_disk()[keep:]:
                     if old != spared:
                         old.unlink(missing_ok=True)
         return path, verdict
@@ -320,7 +321,7 @@ class RunDirectory:
         """The newest checkpoint that says that it is healthy, else the newest that does not say; None where all say
         that they are not.  Not collective."""
         unknown = None
-        for path in self._on_disk():
+        for path in self.steps_on_disk():
             with suppress(CheckpointError):
                 verdict = verdict_of(path)
                 if verdict is not None and verdict.healthy:
@@ -353,7 +354,7 @@ class RunDirectory:
         """The checkpoints from which a run may go on, the newest first."""
         checkpoints: list[tuple[float, Path]] = []
         if self.comm.rank == 0:
-            checkpoints = [(_updates_of(path), path) for path in self._on_disk()]
+            checkpoints = [(_updates_of(path), path) for path in self.steps_on_disk()]
             if self.pretrained.exists():
                 checkpoints.append((updates_of_pretraining + 0.5, self.pretrained))
             if self.model.exists():
@@ -369,7 +370,7 @@ class RunDirectory:
         """Raise SpecError, on every rank, where an existing directory has no files of a run."""
         with together(self.comm):
             if self.comm.rank == 0 and self.path.is_dir() and not (
-                (self.path / CONFIG).exists() or any((self.path / name).exists() for name in MODELS) or self._on_disk()
+                any((self.path / name).exists() for name in (CONFIG, *MODELS)) or self.steps_on_disk()
             ):  # fmt: skip
                 raise SpecError(
                     f"--run-dir {self.path} holds no run to resume: it has neither {CONFIG} nor a checkpoint; leave "
@@ -385,44 +386,12 @@ class RunDirectory:
         return None
 
 
-def checkpoint_of(comm: MPI.Comm, path: str, *, generative: bool) -> Path:
-    """The checkpoint that a path means: itself, or the one of a run directory.  Collective.
-
-    ``generative``: that of the end of pre-training where there is one: fine-tuning changes the generative weights.
-    One that says that it is not healthy is taken where there is no other.
-    Raises CheckpointError, on every rank, where there is none.
-    """
-    file = Path(path)
-    with together(comm):
-        if comm.rank == 0 and file.is_dir():
-            directory = RunDirectory(MPI.COMM_SELF, file)
-            first, second = directory.model, directory.pretrained
-            preferred = [second, first] if generative else [first, second]
-            existing = [candidate for candidate in (*preferred, *directory._on_disk()) if candidate.exists()]
-            if not existing:
-                raise CheckpointError(f"{path} is a directory without checkpoints; name a run directory or a file")
-            file = next((candidate for candidate in existing if not _is_unhealthy(candidate)), existing[0])
-    return Path(comm.bcast(file))
-
-
 def verdict_of(path: Path) -> Verdict | None:
     """The verdict that a checkpoint records; None where it has none.  Not collective.
 
     Raises CheckpointError where it cannot be read.
     """
     return Verdict.recorded(checkpoint.files.read_header(path, MPI.COMM_SELF).metadata)
-
-
-def _is_unhealthy(path: Path) -> bool:
-    """Whether a checkpoint says so; what is wrong with one that cannot be read says whoever opens it."""
-    with suppress(CheckpointError):
-        verdict = verdict_of(path)
-        return verdict is not None and not verdict.healthy
-    return False
-
-
-def _order_of_names(path: Path) -> tuple[int, str]:
-    return NAMES.index(partials.completed_name(path.name) or path.name), path.name
 
 
 def _updates_of(path: Path) -> int:

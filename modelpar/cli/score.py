@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import Settings
 from modelpar.cli.evaluate import make_grid, open_network, open_split
 from modelpar.cli.progress import summary_table
-from modelpar.cli.run_directory import checkpoint_of
 from modelpar.cli.terminal import make_console, speak
 from modelpar.cli.trajectory import models_before
 from modelpar.comm.grid import Grid

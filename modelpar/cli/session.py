@@ -6,26 +6,25 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mpi4py import MPI
 
 from modelpar import checkpoint, faults
 from modelpar.checkpoint import files
 from modelpar.cli import pictures
+from modelpar.cli.announcement import announcement
 from modelpar.cli.config import Settings, write_config
 from modelpar.cli.ending import draw_missing
-from modelpar.cli.options import shown_value
 from modelpar.cli.overwriting import inputs
 from modelpar.cli.own_data import check_resumed
-from modelpar.cli.preparation import fine_tunes, sizes_of
+from modelpar.cli.preparation import fine_tunes
 from modelpar.cli.progress import TrainingProgress, summary_table
-from modelpar.cli.recorded_paths import recorded, without_files
+from modelpar.cli.recorded_paths import recorded
 from modelpar.cli.report.command import report_at_end
 from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, report_fewer
 from modelpar.cli.run_directory import RANKS, SUMMARY, RunDirectory
+from modelpar.cli.same_network import difference, other_connections
 from modelpar.cli.stopping import Stopping
 from modelpar.cli.summary import Clock, for_people, summarise
 from modelpar.cli.threads import Placement
@@ -37,12 +36,9 @@ from modelpar.data import DataFeed, Dataset, Minibatches
 from modelpar.errors import CheckpointError, TrainingError, n_ranks_that_raise, raised_by
 from modelpar.kernels.warm_up import Task
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.ownership.build_connections import connect
-from modelpar.ownership.connections import Listed
 from modelpar.ownership.layout import NetworkLayout
-from modelpar.patterns import MASK
 from modelpar.records import Record, recorded_layer
-from modelpar.spec import NetworkSpec, TrainingSpec, option_name
+from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training import monitor
 from modelpar.training.checks import check_before_saving
 from modelpar.training.evaluation import accuracy_measures
@@ -70,8 +66,7 @@ class Session:
         self.snapshots: Snapshots | None = None  # where the run can go on without a lost rank
         self.last_good = ""  # what is said of the last checkpoint that is healthy
         self.stages: dict[tuple[str, int], float] = {}  # training seconds of each stage and RBM, resumed ones included
-        self.samples = 0  # of this process
-        self.seconds_before = 0.0  # of a run that was resumed
+        self.samples, self.seconds_before = 0, 0.0  # of this process; of those that a resumed run had before
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.fine_tunes = fine_tunes(settings, spec, dataset)
         self._done: dict[tuple[str, int], int] = {}  # updates of each stage and RBM
@@ -94,7 +89,9 @@ class Session:
         accept_other_data   go on with other data than the run was started with
         survivor            the state that this rank brings from a grid that lost a rank, which ``message`` reports
         """
-        self._announce()
+        for line in announcement(self.dataset, self.spec, self.layout, self.grid, self.placement):
+            self.progress.say(line)
+        self.progress.say(f"run directory: {self.directory.path}")
         if message:
             self.progress.say(f"warning: {message}")
         with self.status.phase("compiling", steady=True):
@@ -102,7 +99,7 @@ class Session:
         with self.status.phase("making the network"):
             network = rebuild(survivor, self.spec, self.grid, self.layout) if survivor is not None else None
             if network is None:
-                network = self._resumed() if resume else self._fresh()
+                network = self._resumed() if resume else DeepBeliefNetwork(self.spec, self.grid, self.layout)
         self.network, self.training = network, TrainingRun.of(network)
         if self.grid.tolerant:
             self.snapshots = Snapshots(network)
@@ -174,24 +171,6 @@ class Session:
 
     # -- before ------------------------------------------------------------------------------------------------------
 
-    def _announce(self) -> None:
-        grid, spec = self.grid, self.spec
-        own_cores = self.placement.own_cores
-        bound = "" if own_cores >= self.placement.threads else f", bound to {own_cores} core(s)"
-        self.progress.say(
-            f"{self.dataset.name}: {len(self.dataset.train):,} samples of {self.dataset.n_visible} values; "
-            f"network {shown_value(sizes_of(spec))}; grid of {grid.n_replicas} replica(s) x {grid.n_shards} model "
-            f"shard(s), {self.placement.threads} thread(s) a rank{bound}"
-        )
-        self.progress.say(f"run directory: {self.directory.path}")
-        for name, layer in zip(_layer_names(spec), self.layout.layers, strict=True):
-            idle = int((layer.counts == 0).sum())
-            if idle and name != "output layer":
-                self.progress.say(
-                    f"warning: the {name} has {layer.n_units} units for {grid.n_shards} model shards: {idle} shard(s) "
-                    "own none of it and stand idle there"
-                )
-
     def _warm_up(self) -> float:
         """Seconds of compiling the kernels, or loading them from a cache, and of opening the data.  Collective."""
         started = time.perf_counter()
@@ -213,9 +192,6 @@ class Session:
         visible = self.layout.layers[0].owned(self.grid.shard)
         return DataFeed(self.dataset.train, visible, binarise=binarise, seed=self.spec.seed, comm=self.grid.comm)
 
-    def _fresh(self) -> DeepBeliefNetwork:
-        return DeepBeliefNetwork(self.spec, self.grid, self.layout)
-
     def _resumed(self) -> DeepBeliefNetwork:
         """The network of the newest intact checkpoint, or a new one where there is none."""
         self._count_done(self.directory.history())
@@ -224,7 +200,9 @@ class Session:
         for path in in_order(checkpoints, self.directory, self.settings, self._steps):
             try:
                 spec = checkpoint.read_spec(path, files.read_header(path, self.grid.comm))
-                differs = self._differs(spec) or self._other_connections(path, spec)
+                differs = difference(spec, self.spec) or other_connections(
+                    path, spec, self.spec, self.settings, self.grid.comm
+                )  # fmt: skip
                 if not differs:
                     network = checkpoint.load(
                         path, self.grid, self.layout, halo=self.spec.halo, healthy=True,
@@ -247,7 +225,7 @@ class Session:
         self.progress.say(
             f"no checkpoint to go on from was found in {self.directory.path}: starting from the beginning"
         )
-        return self._fresh()
+        return DeepBeliefNetwork(self.spec, self.grid, self.layout)
 
     def _has_finished(self) -> bool:
         stage = self.training.position.stage
@@ -273,46 +251,10 @@ class Session:
 
     def _check_position(self) -> None:
         """Raise SpecError, on every rank, where these options do not go on with what the checkpoint has begun."""
-        position, settings = self.training.position, self.settings
-        if position.stage == "pretrain" and settings.training.trains:
-            check_position(position, "pretrain", len(self.dataset.train), settings.training.batch_size)
-        elif position.stage == "finetune":
-            check_position(position, "finetune", len(self.dataset.train), settings.finetune.batch_size)
-
-    def _differs(self, stored: NetworkSpec) -> str:
-        """In what a checkpoint's network is not the one that was asked for; empty where it is."""
-        for name in (
-            "layers",
-            "connections",
-            "visible_grid",
-            "classes",
-            "visible",
-            "variances",
-            "hidden",
-            "dtype",
-            "exact",
-            "seed",
-        ):
-            theirs, ours = getattr(stored, name), getattr(self.spec, name)
-            if name == "connections" and without_files(theirs) == without_files(ours):
-                continue  # masks are compared by their connections
-            if theirs != ours:
-                return f"its {option_name(name)} is {shown_value(theirs)}, but {shown_value(ours)} was asked for"
-        return ""
-
-    def _other_connections(self, path: Path, spec: NetworkSpec) -> str:
-        """How a mask that is asked for by name differs from the checkpoint's; empty where it does not.  Collective."""
-        asked = self.settings.asked.get("network", {}).get("connections")
-        if asked is None or MASK not in asked:
-            return ""
-        stored = checkpoint.structure.read(path, files.read_header(path, self.grid.comm), spec, self.grid.comm)
-        wanted = connect(self.spec, self.grid.comm)
-        for i, (a, b) in enumerate(zip(stored or (), wanted, strict=False)):
-            if isinstance(a, Listed) and isinstance(b, Listed) and not (
-                np.array_equal(a.offsets, b.offsets) and np.array_equal(a.visible, b.visible)
-            ):  # fmt: skip
-                return f"RBM {i} has other connections than {asked} names"
-        return ""
+        position, training = self.training.position, self.settings.training
+        if position.stage == "finetune" or (position.stage == "pretrain" and training.trains):
+            own = training if position.stage == "pretrain" else self.settings.finetune
+            check_position(position, position.stage, len(self.dataset.train), own.batch_size)
 
     def _restore_clock(self) -> None:
         """Take the times of earlier stages from the records: checkpoints do not have them."""
@@ -456,8 +398,3 @@ class Session:
         self.directory.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
         self.progress.console.print(summary_table(for_people(summary), "Summary"))
         self.progress.say(f"model: {self.directory.model}")
-
-
-def _layer_names(spec: NetworkSpec) -> list[str]:
-    names = ["visible layer", *(f"hidden layer {i}" for i in range(1, len(spec.layers)))]
-    return [*names, "output layer"] if spec.classes else names

@@ -1,6 +1,6 @@
 """The command line on several ranks, as a user starts it: files, statuses, and nothing that hangs.
 
-Modules: modelpar/cli/evaluate, modelpar/cli/export, modelpar/cli/preparation,
+Modules: modelpar/cli/announcement, modelpar/cli/evaluate, modelpar/cli/export, modelpar/cli/preparation,
 modelpar/cli/progress, modelpar/cli/session, modelpar/cli/summary, modelpar/cli/train
 """
 

@@ -1,4 +1,7 @@
-"""The last good checkpoint is a healthy one: when it is written, kept, and gone on from."""
+"""The last good checkpoint is a healthy one: when it is written, kept, and gone on from.
+
+Modules: modelpar/cli/chosen_checkpoint
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from safetensors.numpy import load_file
 from modelpar import checkpoint
 from modelpar.checkpoint.health import Verdict
 from modelpar.cli import run
-from modelpar.cli.run_directory import RunDirectory, checkpoint_of, verdict_of
+from modelpar.cli.chosen_checkpoint import checkpoint_of
+from modelpar.cli.run_directory import RunDirectory, verdict_of
 from modelpar.comm.grid import Grid
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import NetworkSpec

@@ -1,4 +1,7 @@
-"""Runs that are taken up again: with more epochs, with fewer, with other options, and where there is no run."""
+"""Runs that are taken up again: with more epochs, with fewer, with other options, and where there is no run.
+
+Modules: modelpar/cli/same_network
+"""
 
 from __future__ import annotations
 

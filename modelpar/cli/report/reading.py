@@ -18,6 +18,7 @@ from typing import Any
 from mpi4py import MPI
 
 from modelpar.checkpoint.health import Verdict
+from modelpar.cli.chosen_checkpoint import checkpoint_of
 from modelpar.cli.config import MOST_BYTES, parse_toml
 from modelpar.cli.restarts import restarts
 from modelpar.cli.run_directory import (
@@ -27,7 +28,6 @@ from modelpar.cli.run_directory import (
     PICTURES,
     SUMMARY,
     RunDirectory,
-    checkpoint_of,
     verdict_of,
 )
 from modelpar.cli.run_lock import LOCK
