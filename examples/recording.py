@@ -176,7 +176,7 @@ def train(asked: argparse.Namespace) -> None:
     training = TrainingSpec(
         updates=asked.updates, batch_size=asked.batch_size, chains=asked.batch_size, gibbs_steps=asked.sweeps,
         chain_start="data", learning_rate=asked.learning_rate, schedule=asked.schedule, l1=asked.l1, l1b=asked.l1b,
-        weight_decay=0, average=asked.average, products=asked.products,
+        weight_decay=0,
     )  # fmt: skip
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         network, times = DeepBeliefNetwork(spec, grid), []
@@ -193,8 +193,10 @@ def train(asked: argparse.Namespace) -> None:
                 W, n = whole_parameters(network).W, len(times)
                 if comm.rank == 0:
                     of_units = np.abs(matched(truth.W, W)[2])
+                    low, middle, high = np.percentile(of_units, [10, 50, 90])
                     print(f"update {n}: {(times[-1] - times[0]) / max(n - 1, 1):.3f} s each, {(W != 0).mean():.1%} of "
-                          f"the weights are left, r of units {np.sort(of_units).round(2)}", flush=True)  # fmt: skip
+                          f"the weights are left, r of units {low:.2f}, {middle:.2f}, {high:.2f} (quantiles)",
+                          flush=True)  # fmt: skip
         timed = times[WARM_UP:] if len(times) > 2 * WARM_UP else times
         a_update = (timed[-1] - timed[0]) / max(len(timed) - 1, 1)
         result = {"updates": len(times), "seconds_per_update": a_update, "hours_of_200000": a_update * 200000 / 3600}
@@ -247,9 +249,8 @@ def patterns(spikes: Any, positions: Any, n: int) -> Any:
             weights = r / deviation[around]
             found.append((sizes[-1], around, weights, np.abs(weights) @ positions[around] / np.abs(weights).sum()))
     found.sort(key=lambda one: -one[0])
-    spacing = (4 / 3 * np.pi * np.prod(np.sqrt(5) * positions.std(axis=0)) / n) ** (
-        1 / 3
-    )  # if they filled an ellipsoid
+    volume = 4 / 3 * np.pi * np.prod(np.sqrt(5) * positions.std(axis=0))  # of the ellipsoid that they would fill
+    spacing = np.cbrt(volume / n)
     W, centres, taken = np.zeros((n_neurons, n)), np.zeros((n, 3)), 0
     for apart in APART_BY:
         others = []
@@ -390,8 +391,6 @@ def arguments() -> argparse.Namespace:
     learnt.add_argument("--l1b", type=float, default=0.0)
     learnt.add_argument("--weight-scale", type=float, default=0.01, help="standard deviation of the first weights")
     learnt.add_argument("--start", default="neighbours", help="first weights: neighbours that fire together, or random")
-    learnt.add_argument("--average", type=int, default=0, help="updates that the parameters are averaged over")
-    learnt.add_argument("--products", default="full", help="full or bf16")
     learnt.add_argument("--every", type=int, default=100, help="updates between two lines that say how far it is")
     learnt.add_argument("--minutes", type=float, default=1e9, help="after which training stops")
     learnt.set_defaults(run=train)

@@ -67,6 +67,15 @@ def test_couplings_of_real_hidden_units(comm, agree, hidden: str) -> None:
     agree(not exact or np.allclose(variance, 1))
 
 
+def test_chains_that_are_not_there(comm, agree) -> None:
+    with Grid(comm) as grid:
+        network = DeepBeliefNetwork(SPEC, grid)
+        for start, message in (("chains", "no chains of training"), ("data", "must be random or chains")):
+            with pytest.raises(SpecError, match=message):
+                sampled_states(network, 5, 1, start=start)
+        agree(True)
+
+
 @pytest.mark.parametrize("start", ["random", "chains"])
 def test_sequences_of_data_and_of_the_model(comm, agree, start) -> None:
     h0 = np.zeros((4, 40)) if start == "random" else np.random.default_rng(1).integers(0, 2, (4, 40))
