@@ -154,12 +154,14 @@ class Penalties:
         it: what divides the gradient of w by s^2 takes a step of w s by its own gradient.
         """
         weights, amount = self.weights[name], rate * self.l1b
-        means = self._means.get(name)
-        single = rate * self.l1 / (1.0 if means is None or means.deviations is None else means.deviations)
+        means, counts = self._means.get(name), weights.incoming_counts
+        single = np.full(len(counts), rate * self.l1)
+        if self.unit_scale and means is not None and means.deviations is not None:
+            single /= means.deviations
         if not amount:
-            return np.asarray(single)
+            return single
         sums = weights.incoming_sums(W, squared=False)
-        return np.asarray(single + amount * sums / (1.0 + amount * weights.incoming_counts))
+        return np.asarray(single + amount * sums / (1.0 + amount * counts))
 
     def _found(self, key: tuple[str, str], find: Callable[[], Doubles], wanted: bool, alone: bool) -> Doubles | None:
         """What is found now, or was found last; None where nothing was, or is wanted."""

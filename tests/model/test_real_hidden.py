@@ -88,6 +88,7 @@ def close(rbm: RBM, twin: RealRBM, tolerance: float) -> bool:
         ({"l1": 0.1, "l1b": 0.05, "hidden_scale": "unit", "chains": 9}, "dual", "strided", False, "float64"),
         ({"l1": 0.3, "hidden_scale": "unit", "learning_rate": RATE}, "row", "blocks", True, "float64"),
         ({"l1": 0.3, "hidden_scale": "unit", "standardised": True}, "random:3", "random", False, "float64"),
+        ({"l1": 0.1, "l1b": 0.05}, "row", "random", False, "float64"),
         ({"group_lasso": 0.3}, "column", "random", False, "float64"),
     ],
     ids=str,
