@@ -168,7 +168,9 @@ def test_a_penalised_optimum_has_the_means_of_the_data(comm, agree, penalty):
     """Proximal steps of weights alone leave centred updates at means that are off by 0.045 here."""
     rng = np.random.default_rng(3)
     X = (rng.random((200, 8)) < np.where(rng.integers(0, 2, (200, 1)), 0.95, 0.45)).astype(np.float32)
-    network = networks.sharded(comm, NetworkSpec((8, 3), hidden="gaussian", layout="row", seed=3), SHAPES[-1], "strided")
+    network = networks.sharded(
+        comm, NetworkSpec((8, 3), hidden="gaussian", layout="row", seed=3), SHAPES[-1], "strided"
+    )
     data = open_dataset(X)
     training = TrainingSpec(updates=400, batch_size=200, chains=2000, learning_rate=0.1, schedule="exponential",
                             weight_decay=0, hidden_scale="unit", **penalty)  # fmt: skip
