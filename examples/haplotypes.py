@@ -116,6 +116,8 @@ def train(asked: argparse.Namespace) -> None:
         genomes = opened(asked, comm)
         path = asked.out / "model.safetensors"
         network = load(path, grid, placed(asked, genomes, comm)) if asked.go_on else made(asked, genomes, grid)
+        if TrainingRun.of(network).position.stage != "pretrain":  # it was finished: as many updates once more
+            network.run = TrainingRun()
         peak_before = memory("VmHWM")
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
         before = memory("VmRSS")
@@ -283,7 +285,7 @@ def copied(samples: Any, bits: dict[str, Any], *, from_start: bool) -> dict[str,
     result = {}
     if "held_out" in bits:
         nearest = [np.median(nearest_distances(some, bits["training"])) for some in (samples, bits["held_out"])]
-        result["nearest_ratio"] = float(nearest[0] / nearest[1])
+        result["nearest_ratio"] = float(nearest[0] / max(nearest[1], 1))
     if from_start:
         own, other = (count_ones(samples ^ np.roll(bits["start"], k, axis=0)).sum() for k in (0, 1))
         result["start_ratio"] = float(own / other)
@@ -321,7 +323,9 @@ def arguments() -> argparse.Namespace:
     learnt.add_argument("--sweeps", type=int, default=1, help="of the chains, for each update")
     learnt.add_argument("--penalty", type=float, default=0.0, help="L2, on the weights")
     learnt.add_argument("--minutes", type=float, default=1e9, help="after which training stops, to go on another time")
-    learnt.add_argument("--go-on", action="store_true", help="train the model in --out on, up to --updates")
+    learnt.add_argument(
+        "--go-on", action="store_true", help="train the model in --out on, to the end of --updates, or --updates more"
+    )
     learnt.set_defaults(run=train)
     again = parts.add_parser("compare", help="compare again, from the model's file")
     again.set_defaults(run=compare)
