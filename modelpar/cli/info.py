@@ -49,8 +49,8 @@ ENVIRONMENT = (
     "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
     "NUMBA_ENABLE_AVX",
     *VARIABLES, "OPENBLAS_CORETYPE", "OPENBLAS_THREAD_TIMEOUT",
-    # of the launcher: numbers of ranks, the number of this one, ranks of the node, whether a lost rank is tolerated, and
-    # its own sockets
+    # of the launcher: number of ranks, the number of this one, ranks of the node, whether a lost rank is tolerated, its
+    # own sockets
     "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS",
     "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID",
     "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE", "OMPI_MCA_mpi_ft_enable", "PMI_FD",
