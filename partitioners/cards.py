@@ -34,7 +34,7 @@ STYLE = f"""
 .modelpar progress {{ width: 20rem; max-width: 100%; vertical-align: middle; }}
 """
 MOST_OWNERS = 12  # of a picture, which has as many colours, twice
-MOST_UNITS, MOST_RUNS = 1 << 20, 100  # of a layer whose owners are looked at; of a bar
+MOST_UNITS, MOST_RUNS = 1 << 20, 100  # of a layer whose owners are looked at; of units of one owner, in a bar
 
 
 def card(title: str, *pieces: str) -> str:
@@ -53,6 +53,12 @@ def by_layer(values: Iterable[npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[n
     return {f"layer {i}": value for i, value in enumerate(values)}
 
 
+def counted(owner: npt.NDArray[np.int64], n_owners: int) -> npt.NDArray[np.int64]:
+    """The units of each owner that has any, and a 0 where others have none: ``n_owners`` may be many."""
+    counts = np.unique(owner, return_counts=True)[1].astype(np.int64)
+    return counts if len(counts) == n_owners else np.append(counts, 0)
+
+
 def spread(counts: npt.NDArray[np.int64]) -> str:
     """``250`` or ``180 to 301``: how many, of the least and the most."""
     if not len(counts):
@@ -61,26 +67,25 @@ def spread(counts: npt.NDArray[np.int64]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
+def is_drawable(sizes: Iterable[int], n_owners: int) -> bool:
+    """Whether layers of these sizes have a picture of owners: there are some to tell apart, and not too many."""
+    return 1 < n_owners <= MOST_OWNERS and max(sizes, default=0) <= MOST_UNITS
+
+
 def owners_chart(owners: Mapping[str, npt.NDArray[np.int64]], n_owners: int, word: str) -> str:
-    """A bar for each layer, in the order of the units, in the colours of their owners; empty where there is nothing to
-    tell apart, or too much.
+    """A bar for each layer, in the order of the units, in the colours of their owners; empty where it is not drawable.
 
     word   for an owner: ``shard``, ``part``
     """
-    if not 1 < n_owners <= MOST_OWNERS or any(len(owner) > MOST_UNITS for owner in owners.values()):
+    if not is_drawable(map(len, owners.values()), n_owners):
         return ""
-    bars = [Bar(name, _stretches(owner, n_owners, word)) for name, owner in owners.items()]
+    bars = []
+    for name, owner in owners.items():
+        starts = np.flatnonzero(np.diff(owner, prepend=-1))
+        if len(starts) > MOST_RUNS:
+            name, owner = f"{name}, sorted by owner", np.sort(owner)
+            starts = np.flatnonzero(np.diff(owner, prepend=-1))
+        lengths = np.diff(np.append(starts, len(owner))).tolist()
+        runs = zip(owner[starts].tolist(), lengths, strict=True)
+        bars.append(Bar(name, [(f"{word} {who}", float(n), who) for who, n in runs]))
     return bar_chart("Owners", bars, shown=lambda n: f"{n:,.0f} units", note="units in the order of their ids")
-
-
-def _stretches(owner: npt.NDArray[np.int64], n_owners: int, word: str) -> list[tuple[str, float, int]]:
-    """Units in a row of one owner; where these are many, all units of each owner together."""
-    starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    lengths = np.diff(np.append(starts, len(owner)))
-    if len(starts) <= MOST_RUNS:
-        return [
-            (f"{word} {who}", float(n), int(who))
-            for who, n in zip(owner[starts].tolist(), lengths.tolist(), strict=True)
-        ]
-    counts = np.bincount(owner, minlength=n_owners)
-    return [(f"{word} {who}, scattered", float(n), who) for who, n in enumerate(counts.tolist())]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from partitioners.arguments import integers, parts_of, seed_of, shown
-from partitioners.cards import by_layer, card, owners_chart, spread
+from partitioners.cards import by_layer, card, counted, owners_chart, spread
 from partitioners.compilation import njit
 from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
 from partitioners.page import table
@@ -26,11 +26,7 @@ class Partition(NamedTuple):
     def _repr_html_(self) -> str:
         """For notebooks: how many units of every layer each part owns.  Raises GraphError where it is no partition."""
         owners, n_parts = plain(self)
-        counts = [np.bincount(owner, minlength=n_parts) if n_parts <= len(owner) else None for owner in owners]
-        rows = [
-            [str(i), f"{len(owner):,}", "0 or more" if count is None else spread(count)]
-            for i, (owner, count) in enumerate(zip(owners, counts, strict=True))
-        ]
+        rows = [[str(i), f"{len(owner):,}", spread(counted(owner, n_parts))] for i, owner in enumerate(owners)]
         heads = ("layer", "units", "of a part")
         chart = owners_chart(by_layer(owners), n_parts, "part")
         return card(f"Partition: {n_parts:,} part(s)", table(heads, rows, numbers=(1, 2)), chart)

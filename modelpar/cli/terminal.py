@@ -31,8 +31,10 @@ LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # a launcher sets 
 
 
 def plain_console(*, width: int | None = None, force_terminal: bool | None = None) -> Console:
-    """A console for any text: brackets are not markup, and ``:name:`` is not an emoji."""
-    return Console(markup=False, emoji=False, highlight=False, width=width, force_terminal=force_terminal)
+    """A console for any text: brackets are not markup, and ``:name:`` is not an emoji.  Plain in notebooks, too."""
+    return Console(
+        markup=False, emoji=False, highlight=False, width=width, force_terminal=force_terminal, force_jupyter=False
+    )  # fmt: skip
 
 
 class Unfailing(io.TextIOBase):

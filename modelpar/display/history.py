@@ -25,12 +25,15 @@ class History(list[Record]):
         """The records of ends of epochs."""
         return [record for record in self if record.kind == "epoch"]
 
+    def __repr__(self) -> str:
+        return f"History({len(self.epochs)} epochs in {len(self)} records)"
+
     def _repr_html_(self) -> str:
         run = Run(
             Path(), "", records=[record.as_line() for record in self if record.kind == "epoch" or record.measures]
         )
         return card(
-            f"History: {len(self.epochs):,} epochs in {len(self):,} records",
+            f"History: {len(self.epochs):,} epoch(s) in {len(self):,} record(s)",
             grid(*learning([run]), *units([run])),
             details(f"The last {MOST_ROWS} epochs" if len(self.epochs) > MOST_ROWS else "All epochs", self._table()),
         )

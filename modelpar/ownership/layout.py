@@ -16,7 +16,7 @@ from modelpar.ownership.costs import dual_pays
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
 from modelpar.values.offsets import offsets_of
-from partitioners.cards import by_layer, card, owners_chart, spread
+from partitioners.cards import by_layer, card, is_drawable, owners_chart, spread
 from partitioners.page import table
 
 IntArray = npt.NDArray[np.int64]
@@ -107,7 +107,8 @@ class UnitLayout:
 
     def _repr_html_(self) -> str:
         """For notebooks: how many units each shard owns.  Not collective."""
-        chart = owners_chart({"units": self.owner}, self.n_shards, "shard")
+        is_small = is_drawable([self.n_units], self.n_shards)
+        chart = owners_chart({"units": self.owner}, self.n_shards, "shard") if is_small else ""
         each = f"{spread(self.counts)} on each of {self.n_shards:,} shard(s)"
         return card(f"UnitLayout: {self.n_units:,} units, {each}", chart)
 
@@ -148,10 +149,12 @@ class NetworkLayout:
             for i, (layer, word) in enumerate(zip(self.layers, words, strict=True))
         ]
         n_shards = self.layers[0].n_shards
+        is_small = is_drawable((layer.n_units for layer in self.layers), n_shards)
+        owners = by_layer(layer.owner for layer in self.layers if is_small)
         return card(
             f"NetworkLayout: {len(self.layers)} layers on {n_shards:,} model shard(s)",
             table(("layer", "units", "of a shard", "weights above"), rows, numbers=(1, 2)),
-            owners_chart(by_layer(layer.owner for layer in self.layers), n_shards, "shard"),
+            owners_chart(owners, n_shards, "shard"),
         )
 
     @classmethod
