@@ -91,7 +91,8 @@ class Unfailing(io.TextIOBase):
 def make_console() -> Console:
     """For stdout: with a live bar where a terminal is at its end, plain and wide elsewhere."""
     if sys.stdout is not sys.__stdout__:  # a rank whose output is discarded, or a program that collects it
-        return plain_console(width=WIDTH)
+        # else rich takes FORCE_COLOR for a terminal, which kernels of notebooks set
+        return plain_console(width=WIDTH, force_terminal=False)
     if not any(name in os.environ for name in LAUNCHED):
         console = plain_console()
         return console if console.is_terminal else plain_console(width=WIDTH)

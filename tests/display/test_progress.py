@@ -74,12 +74,17 @@ def test_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[:4] for line in lines] == [["RBM", i, "epoch", j] for i in "01" for j in "12"]
 
 
-def test_lines_in_an_engine(cards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_in_an_engine(
+    cards: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels of notebooks have it
     engine = a_kernel("ipyparallel.engine.kernel")
     sys.modules["IPython"].get_ipython = lambda: SimpleNamespace(kernel=engine)  # type: ignore[attr-defined]
     assert list(shown(RECORDS)) == RECORDS
     assert not cards
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 4
+    assert "\x1b" not in printed
 
 
 def test_one_rank_shows(cards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
