@@ -110,7 +110,7 @@ class DeepBeliefNetwork:
         self.spec, self.grid = spec, grid
         faults.at("make network")
         self.layout = resolve(spec, grid, layout)
-        self.traffic = Traffic(grid.status)
+        self.traffic = Traffic(grid.status, grid.distant)
         self.run: Run | None = None  # where its training stands; None of a network that was never trained or loaded
         dtype = np.dtype(spec.dtype)
         shard = grid.shard
