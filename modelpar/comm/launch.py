@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 # (variable of the number of processes, of this one's number), of the innermost launcher first: mpirun inside of a job
-# of Slurm, whose daemons srun has started.  SLURM_NTASKS is no such variable: a batch script, which is one process, has
-# it too (sbatch(1), srun(1): OUTPUT ENVIRONMENT VARIABLES).
+# of Slurm, whose daemons srun has started.  The tasks that a job of Slurm has asked for are no such number: its batch
+# script, which is one process, knows it too (srun(1) and sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
 COUNTED = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # mpirun(1) of Open MPI
     ("PMI_SIZE", "PMI_RANK"),  # PMI-1 and PMI-2: Hydra, srun --mpi=pmi2, Flux, PALS
