@@ -20,6 +20,7 @@ from modelpar.collective.agreement import agree
 from modelpar.collective.ending import all_raise
 from modelpar.comm import lifetimes
 from modelpar.comm.cores import settle
+from modelpar.comm.launch import warn_where_alone
 from modelpar.comm.status import Status
 from modelpar.errors import GridError, ModelparError
 from modelpar.values import plain
@@ -57,6 +58,7 @@ class Grid:
         asked = {"model_shards": model_shards, "replicas": replicas, "servers": servers, TOLERANCE: self.tolerant}
         agree(comm, "Grid", **dict[str, Any](asked))
         faults.at("grid")
+        warn_where_alone(comm)
         servers = plain.integer_number("--servers", servers, error=GridError, at_least=0, at_most=MOST_RANKS)
         if model_shards is not None:
             model_shards = plain.integer_number("--model-shards", model_shards, error=GridError, at_most=MOST_RANKS)
