@@ -6,15 +6,18 @@
 
 `simulate` needs msprime (pip install 'modelpar[genomes]'): 5000 haplotypes of 20 Mb from three populations with the
 history of Gutenkunst et al. (2009), about 50 000 sites whose rarer allele has a frequency of 1 % or more.  `train`
-reads any VCF of phased genotypes, each rank the columns of its own units only, as bits; trains an RBM by CD, or by PCD
-with --chains, at far lower rates; writes the model, and compares; with --minutes it stops, and with --go-on it goes on.
-`compare` does the last part again, from the files.
+reads any VCF of phased genotypes, each rank the columns that its own units see only, as bits; trains an RBM by CD, whose
+hidden units see a window of sites each and start at principal components (genomes/windows.py; with --tiles 0 all sites,
+from random weights), or by PCD with --chains, at far lower rates; writes the model, and compares; with --minutes it
+stops, and with --go-on it goes on.  `compare` does the last part again, from the files.  Samples are made by Gibbs
+sampling and by exchanges of the ends of haplotypes (genomes/crossovers.py), from haplotypes of the training set on.
 
 Printed: bits of memory that a value of the data takes, over all ranks, afterwards and at most while they are read; the
 peak memory of each rank in GiB; seconds of an epoch; adversarial accuracy, which is 0.5 where samples and data cannot
 be told apart (Yelmen et al. 2021), of the data (`truth`) and of the samples (`synthetic`), against haplotypes that were
-trained on and those held out; r of allele frequencies; and mean linkage r^2 of samples over that of the data, from
-near sites to far ones.  Pictures need modelpar[plots].
+trained on and those held out; how far samples are from the training set, and from where their chains started; r of
+allele frequencies; and mean linkage r^2 of samples over that of the data, from near sites to far ones.  Pictures need
+modelpar[plots].
 """
 
 from __future__ import annotations
@@ -314,7 +317,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--rarest", type=float, default=0.01, help="frequency of the rarer allele of a site, at least")
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
-    learnt.add_argument("--updates", type=int, default=1000)
+    learnt.add_argument("--updates", type=int, default=1500)
     learnt.add_argument("--learning-rate", type=float, default=0.5, help="far lower without tiles, or with --chains")
     learnt.add_argument("--schedule", default="linear")
     learnt.add_argument("--final-rate", type=float, default=0.1, help="at the end of the schedule, part of the first")
