@@ -6,11 +6,12 @@
 
 `simulate` needs msprime (pip install 'modelpar[genomes]'): 5000 haplotypes of 20 Mb from three populations with the
 history of Gutenkunst et al. (2009), about 50 000 sites whose rarer allele has a frequency of 1 % or more.  `train`
-reads any VCF of phased genotypes, each rank the columns that its own units see only, as bits; trains an RBM by CD, whose
-hidden units see a window of sites each and start at principal components (genomes/windows.py; with --tiles 0 all sites,
-from random weights), or by PCD with --chains, at far lower rates; writes the model, and compares; with --minutes it
-stops, and with --go-on it goes on.  `compare` does the last part again, from the files.  Samples are made by Gibbs
-sampling and by exchanges of the ends of haplotypes (genomes/crossovers.py), from haplotypes of the training set on.
+reads any VCF of phased genotypes, each rank only the columns that its own units see, as bits, and trains an RBM by CD.
+Its hidden units see a window of sites each, and start at principal components (genomes/windows.py); with --tiles 0 they
+see all sites, from random weights, and with --chains it is PCD, both at far lower rates.  It writes the model, and
+compares; with --minutes it stops, and with --go-on it goes on.  `compare` does the last part again, from the files.
+Samples are made by Gibbs sampling and by exchanges of the ends of haplotypes (genomes/crossovers.py), of chains that
+start at haplotypes of the training set.
 
 Printed: bits of memory that a value of the data takes, over all ranks, afterwards and at most while they are read; the
 peak memory of each rank in GiB; seconds of an epoch; adversarial accuracy, which is 0.5 where samples and data cannot
