@@ -56,6 +56,7 @@ from modelpar.analysis.components import Components
 from modelpar.analysis.linkage import linkage_decay
 from modelpar.analysis.nearest import adversarial_accuracy, nearest_distances
 from modelpar.analysis.of_network import states_of_split
+from modelpar.data.memory import OwnColumns
 from modelpar.draws import Purpose
 from modelpar.errors import ModelparError
 from modelpar.formats.vcf import read_sites
@@ -138,7 +139,7 @@ def train(asked: argparse.Namespace) -> None:
         )  # fmt: skip
         started, seconds, n_steps = time.perf_counter(), 0.0, 0
         done = written(asked)["updates"] if asked.go_on else 0
-        for record in pretrain(network, genomes, training):
+        for record in pretrain(network, of_own_sites(genomes, network), training):
             seconds = time.perf_counter() - started
             n_steps += record.kind == "step"
             if record.kind == "epoch" and comm.rank == 0 and not asked.json:
@@ -171,6 +172,26 @@ def windows_of(asked: argparse.Namespace, genomes: Any) -> Windows | None:
 def placed(asked: argparse.Namespace, genomes: Any, comm: MPI.Comm) -> NetworkLayout:
     """Contiguous sites, and the hidden units whose windows these are; by rows, where all see all."""
     return NetworkLayout.blocks((genomes.n_visible, asked.hidden_units), comm.size, "auto" if asked.tiles else "row")
+
+
+def of_own_sites(genomes: Any, network: DeepBeliefNetwork) -> Any:
+    """The data set of which a rank has the columns of its own sites alone: states of others that its windows need are
+    received, while those of a file, which any rank could read, would be kept a second time."""
+    table = genomes.train.table
+    mine = OwnColumns(Picked(table, network.visible_ids), network.visible_ids, table.n_units)
+    parts = {"train": genomes.train, "test": genomes.test}
+    return replace(genomes, **{name: split and replace(split, table=mine) for name, split in parts.items()})
+
+
+class Picked:
+    """Some columns of a table."""
+
+    def __init__(self, table: Any, unit_ids: Any) -> None:
+        self.name, self.n_samples, self.n_units = table.name, table.n_samples, len(unit_ids)
+        self.table, self.unit_ids = table, unit_ids
+
+    def columns(self, positions: Any) -> Any:
+        return self.table.columns(self.unit_ids[positions])
 
 
 def made(asked: argparse.Namespace, genomes: Any, grid: Grid) -> DeepBeliefNetwork:
