@@ -30,14 +30,14 @@ from partitioners.strided import strided
 
 SPECTRAL, KEPT = 16, 3  # cuts along eigenvectors, each with its own seed, and how many of them are searched from ...
 FEW_PARTS = 16  # ... at up to so many parts: many parts need many eigenvectors, and are seldom best by these
-FOR_UNIT = 2_500_000  # look-ups of nets in all searches, for each unit ...
-FEWEST, MOST = 50_000_000, 5_000_000_000  # ... and their limits
+FOR_UNIT = 4_000_000  # look-ups of nets in all searches, for each unit ...
+FEWEST, MOST = 100_000_000, 8_000_000_000  # ... and their limits
 LARGE = 6_000_000  # entries of nets, beyond which bisection, eigenvectors and sweeps take too long
 PATIENCE = 4  # rounds that find nothing better, after which a search ends
 FINALISTS = 8  # of all that is found, the partitions of the least volume, for a choice by time
 
 # why a search ends
-BOUND, STALE, ENOUGH, TIME = "bound met", f"{PATIENCE} rounds without gain", "all rounds done", "time over"
+BOUND, STALE, ENOUGH, TIME = "a bound was met", f"nothing better in {PATIENCE} rounds", "all was done", "time was over"
 
 
 class Progress(NamedTuple):
