@@ -112,7 +112,10 @@ def searched(graph: UnitGraph, n_parts: int, seed: int, search: Search | None = 
         return [plain]
     nets, allowed, group = nets_of(graph), limits(graph, n_parts), packed(graph, n_parts)
     of_complete = volume - cost(nets, flat(plain), n_parts)  # what complete links cost with any partition
-    small = contracted(nets, group) if int(group.max(initial=-1)) + 1 < graph.n_units else nets
+    if int(group.max(initial=-1)) + 1 < graph.n_units:
+        small = contracted(nets, group)
+    else:  # without twins groups are units, in another order
+        small, group = nets, np.arange(graph.n_units)
     lookups = int(np.clip(FOR_UNIT * graph.n_units, FEWEST, MOST) / (1 + len(small.nets) / CACHED))
     with ThreadPoolExecutor(WORKERS) as pool:
         starts = [repaired(small, one, n_parts, allowed) for one in _starts(graph, small, group, n_parts, seed, pool)]
