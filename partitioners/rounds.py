@@ -22,6 +22,7 @@ from partitioners.nets import Nets, Owner, cost
 from partitioners.refinement import mean_unit_cost
 
 HEATS = (0.01, 0.04, 0.1, 0.2, 0.4)  # temperatures at the start, in the states that the nets of a unit carry on average
+HOT = (0.1, 0.2)  # of these, for searches that have become long
 UNIT_HEATS = (0.04, 0.1, 0.2)  # of these, for searches on single units beside those on groups
 LAST, LAST_SHARE = 0.01, 4  # temperature for single units after groups, with so much fewer look-ups
 FEW = 4  # ways, down to which they are halved; then the best goes on beside another one
@@ -80,8 +81,8 @@ class Rounds:
 
         starts  feasible owners of groups
 
-        Once few ways are left, the best goes on beside, in turn, a hotter one, one from another start, and one that
-        starts from the best that has been found.
+        Once few ways are left, the best goes on beside, in turn, two hotter ones, which long searches need and short
+        ones do not show, one from another start, and one that starts from the best that has been found.
 
         Raises Halted where the deadline passes within a round.
         """
@@ -103,9 +104,9 @@ class Rounds:
             else:
                 of_all = int(GROWTH * of_all)
                 polish = Way(best.owner, fresh[0].heat / 2, not self.grouped)
-                hotter = fresh[0]._replace(heat=min(2 * fresh[0].heat, max(HEATS)))
-                other = next((way for way in known if way.start is not fresh[0].start), hotter)
-                ways = [fresh[0], (hotter, other, polish)[number % 3]]
+                warm, hot = (fresh[0]._replace(heat=heat) for heat in HOT)
+                other = next((way for way in known if way.start is not fresh[0].start), hot)
+                ways = [fresh[0], (warm, other, hot, polish)[number % 4]]
             number += 1
             yield self._size(ways, of_all // len(ways)), found
 
