@@ -6,15 +6,19 @@
 
 `simulate` needs msprime (pip install 'modelpar[genomes]'): 5000 haplotypes of 20 Mb from three populations with the
 history of Gutenkunst et al. (2009), about 50 000 sites whose rarer allele has a frequency of 1 % or more.  `train`
-reads any VCF of phased genotypes, each rank the columns of its own units only, as bits; trains an RBM by CD, or by PCD
-with --chains, at far lower rates; writes the model, and compares; with --minutes it stops, and with --go-on it goes on.
-`compare` does the last part again, from the files.
+reads any VCF of phased genotypes, each rank only the columns that its own units see, as bits, and trains an RBM by CD.
+Its hidden units see a window of sites each, and start at principal components (genomes/windows.py); with --tiles 0 they
+see all sites, from random weights, and with --chains it is PCD, both at far lower rates.  It writes the model, and
+compares; with --minutes it stops, and with --go-on it goes on.  `compare` does the last part again, from the files.
+Samples are made by Gibbs sampling and by exchanges of the ends of haplotypes (genomes/crossovers.py), of chains that
+start at haplotypes of the training set.
 
 Printed: bits of memory that a value of the data takes, over all ranks, afterwards and at most while they are read; the
 peak memory of each rank in GiB; seconds of an epoch; adversarial accuracy, which is 0.5 where samples and data cannot
 be told apart (Yelmen et al. 2021), of the data (`truth`) and of the samples (`synthetic`), against haplotypes that were
-trained on and those held out; r of allele frequencies; and mean linkage r^2 of samples over that of the data, from
-near sites to far ones.  Pictures need modelpar[plots].
+trained on and those held out; how far samples are from the training set, and from where their chains started; r of
+allele frequencies; and mean linkage r^2 of samples over that of the data, from near sites to far ones.  Pictures need
+modelpar[plots].
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
+from genomes.crossovers import exchange_ends
+from genomes.windows import SEEN, Windows, start_at_components
 from mpi4py import MPI
 
 from modelpar import (
@@ -47,16 +54,18 @@ from modelpar.analysis import pictures
 from modelpar.analysis.bits import packed_rows
 from modelpar.analysis.components import Components
 from modelpar.analysis.linkage import linkage_decay
-from modelpar.analysis.nearest import adversarial_accuracy
+from modelpar.analysis.nearest import adversarial_accuracy, nearest_distances
 from modelpar.analysis.of_network import states_of_split
+from modelpar.data.memory import OwnColumns
 from modelpar.draws import Purpose
 from modelpar.errors import ModelparError
 from modelpar.formats.vcf import read_sites
-from modelpar.kernels.states import Packed, unpack
+from modelpar.kernels.states import Packed, count_ones, unpack
 from modelpar.training.scoring import share_of_split
 from modelpar.training.state import TrainingRun
 
 YEARS = 25  # of a generation
+AT_ONCE = 256  # haplotypes that are a byte a value at a time
 RECOMBINATION, MUTATION = 1e-8, 1.56e-8  # a base and generation
 
 
@@ -111,22 +120,26 @@ def train(asked: argparse.Namespace) -> None:
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         genomes = opened(asked, comm)
         path = asked.out / "model.safetensors"
-        spec = NetworkSpec((genomes.n_visible, asked.hidden_units), seed=asked.seed)
-        rows = NetworkLayout.blocks(spec.layers, comm.size, "row")
-        network = load(path, grid, rows) if asked.go_on else DeepBeliefNetwork(spec, grid, rows)
+        network = load(path, grid, placed(asked, genomes, comm)) if asked.go_on else made(asked, genomes, grid)
+        if TrainingRun.of(network).position.stage != "pretrain":  # it was finished: as many updates once more
+            network.run = TrainingRun()
         peak_before = memory("VmHWM")
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
         before = memory("VmRSS")
         held = genomes.train.table.columns(network.visible_ids).nbytes
         reading = memory("VmHWM") - before
         n_values = genomes.train.table.n_samples * genomes.n_visible
+        windows = windows_of(asked, genomes)
+        if windows and not asked.go_on:
+            start_at_components(network, genomes, windows)
         training = TrainingSpec(
             updates=asked.updates, batch_size=asked.batch_size, chains=asked.chains, gibbs_steps=asked.sweeps,
-            chain_start="data", learning_rate=asked.learning_rate, schedule=asked.schedule, weight_decay=asked.penalty,
+            chain_start="data", learning_rate=asked.learning_rate, schedule=asked.schedule,
+            final_rate=asked.final_rate, weight_decay=asked.penalty,
         )  # fmt: skip
         started, seconds, n_steps = time.perf_counter(), 0.0, 0
         done = written(asked)["updates"] if asked.go_on else 0
-        for record in pretrain(network, genomes, training):
+        for record in pretrain(network, of_own_sites(genomes, network), training):
             seconds = time.perf_counter() - started
             n_steps += record.kind == "step"
             if record.kind == "epoch" and comm.rank == 0 and not asked.json:
@@ -151,12 +164,55 @@ def train(asked: argparse.Namespace) -> None:
     say(result, asked.json)
 
 
+def windows_of(asked: argparse.Namespace, genomes: Any) -> Windows | None:
+    """None where every hidden unit sees every site."""
+    return Windows(genomes.n_visible, asked.hidden_units, asked.tiles) if asked.tiles else None
+
+
+def placed(asked: argparse.Namespace, genomes: Any, comm: MPI.Comm) -> NetworkLayout:
+    """Contiguous sites, and the hidden units whose windows these are; by rows, where all see all."""
+    return NetworkLayout.blocks((genomes.n_visible, asked.hidden_units), comm.size, "auto" if asked.tiles else "row")
+
+
+def of_own_sites(genomes: Any, network: DeepBeliefNetwork) -> Any:
+    """The data set of which a rank has the columns of its own sites alone: states of others that its windows need are
+    received, while those of a file, which any rank could read, would be kept a second time."""
+    table = genomes.train.table
+    mine = OwnColumns(Picked(table, network.visible_ids), network.visible_ids, table.n_units)
+    parts = {"train": genomes.train, "test": genomes.test}
+    return replace(genomes, **{name: split and replace(split, table=mine) for name, split in parts.items()})
+
+
+class Picked:
+    """Some columns of a table."""
+
+    def __init__(self, table: Any, unit_ids: Any) -> None:
+        self.name, self.n_samples, self.n_units = table.name, table.n_samples, len(unit_ids)
+        self.table, self.unit_ids = table, unit_ids
+
+    def columns(self, positions: Any) -> Any:
+        return self.table.columns(self.unit_ids[positions])
+
+
+def made(asked: argparse.Namespace, genomes: Any, grid: Grid) -> DeepBeliefNetwork:
+    """A network with random first weights.  Collective."""
+    windows, connections = windows_of(asked, genomes), "dense"
+    if windows:
+        mask = asked.out / "windows.npz"
+        if grid.comm.rank == 0:
+            asked.out.mkdir(parents=True, exist_ok=True)
+            scipy.sparse.save_npz(mask, windows.mask(), compressed=False)
+        grid.comm.barrier()
+        connections = f"mask:{mask}"
+    spec = NetworkSpec((genomes.n_visible, asked.hidden_units), connections=connections, seed=asked.seed)
+    return DeepBeliefNetwork(spec, grid, placed(asked, genomes, grid.comm))
+
+
 def compare(asked: argparse.Namespace) -> None:
     comm = MPI.COMM_WORLD
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         genomes = opened(asked, comm)
-        rows = NetworkLayout.blocks((genomes.n_visible, asked.hidden_units), comm.size, "row")
-        network = load(asked.out / "model.safetensors", grid, rows)
+        network = load(asked.out / "model.safetensors", grid, placed(asked, genomes, comm))
         result = compared(asked, network, genomes)
         result = written(asked) | result
     say(result, asked.json)
@@ -175,23 +231,30 @@ def opened(asked: argparse.Namespace, comm: MPI.Comm) -> Any:
 def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, genomes: Any) -> dict[str, Any]:
     """Samples beside data, and the pictures, on rank 0.  Collective.
 
-    Samples are where the chains of training are after more sweeps: chains that start elsewhere would not come to all
-    populations in so few."""
-    rbm, chains = network.rbms[0], TrainingRun.of(network).chains
-    if chains is None:  # as after CD: from haplotypes of the training set
-        rows = np.random.default_rng(asked.seed + 1).choice(
-            genomes.train.rows, min(500, len(genomes.train)), replace=False
-        )
-        v, _ = share_of_split(network, genomes, replace(genomes.train, rows=np.sort(rows)))
+    Samples are where the chains of training are after more sweeps, or those that start at haplotypes of the training
+    set: chains that start elsewhere would not come to all populations in so few."""
+    rbm, chains, windows = network.rbms[0], TrainingRun.of(network).chains, windows_of(asked, genomes)
+    rows = np.random.default_rng(asked.seed + 1).choice(genomes.train.rows, min(500, len(genomes.train)), replace=False)
+    starts = replace(genomes.train, rows=np.sort(rows))
+    if chains is None:  # as after CD
+        v, _ = share_of_split(network, genomes, starts)
         h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * asked.more_sweeps + 1, 0)
     else:
         h = chains.h
+    exchanges = asked.exchanges if windows else 0
+    at = {(k + 1) * asked.more_sweeps // (exchanges + 1) for k in range(exchanges)}
+    exchanged = []
     for sweep in range(asked.more_sweeps):
         v = rbm.sample_visible(h, Purpose.FANTASY, 2 * sweep, 0)
+        if windows and sweep in at:
+            v, part = exchange_ends(network, windows, v, seed=asked.seed + sweep)
+            exchanged.append(round(part, 3))
         h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * sweep + 1, 0)
     v = rbm.sample_visible(h, Purpose.FANTASY, 2 * asked.more_sweeps, 0)
     assert isinstance(v, Packed)
     samples = network.whole_visible(unpack(v, network.dtype)).T.astype(np.uint8)
+    splits = {"start": starts, "training": genomes.train, "held_out": genomes.test}
+    bits = {name: packed_split(network, genomes, split) for name, split in splits.items() if split is not None}
     n, chosen = len(samples), {}  # as many of each: means of r^2 and nearest neighbours depend on how many there are
     for name, split in (("training", genomes.train), ("held_out", genomes.test)):
         if split is not None and len(split):
@@ -199,11 +262,12 @@ def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, genomes: Any
             chosen[name] = states_of_split(network, genomes, replace(split, rows=np.sort(rows)))
     if MPI.COMM_WORLD.rank > 0:
         return {}
-    result: dict[str, Any] = {"samples": n}
+    result: dict[str, Any] = {"samples": n, "ends_exchanged": exchanged}
     for name, data in chosen.items():
         m = len(data)
         accuracy = adversarial_accuracy(packed_rows(data), packed_rows(samples[:m]))
         result[f"truth_{name}"], result[f"synthetic_{name}"] = accuracy.truth, accuracy.synthetic
+    result |= copied(packed_rows(samples), bits, from_start=chains is None)
     data = chosen["training"]
     of_data, of_samples = data.mean(axis=0), samples.mean(axis=0)
     result["frequency_correlation"] = float(np.corrcoef(of_data, of_samples)[0, 1])
@@ -231,6 +295,28 @@ def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, genomes: Any
     return result
 
 
+def packed_split(network: DeepBeliefNetwork, genomes: Any, split: Any) -> Any:
+    """All of a split as bits, (haplotypes, words), on every rank."""
+    pieces = [
+        packed_rows(states_of_split(network, genomes, replace(split, rows=split.rows[i : i + AT_ONCE])))
+        for i in range(0, len(split), AT_ONCE)
+    ]
+    return np.concatenate(pieces)
+
+
+def copied(samples: Any, bits: dict[str, Any], *, from_start: bool) -> dict[str, float]:
+    """How far samples are from the haplotype of the training set that is nearest, over how far those held out are; and
+    from where they started, over how far they are from where others did."""
+    result = {}
+    if "held_out" in bits:
+        nearest = [np.median(nearest_distances(some, bits["training"])) for some in (samples, bits["held_out"])]
+        result["nearest_ratio"] = float(nearest[0] / max(nearest[1], 1))
+    if from_start:
+        own, other = (count_ones(samples ^ np.roll(bits["start"], k, axis=0)).sum() for k in (0, 1))
+        result["start_ratio"] = float(own / other)
+    return result
+
+
 def memory(name: str) -> int:
     """Bytes of this process: now (VmRSS), or the most so far (VmHWM), shared libraries included (Linux)."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -253,15 +339,18 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--rarest", type=float, default=0.01, help="frequency of the rarer allele of a site, at least")
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
-    learnt.add_argument("--updates", type=int, default=2000)
-    learnt.add_argument("--learning-rate", type=float, default=0.05)
-    learnt.add_argument("--schedule", default="constant")
+    learnt.add_argument("--updates", type=int, default=1500)
+    learnt.add_argument("--learning-rate", type=float, default=0.5, help="far lower without tiles, or with --chains")
+    learnt.add_argument("--schedule", default="linear")
+    learnt.add_argument("--final-rate", type=float, default=0.1, help="at the end of the schedule, part of the first")
     learnt.add_argument("--batch-size", type=int, default=250)
     learnt.add_argument("--chains", type=int, default=0, help="of their own (PCD); 0: each starts at a sample (CD)")
     learnt.add_argument("--sweeps", type=int, default=1, help="of the chains, for each update")
     learnt.add_argument("--penalty", type=float, default=0.0, help="L2, on the weights")
     learnt.add_argument("--minutes", type=float, default=1e9, help="after which training stops, to go on another time")
-    learnt.add_argument("--go-on", action="store_true", help="train the model in --out on, up to --updates")
+    learnt.add_argument(
+        "--go-on", action="store_true", help="train the model in --out on, to the end of --updates, or --updates more"
+    )
     learnt.set_defaults(run=train)
     again = parts.add_parser("compare", help="compare again, from the model's file")
     again.set_defaults(run=compare)
@@ -270,11 +359,18 @@ def arguments() -> argparse.Namespace:
         part.add_argument("--data", required=True, help="VCF, as simulate writes it")
         part.add_argument("--out", type=Path, required=True, help="folder for the model and pictures")
         part.add_argument("--test-fraction", type=float, default=0.1, help="part of the haplotypes that is held out")
+        part.add_argument("--tiles", type=int, default=40, help="a hidden unit sees a few of them; 0: all sites")
+        part.add_argument("--exchanges", type=int, default=5, help="of the ends of chains, among these sweeps")
         part.add_argument("--more-sweeps", type=int, default=100, help="of the chains, before they are compared")
         part.add_argument("--json", action="store_true", help="print one JSON object")
     for part in (made, learnt, again):
         part.add_argument("--seed", type=int, default=1)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.run is not simulate and asked.tiles and not SEEN < asked.tiles <= asked.hidden_units:
+        if MPI.COMM_WORLD.rank > 0:
+            sys.exit(2)
+        parser.error(f"--tiles is {asked.tiles}, but must be {SEEN + 1} to as many as --hidden-units, or 0")
+    return asked
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from partitioners.arguments import integers, parts_of, seed_of, shown
+from partitioners.cards import by_layer, card, counted, owners_chart, spread
 from partitioners.compilation import njit
 from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
+from partitioners.page import table
 from partitioners.reading import check_room
 
 
@@ -20,6 +22,14 @@ class Partition(NamedTuple):
 
     owners: tuple[IntArray, ...]  # for each layer (n_units of the layer,) the part of every unit
     n_parts: int
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how many units of every layer each part owns.  Raises GraphError where it is no partition."""
+        owners, n_parts = plain(self)
+        rows = [[str(i), f"{len(owner):,}", spread(counted(owner, n_parts))] for i, owner in enumerate(owners)]
+        heads = ("layer", "units", "of a part")
+        chart = owners_chart(by_layer(owners), n_parts, "part")
+        return card(f"Partition: {n_parts:,} part(s)", table(heads, rows, numbers=(1, 2)), chart)
 
 
 class Volume(NamedTuple):
@@ -41,28 +51,25 @@ class Measures(NamedTuple):
     edge_cut: int
 
 
-class Method(Protocol):
-    """The signature of every method."""
-
-    def __call__(self, graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition: ...
+M = TypeVar("M", bound=Callable[..., Partition])
 
 
-def partitioner(method: Method) -> Method:
+def partitioner(method: M) -> M:
     """A method with checks of its arguments, which may be integers of any type.
 
     Raises GraphError without parts, with a negative seed, and where memory does not suffice.
     """
 
     @wraps(method)
-    def checked(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
+    def checked(graph: UnitGraph, n_parts: int, *, seed: int = 0, **more: Any) -> Partition:
         check_graph(graph)
         n_parts, seed = parts_of(n_parts), seed_of(seed)
         try:
-            return method(graph, n_parts, seed=seed)
+            return method(graph, n_parts, seed=seed, **more)
         except MemoryError:
             raise GraphError(f"there is not enough memory for {graph.n_units} units on {n_parts} parts") from None
 
-    return checked
+    return cast(M, checked)
 
 
 def check_graph(graph: UnitGraph) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import random
 import re
 import runpy
 import sys
+from collections import Counter
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from mpi4py import MPI
 
+from modelpar import DeepBeliefNetwork, Grid, NetworkSpec
+from modelpar.kernels.states import pack, unpack
 from tests import jobs
 
 pytestmark = pytest.mark.jobs
@@ -28,6 +36,13 @@ def run(name: str, n: int, *options: str) -> str:
     if n == 0:
         return jobs.run(command, limit=LIMIT, PYTHONPATH=ROOT).check().output
     return jobs.run_on_ranks(n, command, limit=LIMIT, PYTHONPATH=ROOT).check().output
+
+
+@pytest.fixture
+def genomes(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """The modules of the haplotypes' example."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("genomes.windows"), importlib.import_module("genomes.crossovers")
 
 
 @pytest.mark.slow
@@ -118,7 +133,7 @@ def test_haplotypes(tmp_path: Path) -> None:
     region, out = str(tmp_path / "region.vcf"), str(tmp_path / "out")
     made = run("haplotypes.py", 0, "simulate", "--out", region, "--haplotypes", "300", "--length", "0.05")
     n_sites = int(re.findall(r"300 haplotypes, (\d+) sites", made)[0])
-    same = ("--data", region, "--out", out, "--hidden-units", "16", "--more-sweeps", "5", "--json")
+    same = ("--data", region, "--out", out, "--hidden-units", "16", "--tiles", "0", "--more-sweeps", "5", "--json")
     small = (*same, "--batch-size", "50", "--chains", "50", "--learning-rate", "0.05", "--updates", "80")
     run("haplotypes.py", 2, "train", *small, "--minutes", "0.002")
     result = json.loads(run("haplotypes.py", 2, "train", *small, "--go-on").splitlines()[-1])
@@ -130,6 +145,82 @@ def test_haplotypes(tmp_path: Path) -> None:
     again = json.loads(run("haplotypes.py", 1, "compare", *same).splitlines()[-1])
     assert again["truth_training"] == result["truth_training"]  # the same chains, draws and haplotypes
     assert (tmp_path / "out" / "linkage.png").exists()
+    out = str(tmp_path / "windows")
+    same = ("--data", region, "--out", out, "--hidden-units", "24", "--tiles", "5", "--more-sweeps", "6", "--json")
+    train = ("train", *same, "--exchanges", "2", "--batch-size", "50", "--updates", "100")
+    run("haplotypes.py", 2, *train, "--minutes", "0.002")
+    learnt = json.loads(run("haplotypes.py", 2, *train, "--go-on").splitlines()[-1])
+    assert learnt["frequency_correlation"] > 0.9
+    assert learnt["truth_held_out"] < 0.9
+    assert 0.1 < learnt["start_ratio"] < 1.1
+    assert [0 < part < 1 for part in learnt["ends_exchanged"]] == [True, True]
+    again = json.loads(run("haplotypes.py", 1, "compare", *same, "--exchanges", "2").splitlines()[-1])
+    assert again["start_ratio"] == learnt["start_ratio"]
+
+
+def test_windows_of_sites(genomes: tuple[Any, Any]) -> None:
+    """A hidden unit sees its own tile and the two beside it; weights span the components, of 2 sqrt(1 - 1/variance)."""
+    windows, _ = genomes
+    few = windows.Windows(23, 9, 4)
+    mask = few.mask().toarray()
+    for group in range(4):
+        sites, units = range(*few.edges[[max(group - 1, 0), min(group + 2, 4)]]), range(*few.groups[group : group + 2])
+        assert [list(np.flatnonzero(mask[:, j])) for j in units] == [list(sites)] * len(units)
+    random = np.random.default_rng(0)
+    values = (random.random((30, 400)) < random.random((30, 3)) @ random.random((3, 400)) / 1.5).astype(np.float32)
+    p = values.mean(axis=1)
+    W = windows.patterns(values, p, slice(5, 25), 4, seed=1)
+    z = (values - p[:, None]) / np.sqrt(p * (1 - p))[:, None]
+    variances, components = np.linalg.eigh(z[5:25] @ z[5:25].T / 400)
+    expected = 4 * components[:, -4:] * (1 - 1 / variances[-4:]) @ components[:, -4:].T
+    scaled = W[5:25] * np.sqrt(p * (1 - p))[5:25, None]
+    np.testing.assert_allclose(scaled @ scaled.T, expected, atol=0.02)
+
+
+def test_ends_are_exchanged_by_free_energy(genomes: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decides at each cut is the free energy of whole haplotypes, by NumPy, and ends go where it is said."""
+    windows, crossovers = genomes
+    few, random = windows.Windows(41, 12, 6), np.random.default_rng(1)
+    W, c = few.mask().toarray() * random.normal(size=(41, 12)), random.normal(size=12)
+    chains = random.integers(0, 2, (41, 10))
+
+    def matched(S: Any, _: Any) -> Any:
+        cut = few.edges[cuts.pop(0)]
+        for x, y in [(0, 1), (2, 7), (8, 3)]:
+            joined = [np.r_[chains[:cut, a], chains[cut:, b]] for a, b in ((x, y), (y, x), (x, x), (y, y))]
+            terms = [np.logaddexp(0, v @ W + c).sum() for v in joined]
+            change = S[x, y] + S[y, x] - S[x, x] - S[y, y]
+            assert change == pytest.approx(terms[0] + terms[1] - terms[2] - terms[3], abs=1e-4)
+        order = random.permutation(10)
+        chains[cut:] = chains[cut:, order]
+        return order
+
+    cuts = [1, 2, 3, 4, 5]
+    monkeypatch.setattr(crossovers, "matched", matched)
+    with Grid(MPI.COMM_SELF) as grid:
+        network = DeepBeliefNetwork(NetworkSpec((41, 12)), grid)
+        network.rbms[0].W[:], network.rbms[0].c[:] = W, c
+        v, exchanged = crossovers.exchange_ends(network, few, pack(chains), seed=0)
+    assert not cuts
+    assert 0.5 < exchanged <= 1
+    np.testing.assert_array_equal(unpack(v), chains)
+
+
+def test_exchanges_keep_the_distribution(genomes: tuple[Any, Any]) -> None:
+    """Matchings of 3 heads and 3 ends that are drawn with weights exp(sum of S) are so afterwards."""
+    _, crossovers = genomes
+    S, random, n = np.random.default_rng(2).normal(size=(3, 3)), np.random.default_rng(3), 4000
+    all_orders = np.array(list(permutations(range(3))))
+    weights = np.exp(S[np.arange(3), all_orders].sum(axis=1))
+    expected, counts = weights / weights.sum(), Counter()
+    for k in random.choice(6, n, p=expected):
+        order = all_orders[k]
+        counts[tuple(order[crossovers.matched(S[:, order], random)])] += 1
+    found = np.array([counts[tuple(order)] for order in all_orders])
+    assert (np.abs(found - n * expected) < 4 * np.sqrt(n * expected)).all()
+    large = np.random.default_rng(4).normal(scale=30, size=(600, 2))
+    left, right = large[:, :1], large[:, 1:]
+    np.testing.assert_allclose(crossovers.log_weights(left, right), np.logaddexp(0, left + right).sum(axis=0)[None])
 
 
 @pytest.mark.slow
@@ -185,6 +276,42 @@ def test_partitioning_against_others(tmp_path: Path) -> None:
     assert {(one["network"], one["n_parts"]) for one in results} == {("fields3", 2), ("sparse", 2)}
     assert all(one["feasible"] for one in results)
     assert "auto is the least, or as good, in 2 of 2" in output
+
+
+NOTEBOOK = EXAMPLES / "notebook.ipynb"
+EXECUTE = """
+import sys, nbclient, nbformat
+notebook = nbformat.read(sys.argv[1], as_version=4)
+nbclient.NotebookClient(notebook).execute()
+nbformat.write(notebook, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_notebook(tmp_path: Path) -> None:
+    for name in ("nbclient", "nbformat", "ipykernel", "matplotlib"):
+        pytest.importorskip(name, reason=f"notebooks need {name}: pip install 'modelpar[notebook]'")
+    done_file = tmp_path / "done.ipynb"
+    execute = [sys.executable, "-c", EXECUTE, NOTEBOOK, done_file]
+    folders = {name: str(tmp_path) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR")}
+    jobs.run(execute, limit=LIMIT, cwd=tmp_path, PYTHONPATH=ROOT, **folders).check()
+    done = json.loads(done_file.read_text())
+    outputs = [output for cell in done["cells"] for output in cell.get("outputs", ())]
+    html = "".join("".join(output["data"].get("text/html", "")) for output in outputs if "data" in output)
+    shown = ("DeepBeliefNetwork 64-128-64-10", "NetworkLayout: 4 layers", "Partition: 4 part", "training finished")
+    assert all(title in html for title in (*shown, "History: 15 epoch"))
+    assert html.count("training finished") == 2  # one of each loop
+    assert "training goes on" not in html  # the cards were replaced
+    text = "".join("".join(output.get("text", "")) for output in outputs)
+    assert float(re.findall(r"test accuracy (\S+)", text)[0]) > 0.9
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_notebook_has_no_outputs() -> None:
+    """Outputs are large, and tell of the machine; the example is what is run."""
+    notebook = json.loads(NOTEBOOK.read_text())
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"])
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
 
 
 def test_every_example_is_listed() -> None:
