@@ -2,13 +2,13 @@
 
     python examples/recording.py simulate --out recording.h5
     mpirun -n 2 python examples/recording.py train --data recording.h5 --out found --json
-    mpirun -n 2 python examples/recording.py train --data recording.h5 --updates 40 --json       (only its speed)
+    mpirun -n 2 python examples/recording.py train --data recording.h5 --start random --sweeps 15 --updates 40 --json
     mpirun -n 2 python examples/recording.py compare --data recording.h5 --out found --json
 
 `simulate` places 44 055 neurons in space and draws 5500 time points from an RBM with 200 dReLU hidden units, each
 connected to the 100 neurons of a ball (after van der Plas et al. 2023), by Gibbs sampling.  `train` trains another one
-on them, by PCD-15 with minibatches and as many chains of 256, and a penalty that leaves few weights: a rank has some of
-the neurons, and only hidden values travel.  `compare` reads the model again.  Extras: hdf5, and plots for pictures.
+on them, by PCD with minibatches and as many chains of 256, and an L1 penalty (the third line: only its speed): a rank
+has some of the neurons, and only hidden values travel.  `compare` reads the model again.  Extras: hdf5, and plots.
 
 Printed: seconds of an update and hours of 200 000; Pearson's r of true and found weights, after hidden units are
 matched one to one, whatever their signs and scales (`weight_correlation` of all weights, `matched_units` of how many
@@ -57,9 +57,10 @@ RATES = 0.04, 0.25  # of firing
 CHAINS, BALANCING = 128, 400  # that biases are found by, and their sweeps
 AT_ONCE = 500  # chains that are sampled
 SWEEPS, APART = 100, 20  # before the first state of a chain is taken, and between two of them
-PLACES, NEAREST = 6, 30  # where patterns are looked for, for each hidden unit, and neurons of each
+PLACES, NEAREST = 6, 30  # where patterns are looked for, for each hidden unit, and neurons that each begins with
+REGION, ROUNDS = 200, 5  # neurons that a pattern may have, and how often it moves to where it is strongest
 CHANCE, FIRST_GAIN = 3.5, 0.5  # standard deviations of a correlation that are no evidence; gain of the first weights
-APART_BY = 0.6, 0.4, 0.2, 0.0  # of their spacing, that centres of patterns are apart; less where some lack
+ALIKE = 0.3, 0.5, 0.99  # cosine of two patterns from which on they are one; more where some lack
 PAIRS_OF = 1500  # neurons whose pairs are compared
 WARM_UP = 5  # updates that are not timed
 
@@ -176,7 +177,7 @@ def train(asked: argparse.Namespace) -> None:
     training = TrainingSpec(
         updates=asked.updates, batch_size=asked.batch_size, chains=asked.batch_size, gibbs_steps=asked.sweeps,
         chain_start="data", learning_rate=asked.learning_rate, schedule=asked.schedule, l1=asked.l1, l1b=asked.l1b,
-        weight_decay=0,
+        hidden_scale="unit", weight_decay=0,
     )  # fmt: skip
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         network, times = DeepBeliefNetwork(spec, grid), []
@@ -213,8 +214,9 @@ def train(asked: argparse.Namespace) -> None:
 def start_near(network: DeepBeliefNetwork, recording: Any, path: str) -> None:
     """First weights from neighbours that fire together: small random ones would take thousands of updates to part.
 
-    Of ``PLACES`` places for each hidden unit the neurons around them are taken, the first principal component of those
-    nearest, and the weights are correlations with it; of these patterns the strongest are kept whose centres are apart.
+    A pattern begins at one of ``PLACES`` places for each hidden unit, with the first principal component of the neurons
+    nearest to it.  Its weights are correlations of neurons around its centre with its course in time, as far as chance
+    does not explain them; they make another course and another centre, and so on.  The strongest are kept that differ.
     Collective.
     """
     rbm, comm, n_units = network.rbms[0], network.grid.comm, network.spec.layers[1]
@@ -233,35 +235,37 @@ def start_near(network: DeepBeliefNetwork, recording: Any, path: str) -> None:
 
 
 def patterns(spikes: Any, positions: Any, n: int) -> Any:
-    """(neurons, n) weights that are 0 but for the neighbours of a place each."""
+    """(neurons, n) weights that are 0 but for the neurons of a region each."""
     n_times, n_neurons = spikes.shape
     rates, spikes = spikes.mean(axis=0), np.asfortranarray(spikes)  # columns are taken
     deviation, tree = np.sqrt(rates * (1 - rates)) + 1e-6, cKDTree(positions)
+
+    def around(centre: Any, size: int) -> tuple[Any, Any]:
+        near = tree.query(centre, min(size, n_neurons))[1]
+        return near, ((spikes[:, near] - rates[near]) / deviation[near]).astype(np.float32)
+
     found = []
     for place in far_apart(positions, min(PLACES * n, n_neurons), first=n_neurons // 2):
-        around = tree.query(positions[place], min(4 * NEAREST, n_neurons))[1]  # the nearest come first
-        z = ((spikes[:, around] - rates[around]) / deviation[around]).astype(np.float32)
-        near = z[:, :NEAREST]
-        sizes, directions = np.linalg.eigh(near.T @ near / n_times)
-        r = z.T @ (near @ directions[:, -1]) / np.sqrt(sizes[-1]) / n_times
-        r = np.sign(r) * np.maximum(np.abs(r) - CHANCE / np.sqrt(n_times), 0)
-        if r.any():
-            weights = r / deviation[around]
-            found.append((sizes[-1], around, weights, np.abs(weights) @ positions[around] / np.abs(weights).sum()))
+        centre = positions[place]
+        _, z = around(centre, NEAREST)
+        course = z @ np.linalg.eigh(z.T @ z / n_times)[1][:, -1]
+        for _ in range(ROUNDS):
+            near, z = around(centre, REGION)
+            r = z.T @ (course / course.std()) / n_times
+            r = np.sign(r) * np.maximum(np.abs(r) - CHANCE / np.sqrt(n_times), 0)
+            if not r.any():
+                break
+            course, centre = z @ r, r**2 @ positions[near] / (r @ r)
+        else:
+            weights = r / deviation[near]
+            found.append((float(r @ r), near, weights / np.linalg.norm(weights)))
     found.sort(key=lambda one: -one[0])
-    volume = 4 / 3 * np.pi * np.prod(np.sqrt(5) * positions.std(axis=0))  # of the ellipsoid that they would fill
-    spacing = np.cbrt(volume / n)
-    W, centres, taken = np.zeros((n_neurons, n)), np.zeros((n, 3)), 0
-    for apart in APART_BY:
-        others = []
-        for one in found:
-            _, around, weights, centre = one
-            if taken < n and (np.linalg.norm(centres[:taken] - centre, axis=1) >= apart * spacing).all():
-                W[around, taken], centres[taken] = weights, centre
+    W, taken = np.zeros((n_neurons, n)), 0
+    for most in ALIKE:
+        for _, near, weights in found:
+            if taken < n and (np.abs(weights @ W[near, :taken]) < most).all():
+                W[near, taken] = weights
                 taken += 1
-            else:
-                others.append(one)
-        found = others
     return W
 
 
@@ -329,15 +333,9 @@ def matched_weights(x: Any, y: Any, r: Any) -> Any:
     shown = (x != 0) | (y != 0)
     end = float(np.abs(x).max()) * 1.1
     left.hexbin(
-        x[shown],
-        y[shown],
-        gridsize=90,
-        bins="log",
-        cmap="viridis_r",
-        mincnt=1,
-        linewidths=0.1,
+        x[shown], y[shown], gridsize=90, bins="log", cmap="viridis_r", mincnt=1, linewidths=0.1,
         extent=(-end, end, -end, end),
-    )
+    )  # fmt: skip
     left.plot([-end, end], [-end, end], color=pictures.GREY, linewidth=0.8)
     left.set(xlabel="true weight", ylabel="found weight", title="weights, units at length 1")
     right.plot(np.sort(r)[::-1], color=pictures.BLUE)
@@ -382,12 +380,12 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--ball", type=int, default=100, help="neurons that a hidden unit is connected to")
     made.set_defaults(run=simulate)
     learnt = parts.add_parser("train", help="train an RBM on it, and compare")
-    learnt.add_argument("--updates", type=int, default=3000)
-    learnt.add_argument("--learning-rate", type=float, default=0.02)
+    learnt.add_argument("--updates", type=int, default=400)
+    learnt.add_argument("--learning-rate", type=float, default=0.1)
     learnt.add_argument("--schedule", default="exponential")
     learnt.add_argument("--batch-size", type=int, default=256, help="time points of a minibatch, and chains")
-    learnt.add_argument("--sweeps", type=int, default=15, help="of each chain, for each update")
-    learnt.add_argument("--l1", type=float, default=0.0)
+    learnt.add_argument("--sweeps", type=int, default=5, help="of each chain, for each update")
+    learnt.add_argument("--l1", type=float, default=0.01)
     learnt.add_argument("--l1b", type=float, default=0.0)
     learnt.add_argument("--weight-scale", type=float, default=0.01, help="standard deviation of the first weights")
     learnt.add_argument("--start", default="neighbours", help="first weights: neighbours that fire together, or random")

@@ -6,7 +6,18 @@ As tests/reference.py, of which it uses the draws, it is no fast one.  Arrays ar
 import numpy as np
 
 from tests import reference
-from tests.reference import CHAIN, HIDDEN, RBM, VISIBLE, centred_gradients, draw_words, sample_gaussian, step, take
+from tests.reference import (
+    CHAIN,
+    HIDDEN,
+    RBM,
+    VISIBLE,
+    centred_gradients,
+    draw_words,
+    sample_gaussian,
+    shrink,
+    step,
+    take,
+)
 
 PANELS = np.linspace(-45, 45, 61)  # of the integrals over h
 _X, _W = np.polynomial.legendre.leggauss(16)
@@ -139,7 +150,20 @@ class RealRBM(RBM):
             of_parameter /= divisor**power
         self.learn_precision(v0, v, means, rate, momentum)
         step([self.potential], self.velocity[3:], [slopes], rate, momentum, 0.0, batch)  # only weights decay
+        if o.l1 or o.l1b or o.group_lasso:
+            mu, la = ((x.mean(axis=1) + y.mean(axis=1)) / 2 for x, y in ((v0, v), (s0, s1)))
+            self.penalise(o, rate, mu, la, np.sqrt(divisor))
         return error
+
+    def penalise(self, o, rate, mu, la, t):
+        """The proximal step at the same biases b + W la and c + W^T mu of the centred RBM; with ``o.hidden_scale``
+        "unit" that of the RBM of h / t, whose weights are W t and whose gradients move them by t as much as W."""
+        b, c = self.b + self.W @ la, self.c + self.W.T @ mu
+        scale = t if o.hidden_scale == "unit" else np.ones(len(self.c))
+        W = self.W * scale
+        shrink(W, rate, o, self.mask)
+        self.W = W / scale
+        self.b, self.c = b - self.W @ la, c - self.W.T @ mu
 
     def standardised_gradients(self, v0, s0, v1, s1, *, both):
         """(of W, b and c, by the change of variables to units over their deviations; variances of the hidden ones)

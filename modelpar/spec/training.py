@@ -100,6 +100,10 @@ class TrainingSpec(Spec):
         0.0, "penalty on the Euclidean norms of groups of weights, which become 0 together: a hidden unit's weights at a categorical site, or all its incoming weights where there are no sites (Yuan and Lin 2006)",
         at_least=0, flag="--group-lasso",
     )  # fmt: skip
+    hidden_scale: str = option(
+        "free", "scale of hidden values in which RBMs with real hidden units are trained and their --l1 and --l1b count weights: free, that of the model, or unit, where their variance is 1",
+        choices=("free", "unit"),
+    )  # fmt: skip
     statistics: str = option(
         "4",
         "hidden side of the statistics: probabilities rounded at random to 1 ... 8 bits (1: the sampled states), or float, the probabilities",
@@ -162,7 +166,8 @@ class TrainingSpec(Spec):
         gaussian   whether visible units are, whose rate always is a given one
         """
         if self.standardised is None:
-            return self.centred and self.learning_rate is None and not gaussian
+            free = self.hidden_scale == "free"
+            return self.centred and (not free or (self.learning_rate is None and not gaussian))
         return self.standardised
 
     @property
@@ -180,6 +185,14 @@ class TrainingSpec(Spec):
         if self.score_temperatures == 1:
             raise SpecError(
                 "--score-temperatures is 1, but there must be at least 2, from 0 to 1 (or 0 for as many as fit)"
+            )
+        if self.hidden_scale == "unit" and not self.divides_real_hidden(gaussian=False):
+            wrong = "--no-centred" if not self.centred else "--no-standardised"
+            raise SpecError(f"--hidden-scale unit divides gradients by variances, but there is {wrong}; leave it out")
+        if self.hidden_scale == "unit" and self.group_lasso:
+            raise SpecError(
+                f"--hidden-scale unit is for --l1 and --l1b, but --group-lasso is {self.group_lasso:g}; leave one of "
+                "them out"
             )
         if self.persistent and self.chain_restart:
             raise SpecError("--persistent and --chain-restart exclude each other: chains go on, or start anew")

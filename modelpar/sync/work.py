@@ -61,7 +61,7 @@ class Work:
         Collective over the shards.
         """
         for name, parameters in self.parts.items() if self.penalties else ():
-            self.penalties.step(name, parameters.blocks, rate)
+            self.penalties.take(name, parameters, rate)
         if self.average is not None:
             self.average.add(self.parts, update)
 

@@ -50,6 +50,7 @@ from modelpar.kernels.products.product import Activations
 from modelpar.kernels.states import Packed, over_samples, over_units
 from modelpar.sync import Reduction
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.penalties import UnitMeans
 from modelpar.weights.statistics import Statistics, real_values
 
 Array = npt.NDArray[Any]
@@ -91,30 +92,33 @@ class _Means:
 def centre(
     velocity: Parameters, statistics: Statistics, reduction: Reduction, divisors: tuple[int, int], carry: float,
     rate: float,
-) -> None:  # fmt: skip
+) -> UnitMeans:  # fmt: skip
     """velocity = carry * velocity + rate * (what the centred gradient has more than the uncentred one).
 
     divisors   samples and chains that the phases are means over
-    Of complete connections.  Collective over the shards, and over the replicas that ``reduction`` sums over.
+    Returns the offsets.  Of complete connections.  Collective over the shards, and over the replicas that ``reduction``
+    sums over.
     """
     visible, hidden = _means(statistics, reduction, divisors)
     _centre_weights(velocity, statistics, visible, hidden, carry, rate)
     _centre_biases(velocity, statistics, reduction, divisors, visible[-1], hidden[-1], carry, rate)
     for beside in (velocity.potential, velocity.precision):  # whose gradients do not depend on offsets
         beside *= velocity.flat.dtype.type(carry)
+    return UnitMeans(visible[-1].offset, hidden[-1].offset)
 
 
 def correct(
     gradient: Parameters, statistics: Statistics, reduction: Reduction, divisors: tuple[int, int], rate: float, *,
     standardised: bool, gaussian: bool, real_hidden: float = 0.0,
-) -> None:  # fmt: skip
+) -> UnitMeans:  # fmt: skip
     """Make rate * (uncentred gradient), summed over the replicas, the same of the centred or standardised one.
 
     divisors   as in :func:`centre`; gaussian: whether visible units are.   Of any connections.
     standardised   by the deviations of all units, those of ``real_hidden`` included
     real_hidden   variance of a hidden unit with real values that has no input, where hidden units are standardised as
                   such, even if no others are; 0 where not
-    Collective over the shards, and over the replicas that ``reduction`` sums over.
+    Returns the offsets, and such hidden units' deviations.  Collective over the shards, and over the replicas that
+    ``reduction`` sums over.
     """
     visible, hidden = _means(statistics, reduction, divisors)
     if standardised:
@@ -140,6 +144,10 @@ def correct(
         gradient.c *= hidden[-1].weight.astype(gradient.c.dtype)
         for power, values in enumerate(gradient.potential, 1):
             values *= (hidden[-1].weight ** power).astype(values.dtype)
+    of_incoming = hidden[0 if gradient.W.ndim == 2 else -1]  # the columns of W, or the owned units of lists
+    return UnitMeans(
+        visible[-1].offset, hidden[-1].offset, 1 / np.sqrt(of_incoming.weight) if real_hidden else None
+    )  # fmt: skip
 
 
 def _centre_weights(

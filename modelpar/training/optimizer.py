@@ -28,6 +28,7 @@ from modelpar.training.centring import centre, correct
 from modelpar.training.clipping import clip as clip_update
 from modelpar.training.schedule import StepSize
 from modelpar.weights.parameters import Parameters
+from modelpar.weights.penalties import UnitMeans
 from modelpar.weights.statistics import ExactGradient, Gradient, Statistics
 
 Array = npt.NDArray[Any]
@@ -59,7 +60,7 @@ class Optimizer:
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
         n_samples: int, *, centred: bool = False, standardised: bool | None = False, gaussian: bool = False,
         clip: float = 0.0, real_hidden: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> UnitMeans | None:  # fmt: skip
         """One step of one part, from this replica's statistics of ``n_samples``.
 
         centred   take the centred gradient (:mod:`modelpar.training.centring`), of statistics of an RBM
@@ -67,8 +68,9 @@ class Optimizer:
         real_hidden   as :func:`modelpar.training.centring.correct` has it
         clip      limit on the norm of the update of the weights (:mod:`modelpar.training.clipping`), 0 for none, of
                   statistics of an RBM; a share of a step has its fraction of the limit
+        Returns what units have been counted from, None where they are not centred.
         """
-        reduction = self._sync.reduction
+        reduction, counted_from = self._sync.reduction, None
         if isinstance(statistics, Statistics):
             mine, of_all = (n_samples, statistics.model.v.shape[1]), (statistics.n_samples, statistics.n_chains)
             means = reduction.means(mine, of_all)
@@ -78,11 +80,11 @@ class Optimizer:
             if centred and not by_itself:
                 keep = scalars.carry if statistics.integer or reduction.is_first else 0.0
                 enter = 1.0 if statistics.integer or reduction.is_first else 0.0
-                centre(velocity, statistics, reduction, divisors, keep, rate * enter)
+                counted_from = centre(velocity, statistics, reduction, divisors, keep, rate * enter)
                 scalars = scalars._replace(carry=1.0)
             if by_itself:
                 gradient = self._gradient_of(velocity, statistics, scalars)
-                correct(
+                counted_from = correct(
                     gradient, statistics, reduction, divisors, rate, standardised=bool(standardised), gaussian=gaussian,
                     real_hidden=real_hidden,
                 )  # fmt: skip
@@ -100,6 +102,7 @@ class Optimizer:
                 )  # fmt: skip
         else:
             self._learn_at_once(parameters, velocity, statistics, self._scalars_of(size, n_samples, statistics))
+        return counted_from
 
     def _scalars_of(self, size: StepSize, n_samples: int, gradient: Gradient | ExactGradient) -> Scalars:
         """Of a gradient, which has one phase."""

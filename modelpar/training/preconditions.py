@@ -36,6 +36,11 @@ def check_strategy(
             f"{chains}, but {n_replicas} replicas that take steps of their own (--sync {sync.sync}) need a chain each; "
             f"use at least {n_replicas}, or --sync allreduce"
         )
+    if training is not None and training.hidden_scale == "unit":
+        raise SpecError(
+            f"--hidden-scale unit needs replicas that take every step together, but --sync is {sync.sync}; use --sync "
+            "allreduce, or --hidden-scale free"
+        )
     if sync.sync == "server":
         check_bound(sync, n_replicas)
         for name, value in (("l1b", training.l1b), ("group_lasso", training.group_lasso)) if training else ():
@@ -65,6 +70,9 @@ def check_hidden(spec: NetworkSpec, training: TrainingSpec) -> None:
     for is_so, why in wrong:
         if spec.hidden != "bernoulli" and is_so:
             raise SpecError(f"--hidden is {spec.hidden}, but {why}, or use --hidden bernoulli")
+    if spec.hidden == "bernoulli" and training.hidden_scale == "unit":
+        raise SpecError("--hidden-scale unit is for hidden units with real values, but --hidden is bernoulli; leave it "
+                        "out, or use --hidden gaussian, relu or drelu")  # fmt: skip
 
 
 def check_values(

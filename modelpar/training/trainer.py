@@ -141,8 +141,8 @@ def _train_rbm(
 
     average = Average(run.average, training.average) if training.average else None
     falls = monitor.Falls(rbm)
-    visible = network.spec.visible if rbm.index == 0 else "bernoulli"
-    penalties = Penalties.of(training, rbm.name, rbm.weights, visible)
+    keeps = rbm.hidden_units is not None and how.sync == "allreduce"
+    penalties = Penalties.of(training, rbm.name, rbm.weights, rbm.visible.categories, keeps_means=keeps)
     with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, penalties, average) as sync:
         optimizer, supply = Optimizer(sync), ChainSupply(network, run, rbm, training, drawn, loop.n_done)
         while loop.unfinished:
@@ -160,10 +160,10 @@ def _train_rbm(
                             v0_spread=batch.v_spread, in_step=sync.in_step, chain_draw=supply.first_draw(batch),
                         )  # fmt: skip
                     run.checks.verify()
-                    optimizer.learn(
+                    penalties.follow(rbm.name, optimizer.learn(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
                         standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip, real_hidden=more,
-                    )  # fmt: skip
+                    ))  # fmt: skip
                     gauge.project(rbm.parameters, rbm.visible)
                     gaussian_visible.keep_within_bounds(rbm.parameters)
                     if normalisable is not None:

@@ -106,7 +106,7 @@ def tasks_of(
         "sweeps": own or (drawn and training.gibbs_steps > 1), "phases apart": own,
         "centred": training.centred or training.standardised or real_hidden,
         "standardised": training.standardised or real_hidden, "averages": training.average > 0, "L1": training.l1 > 0,
-        "penalties of units": training.l1b > 0 or training.group_lasso > 0,
+        "penalties of units": training.l1b > 0 or training.group_lasso > 0 or training.hidden_scale == "unit",
         "sites": spec.visible_kind.categories > 0, "rectified": spec.hidden in ("relu", "drelu"),
         "clipping": training.clip > 0, "likelihoods": training.score_every > 0,
         "tempered": training.chain_method != "gibbs",

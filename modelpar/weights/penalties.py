@@ -10,6 +10,10 @@ and then each group of weights becomes shorter by r group_lasso, as a vector, an
 second term is the step of l1b / 2 sum_j S_j^2: with r l1b S alone a large rate would take all weights of a unit at
 once, and what it is divided by takes into account that S falls meanwhile, as the exact step does; both are the same as
 long as no weight arrives at 0, and so the largest weight of a unit never does.
+
+Where there are :class:`UnitMeans`, the step is taken in the variables of the centred gradient, whose biases are
+b + W lambda and c + W^T mu: these stay, and so b and c change with W.  Else the fixed point of centred updates and
+proximal steps is not the optimum of the penalised likelihood but a model whose means are not those of the data.
 """
 
 from __future__ import annotations
@@ -24,10 +28,32 @@ import numpy.typing as npt
 from modelpar.kernels.statistics.shrinkage import factor_of
 from modelpar.kernels.statistics.update import shrink
 from modelpar.spec import TrainingSpec
+from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Weights
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class UnitMeans:
+    """What the last update of an RBM has counted its units from, over data and model.
+
+    visible, hidden   means of the owned units: mu and lambda
+    deviations        standard deviations of the hidden units of ``Weights.incoming_sums`` where the gradient is divided
+                      by their squares, else None
+    """
+
+    visible: Doubles
+    hidden: Doubles
+    deviations: Doubles | None = None
+
+    def inputs(self, weights: Weights, parameters: Parameters) -> tuple[Array, Array]:
+        """(W lambda, W^T mu) of the owned units.  Collective over the shards."""
+        mu, la = (np.ascontiguousarray(x[:, None], parameters.W.dtype) for x in (self.visible, self.hidden))
+        below = weights.down(parameters, weights.spread_hidden(la))[:, 0].copy()
+        above = weights.up(parameters, weights.spread_visible(mu))[:, 0].copy()
+        return below, above
 
 
 @dataclass(frozen=True)
@@ -41,6 +67,8 @@ class Penalties:
                   categorical site, or where there are no sites all of its incoming weights (Yuan and Lin 2006)
     n_states      states of a categorical site; 1 where there are no sites
     weights       the layouts of the parts, by their names; only l1 alone needs none
+    unit_scale    l1 and l1b count |w| times the deviation of the hidden unit: weights of values of variance 1
+    keeps_means   whether steps follow the means of units (:meth:`follow`)
     """
 
     l1: float = 0.0
@@ -48,22 +76,49 @@ class Penalties:
     group_lasso: float = 0.0
     n_states: int = 1
     weights: Mapping[str, Weights] = field(default_factory=dict)
+    unit_scale: bool = False
+    keeps_means: bool = False
+    _means: dict[str, UnitMeans] = field(init=False, default_factory=dict, repr=False)
     # what the last step has found for hidden units, by the names of the parts and of what was found
     _last: dict[tuple[str, str], Doubles] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, training: TrainingSpec, name: str, weights: Weights, visible: str) -> Penalties:
-        """Those of one RBM.   visible   the kind of its visible units, as ``NetworkSpec.visible``"""
-        n_states = int(visible.partition(":")[2] or 1)  # categorical:Q
-        return cls(training.l1, training.l1b, training.group_lasso, n_states, {name: weights})
+    def of(
+        cls, training: TrainingSpec, name: str, weights: Weights, categories: int = 0, *, keeps_means: bool = False
+    ) -> Penalties:
+        """Those of one RBM.   categories   of its visible units, 0 where there are no sites"""
+        return cls(
+            training.l1, training.l1b, training.group_lasso, categories or 1, {name: weights},
+            unit_scale=training.hidden_scale == "unit", keeps_means=keeps_means,
+        )  # fmt: skip
 
     def __bool__(self) -> bool:
         return self.l1 > 0 or self.knows_units or self.group_lasso > 0
 
     @property
     def knows_units(self) -> bool:
-        """Whether a step takes sums over hidden units' incoming weights, and so is collective over the shards."""
-        return self.l1b > 0 or (self.group_lasso > 0 and self.n_states == 1)
+        """Whether a step asks for more than single weights, and so is collective over the shards."""
+        return self.l1b > 0 or (self.group_lasso > 0 and self.n_states == 1) or self.unit_scale or self.keeps_means
+
+    def follow(self, name: str, means: UnitMeans | None) -> None:
+        """Let the next steps of a part keep the means that its last update counted from, where they are to."""
+        if means is not None and self.keeps_means:
+            self._means[name] = means
+
+    def take(self, name: str, parameters: Parameters, rate: float) -> None:
+        """The proximal step of a part, and the change of its biases that keeps the means of units.
+
+        Collective over the shards where ``knows_units``.
+        """
+        means = self._means.get(name)
+        if means is None:
+            self.step(name, parameters.blocks, rate)
+            return
+        before = means.inputs(self.weights[name], parameters)
+        self.step(name, parameters.blocks, rate)
+        after = means.inputs(self.weights[name], parameters)
+        for bias, x, y in zip((parameters.b, parameters.c), before, after, strict=True):
+            bias += x - y
 
     def step(self, name: str, blocks: list[Array], rate: float, *, alone: bool = False) -> None:
         """The proximal step of a part for updates of this rate altogether, in place.
@@ -73,13 +128,14 @@ class Penalties:
 
         Collective over the shards where ``knows_units`` and not ``alone``.
         """
-        if not self.l1b:
+        by_units = bool(self.l1b or (self.l1 and self.unit_scale))
+        if not by_units:
             for W in blocks if self.l1 else ():
                 shrink(W, rate * self.l1)
-        if not self.l1b and not self.group_lasso:
+        if not by_units and not self.group_lasso:
             return
         weights, limit = self.weights[name], rate * self.group_lasso
-        limits = self._found((name, "limits"), lambda: self._limits(weights, blocks[0], rate), bool(self.l1b), alone)
+        limits = self._found((name, "limits"), lambda: self._limits(name, blocks[0], rate), by_units, alone)
         if limits is not None:
             weights.shrink_incoming(blocks, limits)
         if self.group_lasso and self.n_states > 1:
@@ -91,10 +147,21 @@ class Penalties:
         if factors is not None:
             weights.scale_incoming(blocks, factors)
 
-    def _limits(self, weights: Weights, W: Array, rate: float) -> Doubles:
-        """What the incoming weights of each hidden unit move by."""
-        sums, amount = weights.incoming_sums(W, squared=False), rate * self.l1b
-        return np.asarray(rate * self.l1 + amount * sums / (1.0 + amount * weights.incoming_counts))
+    def _limits(self, name: str, W: Array, rate: float) -> Doubles:
+        """What the incoming weights of each hidden unit move by.
+
+        Of weights w s of values of variance 1 the step is r l1 + r l1b S s / (1 + r l1b n), and that of w is 1 / s of
+        it: what divides the gradient of w by s^2 takes a step of w s by its own gradient.
+        """
+        weights, amount = self.weights[name], rate * self.l1b
+        means, counts = self._means.get(name), weights.incoming_counts
+        single = np.full(len(counts), rate * self.l1)
+        if self.unit_scale and means is not None and means.deviations is not None:
+            single /= means.deviations
+        if not amount:
+            return single
+        sums = weights.incoming_sums(W, squared=False)
+        return np.asarray(single + amount * sums / (1.0 + amount * counts))
 
     def _found(self, key: tuple[str, str], find: Callable[[], Doubles], wanted: bool, alone: bool) -> Doubles | None:
         """What is found now, or was found last; None where nothing was, or is wanted."""

@@ -24,6 +24,7 @@ from modelpar.sync import AllreduceSync
 from modelpar.training.optimizer import Optimizer
 from modelpar.training.preconditions import check_hidden
 from modelpar.training.schedule import StepSize
+from modelpar.weights.penalties import Penalties
 from tests import networks
 from tests.reference_real import N_POTENTIAL, RealRBM, some_potential
 
@@ -83,6 +84,12 @@ def close(rbm: RBM, twin: RealRBM, tolerance: float) -> bool:
         ({"learning_rate": RATE}, "row", "random", False, "float64"),
         ({"standardised": True, "chains": 9}, "row", "blocks", False, "float64"),
         ({"standardised": True}, "random:3", "random", True, "float64"),
+        ({"l1": 0.3, "learning_rate": RATE}, "row", "random", False, "float64"),
+        ({"l1": 0.1, "l1b": 0.05, "hidden_scale": "unit", "chains": 9}, "dual", "strided", False, "float64"),
+        ({"l1": 0.3, "hidden_scale": "unit", "learning_rate": RATE}, "row", "blocks", True, "float64"),
+        ({"l1": 0.3, "hidden_scale": "unit", "standardised": True}, "random:3", "random", False, "float64"),
+        ({"l1": 0.1, "l1b": 0.05}, "row", "random", False, "float64"),
+        ({"group_lasso": 0.3}, "column", "random", False, "float64"),
     ],
     ids=str,
 )
@@ -94,6 +101,7 @@ def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, ow
     spec = TrainingSpec(batch_size=BATCH, weight_decay=0.01, **changes)
     rbm, grid = network.rbms[0], network.grid
     optimizer, update = Optimizer(AllreduceSync(grid.replica_comm, network.traffic)), rbm.parameters.like()
+    penalties = Penalties.of(spec, rbm.name, rbm.weights, keeps_means=True)
     mine, n_chains = Minibatches.slice_of(BATCH, grid.replica, grid.n_replicas), spec.n_chains
     chains = start(rbm, spec.chain_start, grid.replica, grid.n_replicas, n_chains) if n_chains else None
     if n_chains:
@@ -107,10 +115,12 @@ def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, ow
             chain_draw=step * n_chains + chains.first if chains else None,
         )  # fmt: skip
         size = StepSize(RATE, MOMENTUM, spec.weight_decay)
-        optimizer.learn(
+        penalties.follow(rbm.name, optimizer.learn(
             rbm.parameters, update, result.statistics, size, mine.stop - mine.start, centred=spec.centred,
             standardised=spec.standardised, gaussian=rbm.gaussian, real_hidden=variance_alone(rbm, spec),
-        )  # fmt: skip
+        ))  # fmt: skip
+        if penalties:
+            penalties.take(rbm.name, rbm.parameters, RATE)
         expected = twin.update(v0, step * BATCH, spec, RATE, MOMENTUM)
         error = grid.comm.allreduce(result.error) / v0.size
         agree(np.isclose(error, expected, atol=1e-4, equal_nan=True), f"error of step {step}")

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from modelpar import open_dataset
+from modelpar.analysis.of_network import whole_parameters
 from modelpar.errors import SpecError
 from modelpar.kernels.statistics import shrinkage
 from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
 from modelpar.training.trainer import pretrain
 from modelpar.weights.penalties import Penalties
 from tests import networks, reference, small
+from tests.reference_real import RealRBM
 
 pytestmark = pytest.mark.ranks
 
@@ -158,3 +161,38 @@ def test_adagrad_takes_no_steps_of_units(comm, shape):
     network = network_of(comm, shape, "column", layers=(13, 9))
     with pytest.raises(SpecError, match=r"l1b .* takes steps of one size"):
         next(pretrain(network, small.dataset(13), TrainingSpec(l1b=0.5), SyncSpec("server", adagrad=True)))
+
+
+@pytest.mark.parametrize("penalty", [{"l1": 0.03}, {"l1b": 0.01}], ids=str)
+def test_a_penalised_optimum_has_the_means_of_the_data(comm, agree, penalty):
+    """Proximal steps of weights alone leave centred updates at means that are off by 0.06 here."""
+    rng = np.random.default_rng(3)
+    X = (rng.random((200, 8)) < np.where(rng.integers(0, 2, (200, 1)), 0.95, 0.45)).astype(np.float32)
+    network = networks.sharded(
+        comm, NetworkSpec((8, 3), hidden="gaussian", layout="row", seed=3), SHAPES[-1], "strided"
+    )
+    data = open_dataset(X)
+    training = TrainingSpec(updates=400, batch_size=200, chains=2000, learning_rate=0.1, schedule="exponential",
+                            weight_decay=0, hidden_scale="unit", **penalty)  # fmt: skip
+    for _ in pretrain(network, data, training):
+        pass
+    found = whole_parameters(network)
+    twin = RealRBM(found.W, found.b, found.c, "gaussian", np.zeros((0, 3)))
+    v = twin.all_states()
+    f = twin.log_unnormalised(v)
+    p = np.exp(f - f.max())
+    error = np.abs(v @ p / p.sum() - X[data.train.rows].mean(axis=0)).max()
+    agree(error < 0.025, f"{error:.3f}")
+
+
+@pytest.mark.parametrize(("spec", "training", "sync", "says"), [
+    ({"hidden": "bernoulli"}, {}, {}, "--hidden is bernoulli"),
+    ({"hidden": "relu"}, {"centred": False}, {}, "--no-centred"),
+    ({"hidden": "relu"}, {"standardised": False}, {}, "--no-standardised"),
+    ({"hidden": "relu"}, {"group_lasso": 0.1}, {}, "--group-lasso is 0.1"),
+    ({"hidden": "relu"}, {}, {"sync": "local"}, "--sync is local"),
+], ids=str)  # fmt: skip
+def test_a_scale_of_hidden_values_that_cannot_be(comm, spec, training, sync, says):
+    network = network_of(comm, SHAPES[0], "column", layers=(13, 9), **spec)
+    with pytest.raises(SpecError, match=says):
+        next(pretrain(network, small.dataset(13), TrainingSpec(hidden_scale="unit", **training), SyncSpec(**sync)))
