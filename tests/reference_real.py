@@ -144,6 +144,10 @@ class RealRBM(RBM):
         elif o.centred:
             gradients = [batch * g for g in centred_gradients(v0, s0, v, s1, mask=self.mask)]
         gradients[0] *= self.mask
+        mu, la = ((x.mean(axis=1) + y.mean(axis=1)) / 2 for x, y in ((v0, v), (s0, s1)))
+        if o.centred or o.standardised:  # W decays at the same biases b + W la and c + W^T mu of the centred RBM
+            gradients[1] = gradients[1] + batch * o.weight_decay * self.W @ la
+            gradients[2] = gradients[2] + batch * o.weight_decay * self.W.T @ mu
         step((self.W, self.b, self.c), self.velocity[:3], gradients, rate, momentum, rate * o.weight_decay, batch)
         slopes = self.slopes(x0).sum(axis=2) - ratio * self.slopes(x).sum(axis=2)
         for power, of_parameter in enumerate(slopes, 1):  # of |h| and of h^2
@@ -151,7 +155,6 @@ class RealRBM(RBM):
         self.learn_precision(v0, v, means, rate, momentum)
         step([self.potential], self.velocity[3:], [slopes], rate, momentum, 0.0, batch)  # only weights decay
         if o.l1 or o.l1b or o.group_lasso:
-            mu, la = ((x.mean(axis=1) + y.mean(axis=1)) / 2 for x, y in ((v0, v), (s0, s1)))
             self.penalise(o, rate, mu, la, np.sqrt(divisor))
         return error
 

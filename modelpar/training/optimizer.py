@@ -59,7 +59,7 @@ class Optimizer:
     def learn(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
         n_samples: int, *, centred: bool = False, standardised: bool | None = False, gaussian: bool = False,
-        clip: float = 0.0, real_hidden: float = 0.0,
+        clip: float = 0.0, real_hidden: float = 0.0, keeps_means: bool = False,
     ) -> UnitMeans | None:  # fmt: skip
         """One step of one part, from this replica's statistics of ``n_samples``.
 
@@ -68,6 +68,8 @@ class Optimizer:
         real_hidden   as :func:`modelpar.training.centring.correct` has it
         clip      limit on the norm of the update of the weights (:mod:`modelpar.training.clipping`), 0 for none, of
                   statistics of an RBM; a share of a step has its fraction of the limit
+        keeps_means   whether weights that decay leave the biases b + W lambda and c + W^T mu of the centred gradient as
+                  they are; else its fixed point is a model whose means are not those of the data
         Returns what units have been counted from, None where they are not centred.
         """
         reduction, counted_from = self._sync.reduction, None
@@ -95,6 +97,8 @@ class Optimizer:
                 self._learn_at_once(parameters, velocity, statistics, scalars)
             else:
                 self._learn_real(parameters, velocity, statistics, scalars)
+            if keeps_means and counted_from is not None:
+                _keep_means(parameters, velocity, statistics, counted_from, scalars.shrink)
             if clip:
                 limit = clip / reduction.n_shares
                 clip_update(
@@ -281,6 +285,23 @@ class Optimizer:
         if parameters.rows is not None and velocity.rows is not None:  # the second block of a dual layout
             self._sync.reduction.sum(velocity.rows)
             apply_update(parameters.rows.reshape(-1), velocity.rows.reshape(-1), shrink)
+
+
+def _keep_means(
+    parameters: Parameters, velocity: Parameters, statistics: Statistics, means: UnitMeans, shrink: float
+) -> None:
+    """Let b + W lambda and c + W^T mu stay as they are where W has become shorter by ``shrink``.
+
+    After a step, by weights that were there before it: products of vectors use the memory of statistics that still
+    wait to be summed.  Collective over the shards.
+    """
+    if not shrink:
+        return
+    now, change = (means.inputs(statistics.weights, of) for of in (parameters, velocity))
+    for name, after, moved in zip(("b", "c"), now, change, strict=True):
+        for of in (parameters, velocity):
+            bias = getattr(of, name)
+            bias += bias.dtype.type(shrink) * (after - moved)
 
 
 def _enter(gradient: Parameters, parameters: Parameters, velocity: Parameters, scalars: Scalars) -> None:

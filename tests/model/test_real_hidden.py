@@ -118,6 +118,7 @@ def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, ow
         penalties.follow(rbm.name, optimizer.learn(
             rbm.parameters, update, result.statistics, size, mine.stop - mine.start, centred=spec.centred,
             standardised=spec.standardised, gaussian=rbm.gaussian, real_hidden=variance_alone(rbm, spec),
+            keeps_means=True,
         ))  # fmt: skip
         if penalties:
             penalties.take(rbm.name, rbm.parameters, RATE)
