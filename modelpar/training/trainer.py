@@ -133,14 +133,13 @@ def _train_rbm(
         run.average.pop(rbm.name, None)
     base_rate = training.rate(gaussian=rbm.gaussian, real_hidden=rbm.hidden_units is not None)
     n_visible, more = network.spec.layers[rbm.index], real_hidden.variance_alone(rbm, training)
-    normalisable = Normalisable.of(rbm)
+    normalisable, falls = Normalisable.of(rbm), monitor.Falls(rbm)
     recorder = Recorder(network, rbm) if run.record_digests or network.spec.exact else None
 
     def size_now() -> StepSize:
         return step_size(training, base_rate, position.epoch, loop.progress)
 
     average = Average(run.average, training.average) if training.average else None
-    falls = monitor.Falls(rbm)
     keeps = rbm.hidden_units is not None and how.sync == "allreduce"
     penalties = Penalties.of(training, rbm.name, rbm.weights, rbm.visible.categories, keeps_means=keeps)
     with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, penalties, average) as sync:
