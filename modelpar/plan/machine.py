@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modelpar.errors import ModelparError
 from modelpar.files.regular import read_bounded
 from modelpar.plan.rates import Rates, built_in
@@ -38,11 +40,25 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Measured seconds of an exchange by the bytes that a rank receives: linear in between, and on from the last two."""
+
+    received: tuple[float, ...]  # bytes, ascending, two at least
+    seconds: tuple[float, ...]
+
+    def at(self, n_bytes: float) -> float:
+        if n_bytes <= self.received[-1]:
+            return float(np.interp(n_bytes, self.received, self.seconds))
+        rise = (self.seconds[-1] - self.seconds[-2]) / (self.received[-1] - self.received[-2])
+        return self.seconds[-1] + max(0.0, rise) * (n_bytes - self.received[-1])
+
+
+@dataclass(frozen=True)
 class Machine:
     """Nodes of equal kind, and what joins them.
 
-    ``verbs`` are the measured times of whole exchanges within a node, by verb and ranks that take part, where there are
-    any; all others are made of messages over ``within`` and ``between``.
+    ``verbs`` are the measured times of whole exchanges within a node, as ``gather bits 2``: of a verb, a kind and so
+    many ranks; all others are made of messages over ``within`` and ``between``.
     """
 
     name: str
@@ -54,7 +70,7 @@ class Machine:
     oversubscription: float = 1.0  # of the switches above nodes: 1.0 is a full fat tree
     scatter: float = 0.03  # coefficient of variation of the time of a piece of computing from step to step
     rates: Rates = field(default_factory=built_in)
-    verbs: Mapping[str, Link] = field(default_factory=dict)
+    verbs: Mapping[str, Curve] = field(default_factory=dict)
     ranks_per_node: int | None = None  # as described; None: one a core
     threads: int | None = None  # of a rank; None: the cores of the node / its ranks
 

@@ -364,8 +364,8 @@ class _Walk:
             for _ in range(2):  # parameters and velocities
                 self._allreduce_elements(n, "floats", self.itemsize, "average", share=1 / period)
             return
-        hosts = 0.0 if self.servers else 1 / self.n_replicas
-        moved = n * self.itemsize * (1 - hosts)
+        elsewhere = self.n_replicas - (0 if self.servers else 1)  # of the parts of a vector that all hosts have alike
+        moved = n * self.itemsize * elsewhere / self.n_replicas
         more = 2 if self.sync.adagrad else 1
         self._compute("update", "average", n * (1 / self.sync.push_every + 1 / self.sync.fetch_every))
         self._move("push", "replica", "floats", more * moved / self.sync.push_every)

@@ -1,0 +1,324 @@
+"""The rates of this machine for the planner: measured once in a few seconds, and kept in the user's cache.
+
+Each kind of work (``bench.works``) is measured on a grid of sizes and samples: of one rank alone, with as many threads
+as it has cores, and of as many ranks as there are cores that compute at the same time, because they share caches and
+memory.  Works are measured in turn, round after round, and of each the median of the faster half counts: what disturbs a
+machine for a moment slows no work in particular.  What a call takes when its size vanishes is taken off, and counts
+once for a whole step, so that many small pieces do not add up to more than they take together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from modelpar.bench import works
+from modelpar.bench.exchanges import curves, links
+from modelpar.bench.works import Case
+from modelpar.comm.cores import limited
+from modelpar.comm.grid import Grid
+from modelpar.files.regular import read_bounded
+from modelpar.kernels import threads as pool
+from modelpar.kernels.products import dispatch
+from modelpar.kernels.warm_up import warm_up
+from modelpar.machine.caches import first_writable, kept_folders
+from modelpar.machine.memory import available_bytes
+from modelpar.plan.machine import HERE, Curve, Link, Machine
+from modelpar.plan.rates import Rates, Table
+from modelpar.spec import NetworkSpec
+
+VERSION = 1  # of what is measured: a change makes old calibrations invalid
+MOST_BYTES = 1 << 20  # of a file that is kept
+SIZES = ((196, 256), (784, 512), (784, 2048), (2048, 2048), (4096, 4096))
+SAMPLES = (64, 128, 256, 512)
+UNITS = (512, 4096)
+LISTED = {  # by the stem of the works: receptive fields, and connections without any order
+    "listed": (("local:5", (784, 2304)), ("local:9", (1024, 9216))),
+    "scattered": (("random:32", (784, 1024)), ("random:64", (4096, 4096))),
+}
+ROUNDS = 5
+LEAST = 4e-4  # seconds that are worth a reading of the clock
+SMALLEST = (16, 16, 64)
+PAUSE = 0.002  # seconds between two looks of a rank that waits for another one without computing
+
+Say = Callable[[str], None]
+Key = tuple[int, int]  # threads of a rank, ranks that compute at once
+
+
+def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: Say | None = None) -> Machine:
+    """This machine, as it is kept, or measured where nothing is kept or ``again``.  Collective.
+
+    cores     that this node's ranks may use; threads: of each rank
+    say       is told, on rank 0, that something is measured
+    """
+    kept = None if again else kept_machine(comm, cores=cores, threads=threads)
+    if kept is not None:
+        return kept
+    if say is not None and comm.rank == 0:
+        say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 10 seconds ...")
+    machine = _measured(comm, cores, threads)
+    if comm.rank == 0:
+        _keep(machine, _file(comm, cores, threads))
+    return machine
+
+
+def kept_machine(comm: MPI.Comm, *, cores: int, threads: int) -> Machine | None:
+    """The calibration that is kept for this machine and number of ranks; None where there is none.  Collective."""
+    machine = None
+    if comm.rank == 0:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            machine = read(read_bounded(_file(comm, cores, threads), MOST_BYTES).decode())
+    return comm.bcast(machine)
+
+
+def _file(comm: MPI.Comm, cores: int, threads: int) -> Path:
+    """Where the calibration of so many ranks is kept: the first folder's that has it, else the preferred folder's."""
+    library = MPI.Get_library_version().split("\n")[0].split(",")[0]
+    identity = [dispatch.processor(), str(VERSION), str(cores), str(threads), str(comm.size), library]
+    name = f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:16]}.json"
+    files = [folder / "plan" / name for folder in kept_folders()]
+    return next((file for file in files if os.path.isfile(file)), files[0])
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def _measured(comm: MPI.Comm, cores: int, threads: int) -> Machine:
+    """Collective."""
+    warm_up("float32")
+    dispatch.prepare()
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    nodes = len(set(comm.allgather(node.bcast(comm.rank))))
+    tables: dict[Key, dict[str, Table]] = {}
+    calls: dict[Key, float] = {}
+    spread: list[float] = []
+    with Grid(MPI.COMM_SELF) as alone:
+        for key in _keys(cores, threads, node.size):
+            n_threads, at_once = key
+            together = at_once > 1 and node.size == at_once
+            if together or node.rank == 0:
+                clock = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
+                tables[key] = _tables(clock)
+                calls[key] = min(
+                    clock.median_of([Case("", 1, 1, works.smallest_update(alone, "4", centred=True))])[0],
+                    1.0,
+                )
+                if at_once == 1:
+                    for name, table in _listed_tables(alone, clock).items():
+                        tables[key][name] = table
+                spread += clock.scatter
+            rest(node)
+    for key, found in tables.items():  # lists are not measured in several processes at once: they hardly share
+        for name, table in tables.get((key[0], 1), {}).items():
+            found.setdefault(name, table)
+    within, between = links(comm, node)
+    machine = Machine(
+        HERE, nodes, cores, available_bytes(), within, between,
+        scatter=statistics.median(spread) if spread else 0.03, rates=Rates(tables, calls, "measured here"),
+        verbs=curves(comm if nodes == 1 else node), ranks_per_node=node.size, threads=threads,
+    )  # fmt: skip
+    node.Free()
+    return comm.bcast(machine)
+
+
+def _keys(cores: int, threads: int, ranks: int) -> list[Key]:
+    """What is measured: the ranks as they are, one rank with one thread and with all, one on every core."""
+    keys = {(threads, ranks), (1, 1), (cores, 1)}
+    if ranks == 1:
+        keys.add((1, cores))
+    return sorted(keys)
+
+
+def rest(comm: MPI.Comm) -> None:
+    """Wait for all ranks without keeping a core busy, as MPI's own barrier would.  Collective."""
+    request = comm.Ibarrier()
+    while not request.Test():
+        time.sleep(PAUSE)
+
+
+class Clock:
+    """Measures cases with so many threads, in so many threads or ranks at the same time.
+
+    scatter   relative deviations between the repeats of a case
+    """
+
+    def __init__(self, n_threads: int, at_once: int, comm: MPI.Comm) -> None:
+        self.n_threads, self.at_once, self.comm = n_threads, at_once, comm
+        self.scatter: list[float] = []
+
+    def median_of(self, cases: list[Case]) -> list[float]:
+        """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once."""
+        with limited(self.n_threads, self.n_threads):
+            counts = [self.comm.bcast(self._calls(case)) for case in cases]
+            times: list[list[float]] = [[] for _ in cases]
+            for _ in range(ROUNDS):
+                for i, case in enumerate(cases):
+                    if self.comm.size > 1:
+                        self.comm.Barrier()
+                    started = time.perf_counter()
+                    for _ in range(counts[i]):
+                        case.run()
+                    times[i].append((time.perf_counter() - started) / counts[i])
+        result = []
+        for found in times:
+            faster = sorted(found)[: ROUNDS // 2 + 1]
+            result.append(statistics.median(faster))
+            self.scatter.append(statistics.pstdev(faster) / max(result[-1], 1e-12))
+        return self.comm.allreduce(np.array(result)).__truediv__(self.comm.size).tolist()  # type: ignore[no-any-return]
+
+    def _calls(self, case: Case) -> int:
+        case.run()
+        started = time.perf_counter()
+        case.run()
+        return max(1, math.ceil(LEAST / max(time.perf_counter() - started, 1e-7)))
+
+    def seconds_of(self, make: Callable[[], list[Case]]) -> list[tuple[Case, float]]:
+        """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once."""
+        if self.at_once == 1:
+            cases = make()
+            return list(zip(cases, self.median_of(cases), strict=True))
+        others = [make() for _ in range(self.at_once)]
+        found: list[list[float]] = [[] for _ in others]
+        gate = threading.Barrier(self.at_once)
+        clocks = [_Gated(self.n_threads, gate) for _ in others]
+
+        def measure(i: int) -> None:
+            with pool.limited(self.n_threads):
+                found[i] = clocks[i].median_of(others[i])
+
+        beside = [threading.Thread(target=measure, args=(i,)) for i in range(self.at_once)]
+        for thread in beside:
+            thread.start()
+        for thread in beside:
+            thread.join()
+        for clock in clocks:
+            self.scatter += clock.scatter
+        return list(zip(others[0], np.mean(found, axis=0).tolist(), strict=True))
+
+
+class _Gated(Clock):
+    """One thread of several that measure the same cases at the same time."""
+
+    def __init__(self, n_threads: int, gate: threading.Barrier) -> None:
+        super().__init__(n_threads, 1, MPI.COMM_SELF)
+        self._gate = gate
+
+    def median_of(self, cases: list[Case]) -> list[float]:
+        counts = [self._calls(case) for case in cases]
+        times: list[list[float]] = [[] for _ in cases]
+        for _ in range(ROUNDS):
+            for i, case in enumerate(cases):
+                self._gate.wait()
+                started = time.perf_counter()
+                for _ in range(counts[i]):
+                    case.run()
+                times[i].append((time.perf_counter() - started) / counts[i])
+        return [statistics.median(sorted(found)[: ROUNDS // 2 + 1]) for found in times]
+
+
+def _tables(clock: Clock) -> dict[str, Table]:
+    fixed = {case.work: seconds for case, seconds in clock.seconds_of(
+        lambda: [*works.dense_cases(*SMALLEST), *works.real_cases(*SMALLEST), *works.unit_cases(16, 64)]
+    )}  # fmt: skip
+    points: list[tuple[Case, float]] = []
+    for n_visible, n_hidden in SIZES:
+        for samples in SAMPLES:
+            points += clock.seconds_of(lambda v=n_visible, h=n_hidden, n=samples: works.dense_cases(v, h, n))
+    for samples in SAMPLES[1::2]:
+        for n_visible, n_hidden in SIZES[1:4:2]:
+            points += clock.seconds_of(lambda v=n_visible, h=n_hidden, n=samples: works.real_cases(v, h, n))
+    for n_units in UNITS:
+        for samples in SAMPLES[::2]:
+            points += clock.seconds_of(lambda u=n_units, n=samples: works.unit_cases(u, n))
+    return tables_of(points, fixed)
+
+
+def _listed_tables(grid: Grid, clock: Clock) -> dict[str, Table]:
+    points: list[tuple[Case, float]] = []
+    for stem, networks in LISTED.items():
+        for connections, layers in networks:
+            spec = NetworkSpec(layers, connections=connections)
+            for samples in SAMPLES[1::2]:
+                cases = works.listed_cases(grid, spec, samples, stem)
+                points += zip(cases, clock.median_of(cases), strict=True)
+    return tables_of(points, {})
+
+
+def tables_of(points: Iterable[tuple[Case, float]], fixed: Mapping[str, float]) -> dict[str, Table]:
+    """The tables of measured calls, less what a call takes that has next to nothing to do.
+
+    All points of a work lie on a grid of sizes and samples.
+    """
+    by_work: dict[str, dict[tuple[int, int], float]] = {}
+    for case, seconds in points:
+        least = max(0.1 * seconds, seconds - fixed.get(case.work, 0.0))
+        by_work.setdefault(case.work, {})[case.size, case.samples] = least / case.size
+    tables = {}
+    for work, found in by_work.items():
+        sizes, samples = (sorted({key[i] for key in found}) for i in range(2))
+        rows = tuple(tuple(found[size, n] for n in samples) for size in sizes)
+        tables[work] = Table(tuple(map(float, sizes)), tuple(map(float, samples)), rows)
+    return tables
+
+
+# -- keeping -----------------------------------------------------------------------------------------------------------
+
+
+def written(machine: Machine) -> str:
+    """As ``read`` takes it."""
+    fields = asdict(machine)
+    fields["rates"] = {
+        "source": machine.rates.source,
+        "tables": [[*key, {work: asdict(table) for work, table in tables.items()}]
+                   for key, tables in machine.rates.tables.items()],
+        "calls": [[*key, seconds] for key, seconds in machine.rates.calls.items()],
+    }  # fmt: skip
+    return json.dumps(fields)
+
+
+def read(text: str) -> Machine:
+    """Raises ValueError, TypeError or KeyError where the text is damaged."""
+    fields: dict[str, Any] = json.loads(text)
+    rates = fields["rates"]
+    tables = {
+        (threads, at_once): {work: _table(table) for work, table in of_key.items()}
+        for threads, at_once, of_key in rates["tables"]
+    }
+    calls = {(threads, at_once): float(seconds) for threads, at_once, seconds in rates["calls"]}
+    fields["rates"] = Rates(tables, calls, rates["source"])
+    fields["within"], fields["between"] = Link(**fields["within"]), Link(**fields["between"])
+    fields["verbs"] = {
+        verb: Curve(tuple(curve["received"]), tuple(curve["seconds"])) for verb, curve in fields["verbs"].items()
+    }
+    return Machine(**fields)
+
+
+def _table(fields: dict[str, Any]) -> Table:
+    table = Table(tuple(fields["sizes"]), tuple(fields["samples"]), tuple(map(tuple, fields["seconds"])))
+    if len(table.seconds) != len(table.sizes) or any(len(row) != len(table.samples) for row in table.seconds):
+        raise ValueError("a table whose rows do not fit its sizes")
+    return table
+
+
+def _keep(machine: Machine, file: Path) -> None:
+    folder, _ = first_writable("plan")
+    if folder is None:
+        return
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as temporary:
+        path = Path(temporary) / file.name
+        path.write_text(written(machine), encoding="utf-8")
+        os.replace(path, folder / file.name)
