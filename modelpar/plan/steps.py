@@ -61,7 +61,7 @@ Step = tuple[Piece, ...]
 def step_of(
     spec: NetworkSpec, rbm: int, training: TrainingSpec, sync: SyncSpec, layout: NetworkLayout, n_replicas: int,
     rates: Rates, threads: int, *, at_once: int = 1, states: bool | None = None, replicas_far: bool = False,
-    recompute: bool | None = None, servers: int = 0, batch: int | None = None,
+    recompute: bool | None = None, servers: int = 0, replica: int = -1,
 ) -> Step:  # fmt: skip
     """One update of RBM ``rbm`` of a network, in the strategy's steady state.
 
@@ -73,11 +73,11 @@ def step_of(
     recompute     whether shards draw the hidden states of others; None: as ``spec.halo`` says, which leaves it to
                   measurements between nodes
     servers       ranks that hold a parameter server's vectors and do not train
-    batch         samples of this replica; None: those of the largest share
+    replica       whose share of the samples and chains; -1: the last one, which has the most
     """
     walk = _Walk(
         spec, rbm, training, sync, layout, n_replicas, rates.of(threads, at_once),
-        states=states, far=replicas_far, recompute=recompute, servers=servers, batch=batch,
+        states=states, far=replicas_far, recompute=recompute, servers=servers, replica=replica,
     )  # fmt: skip
     return walk.pieces()
 
@@ -107,7 +107,7 @@ class _Walk:
     far: bool = False
     recompute: bool | None = None
     servers: int = 0
-    batch: int | None = None
+    replica: int = -1
     steps: list[Piece] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -117,10 +117,8 @@ class _Walk:
         self.nv, self.nh = visible.counts.astype(float), hidden.counts.astype(float)
         self.word = self.layout.matrix_layouts[self.rbm]
         self.itemsize = np.dtype(self.spec.dtype).itemsize
-        n_all = self.training.batch_size
-        self.samples = -(-n_all // self.n_replicas) if self.batch is None else self.batch
-        self.n_chains = self.training.n_chains
-        self.chains = -(-self.n_chains // self.n_replicas) if self.n_chains else self.samples
+        self.samples, self.n_chains = self._share(self.training.batch_size), self.training.n_chains
+        self.chains = self._share(self.n_chains) if self.n_chains else self.samples
         gaussian = self.spec.visible_kind.gaussian
         if self.states is None:
             self.states = self.training.pass_up == "states" if self.rbm else not gaussian
@@ -146,6 +144,11 @@ class _Walk:
         self.redraws = bool(self.halos and self.recompute and self.itemsize == 4)
         # who adds up in a step
         self.together = self.sync.sync == "allreduce" and self.n_replicas > 1
+
+    def _share(self, n: int) -> int:
+        """Of ``n`` samples, as ``data.Minibatches.slice_of`` gives them to replicas."""
+        replica = self.replica % self.n_replicas
+        return n * (replica + 1) // self.n_replicas - n * replica // self.n_replicas
 
     # -- activations -------------------------------------------------------------------------------------------------
 
