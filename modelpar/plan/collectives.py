@@ -85,7 +85,8 @@ def gather(blocks: FloatArray, mpi: str = "mpich") -> Rounds:
         each,
         (
             (3, ((np.inf, ring),)),
-            (8, ((256, bruck), (4096, neighbour), (8192, ring), (16384, neighbour), (262144, bruck), (np.inf, neighbour))),
+            (8, ((256, bruck), (4096, neighbour), (8192, ring), (16384, neighbour), (262144, bruck),
+                 (np.inf, neighbour))),
             (16, ((np.inf, bruck),)),
             (32, ((262144, bruck), (np.inf, ring))),
             (64, ((8192, bruck), (np.inf, ring))),
@@ -127,7 +128,16 @@ def allreduce(n_bytes: FloatArray, nodes: IntArray, mpi: str = "mpich", itemsize
         return rounds.rabenseifner_sum(n_bytes, p) if long else rounds.doubling_sum(n_bytes, p)
     if p < 4 and 16384 <= total < 262144:
         return rounds.ring_sum(n_bytes, p)
-    doubling = ((4, 16384), (16, 8192), (32, 4096), (64, 128), (256, 262144), (512, 4096), (4096, 16384), (np.inf, 32768))
+    doubling = (
+        (4, 16384),
+        (16, 8192),
+        (32, 4096),
+        (64, 128),
+        (256, 262144),
+        (512, 4096),
+        (4096, 16384),
+        (np.inf, 32768),
+    )
     below = next(size for ranks, size in doubling if p < ranks)
     return rounds.doubling_sum(n_bytes, p) if total < below else rounds.rabenseifner_sum(n_bytes, p)
 
@@ -210,8 +220,10 @@ def seconds(move: Move, placement: Placement, machine: Machine, mpi: str = "mpic
 
     A message takes latency + bytes / bandwidth (Hockney 1994), the bandwidth between nodes shared by the messages of
     the round that leave the same node, or reach it, and divided by the oversubscription above.  Of p equal ranks, one
-    on each node, this is the textbook's form: (p - 1) (latency + n / p / bandwidth) for a ring, log2 p latency + (p - 1)
-    / p n / bandwidth for recursive doubling, twice that for Rabenseifner's sum.  Raises ModelparError as ``rounds_of``.
+    on each node, this is the textbook's form: (p - 1) (latency + n / p / bandwidth) for a ring, log2 p latency +
+    (p - 1) / p n / bandwidth for recursive doubling, twice that for Rabenseifner's sum.  Ranks of a node that pass on
+    and receive in turn may be faster, since no rank waits for the others here between two rounds.  Raises ModelparError
+    as ``rounds_of``.
     """
     node, total = placement.node_of_rank(), 0.0
     for source, target, n_bytes, pieces, adds in all_rounds(move, placement, mpi):

@@ -105,7 +105,9 @@ class Queues:
             begun = np.maximum(ready, busy[device])
             busy[device] = begun + service
             return begun
-        order = np.lexsort((ready, device))
+        order = np.argsort(ready, kind="stable")
+        small = device.astype(np.int16) if len(busy) < 1 << 15 else device  # integers of 16 bits are sorted by radix
+        order = order[np.argsort(small[order], kind="stable")]
         keys, times, spans = device[order], ready[order], service[order]
         first = np.r_[True, keys[1:] != keys[:-1]]
         times = np.where(first, np.maximum(times, busy[keys]), times)

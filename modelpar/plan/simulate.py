@@ -120,6 +120,19 @@ class Replay:
         return clocks
 
 
+def cycle_of(step: Step, period: int, verbs: Sequence[str] = ("average",)) -> list[Step]:
+    """Steps as they are taken, from one in which each has its share of what happens every ``period`` steps."""
+    if period == 1:
+        return [step]
+    seldom = [isinstance(piece, Move) and piece.verb in verbs for piece in step]
+    usual = tuple(piece for piece, rare in zip(step, seldom, strict=True) if not rare)
+    last = tuple(
+        replace(piece, received=piece.received * period) if isinstance(piece, Move) and rare else piece
+        for piece, rare in zip(step, seldom, strict=True)
+    )
+    return [usual] * (period - 1) + [last]
+
+
 def simulate(
     steps: Sequence[Step], machine: Machine, placement: Placement, *, mpi: str = "mpich", repeats: int = 3,
     warm_up: int = 1, seed: int = 0,
@@ -129,22 +142,23 @@ def simulate(
     repeats, warm_up   of the cycle: those that are measured, after those that are not
     Raises ModelparError where the collectives of ``mpi`` are not known.
     """
+    computes = [piece for step in steps for piece in step if isinstance(piece, Compute)]
+    compute = sum(float(piece.seconds.mean()) for piece in computes) / len(steps)
+
+    def replayed(steps: Sequence[Step], scatter: float) -> tuple[float, FloatArray, dict[tuple[str, str], float]]:
+        return _replayed(steps, machine, placement, mpi, scatter, repeats if scatter else 1, warm_up, seed)
+
     balanced = [tuple(_balanced(piece) if isinstance(piece, Compute) else piece for piece in step) for step in steps]
-    compute = sum(float(piece.seconds.mean()) for step in steps for piece in step if isinstance(piece, Compute))
-    compute /= len(steps)
-    even, _, _ = _replayed(balanced, machine, placement, mpi, 0.0, 1, warm_up, seed)
-    is_balanced = all(
-        np.ptp(piece.seconds) == 0 for step in steps for piece in step if isinstance(piece, Compute)
-    )  # fmt: skip
-    uneven = even if is_balanced else _replayed(steps, machine, placement, mpi, 0.0, 1, warm_up, seed)[0]
-    times, moves, mean = np.array([uneven]), {}, uneven
+    last = replayed(balanced, 0.0)
+    even = uneven = last[0]
+    if any(np.ptp(piece.seconds) > 0 for piece in computes):
+        last = replayed(steps, 0.0)
+        uneven = last[0]
     if machine.scatter:
-        mean, times, moves = _replayed(steps, machine, placement, mpi, machine.scatter, repeats, warm_up, seed)
-    else:
-        mean, times, moves = _replayed(steps, machine, placement, mpi, 0.0, 1, warm_up, seed)
-    return Simulated(
-        mean, compute, even - compute, uneven - even, mean - uneven, (float(times.min()), float(times.max())), moves
-    )
+        last = replayed(steps, machine.scatter)
+    mean, times, moves = last
+    span = float(times.min()), float(times.max())
+    return Simulated(mean, compute, even - compute, uneven - even, mean - uneven, span, moves)
 
 
 def _balanced(piece: Compute) -> Compute:
