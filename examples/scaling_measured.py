@@ -1,0 +1,241 @@
+"""Steps of training on two to four hosts with shaped links, measured, and simulated from what was measured below them.
+
+    sudo python examples/scaling_measured.py [--quick] [--out FILE.json]
+
+For every number of hosts, rate and network the same program runs on the hosts (examples/hosts.py): first messages of
+several sizes, which give latency and bandwidth of the links (as IMB's Sendrecv: every host sends to the next one at
+the same time); then steps, with a clock at both ends of every exchange.  Of these the seconds *between* exchanges go
+into the simulation, with the bytes of each exchange and the links; the seconds *in* exchanges do not.  So what is
+compared is the time of a step as simulated (``modelpar.plan.simulate``) with that measured, medians both.  Needs what
+examples/hosts.py needs.  A table is printed, and written with all that it was made from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+BURSTS = {"100mbit": "20kb", "1gbit": "128kb"}  # what timers of a busy machine do not cut: a millisecond or two
+SIZES = (1024, 8192, 32768, 131072, 524288, 2097152)  # bytes of the messages that measure links
+# (hosts, ranks on each)
+PLACES = ((2, 1), (3, 1), (4, 1), (2, 2))
+RATES = ("1gbit", "100mbit")
+# name: (batch, visible, hidden), layout, replicas; shards are the other ranks
+CASES: dict[str, tuple[tuple[int, int, int], str, bool]] = {
+    "column": ((256, 4096, 512), "column", False),
+    "row": ((256, 512, 2048), "row", False),
+    "dual": ((512, 8192, 2048), "dual", False),
+    "replicas": ((256, 1024, 1024), "column", True),
+}
+
+
+# -- on the hosts ------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Takes the times at both ends of every exchange of a network, and its bytes."""
+
+    def __init__(self, network: Any) -> None:
+        self.times: list[float] = []
+        self.moves: list[list[Any]] = []
+        network.traffic.status.waiting = self._waiting
+        network.traffic.add = self._add
+
+    @contextmanager
+    def _waiting(self, verb: str) -> Any:
+        self.times.append(time.perf_counter())
+        yield
+        self.times.append(time.perf_counter())
+
+    def _add(self, axis: str, verb: str, values: Any, n_bytes: int) -> None:
+        self.moves.append([verb, axis, {"u": "bits", "i": "integers", "f": "floats"}[values.dtype.kind], int(n_bytes)])
+
+
+def worker(cases: list[str], seconds: float) -> None:
+    """One rank: prints, on rank 0, a line of JSON with what was measured."""
+    from mpi4py import MPI
+
+    from modelpar.bench.step import CD1, training_spec
+    from modelpar.comm.grid import Grid
+    from modelpar.kernels.products import dispatch
+    from modelpar.kernels.warm_up import warm_up
+
+    comm = MPI.COMM_WORLD
+    warm_up("float32")
+    dispatch.prepare()
+    here = os.stat("/proc/self/ns/net").st_ino
+    result: dict[str, Any] = {"links": _links(comm, here), "cases": {}}
+    for name in cases:
+        size, layout, as_replicas = CASES[name]
+        with Grid(comm, replicas=comm.size if as_replicas else 1) as grid:
+            bench = CD1(size, grid, layout=layout)
+            training = training_spec("4", size[0])
+            clock, starts = Clock(bench.network), []
+            for _ in range(2):
+                bench.update(training)
+            comm.Barrier()
+            began = time.perf_counter()
+            bench.update(training)
+            once = comm.allreduce(time.perf_counter() - began, MPI.MAX)
+            steps = max(5, min(200, int(seconds / once)))
+            comm.Barrier()
+            clock.times.clear()
+            clock.moves.clear()
+            for _ in range(steps):
+                starts.append(time.perf_counter())
+                bench.update(training)
+            starts.append(time.perf_counter())
+            n = len(clock.moves) // steps
+            exchanges = np.array(clock.times).reshape(steps, 2 * n)
+            marks = np.column_stack([starts[:-1], exchanges, starts[1:]])
+            told = grid.comm.gather((here, clock.moves[:n], np.diff(marks, axis=1), np.diff(starts)))
+            if grid.comm.rank == 0:
+                nodes = [ns for ns, *_ in told]
+                result["cases"][name] = {
+                    "nodes": [sorted(set(nodes), key=nodes.index).index(ns) for ns in nodes],
+                    "replicas": grid.n_replicas,
+                    "moves": [[*told[0][1][i][:3], [moves[i][3] for _, moves, _, _ in told]] for i in range(n)],
+                    # (ranks, pieces) of computing, and of exchanging
+                    "compute": [np.median(spans[:, 0::2], 0).tolist() for _, _, spans, _ in told],
+                    "exchange": [np.median(spans[:, 1::2], 0).tolist() for _, _, spans, _ in told],
+                    "step": float(np.median(np.mean([spent for *_, spent in told], 0))),
+                    "steps": steps,
+                }
+    if comm.rank == 0:
+        print("MEASURED " + json.dumps(result), flush=True)
+
+
+def _links(comm: Any, here: int) -> dict[str, list[list[float]]]:
+    """``{"between": [[bytes, seconds], ...], "within": ...}``: each sends to the next and receives, all together."""
+    hosts = comm.allgather(here)
+    first = [hosts.index(host) for host in dict.fromkeys(hosts)]
+    measured = {"between": _ring(comm, first)}
+    if len(first) < comm.size:
+        measured["within"] = _ring(comm, [rank for rank in range(comm.size) if hosts[rank] == hosts[0]])
+    return measured
+
+
+def _ring(comm: Any, ranks: list[int]) -> list[list[float]]:
+    group = comm.Split(0 if comm.rank in ranks else 1, comm.rank)
+    measured = []
+    if comm.rank in ranks:
+        to, fro = (group.rank + 1) % group.size, (group.rank - 1) % group.size
+        for size in SIZES:
+            sent, received, times = np.zeros(size, np.uint8), np.empty(size, np.uint8), []
+            group.Barrier()
+            for _ in range(
+                100 if size < 50000 else 30 if size < 1 << 20 else 8
+            ):  # one after the other: a link has no pause to save up a burst
+                began = time.perf_counter()
+                group.Sendrecv(sent, to, 0, received, fro, 0)
+                times.append(time.perf_counter() - began)
+            measured.append([size, float(np.median(group.allgather(float(np.median(times)))))])
+    group.Free()
+    comm.Barrier()
+    return comm.bcast(measured, ranks[0])
+
+
+# -- here --------------------------------------------------------------------------------------------------------------
+
+
+def link_of(measured: list[list[float]]) -> Any:
+    """The line latency + bytes / bandwidth with the least relative errors."""
+    from modelpar.plan.machine import Link
+
+    sizes, seconds = np.array(measured).T
+    line = np.stack([1 / seconds, sizes / seconds], 1)
+    latency, a_byte = np.linalg.lstsq(line, np.ones(len(seconds)), rcond=None)[0]
+    return Link(max(float(latency), 1e-7), float(1 / a_byte))
+
+
+def simulated(links: dict[str, Any], case: dict[str, Any]) -> Any:
+    """The step of a case from its computing, its bytes, and the links."""
+    from modelpar.plan.collectives import Placement
+    from modelpar.plan.machine import Machine
+    from modelpar.plan.simulate import simulate
+    from modelpar.plan.steps import Compute, Move
+
+    compute = np.array(case["compute"]).T  # (pieces, ranks)
+    replicas = case["replicas"]
+    placement = Placement(np.array(case["nodes"]).reshape(replicas, -1))
+    between = link_of(links["between"])
+    within = link_of(links["within"]) if "within" in links else between
+    machine = Machine("measured", placement.n_nodes, 1, 1, within, between, scatter=0.0)
+    step: list[Any] = []
+    for i, seconds in enumerate(compute):
+        # replicas compute alike but for noise
+        step.append(Compute("products", seconds.reshape(replicas, -1).mean(0)))
+        if i < len(case["moves"]):
+            verb, axis, kind, received = case["moves"][i]
+            step.append(Move(verb, axis, kind, np.array(received, float).reshape(replicas, -1)[0]))
+    return simulate([tuple(step)], machine, placement)
+
+
+def measure(n_hosts: int, ranks: int, rate: str, cases: list[str], seconds: float) -> dict[str, Any]:
+    """Run the cases on hosts.  Raises SystemExit where that fails."""
+    made = runpy.run_path(str(HERE / "hosts.py"))
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    # a rank that waits sleeps: there are more ranks than cores
+    quiet = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "50", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1", "OPENBLAS_NUM_THREADS": "1"}
+    os.environ.update(quiet, PYTHONPATH=path)
+    with made["hosts"](n_hosts, rate, None, BURSTS.get(rate, "256kb")) as there:
+        command = [sys.executable, __file__, "--worker", ",".join(cases), "--seconds", str(seconds)]
+        launched = made["command_on"](there, ranks, command)
+        done = subprocess.run(launched, capture_output=True, text=True, env={**os.environ, "UCX_TLS": "tcp,self"})
+    lines = [line for line in done.stdout.splitlines() if line.startswith("MEASURED ")]
+    if done.returncode or not lines:
+        sys.exit(f"the ranks on the hosts failed: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+    return json.loads(lines[0].removeprefix("MEASURED "))
+
+
+def main() -> None:
+    """Read the command line; measure, simulate, and print both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", help="file of JSON for all that was measured")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of steps for each case [4]")
+    parser.add_argument("--places", default=",".join(f"{h}x{r}" for h, r in PLACES), help="hosts x ranks on each")
+    parser.add_argument("--rates", default=",".join(RATES), help="of the links")
+    parser.add_argument("--cases", default=",".join(CASES), help="networks")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker.split(","), options.seconds)
+        return
+    rows = []
+    print("hosts x ranks, rate, network: measured and simulated ms of a step (of these computing), error")
+    for place in options.places.split(","):
+        n_hosts, ranks = map(int, place.split("x"))
+        for rate in options.rates.split(","):
+            told = measure(n_hosts, ranks, rate, options.cases.split(","), options.seconds)
+            link = link_of(told["links"]["between"])
+            print(
+                f"{place} {rate}: {1e6 * link.latency:.0f} us, {link.bandwidth / 1e6:.1f} MB/s between hosts",
+                flush=True,
+            )
+            for name, case in told["cases"].items():
+                result = simulated(told["links"], case)
+                error = result.step / case["step"] - 1
+                rows.append({"place": place, "rate": rate, "case": name, "measured": case["step"],
+                             "simulated": result.step, "parts": result.parts, "error": error, **case,
+                             "links": told["links"]})  # fmt: skip
+                print(f"    {name:9} {1e3 * case['step']:8.1f} {1e3 * result.step:8.1f} "
+                      f"({1e3 * result.compute:6.1f}) {100 * error:+6.1f} %", flush=True)  # fmt: skip
+    errors = np.abs([row["error"] for row in rows])
+    print(f"{len(rows)} steps: median error {100 * np.median(errors):.1f} %, largest {100 * errors.max():.1f} %")
+    if options.out:
+        Path(options.out).write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
