@@ -15,11 +15,12 @@ The works, by what a table counts:
     count.1 ... count.float    statistics of both phases alone                                  weights
     update                     the update from sums of statistics                               weights
     centre                     the centred gradient's part of a velocity                        weights
-    centre.units               sums over samples and over units for the biases                  units
+    centre.units.1 ...         sums over samples and over units for the biases, of one phase    units
     average                    a pass over parameters of a strategy's own                       weights
-    listed.up, listed.down     sums of states over listed connections, and draws                connections
-    listed.learn.1 ...         statistics and the update of listed connections                  connections
+    listed.up, listed.down     sums of states over receptive fields, and draws                  connections
+    listed.learn.1 ...         statistics and the update of these connections                   connections
     listed.real                products of real values                                          connections
+    scattered.up ...           the same of connections without such an order                    connections
 
 A work that was not measured takes the time of the one that is nearest to it (``_STAND_INS``).
 """
@@ -35,8 +36,8 @@ import numpy as np
 
 # what stands in for a work without a table of its own, and how many times as long it takes
 _STAND_INS = {
-    "product.down": ("product.up", 1.0), "real.product": ("product.up", 3.0), "listed.down": ("listed.up", 1.0),
-    "listed.real": ("listed.up", 3.0), "average": ("update", 0.5), "centre": ("update", 0.5),
+    "scattered.up": ("listed.up", 1.0), "scattered.down": ("listed.down", 1.0), "product.down": ("product.up", 1.0), "real.product": ("product.up", 3.0), "listed.down": ("listed.up", 1.0),
+    "listed.real": ("listed.up", 3.0), "scattered.real": ("scattered.up", 3.0), "average": ("update", 0.5), "centre": ("update", 0.5),
 }  # fmt: skip
 
 
@@ -112,8 +113,10 @@ class CoreRates:
             if name in _STAND_INS:
                 name, more = _STAND_INS[name]
                 factor *= more
-                continue
-            name = _nearest(name, self.tables)
+            elif name.startswith("scattered.") and not any(known.startswith("scattered.") for known in self.tables):
+                name = name.replace("scattered.", "listed.")
+            else:
+                name = _nearest(name, self.tables)
         return size * factor * self.tables[name].at(size, samples)
 
 
@@ -148,7 +151,8 @@ def built_in(speed: float = 1.0) -> Rates:
         "draw.0": (10.0, 1.2), "draw.1": (10.0, 1.2), "draw.4": (10.0, 1.8), "draw.float": (10.0, 1.6),
         "learn.1": (0.25, 0.0011), "learn.4": (0.25, 0.0035), "learn.float": (0.25, 0.012),
         "count.1": (0.1, 0.0011), "count.4": (0.1, 0.0035), "count.float": (0.1, 0.012),
-        "update": (0.25, 0.0), "centre": (0.12, 0.0), "centre.units": (20.0, 0.6), "average": (0.2, 0.0),
+        "update": (0.25, 0.0), "centre": (0.12, 0.0), "centre.units.1": (20.0, 0.1), "centre.units.4": (20.0, 0.4),
+        "centre.units.float": (20.0, 0.6), "average": (0.2, 0.0),
         "listed.up": (0.5, 0.06), "listed.down": (0.5, 0.06), "listed.learn.1": (1.0, 0.02),
         "listed.learn.4": (1.0, 0.08), "listed.learn.float": (1.0, 0.2), "listed.real": (0.5, 0.3),
     }  # fmt: skip

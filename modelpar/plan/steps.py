@@ -141,6 +141,8 @@ class _Walk:
                 self.recompute = self.spec.halo == "recompute"
             # real values, and chains whose states are not in the halo, are received
             self.halos = Halos.of(self.connections, visible, hidden, recompute=self.recompute)
+        fields = self.connections is not None and self.connections.described
+        self.stem = "listed" if fields else "scattered"  # of the works on them
         self.redraws = bool(self.halos and self.recompute and self.itemsize == 4)
         # who adds up in a step
         self.together = self.sync.sync == "allreduce" and self.n_replicas > 1
@@ -192,7 +194,7 @@ class _Walk:
 
     def _listed_sums(self, up: bool, states: bool, samples: int) -> None:
         assert self.halos is not None
-        work = f"listed.{'up' if up else 'down'}" if states else "listed.real"
+        work = f"{self.stem}.{'up' if up else 'down'}" if states else f"{self.stem}.real"
         self._compute("products", work, self.halos.up if up else self.halos.down, samples)
 
     def _draw_hidden(self, samples: int, planes: int | str, *, states: bool) -> None:
@@ -201,12 +203,13 @@ class _Walk:
             assert self.halos is not None
             self._halo(self.halos.hidden, "floats", float(self.itemsize))  # biases of those that are drawn here too
         self._sums(True, states, samples)
-        drawn = self.halos.drawn if self.redraws and states and self.halos is not None else self.nh
-        self._compute("sampling", f"draw.{planes}", drawn, samples)
+        if self.halos is None or not states:  # rates of listed connections hold the draws
+            self._compute("sampling", f"draw.{planes}", self.nh, samples)
 
     def _draw_visible(self, states: bool, samples: int) -> None:
         self._sums(False, states, samples)
-        self._compute("sampling", "draw.0", self.nv, samples)
+        if self.halos is None or not states:
+            self._compute("sampling", "draw.0", self.nv, samples)
 
     # -- the walk ----------------------------------------------------------------------------------------------------
 
@@ -261,12 +264,12 @@ class _Walk:
             self._centre(listed=self.halos is not None)
         bits = self.planes or "float"
         samples = max(self.samples, self.chains)
-        work = "listed.learn" if self.halos is not None else "learn"
+        work = f"{self.stem}.learn" if self.halos is not None else "learn"
         alone = not self.together
         if not self.integer:
             for block in blocks:
-                self._compute("statistics", "listed.real" if self.halos is not None else "real.product", block,
-                              2 * samples)  # fmt: skip
+                work = f"{self.stem}.real" if self.halos is not None else "real.product"
+                self._compute("statistics", work, block, 2 * samples)
             if self.together:
                 extra = np.zeros(self.n_shards) if len(blocks) > 1 else 0.0
                 self._allreduce_elements(blocks[0] + self.nv + self.nh + extra, "floats", self.itemsize)
@@ -309,7 +312,7 @@ class _Walk:
         self, block: FloatArray, bits: int | str, samples: int, n_all: int, phases: int, *, by_itself: bool
     ) -> None:
         """Counts of one block, summed over the replicas where they are in step, and the update from them."""
-        count = f"{'listed.learn' if self.halos is not None else 'count'}.{bits}"
+        count = f"{f'{self.stem}.learn' if self.halos is not None else 'count'}.{bits}"
         largest = n_all * ((1 << self.planes) - 1)
         itemsize = 4 if not self.planes else 1 if largest <= 127 else 2 if largest <= 32767 else 4
         of_phase = samples if phases == 1 else samples / 2
@@ -340,7 +343,10 @@ class _Walk:
             }[self.word]
         kind = "integers" if self.integer else "floats"
         units = sum((2 * (v + h) for v, h in pairs), np.zeros(self.n_shards))
-        self._compute("statistics", "centre.units", units / 2, samples / 2)
+        bits = self.planes or "float"
+        for work, side in (("1" if self.states else "float", [v for v, _ in pairs]), (bits, [h for _, h in pairs])):
+            of_side = sum(side, np.zeros(self.n_shards)) / len(pairs)
+            self._compute("statistics", f"centre.units.{work}", 2 * of_side, samples / 2)
         if self.together:
             self._allreduce("replica", kind, 8 * units)
         for block in self._blocks():
