@@ -6,6 +6,8 @@ network is complete, on one rank; all others were never measured before they are
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -72,15 +74,16 @@ def configurations(cores: int, ranks: int) -> list[Configuration]:
     one = [
         Configuration(samples, layers, bits)
         for samples, layers in (
-            (100, small), (128, (784, 512)), (100, (784, 1000)), (256, wide), (300, odd), (512, (1024, 2048)), (128, (2048, 4096)),
-            (256, large), (512, huge),
+            (100, small), (128, (784, 512)), (100, (784, 1000)), (256, wide), (300, odd), (512, (1024, 2048)),
+            (128, (2048, 4096)), (256, large), (512, huge),
         )
         for bits in ("1", "4", "float")
     ]  # fmt: skip
     one += [
         Configuration(samples, layers, connections=connections, statistics=bits)
         for samples, layers, connections, bits in (
-            (256, (784, 2304), "local:5", "4"), (100, (4096, 6272), "local:9", "4"), (100, (4096, 6272), "local:9", "1"),
+            (256, (784, 2304), "local:5", "4"), (100, (4096, 6272), "local:9", "4"),
+            (100, (4096, 6272), "local:9", "1"),
             (256, (2000, 3000), "random:40", "4"),
         )
     ]  # fmt: skip
@@ -221,6 +224,9 @@ def _memory(one: Configuration, layout: NetworkLayout, before: int) -> int:
 def _resident(*, reset: bool = False) -> int:
     """Bytes of memory that this process has at most had since the last reset (Linux), or has now."""
     if reset:
+        gc.collect()
+        with suppress(OSError, AttributeError):  # what was freed goes back to the system, where the C library is glibc
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):
             _CLEAR.write_text("5")
     else:

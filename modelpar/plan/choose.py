@@ -82,8 +82,8 @@ def choices(job: Job, machine: Machine, n_ranks: int, ranks_per_node: int, mpi: 
     alone: dict[int, float] = {}
     for choice in found:
         if choice.threads not in alone:
-            one = _of_grid(job, machine, 1, 1, 1, choice.threads, mpi)
-            alone[choice.threads] = one[0].seconds
+            one = next(_of_grid(job, machine, 1, 1, 1, choice.threads, mpi))
+            alone[choice.threads] = one.seconds
     found = [
         replace(one, efficiency=alone[one.threads] / (one.ranks * one.seconds) if one.seconds else 1.0) for one in found
     ]
@@ -119,7 +119,9 @@ def _asked(job: Job) -> tuple[str, ...]:
     n = len(job.network.layers) - 1
     words = job.network.layout.split(",")
     asked = layout_words(",".join(words[:n]) if len(words) > 1 else words[0], n)
-    return tuple(SPARSE if not pattern.dense else word for word, pattern in zip(asked, job.network.patterns, strict=True))
+    return tuple(
+        SPARSE if not pattern.dense else word for word, pattern in zip(asked, job.network.patterns, strict=True)
+    )
 
 
 def _of_grid(
@@ -133,7 +135,9 @@ def _of_grid(
     for rbm, word in enumerate(asked):
         # of one shard all layouts are the same matrix
         words = MATRIX_LAYOUTS if word == AUTO and shards > 1 else ("column" if word == AUTO else word,)
-        timed.append({each: _timed(job, machine, owners, rbm, each, placement, on_node, threads, mpi) for each in words})
+        timed.append(
+            {each: _timed(job, machine, owners, rbm, each, placement, on_node, threads, mpi) for each in words}
+        )
     names = [min(options, key=lambda word: options[word][1].seconds) for options in timed]
     layouts = {tuple(names)}
     for word in MATRIX_LAYOUTS if AUTO in asked and shards > 1 else ():
@@ -173,10 +177,9 @@ def _choice(
             for verb, kind in itertools.chain.from_iterable([(v, k) for k in kinds] for v, kinds in verbs.items()):
                 of_verb = moved[axis].setdefault(verb, {})
                 of_verb[kind] = of_verb.get(kind, 0.0) + replicas * verbs[verb][kind] / n
-    return Choice(
-        replicas, shards, layout, threads, sum(prediction.seconds for _, prediction in chosen) / n, parts, moved, memory,
-        sum(memory.values()) * on_node <= machine.memory_per_node,
-    )  # fmt: skip
+    seconds = sum(prediction.seconds for _, prediction in chosen) / n
+    fits = sum(memory.values()) * on_node <= machine.memory_per_node
+    return Choice(replicas, shards, layout, threads, seconds, parts, moved, memory, fits)
 
 
 def _memory(job: Job, layout: tuple[str, ...], replicas: int, shards: int) -> dict[str, int]:

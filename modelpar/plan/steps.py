@@ -23,6 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 PARTS = ("products", "sampling", "statistics", "update", "calls")
 BUCKET = 1 << 22  # elements of one sum over replicas (``sync.reduction``)
+MAPS = 16  # of the receptive fields whose rates are those of many maps (``bench.calibrate``)
 PIECES = 8  # of counts that travel one by one between nodes (``training.optimizer``)
 
 
@@ -143,6 +144,11 @@ class _Walk:
             self.halos = Halos.of(self.connections, visible, hidden, recompute=self.recompute)
         fields = self.connections is not None and self.connections.described
         self.stem = "listed" if fields else "scattered"  # of the works on them
+        # how near a shard's fields are to those of a single map, whose lists no two units share
+        self.single = np.zeros(self.n_shards)
+        if self.halos is not None and fields:
+            share = self.halos.kinds / np.maximum(self.halos.drawn, 1)
+            self.single = np.clip((share - 1 / MAPS) / (1 - 1 / MAPS), 0, 1)
         self.redraws = bool(self.halos and self.recompute and self.itemsize == 4)
         # who adds up in a step
         self.together = self.sync.sync == "allreduce" and self.n_replicas > 1
@@ -203,13 +209,12 @@ class _Walk:
             assert self.halos is not None
             self._halo(self.halos.hidden, "floats", float(self.itemsize))  # biases of those that are drawn here too
         self._sums(True, states, samples)
-        if self.halos is None or not states:  # rates of listed connections hold the draws
-            self._compute("sampling", f"draw.{planes}", self.nh, samples)
+        drawn = self.halos.drawn if self.redraws and states and self.halos is not None else self.nh
+        self._compute("sampling", f"draw.{planes}", drawn, samples)
 
     def _draw_visible(self, states: bool, samples: int) -> None:
         self._sums(False, states, samples)
-        if self.halos is None or not states:
-            self._compute("sampling", "draw.0", self.nv, samples)
+        self._compute("sampling", "draw.0", self.nv, samples)
 
     # -- the walk ----------------------------------------------------------------------------------------------------
 
@@ -382,10 +387,16 @@ class _Walk:
 
     def _compute(self, part: str, work: str, sizes: Any, samples: float = 1.0) -> None:
         sizes = np.asarray(sizes, float)
-        if work:
-            alike = {size: self.rates.seconds(work, size, samples) for size in np.unique(sizes).tolist()}
-            sizes = np.array([alike[size] for size in sizes.tolist()])
-        self.steps.append(Compute(part, sizes))
+        seconds = self._seconds(work, sizes, samples) if work else sizes
+        if work.startswith("listed.") and self.single.any():
+            single = self._seconds(work.replace("listed.", "single."), sizes, samples)
+            seconds = seconds + self.single * (single - seconds)
+        self.steps.append(Compute(part, seconds))
+
+    def _seconds(self, work: str, sizes: FloatArray, samples: float) -> FloatArray:
+        """Of each shard's call; shards of one size are looked up together."""
+        alike = {size: self.rates.seconds(work, size, samples) for size in np.unique(sizes).tolist()}
+        return np.array([alike[size] for size in sizes.tolist()])
 
     def _move(
         self, verb: str, axis: str, kind: str, received: FloatArray, pairs: Any = None, *, behind: bool = False
