@@ -8,7 +8,7 @@ from mpi4py import MPI
 
 from modelpar.bench import calibrate
 from modelpar.cli.config import Settings
-from modelpar.cli.plan import counted, described, faster_on_fewer
+from modelpar.cli.plan import Place, check_fits, counted, described, faster_on_fewer
 from modelpar.cli.planned_job import asked_job
 from modelpar.cli.terminal import speak
 from modelpar.cli.threads import Placement
@@ -52,7 +52,9 @@ def grid_of(comm: MPI.Comm, settings: Settings, placement: Placement) -> ChosenG
     say, chosen = speak(comm), None
     with together(comm):
         if comm.rank == 0:
-            found = choices(job, machine, n_ranks, -(-n_ranks // machine.nodes))
+            on_node = -(-n_ranks // machine.nodes)
+            found = choices(job, machine, n_ranks, on_node)
+            check_fits([c for c in found if c.ranks == n_ranks], job, Place(machine, n_ranks, on_node))
             usable = [c for c in found if c.model_shards >= 1 and _allowed(c, settings, n_ranks)] or found
             chosen = best(usable, n_ranks)
             say(_reason(chosen, found, machine.rates.source, settings))
