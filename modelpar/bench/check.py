@@ -74,7 +74,7 @@ def configurations(cores: int, ranks: int) -> list[Configuration]:
     one = [
         Configuration(samples, layers, bits)
         for samples, layers in (
-            (100, small), (128, (784, 512)), (100, (784, 1000)), (256, wide), (300, odd), (512, (1024, 2048)),
+            (100, small), (128, (784, 512)), (256, wide), (300, odd), (512, (1024, 2048)),
             (128, (2048, 4096)), (256, large), (512, huge),
         )
         for bits in ("1", "4", "float")
@@ -150,8 +150,10 @@ def networks_to_rank() -> list[tuple[int, tuple[int, int], str, str]]:
         for samples, layers, connections, bits in (
             (100, (784, 500), "dense", "4"), (100, (500, 784), "dense", "4"), (64, (256, 256), "dense", "4"),
             (256, (784, 2048), "dense", "1"), (256, (2048, 784), "dense", "4"), (512, (1024, 1024), "dense", "4"),
-            (300, (3000, 1200), "dense", "float"), (256, (2048, 2048), "dense", "4"), (1000, (784, 1000), "dense", "4"),
-            (128, (4096, 4096), "dense", "1"), (100, (4096, 6272), "local:9", "4"), (256, (2000, 3000), "random:40", "4"),
+            (300, (3000, 1200), "dense", "float"), (256, (2048, 2048), "dense", "4"),
+            (1000, (784, 1000), "dense", "4"),
+            (128, (4096, 4096), "dense", "1"), (100, (4096, 6272), "local:9", "4"),
+            (256, (2000, 3000), "random:40", "4"),
         )
     ]  # fmt: skip
 

@@ -72,13 +72,17 @@ def _allowed(choice: Choice, settings: Settings, n_ranks: int) -> bool:
 
 def _reason(chosen: Choice, found: list[Choice], source: str, settings: Settings) -> str:
     """One line: the choice, what else there was, and whether it decides what is learned."""
+    fastest: dict[tuple[int, int], Choice] = {}
+    for one in found:
+        if one.fits and one.ranks == chosen.ranks:
+            fastest.setdefault((one.replicas, one.model_shards), one)
     others = [
         f"{counted(c.replicas, 'replica')} x {counted(c.model_shards, 'model shard')} {1e3 * c.seconds:.3g} ms"
-        for c in found
-        if c.fits and c.ranks == chosen.ranks and (c.replicas, c.model_shards) != (chosen.replicas, chosen.model_shards)
+        for grid, c in fastest.items()
+        if grid != (chosen.replicas, chosen.model_shards)
     ]
     line = f"grid chosen: {described(chosen)}"
-    line += f" ({', '.join(dict.fromkeys(others[:2]))})" if others else ", the only one that fits"
+    line += f" ({', '.join(others[:2])})" if others else ", the only one that fits"
     line += f", by rates {source}"
     serial = faster_on_fewer(found, chosen.ranks)
     if serial is not None:
