@@ -91,7 +91,8 @@ def unit_cases(n_units: int, samples: int) -> list[Case]:
     stream, cases = Stream(1, 0, Purpose.HIDDEN, 0), []
     target = _states(rng, n_units, samples, ONES)
     kinds: dict[str, dict[str, Any]] = {
-        "draw.0": {"target": target}, "draw.1": {"planes": 1}, "draw.4": {"planes": 4}, "draw.float": {"means": True},
+        "draw.visible": {"target": target}, "draw.0": {}, "draw.1": {"planes": 1}, "draw.4": {"planes": 4},
+        "draw.float": {"means": True},
     }  # fmt: skip
     for work, wanted in kinds.items():
         sampler = Sampler(bias, ids, stream, 0, **wanted)

@@ -214,7 +214,7 @@ class _Walk:
 
     def _draw_visible(self, states: bool, samples: int) -> None:
         self._sums(False, states, samples)
-        self._compute("sampling", "draw.0", self.nv, samples)
+        self._compute("sampling", "draw.visible", self.nv, samples)
 
     # -- the walk ----------------------------------------------------------------------------------------------------
 
