@@ -14,6 +14,7 @@ from modelpar.spec import NetworkSpec, TrainingSpec
 LIBRARIES = 215 << 20  # of a rank: Python, NumPy, SciPy, MPI, and kernels that were compiled before
 BYTES_OF_LISTS = 12  # a listed connection: its hidden unit, its place and (shared by maps) its visible unit
 BYTES_TO_LOOK_UP = 64  # of a connection, while the lists are made,
+KEPT_BY_C = 2 << 25  # of what a first exchange of blocks took: glibc keeps freed pieces up to 32 MiB
 MOST_LOOKED_UP = 1 << 22  # of which so many are looked up at a time
 
 
@@ -89,7 +90,7 @@ def memory_by_kind(
     output = spec.layers[-1] * spec.classes
     found = {
         "weights": (sum(first) + output) * itemsize,
-        "second blocks": sum(second) * itemsize,
+        "second blocks": sum(second) * itemsize + min(2 * max(second) * itemsize, KEPT_BY_C) * (n_shards > 1),
         "velocities": max(max(trained), sum(first) + output if spec.classes else 0) * itemsize,
         "lists": listed * BYTES_OF_LISTS + min(listed, MOST_LOOKED_UP) * BYTES_TO_LOOK_UP,
         "statistics": counts,
