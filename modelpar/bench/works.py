@@ -126,6 +126,14 @@ def listed_cases(grid: Grid, network: NetworkSpec, samples: int, stem: str) -> l
         f"{stem}.up": lambda: weights.sample_up(parameters, Transfer(v), up),
         f"{stem}.down": lambda: weights.sample_down(parameters, Transfer(h), down),
     }
+    below, above = np.zeros(network.layers[0], np.float32), np.zeros(network.layers[1], np.float32)
+    gradient = bench.velocity.W
+
+    def centre() -> None:
+        weights.subtract_outer(gradient, 1.0, (below, below), (above, above))
+        weights.sums_of_own(gradient, below, above)
+
+    cases[f"{stem}.centre"] = centre
     for bits in BITS:
         s = _hidden(rng, network.layers[1], samples, bits)
         pair: Any = v, s

@@ -20,6 +20,7 @@ The works, by what a table counts:
     average                    a pass over parameters of a strategy's own                       weights
     listed.up, listed.down     sums of states over receptive fields of many maps                connections
     listed.learn.1 ...         statistics and the update of these connections                   connections
+    listed.centre              the centred gradient's part, and sums over each unit's weights   connections
     listed.real                products of real values                                          connections
     single.up ...              the same of fields of a single map                                connections
     scattered.up ...           the same of connections without such an order                    connections
@@ -39,7 +40,7 @@ import numpy as np
 # what stands in for a work without a table of its own, and how many times as long it takes
 _STAND_INS = {
     "product.down": ("product.up", 1.0), "real.product": ("product.up", 3.0), "listed.down": ("listed.up", 1.0),
-    "listed.real": ("listed.up", 3.0), "scattered.real": ("scattered.up", 3.0),
+    "listed.real": ("listed.up", 3.0), "listed.centre": ("centre", 6.0), "scattered.real": ("scattered.up", 3.0),
     "single.real": ("single.up", 3.0), "average": ("update", 0.5), "centre": ("update", 0.5),
 }  # fmt: skip
 
