@@ -264,7 +264,8 @@ def main() -> None:
             rows += study(machine, options.most)
             print(f"{name}: {study.__name__}, {time.process_time() - started:.0f} s", flush=True)
     ethernet = read_machine(MACHINES[0])
-    rows += what_would_help(ethernet)
+    if options.most >= 1024:
+        rows += what_would_help(ethernet)
     rows += distbelief(ethernet)
     (out / "rows.json").write_text(json.dumps(rows))
     (out / "tables.md").write_text(scaling_pages.tables(rows))
