@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from modelpar.comm.cores import set_threads
     from modelpar.comm.grid import Grid
     from modelpar.data import open_dataset
+    from modelpar.display.history import History
+    from modelpar.display.progress import shown
     from modelpar.errors import ModelparError, ModelparWarning
     from modelpar.model.network import DeepBeliefNetwork
     from modelpar.ownership.layout import NetworkLayout
@@ -44,13 +46,15 @@ _HOMES = {
     "load": "checkpoint",
     "place": "ownership.placement",
     "set_threads": "comm.cores",
+    "shown": "display.progress",
+    "History": "display.history",
     "info": "cli.info",
 }
 
 __all__ = [
-    "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "ModelparError", "ModelparWarning", "NetworkLayout",
-    "NetworkSpec", "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "info", "load", "open_dataset", "place",
-    "pretrain", "save", "set_threads",
+    "DataSpec", "DeepBeliefNetwork", "FineTuneSpec", "Grid", "History", "ModelparError", "ModelparWarning",
+    "NetworkLayout", "NetworkSpec", "SyncSpec", "TrainingSpec", "evaluate", "fine_tune", "info", "load",
+    "open_dataset", "place", "pretrain", "save", "set_threads", "shown",
 ]  # fmt: skip
 
 

@@ -35,6 +35,18 @@ class Record:
     n_updates: int = 1  # updates of a "step" record: more than one where replicas trained independently meanwhile
     digests: dict[str, int] | None = None  # digests of this update, by tensor, where they are recorded
 
+    def _repr_html_(self) -> str:
+        """For notebooks: its values, in a line."""
+        from partitioners.cards import card, facts  # not loaded in training
+
+        name = f"RBM {self.layer}" if self.stage == "pretrain" else self.stage
+        done = f"epoch {self.epoch}, update {self.step:,} of {self.steps:,}"
+        numbers = {"samples": float(self.samples), "seconds": self.seconds, **self.measures}
+        return card(
+            f"{name}: {done}" if self.kind == "step" else f"{name}: end of {done}",
+            facts((key.replace("_", " "), f"{value:,.6g}") for key, value in numbers.items()),
+        )
+
     def as_line(self) -> dict[str, Any]:
         """The record as one flat JSON object."""
         plain = {name: value for name, value in vars(self).items() if name not in ("measures", "digests", "n_updates")}

@@ -22,10 +22,12 @@ from partitioners.arguments import LARGEST, coordinates_of, integer, integers, l
 from partitioners.arguments import FloatArray as FloatArray
 from partitioners.arguments import GraphError as GraphError
 from partitioners.arguments import IntArray as IntArray
+from partitioners.cards import card
 from partitioners.links import Complete as Complete
 from partitioners.links import Links as Links
 from partitioners.links import Sparse as Sparse
 from partitioners.links import offsets_of
+from partitioners.page import table
 
 if TYPE_CHECKING:
     import networkx as nx  # takes 0.2 seconds, so functions that need it import it
@@ -75,6 +77,18 @@ class UnitGraph:
             )
         for name, value in (("layers", layers), ("links", links), ("weights", weights), ("coordinates", coordinates)):
             object.__setattr__(self, name, value)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: layers, and how each is connected with the next."""
+        rows = []
+        for i, (n, link) in enumerate(zip(self.layers, (*self.links, None), strict=True)):
+            how = "" if link is None else "complete" if isinstance(link, Complete) else "listed"
+            edges = "" if link is None else f"{link.n_edges:,}"
+            each = "" if link is None or not n else f"{link.n_edges / n:,.1f}"
+            rows.append([str(i), f"{n:,}", f"{int(self.layer_weights(i).sum()):,}", how, edges, each])
+        heads = ("layer", "units", "weight", "links upwards", "edges", "edges a unit")
+        title = f"UnitGraph: {self.n_units:,} units, {self.n_edges:,} edges"
+        return card(title, table(heads, rows, numbers=(1, 2, 4, 5)))
 
     @property
     def n_units(self) -> int:

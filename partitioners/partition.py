@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from partitioners.arguments import integers, parts_of, seed_of, shown
+from partitioners.cards import by_layer, card, counted, owners_chart, spread
 from partitioners.compilation import njit
 from partitioners.graph import Complete, GraphError, IntArray, Links, UnitGraph
+from partitioners.page import table
 from partitioners.reading import check_room
 
 
@@ -20,6 +22,14 @@ class Partition(NamedTuple):
 
     owners: tuple[IntArray, ...]  # for each layer (n_units of the layer,) the part of every unit
     n_parts: int
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how many units of every layer each part owns.  Raises GraphError where it is no partition."""
+        owners, n_parts = plain(self)
+        rows = [[str(i), f"{len(owner):,}", spread(counted(owner, n_parts))] for i, owner in enumerate(owners)]
+        heads = ("layer", "units", "of a part")
+        chart = owners_chart(by_layer(owners), n_parts, "part")
+        return card(f"Partition: {n_parts:,} part(s)", table(heads, rows, numbers=(1, 2)), chart)
 
 
 class Volume(NamedTuple):

@@ -199,6 +199,42 @@ def test_partitioning_against_others(tmp_path: Path) -> None:
     assert "auto is the least, or as good, in 2 of 2" in output
 
 
+NOTEBOOK = EXAMPLES / "notebook.ipynb"
+EXECUTE = """
+import sys, nbclient, nbformat
+notebook = nbformat.read(sys.argv[1], as_version=4)
+nbclient.NotebookClient(notebook).execute()
+nbformat.write(notebook, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_notebook(tmp_path: Path) -> None:
+    for name in ("nbclient", "nbformat", "ipykernel", "matplotlib"):
+        pytest.importorskip(name, reason=f"notebooks need {name}: pip install 'modelpar[notebook]'")
+    done_file = tmp_path / "done.ipynb"
+    execute = [sys.executable, "-c", EXECUTE, NOTEBOOK, done_file]
+    folders = {name: str(tmp_path) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR")}
+    jobs.run(execute, limit=LIMIT, cwd=tmp_path, PYTHONPATH=ROOT, **folders).check()
+    done = json.loads(done_file.read_text())
+    outputs = [output for cell in done["cells"] for output in cell.get("outputs", ())]
+    html = "".join("".join(output["data"].get("text/html", "")) for output in outputs if "data" in output)
+    shown = ("DeepBeliefNetwork 64-128-64-10", "NetworkLayout: 4 layers", "Partition: 4 part", "training finished")
+    assert all(title in html for title in (*shown, "History: 15 epoch"))
+    assert html.count("training finished") == 2  # one of each loop
+    assert "training goes on" not in html  # the cards were replaced
+    text = "".join("".join(output.get("text", "")) for output in outputs)
+    assert float(re.findall(r"test accuracy (\S+)", text)[0]) > 0.9
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_notebook_has_no_outputs() -> None:
+    """Outputs are large, and tell of the machine; the example is what is run."""
+    notebook = json.loads(NOTEBOOK.read_text())
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"])
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+
+
 def test_every_example_is_listed() -> None:
     """In the README, with a docstring that gives its command."""
     listed = set(re.findall(r"\((\w+\.py)\)", (EXAMPLES / "README.md").read_text()))

@@ -18,7 +18,7 @@ PACKAGES = (
     "kernels.llvm", "kernels", "kernels.sampling", "kernels.products", "kernels.statistics", "kernels.listed",
     "kernels.warm_up",
     "draws", "units.hidden", "comm", "plan", "data", "weights", "sync", "model", "chains", "likelihood", "diagnosis",
-    "training.state", "training.replicas", "checkpoint", "training", "analysis", "bench", "sklearn", "cli",
+    "training.state", "training.replicas", "checkpoint", "training", "analysis", "bench", "sklearn", "cli", "display",
 )  # fmt: skip
 ROOF = ("modelpar", "modelpar.__main__")  # they may import all
 TOP = "cli"  # it may use the names of the roof, as a user does

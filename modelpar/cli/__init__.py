@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from modelpar import faults
 from modelpar.collective.agreement import agree
 from modelpar.collective.ending import AGREED_PATIENCE, LAUNCHER, PATIENCE, all_come, end_job, is_reporter
+from modelpar.comm.launch import Mistake, alone_by_mistake, not_spoken
 from modelpar.errors import (
     ALONE,
     STOPPED,
@@ -48,12 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Collective over COMM_WORLD; one rank without mpirun works.
     """
     hangup = signal.getsignal(signal.SIGHUP)
+    if mistake := not_spoken():
+        _leave_launcher(mistake)
     try:
         import mpi4py
 
         # reductions of Python objects would go through mpi4py's internal communicator, which cannot be revoked
         mpi4py.rc.fast_reduce = TOLERANCE not in os.environ
-        from mpi4py import MPI
+        with warnings.catch_warnings():  # another launcher's processes are told of below, once
+            warnings.filterwarnings("ignore", "suspicious MPI execution", RuntimeWarning)
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         why = " ".join(str(error).split())
         _print_error(f"MPI cannot be loaded ({why}); install one, for example with pip install 'modelpar[mpich]'")
@@ -61,11 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if hangup in (signal.SIG_DFL, signal.SIG_IGN):
         # UCX, which some MPIs load, opens a debugger on a hangup and goes on; with nohup a hangup stays ignored
         signal.signal(signal.SIGHUP, hangup)
+    if mistake := alone_by_mistake(MPI.COMM_WORLD):
+        _leave_launcher(mistake)
     comm = MPI.COMM_WORLD.Dup()
     if comm.rank > 0:  # only rank 0 prints, help and version included
         # never closed: it must outlive this function, as sys.stdout does
         sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     sys.exit(run(comm, sys.argv[1:] if arguments is None else arguments))
+
+
+def _leave_launcher(mistake: Mistake) -> NoReturn:
+    """End this process; its launcher's others, which MPI does not know of, do the same, and one of them says why."""
+    if mistake.is_reporter:
+        _print_error(mistake.message)
+    else:
+        time.sleep(LAUNCHER)  # some launchers end all processes when the first has ended
+    sys.exit(MISTAKE)
 
 
 def run(comm: MPI.Comm, arguments: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from modelpar.cli.config import Settings
 from modelpar.cli.overwriting import check_outputs
 from modelpar.cli.progress import size_text, summary_table
 from modelpar.cli.terminal import make_console
+from modelpar.data.data_means import states_taken_for_grey
 from modelpar.data.dataset import Source, Split, Table
 from modelpar.data.description import Values, describe, look_at
 from modelpar.data.opening import open_whole
@@ -50,10 +51,17 @@ def report(
             if out is not None:
                 _write(out, source, values, spec.threshold)
             found["out"] = out
+            name = in_one_line(source.table.name)
+            found["warning"] = (
+                states_taken_for_grey(name, source.scale, values.high, given=spec.scale is not None) or None
+            )
             if as_json:
                 print(json.dumps(_plain(found), indent=1), flush=True)
             else:
-                make_console().print(summary_table(_shown(found), in_one_line(source.table.name)))
+                warning, console = found.pop("warning"), make_console()
+                console.print(summary_table(_shown(found), name))
+                if warning:  # which ``train`` refuses
+                    console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
 def _write(out: str, source: Source, values: Values, level: float | None) -> None:

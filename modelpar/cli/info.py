@@ -49,9 +49,12 @@ ENVIRONMENT = (
     "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
     "NUMBA_ENABLE_AVX",
     *VARIABLES, "OPENBLAS_CORETYPE", "OPENBLAS_THREAD_TIMEOUT",
-    # of the launcher: the number of this rank, ranks of the node, whether a lost rank is tolerated, its own socket
+    # of the launcher: number of ranks, the number of this one, ranks of the node, whether a lost rank is tolerated, its
+    # own sockets
+    "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS",
     "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID",
     "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE", "OMPI_MCA_mpi_ft_enable", "PMI_FD",
+    "PMI_PORT",
     "SLURM_JOB_ID", "SLURM_RESTART_COUNT",  # whose lock a run directory has
     # handed to the peers of bench cd1, or taken away from them
     "PYTHONPATH", "GLOO_SOCKET_IFNAME", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME",

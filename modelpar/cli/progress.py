@@ -17,6 +17,7 @@ from rich.text import Text
 
 from modelpar.cli.terminal import Unfailing, make_console
 from modelpar.files.paths import in_one_line
+from modelpar.machine.memory import size_text as size_text
 from modelpar.records import Record
 
 REFRESH = 0.1  # seconds between updates of the bar
@@ -122,12 +123,3 @@ def summary_table(summary: Mapping[str, object], title: str) -> Table:
         # Text, since names of files may have brackets, which are not markup
         table.add_row(name, Text("\n".join(in_one_line(str(line)) for line in lines)))
     return table
-
-
-def size_text(n_bytes: float) -> str:
-    """``1.5 MiB``"""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.1f} TiB"

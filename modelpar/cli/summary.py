@@ -53,10 +53,11 @@ def summarise(
     """The content of ``summary.json``, the same on every rank.  Collective.
 
     ``bytes`` are those that had to cross between ranks for training, by axis, verb and kind (bits, integers, floats),
-    over all ranks, since this process began; ``other_bytes`` those of upkeep and measures (``exchange.Traffic``);
-    ``measures`` the last ones of every stage and RBM; ``log_likelihood`` with ``_low`` and ``_high`` the last score;
-    ``score_seconds`` the time of all scores, which is not training time; ``swap_acceptance`` and ``round_trips`` those
-    of the last epoch of tempered chains; ``environment`` the software and processor of rank 0.
+    over all ranks, since this process began; ``far_bytes`` those of them that came from another node; ``other_bytes``
+    those of upkeep and measures (``exchange.Traffic``); ``measures`` the last ones of every stage and RBM;
+    ``log_likelihood`` with ``_low`` and ``_high`` the last score; ``score_seconds`` the time of all scores, which is
+    not training time; ``swap_acceptance`` and ``round_trips`` those of the last epoch of tempered chains;
+    ``environment`` the software and processor of rank 0.
     """
     grid, run = network.grid, TrainingRun.of(network)
     seconds = [line[SCORE_SECONDS] for line in history if SCORE_SECONDS in line]
@@ -71,6 +72,7 @@ def summarise(
         "compile_seconds": clock.compile_seconds,
         "samples_per_second": clock.samples_per_second,
         "bytes": network.traffic.total(grid.comm),
+        "far_bytes": network.traffic.total(grid.comm, "far"),
         "other_bytes": {of: network.traffic.total(grid.comm, of) for of in ("upkeep", "measures")},
         "staleness": staleness_of(network),
         "peak_rss_per_rank": grid.comm.allgather(peak_rss()),

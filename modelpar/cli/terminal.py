@@ -31,8 +31,10 @@ LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # a launcher sets 
 
 
 def plain_console(*, width: int | None = None, force_terminal: bool | None = None) -> Console:
-    """A console for any text: brackets are not markup, and ``:name:`` is not an emoji."""
-    return Console(markup=False, emoji=False, highlight=False, width=width, force_terminal=force_terminal)
+    """A console for any text: brackets are not markup, and ``:name:`` is not an emoji.  Plain in notebooks, too."""
+    return Console(
+        markup=False, emoji=False, highlight=False, width=width, force_terminal=force_terminal, force_jupyter=False
+    )  # fmt: skip
 
 
 class Unfailing(io.TextIOBase):
@@ -89,7 +91,8 @@ class Unfailing(io.TextIOBase):
 def make_console() -> Console:
     """For stdout: with a live bar where a terminal is at its end, plain and wide elsewhere."""
     if sys.stdout is not sys.__stdout__:  # a rank whose output is discarded, or a program that collects it
-        return plain_console(width=WIDTH)
+        # else rich takes FORCE_COLOR for a terminal, which kernels of notebooks set
+        return plain_console(width=WIDTH, force_terminal=False)
     if not any(name in os.environ for name in LAUNCHED):
         console = plain_console()
         return console if console.is_terminal else plain_console(width=WIDTH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from modelpar.kernels.states import Packed
 from modelpar.ownership.layout import UnitLayout
 
 Array = npt.NDArray[Any]
+BoolArray = npt.NDArray[np.bool_]
 NestedBytes = dict[str, dict[str, dict[str, int]]]
 
 
@@ -41,6 +42,9 @@ class Traffic:
                 copies of weights; biases: sums over the data from which visible biases start
     measures    all that moves inside of ``measuring()``: scores and monitors
 
+    ``far`` has those of the bytes of training that came from another node: exactly for gather, reduce and halo; for the
+    others, whose algorithms MPI chooses, in proportion to the ranks of the axis that are on other nodes.
+
     A unit has batch x itemsize bytes, or, packed, 8 bytes for each plane of 64 samples.  The kinds are ``bits``
     (packed), ``integers`` and ``floats``.  ``status`` tells the watchdog's thread in which verb this rank waits.
 
@@ -48,19 +52,31 @@ class Traffic:
     where a network, a grid or a window is made; the bytes of files, pictures, pruning and recovery from a lost rank.
     """
 
-    def __init__(self, status: Status | None = None) -> None:
-        """status   of this rank; None: a new one"""
+    def __init__(self, status: Status | None = None, distant: Mapping[str, BoolArray] | None = None) -> None:
+        """status    of this rank; None: a new one
+        distant   by axis, (n_ranks,) which of the ranks along it are on other nodes; None: none"""
+        self._distant = distant or {}
+        self.far: Counter[tuple[str, str, str]] = Counter()
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.upkeep: Counter[tuple[str, str, str]] = Counter()
         self.measures: Counter[tuple[str, str, str]] = Counter()
         self._measuring = False
         self.status = status or Status()
 
-    def add(self, axis: str, verb: str, values: Array, n_bytes: int) -> None:
-        """Count ``n_bytes`` of the kind of ``values``, which are those that travelled, or some of them."""
+    def add(self, axis: str, verb: str, values: Array, n_bytes: int, of_ranks: npt.ArrayLike | None = None) -> None:
+        """Count ``n_bytes`` of the kind of ``values``, which are those that travelled, or some of them.
+
+        of_ranks   (n_ranks,) in which proportion they came from the ranks along the axis; None: from each other one as
+                   many
+        """
         kind = {"u": "bits", "i": "integers", "f": "floats"}[values.dtype.kind]
         counts = self.measures if self._measuring else self.upkeep if verb in UPKEEP else self.counts
         counts[axis, verb, kind] += int(n_bytes)
+        distant = self._distant.get(axis)
+        if counts is self.counts and n_bytes and distant is not None and distant.any():
+            shares = np.ones(len(distant)) if of_ranks is None else np.asarray(of_ranks, float)
+            others = shares.sum() - (1 if of_ranks is None else 0)
+            self.far[axis, verb, kind] += round(n_bytes * float(shares[distant].sum() / others))
 
     def add_allreduce(self, axis: str, values: Array, size: int, verb: str = "allreduce") -> None:
         """Count a sum of ``values`` over ``size`` ranks."""
@@ -81,7 +97,7 @@ class Traffic:
         return _nested(self.counts)
 
     def total(self, comm: MPI.Comm, of: str = "counts") -> NestedBytes:
-        """The bytes of all ranks together, the same on every rank.   of: counts, upkeep or measures.  Collective."""
+        """The bytes of all ranks together, the same on every rank.   of: counts, far, upkeep, measures.  Collective."""
         total: Counter[tuple[str, str, str]] = Counter()
         for counts in comm.allgather(getattr(self, of)):
             total.update(counts)
@@ -108,6 +124,7 @@ class Exchange:
         self.comm, self.layout, self.traffic = comm, layout, traffic
         self.n_owned = int(layout.counts[comm.rank])
         self._start = int(layout.offsets[comm.rank])
+        self._of_others = np.where(np.arange(comm.size) == comm.rank, 0, layout.counts)
         self._buffers: dict[tuple[str, np.dtype[Any]], Array] = {}
 
     def gather(self, owned: Array) -> Array:
@@ -128,7 +145,7 @@ class Exchange:
         gathered[self._start : self._start + self.n_owned] = owned
         with self.traffic.status.waiting("gather"):
             messages.gather_rows(self.comm, gathered, self.layout.counts)
-        self.traffic.add("shard", "gather", gathered, n_bytes)
+        self.traffic.add("shard", "gather", gathered, n_bytes, self._of_others)
 
     def reduce(self, partial: Array) -> Array:
         """The owned units' sums over all shards from this shard's part of every unit's sum.

@@ -11,6 +11,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 
 from modelpar import faults
@@ -18,6 +20,7 @@ from modelpar.collective.agreement import agree
 from modelpar.collective.ending import all_raise
 from modelpar.comm import lifetimes
 from modelpar.comm.cores import settle
+from modelpar.comm.launch import warn_where_alone
 from modelpar.comm.status import Status
 from modelpar.errors import GridError, ModelparError
 from modelpar.values import plain
@@ -37,6 +40,7 @@ class Grid:
     cores         this rank's fraction of the node's cores
     far           whether the shards of some model are on several nodes
     replicas_far  whether the replicas are on several nodes
+    distant       ``shard`` and ``replica``: which of the ranks along this axis are on other nodes than this one
 
     The first one of a process chooses the threads of its rank, where they were not chosen before (``comm.cores``).
     Making one is collective over the communicator that it is made from, which stays the caller's; so is ``free``.
@@ -54,6 +58,7 @@ class Grid:
         asked = {"model_shards": model_shards, "replicas": replicas, "servers": servers, TOLERANCE: self.tolerant}
         agree(comm, "Grid", **dict[str, Any](asked))
         faults.at("grid")
+        warn_where_alone(comm)
         servers = plain.integer_number("--servers", servers, error=GridError, at_least=0, at_most=MOST_RANKS)
         if model_shards is not None:
             model_shards = plain.integer_number("--model-shards", model_shards, error=GridError, at_most=MOST_RANKS)
@@ -84,6 +89,7 @@ class Grid:
             self.shard, self.replica = server % self.n_shards, -1
             self.comm = self.shard_comm = self.replica_comm = self.node_comm = MPI.COMM_NULL
             self.cores = 1
+            self.distant = dict[str, npt.NDArray[np.bool_]]()
             comm.Split(MPI.UNDEFINED)
             self.column_comm = self._keep(comm.Split(self.shard, self.n_replicas + server), f"column {self.shard}")
             return
@@ -104,6 +110,8 @@ class Grid:
         self.comm = self._keep(members.Split(0, position), "grid")
         of_members.free()
         self.replica, self.shard = divmod(position, self.n_shards)
+        distant = (np.array(nodes) != nodes[position]).reshape(self.n_replicas, self.n_shards)
+        self.distant = {"shard": distant[self.replica], "replica": distant[:, self.shard]}
         self.shard_comm = self._keep(self.comm.Split(self.replica, self.shard), f"shards of {self.replica}")
         self.replica_comm = self._keep(self.comm.Split(self.shard, self.replica), f"replicas of {self.shard}")
         self.column_comm = self.replica_comm

@@ -42,6 +42,7 @@ class Halo:
         halo = others[np.argsort(layout.owner[others], kind="stable")]
         self.units = np.concatenate([owned, halo])
         counts = np.bincount(layout.owner[halo], minlength=comm.size)
+        self._of_others = counts
         self._receive = [(q, int(n)) for q, n in enumerate(counts) if n]
         asked = comm.alltoall([halo[layout.owner[halo] == q] for q in range(comm.size)])
         self._send = [(q, np.searchsorted(owned, ids)) for q, ids in enumerate(asked) if len(ids)]
@@ -68,7 +69,8 @@ class Halo:
             at += n
         for (shard, _), rows in zip(self._send, sent, strict=True):
             requests += messages.begin(self.comm.Isend, rows, shard, TAG)
-        self.traffic.add("shard", "halo", values, self.n_halo * values.shape[1] * values.itemsize)
+        n_bytes = self.n_halo * values.shape[1] * values.itemsize
+        self.traffic.add("shard", "halo", values, n_bytes, self._of_others)
         spread: Activations = values
         if isinstance(owned, Packed):
             spread = Packed(values.reshape(self.n_units, owned.planes, owned.words.shape[2]), owned.batch)

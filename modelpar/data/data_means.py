@@ -79,11 +79,18 @@ def check_range(dataset: Dataset, unit_ids: IntArray, visible: str, *, comm: MPI
                 highest = max(highest, _check_split(split, unit_ids, visible, dataset.scale))
     if comm is not None:
         highest = max(comm.allgather(highest))
-    if dataset.scale == 255 and highest == 1 and not dataset.scale_given:
-        raise DataError(
-            f"{dataset.train.table.name} holds bytes that are only 0 and 1, but bytes are grey values up to 255; "
-            "save states as .astype(bool), or use --scale 1"
-        )
+    if problem := states_taken_for_grey(dataset.train.table.name, dataset.scale, highest, given=dataset.scale_given):
+        raise DataError(problem)
+
+
+def states_taken_for_grey(name: str, scale: float, highest: float, *, given: bool) -> str:
+    """Why bytes up to ``highest`` were hardly grey values; empty where they may be.   given: the scale, by the user"""
+    if scale != 255 or highest != 1 or given:
+        return ""
+    return (
+        f"{name} holds bytes that are only 0 and 1, but bytes are grey values up to 255; save states as .astype(bool), "
+        "or use --scale 1"
+    )
 
 
 def _check_split(split: Split, unit_ids: IntArray, visible: str, scale: float) -> float:

@@ -83,3 +83,12 @@ def _left_by_limit() -> Iterator[int]:
         most = resource.getrlimit(resource.RLIMIT_AS)[0]
         if most != resource.RLIM_INFINITY:
             yield max(0, most - int(psutil.Process().memory_info().vms))
+
+
+def size_text(n_bytes: float) -> str:
+    """``1.5 MiB``"""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"

@@ -27,6 +27,7 @@ from modelpar.kernels.sampling.epilogue import add_bias
 from modelpar.kernels.states import Packed, unpack
 from modelpar.machine.memory import check_room
 from modelpar.model.activations import owned_block
+from modelpar.model.card import network_card
 from modelpar.model.rbm import RBM
 from modelpar.model.real_hidden import nothing_on
 from modelpar.ownership.layout import NetworkLayout, UnitLayout
@@ -109,7 +110,7 @@ class DeepBeliefNetwork:
         self.spec, self.grid = spec, grid
         faults.at("make network")
         self.layout = resolve(spec, grid, layout)
-        self.traffic = Traffic(grid.status)
+        self.traffic = Traffic(grid.status, grid.distant)
         self.run: Run | None = None  # where its training stands; None of a network that was never trained or loaded
         dtype = np.dtype(spec.dtype)
         shard = grid.shard
@@ -346,6 +347,8 @@ class DeepBeliefNetwork:
         for rbm in reversed(self.rbms[:-1]):
             means = rbm.visible_given_hidden(means)
         return unpack(means, self.dtype) if isinstance(means, Packed) else means.copy()
+
+    _repr_html_ = network_card  # for notebooks
 
     # -- small pieces of the model, for pictures ---------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from modelpar.ownership.costs import dual_pays
 from modelpar.values import plain
 from modelpar.values.forms import plain_array
 from modelpar.values.offsets import offsets_of
+from partitioners.cards import by_layer, card, is_drawable, owners_chart, spread
+from partitioners.page import table
 
 IntArray = npt.NDArray[np.int64]
 
@@ -103,6 +105,13 @@ class UnitLayout:
         """Ids of the units of ``shard``, ascending."""
         return self.ordering[self.offsets[shard] : self.offsets[shard + 1]]
 
+    def _repr_html_(self) -> str:
+        """For notebooks: how many units each shard owns.  Not collective."""
+        is_small = is_drawable([self.n_units], self.n_shards)
+        chart = owners_chart({"units": self.owner}, self.n_shards, "shard") if is_small else ""
+        each = f"{spread(self.counts)} on each of {self.n_shards:,} shard(s)"
+        return card(f"UnitLayout: {self.n_units:,} units, {each}", chart)
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, UnitLayout)
@@ -131,6 +140,22 @@ class NetworkLayout:
                 f"the matrices between {len(self.layers)} layers are held as {self.matrix_layouts}, but each needs one "
                 f"of {', '.join(MATRIX_LAYOUTS)}"
             )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the units of each shard, and how the weights above every layer are held.  Not collective."""
+        words = (*self.matrix_layouts, "")
+        rows = [
+            [str(i), f"{layer.n_units:,}", spread(layer.counts), word]
+            for i, (layer, word) in enumerate(zip(self.layers, words, strict=True))
+        ]
+        n_shards = self.layers[0].n_shards
+        is_small = is_drawable((layer.n_units for layer in self.layers), n_shards)
+        owners = by_layer(layer.owner for layer in self.layers if is_small)
+        return card(
+            f"NetworkLayout: {len(self.layers)} layers on {n_shards:,} model shard(s)",
+            table(("layer", "units", "of a shard", "weights above"), rows, numbers=(1, 2)),
+            owners_chart(owners, n_shards, "shard"),
+        )
 
     @classmethod
     def from_owners(cls, owners: Sequence[npt.ArrayLike], n_shards: int, layout: str = AUTO) -> NetworkLayout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
@@ -11,7 +13,7 @@ from modelpar.checkpoint import health
 from modelpar.checkpoint.health import EXPLODED, are_finite, largest_weight
 from modelpar.comm.grid import Grid
 from modelpar.data.feed import Feed
-from modelpar.errors import TrainingError
+from modelpar.errors import TrainingError, warn
 from modelpar.kernels.products.product import Activations
 from modelpar.kernels.reductions import squared_error
 from modelpar.likelihood.pseudo_likelihood import pseudo_log_likelihood
@@ -30,6 +32,7 @@ PROBE = 512  # samples on which an RBM is measured after each epoch,
 PIECE = 128  # over all replicas, at once: the buffers of a wide layer grow with it
 DEAD, SATURATED = 0.001, 0.999  # a unit whose activation never leaves this side, on all of the probe, learns nothing
 COLLAPSED = 0.95  # part of the hidden units that may be dead or saturated before training is stopped
+FALLS = 3  # epochs one after another, after which a pseudo-likelihood that falls is warned of
 TUNING_RATE = "--finetune-learning-rate"
 
 
@@ -133,6 +136,30 @@ def collapse(index: int, dead: float, saturated: float) -> str:
     if dead + saturated <= COLLAPSED:
         return ""
     return f"RBM {index} has collapsed: {dead:.0%} of its hidden units are always off and {saturated:.0%} always on"
+
+
+class Falls:
+    """Warns, once for an RBM, of a pseudo-likelihood that falls from epoch to epoch.
+
+    Chains of their own that lag behind steps which are too large for them do this long before any weight is large: the
+    whole network moves away from the data.
+    """
+
+    def __init__(self, rbm: RBM) -> None:
+        self._rbm, self._seen = rbm, list[float]()
+
+    def see(self, measures: dict[str, float], comm: MPI.Comm) -> None:
+        """Those of the epoch that has ended, the same on every rank of ``comm``."""
+        self._seen.append(measures.get("pseudo_likelihood", np.nan))
+        last = self._seen[-FALLS - 1 :]
+        if len(last) > FALLS and all(b < a for a, b in pairwise(last)) and last[-1] < self._seen[0]:
+            self._seen.clear()
+            self._seen.append(-np.inf)  # nothing is below it
+            warn(
+                comm,
+                f"RBM {self._rbm.index}: the pseudo-log-likelihood has fallen for {FALLS} epochs, from {last[0]:.4g} "
+                f"to {last[-1]:.4g}, below that of the first epoch; use a smaller {rate_of(self._rbm)}",
+            )
 
 
 def check_finite(what: str, values: list[Array], comm: MPI.Comm, rate: str = "--learning-rate") -> None:

@@ -126,9 +126,7 @@ def _train_rbm(
     if loop.unfinished and loop.n_done == 0:
         set_visible_biases(network, rbm, real_feed, missing)
         rbm.enter_gauge()
-    if rbm.name not in run.velocity:
-        run.velocity[rbm.name] = rbm.parameters.like()
-    velocity = run.velocity[rbm.name]
+    velocity = run.velocity[rbm.name] = run.velocity.get(rbm.name) or rbm.parameters.like()
     if loop.unfinished:
         averaging.go_on(network, run)
     if not training.average:  # of an earlier call that had it
@@ -142,6 +140,7 @@ def _train_rbm(
         return step_size(training, base_rate, position.epoch, loop.progress)
 
     average = Average(run.average, training.average) if training.average else None
+    falls = monitor.Falls(rbm)
     visible = network.spec.visible if rbm.index == 0 else "bernoulli"
     penalties = Penalties.of(training, rbm.name, rbm.weights, visible)
     with _together(network, run, how, {rbm.name: rbm.parameters}, loop.n_done, penalties, average) as sync:
@@ -193,6 +192,7 @@ def _train_rbm(
             error = totals["squared_error"] / (totals["samples"] * n_visible)
             measures["reconstruction_error"] = measures["probe_error"] if training.n_chains else error
             monitor.check_rbm(rbm.index, measures, monitor.rate_of(rbm))
+            falls.see(measures, grid.comm)
             monitor.look(network, rbm, None)
             if not loop.will_go_on:
                 with run.checks.changing():

@@ -17,6 +17,7 @@ from mpi4py import MPI
 from modelpar.cli import run
 from modelpar.data import open_dataset
 from modelpar.data.bits import pick_bits
+from modelpar.data.data_means import check_range
 from modelpar.data.description import look_at
 from modelpar.data.memory import array_source
 from modelpar.data.packed_files import PackedTable, write_packed
@@ -107,6 +108,15 @@ def test_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("categorical:5", "-ACGT", "memory of a rank", "20"):
         assert word in captured.out
     assert "are read as gaps" in captured.err
+
+
+def test_states_that_train_would_take_for_grey_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The words of ``train``, which refuses them."""
+    np.save(tmp_path / "x.npy", STATES.astype(np.uint8))
+    with pytest.raises(DataError) as refusal:
+        check_range(open_dataset(tmp_path / "x.npy", test_fraction=0.0), np.arange(STATES.shape[1]), "bernoulli")
+    assert told(capsys, tmp_path / "x.npy")["warning"] == str(refusal.value)
+    assert told(capsys, tmp_path / "x.npy", "--scale", "1")["warning"] is None
 
 
 def test_what_is_refused_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

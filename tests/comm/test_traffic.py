@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from modelpar.comm.exchange import Exchange, Traffic
+from modelpar.comm.halo import Halo
 from modelpar.data import Dataset, Split
 from modelpar.data.dataset import MappedTable
+from modelpar.kernels.states import pack
 from modelpar.model.network import DeepBeliefNetwork
-from modelpar.ownership.layout import MATRIX_LAYOUTS
+from modelpar.ownership.layout import MATRIX_LAYOUTS, UnitLayout
 from modelpar.spec import NetworkSpec, TrainingSpec
 from modelpar.training.trainer import pretrain
 from tests import networks
@@ -211,3 +214,29 @@ def test_the_formula_in_plain_numbers():
     }
     dual = of_shards("dual", 784, 1000, spec, 128, 128, read=True)
     assert +dual == {("gather", "bits"): bits + 1000 * 16 * (1 + 3 + 3)}
+
+
+# -- between nodes ---------------------------------------------------------------------------------------------------
+
+
+def test_bytes_from_other_nodes() -> None:
+    """Two nodes that are said to be there, the first half of the ranks and the second: what each sends is known."""
+    comm = MPI.COMM_WORLD
+    node = np.arange(comm.size) >= -(-comm.size // 2)
+    traffic = Traffic(distant={"shard": node != node[comm.rank]})
+    layout = UnitLayout.from_owners(np.arange(19) ** 2 % comm.size, comm.size)
+    exchange = Exchange(comm, layout, traffic)
+    exchange.gather(np.ones((exchange.n_owned, 3), np.float32))
+    exchange.reduce(np.ones((19, 3), np.int32))
+    needed = np.arange(comm.rank, 19, 2)
+    Halo(comm, layout, needed, traffic).begin(pack(np.ones((exchange.n_owned, 3)))).wait()
+    elsewhere = node[layout.owner] != node[comm.rank]  # of each unit
+    expected = {
+        ("shard", "gather", "floats"): 12 * elsewhere.sum(),
+        ("shard", "reduce", "integers"): 12 * exchange.n_owned * (node != node[comm.rank]).sum(),
+        ("shard", "halo", "bits"): 8 * elsewhere[needed].sum(),
+    }
+    assert +traffic.far == Counter({key: n for key, n in expected.items() if n})
+    with traffic.measuring():
+        exchange.gather(np.ones((exchange.n_owned, 3), np.float32))
+    assert +traffic.far == Counter({key: n for key, n in expected.items() if n})

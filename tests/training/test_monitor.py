@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -54,6 +56,21 @@ def rbm():
         [twin] = networks.twin(network)
         data = small.dataset(13, kind="levels")
         yield network.rbms[0], twin, data, visible_feed(network, data, data.train, "none"), grid
+
+
+@pytest.mark.parametrize(
+    ("likelihoods", "warned"),
+    [([-5, -6, -7, -8], True), ([-9, -5, -6, -7, -8], False), ([-5, -6, -7, -6.5, -8, -9], False),
+     ([np.nan] * 6, False), ([-5, -6, -7, -8, -9, -10, -11, -12], True), ([-9, -5, -6, -7, -10], True)],
+)  # fmt: skip
+def test_a_likelihood_that_falls_is_warned_of_once(rbm, likelihoods, warned):
+    falls = monitor.Falls(rbm[0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for likelihood in likelihoods:
+            falls.see({"pseudo_likelihood": likelihood}, MPI.COMM_SELF)
+    assert len(caught) == warned
+    assert not warned or "--learning-rate" in str(caught[0].message)
 
 
 def test_measures_are_those_of_the_reference(rbm):

@@ -63,17 +63,36 @@ def traffic(runs: Sequence[Run]) -> list[str]:
                 who = _who(runs, i)
                 label = f"{who}{verb}{'' if purpose == 'training' else f', {purpose}'}"
                 bars.append(Bar(label, [(kind, n, _colour(kind)) for kind, n in kinds.items()]))
-                rows += [[who.rstrip(": "), where, purpose, verb, kind, f"{n:,.0f}"] for kind, n in kinds.items()]
+                rows += [
+                    [
+                        who.rstrip(": "),
+                        where,
+                        purpose,
+                        verb,
+                        kind,
+                        f"{n:,.0f}",
+                        _far_text(run, purpose, axis, verb, kind),
+                    ]
+                    for kind, n in kinds.items()
+                ]
         charts.append(bar_chart(f"Bytes {where}", bars, shown=size_text))
     if not rows:
         alone = all(run.summary for run in runs)
         return [paragraph("Nothing crossed between ranks.")] if alone else []
-    heads, first = ["run", "axis", "for", "verb", "kind", "bytes"], 0 if len(runs) > 1 else 1
-    listed = table(heads[first:], [row[first:] for row in rows], numbers={5 - first})
+    heads = ["run", "axis", "for", "verb", "kind", "bytes", "of these between nodes"]
+    first = 0 if len(runs) > 1 else 1
+    listed = table(heads[first:], [row[first:] for row in rows], numbers={5 - first, 6 - first})
     note = paragraph(
         "Over all ranks, since the process began that wrote the summary; nothing that stays within a rank."
     )
     return [note, grid(*charts), details("Every number", listed)]
+
+
+def _far_text(run: Run, purpose: str, axis: str, verb: str, kind: str) -> str:
+    """Bytes of training that came from other nodes; empty where the summary does not say."""
+    if purpose != "training" or "far_bytes" not in run.summary:
+        return ""
+    return f"{number(run.summary, 'far_bytes', axis, verb, kind) or 0:,.0f}"
 
 
 def _bytes_of(run: Run, axis: str) -> Iterator[tuple[str, str, dict[str, float]]]:
