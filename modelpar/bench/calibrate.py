@@ -2,8 +2,8 @@
 
 Each kind of work (``bench.works``) is measured on a grid of sizes and samples: of one rank alone, with as many threads
 as it has cores, and of as many ranks as there are cores that compute at the same time, because they share caches and
-memory.  Works are measured in turn, round after round, and of each the median of the faster half counts: what disturbs a
-machine for a moment slows no work in particular.  What a call takes when its size vanishes is taken off, and counts
+memory.  Works are measured in turn, round after round, and of each the median of the faster half counts: what disturbs
+a machine for a moment slows no work in particular.  What a call takes when its size vanishes is taken off, and counts
 once for a whole step, so that many small pieces do not add up to more than they take together.
 """
 
@@ -19,7 +19,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +39,23 @@ from modelpar.kernels.warm_up import warm_up
 from modelpar.machine.caches import first_writable, kept_folders
 from modelpar.machine.memory import available_bytes
 from modelpar.plan.machine import HERE, Curve, Link, Machine
-from modelpar.plan.rates import Rates, Table
+from modelpar.plan.rates import CoreRates, Rates, Table, built_in
 from modelpar.spec import NetworkSpec
 
 VERSION = 1  # of what is measured: a change makes old calibrations invalid
 MOST_BYTES = 1 << 20  # of a file that is kept
-SIZES = ((196, 256), (784, 512), (784, 2048), (2048, 2048), (4096, 4096))
-SAMPLES = (64, 128, 256, 512)
+SIZES = ((196, 256), (784, 512), (1024, 2048), (2048, 4096))
+SAMPLES = (64, 128, 512)
 UNITS = (512, 4096)
-LISTED = {  # by the stem of the works: receptive fields, and connections without any order
-    "listed": (("local:5", (784, 2304)), ("local:9", (1024, 9216))),
+LISTED = {  # by the stem of the works: fields of 16 maps, those of one, and connections without any order
+    "listed": (("local:5", (784, 9216)), ("local:9", (1024, 9216))),
+    "single": (("local:5", (4096, 3600)), ("local:9", (4096, 3136))),
     "scattered": (("random:32", (784, 1024)), ("random:64", (4096, 4096))),
 }
 ROUNDS = 5
 LEAST = 4e-4  # seconds that are worth a reading of the clock
 SMALLEST = (16, 16, 64)
+GLANCES = 9  # at the kernel of a guess
 PAUSE = 0.002  # seconds between two looks of a rank that waits for another one without computing
 
 Say = Callable[[str], None]
@@ -72,23 +75,52 @@ def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: 
         say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 10 seconds ...")
     machine = _measured(comm, cores, threads)
     if comm.rank == 0:
-        _keep(machine, _file(comm, cores, threads))
+        _keep(machine, _file(comm.size, cores, threads))
     return machine
 
 
-def kept_machine(comm: MPI.Comm, *, cores: int, threads: int) -> Machine | None:
-    """The calibration that is kept for this machine and number of ranks; None where there is none.  Collective."""
+def kept_machine(comm: MPI.Comm, *, cores: int, threads: int, ranks: int | None = None) -> Machine | None:
+    """The calibration that is kept for this machine and number of ranks; None where there is none.  Collective.
+
+    ranks   those of ``comm`` where None
+    """
     machine = None
     if comm.rank == 0:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            machine = read(read_bounded(_file(comm, cores, threads), MOST_BYTES).decode())
+            machine = read(read_bounded(_file(ranks or comm.size, cores, threads), MOST_BYTES).decode())
     return comm.bcast(machine)
 
 
-def _file(comm: MPI.Comm, cores: int, threads: int) -> Path:
+def guessed(comm: MPI.Comm, *, cores: int) -> Machine:
+    """This machine by the rates of a usual core, as fast as one kernel is here: measured in some milliseconds.
+
+    For a choice that must not wait for a calibration.  Collective.
+    """
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    nodes, on_node = len(set(comm.allgather(node.bcast(comm.rank)))), node.size
+    node.Free()
+    speed = 1.0
+    if comm.rank == 0:
+        [case] = [one for one in works.dense_cases(256, 512, 128) if one.work == "product.up"]
+        case.run()
+        times = []
+        for _ in range(GLANCES):
+            started = time.perf_counter()
+            case.run()
+            times.append(time.perf_counter() - started)
+        speed = built_in().of(1).seconds("product.up", case.size, case.samples) / min(times)
+    rates = built_in(comm.bcast(speed))
+    link = Link(1e-6, 5e9) if nodes == 1 else Link(5e-5, 1e8)
+    return Machine(
+        HERE, nodes, cores, available_bytes(), Link(1e-6, 5e9), link, ranks_per_node=on_node,
+        rates=replace(rates, source="of a usual core (modelpar plan measures this machine)"),
+    )  # fmt: skip
+
+
+def _file(ranks: int, cores: int, threads: int) -> Path:
     """Where the calibration of so many ranks is kept: the first folder's that has it, else the preferred folder's."""
     library = MPI.Get_library_version().split("\n")[0].split(",")[0]
-    identity = [dispatch.processor(), str(VERSION), str(cores), str(threads), str(comm.size), library]
+    identity = [dispatch.processor(), str(VERSION), str(cores), str(threads), str(ranks), library]
     name = f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:16]}.json"
     files = [folder / "plan" / name for folder in kept_folders()]
     return next((file for file in files if os.path.isfile(file)), files[0])
@@ -118,8 +150,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> Machine:
                     1.0,
                 )
                 if at_once == 1:
-                    for name, table in _listed_tables(alone, clock).items():
-                        tables[key][name] = table
+                    tables[key] |= _listed_tables(alone, clock, CoreRates(tables[key]))
                 spread += clock.scatter
             rest(node)
     for key, found in tables.items():  # lists are not measured in several processes at once: they hardly share
@@ -237,24 +268,27 @@ def _tables(clock: Clock) -> dict[str, Table]:
     points: list[tuple[Case, float]] = []
     for n_visible, n_hidden in SIZES:
         for samples in SAMPLES:
-            points += clock.seconds_of(lambda v=n_visible, h=n_hidden, n=samples: works.dense_cases(v, h, n))
-    for samples in SAMPLES[1::2]:
-        for n_visible, n_hidden in SIZES[1:4:2]:
-            points += clock.seconds_of(lambda v=n_visible, h=n_hidden, n=samples: works.real_cases(v, h, n))
+            points += clock.seconds_of(partial(works.dense_cases, n_visible, n_hidden, samples))
+    for samples in SAMPLES[1:]:
+        for n_visible, n_hidden in SIZES[1::2]:
+            points += clock.seconds_of(partial(works.real_cases, n_visible, n_hidden, samples))
     for n_units in UNITS:
-        for samples in SAMPLES[::2]:
-            points += clock.seconds_of(lambda u=n_units, n=samples: works.unit_cases(u, n))
+        for samples in SAMPLES[1:]:
+            points += clock.seconds_of(partial(works.unit_cases, n_units, samples))
     return tables_of(points, fixed)
 
 
-def _listed_tables(grid: Grid, clock: Clock) -> dict[str, Table]:
+def _listed_tables(grid: Grid, clock: Clock, rates: CoreRates) -> dict[str, Table]:
+    """Without the draws, whose ``rates`` are known."""
     points: list[tuple[Case, float]] = []
     for stem, networks in LISTED.items():
         for connections, layers in networks:
             spec = NetworkSpec(layers, connections=connections)
-            for samples in SAMPLES[1::2]:
+            for samples in SAMPLES[1:]:
                 cases = works.listed_cases(grid, spec, samples, stem)
-                points += zip(cases, clock.median_of(cases), strict=True)
+                for case, seconds in zip(cases, clock.median_of(cases), strict=True):
+                    draws = rates.seconds("draw.0", case.drawn, samples) if case.drawn else 0.0
+                    points.append((case, max(0.1 * seconds, seconds - draws)))
     return tables_of(points, {})
 
 

@@ -106,4 +106,3 @@ def link(comm: MPI.Comm, other: int) -> Link:
         times.append(medians({"": to_and_fro}, comm)[""])
     byte = max(1e-12, (times[-1] - times[1]) / (MESSAGES[-1] - MESSAGES[1]))
     return Link(max(1e-8, times[0]), 1 / byte)
-

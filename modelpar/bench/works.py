@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,16 @@ CARRY, GAIN = 0.9, 1e-9  # of an update: it does not bring the weights anywhere
 
 @dataclass(frozen=True)
 class Case:
-    """One call, and how many weights (units, connections) a table counts in it."""
+    """One call, and how many weights (units, connections) a table counts in it.
+
+    drawn   units that it draws besides, which count in a table of their own
+    """
 
     work: str
     size: int
     samples: int
     run: Callable[[], object]
+    drawn: int = 0
 
 
 def name_of(bits: int) -> str:
@@ -52,7 +57,7 @@ def dense_cases(n_visible: int, n_hidden: int, samples: int) -> list[Case]:
     V, n = np.zeros_like(W), W.size
     v, h = _states(rng, n_visible, samples, ONES), _states(rng, n_hidden, samples, 0.5)
     buffers = Scratch(), Scratch()
-    cases = {
+    cases: dict[str, Callable[[], object]] = {
         "product.up": lambda: Product(W, v, True, n_visible, True).sums(buffers[0].buffer),
         "product.down": lambda: Product(W, h, False, n_hidden, True).sums(buffers[1].buffer),
     }
@@ -63,10 +68,10 @@ def dense_cases(n_visible: int, n_hidden: int, samples: int) -> list[Case]:
             C = np.empty(W.shape, np.int16 if samples * ((1 << bits) - 1) > 127 else np.int8)
         else:
             counts, C = ProbabilityCounts((v, s), (v, s), samples), np.empty(W.shape, np.int32)
-        cases[f"learn.{name_of(bits)}"] = lambda counts=counts: counts.learn(W, V, CARRY, GAIN, 0.0)
-        cases[f"count.{name_of(bits)}"] = lambda counts=counts, C=C: counts.fill(C)
+        cases[f"learn.{name_of(bits)}"] = partial(counts.learn, W, V, CARRY, GAIN, 0.0)
+        cases[f"count.{name_of(bits)}"] = partial(counts.fill, C)
         if bits == 4:
-            cases["update"] = lambda C=C: update_from(C, W, V, CARRY, GAIN, 0.0)
+            cases["update"] = partial(update_from, C, W, V, CARRY, GAIN, 0.0)
     a, d = np.zeros(n_visible, np.float32), np.zeros(n_hidden, np.float32)
     cases["centre"] = lambda: update.subtract_outer(V, CARRY, (a, a), (d, d))
     return [Case(work, n, samples, run) for work, run in cases.items()]
@@ -90,7 +95,7 @@ def unit_cases(n_units: int, samples: int) -> list[Case]:
     }  # fmt: skip
     for work, wanted in kinds.items():
         sampler = Sampler(bias, ids, stream, 0, **wanted)
-        cases.append(Case(work, n_units, samples, lambda sampler=sampler: sampler.of_sums(sums, n_units)))
+        cases.append(Case(work, n_units, samples, partial(sampler.of_sums, sums, n_units)))
     of_units, of_samples = np.ones(n_units), np.ones(samples)
     for bits in BITS:
         x = _hidden(rng, n_units, samples, bits)
@@ -116,16 +121,18 @@ def listed_cases(grid: Grid, network: NetworkSpec, samples: int, stem: str) -> l
     h = _states(rng, network.layers[1], samples, 0.5)
     stream = Stream(1, 0, Purpose.HIDDEN, 0)
     up, down = Sampler(rbm.c, rbm.hidden_ids, stream, 0), Sampler(rbm.b, rbm.visible_ids, stream, 0, target=v)
-    cases = {
+    cases: dict[str, Callable[[], object]] = {
         f"{stem}.up": lambda: weights.sample_up(parameters, Transfer(v), up),
         f"{stem}.down": lambda: weights.sample_down(parameters, Transfer(h), down),
     }
     for bits in BITS:
         s = _hidden(rng, network.layers[1], samples, bits)
-        counts = weights.counts((v, s), (v, s)) if bits else weights.probability_counts((v, s), (v, s), samples)
-        W, V = parameters.W, bench.velocity.W
-        cases[f"{stem}.learn.{name_of(bits)}"] = lambda counts=counts: counts.learn(W, V, CARRY, GAIN, 0.0)
-    return [Case(work, n, samples, run) for work, run in cases.items()]
+        pair: Any = v, s
+        counts = weights.counts(pair, pair) if bits else weights.probability_counts(pair, pair, samples)
+        operands = parameters.W, bench.velocity.W, CARRY, GAIN, 0.0
+        cases[f"{stem}.learn.{name_of(bits)}"] = partial(counts.learn, *operands)
+    drawn = {f"{stem}.up": network.layers[1], f"{stem}.down": network.layers[0]}
+    return [Case(work, n, samples, run, drawn.get(work, 0)) for work, run in cases.items()]
 
 
 def smallest_update(grid: Grid, statistics: str, *, centred: bool) -> Callable[[], None]:
@@ -143,4 +150,3 @@ def _hidden(rng: np.random.Generator, n_units: int, samples: int, bits: int) -> 
     if not bits:
         return rng.random((n_units, samples), np.float32)
     return pack(rng.integers(0, 1 << bits, (n_units, samples), dtype=np.int8), bits)
-

@@ -23,6 +23,7 @@ class Halos:
     up, down          (n_shards,) connections of the hidden units that a shard draws, and of its visible ones
     weights           (n_shards,) that a shard holds and learns
     drawn             (n_shards,) hidden units that a shard draws, its own ones among them
+    kinds             (n_shards,) of which so many are above different visible units: maps of a layer share theirs
     """
 
     visible: Any
@@ -31,6 +32,7 @@ class Halos:
     down: IntArray
     weights: IntArray
     drawn: IntArray
+    kinds: IntArray
 
     @classmethod
     def of(cls, connections: Connections, visible: UnitLayout, hidden: UnitLayout, *, recompute: bool = False) -> Halos:
@@ -67,9 +69,8 @@ class Halos:
         needed = ((kinds_here.astype(np.int64) @ edges) > 0).astype(np.int64)  # (shards, visible units)
         received = (needed @ owners).T.toarray()  # (from, to)
         np.fill_diagonal(received, 0)
-        return cls(
-            sparse.csr_array(received), sparse.csr_array(sent), up, down, own + foreign, drawn
-        )
+        kinds = np.asarray(kinds_here.astype(np.int64).sum(axis=1)).reshape(-1)
+        return cls(sparse.csr_array(received), sparse.csr_array(sent), up, down, own + foreign, drawn, kinds)
 
 
 def _ones(rows: Any, columns: Any, shape: tuple[int, int]) -> Any:

@@ -41,7 +41,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Curve:
-    """Measured seconds of an exchange by the bytes that a rank receives: linear in between, and on from the last two."""
+    """Measured seconds of an exchange by the bytes that a rank receives, linear in between and on from the last two."""
 
     received: tuple[float, ...]  # bytes, ascending, two at least
     seconds: tuple[float, ...]

@@ -15,11 +15,13 @@ The works, by what a table counts:
     count.1 ... count.float    statistics of both phases alone                                  weights
     update                     the update from sums of statistics                               weights
     centre                     the centred gradient's part of a velocity                        weights
-    centre.units               sums over samples and over units for the biases                  units
+    centre.units.1 ...         sums over samples and over units for the biases, of one phase    units
     average                    a pass over parameters of a strategy's own                       weights
-    listed.up, listed.down     sums of states over listed connections, and draws                connections
-    listed.learn.1 ...         statistics and the update of listed connections                  connections
+    listed.up, listed.down     sums of states over receptive fields of many maps                connections
+    listed.learn.1 ...         statistics and the update of these connections                   connections
     listed.real                products of real values                                          connections
+    single.up ...              the same of fields of a single map                                connections
+    scattered.up ...           the same of connections without such an order                    connections
 
 A work that was not measured takes the time of the one that is nearest to it (``_STAND_INS``).
 """
@@ -36,8 +38,12 @@ import numpy as np
 # what stands in for a work without a table of its own, and how many times as long it takes
 _STAND_INS = {
     "product.down": ("product.up", 1.0), "real.product": ("product.up", 3.0), "listed.down": ("listed.up", 1.0),
-    "listed.real": ("listed.up", 3.0), "average": ("update", 0.5), "centre": ("update", 0.5),
+    "listed.real": ("listed.up", 3.0), "scattered.real": ("scattered.up", 3.0),
+    "single.real": ("single.up", 3.0), "average": ("update", 0.5), "centre": ("update", 0.5),
 }  # fmt: skip
+
+WAKING = 1.5e-4  # seconds of work that are worth another thread (``kernels.threads``)
+_LISTS = ("single.", "scattered.")
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Table:
             return 0.0
         columns = np.array(self.seconds).T
         row = [float(np.interp(math.log(size), np.log(self.sizes), column)) for column in columns]
-        if len(row) == 1 or samples <= self.samples[-1] and samples >= self.samples[0]:
+        if len(row) == 1 or self.samples[0] <= samples <= self.samples[-1]:
             return max(0.0, float(np.interp(samples, self.samples, row)))
         i = 0 if samples < self.samples[0] else len(row) - 2  # on along the first or the last line
         slope = (row[i + 1] - row[i]) / (self.samples[i + 1] - self.samples[i])
@@ -94,27 +100,35 @@ class Rates:
             return abs(math.log(key[0] / threads)), busy, key[1]
 
         key = min(self.tables, key=distance)
-        return CoreRates(self.tables[key], self.calls.get(key, 0.0), key[0] / threads)
+        return CoreRates(self.tables[key], self.calls.get(key, 0.0), threads / key[0])
 
 
 @dataclass(frozen=True)
 class CoreRates:
-    """The rates of one rank as it computes in a job."""
+    """The rates of one rank as it computes in a job.
+
+    more   times as many threads as were measured: each takes a panel of a kernel's work, where that is worth waking it
+    """
 
     tables: Mapping[str, Table]
     call: float = 0.0
-    factor: float = 1.0  # of all seconds but ``call``
+    more: float = 1.0
 
     def seconds(self, work: str, size: float, samples: float = 1.0) -> float:
         """Of a call of ``work`` with so many weights (units, connections), and samples."""
-        name, factor = work, self.factor
+        name, factor = work, 1.0
         while name not in self.tables:
             if name in _STAND_INS:
-                name, more = _STAND_INS[name]
-                factor *= more
-                continue
-            name = _nearest(name, self.tables)
-        return size * factor * self.tables[name].at(size, samples)
+                name, times = _STAND_INS[name]
+                factor *= times
+            elif name.startswith(_LISTS) and not any(known.startswith(name.split(".")[0]) for known in self.tables):
+                name = f"listed.{name.partition('.')[2]}"
+            else:
+                name = _nearest(name, self.tables)
+        whole = size * factor * self.tables[name].at(size, samples)
+        if self.more <= 1:
+            return whole / self.more
+        return whole / min(self.more, max(1.0, whole / WAKING))
 
 
 def _nearest(work: str, known: Mapping[str, Any]) -> str:
@@ -148,7 +162,8 @@ def built_in(speed: float = 1.0) -> Rates:
         "draw.0": (10.0, 1.2), "draw.1": (10.0, 1.2), "draw.4": (10.0, 1.8), "draw.float": (10.0, 1.6),
         "learn.1": (0.25, 0.0011), "learn.4": (0.25, 0.0035), "learn.float": (0.25, 0.012),
         "count.1": (0.1, 0.0011), "count.4": (0.1, 0.0035), "count.float": (0.1, 0.012),
-        "update": (0.25, 0.0), "centre": (0.12, 0.0), "centre.units": (20.0, 0.6), "average": (0.2, 0.0),
+        "update": (0.25, 0.0), "centre": (0.12, 0.0), "centre.units.1": (20.0, 0.1), "centre.units.4": (20.0, 0.4),
+        "centre.units.float": (20.0, 0.6), "average": (0.2, 0.0),
         "listed.up": (0.5, 0.06), "listed.down": (0.5, 0.06), "listed.learn.1": (1.0, 0.02),
         "listed.learn.4": (1.0, 0.08), "listed.learn.float": (1.0, 0.2), "listed.real": (0.5, 0.3),
     }  # fmt: skip

@@ -23,6 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 PARTS = ("products", "sampling", "statistics", "update", "calls")
 BUCKET = 1 << 22  # elements of one sum over replicas (``sync.reduction``)
+MAPS = 16  # of the receptive fields whose rates are those of many maps (``bench.calibrate``)
 PIECES = 8  # of counts that travel one by one between nodes (``training.optimizer``)
 
 
@@ -141,6 +142,13 @@ class _Walk:
                 self.recompute = self.spec.halo == "recompute"
             # real values, and chains whose states are not in the halo, are received
             self.halos = Halos.of(self.connections, visible, hidden, recompute=self.recompute)
+        fields = self.connections is not None and self.connections.described
+        self.stem = "listed" if fields else "scattered"  # of the works on them
+        # how near a shard's fields are to those of a single map, whose lists no two units share
+        self.single = np.zeros(self.n_shards)
+        if self.halos is not None and fields:
+            share = self.halos.kinds / np.maximum(self.halos.drawn, 1)
+            self.single = np.clip((share - 1 / MAPS) / (1 - 1 / MAPS), 0, 1)
         self.redraws = bool(self.halos and self.recompute and self.itemsize == 4)
         # who adds up in a step
         self.together = self.sync.sync == "allreduce" and self.n_replicas > 1
@@ -192,7 +200,7 @@ class _Walk:
 
     def _listed_sums(self, up: bool, states: bool, samples: int) -> None:
         assert self.halos is not None
-        work = f"listed.{'up' if up else 'down'}" if states else "listed.real"
+        work = f"{self.stem}.{'up' if up else 'down'}" if states else f"{self.stem}.real"
         self._compute("products", work, self.halos.up if up else self.halos.down, samples)
 
     def _draw_hidden(self, samples: int, planes: int | str, *, states: bool) -> None:
@@ -261,12 +269,12 @@ class _Walk:
             self._centre(listed=self.halos is not None)
         bits = self.planes or "float"
         samples = max(self.samples, self.chains)
-        work = "listed.learn" if self.halos is not None else "learn"
+        work = f"{self.stem}.learn" if self.halos is not None else "learn"
         alone = not self.together
         if not self.integer:
             for block in blocks:
-                self._compute("statistics", "listed.real" if self.halos is not None else "real.product", block,
-                              2 * samples)  # fmt: skip
+                work = f"{self.stem}.real" if self.halos is not None else "real.product"
+                self._compute("statistics", work, block, 2 * samples)
             if self.together:
                 extra = np.zeros(self.n_shards) if len(blocks) > 1 else 0.0
                 self._allreduce_elements(blocks[0] + self.nv + self.nh + extra, "floats", self.itemsize)
@@ -309,7 +317,7 @@ class _Walk:
         self, block: FloatArray, bits: int | str, samples: int, n_all: int, phases: int, *, by_itself: bool
     ) -> None:
         """Counts of one block, summed over the replicas where they are in step, and the update from them."""
-        count = f"{'listed.learn' if self.halos is not None else 'count'}.{bits}"
+        count = f"{f'{self.stem}.learn' if self.halos is not None else 'count'}.{bits}"
         largest = n_all * ((1 << self.planes) - 1)
         itemsize = 4 if not self.planes else 1 if largest <= 127 else 2 if largest <= 32767 else 4
         of_phase = samples if phases == 1 else samples / 2
@@ -340,7 +348,10 @@ class _Walk:
             }[self.word]
         kind = "integers" if self.integer else "floats"
         units = sum((2 * (v + h) for v, h in pairs), np.zeros(self.n_shards))
-        self._compute("statistics", "centre.units", units / 2, samples / 2)
+        bits = self.planes or "float"
+        for work, side in (("1" if self.states else "float", [v for v, _ in pairs]), (bits, [h for _, h in pairs])):
+            of_side = sum(side, np.zeros(self.n_shards)) / len(pairs)
+            self._compute("statistics", f"centre.units.{work}", 2 * of_side, samples / 2)
         if self.together:
             self._allreduce("replica", kind, 8 * units)
         for block in self._blocks():
@@ -376,10 +387,16 @@ class _Walk:
 
     def _compute(self, part: str, work: str, sizes: Any, samples: float = 1.0) -> None:
         sizes = np.asarray(sizes, float)
-        if work:
-            alike = {size: self.rates.seconds(work, size, samples) for size in np.unique(sizes).tolist()}
-            sizes = np.array([alike[size] for size in sizes.tolist()])
-        self.steps.append(Compute(part, sizes))
+        seconds = self._seconds(work, sizes, samples) if work else sizes
+        if work.startswith("listed.") and self.single.any():
+            single = self._seconds(work.replace("listed.", "single."), sizes, samples)
+            seconds = seconds + self.single * (single - seconds)
+        self.steps.append(Compute(part, seconds))
+
+    def _seconds(self, work: str, sizes: FloatArray, samples: float) -> FloatArray:
+        """Of each shard's call; shards of one size are looked up together."""
+        alike = {size: self.rates.seconds(work, size, samples) for size in np.unique(sizes).tolist()}
+        return np.array([alike[size] for size in sizes.tolist()])
 
     def _move(
         self, verb: str, axis: str, kind: str, received: FloatArray, pairs: Any = None, *, behind: bool = False

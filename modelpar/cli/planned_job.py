@@ -1,0 +1,77 @@
+"""What a training would be, from its options: the job that a planner times, without opening data where it need not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from mpi4py import MPI
+
+from modelpar.cli.config import Settings
+from modelpar.data import DataFeed, Dataset, open_dataset
+from modelpar.ownership.layout import AUTO, NetworkLayout
+from modelpar.ownership.placement import place
+from modelpar.plan.choose import Job
+from modelpar.spec import DRAWN_SETS, NetworkSpec
+
+GREY = ("digits", "mnist", "fashion-mnist")  # data sets whose values are no states
+WIDTHS = {"digits": 64, "mnist": 784, "fashion-mnist": 784}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job, and the samples of an epoch, 0 where the data were not opened."""
+
+    job: Job
+    n_samples: int = 0
+
+
+def asked_job(comm: MPI.Comm, settings: Settings, *, open_data: bool = True) -> Asked:
+    """Collective.  Raises DataError and SpecError on every rank, as training does.
+
+    open_data   look into the data for their width and kind, in place of guessing the latter by their name; where
+                layers are not given and no width is known they are opened in any case
+    """
+    spec, n_samples = settings.network(), 0
+    named = settings.data.data
+    states = None if spec.visible_kind.gaussian else _states_by_name(settings, spec)
+    if not open_data and "layers" not in settings.tables.get("network", {}) and named in WIDTHS:
+        spec = replace(spec, layers=(WIDTHS[named], *spec.layers[1:]))
+    elif open_data or "layers" not in settings.tables.get("network", {}):
+        dataset = open_dataset(settings.data, comm, visible=spec.visible, seed=spec.seed)
+        n_samples = len(dataset.train)
+        if "layers" not in settings.tables.get("network", {}):
+            spec = replace(spec, layers=(dataset.n_visible, *spec.layers[1:]))
+        if not spec.visible_kind.gaussian and dataset.n_visible == spec.layers[0]:
+            states = _are_states(comm, dataset, spec)
+    return Asked(job_of(comm, settings, spec, states), n_samples)
+
+
+def job_of(comm: MPI.Comm, settings: Settings, spec: NetworkSpec, states: bool | None) -> Job:
+    """The owners of each number of shards are those that training takes by default, or with its partitioner."""
+    listed = not all(pattern.dense for pattern in spec.patterns)
+
+    @cache
+    def owners(n_shards: int) -> NetworkLayout:
+        if listed or settings.grid.partitioner:
+            return place(spec, n_shards, MPI.COMM_SELF, partitioner=settings.grid.partitioner)
+        together = spec.visible_kind.unit_of_layout
+        return NetworkLayout.blocks(spec.layers, n_shards, AUTO, together=together)
+
+    return Job(spec, settings.training, settings.sync, owners, keep_best=settings.finetune.patience > 0, states=states)
+
+
+def _states_by_name(settings: Settings, spec: NetworkSpec) -> bool:
+    if settings.data.binarise != "none" or spec.visible_kind.categories:
+        return True
+    name = settings.data.data
+    return name not in GREY or name.partition(":")[0] in DRAWN_SETS
+
+
+def _are_states(comm: MPI.Comm, dataset: Dataset, spec: NetworkSpec) -> bool:
+    feed = DataFeed(
+        dataset.train, np.arange(min(dataset.n_visible, 1024)), scale=dataset.scale, binarise=dataset.binarise,
+        seed=spec.seed, comm=comm,
+    )  # fmt: skip
+    return feed.binary
