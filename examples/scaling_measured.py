@@ -73,7 +73,7 @@ class Clock:
         yield
         self.waits.append((began, time.perf_counter()))
 
-    def _add(self, axis: str, verb: str, values: Any, n_bytes: int) -> None:
+    def _add(self, axis: str, verb: str, values: Any, n_bytes: int, of_ranks: Any = None) -> None:
         kind = {"u": "bits", "i": "integers", "f": "floats"}[values.dtype.kind]
         row = values[0].nbytes if verb == "halo" else 0
         pairs = {shard: n * row for shard, n in self._halo.items()} if verb == "halo" else {}

@@ -153,7 +153,7 @@ def _efficiencies(rows: Sequence[Row], study: str, path: Path) -> None:
             panel.set(ylim=(0, 1.05), title=f"{'dense' if line == 0 else 'local and random'}, {machine}")
             panel.title.set_fontsize(10)
             panel.spines[["top", "right"]].set_visible(False)
-            panel.legend(frameon=False, fontsize=8, loc="lower left")
+            panel.legend(frameon=False, fontsize=8, loc="lower left", handlelength=1.5)
     for panel in axes[1]:
         panel.set_xlabel("ranks")
     for panel in axes[:, 0]:
@@ -192,9 +192,10 @@ def _others(rows: Sequence[Row], path: Path) -> None:
     panel.plot([1, 144], [1, 144], color="#999999", lw=0.8)
     panel.set(xscale="log", yscale="log", xlabel="machines", ylabel="times faster than one", title="Beside DistBelief")
     panel.set_xticks([1, 4, 16, 64, 144], ["1", "4", "16", "64", "144"])
-    panel.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+    ticks = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+    panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.title.set_fontsize(10)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=7)
+    panel.legend(frameon=False, fontsize=7, handlelength=3)
     figure.savefig(path, dpi=110)
     plt.close(figure)

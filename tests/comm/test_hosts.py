@@ -88,6 +88,7 @@ with Grid(comm, model_shards=2, replicas=2) as grid:
     before = bench.network.traffic.total(comm)
     over = over_the_link(lambda: [bench.update(training) for _ in range(5)])
     after = bench.network.traffic.total(comm)
+    far = bench.network.traffic.total(comm, "far")
     hosts = comm.allgather(os.stat("/proc/self/ns/net").st_ino)
     links = dict(zip(hosts, comm.allgather(over)))
     counted = {{
@@ -96,7 +97,7 @@ with Grid(comm, model_shards=2, replicas=2) as grid:
         for axis in after
     }}
 if comm.rank == 0:
-    print("SENT " + json.dumps({{"counted": counted, "links": list(links.values()), "order": hosts}}))
+    print("SENT " + json.dumps({{"counted": counted, "far": far, "links": list(links.values()), "order": hosts}}))
 """
 # how mpiexec deals the ranks out: in turn, or host after host
 ORDERS = {"in turn": "{0},{1}", "host after host": "{0}:2,{1}:2"}
@@ -143,6 +144,7 @@ def test_a_step_sends_between_hosts_what_replicas_exchange(two_hosts: Any, tmp_p
     assert {"in turn": first == third != second == fourth, "host after host": first == second != third == fourth}[order]
     counted = sent["counted"]
     assert counted["shard"] > 6 * counted["replica"] > 0, "activations are most of what moves"
+    assert sent["far"]["shard"] == {}
     for over_the_link in sent["links"]:  # each host sends what the other receives: half of all
         assert 1 < over_the_link / (counted["replica"] / 2) < 1.15, "with headers and acknowledgements"
 
