@@ -1,6 +1,6 @@
 """Collectives as messages: who ends with what, how many bytes move, and their time in closed form.
 
-Modules: plan/rounds.py, plan/collectives.py
+Modules: modelpar/plan/rounds
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Steps replayed over ranks, against what can be said in a line.
 
-Modules: plan/queues.py, plan/simulate.py
+Modules: modelpar/plan/queues
 """
 
 from __future__ import annotations
