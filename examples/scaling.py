@@ -141,7 +141,7 @@ def listed_networks(machine: Machine, most: int) -> Iterator[Row]:
                     units = SHARD * p if study == "weak" else STRONG * 16
                     described = Described.random(units, units, DEGREE, p)
                 # the ranks of a node have tiles side by side in a row
-                result = run(described.step(rates, bits, BATCH), machine, Placement.blocks(1, p, per_node))
+                result = run(described.step(rates, bits, BATCH, behind=True), machine, Placement.blocks(1, p, per_node))
                 ideal = whole / p if study == "strong" else whole * described.n_connections / p / one.n_connections
                 yield row(study, machine, network, p, ideal, result, layout="sparse", bits=bits)
 
@@ -229,7 +229,7 @@ def distbelief(machine: Machine) -> Iterator[Row]:
         for threads in (one.cores_per_node, 1):
             more: Row = {"threads": threads}
             for n in (1, 2, 4, 6, 9, 12):
-                step = Described.tiles(SIDE, FIELD, MAPS, n, n).step(one.rates.of(threads), 4, BATCH)
+                step = Described.tiles(SIDE, FIELD, MAPS, n, n).step(one.rates.of(threads), 4, BATCH, behind=True)
                 if n == 1:
                     alone = seconds_alone(step)
                 result = run(step, one, Placement.blocks(1, n * n, 1))
