@@ -275,6 +275,19 @@ def measure(n_hosts: int, ranks: int, rate: str, cases: list[str], seconds: floa
     return json.loads(lines[0].removeprefix("MEASURED "))
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown: measured and simulated milliseconds of a step."""
+    lines = ["| hosts x ranks | links | " + " | ".join(CASES) + " |", "|---" * (len(CASES) + 2) + "|"]
+    for place, rate in dict.fromkeys((row["place"], row["rate"]) for row in rows):
+        line = {row["case"]: row for row in rows if (row["place"], row["rate"]) == (place, rate)}
+        cells = [
+            f"{1e3 * line[name]['measured']:.1f}, {1e3 * line[name]['simulated']:.1f}" if name in line else ""
+            for name in CASES
+        ]
+        lines.append(f"| {place.replace('x', ' x ')} | {rate} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Read the command line; measure, simulate, and print both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -305,8 +318,15 @@ def main() -> None:
                              "links": told["links"], "add": told["add"]})  # fmt: skip
                 print(f"    {name:9} {1e3 * case['step']:8.1f} {1e3 * result.step:8.1f} "
                       f"({1e3 * result.compute:6.1f}) {100 * error:+6.1f} %", flush=True)  # fmt: skip
-    errors = np.abs([row["error"] for row in rows])
-    print(f"{len(rows)} steps: median error {100 * np.median(errors):.1f} %, largest {100 * errors.max():.1f} %")
+    print(table(rows))
+    for name, of_kind in {
+        "over links": [row for row in rows if row["rate"] in RATES],
+        "on one host": [row for row in rows if row["rate"] not in RATES],
+    }.items():
+        if of_kind:
+            errors = 100 * np.abs([row["error"] for row in of_kind])
+            print(f"{len(errors)} steps {name}: median error {np.median(errors):.1f} %, largest {errors.max():.1f} %,"
+                  f" {np.sum(errors <= 15)} within 15 %")  # fmt: skip
     if options.out:
         Path(options.out).write_text(json.dumps(rows))
 
