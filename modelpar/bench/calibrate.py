@@ -56,6 +56,7 @@ ROUNDS = 5
 LEAST = 4e-4  # seconds that are worth a reading of the clock
 SMALLEST = (16, 16, 64)
 GLANCES = 9  # at the kernel of a guess
+UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
 PAUSE = 0.002  # seconds between two looks of a rank that waits for another one without computing
 
 Say = Callable[[str], None]
@@ -73,9 +74,14 @@ def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: 
         return kept
     if say is not None and comm.rank == 0:
         say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 10 seconds ...")
-    machine = _measured(comm, cores, threads)
-    if comm.rank == 0:
+    machine, share = _measured(comm, cores, threads)
+    if share >= UNDISTURBED and comm.rank == 0:
         _keep(machine, _file(comm.size, cores, threads))
+    elif say is not None and comm.rank == 0:
+        say(
+            f"other programs had {1 - share:.0%} of this machine meanwhile, so what was measured is not kept; measure "
+            "again when it is idle"
+        )
     return machine
 
 
@@ -129,15 +135,15 @@ def _file(ranks: int, cores: int, threads: int) -> Path:
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def _measured(comm: MPI.Comm, cores: int, threads: int) -> Machine:
-    """Collective."""
+def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]:
+    """(this machine, the part of its time that this process had).  Collective."""
     warm_up("float32")
     dispatch.prepare()
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     nodes = len(set(comm.allgather(node.bcast(comm.rank))))
     tables: dict[Key, dict[str, Table]] = {}
     calls: dict[Key, float] = {}
-    spread: list[float] = []
+    spread, spent = list[float](), np.zeros(2)
     with Grid(MPI.COMM_SELF) as alone:
         for key in _keys(cores, threads, node.size):
             n_threads, at_once = key
@@ -152,6 +158,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> Machine:
                 if at_once == 1:
                     tables[key] |= _listed_tables(alone, clock, CoreRates(tables[key]))
                 spread += clock.scatter
+                spent += clock.spent
             rest(node)
     for key, found in tables.items():  # lists are not measured in several processes at once: they hardly share
         for name, table in tables.get((key[0], 1), {}).items():
@@ -163,7 +170,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> Machine:
         verbs=curves(comm if nodes == 1 else node), ranks_per_node=node.size, threads=threads,
     )  # fmt: skip
     node.Free()
-    return comm.bcast(machine)
+    return comm.bcast((machine, float(spent[0] / spent[1]) if spent[1] else 1.0))
 
 
 def _keys(cores: int, threads: int, ranks: int) -> list[Key]:
@@ -185,11 +192,13 @@ class Clock:
     """Measures cases with so many threads, in so many threads or ranks at the same time.
 
     scatter   relative deviations between the repeats of a case
+    spent     seconds of the processor and of the clock, of one thread alone: other programs make them differ
     """
 
     def __init__(self, n_threads: int, at_once: int, comm: MPI.Comm) -> None:
         self.n_threads, self.at_once, self.comm = n_threads, at_once, comm
         self.scatter: list[float] = []
+        self.spent = [0.0, 0.0]
 
     def median_of(self, cases: list[Case]) -> list[float]:
         """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once."""
@@ -200,10 +209,13 @@ class Clock:
                 for i, case in enumerate(cases):
                     if self.comm.size > 1:
                         self.comm.Barrier()
-                    started = time.perf_counter()
+                    started, worked = time.perf_counter(), time.thread_time()
                     for _ in range(counts[i]):
                         case.run()
                     times[i].append((time.perf_counter() - started) / counts[i])
+                    if self.n_threads == 1:
+                        self.spent[0] += time.thread_time() - worked
+                        self.spent[1] += time.perf_counter() - started
         result = []
         for found in times:
             faster = sorted(found)[: ROUNDS // 2 + 1]

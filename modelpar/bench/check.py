@@ -74,7 +74,7 @@ def configurations(cores: int, ranks: int) -> list[Configuration]:
     one = [
         Configuration(samples, layers, bits)
         for samples, layers in (
-            (100, small), (128, (784, 512)), (100, (784, 1000)), (256, wide), (300, odd), (512, (1024, 2048)),
+            (100, small), (128, (784, 512)), (256, wide), (300, odd), (512, (1024, 2048)),
             (128, (2048, 4096)), (256, large), (512, huge),
         )
         for bits in ("1", "4", "float")
@@ -141,6 +141,48 @@ def run(
     finally:
         if team != MPI.COMM_NULL:
             team.Free()
+
+
+def networks_to_rank() -> list[tuple[int, tuple[int, int], str, str]]:
+    """(samples, layers, connections, statistics) of networks whose grids and layouts are all measured."""
+    return [
+        (samples, layers, connections, bits)
+        for samples, layers, connections, bits in (
+            (100, (784, 500), "dense", "4"), (100, (500, 784), "dense", "4"), (64, (256, 256), "dense", "4"),
+            (256, (784, 2048), "dense", "1"), (256, (2048, 784), "dense", "4"), (512, (1024, 1024), "dense", "4"),
+            (300, (3000, 1200), "dense", "float"), (256, (2048, 2048), "dense", "4"),
+            (1000, (784, 1000), "dense", "4"),
+            (128, (4096, 4096), "dense", "1"), (100, (4096, 6272), "local:9", "4"),
+            (256, (2000, 3000), "random:40", "4"),
+        )
+    ]  # fmt: skip
+
+
+def ranking(comm: MPI.Comm, machine: Machine, cores: int) -> Iterator[dict[str, Any]]:
+    """For each of ``networks_to_rank`` how its predicted choice does, beside the best of all that were measured.
+
+    ``lost``: seconds of the choice over those of the fastest, less 1; over all grids and layouts of the ranks at hand,
+    and one rank with one thread and with all cores.  Collective.
+    """
+    for samples, layers, connections, bits in networks_to_rank():
+        common = Configuration(samples, layers, bits, connections=connections)
+        asked = [replace(common, threads=n) for n in sorted({1, cores})]
+        for shards in (n for n in range(1, comm.size + 1) if comm.size % n == 0 and comm.size > 1):
+            words = ("column", "row", "dual") if shards > 1 and connections == "dense" else ("column",)
+            of_grid = replace(common, model_shards=shards, replicas=comm.size // shards)
+            asked += [replace(of_grid, layout=word) for word in words]
+        rows = list(run(comm, machine, asked))
+        chosen, fastest = min(rows, key=lambda row: row["predicted"]), min(rows, key=lambda row: row["measured"])
+        yield {
+            "samples": samples, "layers": list(layers), "connections": connections, "statistics": bits,
+            "chosen": name_of(chosen), "fastest": name_of(fastest),
+            "lost": chosen["measured"] / fastest["measured"] - 1, "rows": rows,
+        }  # fmt: skip
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """``1 x 2 dual, 1 thread(s)``"""
+    return f"{row['replicas']} x {row['model_shards']} {row['layout']}, {row['threads']} thread(s)"
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

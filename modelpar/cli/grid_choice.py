@@ -8,7 +8,7 @@ from mpi4py import MPI
 
 from modelpar.bench import calibrate
 from modelpar.cli.config import Settings
-from modelpar.cli.plan import counted, described, faster_on_fewer
+from modelpar.cli.plan import Place, check_fits, counted, described, faster_on_fewer
 from modelpar.cli.planned_job import asked_job
 from modelpar.cli.terminal import speak
 from modelpar.cli.threads import Placement
@@ -52,7 +52,9 @@ def grid_of(comm: MPI.Comm, settings: Settings, placement: Placement) -> ChosenG
     say, chosen = speak(comm), None
     with together(comm):
         if comm.rank == 0:
-            found = choices(job, machine, n_ranks, -(-n_ranks // machine.nodes))
+            on_node = -(-n_ranks // machine.nodes)
+            found = choices(job, machine, n_ranks, on_node)
+            check_fits([c for c in found if c.ranks == n_ranks], job, Place(machine, n_ranks, on_node))
             usable = [c for c in found if c.model_shards >= 1 and _allowed(c, settings, n_ranks)] or found
             chosen = best(usable, n_ranks)
             say(_reason(chosen, found, machine.rates.source, settings))
@@ -70,13 +72,17 @@ def _allowed(choice: Choice, settings: Settings, n_ranks: int) -> bool:
 
 def _reason(chosen: Choice, found: list[Choice], source: str, settings: Settings) -> str:
     """One line: the choice, what else there was, and whether it decides what is learned."""
+    fastest: dict[tuple[int, int], Choice] = {}
+    for one in found:
+        if one.fits and one.ranks == chosen.ranks:
+            fastest.setdefault((one.replicas, one.model_shards), one)
     others = [
         f"{counted(c.replicas, 'replica')} x {counted(c.model_shards, 'model shard')} {1e3 * c.seconds:.3g} ms"
-        for c in found
-        if c.fits and c.ranks == chosen.ranks and (c.replicas, c.model_shards) != (chosen.replicas, chosen.model_shards)
+        for grid, c in fastest.items()
+        if grid != (chosen.replicas, chosen.model_shards)
     ]
     line = f"grid chosen: {described(chosen)}"
-    line += f" ({', '.join(dict.fromkeys(others[:2]))})" if others else ", the only one that fits"
+    line += f" ({', '.join(others[:2])})" if others else ", the only one that fits"
     line += f", by rates {source}"
     serial = faster_on_fewer(found, chosen.ranks)
     if serial is not None:

@@ -19,7 +19,7 @@ from modelpar.cli.terminal import make_console, speak
 from modelpar.cli.threads import Placement
 from modelpar.errors import OutOfMemoryError, SpecError, together
 from modelpar.machine.memory import available_bytes
-from modelpar.plan.choose import Choice, best, choices, what_fits
+from modelpar.plan.choose import Choice, Job, best, choices, what_fits
 from modelpar.plan.machine import HERE, Machine, read_machine
 from modelpar.plan.predict import WAITING
 from modelpar.plan.steps import PARTS
@@ -52,7 +52,7 @@ def plan(
     with together(comm):
         if comm.rank == 0:
             found = choices(asked.job, where.machine, where.ranks, where.ranks_per_node)
-            _check_fits(found, asked, where)
+            check_fits(found, asked.job, where)
             _print(found, asked, where, as_json=as_json)
 
 
@@ -67,14 +67,16 @@ def check_predictions(comm: MPI.Comm, placement: Placement, *, recalibrate: bool
         rows.append(row)
         if comm.rank == 0 and len(rows) % 10 == 0:
             say(f"{len(rows)} of {len(asked)} configurations")
+    ranked = list(check.ranking(comm, machine, placement.cores))
     if not rows:
         raise SpecError("no configuration of --check fits into the free memory of this machine")
     if comm.rank == 0:
         totals = check.totals(rows)
         if as_json:
-            print(json.dumps({**totals, "rows": rows}), flush=True)
+            print(json.dumps({**totals, "rows": rows, "ranking": ranked}), flush=True)
         else:
             make_console().print(_table_of_check(rows))
+            make_console().print(_table_of_ranking(ranked))
             print(
                 f"error of the time: median {totals['median_error']:.1%}, worst {totals['worst_error']:.1%}; of "
                 f"{sum(not row['fitted'] for row in rows)} configurations that were not fitted: median "
@@ -114,15 +116,16 @@ def here(comm: MPI.Comm, placement: Placement, ranks: int, *, recalibrate: bool 
     return replace(machine, memory_per_node=comm.bcast(available_bytes()), threads=None)
 
 
-def _check_fits(found: Sequence[Choice], asked: Asked, where: Place) -> None:
+def check_fits(found: Sequence[Choice], job: Job, where: Place) -> None:
+    """Raise OutOfMemoryError where no choice fits, with what would."""
     if any(choice.fits for choice in found):
         return
     least = min(sum(choice.memory.values()) * min(choice.ranks, where.ranks_per_node) for choice in found)
-    room = what_fits(asked.job, where.machine, where.ranks_per_node)
+    room = what_fits(job, where.machine, where.ranks_per_node)
     would = "none of any size does" if room is None else f"{room[0]} model shards on {room[1]} such nodes would fit"
     raise OutOfMemoryError(
-        f"no grid of {where.ranks} ranks fits: a node needs {size_text(least)} at least, but has "
-        f"{size_text(where.machine.memory_per_node)}; {would}"
+        f"no grid of {counted(where.ranks, 'rank')} fits: a node needs {size_text(least)} at least, but only "
+        f"{size_text(where.machine.memory_per_node)} are free; {would}"
     )
 
 
@@ -225,5 +228,17 @@ def _table_of_check(rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['replicas']} x {row['model_shards']}", str(row["threads"]), row["layout"],
             "yes" if row["fitted"] else "no", f"{1e3 * row['predicted']:.3g}", f"{1e3 * row['measured']:.3g}",
             f"{row['error']:+.1%}", f"{row['memory_error']:+.1%}",
+        )  # fmt: skip
+    return table
+
+
+def _table_of_ranking(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="the predicted choice and the fastest of all grids and layouts", title_justify="left")
+    for name in ("samples", "units", "connections", "bits", "chosen", "fastest", "slower by"):
+        table.add_column(name, justify="left" if name in ("connections", "chosen", "fastest") else "right")
+    for row in rows:
+        table.add_row(
+            str(row["samples"]), "-".join(map(str, row["layers"])), row["connections"], row["statistics"],
+            row["chosen"], row["fastest"], f"{row['lost']:.1%}",
         )  # fmt: skip
     return table

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
               help="here: this one, measured once in about 10 seconds; ethernet-10g, infiniband-200g, or a TOML file "
               "that describes one")  # fmt: skip
 @click.option("--ranks", type=COUNT, default=None, metavar="N",
-              help="ranks of the job  [default: those that were started; of one, as many as there are cores]")  # fmt: skip
+              help="ranks of the job  [default: those that were started; of one, as many as there are "
+              "cores]")  # fmt: skip
 @click.option("--nodes", type=COUNT, default=None, metavar="N",
               help="nodes of the job  [default: those of the machine]")  # fmt: skip
 @click.option("--recalibrate", is_flag=True, help="measure this machine again")

@@ -8,11 +8,17 @@ from functools import cache
 import numpy as np
 from mpi4py import MPI
 
+from modelpar.bench import calibrate
 from modelpar.cli.config import Settings
+from modelpar.cli.threads import Placement
 from modelpar.data import DataFeed, Dataset, open_dataset
+from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import AUTO, NetworkLayout
 from modelpar.ownership.placement import place
 from modelpar.plan.choose import Job
+from modelpar.plan.collectives import Placement as Placing
+from modelpar.plan.predict import predict
+from modelpar.plan.steps import step_of
 from modelpar.spec import DRAWN_SETS, NetworkSpec
 
 GREY = ("digits", "mnist", "fashion-mnist")  # data sets whose values are no states
@@ -60,6 +66,25 @@ def job_of(comm: MPI.Comm, settings: Settings, spec: NetworkSpec, states: bool |
         return NetworkLayout.blocks(spec.layers, n_shards, AUTO, together=together)
 
     return Job(spec, settings.training, settings.sync, owners, keep_best=settings.finetune.patience > 0, states=states)
+
+
+def predicted_updates(settings: Settings, network: DeepBeliefNetwork, placement: Placement) -> dict[str, float]:
+    """Seconds of an update of every RBM at the grid that it has, by kept rates; empty where none are.  Collective."""
+    grid, spec = network.grid, network.spec
+    machine = calibrate.kept_machine(grid.comm, cores=placement.cores, threads=placement.threads)
+    if machine is None:
+        return {}
+    nodes = np.array(grid.comm.allgather(grid.node_comm.bcast(grid.comm.rank))).reshape(grid.n_replicas, grid.n_shards)
+    where, at_once = Placing(nodes), grid.comm.allreduce(grid.node_comm.size, MPI.MAX)
+    states = None if spec.visible_kind.gaussian else _states_by_name(settings, spec)
+    asked, threads, found = (settings.training, settings.sync), placement.threads, {}
+    for i in range(len(network.rbms)):
+        step = step_of(
+            spec, i, *asked, network.layout, grid.n_replicas, machine.rates, threads,
+            at_once=at_once, states=None if i else states, replicas_far=grid.replicas_far, servers=grid.n_servers,
+        )  # fmt: skip
+        found[f"pretrain.{i}"] = predict(step, where, machine).seconds
+    return found
 
 
 def _states_by_name(settings: Settings, spec: NetworkSpec) -> bool:

@@ -168,4 +168,4 @@ def built_in(speed: float = 1.0) -> Rates:
         "listed.learn.4": (1.0, 0.08), "listed.learn.float": (1.0, 0.2), "listed.real": (0.5, 0.3),
     }  # fmt: skip
     tables = {work: _line(*ns).scaled(1 / speed) for work, ns in nanoseconds.items()}
-    return Rates({(1, 1): tables}, {(1, 1): 3e-4}, "a core of 2024")
+    return Rates({(1, 1): tables}, {(1, 1): 3e-4}, "of a core of 2024")
