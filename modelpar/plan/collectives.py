@@ -26,8 +26,26 @@ from modelpar.plan.steps import Move
 MPIS = ("mpich", "openmpi")
 PIECE = 32768.0  # bytes of a piece in MPICH's ring (MPIR_CVAR_ALLGATHERV_PIPELINE_MSG_SIZE)
 ADD = 2.5e-10  # seconds to add a byte that has come to one that is there: two are read and one is written
+ITEM = 4  # bytes of an element that is summed
 SUMS = ("allreduce", "average")
 SERVED = ("fetch", "push")
+
+_BRUCK, _RING, _NEIGHBOUR = "bruck", "ring", "neighbour"
+_Table = tuple[tuple[float, tuple[tuple[float, str], ...]], ...]
+# (fewer ranks than, ((fewer bytes of a rank than, algorithm), ...)), in the order of the source
+_OPENMPI_GATHER: _Table = (
+    (3, ((np.inf, _RING),)),
+    (8, ((256, _BRUCK), (4096, _NEIGHBOUR), (8192, _RING), (16384, _NEIGHBOUR), (262144, _BRUCK),
+         (np.inf, _NEIGHBOUR))),
+    (16, ((np.inf, _BRUCK),)),
+    (32, ((262144, _BRUCK), (np.inf, _RING))),
+    (64, ((8192, _BRUCK), (np.inf, _RING))),
+    (128, ((4096, _BRUCK), (np.inf, _RING))),
+    (256, ((1024, _BRUCK), (65536, _NEIGHBOUR), (np.inf, _RING))),
+    (512, ((1024, _BRUCK), (np.inf, _RING))),
+    (1024, ((4096, _BRUCK), (1048576, _NEIGHBOUR), (np.inf, _RING))),
+    (np.inf, ((4096, _BRUCK), (np.inf, _NEIGHBOUR))),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,29 +95,10 @@ def gather(blocks: FloatArray, mpi: str = "mpich") -> Rounds:
         if power and total < 524288:
             return rounds.doubling_gather(blocks)
         return rounds.bruck_gather(blocks) if total < 81920 else rounds.ring_gather(blocks, PIECE)
-    each = total / p
-    # (ranks below, ((bytes of a rank below, algorithm), ...)), in the order of the source
-    bruck, ring, neighbour = "bruck", "ring", "neighbour"
-    algorithm = _look_up(
-        p,
-        each,
-        (
-            (3, ((np.inf, ring),)),
-            (8, ((256, bruck), (4096, neighbour), (8192, ring), (16384, neighbour), (262144, bruck),
-                 (np.inf, neighbour))),
-            (16, ((np.inf, bruck),)),
-            (32, ((262144, bruck), (np.inf, ring))),
-            (64, ((8192, bruck), (np.inf, ring))),
-            (128, ((4096, bruck), (np.inf, ring))),
-            (256, ((1024, bruck), (65536, neighbour), (np.inf, ring))),
-            (512, ((1024, bruck), (np.inf, ring))),
-            (1024, ((4096, bruck), (1048576, neighbour), (np.inf, ring))),
-            (np.inf, ((4096, bruck), (np.inf, neighbour))),
-        ),
-    )  # fmt: skip
-    if algorithm == neighbour and p % 2 == 0:
+    algorithm = _look_up(_OPENMPI_GATHER, p, total / p)
+    if algorithm == _NEIGHBOUR and p % 2 == 0:
         return rounds.neighbour_gather(blocks)
-    return rounds.bruck_gather(blocks) if algorithm == bruck else rounds.ring_gather(blocks)
+    return rounds.bruck_gather(blocks) if algorithm == _BRUCK else rounds.ring_gather(blocks)
 
 
 def reduce(blocks: FloatArray, mpi: str = "mpich") -> Rounds:
@@ -114,15 +113,18 @@ def reduce(blocks: FloatArray, mpi: str = "mpich") -> Rounds:
     return rounds.ring_scatter(blocks) if total >= ring_from else rounds.halving_scatter(blocks)
 
 
-def allreduce(n_bytes: FloatArray, nodes: IntArray, mpi: str = "mpich", itemsize: int = 4) -> Rounds:
-    """MPI_Allreduce of a sum.   n_bytes (..., 1) of the vector; nodes (p,) of the ranks"""
+def allreduce(n_bytes: FloatArray, nodes: IntArray, mpi: str = "mpich", *, behind: bool = False) -> Rounds:
+    """MPI_Allreduce of a sum, or MPI_Iallreduce, which knows no nodes.
+
+    n_bytes (..., 1) of the vector; nodes (p,) of the ranks
+    """
     p, total = len(nodes), float(n_bytes.max(initial=0))
     if p == 1 or total == 0:
         return iter(())
     if mpi == "mpich":
         n_nodes = len(np.unique(nodes))
-        among = n_nodes if 1 < n_nodes < p else p
-        long = total > 8 and total / itemsize >= rounds.largest_power(among)
+        among = n_nodes if 1 < n_nodes < p and not behind else p
+        long = total > 8 and total / ITEM >= rounds.largest_power(among)
         if among < p:  # ch4's composition "alpha": within nodes, between their first ranks, within nodes
             return rounds.nodes_sum(n_bytes, nodes, "rabenseifner" if long else "doubling")
         return rounds.rabenseifner_sum(n_bytes, p) if long else rounds.doubling_sum(n_bytes, p)
@@ -142,7 +144,7 @@ def allreduce(n_bytes: FloatArray, nodes: IntArray, mpi: str = "mpich", itemsize
     return rounds.doubling_sum(n_bytes, p) if total < below else rounds.rabenseifner_sum(n_bytes, p)
 
 
-def _look_up(p: int, size: float, table: tuple[tuple[float, tuple[tuple[float, str], ...]], ...]) -> str:
+def _look_up(table: _Table, p: int, size: float) -> str:
     row = next(row for ranks, row in table if p < ranks)
     return next(algorithm for below, algorithm in row if size < below)
 
@@ -162,7 +164,7 @@ def rounds_of(move: Move, placement: Placement, mpi: str = "mpich") -> Rounds:
     if move.verb in SUMS:  # 2 (p - 1) / p of the vector is what Traffic counts; over replicas one vector a shard
         n_bytes = received * p / (2 * (p - 1))
         n_bytes = n_bytes[:, None] if move.axis == "replica" else np.array([[n_bytes.max(initial=0)]])
-        return allreduce(n_bytes, placement.node_of_rank()[groups[0]], mpi)
+        return allreduce(n_bytes, placement.node_of_rank()[groups[0]], mpi, behind=move.behind)
     if move.axis == "replica":  # one block of every replica
         return gather(np.repeat(received[:, None] / (p - 1), p, -1), mpi)
     if move.verb == "gather":  # each rank receives all but its own

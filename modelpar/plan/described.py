@@ -28,6 +28,7 @@ class Described:
     up, down             (n_shards,) connections of the owned hidden, and of the owned visible units
     held                 (n_shards,) connections that have an end there
     visible, hidden      (n_shards, n_shards) CSR, units that a shard (row) sends to another (column)
+    works                the rates of their lists: ``listed`` of fields, or ``scattered`` (``plan.rates``)
     """
 
     n_visible: FloatArray
@@ -37,6 +38,7 @@ class Described:
     held: FloatArray
     visible: Any
     hidden: Any
+    works: str = "listed"
 
     @property
     def n_connections(self) -> float:
@@ -70,26 +72,31 @@ class Described:
         seen = v * (1 - (1 - degree / n_visible) ** h)
         sees = h * (1 - (1 - 1 / p) ** degree)
         others = sparse.csr_array(np.ones((p, p)) - np.eye(p))
-        return cls(v * ones, h * ones, n * ones, n * ones, (2 * n - edges) * ones, others * seen, others * sees)
+        return cls(
+            v * ones, h * ones, n * ones, n * ones, (2 * n - edges) * ones, others * seen, others * sees, "scattered"
+        )
 
-    def step(self, rates: CoreRates, planes: int, batch: int) -> Step:
-        """CD-1 with statistics of so many bits, on ``batch`` samples; plain gradients."""
+    def step(self, rates: CoreRates, planes: int, batch: int, *, behind: bool = False) -> Step:
+        """CD-1 with statistics of so many bits, on ``batch`` samples; plain gradients.
+
+        behind   let the statistic of the data travel while visible units are drawn, which do not need it
+        """
         words = 8.0 * -(-batch // WORD)
 
         def compute(part: str, work: str, sizes: FloatArray) -> Compute:
             return Compute(part, np.array([rates.seconds(work, size, batch) for size in sizes.tolist()]))
 
-        def halo(units: Any, n_planes: int) -> Move:
+        def halo(units: Any, n_planes: int, behind: bool = False) -> Move:
             pairs = units * (words * n_planes)
-            return Move("halo", "shard", "bits", np.asarray(pairs.sum(0)).reshape(-1), pairs)
+            return Move("halo", "shard", "bits", np.asarray(pairs.sum(0)).reshape(-1), pairs, behind)
 
-        up = [compute("products", "listed.up", self.up), compute("sampling", f"draw.{planes}", self.n_hidden)]
+        up = [compute("products", f"{self.works}.up", self.up), compute("sampling", f"draw.{planes}", self.n_hidden)]
         step: list[Piece] = [Compute("calls", np.full(len(self.up), rates.call)), *up, halo(self.hidden, 1)]
         if planes > 1:
-            step.append(halo(self.hidden, planes))
-        step += [compute("products", "listed.down", self.down), compute("sampling", "draw.0", self.n_visible)]
+            step.append(halo(self.hidden, planes, behind))
+        step += [compute("products", f"{self.works}.down", self.down), compute("sampling", "draw.0", self.n_visible)]
         step += [halo(self.visible, 1), *up, halo(self.hidden, planes)]
-        step.append(compute("statistics", f"listed.learn.{planes}", self.held))
+        step.append(compute("statistics", f"{self.works}.learn.{planes}", self.held))
         return tuple(piece for piece in step if isinstance(piece, Compute) or piece.received.any())
 
 

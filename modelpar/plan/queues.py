@@ -98,8 +98,9 @@ class Queues:
     def _serve(busy: FloatArray, device: IntArray, ready: FloatArray, service: FloatArray, alone: bool) -> FloatArray:
         """When each message begins at its device, which takes them in the order in which they are ready.
 
-        busy (devices,) is moved on: to the end of a device's first stretch without a pause, for what comes in a pause
-        of a later round does not have to wait for a late one of this round.
+        busy (devices,) is moved on by what is served, and not by the pauses between messages: those of later rounds,
+        of ranks that are ahead, may come in them.  So a device never serves more than it can, and a rank that is late
+        holds up no other one of its node.
         """
         if alone:
             begun = np.maximum(ready, busy[device])
@@ -120,11 +121,7 @@ class Queues:
         # one running maximum for all devices: each has an offset above those before it
         offset = run * (float(np.ptp(slack)) + 1.0 if len(slack) else 1.0)
         begun = np.maximum.accumulate(slack + offset) - offset + served
-        pause = ~first & (begun > np.r_[0.0, (begun + spans)[:-1]] + 1e-15)
-        later = np.cumsum(pause)
-        later = later - later[at][run] > 0
-        ends = np.where(later, -np.inf, begun + spans)
-        busy[keys[at]] = np.maximum.reduceat(ends, at)
+        busy[keys[at]] = begun[at] + np.add.reduceat(spans, at)
         result = np.empty_like(begun)
         result[order] = begun
         return result

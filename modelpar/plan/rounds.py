@@ -194,33 +194,18 @@ def ring_sum(n_bytes: FloatArray, p: int) -> Rounds:
 
 
 def nodes_sum(n_bytes: FloatArray, nodes: IntArray, among: str) -> Rounds:
-    """First to the first rank of each node, by a binomial tree, then among these, then back.
+    """First to the first rank of each node, then among these, then back.
 
+    Within a node through a binary tree in shared memory, cell after cell, so that all its levels work at once
+    (MPICH's ``release_gather``; Jain et al. 2018).
     nodes   (p,) of each rank; among: ``doubling`` or ``rabenseifner``, between the first ranks
     """
     members = [np.flatnonzero(nodes == node) for node in np.unique(nodes)]
     first = np.array([ranks[0] for ranks in members])
-    trees = list(_binomial(members))
-    for below, above in reversed(trees):
-        yield Round(below, above, np.repeat(n_bytes, len(below), -1), 1.0, True)
+    below = np.concatenate([ranks[1:] for ranks in members])
+    above = np.concatenate([ranks[(np.arange(1, len(ranks)) - 1) // 2] for ranks in members])
+    yield Round(below, above, np.repeat(n_bytes, len(below), -1), 1.0, True)
     algorithm = rabenseifner_sum if among == "rabenseifner" else doubling_sum
     for source, target, sent, pieces, adds in algorithm(n_bytes, len(first)):
         yield Round(first[source], first[target], sent, pieces, adds)
-    for below, above in trees:
-        yield Round(above, below, np.repeat(n_bytes, len(below), -1))
-
-
-def _binomial(members: list[IntArray]) -> Iterator[tuple[IntArray, IntArray]]:
-    """(ranks that are reached, by whom), round by round, from the first rank of each node"""
-    distance, longest = 1, max(map(len, members))
-    while distance < longest:
-        distance *= 2
-    while distance > 1:
-        distance //= 2
-        pairs = [
-            (ranks[place + distance], ranks[place])
-            for ranks in members
-            for place in range(0, len(ranks) - distance, 2 * distance)
-        ]
-        if pairs:
-            yield (lambda both: (both[:, 0], both[:, 1]))(np.array(pairs))
+    yield Round(above, below, np.repeat(n_bytes, len(below), -1))

@@ -56,8 +56,8 @@ class Replay:
     clocks  (ranks,) seconds; after ``run`` when each rank has finished
     """
 
-    def __init__(self, machine: Machine, placement: Placement, mpi: str = "mpich") -> None:
-        self.machine, self.placement, self.mpi = machine, placement, mpi
+    def __init__(self, machine: Machine, placement: Placement, mpi: str = "mpich", add: float = ADD) -> None:
+        self.machine, self.placement, self.mpi, self.add = machine, placement, mpi, add
         nodes = placement.node_of_rank()
         self.n_ranks = placement.nodes.size
         self.clocks = np.zeros(len(nodes))  # servers have clocks too, which nothing moves
@@ -116,7 +116,7 @@ class Replay:
             np.maximum.at(clocks, source, left)
             np.maximum.at(clocks, target, arrived)
             if adds:
-                np.add.at(clocks, target, ADD * n_bytes)
+                np.add.at(clocks, target, self.add * n_bytes)
         return clocks
 
 
@@ -135,18 +135,20 @@ def cycle_of(step: Step, period: int, verbs: Sequence[str] = ("average",)) -> li
 
 def simulate(
     steps: Sequence[Step], machine: Machine, placement: Placement, *, mpi: str = "mpich", repeats: int = 3,
-    warm_up: int = 1, seed: int = 0,
+    warm_up: int = 1, seed: int = 0, add: float = ADD,
 ) -> Simulated:  # fmt: skip
     """The mean step of a cycle of ``steps``, which are taken one after the other: one; or with an average at the end.
 
     repeats, warm_up   of the cycle: those that are measured, after those that are not
+    add                seconds to add a byte that has come to one that is there
     Raises ModelparError where the collectives of ``mpi`` are not known.
     """
     computes = [piece for step in steps for piece in step if isinstance(piece, Compute)]
     compute = sum(float(piece.seconds.mean()) for piece in computes) / len(steps)
 
-    def replayed(steps: Sequence[Step], scatter: float) -> tuple[float, FloatArray, dict[tuple[str, str], float]]:
-        return _replayed(steps, machine, placement, mpi, scatter, repeats if scatter else 1, warm_up, seed)
+    def replayed(steps: Sequence[Step], scatter: float) -> _Replayed:
+        replay, rng = Replay(machine, placement, mpi, add), np.random.default_rng(seed)
+        return _replayed(replay, steps, scatter, rng, repeats if scatter else 1, warm_up)
 
     balanced = [tuple(_balanced(piece) if isinstance(piece, Compute) else piece for piece in step) for step in steps]
     last = replayed(balanced, 0.0)
@@ -165,15 +167,16 @@ def _balanced(piece: Compute) -> Compute:
     return replace(piece, seconds=np.full_like(piece.seconds, piece.seconds.mean()))
 
 
+_Replayed = tuple[float, FloatArray, dict[tuple[str, str], float]]
+
+
 def _replayed(
-    steps: Sequence[Step], machine: Machine, placement: Placement, mpi: str, scatter: float, repeats: int,
-    warm_up: int, seed: int,
-) -> tuple[float, FloatArray, dict[tuple[str, str], float]]:  # fmt: skip
+    replay: Replay, steps: Sequence[Step], scatter: float, rng: np.random.Generator, repeats: int, warm_up: int
+) -> _Replayed:
     """(mean seconds of a step, (repeats,) of each cycle, seconds of the moves of a step).
 
     A cycle's seconds are those of the mean rank: where ranks wait for each other they are those of all.
     """
-    replay, rng = Replay(machine, placement, mpi), np.random.default_rng(seed)
     times: list[float] = []
     for cycle in range(warm_up + repeats):
         if cycle == warm_up:

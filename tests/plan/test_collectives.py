@@ -1,6 +1,6 @@
 """Collectives as messages: who ends with what, how many bytes move, and their time in closed form.
 
-Modules: plan/rounds.py, plan/collectives.py
+Modules: modelpar/plan/rounds
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def test_a_reduction_moves_every_block_p_less_1_times(blocks: list[int], name: s
 @pytest.mark.parametrize("p", [2, 3, 4, 6, 8, 13])
 @pytest.mark.parametrize("name", SUMS)
 def test_a_sum_reaches_every_rank(name: str, p: int) -> None:
-    """Of parts that each rank has heard of: replayed with sets in place of numbers where whole vectors move, else by the
-    bytes (Rabenseifner 2004)."""
+    """Of parts that each rank has heard of: replayed with sets where whole vectors move, else by the bytes
+    (Rabenseifner 2004)."""
     n = np.array([960.0])
     if name != "doubling":
         power = rounds.largest_power(p)

@@ -1,6 +1,6 @@
 """Steps replayed over ranks, against what can be said in a line.
 
-Modules: plan/queues.py, plan/simulate.py
+Modules: modelpar/plan/queues
 """
 
 from __future__ import annotations
@@ -88,6 +88,18 @@ def test_a_device_takes_messages_in_the_order_in_which_they_come() -> None:
             start = max(begun[i] + 2e-5, into[nodes[target[i]]])
             into[nodes[target[i]]] = expected[i] = start + n[i] / 1e9
         assert np.allclose(arrived, expected)
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.05, 0.5])
+def test_a_device_never_carries_more_than_it_can(scatter: float) -> None:
+    """However ranks drift apart: sums of 16 ranks on 4 nodes, of which 12/15 leave each node."""
+    p, n = 16, 8e6
+    move = Move("reduce", "shard", "integers", np.full(p, n * (p - 1) / p))
+    machine = replace(MACHINE, scatter=scatter)
+    result = simulate([(work(*[0.01] * p), move, move)], machine, Placement.blocks(1, p, 4), repeats=4)
+    least = 2 * 4 * n / p * 12 / 1e9
+    assert result.step >= least
+    assert result.step < 0.01 + 1.6 * least + 0.1 * scatter
 
 
 def test_oversubscribed_switches_slow_what_crosses_them() -> None:
