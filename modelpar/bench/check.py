@@ -35,6 +35,7 @@ from modelpar.plan.resolve import resolve
 from modelpar.plan.steps import received, step_of
 from modelpar.spec import NetworkSpec, SyncSpec
 
+DRAWN = 11  # bytes of a value while the check draws its data, as reals and as bits
 LEAST = 0.02  # seconds of a repeat
 SHARE = 0.7  # of the free memory that a configuration may take
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -264,7 +265,8 @@ def _memory(one: Configuration, layout: NetworkLayout, before: int) -> int:
         one.network, layout.matrix_layouts, training_spec(one.statistics, one.samples), n_shards=one.model_shards,
         n_replicas=one.replicas,
     )  # fmt: skip
-    return before + sum(n for kind, n in kinds.items() if kind != "libraries")
+    data = DRAWN * one.layers[0] * -(-one.samples // one.replicas)
+    return before + data + sum(n for kind, n in kinds.items() if kind != "libraries")
 
 
 def _resident(*, reset: bool = False) -> int:
