@@ -14,7 +14,7 @@ from modelpar.spec import NetworkSpec, TrainingSpec
 LIBRARIES = 215 << 20  # of a rank: Python, NumPy, SciPy, MPI, and kernels that were compiled before
 BYTES_OF_LISTS = 12  # a listed connection: its hidden unit, its place and (shared by maps) its visible unit
 BYTES_TO_LOOK_UP = 64  # of a connection, while the lists are made,
-KEPT_BY_C = 2 << 25  # of what a first exchange of blocks took: glibc keeps freed pieces up to 32 MiB
+KEPT_BY_C = 16 << 20  # of what a first exchange of blocks took, and glibc has not given back
 MOST_LOOKED_UP = 1 << 22  # of which so many are looked up at a time
 
 
@@ -72,8 +72,8 @@ def memory_by_kind(
     for (lower, upper), word, n in zip(pairs, layout, expected_counts(spec), strict=True):
         mine = -(-lower // n_shards), -(-upper // n_shards)
         if n is not None:
-            shared = 2 * n - -(-n // n_shards) if n_shards > 1 else n  # at most: those that two shards have an end of
-            first.append(-(-min(shared, 2 * n) // n_shards))
+            both_ends = n if n_shards == 1 else 3 * n // 2  # about half of them have their ends on two shards
+            first.append(-(-both_ends // n_shards))
             second.append(0)
             listed += first[-1]
         else:
