@@ -22,12 +22,14 @@ from modelpar.kernels.products.product import Product, Sampler
 from modelpar.kernels.states import Packed, over_samples, over_units, pack
 from modelpar.kernels.statistics import update
 from modelpar.kernels.statistics.learning import Counts, ProbabilityCounts, update_from
+from modelpar.kernels.statistics.probability_counts import add_steps
 from modelpar.spec import NetworkSpec
 from modelpar.streams import Purpose, Stream
 from modelpar.weights.dense import Scratch
 
 Array = npt.NDArray[Any]
 BITS = (1, 4, 0)  # of the statistics that are measured; 0: probabilities
+SCALE = np.float32(1 << 16)  # of probabilities as integers
 CARRY, GAIN = 0.9, 1e-9  # of an update: it does not bring the weights anywhere
 
 
@@ -105,9 +107,9 @@ def unit_cases(n_units: int, samples: int) -> list[Case]:
             if isinstance(x, Packed):
                 x.sums(), x.sums(), over_units(x, of_units), over_samples(x, of_samples)
             else:
-                rounded = np.rint(x * np.float32(1 << 16))
-                rounded.sum(axis=1, dtype=np.float64)
-                rounded = rounded.astype(np.float64)
+                for _ in range(2):
+                    add_steps(x, SCALE, np.zeros(len(x), np.int64))
+                rounded = np.rint(x * SCALE).astype(np.float64)
                 of_units @ rounded, rounded @ of_samples
 
         cases.append(Case(f"centre.units.{name_of(bits)}", n_units, samples, run))
