@@ -117,7 +117,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
     tables: dict[Key, dict[str, Table]] = {}
     calls: dict[Key, float] = {}
     spread, spent = list[float](), np.zeros(2)
-    lists: dict[str, Table] = {}
+    lists: dict[int, dict[str, Table]] = {}  # by threads
     with Grid(MPI.COMM_SELF) as alone:
         for key in _keys(cores, threads, node.size):
             n_threads, at_once = key
@@ -125,13 +125,14 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
             if together or node.rank == 0:
                 clock = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
                 tables[key], calls[key] = _as_in_updates(alone, clock, key, _tables(clock))
-                if key == (1, 1):
-                    lists = _listed_tables(alone, clock, CoreRates(tables[key]))
+                if at_once == 1:
+                    lists[n_threads] = _listed_tables(alone, clock, CoreRates(tables[key]))
                 spread += clock.scatter
                 spent += clock.spent
             rest(node)
-    for key, found in tables.items():  # lists are short: cores hardly share what holds them
-        found |= {name: table.scaled(1 / key[0]) for name, table in lists.items()}
+    for key, found in tables.items():  # lists are short: ranks hardly share what holds them
+        nearest = min(lists, key=lambda n: abs(n - key[0]), default=0)
+        found |= lists.get(nearest, {})
     within, between = links(comm, node)
     machine = Machine(
         HERE, nodes, cores, available_bytes(), within, between,
