@@ -169,7 +169,8 @@ def ranking(comm: MPI.Comm, machine: Machine, cores: int) -> Iterator[dict[str, 
     for samples, layers, connections, bits in networks_to_rank():
         common = Configuration(samples, layers, bits, connections=connections)
         # hosts that share this machine have its cores in turn, so that one alone is faster than each of several
-        asked = [replace(common, threads=n) for n in sorted({1, cores})] if machine.nodes == 1 else []
+        by_itself = machine.nodes == 1 or comm.size == 1
+        asked = [replace(common, threads=n) for n in sorted({1, cores})] if by_itself else []
         for shards in (n for n in range(1, comm.size + 1) if comm.size % n == 0 and comm.size > 1):
             words = ("column", "row", "dual") if shards > 1 and connections == "dense" else ("column",)
             of_grid = replace(common, model_shards=shards, replicas=comm.size // shards)
