@@ -160,15 +160,17 @@ def built_in(speed: float = 1.0) -> Rates:
     They scale with the threads; what was measured on such a core by ``modelpar plan --recalibrate``, rounded.
     """
     nanoseconds = {
-        "product.up": (0.25, 0.0027), "product.down": (0.25, 0.0027), "real.product": (0.15, 0.016),
-        "draw.visible": (10.0, 1.2), "draw.0": (10.0, 1.1), "draw.1": (10.0, 1.2), "draw.4": (10.0, 1.8),
-        "draw.float": (10.0, 1.6),
-        "learn.1": (0.25, 0.0011), "learn.4": (0.25, 0.0035), "learn.float": (0.25, 0.012),
-        "count.1": (0.1, 0.0011), "count.4": (0.1, 0.0035), "count.float": (0.1, 0.012),
-        "update": (0.25, 0.0), "centre": (0.12, 0.0), "centre.units.1": (20.0, 0.1), "centre.units.4": (20.0, 0.4),
-        "centre.units.float": (20.0, 0.6), "average": (0.2, 0.0),
-        "listed.up": (0.5, 0.06), "listed.down": (0.5, 0.06), "listed.learn.1": (1.0, 0.02),
-        "listed.learn.4": (1.0, 0.08), "listed.learn.float": (1.0, 0.2), "listed.real": (0.5, 0.3),
+        "product.up": (0.44, 0.003), "product.down": (0.27, 0.0028), "real.product": (0.17, 0.0079),
+        "draw.visible": (0.0, 1.07), "draw.0": (0.0, 1.0), "draw.1": (0.0, 0.92), "draw.4": (0.0, 1.35),
+        "draw.float": (0.0, 1.6), "learn.1": (0.37, 0.001), "learn.4": (0.49, 0.0035), "learn.float": (0.84, 0.0063),
+        "count.1": (0.11, 0.0009), "count.4": (0.24, 0.0033), "count.float": (1.0, 0.006), "update": (0.25, 0.0),
+        "centre": (0.12, 0.0), "centre.units.1": (15.0, 0.15), "centre.units.4": (17.0, 0.54),
+        "centre.units.float": (30.0, 1.8), "average": (0.2, 0.0),
+        "listed.up": (1.0, 0.0046), "listed.down": (3.1, 0.015), "listed.centre": (6.6, 0.0),
+        "listed.learn.1": (1.4, 0.0048), "listed.learn.4": (1.4, 0.007), "listed.learn.float": (2.6, 0.56),
+        "scattered.up": (2.8, 0.012), "scattered.down": (3.6, 0.011), "scattered.centre": (7.0, 0.0),
+        "scattered.learn.1": (4.2, 0.0083), "scattered.learn.4": (4.2, 0.0105), "scattered.learn.float": (3.0, 0.585),
+        "listed.real": (0.5, 0.3), "scattered.real": (0.5, 0.3),
     }  # fmt: skip
     tables = {work: _line(*ns).scaled(1 / speed) for work, ns in nanoseconds.items()}
     return Rates({(1, 1): tables}, {(1, 1): 3e-4}, "of a core of 2024")
