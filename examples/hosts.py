@@ -6,15 +6,18 @@
     python examples/hosts.py --near --hosts 2 -- modelpar bench cd1 ...     the same command through shared memory
 
 The hosts are network namespaces, each with a virtual Ethernet device on one bridge, as on a switch; a token bucket (tc
-tbf) shapes what each sends.  --ranks ranks of the command are started on each by MPICH's mpiexec, whose "ssh" enters
-the namespace.  --traffic prints a last line of JSON with the bytes that each host has sent.  --latency delays what each
-host sends by netem, which many kernels lack: without it latency is that of the machine, about 30 us.  Needs Linux,
-root, iproute2 and MPICH; nothing is left behind.
+tbf) shapes what each sends.  --burst says how much passes at full speed after a pause: a small one makes a link that is
+slow for short messages too, at more work for the processor.  --ranks ranks of the command are started on each by
+MPICH's mpiexec, whose "ssh" enters the namespace.  --traffic prints a last line of JSON with the bytes that each host
+has sent.  --latency delays what each host sends by netem, which many kernels lack: without it latency is that of the
+machine, about 30 us.  One run at a time has hosts; others wait for it.  Needs Linux, root, iproute2 and MPICH; nothing
+is left behind.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -30,6 +33,8 @@ from pathlib import Path
 SWITCH, BRIDGE = "modelpar-switch", "modelpar-br"
 MOST_HOSTS = 64
 SETTLING = 2.0  # seconds until a link that was brought up carries packets
+BURST = "256kb"  # that a link lets through at full speed after a pause
+LOCK = Path(tempfile.gettempdir()) / "modelpar-hosts.lock"
 
 # What stands for ssh: enter the namespace that has the address, and run the command there.
 REMOTE = """#!/bin/sh
@@ -70,12 +75,16 @@ def run(*command: str) -> str:
 
 
 @contextmanager
-def hosts(n: int, rate: str, latency: str | None = None) -> Iterator[Hosts]:
-    """``n`` namespaces on one bridge, what each sends shaped to ``rate`` and delayed by ``latency``."""
+def hosts(n: int, rate: str, latency: str | None = None, burst: str = BURST) -> Iterator[Hosts]:
+    """``n`` namespaces on one bridge, what each sends shaped to ``rate`` and delayed by ``latency``.
+
+    burst   as tc has it.  Waits for another run that has hosts.
+    """
     addresses = tuple(f"10.213.0.{i + 1}" for i in range(n))
     names = tuple(f"modelpar-host-{i + 1}" for i in range(n))
-    remove()
-    with tempfile.TemporaryDirectory() as folder:
+    with open(LOCK, "w") as lock, tempfile.TemporaryDirectory() as folder:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the names are the same in every run
+        remove()
         script = Path(folder) / "enter"
         script.write_text(REMOTE)
         script.chmod(0o755)
@@ -96,7 +105,7 @@ def hosts(n: int, rate: str, latency: str | None = None) -> Iterator[Hosts]:
                 run(*inside, "ip", "link", "set", device, "up")
                 run(*inside, "ip", "link", "set", "lo", "up")
                 run(*inside, "tc", "qdisc", "add", "dev", device, "root", "handle", "1:", "tbf",
-                    "rate", rate, "burst", "256kb", "latency", "50ms")  # fmt: skip
+                    "rate", rate, "burst", burst, "latency", "50ms")  # fmt: skip
                 if latency:
                     run(*inside, "tc", "qdisc", "add", "dev", device, "parent", "1:1", "netem", "delay", latency)
             time.sleep(SETTLING)
@@ -113,25 +122,31 @@ def remove() -> None:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def launch(arguments: Sequence[str], *inside: str, **environment: str) -> int:
-    """Run mpiexec (behind the command ``inside``) and return its exit status."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    mpiexec = shutil.which("mpiexec", path=path)
-    if mpiexec is None:
+def _path() -> str:
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def mpiexec() -> str:
+    """Where it is.  Raises SystemExit where it is not."""
+    found = shutil.which("mpiexec", path=_path())
+    if found is None:
         sys.exit("no mpiexec was found; install one: pip install 'modelpar[mpich]'")
-    return subprocess.run([*inside, mpiexec, *arguments], env={**os.environ, "PATH": path, **environment}).returncode
+    return found
 
 
-def launch_on(there: Hosts, ranks: int, command: Sequence[str]) -> int:
-    """Run ``ranks`` ranks of the command on each host, host after host; return the exit status."""
-    # without UCX_TLS, MPICH finds that all "hosts" share their memory
-    return launch(
-        ["-localhost", there.addresses[0], "-launcher", "ssh", "-launcher-exec", str(there.script),
-         "-hosts", ",".join(f"{address}:{ranks}" for address in there.addresses),
-         "-n", str(ranks * len(there.addresses)), *command],
-        "ip", "netns", "exec", there.names[0],
-        UCX_TLS="tcp,self",
-    )  # fmt: skip
+def launch(command: Sequence[str], **environment: str) -> int:
+    """Run a command and return its exit status."""
+    return subprocess.run(command, env={**os.environ, "PATH": _path(), **environment}).returncode
+
+
+def command_on(there: Hosts, ranks: int, command: Sequence[str]) -> list[str]:
+    """What starts ``ranks`` ranks of the command on each host, host after host.  Raises SystemExit without mpiexec."""
+    return [
+        "ip", "netns", "exec", there.names[0], mpiexec(),
+        "-localhost", there.addresses[0], "-launcher", "ssh", "-launcher-exec", str(there.script),
+        "-hosts", ",".join(f"{address}:{ranks}" for address in there.addresses),
+        "-n", str(ranks * len(there.addresses)), *command,
+    ]  # fmt: skip
 
 
 def main() -> int:
@@ -141,6 +156,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1, metavar="K", help="of the command on each host [1]")
     parser.add_argument("--rate", default="1gbit", help="of each host's link, as tc writes it [1gbit]")
     parser.add_argument("--latency", help="of each host's link, as tc writes it, such as 100us; needs netem")
+    parser.add_argument("--burst", default=BURST, help=f"that passes at full speed after a pause [{BURST}]")
     parser.add_argument("--traffic", action="store_true", help="print the bytes that each host has sent, as JSON")
     parser.add_argument("--near", action="store_true", help="all ranks on this host, through shared memory")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND")
@@ -151,12 +167,13 @@ def main() -> int:
     if not 1 <= options.hosts <= MOST_HOSTS or options.ranks < 1:
         parser.error(f"--hosts is 1 to {MOST_HOSTS}, and --ranks at least 1")
     if options.near:
-        return launch(["-n", str(options.hosts * options.ranks), *command])
+        return launch([mpiexec(), "-n", str(options.hosts * options.ranks), *command])
     if os.geteuid() != 0:
         parser.error("network namespaces need root; --near runs the command on one host")
-    with hosts(options.hosts, options.rate, options.latency) as there:
+    with hosts(options.hosts, options.rate, options.latency, options.burst) as there:
         before = there.sent()
-        status = launch_on(there, options.ranks, command)
+        # without UCX_TLS, MPICH finds that all "hosts" share their memory
+        status = launch(command_on(there, options.ranks, command), UCX_TLS="tcp,self")
         if options.traffic:
             print(json.dumps({"bytes_sent": {host: n - before[host] for host, n in there.sent().items()}}), flush=True)
         return status

@@ -127,6 +127,18 @@ def test_protein_family(n: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_scaling(tmp_path: Path) -> None:
+    run("scaling.py", 0, "--out", str(tmp_path), "--most", "16")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {row["study"] for row in rows} == {"weak", "strong", "replicas", "distbelief"}
+    assert all(row["seconds"] == pytest.approx(sum(row["parts"].values())) for row in rows if row["study"] == "weak")
+    alone = [row for row in rows if row["ranks"] == 1 and row.get("layout") == "column"]
+    assert all(row["efficiency"] == pytest.approx(1, abs=0.05) for row in alone)
+    assert "| machine | network | layout | 1 | 4 | 16 |" in (tmp_path / "tables.md").read_text()
+    assert len(list(tmp_path.glob("scaling_*.png"))) == 3
+
+
+@pytest.mark.slow
 def test_haplotypes(tmp_path: Path) -> None:
     """Of a twentieth of a megabase: simulated, trained in two parts on two ranks, and compared again."""
     pytest.importorskip("msprime", reason="haplotypes are simulated by msprime, which is not installed")

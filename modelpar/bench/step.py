@@ -84,12 +84,17 @@ class CD1:
         draws.sample_bernoulli(p, stream, unit_ids, self.first_draw, p)
         return pack(p)
 
-    def update(self, training: TrainingSpec) -> None:
-        """All the work of training on a minibatch: statistics of both phases, momentum, decay, all exchanges."""
+    def update(self, training: TrainingSpec, *, centred: bool = False) -> None:
+        """All the work of training on a minibatch: statistics of both phases, momentum, decay, all exchanges.
+
+        centred   take the centred gradient, as training does by default
+        """
         step = self.rbm.contrastive_divergence(
             self.v0, self.first_draw, training, n_all_samples=self.n_samples, v0_spread=self.v0_spread
         )
-        self.optimizer.learn(self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine)
+        self.optimizer.learn(
+            self.rbm.parameters, self.velocity, step.statistics, _size(training), self.n_mine, centred=centred
+        )  # fmt: skip
         self.first_draw += self.n_samples
 
     def in_pieces(self, training: TrainingSpec) -> dict[str, float]:

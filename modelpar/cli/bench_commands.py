@@ -49,7 +49,7 @@ PICTURE = click.option(
 
 @bench.command(cls=GroupedCommand)
 @spec_options("run.threads", "run.bind", "grid", "network.dtype", "network.layout",
-              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+              without=("grid.servers", "grid.shape", "grid.partitioner", "grid.partition"))  # fmt: skip
 @_measurements(5, 0.5, "five from 100x784x500 to 512x8192x8192")
 @click.option("--statistics", metavar="K|float|all", default=None,
               help="1 to 8 bits, float, or several separated by commas; all for 1,3,float"
@@ -67,7 +67,7 @@ def cd1(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 @bench.command(cls=GroupedCommand)
 @spec_options("run.threads", "run.bind", "grid", "network.layout",
-              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+              without=("grid.servers", "grid.shape", "grid.partitioner", "grid.partition"))  # fmt: skip
 @_measurements(3, 1.0, "2000x784x500")
 @click.option("--chains", type=COUNT, default=2000, show_default=True, metavar="N", help="persistent chains")
 @click.option("--chain-steps", type=click.IntRange(1, 30000), default=100, show_default=True, metavar="K",
@@ -88,7 +88,7 @@ def pcd(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 @bench.command(cls=GroupedCommand)
 @spec_options("run.threads", "run.bind", "grid", "network.layers", "network.classes", "network.layout",
-              without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+              without=("grid.servers", "grid.shape", "grid.partitioner", "grid.partition"))  # fmt: skip
 @click.option("--batches", metavar="N,...", default="100,1000", show_default=True, help="samples of a minibatch")
 @click.option("--repeats", type=COUNT, default=5, show_default=True, metavar="N",
               help="measurements, of which the median counts")  # fmt: skip
@@ -117,7 +117,7 @@ def kernels(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 @bench.command(cls=GroupedCommand)
 @spec_options("run.threads", "run.bind", "grid", "network.layers", "network.connections", "network.visible_grid",
-              "network.halo", without=("grid.servers", "grid.partitioner", "grid.partition"))  # fmt: skip
+              "network.halo", without=("grid.servers", "grid.shape", "grid.partitioner", "grid.partition"))  # fmt: skip
 @click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
 @click.option(
     "--partitioners",
@@ -140,7 +140,9 @@ def sparse(comm: MPI.Comm, config: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=GroupedCommand)
-@spec_options("run.threads", "run.bind", "grid", without=("grid.servers", "grid.partitioner", "grid.partition"))
+@spec_options(
+    "run.threads", "run.bind", "grid", without=("grid.servers", "grid.shape", "grid.partitioner", "grid.partition")
+)
 @_measurements(5, 0.05, "100x784x500,256x784x4096,256x4096x4096")
 @click.pass_obj
 def exchange(comm: MPI.Comm, config: str | None, **values: Any) -> None:

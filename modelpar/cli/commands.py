@@ -22,6 +22,7 @@ from modelpar.cli.options import (
     prepare,
     spec_options,
 )
+from modelpar.cli.plan_commands import plan
 from modelpar.cli.report_commands import report
 from modelpar.cli.sample_commands import reconstruct, sample
 from modelpar.files.paths import absolute
@@ -80,7 +81,7 @@ def train(
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
+@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers", "grid.shape"))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
 @JSON
@@ -96,7 +97,7 @@ def evaluate(comm: MPI.Comm, checkpoint: str, config: str | None, split: str, as
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
+@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers", "grid.shape"))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
 @click.option("--method", type=click.Choice(["auto", "exact", "ais", "reverse-ais", "trajectory"]), default="auto",
@@ -130,7 +131,7 @@ def score(
 
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
+@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers", "grid.shape"))
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True,
               help="which samples of the data")  # fmt: skip
 @click.option("--chains", type=click.IntRange(2), default=500, show_default=True, metavar="N",
@@ -165,7 +166,7 @@ def diagnose(
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @click.argument("out", type=PATH, metavar="OUT")
-@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
+@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers", "grid.shape"))
 @click.option("--to-rbms", is_flag=True, help="write a file of the package rbms, as the ending .h5 does")
 @click.option("--rbm", type=click.IntRange(0), default=None, metavar="I",
               help="for rbms: which RBM of a stack, from 0")  # fmt: skip
@@ -202,7 +203,9 @@ def export(
 @modelpar.command("import", cls=GroupedCommand)
 @click.argument("file", type=PATH, metavar="FILE.h5")
 @click.argument("out", type=PATH, metavar="OUT_RUN_DIR_OR_CHECKPOINT")
-@spec_options("data.data", "data.binarise", "grid", "run.threads", "network.layout", without=("grid.servers",))
+@spec_options(
+    "data.data", "data.binarise", "grid", "run.threads", "network.layout", without=("grid.servers", "grid.shape")
+)
 @click.option("--update", type=click.IntRange(0), default=None, metavar="N",
               help="the model after so many updates  [default: the last]")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="replace the run that OUT_RUN_DIR holds")
@@ -290,7 +293,7 @@ def compare(comm: MPI.Comm, **values: Any) -> None:
 @modelpar.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
 @click.argument("out", type=PATH, metavar="OUT_RUN_DIR")
-@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
+@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers", "grid.shape"))
 @click.option(
     "--keep", type=float, required=True, metavar="X", help="fraction of each RBM's weights to keep, the largest"
 )
@@ -387,5 +390,5 @@ def soak(comm: MPI.Comm, minutes: float, seed: int, as_json: bool) -> None:
     click.get_current_context().exit(work(comm, minutes=minutes, seed=seed, as_json=as_json))
 
 
-for command in (bench, data, mutations, report, sample, reconstruct):
+for command in (bench, data, mutations, plan, report, sample, reconstruct):
     modelpar.add_command(command)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mpi4py import MPI
 
-from modelpar.cli.options import GridSpec
+from modelpar.cli.grid_choice import ChosenGrid
 from modelpar.comm.grid import Grid, grid_shape
 from modelpar.errors import ModelparError
 from modelpar.training.recovery import SurvivorState, regroup, survivor_state
@@ -33,6 +33,7 @@ class Crew:
     survivor  this rank's part of the network, where one was trained before
     run_dir   the directory that training has begun in
     message   what happened, for people; empty where no rank was lost
+    layout    of each RBM's matrix, where the planner has chosen it with the grid
     """
 
     comm: MPI.Comm
@@ -43,10 +44,11 @@ class Crew:
     survivor: SurvivorState | None = None
     run_dir: Path | None = None
     message: str = ""
+    layout: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, comm: MPI.Comm, asked: GridSpec) -> Crew:
-        return cls(comm, comm.group, asked.model_shards, asked.replicas, asked.servers)
+    def of(cls, comm: MPI.Comm, chosen: ChosenGrid, servers: int) -> Crew:
+        return cls(comm, comm.group, chosen.model_shards, chosen.replicas, servers, layout=chosen.layout)
 
     @property
     def has_lost(self) -> bool:

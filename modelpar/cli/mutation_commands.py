@@ -21,7 +21,7 @@ if TYPE_CHECKING:
               "type")  # fmt: skip
 @click.option("--out", type=PATH, required=True, metavar="FILE", help="table of the variants (.csv)")
 @ALPHABET
-@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
+@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers", "grid.shape"))
 @LAST
 @click.pass_obj
 def mutations(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 
 from modelpar.comm.binding import BINDINGS
+from modelpar.errors import SpecError
 from modelpar.files.paths import absolute, expanded
 from modelpar.patterns import MASK
 from modelpar.spec import (
@@ -42,6 +43,10 @@ Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
 class GridSpec(Spec):
     """How the ranks are arranged: replicas x model shards."""
 
+    shape: str | None = option(
+        None, "auto: the grid that the planner predicts to be fastest, as modelpar plan does  [default: auto, where "
+        "neither --model-shards nor --replicas is given]", choices=("auto",), flag="--grid",
+    )  # fmt: skip
     model_shards: int | None = option(None, "ranks that hold one model together", at_least=1)
     replicas: int | None = option(None, "complete models side by side, each with its part of a minibatch", at_least=1)
     partitioner: str | None = option(
@@ -55,6 +60,13 @@ class GridSpec(Spec):
         0, "ranks that hold the parameters of --sync server and do not train; 0 to spread them over those that do",
         at_least=0,
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = {"--model-shards": self.model_shards, "--replicas": self.replicas}
+        for name, size in sizes.items():
+            if self.shape is not None and size is not None:
+                raise SpecError(f"--grid auto chooses the grid, but {name} {size} fixes it; leave one of them out")
 
 
 @dataclass(frozen=True)

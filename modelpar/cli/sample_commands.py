@@ -27,7 +27,7 @@ FIELDS = (".fasta", ".fa", ".vcf", ".h5", ".hdf5")  # endings of the files that 
 
 @click.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
+@spec_options("grid", "run.threads", "run.verify", "network.layout", without=("grid.servers", "grid.shape"))
 @click.option("--count", type=COUNT, default=None, metavar="N",
               help="fantasies, or completions of each given sample  [default: 100, or 1]")  # fmt: skip
 @click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, metavar="N",
@@ -122,7 +122,7 @@ def sample(
 
 @click.command(cls=GroupedCommand)
 @click.argument("checkpoint", type=PATH, metavar="CHECKPOINT_OR_RUN_DIR")
-@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers",))
+@spec_options("data", "grid", "run.threads", "run.verify", "network.layout", without=("grid.servers", "grid.shape"))
 @click.option("--count", type=COUNT, default=None, metavar="N",
               help="samples of the test set  [default: 20, or all where there are fewer]")  # fmt: skip
 @OUT

@@ -26,7 +26,7 @@ from modelpar.cli.resuming import check_changes, check_fewer, go_on, in_order, r
 from modelpar.cli.run_directory import RANKS, SUMMARY, RunDirectory
 from modelpar.cli.same_network import difference, other_connections
 from modelpar.cli.stopping import Stopping
-from modelpar.cli.summary import Clock, for_people, summarise
+from modelpar.cli.summary import Clock, for_people, predicted, summarise
 from modelpar.cli.threads import Placement
 from modelpar.cli.trajectory import Trajectory
 from modelpar.collective.ending import closed
@@ -389,12 +389,11 @@ class Session:
         faults.at("summarise")
         clock = Clock(self.stages, self.seconds_before, self.samples, compile_seconds)
         summary = summarise(self.network, accuracies, clock, self.history, self.placement.threads)
+        summary |= predicted(self.settings, self.network, self.placement)
         if self.settings.run.report:
             with self.status.phase("writing the report"):
-                report_at_end(
-                    self.network, self.dataset, self.directory, self.history, summary, self.progress.say,
-                    pictures=self.settings.run.pictures,
-                )  # fmt: skip
+                report_at_end(self.network, self.dataset, self.directory, self.history, summary, self.progress.say,
+                              pictures=self.settings.run.pictures)  # fmt: skip
         self.directory.write_text(SUMMARY, json.dumps(summary, indent=1) + "\n")
         self.progress.console.print(summary_table(for_people(summary), "Summary"))
         self.progress.say(f"model: {self.directory.model}")

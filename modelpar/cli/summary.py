@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelpar import __version__
+from modelpar.cli.config import Settings
 from modelpar.cli.info import environment_of_run
+from modelpar.cli.planned_job import predicted_updates
 from modelpar.cli.progress import size_text
+from modelpar.cli.threads import Placement
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.training.state import TrainingRun
 
@@ -89,6 +92,15 @@ def summarise(
         "version": __version__,
         "environment": grid.comm.bcast(environment_of_run() if grid.comm.rank == 0 else None),
     }
+
+
+def predicted(settings: Settings, network: DeepBeliefNetwork, placement: Placement) -> dict[str, Any]:
+    """``predicted_update_seconds`` of every RBM, by the rates that ``modelpar plan`` has kept of this machine; nothing
+    where it has kept none, or the network was only fine-tuned.  Collective."""
+    if not settings.training.trains:
+        return {}
+    found = predicted_updates(settings, network, placement)
+    return {"predicted_update_seconds": found} if found else {}
 
 
 def _last(history: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from modelpar.cli.config import Settings
 from modelpar.cli.fault_tolerance import Crew, ends_by_itself, leave
+from modelpar.cli.grid_choice import grid_of, with_layout
 from modelpar.cli.kill_reporter import named_when_killed
 from modelpar.cli.overwriting import check_run_directory
 from modelpar.cli.preparation import check_data, check_memory, network_spec
@@ -64,7 +65,7 @@ def _train(
 ) -> Crew:  # fmt: skip
     """As ``train``; the ranks that have come to the end."""
     with Stopping(comm) as stopping, counted_restart(comm, settings.run.run_dir, max_restarts, resume=resume):
-        crew = Crew.of(comm, settings.grid)
+        crew = Crew.of(comm, grid_of(comm, settings, placement), settings.grid.servers)
         while True:
             attempt = Attempt(
                 settings, placement, crew, lock, stopping, resume=resume, overwrite=overwrite,
@@ -117,7 +118,8 @@ class Attempt:
         dismiss(grid)
 
     def _layout(self, spec: NetworkSpec, grid: Grid, resumed: RunDirectory | None) -> NetworkLayout:
-        asked, owners = self.settings.grid, None
+        asked = self.settings.grid
+        spec, owners = with_layout(spec, grid, self.crew.layout)
         listed = not all(pattern.dense for pattern in spec.patterns)
         if asked.partitioner or asked.partition or listed:
             # the file of a mask may be gone, and pruned connections are only in checkpoints

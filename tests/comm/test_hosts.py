@@ -75,6 +75,33 @@ if comm.rank == 0:
     print("SEATS " + json.dumps(told))
 """
 
+# Steps of training of two replicas of two shards: the bytes that a step counts by axis, and those of the link.
+STEPS = f"""
+import json
+
+from modelpar.bench.step import CD1, training_spec
+
+with Grid(comm, model_shards=2, replicas=2) as grid:
+    bench = CD1({(512, 4096, 64)}, grid, layout="column")
+    training = training_spec("4", 512)
+    bench.update(training)
+    before = bench.network.traffic.total(comm)
+    over = over_the_link(lambda: [bench.update(training) for _ in range(5)])
+    after = bench.network.traffic.total(comm)
+    far = bench.network.traffic.total(comm, "far")
+    hosts = comm.allgather(os.stat("/proc/self/ns/net").st_ino)
+    links = dict(zip(hosts, comm.allgather(over)))
+    counted = {{
+        axis: sum(n - before[axis].get(verb, {{}}).get(kind, 0)
+                for verb, kinds in after[axis].items() for kind, n in kinds.items())
+        for axis in after
+    }}
+if comm.rank == 0:
+    print("SENT " + json.dumps({{"counted": counted, "far": far, "links": list(links.values()), "order": hosts}}))
+"""
+# how mpiexec deals the ranks out: in turn, or host after host
+ORDERS = {"in turn": "{0},{1}", "host after host": "{0}:2,{1}:2"}
+
 
 @pytest.fixture
 def two_hosts() -> Iterator[Any]:
@@ -97,17 +124,34 @@ def two_hosts() -> Iterator[Any]:
         hosts.__exit__(None, None, None)
 
 
-def test_shards_of_a_replica_share_a_host(two_hosts: Any, tmp_path: Path) -> None:
-    (tmp_path / "rank.py").write_text(RANK)
-    here = two_hosts.addresses[0]
+def told(there: Any, program: Path, order: str, word: str) -> Any:
+    """What four ranks of a program on two hosts tell, in a line of JSON after a word."""
     launched = [
-        "ip", "netns", "exec", two_hosts.names[0], *jobs.launcher(), "-localhost", here, "-launcher", "ssh",
-        "-launcher-exec", two_hosts.script, "-hosts", ",".join(two_hosts.addresses), "-n", "4",
-        sys.executable, tmp_path / "rank.py",
+        "ip", "netns", "exec", there.names[0], *jobs.launcher(), "-localhost", there.addresses[0], "-launcher", "ssh",
+        "-launcher-exec", there.script, "-hosts", order.format(*there.addresses), "-n", "4", sys.executable, program,
     ]  # fmt: skip
     # without UCX_TLS, MPICH finds that both "hosts" share their memory
     output = jobs.run(launched, limit=LIMIT, PYTHONPATH=str(EXAMPLE.parents[1]), UCX_TLS="tcp,self").check().output
-    seats = json.loads(next(line for line in output.splitlines() if line.startswith("SEATS "))[6:])
+    return json.loads(next(line for line in output.splitlines() if line.startswith(word)).removeprefix(word))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_step_sends_between_hosts_what_replicas_exchange(two_hosts: Any, tmp_path: Path, order: str) -> None:
+    """Counted by the kernel at each link, beside what the engine counts by axis."""
+    (tmp_path / "rank.py").write_text(RANK.partition("def gathered")[0] + STEPS)
+    sent = told(two_hosts, tmp_path / "rank.py", ORDERS[order], "SENT ")
+    first, second, third, fourth = sent["order"]
+    assert {"in turn": first == third != second == fourth, "host after host": first == second != third == fourth}[order]
+    counted = sent["counted"]
+    assert counted["shard"] > 6 * counted["replica"] > 0, "activations are most of what moves"
+    assert sent["far"]["shard"] == {}
+    for over_the_link in sent["links"]:  # each host sends what the other receives: half of all
+        assert 1 < over_the_link / (counted["replica"] / 2) < 1.15, "with headers and acknowledgements"
+
+
+def test_shards_of_a_replica_share_a_host(two_hosts: Any, tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    seats = told(two_hosts, tmp_path / "rank.py", ORDERS["in turn"], "SEATS ")
 
     host = {seat["rank"]: seat["host"] for seat in seats}
     assert host[0] == host[2] != host[1] == host[3], "ranks are dealt out to the hosts in turn"

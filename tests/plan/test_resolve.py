@@ -125,7 +125,7 @@ def test_trained_from_the_command_line(
     monkeypatch.chdir(tmp_path)
     spec = replace(SPEC, layers=(60, 40, 30), connections=connections)
     owners(spec, "file", tmp_path)
-    attempt: Any = SimpleNamespace(settings=Settings({"grid": dict(asked)}))
+    attempt: Any = SimpleNamespace(settings=Settings({"grid": dict(asked)}), crew=SimpleNamespace(layout=None))
     layout = Attempt._layout(attempt, spec, grid_of(), None)
     assert layout.matrix_layouts == ("dual" if connections == "dense" else SPARSE, "dual", "row")
 

@@ -26,7 +26,31 @@ def time(runs: Sequence[Run]) -> list[str]:
         if (seconds := times_of(run).get(name)) is not None
     ]
     note = "Clocks of rank 0; scores, compilation, checkpoints and pictures are not training time."
-    return [grid(bar_chart("Seconds by part", bars, shown=seconds_text, note=note), rate_chart(runs))]
+    charts = [bar_chart("Seconds by part", bars, shown=seconds_text, note=note), rate_chart(runs)]
+    if (updates := updates_chart(runs)) is not None:
+        charts.append(updates)
+    return [grid(*charts)]
+
+
+def updates_chart(runs: Sequence[Run]) -> str | None:
+    """Seconds of an update of each RBM, measured beside predicted; None where nothing was predicted."""
+    bars = []
+    for i, run in enumerate(runs):
+        predicted = run.summary.get("predicted_update_seconds")
+        measured = {f"{line['stage']}.{line['layer']}": line for line in run.records if line["stage"] == "pretrain"}
+        for key, line in measured.items():
+            expected = number(predicted, key) if isinstance(predicted, dict) else None
+            seconds, updates = number(line, "seconds"), number(line, "step")
+            if expected is not None and seconds is not None and updates:
+                name = f"{_who(runs, i)}{stage_name(line['stage'], line['layer'])}"
+                bars.append(Bar(f"{name}, measured", [("", seconds / updates, 0)]))
+                bars.append(Bar(f"{name}, predicted", [("", expected, 1)]))
+    if not bars:
+        return None
+    note = (
+        "Predicted by the rates that modelpar plan has kept of this machine, without reading data and keeping records."
+    )
+    return bar_chart("Seconds of an update", bars, shown=seconds_text, note=note)
 
 
 def times_of(run: Run) -> dict[str, float]:

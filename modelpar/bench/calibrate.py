@@ -1,0 +1,331 @@
+"""The rates of this machine for the planner: measured once in a few seconds, and kept in the user's cache.
+
+Each kind of work (``bench.works``) is measured on a grid of sizes and samples: of one rank alone, with as many threads
+as it has cores, and of as many ranks as there are cores that compute at the same time, because they share caches and
+memory.  Works are measured in turn, round after round, and of each the median of the faster half counts: what disturbs
+a machine for a moment slows no work in particular.  What a call takes when its size vanishes is taken off, and counts
+once for a whole step, so that many small pieces do not add up to more than they take together.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from mpi4py import MPI
+
+from modelpar.bench import works
+from modelpar.bench.exchanges import curves, links
+from modelpar.bench.kept_machines import file_of, keep, kept_machine
+from modelpar.bench.step import CD1, training_spec
+from modelpar.bench.works import Case
+from modelpar.comm.cores import limited
+from modelpar.comm.grid import Grid
+from modelpar.kernels import threads as pool
+from modelpar.kernels.products import dispatch
+from modelpar.kernels.warm_up import warm_up
+from modelpar.machine.memory import available_bytes
+from modelpar.plan.machine import HERE, Link, Machine
+from modelpar.plan.rates import CoreRates, Rates, Table, built_in
+from modelpar.plan.steps import Compute, step_of
+from modelpar.spec import NetworkSpec, SyncSpec
+
+SIZES = ((196, 256), (784, 512), (1024, 2048), (1536, 3072))
+SAMPLES = (64, 128, 512)
+UNITS = (512, 4096)
+UPDATE = 128  # samples of the updates that works are compared with
+MOST_CHANGE = (0.7, 1.4)  # of a work in an update
+LISTED = {  # by the stem of the works: fields of 16 maps, those of one, and connections without any order
+    "listed": (("local:5", (400, 4096)), ("local:9", (576, 4096))),
+    "single": (("local:5", (4096, 3600)), ("local:9", (4096, 3136))),
+    "scattered": (("random:32", (784, 1024)), ("random:64", (2048, 2048))),
+}
+ROUNDS = 5
+LEAST = 1.5e-3  # seconds that are worth a reading of the clock
+SMALLEST = (16, 16, 64)
+GLANCES = 9  # at the kernel of a guess
+UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
+PAUSE = 0.002  # seconds between two looks of a rank that waits for another one without computing
+
+Say = Callable[[str], None]
+Key = tuple[int, int]  # threads of a rank, ranks that compute at once
+
+
+def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: Say | None = None) -> Machine:
+    """This machine, as it is kept, or measured where nothing is kept or ``again``.  Collective.
+
+    cores     that this node's ranks may use; threads: of each rank
+    say       is told, on rank 0, that something is measured
+    """
+    kept = None if again else kept_machine(comm, cores=cores, threads=threads)
+    if kept is not None:
+        return kept
+    if say is not None and comm.rank == 0:
+        say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 10 seconds ...")
+    machine, share = _measured(comm, cores, threads)
+    if share >= UNDISTURBED and comm.rank == 0:
+        keep(machine, file_of(comm.size, cores, threads))
+    elif say is not None and comm.rank == 0:
+        say(
+            f"other programs had {1 - share:.0%} of this machine meanwhile, so what was measured is not kept; measure "
+            "again when it is idle"
+        )
+    return machine
+
+
+def guessed(comm: MPI.Comm, *, cores: int) -> Machine:
+    """This machine by the rates of a usual core, as fast as one kernel is here: measured in some milliseconds.
+
+    For a choice that must not wait for a calibration.  Collective.
+    """
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    nodes, on_node = len(set(comm.allgather(node.bcast(comm.rank)))), node.size
+    node.Free()
+    speed = 1.0
+    if comm.rank == 0:
+        [case] = [one for one in works.dense_cases(256, 512, 128) if one.work == "product.up"]
+        case.run()
+        times = []
+        for _ in range(GLANCES):
+            started = time.perf_counter()
+            case.run()
+            times.append(time.perf_counter() - started)
+        speed = built_in().of(1).seconds("product.up", case.size, case.samples) / min(times)
+    rates = built_in(comm.bcast(speed))
+    link = Link(1e-6, 5e9) if nodes == 1 else Link(5e-5, 1e8)
+    return Machine(
+        HERE, nodes, cores, available_bytes(), Link(1e-6, 5e9), link, ranks_per_node=on_node,
+        rates=replace(rates, source="of a usual core (modelpar plan measures this machine)"),
+    )  # fmt: skip
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]:
+    """(this machine, the part of its time that this process had).  Collective."""
+    warm_up("float32")
+    dispatch.prepare()
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    nodes = len(set(comm.allgather(node.bcast(comm.rank))))
+    tables: dict[Key, dict[str, Table]] = {}
+    calls: dict[Key, float] = {}
+    spread, spent = list[float](), np.zeros(2)
+    lists: dict[int, dict[str, Table]] = {}  # by threads
+    with Grid(MPI.COMM_SELF) as alone:
+        for key in _keys(cores, threads, node.size):
+            n_threads, at_once = key
+            together = at_once > 1 and node.size == at_once
+            if together or node.rank == 0:
+                clock = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
+                tables[key], calls[key] = _as_in_updates(alone, clock, key, _tables(clock))
+                if at_once == 1:
+                    lists[n_threads] = _listed_tables(alone, clock, CoreRates(tables[key]))
+                spread += clock.scatter
+                spent += clock.spent
+            rest(node)
+    for key, found in tables.items():  # lists are short: ranks hardly share what holds them
+        nearest = min(lists, key=lambda n: abs(n - key[0]), default=0)
+        found |= lists.get(nearest, {})
+    within, between = links(comm, node)
+    machine = Machine(
+        HERE, nodes, cores, available_bytes(), within, between,
+        scatter=statistics.median(spread) if spread else 0.03, rates=Rates(tables, calls, "measured here"),
+        verbs=curves(comm if nodes == 1 else node), ranks_per_node=node.size, threads=threads,
+    )  # fmt: skip
+    node.Free()
+    return comm.bcast((machine, float(spent[0] / spent[1]) if spent[1] else 1.0))
+
+
+def _keys(cores: int, threads: int, ranks: int) -> list[Key]:
+    """What is measured: the ranks as they are, one rank with one thread and with all, one on every core."""
+    keys = {(threads, ranks), (1, 1), (cores, 1)}
+    if ranks == 1:
+        keys.add((1, cores))
+    return sorted(keys)
+
+
+def rest(comm: MPI.Comm) -> None:
+    """Wait for all ranks without keeping a core busy, as MPI's own barrier would.  Collective."""
+    request = comm.Ibarrier()
+    while not request.Test():
+        time.sleep(PAUSE)
+
+
+class Clock:
+    """Measures cases with so many threads, in so many threads or ranks at the same time.
+
+    scatter   relative deviations between the repeats of a case
+    spent     seconds of the processor and of the clock, of one thread alone: other programs make them differ
+    """
+
+    def __init__(self, n_threads: int, at_once: int, comm: MPI.Comm) -> None:
+        self.n_threads, self.at_once, self.comm = n_threads, at_once, comm
+        self.scatter: list[float] = []
+        self.spent = [0.0, 0.0]
+
+    def median_of(self, cases: list[Case]) -> list[float]:
+        """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once."""
+        with limited(self.n_threads, self.n_threads):
+            counts = [self.comm.bcast(self._calls(case)) for case in cases]
+            times: list[list[float]] = [[] for _ in cases]
+            for _ in range(ROUNDS):
+                for i, case in enumerate(cases):
+                    if self.comm.size > 1:
+                        self.comm.Barrier()
+                    started, worked = time.perf_counter(), time.thread_time()
+                    for _ in range(counts[i]):
+                        case.run()
+                    times[i].append((time.perf_counter() - started) / counts[i])
+                    if self.n_threads == 1:
+                        self.spent[0] += time.thread_time() - worked
+                        self.spent[1] += time.perf_counter() - started
+        result = []
+        for found in times:
+            faster = sorted(found)[: ROUNDS // 2 + 1]
+            result.append(statistics.median(faster))
+            self.scatter.append(statistics.pstdev(faster) / max(result[-1], 1e-12))
+        return self.comm.allreduce(np.array(result)).__truediv__(self.comm.size).tolist()  # type: ignore[no-any-return]
+
+    def _calls(self, case: Case) -> int:
+        case.run()
+        started = time.perf_counter()
+        case.run()
+        return max(1, math.ceil(LEAST / max(time.perf_counter() - started, 1e-7)))
+
+    def seconds_of(self, make: Callable[[], list[Case]]) -> list[tuple[Case, float]]:
+        """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once."""
+        if self.at_once == 1:
+            cases = make()
+            return list(zip(cases, self.median_of(cases), strict=True))
+        others = [make() for _ in range(self.at_once)]
+        found: list[list[float]] = [[] for _ in others]
+        gate = threading.Barrier(self.at_once)
+        clocks = [_Gated(self.n_threads, gate) for _ in others]
+
+        def measure(i: int) -> None:
+            with pool.limited(self.n_threads):
+                found[i] = clocks[i].median_of(others[i])
+
+        beside = [threading.Thread(target=measure, args=(i,)) for i in range(self.at_once)]
+        for thread in beside:
+            thread.start()
+        for thread in beside:
+            thread.join()
+        for clock in clocks:
+            self.scatter += clock.scatter
+        return list(zip(others[0], np.mean(found, axis=0).tolist(), strict=True))
+
+
+class _Gated(Clock):
+    """One thread of several that measure the same cases at the same time."""
+
+    def __init__(self, n_threads: int, gate: threading.Barrier) -> None:
+        super().__init__(n_threads, 1, MPI.COMM_SELF)
+        self._gate = gate
+
+    def median_of(self, cases: list[Case]) -> list[float]:
+        counts = [self._calls(case) for case in cases]
+        times: list[list[float]] = [[] for _ in cases]
+        for _ in range(ROUNDS):
+            for i, case in enumerate(cases):
+                self._gate.wait()
+                started = time.perf_counter()
+                for _ in range(counts[i]):
+                    case.run()
+                times[i].append((time.perf_counter() - started) / counts[i])
+        return [statistics.median(sorted(found)[: ROUNDS // 2 + 1]) for found in times]
+
+
+def _tables(clock: Clock) -> dict[str, Table]:
+    fixed = {case.work: seconds for case, seconds in clock.seconds_of(
+        lambda: [*works.dense_cases(*SMALLEST), *works.real_cases(*SMALLEST), *works.unit_cases(16, 64)]
+    )}  # fmt: skip
+    points: list[tuple[Case, float]] = []
+    for n_visible, n_hidden in SIZES:
+        for samples in SAMPLES:
+            points += clock.seconds_of(partial(works.dense_cases, n_visible, n_hidden, samples))
+    for samples in SAMPLES[1:]:
+        for n_visible, n_hidden in SIZES[1::2]:
+            points += clock.seconds_of(partial(works.real_cases, n_visible, n_hidden, samples))
+    for n_units in UNITS:
+        for samples in SAMPLES[1:]:
+            points += clock.seconds_of(partial(works.unit_cases, n_units, samples))
+    return tables_of(points, fixed)
+
+
+def _as_in_updates(
+    grid: Grid, clock: Clock, key: Key, tables: dict[str, Table]
+) -> tuple[dict[str, Table], float]:  # fmt: skip
+    """(tables as works take in a whole update, seconds of a step that no size changes).
+
+    In an update a work finds other operands in the caches than when it is repeated alone, and draws are made while
+    sums are there.  So an update of each of ``SIZES`` is measured, and all works on weights of that size are as much
+    slower or faster; what is left of the smallest is what every step takes.
+    """
+    training, n = training_spec("4", UPDATE), UPDATE
+    tiny = clock.median_of([Case("", 1, 1, works.smallest_update(grid, "4", centred=True))])[0]
+    rates, call, factors = Rates({key: tables}), tiny, list[float]()
+    of_core = rates.of(*key)
+    for layers in SIZES:
+        bench = CD1((n, *layers), grid, layout="column")
+        measured = clock.median_of([Case("", 1, 1, partial(bench.update, training, centred=True))])[0]
+        spec = NetworkSpec(layers, layout="column")
+        step = step_of(spec, 0, training, SyncSpec(), bench.network.layout, 1, rates, key[0], at_once=key[1])
+        whole = sum(float(piece.seconds.max()) for piece in step if isinstance(piece, Compute))
+        size, of_weights = layers[0] * layers[1], 0.0
+        for work in ("product.up", "product.up", "product.down", "learn.4", "centre"):
+            of_weights += of_core.seconds(work, size, n)
+        if not factors:
+            call = min(max(measured - whole, 0.5 * tiny), 2.0 * tiny)
+        rest = whole - of_weights + call
+        factors.append(min(max((measured - rest) / of_weights, MOST_CHANGE[0]), MOST_CHANGE[1]))
+    factors[0] = factors[1]  # of the smallest the rest is what was left of it
+    at = {float(v * h): factor for (v, h), factor in zip(SIZES, factors, strict=True)}
+    corrected = {}
+    for work, table in tables.items():
+        rows = zip(table.sizes, table.seconds, strict=True)
+        on_weights = not work.startswith(("draw", "centre.units"))
+        corrected[work] = replace(
+            table,
+            seconds=tuple(tuple(x * (at.get(size, 1.0) if on_weights else 1.0) for x in row) for size, row in rows),
+        )
+    return corrected, call
+
+
+def _listed_tables(grid: Grid, clock: Clock, rates: CoreRates) -> dict[str, Table]:
+    """Without the draws, whose ``rates`` are known."""
+    points: list[tuple[Case, float]] = []
+    for stem, networks in LISTED.items():
+        for connections, layers in networks:
+            spec = NetworkSpec(layers, connections=connections)
+            for samples in SAMPLES[1:]:
+                cases = works.listed_cases(grid, spec, samples, stem)
+                for case, seconds in zip(cases, clock.median_of(cases), strict=True):
+                    draw = "draw.visible" if case.work.endswith("down") else "draw.0"
+                    draws = rates.seconds(draw, case.drawn, samples) if case.drawn else 0.0
+                    points.append((case, max(0.1 * seconds, seconds - draws)))
+    return tables_of(points, {})
+
+
+def tables_of(points: Iterable[tuple[Case, float]], fixed: Mapping[str, float]) -> dict[str, Table]:
+    """The tables of measured calls, less what a call takes that has next to nothing to do.
+
+    All points of a work lie on a grid of sizes and samples.
+    """
+    by_work: dict[str, dict[tuple[int, int], float]] = {}
+    for case, seconds in points:
+        least = max(0.1 * seconds, seconds - fixed.get(case.work, 0.0))
+        by_work.setdefault(case.work, {})[case.size, case.samples] = least / case.size
+    tables = {}
+    for work, found in by_work.items():
+        sizes, samples = (sorted({key[i] for key in found}) for i in range(2))
+        rows = tuple(tuple(found[size, n] for n in samples) for size in sizes)
+        tables[work] = Table(tuple(map(float, sizes)), tuple(map(float, samples)), rows)
+    return tables

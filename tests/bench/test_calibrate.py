@@ -1,0 +1,112 @@
+"""Rates that are measured, kept and read again; predictions beside measurements, on a few small networks.
+
+Modules: modelpar/bench/works, modelpar/bench/exchanges, modelpar/bench/check,
+modelpar/bench/kept_machines
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from modelpar.bench import calibrate, check, exchanges, kept_machines, works
+from modelpar.bench.check import Configuration
+from modelpar.bench.works import Case
+from modelpar.plan.machine import Machine
+
+ALONE = MPI.COMM_SELF
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    """This one, by a calibration of small sizes that takes a moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "SIZES", ((24, 20), (40, 30)))
+        patch.setattr(calibrate, "LISTED", {"scattered": (("random:4", (30, 20)),)})
+        patch.setattr(calibrate, "UNITS", (16,))
+        patch.setattr(calibrate, "ROUNDS", 1)
+        patch.setattr(calibrate, "LEAST", 0.0)
+        patch.setattr(calibrate, "kept_machine", lambda comm, **_: None)
+        patch.setattr(calibrate, "keep", lambda machine, file: None)
+        said: list[str] = []
+        found = calibrate.here(ALONE, cores=2, threads=2, say=said.append)
+        assert said[0].startswith("measuring this machine")
+    return found
+
+
+def test_every_work_is_measured_for_every_way_to_share_the_cores(machine: Machine) -> None:
+    assert set(machine.rates.tables) == {(1, 1), (2, 1), (1, 2)}
+    expected = {case.work for case in [*works.dense_cases(8, 8, 64), *works.unit_cases(8, 64)]}
+    for key, tables in machine.rates.tables.items():
+        assert expected | {"scattered.up", "scattered.learn.4", "real.product"} <= set(tables)
+        assert all(x >= 0 for table in tables.values() for row in table.seconds for x in row)
+        assert machine.rates.calls[key] > 0
+
+
+def test_what_is_kept_is_read_again(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_machines, "kept_folders", lambda: [tmp_path])
+    monkeypatch.setattr(kept_machines, "first_writable", lambda name: ((tmp_path / name), {}))
+    (tmp_path / "plan").mkdir()
+    assert kept_machines.kept_machine(ALONE, cores=2, threads=2) is None
+    kept_machines.keep(machine, kept_machines.file_of(1, 2, 2))
+    assert kept_machines.kept_machine(ALONE, cores=2, threads=2) == machine
+    assert calibrate.here(ALONE, cores=2, threads=2) == machine
+    assert kept_machines.kept_machine(ALONE, cores=2, threads=1) is None
+    [file] = (tmp_path / "plan").iterdir()
+    for text in ("", "{}", "[]", file.read_text()[:-9], file.read_text().replace('"sizes"', '"size"')):
+        file.write_text(text)
+        assert kept_machines.kept_machine(ALONE, cores=2, threads=2) is None
+
+
+def test_a_table_of_calls_is_for_each_weight_less_what_a_call_takes() -> None:
+    def nothing() -> None: ...
+
+    cases = [Case("learn.1", size, n, nothing) for size in (10, 100) for n in (64, 128)]
+    seconds = [1.0 + case.size * case.samples for case in cases]
+    tables = calibrate.tables_of(zip(cases, seconds, strict=True), {"learn.1": 1.0})
+    assert np.array(tables["learn.1"].seconds) == pytest.approx(np.array([[64, 128], [64, 128]]))
+
+
+def test_a_guess_is_made_in_a_moment() -> None:
+    guess = calibrate.guessed(ALONE, cores=3)
+    assert guess.cores_per_node == 3
+    assert guess.rates.of(1).seconds("product.up", 1000, 100) > 0
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        Configuration(64, (24, 20)), Configuration(50, (30, 20), "float"),
+        Configuration(64, (30, 20), "1", connections="random:4", gibbs_steps=2),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_row_of_the_check(one: Configuration, machine: Machine) -> None:
+    [row] = check.run(ALONE, machine, [one, replace(one, replicas=2)])  # there is one rank
+    assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
+    assert row["predicted"] == pytest.approx(sum(row["parts"].values()))
+    assert row["bytes"] == row["bytes_measured"] == 0
+    assert row["memory_measured"] > 1 << 20
+    totals = check.totals([row])
+    assert totals["median_error"] == totals["worst_error"] == abs(row["error"])
+
+
+def test_the_configurations_of_the_check() -> None:
+    found = check.configurations(2, 2)
+    assert len(found) == 60
+    assert len(set(found)) == 60
+    assert sum(not one.fitted for one in found) >= 30
+    assert {one.layout for one in found if one.model_shards == 2} == {"column", "row", "dual"}
+    assert len(check.networks_to_rank()) == 12
+
+
+def test_medians_are_of_the_faster_half() -> None:
+    values = iter(np.linspace(0, 1, 10_000))
+    work: Callable[[], object] = lambda: next(values)  # noqa: E731
+    assert exchanges.medians({"": work}, ALONE)[""] >= 0
+    assert exchanges.curves(ALONE) == {}
