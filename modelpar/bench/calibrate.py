@@ -9,51 +9,45 @@ once for a whole step, so that many small pieces do not add up to more than they
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
-import os
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
 from modelpar.bench import works
 from modelpar.bench.exchanges import curves, links
+from modelpar.bench.kept_machines import file_of, keep, kept_machine
+from modelpar.bench.step import CD1, training_spec
 from modelpar.bench.works import Case
 from modelpar.comm.cores import limited
 from modelpar.comm.grid import Grid
-from modelpar.files.regular import read_bounded
 from modelpar.kernels import threads as pool
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.warm_up import warm_up
-from modelpar.machine.caches import first_writable, kept_folders
 from modelpar.machine.memory import available_bytes
-from modelpar.plan.machine import HERE, Curve, Link, Machine
+from modelpar.plan.machine import HERE, Link, Machine
 from modelpar.plan.rates import CoreRates, Rates, Table, built_in
-from modelpar.spec import NetworkSpec
+from modelpar.plan.steps import Compute, step_of
+from modelpar.spec import NetworkSpec, SyncSpec
 
-VERSION = 1  # of what is measured: a change makes old calibrations invalid
-MOST_BYTES = 1 << 20  # of a file that is kept
-SIZES = ((196, 256), (784, 512), (1024, 2048), (2048, 4096))
+SIZES = ((196, 256), (784, 512), (1024, 2048), (1536, 3072))
 SAMPLES = (64, 128, 512)
 UNITS = (512, 4096)
+UPDATE = 128  # samples of the updates that works are compared with
+MOST_CHANGE = (0.7, 1.4)  # of a work in an update
 LISTED = {  # by the stem of the works: fields of 16 maps, those of one, and connections without any order
-    "listed": (("local:5", (784, 9216)), ("local:9", (1024, 9216))),
+    "listed": (("local:5", (400, 4096)), ("local:9", (576, 4096))),
     "single": (("local:5", (4096, 3600)), ("local:9", (4096, 3136))),
-    "scattered": (("random:32", (784, 1024)), ("random:64", (4096, 4096))),
+    "scattered": (("random:32", (784, 1024)), ("random:64", (2048, 2048))),
 }
 ROUNDS = 5
-LEAST = 4e-4  # seconds that are worth a reading of the clock
+LEAST = 1.5e-3  # seconds that are worth a reading of the clock
 SMALLEST = (16, 16, 64)
 GLANCES = 9  # at the kernel of a guess
 UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
@@ -76,25 +70,13 @@ def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: 
         say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 10 seconds ...")
     machine, share = _measured(comm, cores, threads)
     if share >= UNDISTURBED and comm.rank == 0:
-        _keep(machine, _file(comm.size, cores, threads))
+        keep(machine, file_of(comm.size, cores, threads))
     elif say is not None and comm.rank == 0:
         say(
             f"other programs had {1 - share:.0%} of this machine meanwhile, so what was measured is not kept; measure "
             "again when it is idle"
         )
     return machine
-
-
-def kept_machine(comm: MPI.Comm, *, cores: int, threads: int, ranks: int | None = None) -> Machine | None:
-    """The calibration that is kept for this machine and number of ranks; None where there is none.  Collective.
-
-    ranks   those of ``comm`` where None
-    """
-    machine = None
-    if comm.rank == 0:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            machine = read(read_bounded(_file(ranks or comm.size, cores, threads), MOST_BYTES).decode())
-    return comm.bcast(machine)
 
 
 def guessed(comm: MPI.Comm, *, cores: int) -> Machine:
@@ -123,15 +105,6 @@ def guessed(comm: MPI.Comm, *, cores: int) -> Machine:
     )  # fmt: skip
 
 
-def _file(ranks: int, cores: int, threads: int) -> Path:
-    """Where the calibration of so many ranks is kept: the first folder's that has it, else the preferred folder's."""
-    library = MPI.Get_library_version().split("\n")[0].split(",")[0]
-    identity = [dispatch.processor(), str(VERSION), str(cores), str(threads), str(ranks), library]
-    name = f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:16]}.json"
-    files = [folder / "plan" / name for folder in kept_folders()]
-    return next((file for file in files if os.path.isfile(file)), files[0])
-
-
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
@@ -144,25 +117,21 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
     tables: dict[Key, dict[str, Table]] = {}
     calls: dict[Key, float] = {}
     spread, spent = list[float](), np.zeros(2)
+    lists: dict[str, Table] = {}
     with Grid(MPI.COMM_SELF) as alone:
         for key in _keys(cores, threads, node.size):
             n_threads, at_once = key
             together = at_once > 1 and node.size == at_once
             if together or node.rank == 0:
                 clock = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
-                tables[key] = _tables(clock)
-                calls[key] = min(
-                    clock.median_of([Case("", 1, 1, works.smallest_update(alone, "4", centred=True))])[0],
-                    1.0,
-                )
-                if at_once == 1:
-                    tables[key] |= _listed_tables(alone, clock, CoreRates(tables[key]))
+                tables[key], calls[key] = _as_in_updates(alone, clock, key, _tables(clock))
+                if key == (1, 1):
+                    lists = _listed_tables(alone, clock, CoreRates(tables[key]))
                 spread += clock.scatter
                 spent += clock.spent
             rest(node)
-    for key, found in tables.items():  # lists are not measured in several processes at once: they hardly share
-        for name, table in tables.get((key[0], 1), {}).items():
-            found.setdefault(name, table)
+    for key, found in tables.items():  # lists are short: cores hardly share what holds them
+        found |= {name: table.scaled(1 / key[0]) for name, table in lists.items()}
     within, between = links(comm, node)
     machine = Machine(
         HERE, nodes, cores, available_bytes(), within, between,
@@ -290,6 +259,45 @@ def _tables(clock: Clock) -> dict[str, Table]:
     return tables_of(points, fixed)
 
 
+def _as_in_updates(
+    grid: Grid, clock: Clock, key: Key, tables: dict[str, Table]
+) -> tuple[dict[str, Table], float]:  # fmt: skip
+    """(tables as works take in a whole update, seconds of a step that no size changes).
+
+    In an update a work finds other operands in the caches than when it is repeated alone, and draws are made while
+    sums are there.  So an update of each of ``SIZES`` is measured, and all works on weights of that size are as much
+    slower or faster; what is left of the smallest is what every step takes.
+    """
+    training, n = training_spec("4", UPDATE), UPDATE
+    tiny = clock.median_of([Case("", 1, 1, works.smallest_update(grid, "4", centred=True))])[0]
+    rates, call, factors = Rates({key: tables}), tiny, list[float]()
+    of_core = rates.of(*key)
+    for layers in SIZES:
+        bench = CD1((n, *layers), grid, layout="column")
+        measured = clock.median_of([Case("", 1, 1, partial(bench.update, training, centred=True))])[0]
+        spec = NetworkSpec(layers, layout="column")
+        step = step_of(spec, 0, training, SyncSpec(), bench.network.layout, 1, rates, key[0], at_once=key[1])
+        whole = sum(float(piece.seconds.max()) for piece in step if isinstance(piece, Compute))
+        size, of_weights = layers[0] * layers[1], 0.0
+        for work in ("product.up", "product.up", "product.down", "learn.4", "centre"):
+            of_weights += of_core.seconds(work, size, n)
+        if not factors:
+            call = min(max(measured - whole, 0.5 * tiny), 2.0 * tiny)
+        rest = whole - of_weights + call
+        factors.append(min(max((measured - rest) / of_weights, MOST_CHANGE[0]), MOST_CHANGE[1]))
+    factors[0] = factors[1]  # of the smallest the rest is what was left of it
+    at = {float(v * h): factor for (v, h), factor in zip(SIZES, factors, strict=True)}
+    corrected = {}
+    for work, table in tables.items():
+        rows = zip(table.sizes, table.seconds, strict=True)
+        on_weights = not work.startswith(("draw", "centre.units"))
+        corrected[work] = replace(
+            table,
+            seconds=tuple(tuple(x * (at.get(size, 1.0) if on_weights else 1.0) for x in row) for size, row in rows),
+        )
+    return corrected, call
+
+
 def _listed_tables(grid: Grid, clock: Clock, rates: CoreRates) -> dict[str, Table]:
     """Without the draws, whose ``rates`` are known."""
     points: list[tuple[Case, float]] = []
@@ -299,7 +307,8 @@ def _listed_tables(grid: Grid, clock: Clock, rates: CoreRates) -> dict[str, Tabl
             for samples in SAMPLES[1:]:
                 cases = works.listed_cases(grid, spec, samples, stem)
                 for case, seconds in zip(cases, clock.median_of(cases), strict=True):
-                    draws = rates.seconds("draw.0", case.drawn, samples) if case.drawn else 0.0
+                    draw = "draw.visible" if case.work.endswith("down") else "draw.0"
+                    draws = rates.seconds(draw, case.drawn, samples) if case.drawn else 0.0
                     points.append((case, max(0.1 * seconds, seconds - draws)))
     return tables_of(points, {})
 
@@ -319,52 +328,3 @@ def tables_of(points: Iterable[tuple[Case, float]], fixed: Mapping[str, float]) 
         rows = tuple(tuple(found[size, n] for n in samples) for size in sizes)
         tables[work] = Table(tuple(map(float, sizes)), tuple(map(float, samples)), rows)
     return tables
-
-
-# -- keeping -----------------------------------------------------------------------------------------------------------
-
-
-def written(machine: Machine) -> str:
-    """As ``read`` takes it."""
-    fields = asdict(machine)
-    fields["rates"] = {
-        "source": machine.rates.source,
-        "tables": [[*key, {work: asdict(table) for work, table in tables.items()}]
-                   for key, tables in machine.rates.tables.items()],
-        "calls": [[*key, seconds] for key, seconds in machine.rates.calls.items()],
-    }  # fmt: skip
-    return json.dumps(fields)
-
-
-def read(text: str) -> Machine:
-    """Raises ValueError, TypeError or KeyError where the text is damaged."""
-    fields: dict[str, Any] = json.loads(text)
-    rates = fields["rates"]
-    tables = {
-        (threads, at_once): {work: _table(table) for work, table in of_key.items()}
-        for threads, at_once, of_key in rates["tables"]
-    }
-    calls = {(threads, at_once): float(seconds) for threads, at_once, seconds in rates["calls"]}
-    fields["rates"] = Rates(tables, calls, rates["source"])
-    fields["within"], fields["between"] = Link(**fields["within"]), Link(**fields["between"])
-    fields["verbs"] = {
-        verb: Curve(tuple(curve["received"]), tuple(curve["seconds"])) for verb, curve in fields["verbs"].items()
-    }
-    return Machine(**fields)
-
-
-def _table(fields: dict[str, Any]) -> Table:
-    table = Table(tuple(fields["sizes"]), tuple(fields["samples"]), tuple(map(tuple, fields["seconds"])))
-    if len(table.seconds) != len(table.sizes) or any(len(row) != len(table.samples) for row in table.seconds):
-        raise ValueError("a table whose rows do not fit its sizes")
-    return table
-
-
-def _keep(machine: Machine, file: Path) -> None:
-    folder, _ = first_writable("plan")
-    if folder is None:
-        return
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as temporary:
-        path = Path(temporary) / file.name
-        path.write_text(written(machine), encoding="utf-8")
-        os.replace(path, folder / file.name)

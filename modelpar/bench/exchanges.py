@@ -40,12 +40,15 @@ def curves(comm: MPI.Comm) -> dict[str, Curve]:
     return {name: Curve(tuple(received), tuple(seconds)) for name, (received, seconds) in found.items()}
 
 
-def medians(works: dict[str, Verb], comm: MPI.Comm) -> dict[str, float]:
-    """Seconds of a call of each on the slowest rank, the median of the faster half of repeats in turn.  Collective."""
+def medians(works: dict[str, Verb], comm: MPI.Comm, *, least: float = LEAST) -> dict[str, float]:
+    """Seconds of a call of each on the slowest rank, the median of the faster half of repeats in turn.  Collective.
+
+    least   seconds of a repeat
+    """
     calls = {}
     for name, work in works.items():
         work()
-        calls[name] = max(1, min(500, int(LEAST / max(min(time_of(work, 2, comm) for _ in range(2)), 1e-6))))
+        calls[name] = max(1, min(500, int(least / max(min(time_of(work, 2, comm) for _ in range(2)), 1e-6))))
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(REPEATS):
         for name, work in works.items():

@@ -91,7 +91,8 @@ def unit_cases(n_units: int, samples: int) -> list[Case]:
     stream, cases = Stream(1, 0, Purpose.HIDDEN, 0), []
     target = _states(rng, n_units, samples, ONES)
     kinds: dict[str, dict[str, Any]] = {
-        "draw.0": {"target": target}, "draw.1": {"planes": 1}, "draw.4": {"planes": 4}, "draw.float": {"means": True},
+        "draw.visible": {"target": target}, "draw.0": {}, "draw.1": {"planes": 1}, "draw.4": {"planes": 4},
+        "draw.float": {"means": True},
     }  # fmt: skip
     for work, wanted in kinds.items():
         sampler = Sampler(bias, ids, stream, 0, **wanted)
@@ -125,6 +126,14 @@ def listed_cases(grid: Grid, network: NetworkSpec, samples: int, stem: str) -> l
         f"{stem}.up": lambda: weights.sample_up(parameters, Transfer(v), up),
         f"{stem}.down": lambda: weights.sample_down(parameters, Transfer(h), down),
     }
+    below, above = np.zeros(network.layers[0], np.float32), np.zeros(network.layers[1], np.float32)
+    gradient = bench.velocity.W
+
+    def centre() -> None:
+        weights.subtract_outer(gradient, 1.0, (below, below), (above, above))
+        weights.sums_of_own(gradient, below, above)
+
+    cases[f"{stem}.centre"] = centre
     for bits in BITS:
         s = _hidden(rng, network.layers[1], samples, bits)
         pair: Any = v, s

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from mpi4py import MPI
 
 from modelpar.bench import calibrate
+from modelpar.bench.kept_machines import kept_machine
 from modelpar.cli.config import Settings
 from modelpar.cli.plan import Place, check_fits, counted, described, faster_on_fewer
 from modelpar.cli.planned_job import asked_job
@@ -46,7 +47,7 @@ def grid_of(comm: MPI.Comm, settings: Settings, placement: Placement) -> ChosenG
     if sizes != (None, None) or n_ranks == 1 or asked.partition:  # a file of placements is of as many shards
         return ChosenGrid(*sizes)
     job = asked_job(comm, settings, open_data=False).job
-    machine = calibrate.kept_machine(comm, cores=placement.cores, threads=placement.threads)
+    machine = kept_machine(comm, cores=placement.cores, threads=placement.threads)
     machine = machine or calibrate.guessed(comm, cores=placement.cores)
     machine = replace(machine, memory_per_node=comm.bcast(available_bytes()), threads=placement.threads)
     say, chosen = speak(comm), None

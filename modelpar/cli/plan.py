@@ -12,6 +12,7 @@ from mpi4py import MPI
 from rich.table import Table
 
 from modelpar.bench import calibrate, check
+from modelpar.bench.kept_machines import kept_machine
 from modelpar.cli.config import Settings
 from modelpar.cli.planned_job import Asked, asked_job
 from modelpar.cli.progress import size_text
@@ -107,7 +108,7 @@ def here(comm: MPI.Comm, placement: Placement, ranks: int, *, recalibrate: bool 
     machine = None
     if comm.size == 1 and ranks > 1 and not recalibrate:
         threads = max(1, placement.cores // ranks)
-        machine = calibrate.kept_machine(comm, cores=placement.cores, threads=threads, ranks=ranks)
+        machine = kept_machine(comm, cores=placement.cores, threads=threads, ranks=ranks)
     if machine is None:
         machine = calibrate.here(
             comm, cores=placement.cores, threads=placement.threads, again=recalibrate, say=speak(comm)

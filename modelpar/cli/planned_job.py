@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from mpi4py import MPI
 
-from modelpar.bench import calibrate
+from modelpar.bench.kept_machines import kept_machine
 from modelpar.cli.config import Settings
 from modelpar.cli.threads import Placement
 from modelpar.data import DataFeed, Dataset, open_dataset
@@ -71,7 +71,7 @@ def job_of(comm: MPI.Comm, settings: Settings, spec: NetworkSpec, states: bool |
 def predicted_updates(settings: Settings, network: DeepBeliefNetwork, placement: Placement) -> dict[str, float]:
     """Seconds of an update of every RBM at the grid that it has, by kept rates; empty where none are.  Collective."""
     grid, spec = network.grid, network.spec
-    machine = calibrate.kept_machine(grid.comm, cores=placement.cores, threads=placement.threads)
+    machine = kept_machine(grid.comm, cores=placement.cores, threads=placement.threads)
     if machine is None:
         return {}
     nodes = np.array(grid.comm.allgather(grid.node_comm.bcast(grid.comm.rank))).reshape(grid.n_replicas, grid.n_shards)

@@ -11,8 +11,11 @@ from modelpar.ownership.build_connections import expected_counts
 from modelpar.ownership.layout import AUTO, AutoContext, layout_words
 from modelpar.spec import NetworkSpec, TrainingSpec
 
-LIBRARIES = 260 << 20  # of a rank: Python, NumPy, SciPy, MPI, and compiled kernels
+LIBRARIES = 215 << 20  # of a rank: Python, NumPy, SciPy, MPI, and kernels that were compiled before
 BYTES_OF_LISTS = 12  # a listed connection: its hidden unit, its place and (shared by maps) its visible unit
+BYTES_TO_LOOK_UP = 64  # of a connection, while the lists are made,
+KEPT_BY_C = 2 << 25  # of what a first exchange of blocks took: glibc keeps freed pieces up to 32 MiB
+MOST_LOOKED_UP = 1 << 22  # of which so many are looked up at a time
 
 
 def samples_at_once(spec: NetworkSpec) -> int:
@@ -87,9 +90,9 @@ def memory_by_kind(
     output = spec.layers[-1] * spec.classes
     found = {
         "weights": (sum(first) + output) * itemsize,
-        "second blocks": sum(second) * itemsize,
+        "second blocks": sum(second) * itemsize + min(2 * max(second) * itemsize, KEPT_BY_C) * (n_shards > 1),
         "velocities": max(max(trained), sum(first) + output if spec.classes else 0) * itemsize,
-        "lists": listed * BYTES_OF_LISTS,
+        "lists": listed * BYTES_OF_LISTS + min(listed, MOST_LOOKED_UP) * BYTES_TO_LOOK_UP,
         "statistics": counts,
         "activations": max(active),
         "replicas": beside * max(first) * itemsize,
@@ -106,5 +109,8 @@ def _activations(
     words = 8 * -(-samples // 64)
     states = (3 * lower + (2 + 2 * max(planes, 1)) * upper) * words
     sums = 4 * samples * (lower + mine[0] if word == "column" else upper + mine[1] if word == "row" else 0)
-    reals = 0 if planes else 2 * samples * (mine[1] + (upper if word in ("row", "dual") else 0)) * itemsize
+    # probabilities of both phases; and in float64, with what comes before it, while gradients are centred
+    reals = (
+        0 if planes else samples * (2 * itemsize * (mine[1] + (upper if word in ("row", "dual") else 0)) + 24 * mine[1])
+    )
     return states + (sums if mine[0] < lower else 0) + reals

@@ -10,7 +10,8 @@ The works, by what a table counts:
     product.up, product.down   sums of states over a block of weights, into integers           weights
     real.product               the same of real values                                         weights
     draw.0 ... draw.8          bias, sigmoid, draw and packing, with so many bits of a         units
-                               statistic (0: states alone; float: probabilities too)
+                               statistic (0: states alone; float: probabilities too;
+                               visible: states beside those of the data)
     learn.1 ... learn.float    statistics of both phases and the update, in one pass            weights
     count.1 ... count.float    statistics of both phases alone                                  weights
     update                     the update from sums of statistics                               weights
@@ -19,6 +20,7 @@ The works, by what a table counts:
     average                    a pass over parameters of a strategy's own                       weights
     listed.up, listed.down     sums of states over receptive fields of many maps                connections
     listed.learn.1 ...         statistics and the update of these connections                   connections
+    listed.centre              the centred gradient's part, and sums over each unit's weights   connections
     listed.real                products of real values                                          connections
     single.up ...              the same of fields of a single map                                connections
     scattered.up ...           the same of connections without such an order                    connections
@@ -38,7 +40,7 @@ import numpy as np
 # what stands in for a work without a table of its own, and how many times as long it takes
 _STAND_INS = {
     "product.down": ("product.up", 1.0), "real.product": ("product.up", 3.0), "listed.down": ("listed.up", 1.0),
-    "listed.real": ("listed.up", 3.0), "scattered.real": ("scattered.up", 3.0),
+    "listed.real": ("listed.up", 3.0), "listed.centre": ("centre", 6.0), "scattered.real": ("scattered.up", 3.0),
     "single.real": ("single.up", 3.0), "average": ("update", 0.5), "centre": ("update", 0.5),
 }  # fmt: skip
 
@@ -159,7 +161,8 @@ def built_in(speed: float = 1.0) -> Rates:
     """
     nanoseconds = {
         "product.up": (0.25, 0.0027), "product.down": (0.25, 0.0027), "real.product": (0.15, 0.016),
-        "draw.0": (10.0, 1.2), "draw.1": (10.0, 1.2), "draw.4": (10.0, 1.8), "draw.float": (10.0, 1.6),
+        "draw.visible": (10.0, 1.2), "draw.0": (10.0, 1.1), "draw.1": (10.0, 1.2), "draw.4": (10.0, 1.8),
+        "draw.float": (10.0, 1.6),
         "learn.1": (0.25, 0.0011), "learn.4": (0.25, 0.0035), "learn.float": (0.25, 0.012),
         "count.1": (0.1, 0.0011), "count.4": (0.1, 0.0035), "count.float": (0.1, 0.012),
         "update": (0.25, 0.0), "centre": (0.12, 0.0), "centre.units.1": (20.0, 0.1), "centre.units.4": (20.0, 0.4),

@@ -11,52 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from modelpar.ownership.connections import Connections
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.halos import Halos
+from modelpar.plan.pieces import PARTS, Compute, FloatArray, Move, Piece, Step, received
 from modelpar.plan.rates import CoreRates, Rates
 from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
 
-FloatArray = npt.NDArray[np.float64]
+__all__ = ["PARTS", "Compute", "Move", "Piece", "Step", "received", "step_of"]
 
-PARTS = ("products", "sampling", "statistics", "update", "calls")
 BUCKET = 1 << 22  # elements of one sum over replicas (``sync.reduction``)
 MAPS = 16  # of the receptive fields whose rates are those of many maps (``bench.calibrate``)
+SUMS = 0.4  # of the work on a unit that centring takes: its sums over the samples
 PIECES = 8  # of counts that travel one by one between nodes (``training.optimizer``)
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Work of every shard; all replicas have the same."""
-
-    part: str  # one of PARTS
-    seconds: FloatArray  # (n_shards,)
-
-
-@dataclass(frozen=True)
-class Move:
-    """An exchange along one axis of the grid.
-
-    verb      as ``Traffic`` has them: gather, reduce, halo, allreduce, average, fetch, push
-    kind      bits, integers, floats
-    received  (n_shards,) bytes that a rank of each shard receives, or pushes; the average over updates and replicas of
-              what does not happen in each update, or differs between replicas
-    pairs     of a halo: CSR (n_shards, n_shards), bytes from the row's shard to the column's
-    behind    whether it is started here and only needed after the next Compute
-    """
-
-    verb: str
-    axis: str
-    kind: str
-    received: FloatArray
-    pairs: Any = None
-    behind: bool = False
-
-
-Piece = Compute | Move
-Step = tuple[Piece, ...]
 
 
 def step_of(
@@ -81,16 +49,6 @@ def step_of(
         states=states, far=replicas_far, recompute=recompute, servers=servers, replica=replica,
     )  # fmt: skip
     return walk.pieces()
-
-
-def received(step: Step) -> dict[str, dict[str, dict[str, float]]]:
-    """Bytes of one replica's ranks together, ``{axis: {verb: {kind: bytes}}}`` as ``Traffic`` nests them."""
-    nested: dict[str, dict[str, dict[str, float]]] = {"shard": {}, "replica": {}}
-    for piece in step:
-        if isinstance(piece, Move) and piece.received.sum():
-            kinds = nested[piece.axis].setdefault(piece.verb, {})
-            kinds[piece.kind] = kinds.get(piece.kind, 0.0) + float(piece.received.sum())
-    return nested
 
 
 @dataclass
@@ -214,7 +172,7 @@ class _Walk:
 
     def _draw_visible(self, states: bool, samples: int) -> None:
         self._sums(False, states, samples)
-        self._compute("sampling", "draw.0", self.nv, samples)
+        self._compute("sampling", "draw.visible", self.nv, samples)
 
     # -- the walk ----------------------------------------------------------------------------------------------------
 
@@ -263,9 +221,8 @@ class _Walk:
     def _learn(self) -> None:
         """The statistics of both phases, their sums over replicas, and the update of every block."""
         blocks = self._blocks()
-        divided = bool(self.training.standardised) or self.real_hidden
-        centred = (self.training.centred or divided) and (self.training.centred or bool(self.training.standardised))
-        if centred:
+        divided = bool(self.training.standardised)
+        if self.training.centred or divided:
             self._centre(listed=self.halos is not None)
         bits = self.planes or "float"
         samples = max(self.samples, self.chains)
@@ -276,8 +233,7 @@ class _Walk:
                 work = f"{self.stem}.real" if self.halos is not None else "real.product"
                 self._compute("statistics", work, block, 2 * samples)
             if self.together:
-                extra = np.zeros(self.n_shards) if len(blocks) > 1 else 0.0
-                self._allreduce_elements(blocks[0] + self.nv + self.nh + extra, "floats", self.itemsize)
+                self._allreduce_elements(blocks[0] + self.nv + self.nh, "floats", self.itemsize)
                 for block in blocks[1:]:
                     self._allreduce("replica", "floats", block * self.itemsize)
             for block in blocks:
@@ -351,11 +307,12 @@ class _Walk:
         bits = self.planes or "float"
         for work, side in (("1" if self.states else "float", [v for v, _ in pairs]), (bits, [h for _, h in pairs])):
             of_side = sum(side, np.zeros(self.n_shards)) / len(pairs)
-            self._compute("statistics", f"centre.units.{work}", 2 * of_side, samples / 2)
+            # of lists each unit adds up its own weights, so that sums over samples are all that is left
+            self._compute("statistics", f"centre.units.{work}", (SUMS if listed else 1) * 2 * of_side, samples / 2)
         if self.together:
             self._allreduce("replica", kind, 8 * units)
         for block in self._blocks():
-            self._compute("update", "centre", block)
+            self._compute("update", f"{self.stem}.centre" if listed else "centre", block)
         if not listed:
             self._allreduce("shard", "floats", np.full(self.n_shards, 8.0 * (2 * samples + 4)), self.n_shards)
             if self.together:

@@ -1,6 +1,7 @@
 """Rates that are measured, kept and read again; predictions beside measurements, on a few small networks.
 
-Modules: modelpar/bench/works, modelpar/bench/exchanges, modelpar/bench/check
+Modules: modelpar/bench/works, modelpar/bench/exchanges, modelpar/bench/check,
+modelpar/bench/kept_machines
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from modelpar.bench import calibrate, check, exchanges, works
+from modelpar.bench import calibrate, check, exchanges, kept_machines, works
 from modelpar.bench.check import Configuration
 from modelpar.bench.works import Case
 from modelpar.plan.machine import Machine
@@ -30,8 +31,8 @@ def machine() -> Machine:
         patch.setattr(calibrate, "UNITS", (16,))
         patch.setattr(calibrate, "ROUNDS", 1)
         patch.setattr(calibrate, "LEAST", 0.0)
-        patch.setattr(calibrate, "kept_folders", lambda: [Path("nowhere")])
-        patch.setattr(calibrate, "_keep", lambda machine, file: None)
+        patch.setattr(calibrate, "kept_machine", lambda comm, **_: None)
+        patch.setattr(calibrate, "keep", lambda machine, file: None)
         said: list[str] = []
         found = calibrate.here(ALONE, cores=2, threads=2, say=said.append)
         assert said[0].startswith("measuring this machine")
@@ -48,18 +49,18 @@ def test_every_work_is_measured_for_every_way_to_share_the_cores(machine: Machin
 
 
 def test_what_is_kept_is_read_again(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "kept_folders", lambda: [tmp_path])
-    monkeypatch.setattr(calibrate, "first_writable", lambda name: ((tmp_path / name), {}))
+    monkeypatch.setattr(kept_machines, "kept_folders", lambda: [tmp_path])
+    monkeypatch.setattr(kept_machines, "first_writable", lambda name: ((tmp_path / name), {}))
     (tmp_path / "plan").mkdir()
-    assert calibrate.kept_machine(ALONE, cores=2, threads=2) is None
-    calibrate._keep(machine, calibrate._file(1, 2, 2))
-    assert calibrate.kept_machine(ALONE, cores=2, threads=2) == machine
+    assert kept_machines.kept_machine(ALONE, cores=2, threads=2) is None
+    kept_machines.keep(machine, kept_machines.file_of(1, 2, 2))
+    assert kept_machines.kept_machine(ALONE, cores=2, threads=2) == machine
     assert calibrate.here(ALONE, cores=2, threads=2) == machine
-    assert calibrate.kept_machine(ALONE, cores=2, threads=1) is None
+    assert kept_machines.kept_machine(ALONE, cores=2, threads=1) is None
     [file] = (tmp_path / "plan").iterdir()
     for text in ("", "{}", "[]", file.read_text()[:-9], file.read_text().replace('"sizes"', '"size"')):
         file.write_text(text)
-        assert calibrate.kept_machine(ALONE, cores=2, threads=2) is None
+        assert kept_machines.kept_machine(ALONE, cores=2, threads=2) is None
 
 
 def test_a_table_of_calls_is_for_each_weight_less_what_a_call_takes() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from mpi4py import MPI
 
-from modelpar.bench import calibrate
 from modelpar.cli import grid_choice, run
 from modelpar.cli.config import Settings
 from modelpar.cli.grid_choice import ChosenGrid
@@ -102,7 +101,7 @@ class Ranks:
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, machine: Machine, n: int, **tables: dict[str, Any]) -> ChosenGrid:
-    monkeypatch.setattr(calibrate, "kept_machine", lambda comm, **_: machine)
+    monkeypatch.setattr(grid_choice, "kept_machine", lambda comm, **_: machine)
     monkeypatch.setattr(grid_choice, "available_bytes", lambda: 1 << 40)
     settings = Settings({"network": {"layers": (40, 30)}, **tables})
     return grid_choice.grid_of(Ranks(n), settings, Placement(4, 4, n, 1))  # type: ignore[arg-type]

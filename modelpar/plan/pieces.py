@@ -1,0 +1,55 @@
+"""The pieces of an update: computing on every shard, and exchanges with their bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+PARTS = ("products", "sampling", "statistics", "update", "calls")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Work of every shard; all replicas have the same."""
+
+    part: str  # one of PARTS
+    seconds: FloatArray  # (n_shards,)
+
+
+@dataclass(frozen=True)
+class Move:
+    """An exchange along one axis of the grid.
+
+    verb      as ``Traffic`` has them: gather, reduce, halo, allreduce, average, fetch, push
+    kind      bits, integers, floats
+    received  (n_shards,) bytes that a rank of each shard receives, or pushes; the average over updates and replicas of
+              what does not happen in each update, or differs between replicas
+    pairs     of a halo: CSR (n_shards, n_shards), bytes from the row's shard to the column's
+    behind    whether it is started here and only needed after the next Compute
+    """
+
+    verb: str
+    axis: str
+    kind: str
+    received: FloatArray
+    pairs: Any = None
+    behind: bool = False
+
+
+Piece = Compute | Move
+Step = tuple[Piece, ...]
+
+
+def received(step: Step) -> dict[str, dict[str, dict[str, float]]]:
+    """Bytes of one replica's ranks together, ``{axis: {verb: {kind: bytes}}}`` as ``Traffic`` nests them."""
+    nested: dict[str, dict[str, dict[str, float]]] = {"shard": {}, "replica": {}}
+    for piece in step:
+        if isinstance(piece, Move) and piece.received.sum():
+            kinds = nested[piece.axis].setdefault(piece.verb, {})
+            kinds[piece.kind] = kinds.get(piece.kind, 0.0) + float(piece.received.sum())
+    return nested
