@@ -116,7 +116,7 @@ def reduce(blocks: FloatArray, mpi: str = "mpich") -> Rounds:
 def allreduce(n_bytes: FloatArray, nodes: IntArray, mpi: str = "mpich", *, behind: bool = False) -> Rounds:
     """MPI_Allreduce of a sum, or MPI_Iallreduce, which knows no nodes.
 
-    n_bytes (..., 1) of the vector; nodes (p,) of the ranks
+    n_bytes (..., 1) of the vector; nodes (p,) of the ranks of a group, which stand for those of all groups
     """
     p, total = len(nodes), float(n_bytes.max(initial=0))
     if p == 1 or total == 0:
