@@ -167,7 +167,8 @@ def ranking(comm: MPI.Comm, machine: Machine, cores: int) -> Iterator[dict[str, 
     """
     for samples, layers, connections, bits in networks_to_rank():
         common = Configuration(samples, layers, bits, connections=connections)
-        asked = [replace(common, threads=n) for n in sorted({1, cores})]
+        # hosts that share this machine have its cores in turn, so that one alone is faster than each of several
+        asked = [replace(common, threads=n) for n in sorted({1, cores})] if machine.nodes == 1 else []
         for shards in (n for n in range(1, comm.size + 1) if comm.size % n == 0 and comm.size > 1):
             words = ("column", "row", "dual") if shards > 1 and connections == "dense" else ("column",)
             of_grid = replace(common, model_shards=shards, replicas=comm.size // shards)
@@ -244,11 +245,13 @@ def _row(one: Configuration, machine: Machine, comm: MPI.Comm) -> dict[str, Any]
 
 def _predicted(one: Configuration, layout: NetworkLayout, machine: Machine) -> tuple[float, dict[str, float], int]:
     training, total = replace(training_spec(one.statistics, one.samples), gibbs_steps=one.gibbs_steps), 0.0
-    placement = Placement.blocks(one.replicas, one.model_shards, one.ranks)
+    on_node = max(1, one.ranks // machine.nodes)
+    placement = Placement.blocks(one.replicas, one.model_shards, on_node)
+    far, shards_far = placement.n_nodes > 1, bool((placement.nodes != placement.nodes[:, :1]).any())
     for replica in range(one.replicas):
         step = step_of(
-            one.network, 0, training, SyncSpec(), layout, one.replicas, machine.rates, one.threads, at_once=one.ranks,
-            replica=replica,
+            one.network, 0, training, SyncSpec(), layout, one.replicas, machine.rates, one.threads, at_once=on_node,
+            replica=replica, replicas_far=far, shards_far=shards_far,
         )  # fmt: skip
         verbs = (verb for axis in received(step).values() for verb in axis.values())
         total += sum(n for verb in verbs for n in verb.values())

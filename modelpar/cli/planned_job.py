@@ -13,8 +13,10 @@ from modelpar.cli.config import Settings
 from modelpar.cli.threads import Placement
 from modelpar.data import DataFeed, Dataset, open_dataset
 from modelpar.model.network import DeepBeliefNetwork
+from modelpar.ownership.build_connections import connect
+from modelpar.ownership.connections import Connections
 from modelpar.ownership.layout import AUTO, NetworkLayout
-from modelpar.ownership.placement import place
+from modelpar.ownership.placement import WITHOUT_LINKS, place
 from modelpar.plan.choose import Job
 from modelpar.plan.collectives import Placement as Placing
 from modelpar.plan.predict import predict
@@ -51,17 +53,24 @@ def asked_job(comm: MPI.Comm, settings: Settings, *, open_data: bool = True) -> 
             spec = replace(spec, layers=(dataset.n_visible, *spec.layers[1:]))
         if not spec.visible_kind.gaussian and dataset.n_visible == spec.layers[0]:
             states = _are_states(comm, dataset, spec)
-    return Asked(job_of(comm, settings, spec, states), n_samples)
+    partitioner = settings.grid.partitioner
+    if not open_data and partitioner not in WITHOUT_LINKS:
+        partitioner = None  # one that looks for minutes is not asked for every grid
+    return Asked(job_of(settings, spec, states, partitioner), n_samples)
 
 
-def job_of(comm: MPI.Comm, settings: Settings, spec: NetworkSpec, states: bool | None) -> Job:
-    """The owners of each number of shards are those that training takes by default, or with its partitioner."""
+def job_of(settings: Settings, spec: NetworkSpec, states: bool | None, partitioner: str | None) -> Job:
+    """The owners of each number of shards are those that training takes by default, or by this partitioner."""
     listed = not all(pattern.dense for pattern in spec.patterns)
 
     @cache
+    def connections() -> tuple[Connections | None, ...]:
+        return connect(spec, MPI.COMM_SELF)
+
+    @cache
     def owners(n_shards: int) -> NetworkLayout:
-        if listed or settings.grid.partitioner:
-            return place(spec, n_shards, MPI.COMM_SELF, partitioner=settings.grid.partitioner)
+        if listed or partitioner:
+            return place(spec, n_shards, MPI.COMM_SELF, partitioner=partitioner, connections=connections())
         together = spec.visible_kind.unit_of_layout
         return NetworkLayout.blocks(spec.layers, n_shards, AUTO, together=together)
 

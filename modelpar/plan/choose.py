@@ -155,10 +155,10 @@ def _timed(
     words = list(owners.matrix_layouts)
     words[rbm] = word
     layout = NetworkLayout(owners.layers, tuple(words), owners.connections)
-    far = len(set(placement.nodes.reshape(-1).tolist())) > 1
+    far, shards_far = placement.n_nodes > 1, bool((placement.nodes != placement.nodes[:, :1]).any())
     step = step_of(
         job.network, rbm, job.training, job.sync, layout, placement.nodes.shape[0], machine.rates, threads,
-        at_once=on_node, states=job.states if rbm == 0 else None, replicas_far=far,
+        at_once=on_node, states=job.states if rbm == 0 else None, replicas_far=far, shards_far=shards_far,
     )  # fmt: skip
     return step, predict(step, placement, machine, mpi)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from modelpar.ownership.connections import Connections
+from modelpar.ownership.costs import recompute_pays
 from modelpar.ownership.layout import UnitLayout
 
 IntArray = npt.NDArray[np.int64]
@@ -23,6 +24,7 @@ class Halos:
     up, down          (n_shards,) connections of the hidden units that a shard draws, and of its visible ones
     weights           (n_shards,) that a shard holds and learns
     drawn             (n_shards,) hidden units that a shard draws, its own ones among them
+    owned             (n_shards,) hidden units of a shard
     kinds             (n_shards,) of which so many are above different visible units: maps of a layer share theirs
     """
 
@@ -33,6 +35,7 @@ class Halos:
     weights: IntArray
     drawn: IntArray
     kinds: IntArray
+    owned: IntArray
 
     @classmethod
     def of(cls, connections: Connections, visible: UnitLayout, hidden: UnitLayout, *, recompute: bool = False) -> Halos:
@@ -70,7 +73,23 @@ class Halos:
         received = (needed @ owners).T.toarray()  # (from, to)
         np.fill_diagonal(received, 0)
         kinds = np.asarray(kinds_here.astype(np.int64).sum(axis=1)).reshape(-1)
-        return cls(sparse.csr_array(received), sparse.csr_array(sent), up, down, own + foreign, drawn, kinds)
+        owned = hidden.counts
+        return cls(sparse.csr_array(received), sparse.csr_array(sent), up, down, own + foreign, drawn, kinds, owned)
+
+    @classmethod
+    def between_nodes(cls, connections: Connections, visible: UnitLayout, hidden: UnitLayout, batch: int) -> Halos:
+        """Those that ``weights.shard_lists.recomputing_pays`` decides for where shards are on several nodes."""
+        received, drawn = (cls.of(connections, visible, hidden, recompute=how) for how in (False, True))
+        (up, down), (up_drawn, down_drawn) = (
+            [int(units.sum(axis=0).max()) for units in (halos.visible, halos.hidden)] for halos in (received, drawn)
+        )
+        extra = int((drawn.weights - received.weights).max(initial=0))
+        return drawn if recompute_pays(up, down, up_drawn, down_drawn, extra, batch=batch) else received
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether shards draw hidden units of others."""
+        return bool((self.drawn != self.owned).any())
 
 
 def _ones(rows: Any, columns: Any, shape: tuple[int, int]) -> Any:

@@ -30,7 +30,7 @@ PIECES = 8  # of counts that travel one by one between nodes (``training.optimiz
 def step_of(
     spec: NetworkSpec, rbm: int, training: TrainingSpec, sync: SyncSpec, layout: NetworkLayout, n_replicas: int,
     rates: Rates, threads: int, *, at_once: int = 1, states: bool | None = None, replicas_far: bool = False,
-    recompute: bool | None = None, servers: int = 0, replica: int = -1,
+    shards_far: bool = False, recompute: bool | None = None, servers: int = 0, replica: int = -1,
 ) -> Step:  # fmt: skip
     """One update of RBM ``rbm`` of a network, in the strategy's steady state.
 
@@ -39,14 +39,14 @@ def step_of(
     states        whether the data of this RBM are states; by default those of binary units are in the first RBM, and
                   above where ``training.pass_up`` says so
     replicas_far  whether replicas are on several nodes, where sums travel while the next ones are made
-    recompute     whether shards draw the hidden states of others; None: as ``spec.halo`` says, which leaves it to
-                  measurements between nodes
+    shards_far    whether the shards of a model are
+    recompute     whether shards draw the hidden states of others; None: as ``spec.halo`` says
     servers       ranks that hold a parameter server's vectors and do not train
     replica       whose share of the samples and chains; -1: the last one, which has the most
     """
     walk = _Walk(
         spec, rbm, training, sync, layout, n_replicas, rates.of(threads, at_once),
-        states=states, far=replicas_far, recompute=recompute, servers=servers, replica=replica,
+        states=states, far=replicas_far, shards_far=shards_far, recompute=recompute, servers=servers, replica=replica,
     )  # fmt: skip
     return walk.pieces()
 
@@ -64,6 +64,7 @@ class _Walk:
     rates: CoreRates
     states: bool | None = None
     far: bool = False
+    shards_far: bool = False
     recompute: bool | None = None
     servers: int = 0
     replica: int = -1
@@ -96,10 +97,12 @@ class _Walk:
         )  # fmt: skip
         self.halos: Halos | None = None
         if self.connections is not None:
-            if self.recompute is None:
-                self.recompute = self.spec.halo == "recompute"
-            # real values, and chains whose states are not in the halo, are received
-            self.halos = Halos.of(self.connections, visible, hidden, recompute=self.recompute)
+            listed = self.connections, visible, hidden
+            if self.recompute is None and self.spec.halo == "auto" and self.shards_far:
+                self.halos = Halos.between_nodes(*listed, TrainingSpec.batch_size)
+            else:
+                chosen = self.spec.halo == "recompute" if self.recompute is None else self.recompute
+                self.halos = Halos.of(*listed, recompute=chosen)
         fields = self.connections is not None and self.connections.described
         self.stem = "listed" if fields else "scattered"  # of the works on them
         # how near a shard's fields are to those of a single map, whose lists no two units share
@@ -107,7 +110,7 @@ class _Walk:
         if self.halos is not None and fields:
             share = self.halos.kinds / np.maximum(self.halos.drawn, 1)
             self.single = np.clip((share - 1 / MAPS) / (1 - 1 / MAPS), 0, 1)
-        self.redraws = bool(self.halos and self.recompute and self.itemsize == 4)
+        self.redraws = self.halos is not None and self.halos.redrawn and self.itemsize == 4
         # who adds up in a step
         self.together = self.sync.sync == "allreduce" and self.n_replicas > 1
 

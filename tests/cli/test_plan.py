@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from mpi4py import MPI
 
-from modelpar.cli import grid_choice, run
+from modelpar.bench import calibrate, check
+from modelpar.cli import grid_choice, planned_job, run
 from modelpar.cli.config import Settings
 from modelpar.cli.grid_choice import ChosenGrid
+from modelpar.cli.report.figures import updates_chart
+from modelpar.cli.report.reading import Run
 from modelpar.cli.threads import Placement
 from modelpar.plan.machine import Machine, read_machine
 from modelpar.spec import NetworkSpec
@@ -22,6 +25,7 @@ from modelpar.spec import NetworkSpec
 FIELDS = {
     "replicas", "model_shards", "layout", "threads", "step_seconds", "parts", "bytes", "memory_per_rank", "efficiency",
 }  # fmt: skip
+KEY = "predicted_update_seconds"  # of summary.json
 ETHERNET = ["--machine", "ethernet-10g", "--ranks", "4", "--nodes", "2"]
 
 
@@ -143,3 +147,50 @@ def test_the_layout_that_was_chosen_is_asked_for() -> None:
     assert owners is not None
     assert owners.matrix_layouts == ("dual",)
     assert grid_choice.with_layout(spec, grid, None) == (spec, None)
+
+
+# -- beside measured ---------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_run_shows_predicted_beside_measured_updates() -> None:
+    line = {"kind": "epoch", "stage": "pretrain", "layer": 0, "epoch": 1, "step": 50, "seconds": 0.2}
+    assert updates_chart([Run(Path("run"), "run", records=[line])]) is None
+    for damaged in ({}, [], {"pretrain.0": "fast"}):
+        assert updates_chart([Run(Path("run"), "run", records=[line], summary={KEY: damaged})]) is None
+    chart = updates_chart([Run(Path("run"), "run", records=[line], summary={KEY: {"pretrain.0": 0.003}})])
+    assert chart is not None
+    assert "0.004 s" in chart
+    assert "0.003 s" in chart
+
+
+def test_a_run_records_what_was_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = read_machine("ethernet-10g")
+    monkeypatch.setattr(planned_job, "kept_machine", lambda comm, **_: machine)
+    words = ["--data", "bars:2", "--layers", "4-6-3", "--epochs", "1", "--pretrain-only", "--no-score", "--no-pictures",
+             "--no-report", "--threads", "1", "--run-dir", str(tmp_path / "run")]  # fmt: skip
+    assert run(MPI.COMM_SELF, ["train", *words]) == 0
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())[KEY]
+    assert set(found) == {"pretrain.0", "pretrain.1"}
+    assert all(seconds > 0 for seconds in found.values())
+
+
+def test_the_check_prints_predictions_beside_measurements(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibrate, "here", lambda comm, **_: read_machine("ethernet-10g"))
+    monkeypatch.setattr(check, "LEAST", 0.0)
+    few = [check.Configuration(64, (20, 10)), check.Configuration(64, (20, 10), "float", replicas=2)]
+    monkeypatch.setattr(check, "configurations", lambda cores, ranks: few)
+    monkeypatch.setattr(check, "networks_to_rank", lambda: [(64, (12, 10), "dense", "1")])
+    status, out, _ = planned(capfd, "--check", "--json")
+    found = json.loads(out)
+    assert status == 0
+    [row] = found["rows"]
+    assert found["median_error"] == found["worst_error"] == abs(row["error"])
+    assert found["bytes_exact"] is True
+    [ranked] = found["ranking"]
+    assert ranked["lost"] >= 0
+    status, out, _ = planned(capfd, "--check")
+    assert status == 0
+    assert "predicted and measured updates" in out
+    assert "the predicted choice and the fastest" in out

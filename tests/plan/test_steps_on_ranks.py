@@ -1,6 +1,6 @@
 """The bytes of a step, as planned, are those that training counts: every layout, strategy and statistic.
 
-Modules: modelpar/plan/halos, modelpar/plan/pieces
+Modules: modelpar/plan/pieces
 """
 
 from __future__ import annotations
