@@ -12,7 +12,9 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from partitioners.compare import Result, compare, table, write_json
+from partitioners.auto import Progress
+from partitioners.columns import PIPED
+from partitioners.compare import Result, compare, standing, table, write_json
 from partitioners.graph import GraphError
 from partitioners.methods import EXTRAS, METHODS, method
 from partitioners.networks import NETWORKS, network
@@ -62,11 +64,20 @@ def main() -> None:
     "--batch", type=click.IntRange(1), default=64, show_default=True,
     help="Samples of a minibatch, for the bytes that are predicted.",
 )  # fmt: skip
+@click.option(
+    "--budget", type=float, metavar="SECONDS",
+    help="For each search of auto and fastest; without it a number of look-ups that follows from the network.",
+)  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(0),
+    help="At most so many of auto and fastest: what a search with a budget has told, to find its answer again.",
+)  # fmt: skip
 @click.option("--json", "json_file", type=OutputFile(), help="Write all results to this file.")
 @click.option("--html", "html_file", type=OutputFile(), help="Write a page with pictures to this file.")
 def compare_command(
-    networks: str, methods: str, parts: str, seed: int, batch: int, json_file: Path | None, html_file: Path | None
-) -> None:
+    networks: str, methods: str, parts: str, seed: int, batch: int, budget: float | None, rounds: int | None,
+    json_file: Path | None, html_file: Path | None,
+) -> None:  # fmt: skip
     """Run methods on networks, and compare their partitions."""
     available = [name for name in METHODS if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name])]
     console, results = plain_console(stderr=True), list[Result]()
@@ -83,11 +94,16 @@ def compare_command(
         chosen = [network(name) for name in listed(networks, list(NETWORKS))]
         check_targets(json_file, html_file)
         with console.status(Text("starting")) as status:
-            for result in compare(chosen, names, numbers, seed=seed, batch=batch):
-                results.append(result)
-                status.update(Text(f"{result.network}, {result.n_parts} parts: {result.method}"))
-        # a table that is piped keeps its columns complete
-        plain_console(width=None if plain_console().is_terminal else 200).print(table(results))
+
+            def show(name: str, n_parts: int, how: str, now: Progress | None) -> None:
+                status.update(Text(standing(name, n_parts, how, now)))
+
+            results += compare(
+                chosen, names, numbers, seed=seed, batch=batch, budget=budget, rounds=rounds, progress=show
+            )
+        output = plain_console()
+        output = output if output.is_terminal else plain_console(width=PIPED)
+        output.print(table(results, output.width))
         if json_file is not None:
             write_json(json_file, results)
         if html_file is not None:

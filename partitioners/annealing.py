@@ -1,9 +1,11 @@
 """Moves and swaps of single units that lower the communication volume, under each layer's limit, by annealing.
 
 A unit is proposed to move to the part of a unit with which it shares a net: only such moves can gain.  Where the limit
-of its layer forbids that, it is proposed to swap with a unit of the same layer in that part.  Worse proposals are
-accepted with a probability that falls with the temperature (Kirkpatrick, Gelatt and Vecchi 1983), at temperature 0
-never.  The work is limited by a number of look-ups, not by time, so that results are the same on every machine.
+of its layer forbids that, it is proposed to swap with a unit of the same layer in that part: the best of a few, in turn
+from a ring of all, so that a swap costs as little where parts are many and small as where they are few.  Worse
+proposals are accepted with a probability that falls with the temperature (Kirkpatrick, Gelatt and Vecchi 1983), at
+temperature 0 never.  The work is limited by a number of look-ups, not by time, so that results are the same on every
+machine.
 """
 
 from __future__ import annotations
@@ -11,13 +13,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from partitioners.compilation import njit
 from partitioners.graph import IntArray
 from partitioners.nets import Nets, Owner, for_each, owned_by
 
 PROPOSAL = 20  # look-ups in sequence that take as long as those of one proposal, at random addresses
-NEAR = 16  # units of common nets that are tried for a swap
+CANDIDATE = 5  # the same for a unit that may be swapped, of which there are several in a row
+FITTING = 4  # of the units that a part can give for another, the best of so many is taken ...
+INSPECTED = 64  # ... which are looked for among so many
+
+Halt = npt.NDArray[np.uint8]
 
 
 def improved(
@@ -29,13 +36,13 @@ def improved(
     lookups: int,
     hot: float,
     seed: int,
-    near: bool = True,
+    halt: Halt | None = None,
 ) -> Owner:
     """Owners (n_units,) whose volume is at most that of ``owner``, by a search with this number of look-ups of nets.
 
     allowed  (n_layers,) or (n_layers, n_parts) the largest weight of a part
     hot      temperature at the start, in states; it falls to 0
-    near     whether units of common nets are tried first for swaps: better where parts are many and small
+    halt     (1,) another thread may set it to 1: the search ends then, without a result that anyone should use
 
     Raises GraphError where an owner is not a part.
     """
@@ -45,8 +52,8 @@ def improved(
         counts = np.zeros((len(nets.costs), n_parts), dtype)
         _anneal(
             nets.starts, nets.nets, *nets.pins, nets.costs, nets.layer, nets.weights,
-            for_each(allowed, n_parts), best.copy(), counts, lookups, hot, NEAR if near else 0,
-            seed % 2**63, best,
+            for_each(allowed, n_parts), best.copy(), counts, lookups, hot, seed % 2**63,
+            np.zeros(1, np.uint8) if halt is None else halt, best,
         )  # fmt: skip
     return best
 
@@ -180,28 +187,52 @@ def _shared(unit, other, source, target, starts, nets, costs, counts):  # type: 
 
 
 @njit(nogil=True)
+def _join(heads, before, after, level, part, unit):  # type: ignore[no-untyped-def]
+    """Enter a unit at the end of the ring of its layer and part."""
+    head = heads[level, part]
+    if head < 0:
+        heads[level, part] = before[unit] = after[unit] = unit
+    else:
+        last = before[head]
+        after[last] = before[head] = unit
+        before[unit], after[unit] = last, head
+
+
+@njit(nogil=True)
+def _leave(heads, before, after, level, part, unit):  # type: ignore[no-untyped-def]
+    """Take a unit out of the ring of its layer and part."""
+    left, right = before[unit], after[unit]
+    if right == unit:
+        heads[level, part] = -1
+        return
+    after[left], before[right] = right, left
+    if heads[level, part] == unit:
+        heads[level, part] = right
+
+
+@njit(nogil=True)
 def _anneal(  # type: ignore[no-untyped-def]
-    starts, nets, offsets, pins, costs, layer, weights, allowed, owner, counts, lookups, hot, near_by, seed, best
+    starts, nets, offsets, pins, costs, layer, weights, allowed, owner, counts, lookups, hot, seed, halt, best
 ):
     n_units, n_layers, n_parts = len(layer), len(allowed), counts.shape[1]
     count(starts, nets, owner, counts)
     alone, present = _gain_terms(starts, nets, costs, owner, counts)
     all_costs = np.zeros(n_units, np.int64)
     loads = np.zeros((n_layers, n_parts), np.int64)
-    first = np.zeros(n_layers + 1, np.int64)
+    # rings of the units that each part has in each layer
+    heads = np.full((n_layers, n_parts), -1, np.int32)
+    before, after = np.empty(n_units, np.int32), np.empty(n_units, np.int32)
     for each in range(n_units):
         loads[layer[each], owner[each]] += weights[each]
-        first[layer[each] + 1] += 1
+        _join(heads, before, after, layer[each], owner[each], each)
         for i in range(starts[each], starts[each + 1]):
             all_costs[each] += costs[nets[i]]
-    for i in range(n_layers):
-        first[i + 1] += first[i]
     state = np.empty(1, np.uint64)
     state[0] = np.uint64(seed * 2654435761 + 88172645463325252)
     cost = 0  # relative to the start
     used = 0
     cooling = 0.95 * lookups  # the rest of the search accepts no worse proposals
-    while used < lookups:
+    while used < lookups and not halt[0]:
         temperature = hot * max(0.0, 1.0 - used / cooling)
         used += PROPOSAL
         unit: Any = _below(state, n_units)
@@ -223,26 +254,27 @@ def _anneal(  # type: ignore[no-untyped-def]
         level = layer[unit]
         other: Any = np.int64(-1)
         if loads[level, target] + weights[unit] > allowed[level, target]:
-            # swap with some unit of the same layer in that part, of a common net or else any
-            size = first[level + 1] - first[level]
-            for attempt in range(near_by + 2 * n_parts):
-                used += PROPOSAL
-                if attempt < near_by:
-                    net = nets[starts[near] + _below(state, starts[near + 1] - starts[near])]
-                    candidate = pins[offsets[net] + _below(state, offsets[net + 1] - offsets[net])]
-                else:
-                    candidate = np.int32(first[level] + _below(state, size))
-                if (
-                    owner[candidate] == target
-                    and layer[candidate] == level
-                    and loads[level, target] + weights[unit] - weights[candidate] <= allowed[level, target]
-                    and loads[level, source] + weights[candidate] - weights[unit] <= allowed[level, source]
-                ):
-                    other = candidate
+            # swap with the best of the next few units of the same layer in that part which fit
+            leaving = loads[level, target] + weights[unit] - allowed[level, target]
+            entering = allowed[level, source] - loads[level, source] + weights[unit]
+            candidate: Any = heads[level, target]
+            if candidate < 0:
+                continue
+            end, fitting, best_gain = candidate, 0, np.int64(0)
+            for _ in range(INSPECTED):
+                used += CANDIDATE
+                if leaving <= weights[candidate] <= entering:
+                    its_gain = np.int64(alone[candidate] + present[candidate, source] - all_costs[candidate])
+                    if fitting == 0 or its_gain > best_gain:
+                        other, best_gain = candidate, its_gain
+                    fitting += 1
+                candidate = after[candidate]
+                if candidate == end or fitting == FITTING:
                     break
+            heads[level, target] = candidate
             if other < 0:
                 continue
-            gain += alone[other] + present[other, source] - all_costs[other]
+            gain += best_gain
             if gain < least:  # the sum of both gains is an upper bound for the swap
                 continue
             gain -= _shared(unit, other, source, target, starts, nets, costs, counts)
@@ -254,12 +286,16 @@ def _anneal(  # type: ignore[no-untyped-def]
         )
         loads[level, source] -= weights[unit]
         loads[level, target] += weights[unit]
+        _leave(heads, before, after, level, source, unit)
+        _join(heads, before, after, level, target, unit)
         if other >= 0:
             used += _move_and_update(
                 other, target, source, starts, nets, offsets, pins, costs, owner, counts, alone, present
             )
             loads[level, target] -= weights[other]
             loads[level, source] += weights[other]
+            _leave(heads, before, after, level, target, other)
+            _join(heads, before, after, level, source, other)
         cost -= gain
     if cost <= 0:
         best[:] = owner

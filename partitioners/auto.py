@@ -2,153 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import numbers
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from partitioners.annealing import improved
+from partitioners.arguments import GraphError, integer, shown
 from partitioners.assignment import SWEEPS, assigned
 from partitioners.block import block
 from partitioners.coarsening import contracted, lifted, packed
 from partitioners.graph import Complete, IntArray, UnitGraph
 from partitioners.multilevel import hierarchy, refined_down
-from partitioners.nets import Nets, Owner, by_layers, cost, flat, limits, nets_of
+from partitioners.nets import Nets, Owner, by_layers, cost, flat, least_cost, limits, nets_of
 from partitioners.partition import Partition, communication_volume, partitioner
 from partitioners.random import random
-from partitioners.refinement import feasible, mean_unit_cost
+from partitioners.refinement import feasible
 from partitioners.repair import repaired
+from partitioners.rounds import CACHED, WORKERS, Halted, Rounds
 from partitioners.spatial import strips, tiles
 from partitioners.spectral import spectral
 from partitioners.step_time import step_seconds
 from partitioners.strided import strided
 
-# (temperature at the start, in the states that the nets of a unit carry on average; whether swaps are local)
-HEATS = ((0.04, True), (0.01, True), (0.03, False), (0.08, False), (0.2, False), (0.4, False))
-UNIT_HEATS = (HEATS[0], HEATS[3], HEATS[4])  # of these, for searches on single units from the start
-LAST = (0.01, 0.03)  # temperatures for single units, after groups
-SPECTRAL, KEPT = 16, 3  # cuts along eigenvectors, each with its own seed, and how many of them are searched from
-FOR_UNIT = 5_000_000  # look-ups of nets in all searches, for each unit ...
-FEWEST, MOST = 100_000_000, 10_000_000_000  # ... and their limits
-CACHED = 1_000_000  # entries of nets, beyond which look-ups take longer, so that fewer are done
+SPECTRAL, KEPT = 16, 3  # cuts along eigenvectors, each with its own seed, and how many of them are searched from ...
+FEW_PARTS = 16  # ... at up to so many parts: many parts need many eigenvectors, and are seldom best by these
+FOR_UNIT = 4_000_000  # look-ups of nets in all searches, for each unit ...
+FEWEST, MOST = 100_000_000, 8_000_000_000  # ... and their limits
 LARGE = 6_000_000  # entries of nets, beyond which bisection, eigenvectors and sweeps take too long
-EACH = 10  # look-ups for every entry of the nets, at least, in one search
-FINALISTS = 8  # of the searches, those of the least volume
-WORKERS = 2  # searches at the same time; their results do not depend on it
+PATIENCE = 4  # rounds that find nothing better, after which a search ends
+FINALISTS = 8  # of all that is found, the partitions of the least volume, for a choice by time
+
+# why a search ends
+BOUND, STALE, ENOUGH, TIME = "a bound was met", f"nothing better in {PATIENCE} rounds", "all was done", "time was over"
+
+
+class Progress(NamedTuple):
+    """Where a search stands: rounds that are complete, the least volume so far, and at the end why it ends."""
+
+    rounds: int
+    volume: int
+    seconds: float
+    stopped: str = ""
 
 
 class Search(NamedTuple):
-    """One annealing: its start, its temperature, whether swaps are local, and the seed of its draws."""
+    """How long to search.
 
-    start: Owner
-    heat: float
-    near: bool
-    seed: int
+    budget    seconds; default: a number of look-ups that follows from the size of the network
+    rounds    at most so many: as many as a search with a budget has told of give its answer again
+    progress  is called with the start, after every round, and with the end
+    """
 
+    budget: float | None = None
+    rounds: int | None = None
+    progress: Callable[[Progress], None] | None = None
 
-class Outcome(NamedTuple):
-    """The owners that a search has found, and their cost."""
-
-    cost: int
-    search: Search
-    owner: Owner
-
-
-@dataclass(frozen=True)
-class Race:
-    """Searches on the same nets, two at a time."""
-
-    nets: Nets
-    n_parts: int
-    allowed: IntArray
-    pool: ThreadPoolExecutor
-
-    def run(self, searches: Sequence[Search], lookups: int) -> list[Outcome]:
-        """The outcomes of searches, best first; each may use ``lookups`` and a few more for every entry of the nets."""
-        per_search, unit_cost = lookups + EACH * len(self.nets.nets), mean_unit_cost(self.nets)
-
-        def one(search: Search) -> Outcome:
-            start, heat, near, seed = search
-            owner = improved(
-                self.nets, start, self.n_parts, self.allowed,
-                lookups=per_search, hot=heat * unit_cost, near=near, seed=seed,
-            )  # fmt: skip
-            return Outcome(cost(self.nets, owner, self.n_parts), search, owner)
-
-        return sorted(self.pool.map(one, searches), key=_cost_of)
-
-    def halved(self, starts: Sequence[Owner], lookups: int, seed: int) -> list[Outcome]:
-        """Short searches from all starts at all heats, longer ones from the best, long ones from the best of these."""
-        outcomes = self.run([Search(start, *how, seed) for start in starts for how in HEATS],
-                         lookups // 4 // len(starts) // len(HEATS))  # fmt: skip
-        again = [one.search._replace(seed=seed + 1) for one in outcomes[:4]]
-        outcomes = sorted([*outcomes, *self.run(again, lookups // 16)], key=_cost_of)
-        return sorted([*outcomes, *self.run(_finalists(outcomes, seed + 2), lookups // 8)], key=_cost_of)
+    def checked(self) -> Search:
+        """Raises GraphError where a limit is impossible."""
+        budget, rounds = self.budget, self.rounds
+        if budget is not None:
+            number = isinstance(budget, numbers.Real) and not isinstance(budget, bool)
+            if not number or not 0 < budget < math.inf:
+                raise GraphError(f"the budget is {shown(budget)}, but must be a number of seconds above 0")
+        if rounds is not None:
+            rounds = integer("the number of rounds", rounds)
+        return self._replace(rounds=rounds)
 
 
 @partitioner
-def auto(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
+def auto(
+    graph: UnitGraph, n_parts: int, *, seed: int = 0, budget: float | None = None, rounds: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Partition:  # fmt: skip
     """The feasible partition of the least volume that :func:`searched` finds; of equals that with the fastest step.
 
-    Deterministic for a seed.  Raises GraphError where there are no parts.
+    budget, rounds, progress  see :class:`Search`
+
+    Deterministic for a seed, with a budget for a seed and the number of rounds.  Raises GraphError where there are no
+    parts, and for impossible limits.
     """
-    answers = searched(graph, n_parts, seed)
+    answers = searched(graph, n_parts, seed, Search(budget, rounds, progress))
     costs = [(not feasible(graph, one), communication_volume(graph, one).total) for one in answers]
     best = [one for one, its_cost in zip(answers, costs, strict=True) if its_cost == min(costs)]
     return best[0] if len(best) == 1 else min(best, key=lambda one: step_seconds(graph, one))
 
 
-def searched(graph: UnitGraph, n_parts: int, seed: int) -> list[Partition]:
-    """The results of searches from the partitions of all methods, the least volume first; then block and strided.
+def searched(graph: UnitGraph, n_parts: int, seed: int, search: Search | None = None) -> list[Partition]:
+    """The best results of rounds of searches from the partitions of all methods; then block and strided.
 
-    Groups of twins are moved first, then single units.  Short searches run from every start at every temperature, and
-    the best are continued (successive halving: Jamieson and Talwalkar 2016).  Between completely connected layers every
-    balanced partition costs the same, and blocks are returned.  The work depends on the size of the graph only, and the
-    result is deterministic for a seed.  Raises GraphError where there are no parts.
+    It ends with the first of these: a lower bound of the volume is met; PATIENCE rounds found nothing better; the
+    limits of ``search``.  The starts are made whatever these are.  Between completely connected layers every balanced
+    partition costs the same, and blocks are returned.  Raises GraphError where there are no parts, and for impossible
+    limits.
     """
-    plain = block(graph, n_parts, seed=seed)
+    search = (search or Search()).checked()
+    begun, plain = time.monotonic(), block(graph, n_parts, seed=seed)
+
+    def tell(n_rounds: int, volume: int, stopped: str = "") -> None:
+        if search.progress is not None:
+            search.progress(Progress(n_rounds, volume, time.monotonic() - begun, stopped))
+
+    volume = communication_volume(graph, plain).total
     if n_parts == 1 or all(isinstance(link, Complete) for link in graph.links):
+        tell(0, volume, BOUND)
         return [plain]
     nets, allowed, group = nets_of(graph), limits(graph, n_parts), packed(graph, n_parts)
-    grouped = int(group.max(initial=-1)) + 1 < graph.n_units
-    small = contracted(nets, group) if grouped else nets
+    of_complete = volume - cost(nets, flat(plain), n_parts)  # what complete links cost with any partition
+    if int(group.max(initial=-1)) + 1 < graph.n_units:
+        small = contracted(nets, group)
+    else:  # without twins groups are units, in another order
+        small, group = nets, np.arange(graph.n_units)
     lookups = int(np.clip(FOR_UNIT * graph.n_units, FEWEST, MOST) / (1 + len(small.nets) / CACHED))
     with ThreadPoolExecutor(WORKERS) as pool:
-        race = Race(small, n_parts, allowed, pool)
         starts = [repaired(small, one, n_parts, allowed) for one in _starts(graph, small, group, n_parts, seed, pool)]
-        if EACH * len(small.nets) * len(starts) * len(HEATS) > lookups:  # a large network: no race
-            outcomes = race.run([Search(start, *HEATS[0], seed) for start in starts], lookups // 4 // len(starts))
-        else:
-            outcomes = race.halved(starts, lookups // 2 if grouped else lookups, seed)
-        if grouped:
-            last = [Search(one.owner[group], heat, True, seed) for one, heat in zip(outcomes, LAST, strict=False)]
-            if len(nets.nets) <= CACHED:  # groups may be too coarse for the best cuts
-                last += [Search(one.start[group], *how, seed) for one in _best_starts(outcomes) for how in UNIT_HEATS]
-            race = Race(nets, n_parts, allowed, pool)
-            outcomes = race.run(last, lookups // 24)
-            if len(last) > len(LAST):
-                again = [one.search._replace(seed=one.search.seed + 1) for one in outcomes[:4]]
-                outcomes = sorted([*outcomes, *race.run(again, lookups // 12)], key=_cost_of)
-    answers = [by_layers(one.owner, graph, n_parts) for one in outcomes[:FINALISTS]]
-    return [*answers, plain, strided(graph, n_parts, seed=seed)]
+        deadline = None if search.budget is None else begun + search.budget
+        rounds = Rounds(nets, small, group, n_parts, allowed, lookups, seed, pool, deadline)
+        owners = _gathered(rounds, starts, search, lambda n, least, stopped="": tell(n, of_complete + least, stopped))
+    return [*[by_layers(owner, graph, n_parts) for owner in owners], plain, strided(graph, n_parts, seed=seed)]
 
 
-def _cost_of(outcome: Outcome) -> int:
-    return outcome.cost
-
-
-def _best_starts(outcomes: Sequence[Outcome]) -> list[Search]:
-    """The best search of each of the two best starts, or of the only one."""
-    first = outcomes[0].search
-    return [first, *[one.search for one in outcomes if one.search.start is not first.start][:1]]
-
-
-def _finalists(outcomes: Sequence[Outcome], seed: int) -> list[Search]:
-    """The two best starts, each at its own temperature and at the one that suits most networks in long searches."""
-    best = _best_starts(outcomes)
-    return [s for one in best for s in (one._replace(seed=seed), Search(one.start, *HEATS[0], seed + 1))]
+def _gathered(rounds: Rounds, starts: list[Owner], search: Search, tell: Callable[..., None]) -> list[Owner]:
+    """Owners of the FINALISTS of least cost, of all rounds until something ends them.   tell(rounds, cost, end)"""
+    best = [(cost(rounds.small, one, rounds.n_parts), one[rounds.group]) for one in starts]
+    best = sorted(best, key=lambda one: one[0])[:FINALISTS]
+    bound, n_rounds, stale, used, size = least_cost(rounds.nets, rounds.allowed), 0, 0, 0, 0
+    following = rounds.outcomes(starts)
+    while True:
+        limit = search.rounds if search.rounds is not None else math.inf
+        by_lookups = search.rounds is None and search.budget is None
+        stopped = (
+            BOUND if best[0][0] <= bound
+            else STALE if stale == PATIENCE
+            else ENOUGH if n_rounds >= limit or (by_lookups and used + size > rounds.lookups)
+            else ""
+        )  # fmt: skip
+        tell(n_rounds, best[0][0], stopped)
+        if stopped:
+            break
+        try:
+            used, (size, found) = used + size, next(following)
+        except Halted:
+            tell(n_rounds, best[0][0], TIME)
+            break
+        n_rounds, stale = n_rounds + 1, 0 if found[0].cost < best[0][0] else stale + 1
+        best = sorted([*best, *((one.cost, one.owner) for one in found)], key=lambda one: one[0])[:FINALISTS]
+    return [owner for _, owner in best]
 
 
 def _starts(
@@ -165,7 +167,7 @@ def _starts(
     if len(levels[-1].nets.nets) < LARGE:
         waiting.append(pool.submit(refined_down, levels, n_parts, allowed, seed=seed, tries=1))
     starts = [lifted(flat(method(graph, n_parts, seed=seed)), group) for method in methods]
-    if len(small.nets) <= CACHED:  # a symmetric network has many second eigenvectors, and a seed takes one
+    if len(small.nets) <= CACHED and n_parts <= FEW_PARTS:  # a symmetric network has many, and a seed takes one
         cuts = [lifted(flat(spectral(graph, n_parts, seed=seed + i)), group) for i in range(1, SPECTRAL)]
         cuts = [repaired(small, one, n_parts, allowed) for one in cuts]
         starts += sorted(cuts, key=lambda one: cost(small, one, n_parts))[:KEPT]

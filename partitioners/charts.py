@@ -6,8 +6,8 @@ They take plain numbers, drop what is not finite, and are empty texts where noth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 from partitioners.page import COLOURS, escaped, figure
 
@@ -15,19 +15,26 @@ WIDTH, HEIGHT = 380, 235  # of the drawing; the page scales it
 TOP, BOTTOM, RIGHT = 24, 40, 14  # margins
 CHARACTER = 7.0  # width of a digit, about
 MOST_POINTS, MOST_HITS, MOST_MARKS = 600, 120, 40  # of a curve: drawn, with titles, and with marks
+APART, MOST_APART = 5.0, 18.0  # pixels between curves that are drawn beside each other, and the most to either side
 DASHES = ("", "6 3", "2 3", "9 3 2 3")
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve.   band: (x, low, high) behind it; ``colour`` and ``dashes`` tell it from the others"""
+    """One curve.
+
+    band            (x, low, high) behind it
+    colour, dashes  tell it from the others
+    hollow          those of its points that are drawn as rings
+    """
 
     label: str
     points: Sequence[Point]
     band: Sequence[tuple[float, float, float]] = ()
     colour: int = 0
     dashes: int = 0
+    hollow: Collection[Point] = ()
 
 
 @dataclass(frozen=True)
@@ -118,9 +125,14 @@ def short(value: float) -> str:
 
 def line_chart(
     title: str, series: Sequence[Series], *, x: str, y: str, log_x: bool = False, log_y: bool = False, note: str = "",
-    whole_x: bool = False,
+    whole_x: bool = False, ticks_x: Sequence[float] = (), apart: bool = False,
 ) -> str:  # fmt: skip
-    """Curves over a common scale.   x, y: titles of the axes with their units; whole_x: integers, as epochs"""
+    """Curves over a common scale.   x, y: titles of the axes with their units
+
+    whole_x  integers, as epochs
+    ticks_x  in place of round numbers
+    apart    curves are drawn a few pixels beside each other, so that points that coincide are all seen
+    """
     kept = [(one, _usable(one.points, log_x, log_y)) for one in series]
     kept = [(one, points) for one, points in kept if points]
     if not kept:
@@ -129,12 +141,16 @@ def line_chart(
     ys = [v for _, points in kept for _, v in points] + [v for band in bands for _, *ends in band for v in ends]
     rows = Axis.over(ys, HEIGHT - BOTTOM, TOP, log=log_y)
     left = 10 + CHARACTER * max(map(len, rows.labels))
-    columns = Axis.over(
-        [v for _, points in kept for v, _ in points], left, WIDTH - RIGHT, log=log_x, whole=whole_x or log_x
-    )
+    room = min(APART * (len(kept) - 1) / 2, MOST_APART) if apart else 0.0
+    xs = [v for _, points in kept for v, _ in points]
+    columns = Axis.over(xs, left + room + 4 * apart, WIDTH - RIGHT - room, log=log_x, whole=whole_x or log_x)
+    if ticks_x:
+        columns = replace(columns, ticks=sorted(ticks_x))
     drawing = [*_grid(rows, columns, left, x, y)]
-    for (one, points), band in zip(kept, bands, strict=True):
-        drawing += _curve(one, points, band, rows, columns, x, y, alone=len(kept) == 1)
+    for i, ((one, points), band) in enumerate(zip(kept, bands, strict=True)):
+        shift = room * (2 * i / (len(kept) - 1) - 1) if room else 0.0
+        moved = replace(columns, start=columns.start + shift, stop=columns.stop + shift)
+        drawing += _curve(one, points, band, rows, moved, x, y, alone=len(kept) == 1)
     alt = f"{title}: {y} over {x}. " + "; ".join(
         f"{one.label or 'the curve'} from {short(points[0][1])} to {short(points[-1][1])}" for one, points in kept
     )
@@ -194,7 +210,8 @@ def _curve(
     for a, b in _thinned(points, MOST_HITS):
         place = f"cx='{columns.at(a):.1f}' cy='{rows.at(b):.1f}'"
         if marked:
-            drawn.append(f"<circle {place} r='2.5' fill='{colour}'/>")
+            inside = f"'var(--page)' stroke='{colour}' stroke-width='1.5'" if (a, b) in one.hollow else f"'{colour}'"
+            drawn.append(f"<circle {place} r='3' fill={inside}/>")
         within = f" ({short(intervals[a][0])} to {short(intervals[a][1])})" if a in intervals else ""
         text = escaped(f"{name}{x} {short(a)}: {_exact(b)}{within}")
         drawn.append(f"<circle class='hit' {place} r='7'><title>{text}</title></circle>")

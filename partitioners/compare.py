@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from rich.table import Table
-from rich.text import Text
-
 from partitioners.arguments import integer, seed_of
+from partitioners.auto import Progress, Search
+from partitioners.columns import problems, rows, table
 from partitioners.graph import GraphError
-from partitioners.methods import method
+from partitioners.methods import ANYTIME, method
 from partitioners.networks import Network
 from partitioners.partition import Partition, compact, empty_parts, measure
 from partitioners.refinement import feasible
@@ -23,10 +21,24 @@ from partitioners.step_time import Rates, step_seconds
 from partitioners.traffic import largest_send, messages, predicted_bytes, traffic
 from partitioners.writing import check_targets, write_text
 
-__all__ = ["Result", "check_targets", "compare", "problems", "rows", "table", "write_json", "write_text"]
+__all__ = [
+    "Result",
+    "Watcher",
+    "check_targets",
+    "compare",
+    "problems",
+    "rows",
+    "standing",
+    "table",
+    "write_json",
+    "write_text",
+]
 
 # What an engine measures when it runs a network with a placement: names and numbers, such as "bytes", "step_seconds".
 Measured = Callable[[Network, Partition], Mapping[str, float]]
+
+# Called with a network's name, a number of parts and a method before it runs, and with where its search stands.
+Watcher = Callable[[str, int, str, Progress | None], None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,8 @@ class Result:
     predicted_seconds: float = 0.0  # of a step with a minibatch
     measured: Mapping[str, float] = field(default_factory=dict)  # what an engine counted
     empty_parts: tuple[int, ...] = ()  # of each layer: how many parts own none of its units
+    rounds: int | None = None  # of a search in rounds, and why it ended
+    stopped: str | None = None
     problem: str | None = None
     partition: Partition | None = None  # not in the JSON
 
@@ -67,35 +81,66 @@ def compare(
     batch: int = 64,
     measured: Measured | None = None,
     rates: Callable[[Network], Rates] | None = None,
+    budget: float | None = None,
+    rounds: int | None = None,
+    progress: Watcher | None = None,
 ) -> Iterator[Result]:
     """A result for every network, number of parts and method, as they are found.
 
     batch     samples of the minibatch for which bytes and seconds are predicted
     measured  is called with each network and partition; what it returns is added to the result
     rates     is called with each network for the rates of the machine on which steps are predicted; default: ``Rates``
+    budget    seconds for each search of a method in rounds, and rounds: see ``partitioners.auto.Search``
+    progress  see ``Watcher``
 
     A method that does not apply to a network, as ``tiles`` without coordinates, gives a result with a problem.  Raises
-    GraphError for an unknown method, and for an impossible seed or batch.
+    GraphError for an unknown method, and for an impossible seed, batch or budget.
     """
     known = {name: method(name) for name in methods}  # before anything is computed
     seed, batch = seed_of(seed), integer("batch", batch, 1)
+    Search(budget, rounds).checked()
     for network in networks:
         machine = None if rates is None else rates(network)
         for n_parts in parts:
             for name, run in known.items():
+                watch = _Watch((network.name, n_parts, name), progress)
+                watch(None)
+                more: dict[str, Any] = {}
+                if name.split("+")[0] in ANYTIME:
+                    more = {"budget": budget, "rounds": rounds, "progress": watch}
                 start = time.perf_counter()
                 try:
-                    partition = run(network.graph, n_parts, seed=seed)
+                    partition = run(network.graph, n_parts, seed=seed, **more)
                 except GraphError as error:
                     yield Result(network.name, name, n_parts, seed, problem=str(error))
                     continue
                 seconds = time.perf_counter() - start
-                yield _result(network, name, partition, seed, batch, seconds, measured, machine)
+                yield _result(network, name, partition, seed, batch, seconds, measured, machine, watch.last)
+
+
+@dataclass
+class _Watch:
+    """Keeps where a search stands, and passes it on."""
+
+    where: tuple[str, int, str]
+    watcher: Watcher | None
+    last: Progress | None = None
+
+    def __call__(self, now: Progress | None) -> None:
+        self.last = now
+        if self.watcher is not None:
+            self.watcher(*self.where, now)
+
+
+def standing(network: str, n_parts: int, name: str, now: Progress | None) -> str:
+    """``local28, 2 parts: auto, 3 rounds, volume 1,200, 4 s``"""
+    where = f"{network}, {n_parts} parts: {name}"
+    return where if now is None else f"{where}, {now.rounds} rounds, volume {now.volume:,}, {now.seconds:.0f} s"
 
 
 def _result(
     network: Network, name: str, partition: Partition, seed: int, batch: int, seconds: float, measured: Measured | None,
-    machine: Rates | None,
+    machine: Rates | None, last: Progress | None = None,
 ) -> Result:  # fmt: skip
     measures, sent = measure(network.graph, partition), traffic(network.graph, compact(partition))
     return Result(
@@ -114,61 +159,10 @@ def _result(
         predicted_seconds=step_seconds(network.graph, partition, batch=batch, rates=machine),
         measured={} if measured is None else dict(measured(network, partition)),
         empty_parts=tuple(empty_parts(partition).tolist()),
+        rounds=None if last is None else last.rounds,
+        stopped=None if last is None else last.stopped,
         partition=partition,
     )
-
-
-COLUMNS = ("network", "parts", "method", "volume", "largest send", "messages", "edge cut", "imbalance", "feasible",
-           "seconds", "predicted bytes", "predicted ms")  # fmt: skip
-
-
-def measured_names(results: Sequence[Result]) -> list[str]:
-    """The names of measured numbers, in the order in which they came first."""
-    return list(dict.fromkeys(name for result in results for name in result.measured))
-
-
-def rows(results: Sequence[Result]) -> Iterator[list[str]]:
-    """The cells of the table, a row for each result: those of COLUMNS and of measured numbers."""
-    extra = measured_names(results)
-    for result in results:
-        start = [result.network, str(result.n_parts), result.method]
-        if result.problem is not None:
-            yield [*start, *["-"] * (len(COLUMNS) - 3 + len(extra))]
-            continue
-        worst = max(result.imbalance, default=0.0)
-        cells = [f"{result.volume}", f"{result.largest_send}", f"{result.messages}", f"{result.edge_cut}",
-                 f"{100 * worst:.1f} %", "yes" if result.feasible else "no", f"{result.seconds:.2f}",
-                 f"{result.predicted_bytes}", f"{1e3 * result.predicted_seconds:.3f}"]  # fmt: skip
-        yield [*start, *cells, *(f"{result.measured[name]:g}" if name in result.measured else "" for name in extra)]
-
-
-def problems(results: Sequence[Result]) -> list[str]:
-    """Why methods failed, and where there are more parts than units, each once."""
-    failed = [f"{result.method}, {result.network}: {result.problem}" for result in results if result.problem]
-    idle = [
-        f"{result.network}, {result.n_parts} parts, {result.method}: {max(result.empty_parts)} parts own no unit of "
-        f"layer {int(np.argmax(result.empty_parts))}"
-        for result in results if any(result.empty_parts)
-    ]  # fmt: skip
-    return list(dict.fromkeys([*failed, *idle]))
-
-
-def table(results: Sequence[Result]) -> Table:
-    """The results as a table for the terminal."""
-    output = Table(title="Partitions: the fewer states travel, the better; infeasible ones leave parts waiting")
-    for i, name in enumerate([*COLUMNS, *measured_names(results)]):
-        output.add_column(Text(name), justify="left" if i in (0, 2) else "right", overflow="fold")
-    last: tuple[str, int] | None = None
-    for result, cells in zip(results, rows(results), strict=True):
-        section = (result.network, result.n_parts)
-        if last not in (None, section):
-            output.add_section()
-        output.add_row(*map(Text, cells))
-        last = section
-    caption = "\n".join(problems(results))
-    output.caption = Text(caption) if caption else None  # a Text: brackets are not markup
-    output.caption_justify = "left"
-    return output
 
 
 def write_json(path: str | os.PathLike[str], results: Sequence[Result]) -> None:

@@ -40,6 +40,8 @@ METHODS: dict[str, Callable[..., Partition]] = {
     "mtkahypar": mtkahypar,
 }
 
+ANYTIME = ("auto", "fastest")  # methods that search in rounds, with a budget, and tell where they stand
+
 EXTRAS = {
     "metis": "pymetis",
     "kahip": "kahip",

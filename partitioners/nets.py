@@ -139,6 +139,19 @@ def _cost(offsets, units, costs, owner, n_parts):  # type: ignore[no-untyped-def
     return total
 
 
+def least_cost(nets: Nets, allowed: IntArray) -> int:
+    """A lower bound of :func:`cost`: a net reaches as many parts as its units of one layer fill.
+
+    allowed  (n_layers,) the largest weight of a part
+    """
+    n_layers = len(allowed)
+    names = nets.nets.astype(np.int64) * n_layers + np.repeat(nets.layer, np.diff(nets.starts))
+    weights = np.zeros(len(nets.costs) * n_layers, np.int64)
+    np.add.at(weights, names, np.repeat(nets.weights, np.diff(nets.starts)))
+    parts = -(-weights.reshape(-1, n_layers) // np.maximum(allowed, 1))
+    return int((nets.costs * np.maximum(parts.max(axis=1, initial=1) - 1, 0)).sum())
+
+
 def loads(nets: Nets, owner: Owner, n_parts: int, n_layers: int) -> IntArray:
     """(n_layers, n_parts) the weight of each part in each layer; layers may have no units in these nets."""
     weights = np.zeros((n_layers, n_parts), np.int64)

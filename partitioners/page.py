@@ -1,4 +1,5 @@
-"""The dress of HTML pages: one file each, without scripts, and without anything that a browser would fetch.
+"""The dress of HTML pages: one file each, without anything that a browser would fetch, and without scripts but for one
+that sorts tables, on pages that ask for it.
 
 ``partitioners`` imports nothing of ``modelpar``, so what both programs write pages with is here.  Every text that comes
 in is escaped; what comes out of these functions is HTML, to be put together and given to :func:`document`.
@@ -7,6 +8,7 @@ in is escaped; what comes out of these functions is HTML, to be put together and
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 from collections.abc import Collection, Iterable, Sequence
 
@@ -58,23 +60,68 @@ th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem .25rem 0; t
 th { font-weight: 600; } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td:not(.n, :first-child) { overflow-wrap: anywhere; min-width: 5.5rem; }
 tr.marked { background: var(--mark); } tr.faint { color: var(--muted); }
+table.sortable thead th { vertical-align: bottom; white-space: normal; }
+.sortable :is(th, td) { padding: .3rem .55rem .3rem 0; }
+.sortable th small { font-weight: 400; color: var(--muted); }
+.sortable td:not(.n, :first-child) { min-width: 0; } .sortable { font-size: .84rem; }
+.sortable th button { all: unset; box-sizing: border-box; cursor: pointer; width: 100%; text-align: inherit; }
+.sortable th button:hover { text-decoration: underline; }
+.sortable th button:focus-visible { outline: 2px solid var(--busy); outline-offset: 2px; }
+.sortable th button::after { content: "\\a0\\2195"; color: var(--muted); font-weight: 400; }
+.sortable th[aria-sort=ascending] button::after { content: "\\a0\\2191"; color: var(--busy); font-weight: 700; }
+.sortable th[aria-sort=descending] button::after { content: "\\a0\\2193"; color: var(--busy); font-weight: 700; }
+.sortable th[scope=row] { font-weight: 600; position: sticky; left: 0; background: var(--page);
+  box-shadow: inset 0 -1px 0 var(--line); }
+.placement { display: flex; gap: .8rem; flex-wrap: wrap; } .placement > div { flex: 1 1 5.5rem; max-width: 16rem; }
+.placement img { width: 100%; } .placement span { font-size: .85rem; color: var(--muted); }
+dl.about { font-size: .9rem; } dl.about dt { font-weight: 600; } dl.about dd { margin: 0 0 .4rem; }
 details { margin: .6rem 0; } summary { cursor: pointer; }
 """
 # a browser refuses whatever else a page would ask for
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+# Heads of tables of class ``sortable`` become buttons; rows are sorted by ``data-v`` of their cells, else by their
+# texts, those without a value last.  Without it a table is complete, in the order in which it was written.
+SORTING = """
+for (const table of document.querySelectorAll('table.sortable')) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  const text = (row, i) => row.cells[i].textContent, value = (row, i) => row.cells[i].dataset.v;
+  const compared = (a, b, i) => value(a, i) && value(b, i) ? value(a, i) - value(b, i)
+    : text(a, i).localeCompare(text(b, i));
+  heads.forEach((head, i) => {
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener('click', () => {
+      const down = head.getAttribute('aria-sort') === 'ascending';
+      const empty = row => text(row, i) === '\u2013';
+      const rows = [...body.rows].sort((a, b) => empty(a) - empty(b) || (down ? -1 : 1) * compared(a, b, i));
+      body.append(...rows);
+      for (const other of heads) other.removeAttribute('aria-sort');
+      head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+    });
+  });
+}
+"""
 
 escaped = html.escape
 
 
-def document(title: str, body: str, *, head: str = "", foot: str = "") -> str:
-    """A whole page.   body, head, foot: HTML; the first comes after the title"""
+def document(title: str, body: str, *, head: str = "", foot: str = "", sorting: bool = False) -> str:
+    """A whole page.   body, head, foot: HTML, the second after the title; sorting: whether readers may sort tables
+
+    The script that sorts is the only one that a browser runs: the policy holds its hash.
+    """
+    digest = base64.b64encode(hashlib.sha256(SORTING.encode()).digest()).decode("ascii")
+    policy = f"{POLICY}; script-src 'sha256-{digest}'" if sorting else POLICY
+    script = f"<script>{SORTING}</script>" if sorting else ""
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f"<title>{escaped(title)}</title><link rel='icon' href='data:,'><style>{STYLE}</style></head>\n<body>"
         f"<header><h1>{escaped(title)}</h1>{head}</header>\n<main>{body}</main>\n"
-        f"{f'<footer>{foot}</footer>' if foot else ''}</body></html>\n"
+        f"{f'<footer>{foot}</footer>' if foot else ''}{script}</body></html>\n"
     )
 
 
@@ -116,29 +163,43 @@ def tiles(rows: Iterable[tuple[str, str, str]]) -> str:
 
 def table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int] = (), caption: str = "",
-    kinds: Sequence[str] = (),
+    kinds: Sequence[str] = (), units: Sequence[str] = (), values: Sequence[Sequence[float | None]] = (),
+    named_by: int | None = None, sorted_by: int | None = None,
 ) -> str:  # fmt: skip
     """A table that scrolls by itself where the page is too narrow for it; empty without rows.
 
-    numbers  columns that are aligned on the right
-    kinds    the class of each row, such as ``marked`` or ``faint``; none where it is empty
+    numbers    columns that are aligned on the right
+    kinds      the class of each row, such as ``marked`` or ``faint``; none where it is empty
+    units      of the columns, below their heads
+    values     of all cells, by which readers may sort (see ``document``); None where the text counts
+    named_by   the column that says what a row is about: it stays in sight
+    sorted_by  the column by which the rows ascend already
     """
     if not rows:
         return ""
 
-    def line(cells: Sequence[str], tag: str) -> str:
-        scope = " scope='col'" if tag == "th" else ""
-        return "".join(
-            f"<{tag}{scope}{' class=n' if i in numbers else ''}>{escaped(cell)}</{tag}>" for i, cell in enumerate(cells)
-        )
+    def head(i: int, text: str) -> str:
+        unit = f"<br><small>{escaped(units[i])}</small>" if units else ""
+        order = " aria-sort='ascending'" if i == sorted_by else ""
+        return f"<th scope='col'{' class=n' if i in numbers else ''}{order}>{escaped(text)}{unit}</th>"
+
+    def cell(i: int, text: str, value: float | None) -> str:
+        tag, scope = ("th", " scope='row'") if i == named_by else ("td", "")
+        sort = f" data-v='{value!r}'" if value is not None else ""
+        return f"<{tag}{scope}{' class=n' if i in numbers else ''}{sort}>{escaped(text)}</{tag}>"
 
     classes = [f" class='{kind}'" if kind else "" for kind in kinds] or [""] * len(rows)
-    lines = "\n".join(f"<tr{kind}>{line(row, 'td')}</tr>" for row, kind in zip(rows, classes, strict=True))
+    known = values or [[None] * len(row) for row in rows]
+    lines = "\n".join(
+        f"<tr{kind}>{''.join(map(cell, range(len(row)), row, of_row))}</tr>"
+        for kind, row, of_row in zip(classes, rows, known, strict=True)
+    )
     above = f"<caption>{escaped(caption)}</caption>" if caption else ""
     label = escaped(caption or ", ".join(heads))
     return (
-        f"<div class='scroll' role='region' tabindex='0' aria-label='{label}'><table>{above}"
-        f"<thead><tr>{line(heads, 'th')}</tr></thead><tbody>\n{lines}</tbody></table></div>"
+        f"<div class='scroll' role='region' tabindex='0' aria-label='{label}'>"
+        f"<table{' class=sortable' if values else ''}>{above}"
+        f"<thead><tr>{''.join(map(head, range(len(heads)), heads))}</tr></thead><tbody>\n{lines}</tbody></table></div>"
     )
 
 

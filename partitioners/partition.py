@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -51,28 +51,25 @@ class Measures(NamedTuple):
     edge_cut: int
 
 
-class Method(Protocol):
-    """The signature of every method."""
-
-    def __call__(self, graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition: ...
+M = TypeVar("M", bound=Callable[..., Partition])
 
 
-def partitioner(method: Method) -> Method:
+def partitioner(method: M) -> M:
     """A method with checks of its arguments, which may be integers of any type.
 
     Raises GraphError without parts, with a negative seed, and where memory does not suffice.
     """
 
     @wraps(method)
-    def checked(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
+    def checked(graph: UnitGraph, n_parts: int, *, seed: int = 0, **more: Any) -> Partition:
         check_graph(graph)
         n_parts, seed = parts_of(n_parts), seed_of(seed)
         try:
-            return method(graph, n_parts, seed=seed)
+            return method(graph, n_parts, seed=seed, **more)
         except MemoryError:
             raise GraphError(f"there is not enough memory for {graph.n_units} units on {n_parts} parts") from None
 
-    return checked
+    return cast(M, checked)
 
 
 def check_graph(graph: UnitGraph) -> None:

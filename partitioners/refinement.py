@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,8 @@ def moves(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
 def then_refined(method: Method) -> Method:
     """The method followed by repair and refinement."""
 
-    def both(graph: UnitGraph, n_parts: int, *, seed: int = 0) -> Partition:
-        return refined(graph, method(graph, n_parts, seed=seed), seed=seed)
+    def both(graph: UnitGraph, n_parts: int, *, seed: int = 0, **more: Any) -> Partition:
+        return refined(graph, method(graph, n_parts, seed=seed, **more), seed=seed)
 
     both.__doc__ = f"``{getattr(method, '__name__', 'method')}``, followed by repair and refinement."
     return both

@@ -1,21 +1,34 @@
-"""One HTML page of a comparison, with embedded pictures: placements in the plane, volume over parts."""
+"""One HTML page of a comparison: volumes, tables that readers can sort, predictions, and placements in the plane."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from partitioners.compare import COLUMNS, Result, measured_names, problems, rows
-from partitioners.graph import GraphError
+from partitioners.charts import Bar, Series, bar_chart, line_chart, short
+from partitioners.columns import Column, cell, columns, problems, readable, searches
+from partitioners.compare import Result
 from partitioners.networks import Network
-from partitioners.page import document, escaped, notes, paragraph, picture, section, table
+from partitioners.page import (
+    COLOURS,
+    details,
+    document,
+    escaped,
+    figure,
+    grid,
+    image,
+    notes,
+    paragraph,
+    section,
+    table,
+    tiles,
+)
+from partitioners.pixels import owners_png
 from partitioners.writing import write_text
 
 PLACEMENTS = 8  # methods whose placements are drawn: those of the least volume
+FEASIBLE, INFEASIBLE = 0, 5  # colours of bars
+NAMED = 3  # methods that are named where several are best
 
 
 def write_report(
@@ -23,121 +36,148 @@ def write_report(
 ) -> None:
     """Write the page; networks with coordinates are drawn at the smallest number of parts above one.
 
-    Raises GraphError without matplotlib, and where the page cannot be written.
+    Raises GraphError where the page cannot be written.
     """
-    figure_class = _figure_class()
-    pieces = [
-        paragraph(
-            "Volume is the number of unit states that travel between parts for one sample, in one pass up and one down "
-            "of every RBM.  A partition is feasible where the heaviest part of every layer is within the layer's limit."
-        )
-    ]
-    for i, network in enumerate(networks):
-        own = [result for result in results if result.network == network.name]
-        layers = "-".join(map(str, network.graph.layers))
-        parts = [paragraph(f"{network.about}; layers {layers}."), notes(problems(own)), _html_table(own)]
-        solved = [result for result in own if result.partition is not None]
-        if solved:
-            parts.append(_picture(_volumes(figure_class, solved), f"volume over parts, {network.name}"))
-        if any("bytes" in result.measured for result in solved):
-            parts.append(_picture(_predictions(figure_class, solved), f"predicted against measured, {network.name}"))
-        if network.graph.coordinates is not None and solved:
-            parts.append(_picture(_placements(figure_class, network, solved), f"placements, {network.name}"))
-        pieces.append(section(f"network-{i}", network.name, *parts))
-    head = f"<p><code>{escaped(command)}</code></p>" if command else ""
-    write_text(path, document("Partitions compared", "\n".join(pieces), head=head))
+    parts = [_section(i, network, results) for i, network in enumerate(networks)]
+    links = "".join(f"<a href='#network-{i}'>{escaped(one.name)}</a>" for i, one in enumerate(networks))
+    head = paragraph(
+        "Who owns which unit decides what travels. The fewer states travel, the better; where the heaviest part of a "
+        "layer is beyond the layer's limit, a partition is infeasible, and other parts wait for that one."
+    )
+    head += f"<p><code>{escaped(command)}</code></p>" if command else ""
+    head += f"<nav aria-label='networks'>{links}</nav>" if len(networks) > 1 else ""
+    write_text(path, document("Partitions compared", "\n".join(parts), head=head, sorting=True))
 
 
-def _figure_class() -> Any:
-    """The class of figures, without pyplot, which would keep them open and need a display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise GraphError("a report needs matplotlib: pip install 'modelpar[plots]'") from None
-    return Figure
+def _section(i: int, network: Network, results: Sequence[Result]) -> str:
+    own = [result for result in results if result.network == network.name]
+    solved = [result for result in own if result.problem is None]
+    layers = "-".join(map(str, network.graph.layers))
+    numbers = sorted({result.n_parts for result in solved})
+    of_parts = [[result for result in solved if result.n_parts == n] for n in numbers]
+    charts = [_volumes(network, some) for some in of_parts]
+    return section(
+        f"network-{i}",
+        network.name,
+        paragraph(f"{network.about}; layers {layers}."),
+        notes(problems(own)),
+        tiles(_best(some) for some in of_parts),
+        grid(*charts, _over_parts(network, solved) if len(numbers) > 1 else ""),
+        _table(network, own),
+        *(paragraph(line, "muted") for line in searches(own)),
+        grid(*(chart for some in of_parts for chart in _predictions(network, some))),
+        _placements(network, solved) if network.graph.coordinates is not None and solved else "",
+    )
 
 
-def _html_table(results: Sequence[Result]) -> str:
-    heads = [*COLUMNS, *measured_names(results)]
-    words = {0, 2}  # network and method; the rest are numbers
-    kinds = ["" if result.feasible else "faint" for result in results]
-    return table(heads, list(rows(results)), numbers=set(range(len(heads))) - words, kinds=kinds)
+def _best(results: Sequence[Result]) -> tuple[str, str, str]:
+    """The least volume of the feasible, and which methods have it."""
+    known = [result for result in results if result.feasible] or list(results)
+    least = min(result.volume for result in known)
+    names = [result.method for result in known if result.volume == least]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    broken = "" if known[0].feasible else ", infeasible"
+    return (f"{_parts(results[0].n_parts)}, least volume", f"{least:,}", ", ".join(names[:NAMED]) + more + broken)
 
 
-def _picture(drawn: Any, text: str) -> str:
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
-    return picture(buffer.getvalue(), text, text[0].upper() + text[1:])
+def _parts(n: int) -> str:
+    return f"{n} part{'' if n == 1 else 's'}"
 
 
-def _volumes(figure_class: Any, results: Sequence[Result]) -> Any:
-    """A line for each method; infeasible partitions are drawn hollow."""
-    figure = figure_class(figsize=(7, 4))
-    axes = figure.add_subplot()
-    for name in dict.fromkeys(result.method for result in results):
+def _name(result: Result) -> str:
+    return result.method if result.feasible else f"{result.method} (infeasible)"
+
+
+def _volumes(network: Network, results: Sequence[Result]) -> str:
+    """A bar for each method, the least first."""
+    ordered = sorted(results, key=lambda result: result.volume)
+    bars = [
+        Bar(_name(one), [("", one.volume, FEASIBLE if one.feasible else INFEASIBLE)]) for one in ordered
+    ]  # fmt: skip
+    title = f"Volume of {network.name} at {_parts(results[0].n_parts)}"
+    return bar_chart(title, bars, shown=lambda v: f"{v:,.0f}", note="states a sample; grey: infeasible")
+
+
+def _over_parts(network: Network, results: Sequence[Result]) -> str:
+    series = []
+    for i, name in enumerate(dict.fromkeys(result.method for result in results)):
         mine = sorted((result for result in results if result.method == name), key=lambda result: result.n_parts)
-        xs, ys = [result.n_parts for result in mine], [result.volume for result in mine]
-        (line,) = axes.plot(xs, ys, label=name, linewidth=1)
-        for result in mine:
-            inside = line.get_color() if result.feasible else "white"
-            axes.plot(result.n_parts, result.volume, "o", color=line.get_color(), markerfacecolor=inside)
-    parts = sorted({result.n_parts for result in results})
-    if min(parts) > 0:
-        axes.set_xscale("log", base=2)
-    axes.set_xticks(parts, [str(n) for n in parts])
-    axes.set_xlabel("parts")
-    axes.set_ylabel("volume, states a sample")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
-    return figure
+        points = [(float(one.n_parts), float(one.volume)) for one in mine]
+        hollow = [point for point, one in zip(points, mine, strict=True) if not one.feasible]
+        series.append(Series(name, points, (), i % COLOURS, i // COLOURS, hollow))
+    return line_chart(
+        f"Volume of {network.name} over parts", series, x="parts", y="states a sample", log_x=True, log_y=True,
+        apart=True,
+        ticks_x=sorted({float(result.n_parts) for result in results}),
+        note="Methods lie beside each other, so that equal ones are seen; rings: infeasible.",
+    )  # fmt: skip
 
 
-def _predictions(figure_class: Any, results: Sequence[Result]) -> Any:
-    """Bytes and milliseconds: each partition a point, on the diagonal where the prediction is right."""
-    known = [result for result in results if "bytes" in result.measured]
-    panels: list[tuple[str, list[tuple[float, float]]]]
-    panels = [("bytes", [(result.predicted_bytes, result.measured["bytes"]) for result in known])]
-    if all("step_seconds" in result.measured for result in known):
-        pairs = [(1e3 * result.predicted_seconds, 1e3 * result.measured["step_seconds"]) for result in known]
-        panels.append(("ms of a step", pairs))
-    figure = figure_class(figsize=(4.8 * len(panels), 4.5))
-    for i, (unit, pairs) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), i + 1)
-        most = max(max(pair) for pair in pairs) or 1
-        axes.plot([0, most], [0, most], color="#bbbbbb", linewidth=1)
-        for name in dict.fromkeys(result.method for result in known):
-            mine = [pair for pair, result in zip(pairs, known, strict=True) if result.method == name]
-            axes.plot(*zip(*mine, strict=True), "o", label=name)
-        axes.set_xlabel(f"predicted {unit}")
-        axes.set_ylabel(f"measured {unit}")
-        axes.locator_params(axis="x", nbins=4)  # numbers of bytes have many digits
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    return figure
+def _table(network: Network, results: Sequence[Result]) -> str:
+    ordered = sorted(results, key=lambda result: (result.n_parts, result.problem is not None, result.volume))
+    shown = [column for column in columns(results) if column.head != "network"]
+    shown = [shown[1], shown[0], *shown[2:]]  # methods name the rows
+    one_number = len({result.n_parts for result in results}) == 1
+    explained = "".join(
+        f"<dt>{escaped(column.head)}{f', {escaped(column.unit)}' if column.unit else ''}</dt>"
+        f"<dd>{escaped(column.about)}</dd>"
+        for column in shown if column.about
+    )  # fmt: skip
+    heads = [column.head for column in shown]
+    return table(
+        heads,
+        [[cell(column, result) for column in shown] for result in ordered],
+        numbers={i for i, column in enumerate(shown) if column.is_number},
+        units=[column.unit for column in shown],
+        values=[[_value(column, result) for column in shown] for result in ordered],
+        kinds=["" if result.feasible else "faint" for result in ordered],
+        caption=f"All measures of {network.name}; infeasible partitions are grey. Heads sort.",
+        named_by=0,
+        sorted_by=heads.index("volume" if one_number else "parts"),
+    ) + details("What the columns say", f"<dl class='about'>{explained}</dl>")
 
 
-def _placements(figure_class: Any, network: Network, results: Sequence[Result]) -> Any:
-    """A row for each of the best methods, a column for each layer; of maps at one position the first is drawn."""
+def _value(column: Column, result: Result) -> float | None:
+    """A number by which readers sort."""
+    value = column.value(result) if result.problem is None or column.head == "parts" else None
+    return float(value) if column.is_number and value is not None else None
+
+
+def _predictions(network: Network, results: Sequence[Result]) -> list[str]:
+    """Bars of what was predicted, each with a mark where it was measured."""
+    charts = []
+    for title, unit, scale, name in (
+        ("Traffic", "kB a minibatch", 1e-3, "bytes"),
+        ("Step", "ms", 1e3, "step_seconds"),
+    ):
+        known = [result for result in results if name in result.measured]
+        predicted = [one.predicted_bytes if name == "bytes" else one.predicted_seconds for one in known]
+        bars = [
+            Bar(_name(one), [("", value * scale, FEASIBLE)], ("measured", one.measured[name] * scale))
+            for one, value in sorted(zip(known, predicted, strict=True), key=lambda pair: pair[1])
+        ]
+        about = f"{title} of {network.name} at {_parts(results[0].n_parts)}: predicted and measured"
+        note = f"{unit}; bar: predicted, line: measured"
+        charts.append(bar_chart(about, bars, shown=readable, note=note))
+    return charts
+
+
+def _placements(network: Network, results: Sequence[Result]) -> str:
+    """A row for each of the best methods, a picture for each layer; of maps at one place the first is drawn."""
     assert network.graph.coordinates is not None
     n_parts = min((result.n_parts for result in results if result.n_parts > 1), default=results[0].n_parts)
-    same_parts = [result for result in results if result.n_parts == n_parts]
-    drawn = sorted(same_parts, key=lambda result: result.volume)[:PLACEMENTS]
-    n_layers = len(network.graph.layers)
-    figure = figure_class(figsize=(2.6 * n_layers, 2.6 * len(drawn)))
-    for row, result in enumerate(drawn):
+    same_parts = [result for result in results if result.n_parts == n_parts and result.partition is not None]
+    shown = []
+    for result in sorted(same_parts, key=lambda result: (not result.feasible, result.volume))[:PLACEMENTS]:
         assert result.partition is not None
-        for layer, points in enumerate(network.graph.coordinates):
-            axes = figure.add_subplot(len(drawn), n_layers, row * n_layers + layer + 1)
-            _, first = np.unique(points, axis=0, return_index=True)
-            rows_, columns = points[first].T
-            colours = result.partition.owners[layer][first]
-            axes.scatter(columns, rows_, c=colours, s=4, marker="s", cmap="tab20", vmin=0, vmax=max(n_parts - 1, 1))
-            axes.invert_yaxis()
-            axes.set_aspect("equal")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            if layer == 0:
-                axes.set_ylabel(f"{result.method}\n{result.volume}", fontsize=8)
-            if row == 0:
-                axes.set_title(f"layer {layer}, {n_parts} parts", fontsize=8)
-    return figure
+        layers = []
+        for layer, (owners, places) in enumerate(
+            zip(result.partition.owners, network.graph.coordinates, strict=True)
+        ):  # fmt: skip
+            alt = f"owners of layer {layer} of {network.name} by {result.method}, {_parts(n_parts)}"
+            layers.append(f"<div><span>layer {layer}</span>{image(owners_png(owners, places, n_parts), alt)}</div>")
+        inside = f"<div class='placement'>{''.join(layers)}</div>"
+        shown.append(figure(inside, _name(result), f"volume {short(result.volume)}"))
+    title = f"<h3>Who owns what at {_parts(n_parts)}: a colour for every part</h3>"
+    title += paragraph("Of several maps at one place the first is drawn.", "muted")
+    return title + grid(*shown, wide=True)

@@ -23,7 +23,8 @@ from modelpar.plan.resolve import resolve
 from modelpar.spec import NetworkSpec, TrainingSpec
 from partitioners import GraphError, Partition, Rates, Sparse, UnitGraph, block, method
 from partitioners.arguments import integer, seed_of
-from partitioners.compare import Result, compare
+from partitioners.auto import Search
+from partitioners.compare import Result, Watcher, compare
 from partitioners.networks import Network, network
 
 REPEATS, SECONDS = 3, 0.05  # of the clock on one RBM
@@ -32,11 +33,12 @@ MESSAGES = 64, 1 << 20  # bytes
 
 def run(
     names: Iterable[str], methods: Sequence[str], parts: Sequence[int], *, comm: MPI.Comm, seed: int = 0,
-    batch: int = 256,
+    batch: int = 256, budget: float | None = None, progress: Watcher | None = None,
 ) -> Iterator[Result]:  # fmt: skip
     """Results of ``partitioners.compare`` with the engine's measurements on rank 0, none elsewhere.  Collective.
 
-    names   of networks; parts: at most as many as there are ranks
+    names     of networks; parts: at most as many as there are ranks
+    budget    seconds for each search of a method in rounds; progress: called on rank 0, see ``partitioners.compare``
 
     On as many ranks as there are parts, and summed over all RBMs, it measures ``bytes`` of one pass up and one down
     (predicted as ``predicted_bytes``), ``step_bytes`` of an update by CD-1 (``step_predicted`` by ``halo_bytes``), and
@@ -48,6 +50,7 @@ def run(
     try:
         known = {name: network(name) for name in names}
         seed, batch = seed_of(seed), integer("batch", batch, 1)
+        Search(budget).checked()
         parts = [integer("the number of parts", n, 1, comm.size) for n in parts]
         for name in methods:
             method(name)
@@ -68,7 +71,10 @@ def run(
                 connections = max(1, sum(link.n_edges for link in one.graph.links))
                 return between_ranks._replace(connection=alone / connections / batch)
 
-            yield from compare(known.values(), methods, parts, seed=seed, batch=batch, measured=measured, rates=rates)
+            yield from compare(
+                known.values(), methods, parts, seed=seed, batch=batch, measured=measured, rates=rates, budget=budget,
+                progress=progress,
+            )  # fmt: skip
             comm.bcast(None)
         else:
             while task := comm.bcast(None):

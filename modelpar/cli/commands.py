@@ -231,13 +231,15 @@ def import_(
 @click.option("--parts", type=COUNT, required=True, metavar="N", help="model shards to place units on")
 @click.option("--method", default="auto", show_default=True, metavar="NAME",
               help="of partitioners; an unknown name lists them all")  # fmt: skip
+@click.option("--budget", type=float, default=None, metavar="SECONDS",
+              help="for the search of auto and fastest  [default: by the size of the network]")  # fmt: skip
 @click.option("--out", type=PATH, default="placement.npz", show_default=True, metavar="FILE",
               help="for train --partition")  # fmt: skip
 @JSON
 @click.pass_obj
 def partition(
-    comm: MPI.Comm, source: str | None, config: str | None, parts: int, method: str, out: str, as_json: bool,
-    **values: Any,
+    comm: MPI.Comm, source: str | None, config: str | None, parts: int, method: str, budget: float | None, out: str,
+    as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Decide which shard owns which unit of a network, and write it to a file.
 
@@ -261,7 +263,7 @@ def partition(
     prepare(comm, 1)
     from modelpar.cli.partition import partition as work
 
-    work(comm, settings, source, parts=parts, method=method, out=out, as_json=as_json)
+    work(comm, settings, source, parts=parts, method=method, out=out, as_json=as_json, budget=budget)
 
 
 @modelpar.command(cls=GroupedCommand)
@@ -272,6 +274,8 @@ def partition(
 @click.option("--parts", default=None, metavar="N,...", help="model shards  [default: 2 to the number of ranks]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="of the partitioners")
 @click.option("--batch", type=COUNT, default=256, show_default=True, metavar="N", help="samples of a minibatch")
+@click.option("--budget", type=float, default=None, metavar="SECONDS",
+              help="for each search of auto and fastest  [default: by the size of the network]")  # fmt: skip
 @click.option("--json", "json_file", type=PATH, default=None, metavar="FILE", help="write all results there")
 @click.option("--html", "html_file", type=PATH, default=None, metavar="FILE", help="write a page with pictures there")
 @click.pass_obj

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from mpi4py import MPI
+from rich.text import Text
 
 from modelpar.bench.placements import run
 from modelpar.cli.config import Settings
@@ -16,14 +18,16 @@ from modelpar.errors import SpecError, together
 from modelpar.kernels.products import dispatch
 from partitioners import GraphError, method
 from partitioners.__main__ import listed
-from partitioners.compare import Result, table, write_json
+from partitioners.auto import Progress, Search
+from partitioners.columns import PIPED
+from partitioners.compare import Result, standing, table, write_json
 from partitioners.networks import NETWORKS, network
 from partitioners.report import write_report
 
 
 def compare(
-    comm: MPI.Comm, *, networks: str, methods: str, parts: str | None, seed: int, batch: int, json_file: str | None,
-    html_file: str | None,
+    comm: MPI.Comm, *, networks: str, methods: str, parts: str | None, seed: int, batch: int,
+    budget: float | None, json_file: str | None, html_file: str | None,
 ) -> None:  # fmt: skip
     """Print the table, and write the files that are asked for.  Collective.
 
@@ -38,15 +42,26 @@ def compare(
         for name in chosen:
             method(name)
         graphs = [network(name) for name in names]
+        Search(budget).checked()
     except GraphError as error:
         raise SpecError(str(error)) from None
     rates = [("the machine's calibration", dispatch.calibration_file())]
     check_outputs(comm, Settings({}), {"--json": json_file, "--html": html_file}, more=rates)
-    results: list[Result] = list(run(names, chosen, numbers, comm=comm, seed=seed, batch=batch))
+    console = make_console()
+    results: list[Result] = []
+    with console.status(Text("starting")) if comm.rank == 0 and console.is_terminal else nullcontext() as status:
+
+        def tell(name: str, n_parts: int, how: str, now: Progress | None) -> None:
+            if status is not None:
+                status.update(Text(standing(name, n_parts, how, now)))
+
+        results += run(names, chosen, numbers, comm=comm, seed=seed, batch=batch, budget=budget, progress=tell)
 
     def show() -> None:
-        console = make_console()
-        plain_console(width=None if console.is_terminal else 240).print(table(results))
+        if console.is_terminal:
+            console.print(table(results, console.width))
+        else:
+            plain_console(width=PIPED).print(table(results))
         if json_file is not None:
             write_json(json_file, results)
         if html_file is not None:

@@ -23,15 +23,19 @@ from modelpar.cli.terminal import make_console
 from modelpar.errors import ModelparError, SpecError, together
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.placement import graph_of
+from partitioners.methods import ANYTIME
 from partitioners.placement import save_placement
 
 
 def partition(
-    comm: MPI.Comm, settings: Settings, source: str | None, *, parts: int, method: str, out: str, as_json: bool
-) -> None:
+    comm: MPI.Comm, settings: Settings, source: str | None, *, parts: int, method: str, out: str, as_json: bool,
+    budget: float | None = None,
+) -> None:  # fmt: skip
     """Write which part owns which unit of a network.  Collective; rank 0 works.
 
     source   a checkpoint or run directory; the network of the options where None
+    budget   seconds, of a method that searches in rounds
+
     Raises SpecError on every rank where the method cannot do it, ModelparError where the file cannot be written.
     """
     check_outputs(comm, settings, {"--out": out}, checkpoint=source)
@@ -39,6 +43,9 @@ def partition(
         run = partitioners.method(method)
     except partitioners.GraphError as error:
         raise SpecError(f"--method: {error}") from None
+    if budget is not None and method.split("+")[0] not in ANYTIME:
+        raise SpecError(f"--budget has no effect on {method}; it is for {' and '.join(ANYTIME)}")
+    limits = {} if budget is None else {"budget": budget}
     if source is None:
         spec = settings.network()
         connections = connect(spec, comm)
@@ -54,7 +61,7 @@ def partition(
             try:
                 graph = graph_of(spec, connections)
                 started = time.perf_counter()
-                placement = run(graph, parts, seed=spec.seed)
+                placement = run(graph, parts, seed=spec.seed, **limits)
             except partitioners.GraphError as error:
                 raise SpecError(f"--method {method}: {error}") from None
             costs = measures(graph, placement, time.perf_counter() - started)

@@ -157,6 +157,8 @@ def test_bench_sparse() -> None:
         (["partition", "--layers", "64-72", "--parts", "2", "--out", "no/where.npz", "--method", "block"], "where.npz"),
         (["compare", "--networks", "nowhere"], "there is no network 'nowhere'"),
         (["compare", "--parts", "7"], "numbers from 1 to 2"),
+        (["compare", "--budget", "0"], "the budget is 0.0"),
+        (["partition", "--layers", "64-72", "--parts", "2", "--method", "block", "--budget", "9"], "auto and fastest"),
         (["prune", "nowhere", "out", "--keep", "0.5"], "nowhere"),
         (["bench", "sparse", "--layers", "64-72", "--connections", "dense"], "connections are not complete"),
     ],

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import struct
-import subprocess
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,6 +28,7 @@ from modelpar.cli.report.weights import MOST_BINS, read_weights
 from modelpar.cli.run_directory import REPORT
 from modelpar.files.locks import FileLock
 from tests import jobs
+from tests.browser import CHROMIUM, WITHOUT, browse
 
 pytest.importorskip("matplotlib")
 pytestmark = [
@@ -42,7 +42,6 @@ WORDS = [
 ]  # fmt: skip
 VOID = ("meta", "link", "img")
 PHONE = 360  # pixels
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Page(HTMLParser):
@@ -319,7 +318,7 @@ def test_pictures_of_two_ranks_are_those_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (Debian: apt-get install chromium)")
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
 def test_in_a_browser(whole: Path, copied: Path, tmp_path: Path) -> None:
     """Two runs, at the widths of a screen and of a phone: no message in the console, and nothing beyond the edge."""
     page = report(whole, copied, out=tmp_path / "page.html").text
@@ -348,9 +347,3 @@ def test_in_a_browser(whole: Path, copied: Path, tmp_path: Path) -> None:
     assert struct.unpack(">II", picture.read_bytes()[16:24]) == (1280, 1600)
     assert picture.stat().st_size > 50_000, "not an empty page"
     assert "CONSOLE" not in dumped.stderr + taken.stderr
-
-
-def browse(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    own = [f"--user-data-dir={home / 'browser'}", "--headless=new", "--no-sandbox", "--disable-gpu"]
-    command = [str(CHROMIUM), *own, "--disable-dev-shm-usage", "--hide-scrollbars", "--enable-logging=stderr", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -275,19 +275,21 @@ def test_results_are_what_the_measures_say(tmp_path):
     assert {len(cells) for cells in rows(results)} == {14}
     write_json(tmp_path / "results.json", results)
     assert json.loads((tmp_path / "results.json").read_text())[0]["measured"]["step_seconds"] == 0.5
-    pytest.importorskip("matplotlib")
     write_report(tmp_path / "report.html", [one], results, "a < command")
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2, "volumes, predicted against measured"
+    titles = [f"of small at {n} parts" for n in (2, 3)]
+    assert all(
+        page.count(f"aria-label='{what} {title}") == 1 for what in ("Volume", "Traffic", "Step") for title in titles
+    )
+    assert "aria-label='Volume of small over parts" in page
     assert "a &lt; command" in page
     assert "://" not in page, "nothing is fetched from elsewhere"
 
 
 def test_placements_are_drawn_where_units_have_places(tmp_path):
-    pytest.importorskip("matplotlib")
     one = Network("local", "fields", local_network(8, [3, 3], [2, 2]))
     write_report(tmp_path / "report.html", [one], list(compare([one], ["block", "tiles"], [2])))
-    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 2, "volumes, placements"
+    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 6, "two methods, three layers"
 
 
 def test_units_lie_in_the_middle_of_their_fields():
@@ -299,7 +301,6 @@ def test_units_lie_in_the_middle_of_their_fields():
 
 
 def test_the_command(tmp_path, short_searches):
-    pytest.importorskip("matplotlib")
     arguments = ["compare", "--networks", "smallworld,dense", "--methods", "block,tiles,auto", "--parts", "2"]
     files = ["--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html")]
     outcome = CliRunner().invoke(main, [*arguments, *files])
@@ -323,6 +324,7 @@ def test_the_command(tmp_path, short_searches):
         (["--seed", "-1"], "-1 is not in the range x>=0"),
         (["--seed", "x"], "is not a valid integer"),
         (["--batch", "-5"], "-5 is not in the range x>=1"),
+        (["--methods", "auto", "--budget", "0"], "the budget is 0.0, but must be a number of seconds above 0"),
         (["--methods", ","], "at least one name"),
         (["--networks", "dense", "--methods", "block", "--json", "/nowhere/r.json"], "cannot be written"),
         (["--networks", "dense", "--methods", "block", "--html", "/tmp"], "/tmp is a directory"),
