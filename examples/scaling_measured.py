@@ -1,6 +1,6 @@
 """Steps of training on two to four hosts with shaped links, measured, and simulated from what was measured below them.
 
-    sudo python examples/scaling_measured.py [--quick] [--out FILE.json]
+    sudo python examples/scaling_measured.py [--out FILE.json]
 
 For every number of hosts, rate and network the same program runs on the hosts (examples/hosts.py): first messages of
 several sizes, which give latency and bandwidth of the links (as IMB's Sendrecv: every host sends to the next one at
