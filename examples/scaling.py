@@ -150,25 +150,24 @@ def replicas(machine: Machine, most: int) -> Iterator[Row]:
     """Replicas of one rank each; a node's share its device."""
     per_node, spec = machine.cores_per_node, NetworkSpec(layers=(WIDTH, WIDTH))
     layout = NetworkLayout.blocks((WIDTH, WIDTH), 1, "column")
-    strategies = {
-        "all-reduce": (SyncSpec(), 1, 0),
-        f"local, every {PERIOD}": (SyncSpec(sync="local", period=PERIOD), PERIOD, 0),
-        **{
-            f"server, every {PERIOD}, {n} node{'s' * (n > 1)}": (
-                SyncSpec(sync="server", fetch_every=PERIOD, push_every=PERIOD),
-                PERIOD,
-                n,
-            )
-            for n in (1, 8)
-        },
+    local, server = (
+        SyncSpec(sync="local", period=PERIOD),
+        SyncSpec(sync="server", fetch_every=PERIOD, push_every=PERIOD),
+    )
+    strategies: dict[str, tuple[SyncSpec, int, int, bool]] = {  # period, servers, whether sums travel behind computing
+        "all-reduce": (SyncSpec(), 1, 0, True),
+        "all-reduce, nothing behind": (SyncSpec(), 1, 0, False),
+        f"local, every {PERIOD}": (local, PERIOD, 0, True),
+        f"server, every {PERIOD}, 1 node": (server, PERIOD, 1, True),
+        f"server, every {PERIOD}, 8 nodes": (server, PERIOD, 8, True),
     }
-    for name, (sync, period, servers) in strategies.items():
+    for name, (sync, period, servers, behind) in strategies.items():
         for r in RANKS:
             if r > most:
                 continue
             step = step_of(
                 spec, 0, training(4, BATCH * r), sync, layout, r, machine.rates, 1, at_once=min(r, per_node),
-                replicas_far=r > per_node, servers=servers,
+                replicas_far=behind and r > per_node, servers=servers,
             )  # fmt: skip
             if r == 1:
                 alone = seconds_alone(step)
@@ -215,6 +214,12 @@ def what_would_help(machine: Machine) -> Iterator[Row]:
     yield at("10 sweeps, 1 bit, 25 Gbit/s", sweeps=10, bits=1, machine=faster)
     yield at("10 sweeps, 1 bit, 16384-wide shards", sweeps=10, bits=1, shard=2 * SHARD)
     yield at("10 sweeps, 1 bit, 16384-wide shards, 25 Gbit/s", sweeps=10, bits=1, shard=2 * SHARD, machine=faster)
+    steady = replace(machine, scatter=0.01)
+    yield at("scatter of 1 %", machine=steady)
+    yield at("10 sweeps, 1 bit, 16384-wide shards, scatter of 1 %", sweeps=10, bits=1, shard=2 * SHARD, machine=steady)
+    other = read_machine(MACHINES[1])
+    yield at("200-Gbit/s InfiniBand, 64 ranks a node", machine=other, per_node=other.cores_per_node)
+    yield at("10 sweeps, 1 bit, InfiniBand", sweeps=10, bits=1, machine=other, per_node=other.cores_per_node)
     yield at("latency of 5 us", machine=replace(machine, between=Link(5e-6, machine.between.bandwidth)))
     yield at("no scatter", machine=replace(machine, scatter=0.0))
     yield at("oversubscription of 4", machine=replace(machine, oversubscription=4.0))

@@ -1,6 +1,6 @@
 """Steps of training on two to four hosts with shaped links, measured, and simulated from what was measured below them.
 
-    sudo python examples/scaling_measured.py [--quick] [--out FILE.json]
+    sudo python examples/scaling_measured.py [--out FILE.json]
 
 For every number of hosts, rate and network the same program runs on the hosts (examples/hosts.py): first messages of
 several sizes, which give latency and bandwidth of the links (as IMB's Sendrecv: every host sends to the next one at
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.optimize import nnls
 
 HERE = Path(__file__).resolve().parent
 BURSTS = {"100mbit": "20kb", "1gbit": "128kb"}  # what timers of a busy machine do not cut: a millisecond or two
@@ -192,14 +193,16 @@ def _ring(comm: Any, ranks: list[int]) -> list[list[float]]:
     if comm.rank in ranks:
         to, fro = (group.rank + 1) % group.size, (group.rank - 1) % group.size
         for size in SIZES:
-            sent, received = np.zeros(size, np.uint8), np.empty(size, np.uint8)
-            repeats = 100 if size < 50000 else 30 if size < 1 << 20 else 8
-            for repeat in range(-2, repeats):  # one after the other: a link has no pause to save up a burst
-                if repeat == 0:
-                    group.Barrier()
-                    began = time.perf_counter()
-                group.Sendrecv(sent, to, 0, received, fro, 0)
-            measured.append([size, float(np.mean(group.allgather(time.perf_counter() - began))) / repeats])
+            sent, received, means = np.zeros(size, np.uint8), np.empty(size, np.uint8), []
+            repeats = 50 if size < 50000 else 12 if size < 1 << 20 else 4
+            for _ in range(3):
+                for repeat in range(-2, repeats):  # one after the other: a link has no pause to save up a burst
+                    if repeat == 0:
+                        group.Barrier()
+                        began = time.perf_counter()
+                    group.Sendrecv(sent, to, 0, received, fro, 0)
+                means.append(np.mean(group.allgather((time.perf_counter() - began) / repeats)))
+            measured.append([size, float(np.median(means))])
     group.Free()
     comm.Barrier()
     return comm.bcast(measured, ranks[0])
@@ -216,9 +219,8 @@ def link_of(measured: list[list[float]]) -> Any:
     from modelpar.plan.machine import Link
 
     sizes, seconds = np.array(measured).T
-    line = np.stack([1 / seconds, sizes / seconds], 1)
-    latency, a_byte = np.linalg.lstsq(line, np.ones(len(seconds)), rcond=None)[0]
-    return Link(max(float(latency), 1e-7), float(1 / a_byte))
+    (latency, a_byte), _ = nnls(np.stack([1 / seconds, sizes / seconds], 1), np.ones(len(seconds)))
+    return Link(max(float(latency), 1e-7), 1 / max(float(a_byte), 1e-12))
 
 
 def simulated(links: dict[str, Any], add: float, case: dict[str, Any]) -> Any:

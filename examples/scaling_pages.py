@@ -9,7 +9,7 @@ from typing import Any
 Row = dict[str, Any]
 
 COLOURS = {"column": "#0072b2", "row": "#d55e00", "dual": "#009e73", "local": "#0072b2", "random": "#d55e00"}
-STRATEGIES = ("#0072b2", "#009e73", "#d55e00", "#cc79a7")
+STRATEGIES = ("#0072b2", "#009e73", "#56b4e9", "#d55e00", "#cc79a7")
 CAUSES = ("exchange", "imbalance", "scatter")
 SHOWN = ("compute", "exchange", "scatter")
 
@@ -178,7 +178,7 @@ def _others(rows: Sequence[Row], path: Path) -> None:
         panel.set(ylim=(0, 1.05), xlabel="replicas", ylabel="efficiency", title=machine)
         panel.title.set_fontsize(10)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=7.5, loc="lower left")
+    axes[1].legend(frameon=False, fontsize=7.5, loc="lower left")
     panel, drawn = axes[2], pick(rows, study="distbelief")
     for network, colour in zip(names(drawn, "network"), STRATEGIES, strict=False):
         for machine, style in zip(names(drawn, "machine"), ("o-", "o--"), strict=True):

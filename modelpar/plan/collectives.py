@@ -116,7 +116,7 @@ def reduce(blocks: FloatArray, mpi: str = "mpich") -> Rounds:
 def allreduce(n_bytes: FloatArray, nodes: IntArray, mpi: str = "mpich", *, behind: bool = False) -> Rounds:
     """MPI_Allreduce of a sum, or MPI_Iallreduce, which knows no nodes.
 
-    n_bytes (..., 1) of the vector; nodes (p,) of the ranks
+    n_bytes (..., 1) of the vector; nodes (p,) of the ranks of a group, which stand for those of all groups
     """
     p, total = len(nodes), float(n_bytes.max(initial=0))
     if p == 1 or total == 0:
@@ -184,7 +184,7 @@ def messages_between(move: Move, placement: Placement) -> Round:
         source, target = ((starts + ends).reshape(-1).astype(np.int64) for ends in (pairs.row, pairs.col))
         return Round(source, target, np.tile(pairs.data.astype(float), n_replicas))
     received = np.asarray(move.received, float)
-    replica, shard = np.divmod(np.arange(n_ranks), n_shards)
+    shard = np.arange(n_ranks) % n_shards
     if n_servers:  # a shard's servers share its parameters
         each = max(1, n_servers // n_shards)
         workers = np.repeat(np.arange(n_ranks), each)
@@ -196,7 +196,6 @@ def messages_between(move: Move, placement: Placement) -> Round:
         others = hosts != workers
         workers, hosts = workers[others], hosts[others]
         n_bytes = received[workers % n_shards] / max(1, n_replicas - 1)
-    del replica
     return Round(hosts, workers, n_bytes) if move.verb == "fetch" else Round(workers, hosts, n_bytes)
 
 

@@ -94,8 +94,8 @@ class Described:
         step: list[Piece] = [Compute("calls", np.full(len(self.up), rates.call)), *up, halo(self.hidden, 1)]
         if planes > 1:
             step.append(halo(self.hidden, planes, behind))
-        drawn = compute("sampling", "draw.visible", self.n_visible)
-        step += [compute("products", f"{self.works}.down", self.down), drawn]
+        step.append(compute("products", f"{self.works}.down", self.down))
+        step.append(compute("sampling", "draw.visible", self.n_visible))
         step += [halo(self.visible, 1), *up, halo(self.hidden, planes)]
         step.append(compute("statistics", f"{self.works}.learn.{planes}", self.held))
         return tuple(piece for piece in step if isinstance(piece, Compute) or piece.received.any())
