@@ -29,7 +29,7 @@ from modelpar.kernels.statistics.shrinkage import factor_of
 from modelpar.kernels.statistics.update import shrink
 from modelpar.spec import TrainingSpec
 from modelpar.weights.parameters import Parameters
-from modelpar.weights.protocol import Weights
+from modelpar.weights.protocol import StepWeights, Weights
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ class UnitMeans:
     hidden: Doubles
     deviations: Doubles | None = None
 
-    def inputs(self, weights: Weights, parameters: Parameters) -> tuple[Array, Array]:
+    def inputs(self, weights: StepWeights, parameters: Parameters) -> tuple[Array, Array]:
         """(W lambda, W^T mu) of the owned units.  Collective over the shards."""
         mu, la = (np.ascontiguousarray(x[:, None], parameters.W.dtype) for x in (self.visible, self.hidden))
         below = weights.down(parameters, weights.spread_hidden(la))[:, 0].copy()
