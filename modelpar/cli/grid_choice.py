@@ -19,6 +19,7 @@ from modelpar.machine.memory import available_bytes
 from modelpar.ownership.layout import AUTO, SPARSE, NetworkLayout
 from modelpar.plan.choose import Choice, best, choices
 from modelpar.spec import NetworkSpec
+from partitioners.columns import readable
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _reason(chosen: Choice, found: list[Choice], source: str, settings: Settings
         if one.fits and one.ranks == chosen.ranks:
             fastest.setdefault((one.replicas, one.model_shards), one)
     others = [
-        f"{counted(c.replicas, 'replica')} x {counted(c.model_shards, 'model shard')} {1e3 * c.seconds:.3g} ms"
+        f"{counted(c.replicas, 'replica')} x {counted(c.model_shards, 'model shard')} {readable(1e3 * c.seconds)} ms"
         for grid, c in fastest.items()
         if grid != (chosen.replicas, chosen.model_shards)
     ]
@@ -87,7 +88,7 @@ def _reason(chosen: Choice, found: list[Choice], source: str, settings: Settings
     line += f", by rates {source}"
     serial = faster_on_fewer(found, chosen.ranks)
     if serial is not None:
-        line += f"; {counted(serial.ranks, 'rank')} alone would be faster, {1e3 * serial.seconds:.3g} ms"
+        line += f"; {counted(serial.ranks, 'rank')} alone would be faster, {readable(1e3 * serial.seconds)} ms"
     if settings.sync.sync != "allreduce":
         line += (
             f"; with --sync {settings.sync.sync} the number of replicas changes what is learned: --replicas fixes it"

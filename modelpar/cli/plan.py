@@ -24,6 +24,7 @@ from modelpar.plan.choose import Choice, Job, best, choices, what_fits
 from modelpar.plan.machine import HERE, Machine, read_machine
 from modelpar.plan.predict import WAITING
 from modelpar.plan.steps import PARTS
+from partitioners.columns import readable
 
 SHOWN = 10  # rows for people; JSON has all
 
@@ -175,7 +176,7 @@ def described(choice: Choice) -> str:
     grid = f"{counted(choice.replicas, 'replica')} x {counted(choice.model_shards, 'model shard')}"
     if choice.ranks == 1:
         grid = "one rank"
-    return f"{grid} with {counted(choice.threads, 'thread')}, {1e3 * choice.seconds:.3g} ms an update"
+    return f"{grid} with {counted(choice.threads, 'thread')}, {readable(1e3 * choice.seconds)} ms an update"
 
 
 def counted(n: int, word: str) -> str:
@@ -211,7 +212,7 @@ def _table(found: Sequence[Choice], asked: Asked, where: Place, updates: int) ->
         moved = sum(n for axis in choice.bytes.values() for verb in axis.values() for n in verb.values())
         table.add_row(
             f"{choice.replicas} x {choice.model_shards}", str(choice.threads), ",".join(dict.fromkeys(choice.layout)),
-            f"{1e3 * choice.seconds:.3g}", *([f"{updates * choice.seconds:.3g}"] if updates else []),
+            readable(1e3 * choice.seconds), *([readable(updates * choice.seconds)] if updates else []),
             *(f"{part / choice.seconds:.0%}" for part in (computing, exchange, waiting)), size_text(moved),
             size_text(sum(choice.memory.values())) + ("" if choice.fits else " (too much)"), f"{choice.efficiency:.0%}",
         )  # fmt: skip
@@ -227,7 +228,7 @@ def _table_of_check(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_row(
             str(row["samples"]), "-".join(map(str, row["layers"])), row["connections"], row["statistics"],
             f"{row['replicas']} x {row['model_shards']}", str(row["threads"]), row["layout"],
-            "yes" if row["fitted"] else "no", f"{1e3 * row['predicted']:.3g}", f"{1e3 * row['measured']:.3g}",
+            "yes" if row["fitted"] else "no", readable(1e3 * row["predicted"]), readable(1e3 * row["measured"]),
             f"{row['error']:+.1%}", f"{row['memory_error']:+.1%}",
         )  # fmt: skip
     return table
