@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import scaling_pages
+from scaled import pages
 
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.collectives import Placement
@@ -273,8 +273,8 @@ def main() -> None:
         rows += what_would_help(ethernet)
     rows += distbelief(ethernet)
     (out / "rows.json").write_text(json.dumps(rows))
-    (out / "tables.md").write_text(scaling_pages.tables(rows))
-    scaling_pages.pictures(rows, out)
+    (out / "tables.md").write_text(pages.tables(rows))
+    pages.pictures(rows, out)
     print(f"{len(rows)} rows in {time.process_time() - started:.0f} s of one core")
 
 

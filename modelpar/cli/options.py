@@ -192,13 +192,15 @@ def help_without_command(context: click.Context) -> None:
 def located(text: str, kind: str) -> str:
     """The absolute path of what an option names.  Raises ValueError where it cannot be a path.
 
-    kind   ``file``, a file or folder; ``data``, the same or a data set; ``masks``, words of which some are mask:FILE
+    kind   ``file``, a file or folder; ``data``, the same or a data set; ``machine``, the same or a word; ``masks``,
+           words of which some are mask:FILE
 
     Paths of masks are written into checkpoints, whose bytes must not depend on the folder: these stay relative.
     """
     if kind == "masks":
         return _MASK_AT_HOME.sub(lambda matched: matched[1] + expanded(matched[2]), text)
-    return text if kind == "data" and is_name(text) else absolute(text)
+    is_word = kind == "machine" and text and not {".", os.sep, "~"} & set(text)
+    return text if is_word or (kind == "data" and is_name(text)) else absolute(text)
 
 
 _MASK_AT_HOME = re.compile(rf"(\b{MASK})(~[^,]*)")

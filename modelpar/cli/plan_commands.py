@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelpar.cli import config as configuration
-from modelpar.cli.options import COUNT, JSON, PATH, GroupedCommand, given, prepare, spec_options
+from modelpar.cli.options import COUNT, JSON, PATH, GroupedCommand, PathType, given, prepare, spec_options
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command(cls=GroupedCommand)
 @click.argument("source", type=PATH, metavar="[CONFIG]", required=False)
 @spec_options("network", "training", "finetune", "data", "grid", "sync", "run")
-@click.option("--machine", default="here", show_default=True, metavar="NAME_OR_FILE",
+@click.option("--machine", type=PathType("machine"), default="here", show_default=True, metavar="NAME_OR_FILE",
               help="here: this one, measured once in about 10 seconds; ethernet-10g, infiniband-200g, or a TOML file "
               "that describes one")  # fmt: skip
 @click.option("--ranks", type=COUNT, default=None, metavar="N",
