@@ -1,1 +1,1 @@
-"""Decisions before a network is made: the layout of each matrix, and how much memory it takes."""
+"""Decisions before a network is made: layouts, memory, and which grid is fastest, by the pieces of an update."""
