@@ -6,7 +6,7 @@ For every number of hosts, rate and network the same program runs on the hosts (
 several sizes, which give latency and bandwidth of the links (as IMB's Sendrecv: every host sends to the next one at
 the same time); then steps, with a clock at both ends of every exchange.  Of these the seconds *between* exchanges go
 into the simulation, with the bytes of each exchange and the links; the seconds *in* exchanges do not.  So what is
-compared is the time of a step as simulated (``modelpar.plan.simulate``) with that measured, medians both.  Needs what
+compared is the time of a step as simulated (``modelpar.plan.simulate``) with that measured, means both.  Needs what
 examples/hosts.py needs.  A table is printed, and written with all that it was made from.
 """
 
@@ -25,11 +25,13 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import nnls
 
 HERE = Path(__file__).resolve().parent
 BURSTS = {"100mbit": "20kb", "1gbit": "128kb"}  # what timers of a busy machine do not cut: a millisecond or two
+BUFFER = "64k"  # of the system, for each connection and way
 SIZES = (1024, 8192, 32768, 131072, 524288, 2097152)  # bytes of the messages that measure links
+SHORT = 2  # so many of them are
+USUAL = 0.9  # of the steps: in the others something else ran
 PLACES = ((1, 4), (2, 1), (3, 1), (4, 1), (2, 2))  # (hosts, ranks on each)
 RATES = ("1gbit", "100mbit")
 # name: (batch, visible, hidden), layout or connections, replicas (None: as many as ranks)
@@ -50,6 +52,7 @@ class Clock:
     """When a rank waits, and when it has begun or made an exchange, of how many bytes from whom.
 
     waits  (begin, end); moves: (time, verb, axis, kind, bytes, {shard: bytes} of a halo)
+    needed   (time, which move) of the halos, each when it is waited for: what can be done without it comes first
     """
 
     def __init__(self, network: Any) -> None:
@@ -57,6 +60,7 @@ class Clock:
 
         self.waits: list[tuple[float, float]] = []
         self.moves: list[tuple[float, str, str, str, int, dict[int, int]]] = []
+        self.needed: list[tuple[float, int]] = []
         self._halo: dict[int, int] = {}
         network.traffic.status.waiting = self._waiting
         network.traffic.add = self._add
@@ -64,7 +68,16 @@ class Clock:
 
         def begun(halo: Any, owned: Any) -> Any:
             self._halo = dict(halo._receive)
-            return begin(halo, owned)
+            transfer, move = begin(halo, owned), len(self.moves) - 1
+            wait = transfer.wait
+
+            def waited() -> Any:
+                if transfer.pending:
+                    self.needed.append((time.perf_counter(), move))
+                return wait()
+
+            transfer.wait = waited
+            return transfer
 
         Halo.begin = begun  # type: ignore[method-assign]
 
@@ -80,17 +93,22 @@ class Clock:
         pairs = {shard: n * row for shard, n in self._halo.items()} if verb == "halo" else {}
         self.moves.append((time.perf_counter(), verb, axis, kind, int(n_bytes), pairs))
 
-    def computing(self, starts: list[float]) -> tuple[Any, Any]:
-        """((steps, moves + 1) seconds of computing before each move and after the last, (steps,) of waiting)"""
-        n = len(self.moves) // (len(starts) - 1)
-        marks = [starts[0], *(move[0] for move in self.moves), starts[-1]]
+    def computing(self, starts: list[float]) -> tuple[list[tuple[int, bool]], Any, Any]:
+        """The events of a step, seconds of computing before each and after the last (steps, events + 1), and of waiting
+        (steps,).   An event is a move, or that it is needed: (which, needed)."""
+        n, steps = len(self.moves) // (len(starts) - 1), len(starts) - 1
+        events = sorted([
+            *((move[0], i % n, False) for i, move in enumerate(self.moves)),
+            *((time, i % n, True) for time, i in self.needed),
+        ])  # fmt: skip
+        order = [(move, needed) for _, move, needed in events[: len(events) // steps]]
+        marks = [starts[0], *(time for time, *_ in events), starts[-1]]
         began, ended = (np.array(times) for times in zip(*self.waits, strict=True))
         waited = np.concatenate([[0.0], np.cumsum(ended - began)])
         clock = [t - waited[np.searchsorted(ended, t, side="right")] for t in marks]  # that stands still in a wait
         edges = np.array([t - waited[np.searchsorted(ended, t, side="right")] for t in starts])
-        moves = np.array(clock[1:-1]).reshape(-1, n)
-        spans = np.diff(np.column_stack([edges[:-1], moves, edges[1:]]), axis=1)
-        return spans, np.diff(starts) - np.diff(edges)
+        spans = np.diff(np.column_stack([edges[:-1], np.array(clock[1:-1]).reshape(steps, -1), edges[1:]]), axis=1)
+        return order, spans, np.diff(starts) - np.diff(edges)
 
 
 def worker(cases: list[str], seconds: float) -> None:
@@ -131,6 +149,7 @@ def worker(cases: list[str], seconds: float) -> None:
             comm.Barrier()
             clock.waits.clear()
             clock.moves.clear()
+            clock.needed.clear()
             for _ in range(steps):
                 starts.append(time.perf_counter())
                 bench.update(training)
@@ -139,24 +158,32 @@ def worker(cases: list[str], seconds: float) -> None:
             moves = [move[1:] for move in clock.moves[:n]]
             told = grid.comm.gather((here, moves, *clock.computing(starts), np.diff(starts)))
             if grid.comm.rank == 0:
-                nodes = [ns for ns, *_ in told]
-                spans = [of_rank for _, _, of_rank, _, _ in told]
+                nodes, events = [ns for ns, *_ in told], told[0][2]
+                of_steps = np.mean([spent for *_, spent in told], 0)
+                usual = of_steps <= np.quantile(of_steps, USUAL)  # the same steps of all ranks, whose means add up
+                spans = [of_rank for _, _, _, of_rank, *_ in told]
                 result["cases"][name] = {
                     "nodes": [sorted(set(nodes), key=nodes.index).index(ns) for ns in nodes],
                     "replicas": grid.n_replicas,
                     "moves": [
-                        [*told[0][1][i][:3], [of_rank[i][3] for _, of_rank, *_ in told],
+                        [*told[0][1][i][:3], _passed(events, i), [of_rank[i][3] for _, of_rank, *_ in told],
                          [of_rank[i][4] for _, of_rank, *_ in told]]
                         for i in range(n)
                     ],
-                    "compute": [np.median(of_rank, 0).tolist() for of_rank in spans],  # (ranks, pieces)
+                    "events": events,
+                    "compute": [of_rank[usual].mean(0).tolist() for of_rank in spans],  # (ranks, events + 1)
                     "scatter": _scatter(spans),
-                    "waiting": [float(np.median(waited)) for _, _, _, waited, _ in told],
-                    "step": float(np.median(np.mean([spent for *_, spent in told], 0))),
+                    "waiting": [float(waited[usual].mean()) for *_, waited, _ in told],
+                    "step": float(of_steps[usual].mean()),
                     "steps": steps,
                 }  # fmt: skip
     if comm.rank == 0:
         print("MEASURED " + json.dumps(result), flush=True)
+
+
+def _passed(events: list[tuple[int, bool]], move: int) -> int:
+    """Computations that pass from the beginning of a move until it is needed; 0 of one that a rank waits for."""
+    return events.index((move, True)) - events.index((move, False)) if (move, True) in events else 0
 
 
 def _scatter(spans: list[Any]) -> float:
@@ -215,12 +242,12 @@ BOTH = (("between", "within"), ("within", "between"))
 
 
 def link_of(measured: list[list[float]]) -> Any:
-    """The line latency + bytes / bandwidth with the least relative errors."""
+    """latency + bytes / bandwidth: the slope of the longest two, and what short ones take beyond it."""
     from modelpar.plan.machine import Link
 
     sizes, seconds = np.array(measured).T
-    (latency, a_byte), _ = nnls(np.stack([1 / seconds, sizes / seconds], 1), np.ones(len(seconds)))
-    return Link(max(float(latency), 1e-7), 1 / max(float(a_byte), 1e-12))
+    a_byte = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
+    return Link(max(float(np.mean(seconds[:SHORT] - sizes[:SHORT] * a_byte)), 1e-7), 1 / a_byte)
 
 
 def simulated(links: dict[str, Any], add: float, case: dict[str, Any]) -> Any:
@@ -236,16 +263,13 @@ def simulated(links: dict[str, Any], add: float, case: dict[str, Any]) -> Any:
     between, within = (link_of(links[name if name in links else other]) for name, other in BOTH)
     machine = Machine("measured", placement.n_nodes, 1, 1, within, between, scatter=case["scatter"])
     step: list[Any] = []
-    halos = 0
-    for i, seconds in enumerate(compute):
+    events = [*case["events"], None]
+    for event, seconds in zip(events, compute, strict=True):
         # replicas compute alike but for noise
         step.append(Compute("products", seconds.reshape(replicas, -1).mean(0)))
-        if i < len(case["moves"]):
-            verb, axis, kind, received, sources = case["moves"][i]
+        if event and not event[1]:
+            verb, axis, kind, behind, received, sources = case["moves"][event[0]]
             of_shards = np.array(received, float).reshape(replicas, -1)[0]
-            halos += verb == "halo"
-            # the second halo is the statistic of the data, for which nobody waits before visible units are drawn
-            behind = verb == "halo" and halos == 2
             step.append(Move(verb, axis, kind, of_shards, _pairs(sources[: len(of_shards)]), behind))
     return simulate([tuple(step)], machine, placement, repeats=40, add=add)
 
@@ -267,10 +291,12 @@ def measure(n_hosts: int, ranks: int, rate: str, cases: list[str], seconds: floa
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     # ranks that wait poll, though there are more ranks than cores: one that sleeps does not move its messages on
     os.environ.update(OPENBLAS_NUM_THREADS="1", PYTHONPATH=path)
+    # what a connection has handed to the system travels beside the next one's, for longer than both would one by one
+    environment = {"UCX_TLS": "tcp,self", "UCX_TCP_SNDBUF": BUFFER, "UCX_TCP_RCVBUF": BUFFER}
     with made["hosts"](n_hosts, rate if n_hosts > 1 else "1gbit", None, BURSTS.get(rate, "256kb")) as there:
         command = [sys.executable, __file__, "--worker", ",".join(cases), "--seconds", str(seconds)]
         launched = made["command_on"](there, ranks, command)
-        done = subprocess.run(launched, capture_output=True, text=True, env={**os.environ, "UCX_TLS": "tcp,self"})
+        done = subprocess.run(launched, capture_output=True, text=True, env={**os.environ, **environment})
     lines = [line for line in done.stdout.splitlines() if line.startswith("MEASURED ")]
     if done.returncode or not lines:
         sys.exit(f"the ranks on the hosts failed: {done.stdout[-2000:]} {done.stderr[-2000:]}")

@@ -48,6 +48,8 @@ LISTED = {  # by the stem of the works: fields of 16 maps, those of one, and con
 }
 ROUNDS = 5
 LEAST = 1.5e-3  # seconds that are worth a reading of the clock
+OF_UPDATES = 2e-2  # of whole updates, which what else a machine does now and then disturbs as it does training
+SINGLE = 16  # updates for their scatter
 SMALLEST = (16, 16, 64)
 GLANCES = 9  # at the kernel of a guess
 UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
@@ -161,7 +163,7 @@ def rest(comm: MPI.Comm) -> None:
 class Clock:
     """Measures cases with so many threads, in so many threads or ranks at the same time.
 
-    scatter   relative deviations between the repeats of a case
+    scatter   relative deviations of updates from each other
     spent     seconds of the processor and of the clock, of one thread alone: other programs make them differ
     """
 
@@ -170,10 +172,13 @@ class Clock:
         self.scatter: list[float] = []
         self.spent = [0.0, 0.0]
 
-    def median_of(self, cases: list[Case]) -> list[float]:
-        """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once."""
+    def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
+        """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once.
+
+        least   seconds of a reading
+        """
         with limited(self.n_threads, self.n_threads):
-            counts = [self.comm.bcast(self._calls(case)) for case in cases]
+            counts = [self.comm.bcast(self._calls(case, least)) for case in cases]
             times: list[list[float]] = [[] for _ in cases]
             for _ in range(ROUNDS):
                 for i, case in enumerate(cases):
@@ -190,14 +195,24 @@ class Clock:
         for found in times:
             faster = sorted(found)[: ROUNDS // 2 + 1]
             result.append(statistics.median(faster))
-            self.scatter.append(statistics.pstdev(faster) / max(result[-1], 1e-12))
         return self.comm.allreduce(np.array(result)).__truediv__(self.comm.size).tolist()  # type: ignore[no-any-return]
 
-    def _calls(self, case: Case) -> int:
+    def scatter_of(self, case: Case) -> None:
+        """Let ``scatter`` know of the calls of a case one by one: by quartiles, which a rare delay does not move."""
+        times = []
+        with limited(self.n_threads, self.n_threads):
+            for _ in range(SINGLE):
+                started = time.perf_counter()
+                case.run()
+                times.append(time.perf_counter() - started)
+        low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
+        self.scatter.append(float((high - low) / 1.349 / max(middle, 1e-12)))
+
+    def _calls(self, case: Case, least: float | None = None) -> int:
         case.run()
         started = time.perf_counter()
         case.run()
-        return max(1, math.ceil(LEAST / max(time.perf_counter() - started, 1e-7)))
+        return max(1, math.ceil((LEAST if least is None else least) / max(time.perf_counter() - started, 1e-7)))
 
     def seconds_of(self, make: Callable[[], list[Case]]) -> list[tuple[Case, float]]:
         """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once."""
@@ -218,8 +233,6 @@ class Clock:
             thread.start()
         for thread in beside:
             thread.join()
-        for clock in clocks:
-            self.scatter += clock.scatter
         return list(zip(others[0], np.mean(found, axis=0).tolist(), strict=True))
 
 
@@ -230,8 +243,8 @@ class _Gated(Clock):
         super().__init__(n_threads, 1, MPI.COMM_SELF)
         self._gate = gate
 
-    def median_of(self, cases: list[Case]) -> list[float]:
-        counts = [self._calls(case) for case in cases]
+    def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
+        counts = [self._calls(case, least) for case in cases]
         times: list[list[float]] = [[] for _ in cases]
         for _ in range(ROUNDS):
             for i, case in enumerate(cases):
@@ -275,7 +288,9 @@ def _as_in_updates(
     of_core = rates.of(*key)
     for layers in SIZES:
         bench = CD1((n, *layers), grid, layout="column")
-        measured = clock.median_of([Case("", 1, 1, partial(bench.update, training, centred=True))])[0]
+        case = Case("", 1, 1, partial(bench.update, training, centred=True))
+        measured = clock.median_of([case], OF_UPDATES)[0]
+        clock.scatter_of(case)
         spec = NetworkSpec(layers, layout="column")
         step = step_of(spec, 0, training, SyncSpec(), bench.network.layout, 1, rates, key[0], at_once=key[1])
         whole = sum(float(piece.seconds.max()) for piece in step if isinstance(piece, Compute))

@@ -37,7 +37,10 @@ from modelpar.spec import NetworkSpec, SyncSpec
 
 DRAWN = 11  # bytes of a value while the check draws its data, as reals and as bits
 LEAST = 0.02  # seconds of a repeat
+ROUNDS = 3  # of measuring everything: a machine's speed changes from one minute to the next
 SHARE = 0.7  # of the free memory that a configuration may take
+_RANKS = ("model_shards", "replicas", "threads")
+_MEASURED = ("predicted", "measured", "memory", "memory_measured")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -145,6 +148,26 @@ def run(
             team.Free()
 
 
+def over_rounds(rounds: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each configuration that was measured in every round, with the medians of what was measured.
+
+    ``parts`` are those of the first round."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in (row for rows in rounds for row in rows):
+        key = tuple(row[name] for name in ("samples", "connections", "statistics", "layout", *_RANKS))
+        found.setdefault((*key, *row["layers"]), []).append(row)
+    rows = []
+    for same in (same for same in found.values() if len(same) == len(rounds)):
+        middle = {name: statistics.median(row[name] for row in same) for name in _MEASURED}
+        errors = {
+            "error": middle["predicted"] / middle["measured"] - 1,
+            "memory_error": middle["memory"] / middle["memory_measured"] - 1,
+        }
+        of_rounds = [{name: row[name] for name in _MEASURED} for row in same]
+        rows.append({**same[0], **middle, **errors, "of_rounds": of_rounds})
+    return rows
+
+
 def networks_to_rank() -> list[tuple[int, tuple[int, int], str, str]]:
     """(samples, layers, connections, statistics) of networks whose grids and layouts are all measured."""
     return [
@@ -160,22 +183,23 @@ def networks_to_rank() -> list[tuple[int, tuple[int, int], str, str]]:
     ]  # fmt: skip
 
 
-def ranking(comm: MPI.Comm, machine: Machine, cores: int) -> Iterator[dict[str, Any]]:
+def ranking(comm: MPI.Comm, machines: Sequence[Machine], cores: int) -> Iterator[dict[str, Any]]:
     """For each of ``networks_to_rank`` how its predicted choice does, beside the best of all that were measured.
 
     ``lost``: seconds of the choice over those of the fastest, less 1; over all grids and layouts of the ranks at hand,
-    and one rank with one thread and with all cores.  Collective.
+    and one rank with one thread and with all cores; medians of as many rounds as there are machines, which are this one
+    as it was at several times.  Collective.
     """
     for samples, layers, connections, bits in networks_to_rank():
         common = Configuration(samples, layers, bits, connections=connections)
         # hosts that share this machine have its cores in turn, so that one alone is faster than each of several
-        by_itself = machine.nodes == 1 or comm.size == 1
+        by_itself = machines[0].nodes == 1 or comm.size == 1
         asked = [replace(common, threads=n) for n in sorted({1, cores})] if by_itself else []
         for shards in (n for n in range(1, comm.size + 1) if comm.size % n == 0 and comm.size > 1):
             words = ("column", "row", "dual") if shards > 1 and connections == "dense" else ("column",)
             of_grid = replace(common, model_shards=shards, replicas=comm.size // shards)
             asked += [replace(of_grid, layout=word) for word in words]
-        rows = list(run(comm, machine, asked))
+        rows = over_rounds([list(run(comm, machine, asked)) for machine in machines])
         chosen, fastest = min(rows, key=lambda row: row["predicted"]), min(rows, key=lambda row: row["measured"])
         yield {
             "samples": samples, "layers": list(layers), "connections": connections, "statistics": bits,

@@ -60,16 +60,21 @@ def plan(
 
 def check_predictions(comm: MPI.Comm, placement: Placement, *, recalibrate: bool, as_json: bool) -> None:
     """Print predictions beside measurements on the ranks at hand.  Collective."""
-    machine = calibrate.here(
-        comm, cores=placement.cores, threads=placement.threads, again=recalibrate, say=speak(comm)
-    )  # fmt: skip
-    rows, say = [], speak(comm)
-    asked = check.configurations(placement.cores, comm.size)
-    for row in check.run(comm, machine, asked):
-        rows.append(row)
-        if comm.rank == 0 and len(rows) % 10 == 0:
-            say(f"{len(rows)} of {len(asked)} configurations")
-    ranked = list(check.ranking(comm, machine, placement.cores))
+    rounds: list[list[dict[str, Any]]] = []
+    machines: list[Machine] = []
+    say, asked = speak(comm), check.configurations(placement.cores, comm.size)
+    for _ in range(check.ROUNDS):
+        machine = calibrate.here(
+            comm, cores=placement.cores, threads=placement.threads, again=recalibrate, say=say
+        )  # fmt: skip
+        rounds.append([])
+        machines.append(machine)
+        for row in check.run(comm, machine, asked):
+            rounds[-1].append(row)
+            if comm.rank == 0 and len(rounds[-1]) % 10 == 0:
+                say(f"{len(rounds[-1])} of {len(asked)} configurations, round {len(rounds)} of {check.ROUNDS}")
+    rows = check.over_rounds(rounds)
+    ranked = list(check.ranking(comm, machines, placement.cores))
     if not rows:
         raise SpecError("no configuration of --check fits into the free memory of this machine")
     if comm.rank == 0:

@@ -164,7 +164,7 @@ def rounds_of(move: Move, placement: Placement, mpi: str = "mpich") -> Rounds:
     if move.verb in SUMS:  # 2 (p - 1) / p of the vector is what Traffic counts; over replicas one vector a shard
         n_bytes = received * p / (2 * (p - 1))
         n_bytes = n_bytes[:, None] if move.axis == "replica" else np.array([[n_bytes.max(initial=0)]])
-        return allreduce(n_bytes, placement.node_of_rank()[groups[0]], mpi, behind=move.behind)
+        return allreduce(n_bytes, placement.node_of_rank()[groups[0]], mpi, behind=move.behind > 0)
     if move.axis == "replica":  # one block of every replica
         return gather(np.repeat(received[:, None] / (p - 1), p, -1), mpi)
     if move.verb == "gather":  # each rank receives all but its own

@@ -86,14 +86,14 @@ class Described:
         def compute(part: str, work: str, sizes: FloatArray) -> Compute:
             return Compute(part, np.array([rates.seconds(work, size, batch) for size in sizes.tolist()]))
 
-        def halo(units: Any, n_planes: int, behind: bool = False) -> Move:
+        def halo(units: Any, n_planes: int, behind: int = 0) -> Move:
             pairs = units * (words * n_planes)
             return Move("halo", "shard", "bits", np.asarray(pairs.sum(0)).reshape(-1), pairs, behind)
 
         up = [compute("products", f"{self.works}.up", self.up), compute("sampling", f"draw.{planes}", self.n_hidden)]
         step: list[Piece] = [Compute("calls", np.full(len(self.up), rates.call)), *up, halo(self.hidden, 1)]
         if planes > 1:
-            step.append(halo(self.hidden, planes, behind))
+            step.append(halo(self.hidden, planes, int(behind)))
         step.append(compute("products", f"{self.works}.down", self.down))
         step.append(compute("sampling", "draw.visible", self.n_visible))
         step += [halo(self.visible, 1), *up, halo(self.hidden, planes)]

@@ -30,7 +30,7 @@ class Move:
     received  (n_shards,) bytes that a rank of each shard receives, or pushes; the average over updates and replicas of
               what does not happen in each update, or differs between replicas
     pairs     of a halo: CSR (n_shards, n_shards), bytes from the row's shard to the column's
-    behind    whether it is started here and only needed after the next Compute
+    behind    how many Computes pass, from where it is started, until somebody needs it
     """
 
     verb: str
@@ -38,7 +38,7 @@ class Move:
     kind: str
     received: FloatArray
     pairs: Any = None
-    behind: bool = False
+    behind: int = 0
 
 
 Piece = Compute | Move

@@ -44,22 +44,24 @@ def predict(step: Step, placement: Placement, machine: Machine, mpi: str = "mpic
     parts = dict.fromkeys(PARTS, 0.0)
     clock = np.zeros(n_shards)  # of each shard since the last exchange of all shards
     since = np.zeros(n_shards)  # computed since the last exchange of any kind
-    total = hidden = 0.0
+    total = 0.0
+    hidden: list[tuple[int, float]] = []  # (Computes until it is needed, seconds left of an exchange)
     for piece in step:
         if isinstance(piece, Compute):
             clock += piece.seconds
             since += piece.seconds
             parts[piece.part] += float(piece.seconds.mean())
-            if hidden:  # an exchange behind this work
-                clock += max(0.0, hidden - float(piece.seconds.max(initial=0)))
-                hidden = 0.0
+            passed = float(piece.seconds.max(initial=0))
+            hidden = [(n - 1, max(0.0, left - passed)) for n, left in hidden]
+            clock += max((left for n, left in hidden if n == 0), default=0.0)
+            hidden = [(n, left) for n, left in hidden if n > 0]
             continue
         members = n_shards if piece.axis == "shard" else n_replicas
         clock += since * machine.scatter * largest_of(members)
         since[:] = 0
         name, took = f"{piece.verb} {piece.axis}", _seconds(piece, placement, machine, mpi)
         if piece.behind:
-            hidden = took
+            hidden.append((piece.behind, took))
             continue
         if piece.axis == "shard":
             total += float(clock.max(initial=0)) + took
@@ -67,7 +69,7 @@ def predict(step: Step, placement: Placement, machine: Machine, mpi: str = "mpic
         else:
             clock += took
         parts[name] = parts.get(name, 0.0) + took
-    total += float(clock.max(initial=0)) + hidden
+    total += float(clock.max(initial=0)) + max((left for _, left in hidden), default=0.0)
     return Prediction(total, {**parts, WAITING: max(0.0, total - sum(parts.values()))})
 
 

@@ -116,8 +116,11 @@ class CoreRates:
     call: float = 0.0
     more: float = 1.0
 
-    def seconds(self, work: str, size: float, samples: float = 1.0) -> float:
-        """Of a call of ``work`` with so many weights (units, connections), and samples."""
+    def seconds(self, work: str, size: float, samples: float = 1.0, among: float = 1.0) -> float:
+        """Of a call of ``work`` with so many weights (units, connections), and samples.
+
+        among   times as many weights are worked on in turn, and push each other out of the caches
+        """
         name, factor = work, 1.0
         while name not in self.tables:
             if name in _STAND_INS:
@@ -127,7 +130,7 @@ class CoreRates:
                 name = f"listed.{name.partition('.')[2]}"
             else:
                 name = _nearest(name, self.tables)
-        whole = size * factor * self.tables[name].at(size, samples)
+        whole = size * factor * self.tables[name].at(size * among, samples)
         if self.more <= 1:
             return whole / self.more
         return whole / min(self.more, max(1.0, whole / WAKING))

@@ -66,22 +66,23 @@ class Replay:
 
     def run(self, step: Step, scatter: float, rng: np.random.Generator) -> None:
         """One step of all ranks."""
-        behind: list[FloatArray] = []
+        behind: list[tuple[int, FloatArray]] = []  # (Computes until it is needed, when it is there)
         for piece in step:
             if isinstance(piece, Compute):
                 self._compute(piece, scatter, rng)
-                for arrived in behind:
-                    np.maximum(self.clocks, arrived, out=self.clocks)
-                behind.clear()
+                for left, arrived in behind:
+                    if left == 1:
+                        np.maximum(self.clocks, arrived, out=self.clocks)
+                behind = [(left - 1, arrived) for left, arrived in behind if left > 1]
             elif piece.behind:
-                behind.append(self._moved(piece))
+                behind.append((piece.behind, self._moved(piece)))
             else:
                 before = self.clocks
                 self.clocks = self._moved(piece)
                 key = piece.verb, piece.axis
                 spent = float((self.clocks - before)[: self.n_ranks].mean())
                 self.moves[key] = self.moves.get(key, 0.0) + spent
-        for arrived in behind:
+        for _, arrived in behind:
             np.maximum(self.clocks, arrived, out=self.clocks)
 
     def _compute(self, piece: Compute, scatter: float, rng: np.random.Generator) -> None:

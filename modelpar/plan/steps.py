@@ -24,6 +24,8 @@ __all__ = ["PARTS", "Compute", "Move", "Piece", "Step", "received", "step_of"]
 BUCKET = 1 << 22  # elements of one sum over replicas (``sync.reduction``)
 MAPS = 16  # of the receptive fields whose rates are those of many maps (``bench.calibrate``)
 SUMS = 0.4  # of the work on a unit that centring takes: its sums over the samples
+WORD = 64  # samples
+_ON_WEIGHTS = ("product", "real.product", "learn", "count", "update")
 PIECES = 8  # of counts that travel one by one between nodes (``training.optimizer``)
 
 
@@ -49,6 +51,11 @@ def step_of(
         states=states, far=replicas_far, shards_far=shards_far, recompute=recompute, servers=servers, replica=replica,
     )  # fmt: skip
     return walk.pieces()
+
+
+def _whole(samples: float) -> int:
+    """Bits are counted word by word, however many of the last word are samples."""
+    return WORD * -(-int(np.ceil(samples)) // WORD)
 
 
 @dataclass
@@ -124,7 +131,7 @@ class _Walk:
     def _row(self, kind: str, samples: int, planes: int = 1) -> tuple[str, float]:
         """(kind, bytes of one unit's activations)"""
         if kind == "bits":
-            return kind, 8.0 * -(-samples // 64) * planes
+            return kind, 8.0 * -(-samples // WORD) * planes
         return kind, float(samples * (4 if kind == "integers" else self.itemsize))
 
     def _spread(self, side: str, kind: str, samples: int, planes: int = 1, *, redrawn: bool = False) -> None:
@@ -229,6 +236,8 @@ class _Walk:
             self._centre(listed=self.halos is not None)
         bits = self.planes or "float"
         samples = max(self.samples, self.chains)
+        if self.integer and self.planes:
+            samples = _whole(samples)
         work = f"{self.stem}.learn" if self.halos is not None else "learn"
         alone = not self.together
         if not self.integer:
@@ -282,7 +291,7 @@ class _Walk:
         of_phase = samples if phases == 1 else samples / 2
         if self.together and self.far and phases == 1 and not by_itself and self.planes:
             self._compute("statistics", count, block / PIECES, of_phase)
-            self._allreduce_elements(block, "integers", itemsize, behind=True)
+            self._allreduce_elements(block, "integers", itemsize, behind=1)
             self._compute("statistics", count, block * (1 - 1 / PIECES), of_phase)
         else:
             self._compute("statistics", count, block, of_phase)
@@ -311,7 +320,8 @@ class _Walk:
         for work, side in (("1" if self.states else "float", [v for v, _ in pairs]), (bits, [h for _, h in pairs])):
             of_side = sum(side, np.zeros(self.n_shards)) / len(pairs)
             # of lists each unit adds up its own weights, so that sums over samples are all that is left
-            self._compute("statistics", f"centre.units.{work}", (SUMS if listed else 1) * 2 * of_side, samples / 2)
+            each = samples / 2 if work == "float" else _whole(samples / 2)
+            self._compute("statistics", f"centre.units.{work}", (SUMS if listed else 1) * 2 * of_side, each)
         if self.together:
             self._allreduce("replica", kind, 8 * units)
         for block in self._blocks():
@@ -355,11 +365,12 @@ class _Walk:
 
     def _seconds(self, work: str, sizes: FloatArray, samples: float) -> FloatArray:
         """Of each shard's call; shards of one size are looked up together."""
-        alike = {size: self.rates.seconds(work, size, samples) for size in np.unique(sizes).tolist()}
+        among = 2.0 if self.word == "dual" and work.startswith(_ON_WEIGHTS) else 1.0
+        alike = {size: self.rates.seconds(work, size, samples, among) for size in np.unique(sizes).tolist()}
         return np.array([alike[size] for size in sizes.tolist()])
 
     def _move(
-        self, verb: str, axis: str, kind: str, received: FloatArray, pairs: Any = None, *, behind: bool = False
+        self, verb: str, axis: str, kind: str, received: FloatArray, pairs: Any = None, *, behind: int = 0
     ) -> None:
         if np.any(received):
             self.steps.append(Move(verb, axis, kind, np.asarray(received, float), pairs, behind))
@@ -371,7 +382,7 @@ class _Walk:
 
     def _allreduce_elements(
         self, n: FloatArray, kind: str, itemsize: int, verb: str = "allreduce", *, share: float = 1.0,
-        behind: bool = False,
+        behind: int = 0,
     ) -> None:  # fmt: skip
         """The same of ``n`` elements of each shard, in pieces of BUCKET; ``share`` of it in an update."""
         size, whole, rest = self.n_replicas, n // BUCKET, n % BUCKET

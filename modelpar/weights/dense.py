@@ -27,6 +27,7 @@ from modelpar.weights.parameters import Parameters
 from modelpar.weights.protocol import Piece
 
 Array = npt.NDArray[Any]
+REFRESHED = 1 << 22  # bytes of a block that are received at a time
 IntArray = npt.NDArray[np.int64]
 
 
@@ -326,20 +327,24 @@ class DualWeights(ColumnWeights):
         return ColumnWeights(self._visible_exchange, self._hidden_exchange, exact=self._exact)
 
     def refresh(self, parameters: Parameters) -> None:
-        """Every shard sends each other the rows that it wants of its columns."""
-        assert parameters.rows is not None
+        """Every shard sends each other the rows that it wants of its columns, some of them at a time."""
+        W, rows = parameters.W, parameters.rows
+        assert rows is not None
         comm, traffic = self._hidden_exchange.comm, self._hidden_exchange.traffic
-        n_rows, columns = len(parameters.rows), self._hidden.counts.tolist()
-        sent = np.split(parameters.W, self._visible.offsets[1:-1])
-        # what comes from a shard is its columns of these rows; parameters.rows has the columns shard after shard
-        received = [np.empty((n_rows, n), parameters.W.dtype) for n in columns]
-        with traffic.status.waiting("refresh"):
-            messages.exchange(comm, sent, received)
-        for part, start in zip(received, self._hidden.offsets.tolist(), strict=False):
-            parameters.rows[:, start : start + part.shape[1]] = part
-        traffic.add(
-            "shard", "refresh", parameters.W, sum(part.nbytes for part in received) - received[comm.rank].nbytes
-        )
+        counts, n_columns = self._visible.counts.tolist(), self._hidden.n_units
+        n_times = max(1, -(-max(counts) * n_columns * W.itemsize // REFRESHED))
+        for i in range(n_times):
+            cuts = [(n * i // n_times, n * (i + 1) // n_times) for n in counts]
+            firsts = self._visible.offsets.tolist()
+            sent = [W[first + start : first + stop] for first, (start, stop) in zip(firsts, cuts, strict=False)]
+            mine = slice(*cuts[comm.rank])
+            # what comes from a shard is its columns of these rows; ``rows`` has the columns shard after shard
+            received = [np.empty((mine.stop - mine.start, n), W.dtype) for n in self._hidden.counts.tolist()]
+            with traffic.status.waiting("refresh"):
+                messages.exchange(comm, sent, received)
+            for part, start in zip(received, self._hidden.offsets.tolist(), strict=False):
+                rows[mine, start : start + part.shape[1]] = part
+        traffic.add("shard", "refresh", W, rows.nbytes - len(rows) * W.shape[1] * W.itemsize)
 
 
 LAYOUTS: dict[str, type[ColumnWeights | RowWeights]] = {

@@ -96,6 +96,20 @@ def test_a_row_of_the_check(one: Configuration, machine: Machine) -> None:
     assert totals["median_error"] == totals["worst_error"] == abs(row["error"])
 
 
+def test_rounds_of_the_check_are_compared_by_their_medians() -> None:
+    common = {"samples": 1, "layers": [2, 3], "connections": "dense", "statistics": "1", "layout": "row", "threads": 1,
+              "model_shards": 2, "replicas": 1, "memory": 10.0}  # fmt: skip
+    rounds = [
+        [{**common, "predicted": p, "measured": m, "memory_measured": k, "error": 0.0, "memory_error": 0.0}]
+        for p, m, k in ((1.0, 2.0, 20.0), (3.0, 9.0, 5.0), (2.0, 4.0, 8.0))
+    ]
+    rounds[0].append({**rounds[0][0], "threads": 2})  # which did not fit later
+    [row] = check.over_rounds(rounds)
+    assert (row["predicted"], row["measured"], row["error"]) == (2.0, 4.0, -0.5)
+    assert row["memory_error"] == pytest.approx(10 / 8 - 1)
+    assert [of_round["measured"] for of_round in row["of_rounds"]] == [2.0, 9.0, 4.0]
+
+
 def test_the_configurations_of_the_check() -> None:
     found = check.configurations(2, 2)
     assert len(found) == 60

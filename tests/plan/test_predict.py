@@ -22,7 +22,7 @@ def of(*seconds: float, part: str = "products") -> Compute:
     return Compute(part, np.array(seconds))
 
 
-def gather(n_bytes: float, *, behind: bool = False) -> Move:
+def gather(n_bytes: float, *, behind: int = 0) -> Move:
     return Move("gather", "shard", "bits", np.array([n_bytes, n_bytes]), behind=behind)
 
 
@@ -37,7 +37,13 @@ def test_the_slowest_shard_counts_between_exchanges() -> None:
 
 @pytest.mark.parametrize(("work", "expected"), [(1.0, 2.0), (5.0, 5.0)])
 def test_an_exchange_behind_work_takes_what_is_left_of_it(work: float, expected: float) -> None:
-    assert predict((gather(50, behind=True), of(work, work)), ON_ONE, MACHINE).seconds == pytest.approx(expected)
+    assert predict((gather(50, behind=1), of(work, work)), ON_ONE, MACHINE).seconds == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), [(0.5, 0.5, 2.0), (0.5, 2.0, 2.5), (0.0, 3.0, 3.0)])
+def test_an_exchange_may_be_needed_after_the_next_but_one(first: float, second: float, expected: float) -> None:
+    step = gather(50, behind=2), of(first, first), of(second, second), of(1.0, 1.0)
+    assert predict(step, ON_ONE, MACHINE).seconds == pytest.approx(expected + 1)
 
 
 def test_the_slowest_of_several_ranks_is_later_than_their_mean() -> None:

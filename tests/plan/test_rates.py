@@ -6,7 +6,10 @@ import math
 
 import pytest
 
+from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.rates import WAKING, CoreRates, Rates, Table, built_in
+from modelpar.plan.steps import Compute, step_of
+from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
 
 TABLE = Table((100.0, 10_000.0), (64.0, 128.0, 512.0), ((1.0, 2.0, 8.0), (3.0, 4.0, 6.0)))
 
@@ -43,6 +46,25 @@ def test_what_was_not_measured_takes_the_nearest() -> None:
     assert rates.seconds("scattered.up", 3) == rates.seconds("listed.down", 3) == 6.0
     with pytest.raises(KeyError):
         rates.seconds("nothing", 1)
+
+
+def test_weights_beside_others_have_the_rate_of_all_together() -> None:
+    rates = CoreRates({"update": TABLE})
+    assert rates.seconds("update", 100, 64, among=10) == pytest.approx(100 * 2.0)
+    assert rates.seconds("update", 100, 64) == pytest.approx(100 * 1.0)
+
+
+def test_bits_are_counted_word_by_word() -> None:
+    """100 samples of one bit take as long as 128; their products do not."""
+
+    def seconds(samples: int, part: str) -> float:
+        training = TrainingSpec(batch_size=samples, statistics="1", reconstruction="states")
+        layout = NetworkLayout.blocks((700, 500), 1, "column")
+        step = step_of(NetworkSpec((700, 500)), 0, training, SyncSpec(), layout, 1, built_in(), 1)
+        return sum(float(piece.seconds[0]) for piece in step if isinstance(piece, Compute) and piece.part == part)
+
+    assert seconds(100, "statistics") == seconds(128, "statistics") < seconds(129, "statistics")
+    assert seconds(100, "products") < seconds(128, "products")
 
 
 def test_more_threads_than_were_measured_share_what_is_worth_waking_them() -> None:

@@ -131,11 +131,14 @@ def test_a_halo_hands_a_delay_to_neighbours_only() -> None:
 
 def test_what_is_begun_behind_a_computation_is_hidden_by_it() -> None:
     p = 4
-    move = replace(gather(p, 4e6), behind=True)
+    move = replace(gather(p, 4e6), behind=1)
     alone = clocks((gather(p, 4e6),), p).max()
     assert clocks((move, work(*[10 * alone] * p)), p).max() == pytest.approx(10 * alone)
     assert clocks((move, work(*[alone / 2] * p)), p).max() == pytest.approx(alone)
     assert clocks((gather(p, 4e6), work(*[alone / 2] * p)), p).max() == pytest.approx(1.5 * alone)
+    half = work(*[alone / 2] * p)
+    assert clocks((replace(move, behind=2), half, half, half), p).max() == pytest.approx(1.5 * alone)
+    assert clocks((move, work(*[0.0] * p), half, half), p).max() == pytest.approx(2 * alone)
 
 
 def test_waiting_has_its_causes() -> None:

@@ -21,6 +21,7 @@ from modelpar.errors import DataError, SpecError, TrainingError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.spec import DataSpec, FineTuneSpec, NetworkSpec, TrainingSpec
+from modelpar.weights import dense
 from tests import networks, reference, small
 
 pytestmark = pytest.mark.ranks
@@ -138,8 +139,10 @@ def test_single_precision_stays_near_the_reference(comm, agree, shape):
 
 @pytest.mark.parametrize("kind", ["bits", "levels"])
 @shapes
-def test_both_blocks_of_a_dual_layout_stay_the_same_matrix(comm, agree, shape, kind):
-    """Whole numbers keep them together; what grey values round apart is put together again after every epoch."""
+def test_both_blocks_of_a_dual_layout_stay_the_same_matrix(comm, agree, shape, kind, monkeypatch):
+    """Whole numbers keep them together; what grey values round apart is put together again after every epoch, a few
+    rows at a time."""
+    monkeypatch.setattr(dense, "REFRESHED", 100)
     network = networks.sharded(comm, NetworkSpec((13, 9), layout="dual", seed=5), shape, "random")
     small.train(network, small.dataset(13, kind=kind), replace(REAL, statistics="3", reconstruction="auto"))
     [rbm] = network.rbms
