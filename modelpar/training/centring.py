@@ -167,7 +167,8 @@ def difference_of_means(statistics: Statistics, reduction: Reduction, divisors: 
     phases = statistics.row_sums(statistics.data.v), statistics.row_sums(statistics.model.v)
     both = np.concatenate(phases).astype(np.int64 if statistics.integer else np.float64)
     reduction.sum(both)
-    return _Means(*np.split(both, 2), 1.0, divisors).difference
+    data, model = np.split(both, 2)
+    return _Means(data, model, 1.0, divisors).difference
 
 
 def _centre_weights(

@@ -16,7 +16,7 @@ from modelpar.errors import SpecError
 from modelpar.model.network import DeepBeliefNetwork
 from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
 from modelpar.training.trainer import pretrain
-from tests import networks
+from tests import networks, small
 
 pytestmark = pytest.mark.ranks
 
@@ -31,7 +31,7 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids="{0[0]} shards x {0[1]} re
 
 
 def trained(comm, shape, training, **kind):
-    """The RBM, and the record of its last update, of samples whose last site repeats the first one; sites, where there are any, have one owner."""
+    """The RBM, and the record of its last update; each site has one owner, and the last one repeats the first."""
     spec = NetworkSpec((SITES * Q, HIDDEN), seed=5, weight_scale=0.3, **kind)
     layout = networks.layout_of(spec, shape[0], "random")
     layout = replace(layout, layers=(layout.layers[0].with_whole(spec.visible_kind.unit_of_layout), layout.layers[1]))
@@ -81,7 +81,8 @@ def test_exact_mode_has_one_result(comm, agree, shape, layout, name):
 
 
 def test_adagrad_has_rates_of_its_own(comm):
+    training = replace(TRAINING, visible_bias_rate=3)
+    steps = pretrain(networks.sharded(comm, NetworkSpec((15, 7)), SHAPES[0], "blocks"), small.dataset(15), training,
+                     SyncSpec("server", adagrad=True))  # fmt: skip
     with pytest.raises(SpecError, match="--visible-bias-rate is 3, but --adagrad has a rate for each parameter; leave"):
-        network = DeepBeliefNetwork(NetworkSpec((4, 3)), networks.grid_of(comm.size, SHAPES[0]))
-        data = open_dataset(np.eye(4) > 0)
-        next(pretrain(network, data, replace(TRAINING, visible_bias_rate=3), SyncSpec("server", adagrad=True)))
+        next(steps)
