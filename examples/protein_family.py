@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hidden-units", type=int, default=200)
     parser.add_argument("--updates", type=int, help="default: 6000, or 1500 for real hidden units")
     parser.add_argument("--learning-rate", type=float, help="default: 0.25, or 8 / L for real hidden units")
+    parser.add_argument("--bias-rate", type=float, help="of visible biases, as a multiple of the learning rate")
     parser.add_argument("--penalty", type=float, help="L2, default: 0.0002, or 0.001 for real hidden units")
     parser.add_argument("--chains", type=int, default=1000, help="and sequences of a minibatch")
     parser.add_argument("--sampled", type=int, default=SAMPLED, help="sequences that are compared with the family")
@@ -73,7 +74,7 @@ def main() -> None:
     )  # fmt: skip
     training = TrainingSpec(
         updates=asked.updates, batch_size=asked.chains, chains=asked.chains, gibbs_steps=10, chain_start="data",
-        learning_rate=rate, schedule="exponential", final_rate=0.1,
+        learning_rate=rate, visible_bias_rate=asked.bias_rate or 1.0, schedule="exponential", final_rate=0.1,
         weight_decay=asked.penalty, average=max(1, asked.updates // 15),
     )  # fmt: skip
     with Grid(comm) as grid:

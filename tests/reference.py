@@ -186,6 +186,7 @@ class RBM:
             kind = (standardised_gradients, (self.gaussian,)) if o.standardised else (centred_gradients, ())
             gradients = [batch * x for x in kind[0](v0, s0, v, s1, *kind[1], mask=self.mask)]
         gradients[0] *= self.mask
+        gradients[1] = gradients[1] + (o.visible_bias_rate - 1) * step_of_visible_biases(*gradients[:2], s0, s1, o)
         step((self.W, self.b, self.c), self.velocity, gradients, rate, momentum, rate * o.weight_decay, batch)
         self.learn_precision(v0, v, not o.n_chains and not states, rate, momentum)
         if o.clip and (norm := np.sqrt((self.velocity[0] ** 2).sum())) > o.clip:
@@ -220,6 +221,11 @@ def centred_gradients(v0, s0, v1, s1, mask=1):
     phases = [(v - mu[:, None]) @ (s - la[:, None]).T / v.shape[1] for v, s in ((v0, s0), (v1, s1))]
     W = (phases[0] - phases[1]) * mask
     return [W, mv0 - mv1 - W @ la, ms0 - ms1 - W.T @ mu]
+
+
+def step_of_visible_biases(of_W, of_b, s0, s1, o):
+    """That of the biases b + W lambda of the centred RBM, of an uncentred one that of b, at a rate of 1."""
+    return of_b + of_W @ (s0.mean(axis=1) + s1.mean(axis=1)) / 2 if o.centred or o.standardised else of_b
 
 
 def standardised_gradients(v0, s0, v1, s1, gaussian=False, mask=1):

@@ -16,6 +16,7 @@ from tests.reference import (
     sample_gaussian,
     shrink,
     step,
+    step_of_visible_biases,
     take,
 )
 
@@ -144,6 +145,7 @@ class RealRBM(RBM):
         elif o.centred:
             gradients = [batch * g for g in centred_gradients(v0, s0, v, s1, mask=self.mask)]
         gradients[0] *= self.mask
+        gradients[1] = gradients[1] + (o.visible_bias_rate - 1) * step_of_visible_biases(*gradients[:2], s0, s1, o)
         mu, la = ((x.mean(axis=1) + y.mean(axis=1)) / 2 for x, y in ((v0, v), (s0, s1)))
         if o.centred or o.standardised:  # W decays at the same biases b + W la and c + W^T mu of the centred RBM
             gradients[1] = gradients[1] + batch * o.weight_decay * self.W @ la

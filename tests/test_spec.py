@@ -75,6 +75,7 @@ def test_no_two_options_share_a_name_on_the_command_line():
         (TrainingSpec, {"momentum": 1.0}, "--momentum is 1.0, but must be below 1"),
         (TrainingSpec, {"sparsity_target": 0}, "--sparsity-target is 0, but must be above 0"),
         (TrainingSpec, {"gibbs_steps": 0}, "--gibbs-steps"),
+        (TrainingSpec, {"visible_bias_rate": 0}, "--visible-bias-rate is 0, but must be above 0"),
         (TrainingSpec, {"final_rate": 1.5}, "at most 1"),
         (TrainingSpec, {"learning_rate": "fast"}, "--learning-rate is 'fast', but must be a finite number"),
         (TrainingSpec, {"learning_rate": float("inf")}, "--learning-rate is inf"),

@@ -27,6 +27,9 @@ class TrainingSpec(Spec):
         None, "learning rate of an RBM with Gaussian visible units  [default: 0.002, or 0.01 with chains of their own]",
         at_least=0,
     )  # fmt: skip
+    visible_bias_rate: float = option(
+        1.0, "learning rate of the visible biases of RBMs, as a multiple of that of all else", above=0, at_most=1000
+    )
     schedule: str = option("constant", "how the learning rate falls over the epochs", choices=SCHEDULES)
     final_rate: float = option(
         0.1, "learning rate at the end of the schedule, as a fraction of that at the start", at_least=0, at_most=1

@@ -13,6 +13,9 @@ biases ``C lambda`` and ``C^T mu``, that is a sum over each sample's units and o
 are integers the offsets of these sums are rounded to multiples of 2^-16 and the sums are exact, at every grid alike.
 Of listed connections each unit has its own at hand, and sums G over them in a fixed order.
 
+The biases of the centred RBM are b + W lambda, whose gradient is dv: what b loses by G lambda, W lambda gains.  So they
+can have a rate of their own, by as much more of dv in the step of b.
+
 The standardised gradient is that of units divided by their standard deviations s and t too (after Tang and Sutskever
 2011, who did so to the data; LeCun et al. 1998, section 4.3).  An RBM of ``v' = (v - mu) / s`` and
 ``h' = (h - lambda) / t`` with parameters W', b' and c' is the plain one with
@@ -79,6 +82,11 @@ class _Means:
         self.weight, self.is_scaled = 1.0 / np.maximum(variance, FLOOR), True
 
     @property
+    def gradient(self) -> Doubles:
+        """Of the biases of the centred RBM."""
+        return self.difference * self.weight
+
+    @property
     def weighted(self) -> Doubles:
         return self.offset * self.weight
 
@@ -104,7 +112,7 @@ def centre(
     _centre_biases(velocity, statistics, reduction, divisors, visible[-1], hidden[-1], carry, rate)
     for beside in (velocity.potential, velocity.precision):  # whose gradients do not depend on offsets
         beside *= velocity.flat.dtype.type(carry)
-    return UnitMeans(visible[-1].offset, hidden[-1].offset)
+    return UnitMeans(visible[-1].offset, hidden[-1].offset, visible[-1].gradient)
 
 
 def correct(
@@ -146,8 +154,21 @@ def correct(
             values *= (hidden[-1].weight ** power).astype(values.dtype)
     of_incoming = hidden[0 if gradient.W.ndim == 2 else -1]  # the columns of W, or the owned units of lists
     return UnitMeans(
-        visible[-1].offset, hidden[-1].offset, 1 / np.sqrt(of_incoming.weight) if real_hidden else None
+        visible[-1].offset, hidden[-1].offset, visible[-1].gradient,
+        1 / np.sqrt(of_incoming.weight) if real_hidden else None,
     )  # fmt: skip
+
+
+def difference_of_means(statistics: Statistics, reduction: Reduction, divisors: tuple[int, int]) -> Doubles:
+    """<v>_data - <v>_model of the owned visible units: the uncentred gradient of their biases, before a rate.
+
+    Collective over the replicas that ``reduction`` sums over.
+    """
+    phases = statistics.row_sums(statistics.data.v), statistics.row_sums(statistics.model.v)
+    both = np.concatenate(phases).astype(np.int64 if statistics.integer else np.float64)
+    reduction.sum(both)
+    data, model = np.split(both, 2)
+    return _Means(data, model, 1.0, divisors).difference
 
 
 def _centre_weights(

@@ -24,7 +24,7 @@ from modelpar.kernels.statistics.update import apply_update
 from modelpar.model.network import Part
 from modelpar.sync import PendingSum, Reduction, Sync
 from modelpar.sync.reduction import BUCKET, Means
-from modelpar.training.centring import centre, correct
+from modelpar.training.centring import centre, correct, difference_of_means
 from modelpar.training.clipping import clip as clip_update
 from modelpar.training.schedule import StepSize
 from modelpar.weights.parameters import Parameters
@@ -59,7 +59,7 @@ class Optimizer:
     def learn(
         self, parameters: Parameters, velocity: Parameters, statistics: Statistics | ExactGradient, size: StepSize,
         n_samples: int, *, centred: bool = False, standardised: bool | None = False, gaussian: bool = False,
-        clip: float = 0.0, real_hidden: float = 0.0, keeps_means: bool = False,
+        clip: float = 0.0, real_hidden: float = 0.0, keeps_means: bool = False, visible_bias_rate: float = 1.0,
     ) -> UnitMeans | None:  # fmt: skip
         """One step of one part, from this replica's statistics of ``n_samples``.
 
@@ -70,6 +70,7 @@ class Optimizer:
                   statistics of an RBM; a share of a step has its fraction of the limit
         keeps_means   whether weights that decay leave the biases b + W lambda and c + W^T mu of the centred gradient as
                   they are; else its fixed point is a model whose means are not those of the data
+        visible_bias_rate   over the rate of all else; where units are centred the visible biases are b + W lambda
         Returns what units have been counted from, None where they are not centred.
         """
         reduction, counted_from = self._sync.reduction, None
@@ -99,6 +100,12 @@ class Optimizer:
                 self._learn_real(parameters, velocity, statistics, scalars)
             if keeps_means and counted_from is not None:
                 _keep_means(parameters, velocity, statistics, counted_from, scalars.shrink)
+            if visible_bias_rate != 1.0:
+                if counted_from is None:
+                    slope = difference_of_means(statistics, reduction, divisors)
+                else:
+                    slope = counted_from.gradient
+                _add_to_visible_biases(parameters, velocity, (visible_bias_rate - 1.0) * rate * slope)
             if clip:
                 limit = clip / reduction.n_shares
                 clip_update(
@@ -302,6 +309,13 @@ def _keep_means(
         for of in (parameters, velocity):
             bias = getattr(of, name)
             bias += bias.dtype.type(shrink) * (after - moved)
+
+
+def _add_to_visible_biases(parameters: Parameters, velocity: Parameters, change: Array) -> None:
+    """Make the step of b + W lambda, or of b, longer by ``change``: W and c have taken theirs."""
+    with np.errstate(over="ignore", invalid="ignore"):  # a training that breaks down is found by the health checks
+        for of in (parameters, velocity):
+            of.b += change.astype(of.b.dtype)
 
 
 def _enter(gradient: Parameters, parameters: Parameters, velocity: Parameters, scalars: Scalars) -> None:

@@ -43,6 +43,11 @@ def check_strategy(
         )
     if sync.sync == "server":
         check_bound(sync, n_replicas)
+        if training is not None and sync.adagrad and training.visible_bias_rate != 1.0:
+            raise SpecError(
+                f"--visible-bias-rate is {training.visible_bias_rate:g}, but --adagrad has a rate for each parameter; "
+                "leave one of them out"
+            )
         for name, value in (("l1b", training.l1b), ("group_lasso", training.group_lasso)) if training else ():
             if value and sync.adagrad:
                 raise SpecError(

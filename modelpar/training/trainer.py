@@ -162,7 +162,7 @@ def _train_rbm(
                     penalties.follow(rbm.name, optimizer.learn(
                         rbm.parameters, velocity, step.statistics, size, batch.n_mine, centred=training.centred,
                         standardised=training.standardised, gaussian=rbm.gaussian, clip=training.clip, real_hidden=more,
-                        keeps_means=keeps,
+                        keeps_means=keeps, visible_bias_rate=training.visible_bias_rate,
                     ))  # fmt: skip
                     gauge.project(rbm.parameters, rbm.visible)
                     gaussian_visible.keep_within_bounds(rbm.parameters)

@@ -40,12 +40,15 @@ class UnitMeans:
     """What the last update of an RBM has counted its units from, over data and model.
 
     visible, hidden   means of the owned units: mu and lambda
+    gradient          that of b + W lambda: the difference of the visible means of data and model, over the variances
+                      where visible units are standardised
     deviations        standard deviations of the hidden units of ``Weights.incoming_sums`` where the gradient is divided
                       by their squares, else None
     """
 
     visible: Doubles
     hidden: Doubles
+    gradient: Doubles
     deviations: Doubles | None = None
 
     def inputs(self, weights: StepWeights, parameters: Parameters) -> tuple[Array, Array]:

@@ -72,6 +72,7 @@ def train(network, twin, spec, n_steps, batch=BATCH, *, packed=True, grey=False)
             {"centred": spec.centred, "clip": spec.clip},
         )
         more |= {"standardised": spec.standardised, "gaussian": rbm.gaussian}
+        more |= {"visible_bias_rate": spec.visible_bias_rate}
         optimizer.learn(rbm.parameters, update, result.statistics, size, mine.stop - mine.start, **more)
         Work({rbm.name: rbm.parameters}, {}, {}, {}, lambda: None, penalties=Penalties(spec.l1)).end_step(
             spec.learning_rate, step + 1
@@ -209,6 +210,8 @@ OWN_CHAINS = [
     {"chain_restart": True, "chain_start": "random", "chains": 33, "statistics": "float", "standardised": True},
     {"persistent": True, "standardised": True, "reconstruction": "states", "clip": 0.02},
     {"centred": True, "statistics": "1"},
+    {"chains": 37, "visible_bias_rate": 6.0},
+    {"chains": 37, "centred": True, "statistics": "float", "visible_bias_rate": 6.0},
 ]
 
 

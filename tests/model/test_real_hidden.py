@@ -90,6 +90,9 @@ def close(rbm: RBM, twin: RealRBM, tolerance: float) -> bool:
         ({"l1": 0.3, "hidden_scale": "unit", "standardised": True}, "random:3", "random", False, "float64"),
         ({"l1": 0.1, "l1b": 0.05}, "row", "random", False, "float64"),
         ({"group_lasso": 0.3}, "column", "random", False, "float64"),
+        ({"visible_bias_rate": 5.0, "chains": 9}, "dual", "random", False, "float64"),
+        ({"visible_bias_rate": 5.0, "standardised": True}, "random:3", "random", True, "float64"),
+        ({"visible_bias_rate": 0.5, "centred": False}, "row", "strided", False, "float64"),
     ],
     ids=str,
 )
@@ -118,7 +121,7 @@ def test_steps_equal_the_reference(comm, agree, shape, kind, changes, layout, ow
         penalties.follow(rbm.name, optimizer.learn(
             rbm.parameters, update, result.statistics, size, mine.stop - mine.start, centred=spec.centred,
             standardised=spec.standardised, gaussian=rbm.gaussian, real_hidden=variance_alone(rbm, spec),
-            keeps_means=True,
+            keeps_means=True, visible_bias_rate=spec.visible_bias_rate,
         ))  # fmt: skip
         if penalties:
             penalties.take(rbm.name, rbm.parameters, RATE)

@@ -66,6 +66,8 @@ def own_step(twin, v0, n, o, share, n_shares, *, of_all=None):
     if v0.shape[1]:
         kind = reference.standardised_gradients if o.standardised else reference.centred_gradients
         gradients = kind(v0, s0, v1, s1, mask=twin.mask) if o.centred or o.standardised else plain(twin, v0, s0, v1, s1)
+        of_visible = reference.step_of_visible_biases(*gradients[:2], s0, s1, o)
+        gradients[1] = gradients[1] + (o.visible_bias_rate - 1) * of_visible
     part, fraction = (1.0, 1) if of_all is None else (v0.shape[1] / of_all, n_shares)
     decay = o.learning_rate * o.weight_decay / fraction
     reference.step((twin.W, twin.b, twin.c), twin.velocity, gradients, part * o.learning_rate, o.momentum, decay, 1)
@@ -163,6 +165,7 @@ def as_local(twin, minibatches, o, n_replicas, period):
 OPTIONS = [
     {}, {"centred": True}, {"standardised": True}, {"clip": 0.1}, {"l1": 0.02}, {"average": 3}, ALL, OF_UNITS,
     {**ALL, "statistics": "3"}, {**ALL, "standardised": True, "statistics": "3"},
+    {"visible_bias_rate": 3.0}, {**ALL, "visible_bias_rate": 3.0},
 ]  # fmt: skip
 
 
