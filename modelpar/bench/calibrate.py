@@ -71,14 +71,16 @@ def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: 
     if say is not None and comm.rank == 0:
         say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 10 seconds ...")
     machine, share = _measured(comm, cores, threads)
-    if share >= UNDISTURBED and comm.rank == 0:
-        keep(machine, file_of(comm.size, cores, threads))
-    elif say is not None and comm.rank == 0:
+    if share >= UNDISTURBED:
+        if comm.rank == 0:
+            keep(machine, file_of(comm.size, cores, threads))
+        return machine
+    if say is not None and comm.rank == 0:
         say(
-            f"other programs had {1 - share:.0%} of this machine meanwhile, so what was measured is not kept; measure "
-            "again when it is idle"
+            f"other programs had {1 - share:.0%} of this machine meanwhile, so what was measured is not kept, and "
+            "all is taken to be as much slower; measure again when it is idle"
         )
-    return machine
+    return replace(machine, rates=machine.rates.slower(1 / share))  # the faster half of repeats had a core
 
 
 def guessed(comm: MPI.Comm, *, cores: int) -> Machine:
