@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from modelpar.plan.rates import CoreRates
-from modelpar.plan.steps import Compute, Move, Piece, Step
+from modelpar.plan.steps import Compute, Move, Piece, Step, whole_words
 
 FloatArray = npt.NDArray[np.float64]
 WORD = 64  # samples of a word of bits, of 8 bytes
@@ -84,7 +84,8 @@ class Described:
         words = 8.0 * -(-batch // WORD)
 
         def compute(part: str, work: str, sizes: FloatArray) -> Compute:
-            return Compute(part, np.array([rates.seconds(work, size, batch) for size in sizes.tolist()]))
+            samples = whole_words(batch) if part == "statistics" else batch
+            return Compute(part, np.array([rates.seconds(work, size, samples) for size in sizes.tolist()]))
 
         def halo(units: Any, n_planes: int, behind: int = 0) -> Move:
             pairs = units * (words * n_planes)

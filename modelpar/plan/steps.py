@@ -19,7 +19,7 @@ from modelpar.plan.pieces import PARTS, Compute, FloatArray, Move, Piece, Step, 
 from modelpar.plan.rates import CoreRates, Rates
 from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
 
-__all__ = ["PARTS", "Compute", "Move", "Piece", "Step", "received", "step_of"]
+__all__ = ["PARTS", "Compute", "Move", "Piece", "Step", "received", "step_of", "whole_words"]
 
 BUCKET = 1 << 22  # elements of one sum over replicas (``sync.reduction``)
 MAPS = 16  # of the receptive fields whose rates are those of many maps (``bench.calibrate``)
@@ -53,7 +53,7 @@ def step_of(
     return walk.pieces()
 
 
-def _whole(samples: float) -> int:
+def whole_words(samples: float) -> int:
     """Bits are counted word by word, however many of the last word are samples."""
     return WORD * -(-int(np.ceil(samples)) // WORD)
 
@@ -237,7 +237,7 @@ class _Walk:
         bits = self.planes or "float"
         samples = max(self.samples, self.chains)
         if self.integer and self.planes:
-            samples = _whole(samples)
+            samples = whole_words(samples)
         work = f"{self.stem}.learn" if self.halos is not None else "learn"
         alone = not self.together
         if not self.integer:
@@ -320,7 +320,7 @@ class _Walk:
         for work, side in (("1" if self.states else "float", [v for v, _ in pairs]), (bits, [h for _, h in pairs])):
             of_side = sum(side, np.zeros(self.n_shards)) / len(pairs)
             # of lists each unit adds up its own weights, so that sums over samples are all that is left
-            each = samples / 2 if work == "float" else _whole(samples / 2)
+            each = samples / 2 if work == "float" else whole_words(samples / 2)
             self._compute("statistics", f"centre.units.{work}", (SUMS if listed else 1) * 2 * of_side, each)
         if self.together:
             self._allreduce("replica", kind, 8 * units)
