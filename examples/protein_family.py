@@ -31,8 +31,9 @@ from modelpar.analysis.of_network import effective_couplings, sampled_states, st
 from modelpar.errors import ModelparError
 from modelpar.training.scoring import score_split
 
-# L2 and updates of real hidden units, which vary more and learn faster, and of Bernoulli ones
-REAL, BERNOULLI = (0.001, 1500), (0.0002, 6000)
+# L2, updates, and multiple of the rate for visible biases: of real hidden units, which vary more and learn faster, and
+# of Bernoulli ones
+REAL, BERNOULLI = (0.001, 1500, 10.0), (0.0002, 6000, 1.0)
 RATE, REAL_RATE = 0.25, 8.0  # of learning; of real hidden units over the sites, whose number their inputs grow with
 SAMPLED, SWEEPS = 50000, 300  # sequences, and sweeps of Gibbs sampling by the chains of training before the first
 UNITS_SHOWN = 5  # hidden units in a picture
@@ -46,7 +47,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hidden-units", type=int, default=200)
     parser.add_argument("--updates", type=int, help="default: 6000, or 1500 for real hidden units")
     parser.add_argument("--learning-rate", type=float, help="default: 0.25, or 8 / L for real hidden units")
-    parser.add_argument("--bias-rate", type=float, help="of visible biases, as a multiple of the learning rate")
+    parser.add_argument(
+        "--bias-rate", type=float,
+        help="of visible biases, times the learning rate; default: 1, or 10 for real hidden units",
+    )  # fmt: skip
     parser.add_argument("--penalty", type=float, help="L2, default: 0.0002, or 0.001 for real hidden units")
     parser.add_argument("--chains", type=int, default=1000, help="and sequences of a minibatch")
     parser.add_argument("--sampled", type=int, default=SAMPLED, help="sequences that are compared with the family")
@@ -55,9 +59,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for the model and pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args()
-    penalty, updates = BERNOULLI if asked.hidden == "bernoulli" else REAL
+    penalty, updates, bias_rate = BERNOULLI if asked.hidden == "bernoulli" else REAL
     asked.penalty = penalty if asked.penalty is None else asked.penalty
     asked.updates = updates if asked.updates is None else asked.updates
+    asked.bias_rate = bias_rate if asked.bias_rate is None else asked.bias_rate
     return asked
 
 
@@ -74,7 +79,7 @@ def main() -> None:
     )  # fmt: skip
     training = TrainingSpec(
         updates=asked.updates, batch_size=asked.chains, chains=asked.chains, gibbs_steps=10, chain_start="data",
-        learning_rate=rate, visible_bias_rate=asked.bias_rate or 1.0, schedule="exponential", final_rate=0.1,
+        learning_rate=rate, visible_bias_rate=asked.bias_rate, schedule="exponential", final_rate=0.1,
         weight_decay=asked.penalty, average=max(1, asked.updates // 15),
     )  # fmt: skip
     with Grid(comm) as grid:
