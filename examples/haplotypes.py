@@ -34,7 +34,8 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from genomes.crossovers import exchange_ends
+from genomes.comparison import compared
+from genomes.sampling import LAST_DRAWS
 from genomes.windows import SEEN, Windows, start_at_components
 from mpi4py import MPI
 
@@ -50,22 +51,10 @@ from modelpar import (
     pretrain,
     save,
 )
-from modelpar.analysis import pictures
-from modelpar.analysis.bits import packed_rows
-from modelpar.analysis.components import Components
-from modelpar.analysis.linkage import linkage_decay
-from modelpar.analysis.nearest import adversarial_accuracy, nearest_distances
-from modelpar.analysis.of_network import states_of_split
 from modelpar.data.memory import OwnColumns
-from modelpar.draws import Purpose
-from modelpar.errors import ModelparError
-from modelpar.formats.vcf import read_sites
-from modelpar.kernels.states import Packed, count_ones, unpack
-from modelpar.training.scoring import share_of_split
 from modelpar.training.state import TrainingRun
 
 YEARS = 25  # of a generation
-AT_ONCE = 256  # haplotypes that are a byte a value at a time
 RECOMBINATION, MUTATION = 1e-8, 1.56e-8  # a base and generation
 
 
@@ -160,13 +149,13 @@ def train(asked: argparse.Namespace) -> None:
             (asked.out / "training.json").write_text(json.dumps(result))
         comm.barrier()
         save(network, path)
-        result |= compared(asked, network, genomes)
+        result |= compared(asked, network, genomes, windows_of(asked, genomes))
     say(result, asked.json)
 
 
 def windows_of(asked: argparse.Namespace, genomes: Any) -> Windows | None:
     """None where every hidden unit sees every site."""
-    return Windows(genomes.n_visible, asked.hidden_units, asked.tiles) if asked.tiles else None
+    return Windows(genomes.n_visible, asked.hidden_units, asked.tiles, asked.wide) if asked.tiles else None
 
 
 def placed(asked: argparse.Namespace, genomes: Any, comm: MPI.Comm) -> NetworkLayout:
@@ -213,7 +202,7 @@ def compare(asked: argparse.Namespace) -> None:
     with Grid(comm, model_shards=comm.size, replicas=1) as grid:
         genomes = opened(asked, comm)
         network = load(asked.out / "model.safetensors", grid, placed(asked, genomes, comm))
-        result = compared(asked, network, genomes)
+        result = compared(asked, network, genomes, windows_of(asked, genomes))
         result = written(asked) | result
     say(result, asked.json)
 
@@ -226,95 +215,6 @@ def written(asked: argparse.Namespace) -> dict[str, Any]:
 
 def opened(asked: argparse.Namespace, comm: MPI.Comm) -> Any:
     return open_dataset(DataSpec(str(asked.data), test_fraction=asked.test_fraction), comm=comm, seed=asked.seed)
-
-
-def compared(asked: argparse.Namespace, network: DeepBeliefNetwork, genomes: Any) -> dict[str, Any]:
-    """Samples beside data, and the pictures, on rank 0.  Collective.
-
-    Samples are where the chains of training are after more sweeps, or those that start at haplotypes of the training
-    set: chains that start elsewhere would not come to all populations in so few."""
-    rbm, chains, windows = network.rbms[0], TrainingRun.of(network).chains, windows_of(asked, genomes)
-    rows = np.random.default_rng(asked.seed + 1).choice(genomes.train.rows, min(500, len(genomes.train)), replace=False)
-    starts = replace(genomes.train, rows=np.sort(rows))
-    if chains is None:  # as after CD
-        v, _ = share_of_split(network, genomes, starts)
-        h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * asked.more_sweeps + 1, 0)
-    else:
-        h = chains.h
-    exchanges = asked.exchanges if windows else 0
-    at = {(k + 1) * asked.more_sweeps // (exchanges + 1) for k in range(exchanges)}
-    exchanged = []
-    for sweep in range(asked.more_sweeps):
-        v = rbm.sample_visible(h, Purpose.FANTASY, 2 * sweep, 0)
-        if windows and sweep in at:
-            v, part = exchange_ends(network, windows, v, seed=asked.seed + sweep)
-            exchanged.append(round(part, 3))
-        h = rbm.sample_hidden(v, Purpose.FANTASY, 2 * sweep + 1, 0)
-    v = rbm.sample_visible(h, Purpose.FANTASY, 2 * asked.more_sweeps, 0)
-    assert isinstance(v, Packed)
-    samples = network.whole_visible(unpack(v, network.dtype)).T.astype(np.uint8)
-    splits = {"start": starts, "training": genomes.train, "held_out": genomes.test}
-    bits = {name: packed_split(network, genomes, split) for name, split in splits.items() if split is not None}
-    n, chosen = len(samples), {}  # as many of each: means of r^2 and nearest neighbours depend on how many there are
-    for name, split in (("training", genomes.train), ("held_out", genomes.test)):
-        if split is not None and len(split):
-            rows = np.random.default_rng(asked.seed).choice(split.rows, min(n, len(split)), replace=False)
-            chosen[name] = states_of_split(network, genomes, replace(split, rows=np.sort(rows)))
-    if MPI.COMM_WORLD.rank > 0:
-        return {}
-    result: dict[str, Any] = {"samples": n, "ends_exchanged": exchanged}
-    for name, data in chosen.items():
-        m = len(data)
-        accuracy = adversarial_accuracy(packed_rows(data), packed_rows(samples[:m]))
-        result[f"truth_{name}"], result[f"synthetic_{name}"] = accuracy.truth, accuracy.synthetic
-    result |= copied(packed_rows(samples), bits, from_start=chains is None)
-    data = chosen["training"]
-    of_data, of_samples = data.mean(axis=0), samples.mean(axis=0)
-    result["frequency_correlation"] = float(np.corrcoef(of_data, of_samples)[0, 1])
-    positions = np.array([site.position for site in read_sites(asked.data, genomes.n_visible)])
-    edges = np.geomspace(1000, positions[-1] - positions[0], 16)
-    decays = {
-        name: linkage_decay(values[: len(data)], positions, edges, rarest=0.05)
-        for name, values in (("data", data), ("samples", samples))
-    }  # fmt: skip
-    there = decays["data"].pairs > 0
-    result["linkage_ratio"] = [
-        round(float(x), 3) for x in decays["samples"].r_squared[there] / decays["data"].r_squared[there]
-    ]
-    basis = Components.of(data)
-    for name, draw in {
-        "linkage": lambda: pictures.linkage(decays, unit="distance of two sites (bases)"),
-        "components": lambda: pictures.component_densities(
-            basis.project(data), {"samples": basis.project(samples)}, basis
-        ),
-    }.items():
-        try:
-            draw().savefig(asked.out / f"{name}.png", dpi=110)
-        except ModelparError as error:  # matplotlib is not installed
-            print(f"no {name}.png: {error}", flush=True)
-    return result
-
-
-def packed_split(network: DeepBeliefNetwork, genomes: Any, split: Any) -> Any:
-    """All of a split as bits, (haplotypes, words), on every rank."""
-    pieces = [
-        packed_rows(states_of_split(network, genomes, replace(split, rows=split.rows[i : i + AT_ONCE])))
-        for i in range(0, len(split), AT_ONCE)
-    ]
-    return np.concatenate(pieces)
-
-
-def copied(samples: Any, bits: dict[str, Any], *, from_start: bool) -> dict[str, float]:
-    """How far samples are from the haplotype of the training set that is nearest, over how far those held out are; and
-    from where they started, over how far they are from where others did."""
-    result = {}
-    if "held_out" in bits:
-        nearest = [np.median(nearest_distances(some, bits["training"])) for some in (samples, bits["held_out"])]
-        result["nearest_ratio"] = float(nearest[0] / max(nearest[1], 1))
-    if from_start:
-        own, other = (count_ones(samples ^ np.roll(bits["start"], k, axis=0)).sum() for k in (0, 1))
-        result["start_ratio"] = float(own / other)
-    return result
 
 
 def memory(name: str) -> int:
@@ -360,8 +260,11 @@ def arguments() -> argparse.Namespace:
         part.add_argument("--out", type=Path, required=True, help="folder for the model and pictures")
         part.add_argument("--test-fraction", type=float, default=0.1, help="part of the haplotypes that is held out")
         part.add_argument("--tiles", type=int, default=40, help="a hidden unit sees a few of them; 0: all sites")
+        part.add_argument("--wide", type=int, default=3, help="hidden units of each tile that see the whole region")
         part.add_argument("--exchanges", type=int, default=5, help="of the ends of chains, among these sweeps")
         part.add_argument("--more-sweeps", type=int, default=100, help="of the chains, before they are compared")
+        part.add_argument("--last-draw", default="ranked", choices=LAST_DRAWS, help="of sites given the hidden units")
+        part.add_argument("--sets", type=int, default=1, help="of 500 samples, of which measures are the means")
         part.add_argument("--json", action="store_true", help="print one JSON object")
     for part in (made, learnt, again):
         part.add_argument("--seed", type=int, default=1)

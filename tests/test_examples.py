@@ -171,13 +171,17 @@ def test_haplotypes(tmp_path: Path) -> None:
 
 
 def test_windows_of_sites(genomes: tuple[Any, Any]) -> None:
-    """A hidden unit sees its own tile and the two beside it; weights span the components, of 2 sqrt(1 - 1/variance)."""
+    """A hidden unit sees its own tile and the two beside it, or thinned sites of all; weights span the components, of
+    2 sqrt(1 - 1/variance)."""
     windows, _ = genomes
-    few = windows.Windows(23, 9, 4)
+    few = windows.Windows(23, 9, 4, 1)
     mask = few.mask().toarray()
     for group in range(4):
         sites, units = range(*few.edges[[max(group - 1, 0), min(group + 2, 4)]]), range(*few.groups[group : group + 2])
-        assert [list(np.flatnonzero(mask[:, j])) for j in units] == [list(sites)] * len(units)
+        expected = [list(range(group % 2, 23, 2))] + [list(sites)] * (len(units) - 1)  # 4 tiles over 3 of a window
+        assert [list(np.flatnonzero(mask[:, j])) for j in units] == expected
+        assert few.tiles_seen[:, units[0]].tolist() == [0, 4]
+        assert few.edges[few.tiles_seen[:, units[1]]].tolist() == [sites.start, sites.stop]
     random = np.random.default_rng(0)
     values = (random.random((30, 400)) < random.random((30, 3)) @ random.random((3, 400)) / 1.5).astype(np.float32)
     p = values.mean(axis=1)
@@ -192,7 +196,7 @@ def test_windows_of_sites(genomes: tuple[Any, Any]) -> None:
 def test_ends_are_exchanged_by_free_energy(genomes: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What decides at each cut is the free energy of whole haplotypes, by NumPy, and ends go where it is said."""
     windows, crossovers = genomes
-    few, random = windows.Windows(41, 12, 6), np.random.default_rng(1)
+    few, random = windows.Windows(41, 12, 6, 1), np.random.default_rng(1)
     W, c = few.mask().toarray() * random.normal(size=(41, 12)), random.normal(size=12)
     chains = random.integers(0, 2, (41, 10))
 
@@ -233,6 +237,15 @@ def test_exchanges_keep_the_distribution(genomes: tuple[Any, Any]) -> None:
     large = np.random.default_rng(4).normal(scale=30, size=(600, 2))
     left, right = large[:, :1], large[:, 1:]
     np.testing.assert_allclose(crossovers.log_weights(left, right), np.logaddexp(0, left + right).sum(axis=0)[None])
+
+
+def test_alleles_go_to_the_most_probable_chains(genomes: tuple[Any, Any]) -> None:
+    """As many as are expected, to nearest, and none that has one is less probable than one that has none."""
+    ranked = importlib.import_module("genomes.sampling").ranked
+    x = np.random.default_rng(5).normal(scale=3, size=(40, 30))
+    values = ranked(x)
+    np.testing.assert_array_equal(values.sum(axis=1), np.rint((1 / (1 + np.exp(-x))).sum(axis=1)))
+    assert (np.where(values, x, np.inf).min(axis=1) > np.where(values, -np.inf, x).max(axis=1)).all()
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from genomes.windows import SEEN, Windows
+from genomes.windows import Windows
 
 from modelpar import DeepBeliefNetwork
 from modelpar.kernels.states import Packed, pack, unpack
@@ -24,30 +24,25 @@ HIGHEST = 340.0  # exponent, so that products of two stay finite
 def exchange_ends(network: DeepBeliefNetwork, windows: Windows, v: Packed, seed: int) -> tuple[Packed, float]:
     """(Visible states after cuts at all borders of tiles; the part of ends that went to another chain).  Collective.
 
-    What the units of a window have from each of its tiles is computed once, and goes where the tile goes.  Chains are
+    From cut to cut the inputs of hidden units from the sites of a tile go from the ends to the heads.  Chains are
     divided between the ranks, each of which has the free energies of its heads with all ends.
     """
     rbm, comm, n = network.rbms[0], network.grid.shard_comm, v.batch
     tile_of_site = np.searchsorted(windows.edges, rbm.visible_ids, side="right") - 1
-    group_of_unit = np.searchsorted(windows.groups, rbm.hidden_ids, side="right") - 1
-    inputs, tiles = [], []  # of each unit, from one tile of its window at a time; and which tile that is
-    for k in range(SEEN):
-        there = (tile_of_site % SEEN == k)[:, None, None]
-        inputs.append(rbm.hidden_input(Packed(np.where(there, v.words, np.uint64(0)), n)) - rbm.c[:, None])
-        tiles.append(group_of_unit - (group_of_unit - k + SEEN // 2) % SEEN + SEEN // 2)
-    x, tile_of_input = np.stack(inputs), np.stack(tiles)  # tiles beyond the ends of the region give 0
+    first, end = windows.tiles_seen[:, rbm.hidden_ids]
     values, random, exchanged = unpack(v, np.uint8), np.random.default_rng(seed), 0.0
-    heads = slice(n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size)
+    c = rbm.c[:, None].astype(np.float64)
+    left, right = c.repeat(n, axis=1), rbm.hidden_input(v) - c
+    mine = slice(n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size)
     for cut in range(1, windows.n_tiles):
-        units = np.flatnonzero((tile_of_input < cut).any(axis=0) & (tile_of_input >= cut).any(axis=0))
-        before = (tile_of_input[:, units] < cut)[:, :, None]
-        left = np.where(before, x[:, units], 0).sum(axis=0) + rbm.c[units, None]
-        right = np.where(before, 0, x[:, units]).sum(axis=0)
-        left, right = (np.concatenate(comm.allgather(side)) for side in (left, right))
-        order = matched(np.concatenate(comm.allgather(log_weights(left[:, heads], right))), random)
+        passed = rbm.hidden_input(pack(np.where((tile_of_site == cut - 1)[:, None], values, 0))) - c
+        left, right = left + passed, right - passed
+        units = (first < cut) & (cut < end)  # those that see both sides
+        heads, ends = (np.concatenate(comm.allgather(side[units])) for side in (left, right))
+        order = matched(np.concatenate(comm.allgather(log_weights(heads[:, mine], ends))), random)
         exchanged += float((order != np.arange(n)).mean()) / (windows.n_tiles - 1)
-        for rows, moved in ((values, tile_of_site >= cut), (x, tile_of_input >= cut)):
-            rows[moved] = rows[moved][:, order]
+        behind = tile_of_site >= cut
+        values[behind], right = values[behind][:, order], right[:, order]
     return pack(values), exchanged
 
 

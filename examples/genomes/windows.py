@@ -24,9 +24,12 @@ SPARE, POWERS, ROTATIONS = 15, 2, 30  # of the range finder: more directions, it
 
 @dataclass(frozen=True)
 class Windows:
+    """``n_wide`` units of each group see sites of the whole region, every ``step``-th."""
+
     n_sites: int
     n_hidden: int
     n_tiles: int
+    n_wide: int = 0
 
     @cached_property
     def edges(self) -> Any:
@@ -38,17 +41,35 @@ class Windows:
         """(n_tiles + 1,) the first hidden unit of every group, and the end"""
         return np.linspace(0, self.n_hidden, self.n_tiles + 1).round().astype(np.int64)
 
-    def tiles_of(self, group: int) -> tuple[int, int]:
-        """The first tile of a group's window, and the end."""
-        return max(group - SEEN // 2, 0), min(group + SEEN // 2 + 1, self.n_tiles)
+    @property
+    def step(self) -> int:
+        """Such that a wide unit sees about as many sites as the others."""
+        return -(-self.n_tiles // SEEN)
 
-    def sites_of(self, group: int) -> tuple[int, int]:
-        first, end = self.tiles_of(group)
-        return int(self.edges[first]), int(self.edges[end])
+    @cached_property
+    def tiles_seen(self) -> Any:
+        """(2, n_hidden) the first tile that each unit sees, and the end"""
+        group = np.repeat(np.arange(self.n_tiles), np.diff(self.groups))
+        wide = np.arange(self.n_hidden) < self.groups[group] + self.n_wide
+        first, end = np.maximum(group - SEEN // 2, 0), np.minimum(group + SEEN // 2 + 1, self.n_tiles)
+        return np.where(wide, [[0], [self.n_tiles]], [first, end])
+
+    def parts(self, group: int) -> list[tuple[range, Any, slice]]:
+        """The wide units of a group and the others: (units, the sites that they see, which of these are looked at for
+        components)."""
+        first, end = map(int, self.groups[group : group + 2])
+        window = np.arange(*self.edges[self.tiles_seen[:, end - 1]])
+        tile = slice(*(self.edges[group : group + 2] - window[0]))
+        thinned = np.arange(group % self.step, self.n_sites, self.step)
+        return [
+            (range(first, first + self.n_wide), thinned, slice(None)),
+            (range(first + self.n_wide, end), window, tile),
+        ]
 
     def mask(self) -> Any:
         """(n_sites, n_hidden) of scipy.sparse, as ``--connections mask:FILE`` takes it"""
-        sites = [np.arange(*self.sites_of(g)) for g in range(self.n_tiles) for _ in range(*self.groups[g : g + 2])]
+        parts = [part for group in range(self.n_tiles) for part in self.parts(group)]
+        sites = [sites for units, sites, _ in parts for _ in units]
         offsets = np.r_[0, np.cumsum([len(one) for one in sites])]
         return scipy.sparse.csc_array(
             (np.ones(offsets[-1], bool), np.concatenate(sites).astype(np.int32), offsets),
@@ -57,55 +78,48 @@ class Windows:
 
 
 def start_at_components(network: DeepBeliefNetwork, genomes: Any, windows: Windows) -> None:
-    """First weights from principal components of each tile, turned until they are nearly two-valued.  Collective.
+    """First weights from principal components of each tile, and of thinned sites of the whole region, turned until they
+    are nearly two-valued.  Collective.
 
     Small random weights would all find the same few directions first.  In units of the sites' standard deviations the
     weights are ``2 sqrt(1 - 1 / variance)`` times the components, those of the generalised Hopfield model (Cocco,
     Monasson and Sessak 2011); the range finder is that of Halko, Martinsson and Tropp (2011), the rotation iterative
-    quantisation (Gong et al. 2013).  A rank reads the columns that its own hidden units see.
+    quantisation (Gong et al. 2013).
     """
     rbm = network.rbms[0]
-    mine = range(int(rbm.hidden_ids[0]), int(rbm.hidden_ids[-1]) + 1)
-    of_mine = [
-        g for g in range(windows.n_tiles) if max(windows.groups[g], mine[0]) < min(windows.groups[g + 1], mine[-1] + 1)
-    ]
-    seen = [*windows.sites_of(of_mine[0]), *windows.sites_of(of_mine[-1]), rbm.visible_ids[0], rbm.visible_ids[-1] + 1]
-    first, end = int(min(seen)), int(max(seen))
-    states = genomes.train.table.columns(np.arange(first, end)).states(genomes.train.rows)
+    states = genomes.train.table.columns(np.arange(windows.n_sites)).states(genomes.train.rows)
     n = states.batch
     frequencies = np.clip(count_ones(states.rows).sum(axis=1) / n, 1 / n, 1 - 1 / n)
     some = np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(np.int64)
-    place = 0
-    for group in of_mine:
-        start, stop = windows.sites_of(group)
-        inside = slice(start - first, stop - first)
-        values = unpack(Packed(states.words[inside], n))[:, some]
-        a, b = windows.edges[group : group + 2] - start
-        chosen = slice(*(np.clip([mine[0], mine[-1] + 1], *windows.groups[group : group + 2]) - windows.groups[group]))
-        n_units = int(windows.groups[group + 1] - windows.groups[group])
-        W = patterns(values, frequencies[inside], slice(a, b), n_units, seed=group)[:, chosen]
-        rbm.W[place : place + W.size] = W.T.ravel()
-        n_chosen = W.shape[1]
-        at = int(windows.groups[group]) + chosen.start - mine[0]
-        rbm.c[at : at + n_chosen] = -frequencies[inside] @ W
-        place += W.size
+    place, first, end = 0, int(rbm.hidden_ids[0]), int(rbm.hidden_ids[-1]) + 1
+    for group in range(windows.n_tiles):
+        for units, sites, inner in windows.parts(group):
+            mine = range(max(units.start, first), min(units.stop, end))
+            if not mine:
+                continue
+            values = unpack(Packed(states.words[sites], n))[:, some]
+            W = patterns(values, frequencies[sites], inner, len(units), seed=group)
+            W = W[:, mine.start - units.start : mine.stop - units.start]
+            rbm.W[place : place + W.size] = W.T.ravel()
+            rbm.c[mine.start - first : mine.stop - first] = -frequencies[sites] @ W
+            place += W.size
     network.refresh()
-    own = frequencies[int(rbm.visible_ids[0]) - first : int(rbm.visible_ids[-1]) + 1 - first]
+    own = frequencies[rbm.visible_ids]
     rbm.b[:] = 0
-    half = rbm.visible_input(np.full((len(mine), 1), 0.5, network.dtype))[:, 0]
+    half = rbm.visible_input(np.full((len(rbm.hidden_ids), 1), 0.5, network.dtype))[:, 0]
     rbm.b[:] = np.log(own / (1 - own)) - half
     network.refresh()
 
 
-def patterns(values: Any, frequencies: Any, tile: slice, n: int, *, seed: int) -> Any:
-    """Weights (sites, n) of the units of a window.   values (sites, samples), of which ``tile`` has the components"""
+def patterns(values: Any, frequencies: Any, inner: slice, n: int, *, seed: int) -> Any:
+    """Weights (sites, n) of the units of a window.   values (sites, samples), of which ``inner`` has the components"""
     random, deviations = np.random.default_rng(seed), np.sqrt(frequencies * (1 - frequencies))[:, None]
     z = ((values - frequencies[:, None]) / deviations).astype(np.float32)
-    inner, n_samples = z[tile], z.shape[1]
+    seen, n_samples = z[inner], z.shape[1]
     directions = random.standard_normal((n_samples, min(n + SPARE, n_samples))).astype(np.float32)
     for _ in range(1 + POWERS):
-        directions = np.linalg.qr(inner.T @ (inner @ directions))[0]
-    _, sizes, turned = np.linalg.svd(inner @ directions, full_matrices=False)
+        directions = np.linalg.qr(seen.T @ (seen @ directions))[0]
+    _, sizes, turned = np.linalg.svd(seen @ directions, full_matrices=False)
     kept = min(n, int((sizes > 1e-3 * sizes[0]).sum()))
     scores, variances = directions @ turned[:kept].T, sizes[:kept] ** 2 / n_samples
     components = z @ scores / sizes[:kept] * np.sqrt(np.maximum(1 - 1 / variances, 0))
