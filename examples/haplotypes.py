@@ -7,11 +7,12 @@
 `simulate` needs msprime (pip install 'modelpar[genomes]'): 5000 haplotypes of 20 Mb from three populations with the
 history of Gutenkunst et al. (2009), about 50 000 sites whose rarer allele has a frequency of 1 % or more.  `train`
 reads any VCF of phased genotypes, each rank only the columns that its own units see, as bits, and trains an RBM by CD.
-Its hidden units see a window of sites each, and start at principal components (genomes/windows.py); with --tiles 0 they
-see all sites, from random weights, and with --chains it is PCD, both at far lower rates.  It writes the model, and
-compares; with --minutes it stops, and with --go-on it goes on.  `compare` does the last part again, from the files.
+Its hidden units see a window of sites each, a few thinned sites of all, and start at principal components
+(genomes/windows.py); with --tiles 0 they see all sites, from random weights, and with --chains it is PCD, both at far
+lower rates.  It writes the model, and compares; with --minutes it stops, and with --go-on it goes on.  `compare` does
+the last part again, from the files.
 Samples are made by Gibbs sampling and by exchanges of the ends of haplotypes (genomes/crossovers.py), of chains that
-start at haplotypes of the training set.
+start at haplotypes of the training set; in the end the most probable chains have an allele (genomes/sampling.py).
 
 Printed: bits of memory that a value of the data takes, over all ranks, afterwards and at most while they are read; the
 peak memory of each rank in GiB; seconds of an epoch; adversarial accuracy, which is 0.5 where samples and data cannot
@@ -269,10 +270,19 @@ def arguments() -> argparse.Namespace:
     for part in (made, learnt, again):
         part.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    if asked.run is not simulate and asked.tiles and not SEEN < asked.tiles <= asked.hidden_units:
-        if MPI.COMM_WORLD.rank > 0:
+    if asked.run is not simulate:
+        in_group = asked.hidden_units // max(asked.tiles, 1)
+        wrong = ""
+        if asked.tiles and not SEEN < asked.tiles <= asked.hidden_units:
+            wrong = f"--tiles is {asked.tiles}, but must be {SEEN + 1} to as many as --hidden-units, or 0"
+        elif asked.tiles and not 0 <= asked.wide < in_group:
+            wrong = f"--wide is {asked.wide}, but must be 0 to {in_group - 1}, fewer than the hidden units of a tile"
+        elif asked.sets < 1:
+            wrong = f"--sets is {asked.sets}, but must be 1 or more"
+        if wrong and MPI.COMM_WORLD.rank > 0:
             sys.exit(2)
-        parser.error(f"--tiles is {asked.tiles}, but must be {SEEN + 1} to as many as --hidden-units, or 0")
+        if wrong:
+            parser.error(wrong)
     return asked
 
 

@@ -38,10 +38,8 @@ def compared(
     for k in range(asked.sets):
         starts = starts_of(genomes, asked.seed + k + 1)
         samples, exchanged = sampled(asked, network, genomes, windows, starts, asked.seed + k)
-        n, chosen = (
-            len(samples),
-            {},
-        )  # as many of each: means of r^2 and nearest neighbours depend on how many there are
+        # as many of each: means of r^2 and nearest neighbours depend on how many there are
+        n, chosen = len(samples), {}
         for name, split in splits.items():
             if split is not None and len(split):
                 rows = np.random.default_rng(asked.seed + k).choice(split.rows, min(n, len(split)), replace=False)

@@ -25,6 +25,7 @@ BUCKET = 1 << 22  # elements of one sum over replicas (``sync.reduction``)
 MAPS = 16  # of the receptive fields whose rates are those of many maps (``bench.calibrate``)
 SUMS = 0.4  # of the work on a unit that centring takes: its sums over the samples
 WORD = 64  # samples
+# works that find less in the caches where a dual layout has two blocks
 _ON_WEIGHTS = ("product", "real.product", "learn", "count", "update")
 PIECES = 8  # of counts that travel one by one between nodes (``training.optimizer``)
 

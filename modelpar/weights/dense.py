@@ -331,11 +331,11 @@ class DualWeights(ColumnWeights):
         W, rows = parameters.W, parameters.rows
         assert rows is not None
         comm, traffic = self._hidden_exchange.comm, self._hidden_exchange.traffic
-        counts, n_columns = self._visible.counts.tolist(), self._hidden.n_units
+        firsts, counts = self._visible.offsets.tolist(), self._visible.counts.tolist()
+        n_columns = self._hidden.n_units
         n_times = max(1, -(-max(counts) * n_columns * W.itemsize // REFRESHED))
         for i in range(n_times):
             cuts = [(n * i // n_times, n * (i + 1) // n_times) for n in counts]
-            firsts = self._visible.offsets.tolist()
             sent = [W[first + start : first + stop] for first, (start, stop) in zip(firsts, cuts, strict=False)]
             mine = slice(*cuts[comm.rank])
             # what comes from a shard is its columns of these rows; ``rows`` has the columns shard after shard
