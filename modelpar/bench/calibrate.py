@@ -130,7 +130,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
                 clock = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
                 tables[key], calls[key] = _as_in_updates(alone, clock, key, _tables(clock))
                 if at_once == 1:
-                    lists[n_threads] = _listed_tables(alone, clock, CoreRates(tables[key]))
+                    lists[n_threads] = _listed_tables(alone, clock, key, tables[key], calls[key])
                 spread += clock.scatter
                 spent += clock.spent
             rest(node)
@@ -331,9 +331,12 @@ def _as_in_updates(
     return corrected, call
 
 
-def _listed_tables(grid: Grid, clock: Clock, rates: CoreRates) -> dict[str, Table]:
-    """Without the draws, whose ``rates`` are known."""
+def _listed_tables(
+    grid: Grid, clock: Clock, key: Key, dense: Mapping[str, Table], call: float
+) -> dict[str, Table]:  # fmt: skip
+    """Of works on lists without their draws, whose rates are known from ``dense``; as long as in a whole update."""
     points: list[tuple[Case, float]] = []
+    rates = CoreRates(dense)
     for stem, networks in LISTED.items():
         for connections, layers in networks:
             spec = NetworkSpec(layers, connections=connections)
@@ -343,7 +346,33 @@ def _listed_tables(grid: Grid, clock: Clock, rates: CoreRates) -> dict[str, Tabl
                     draw = "draw.visible" if case.work.endswith("down") else "draw.0"
                     draws = rates.seconds(draw, case.drawn, samples) if case.drawn else 0.0
                     points.append((case, max(0.1 * seconds, seconds - draws)))
-    return tables_of(points, {})
+    tables = tables_of(points, {})
+    for stem, networks in LISTED.items():
+        of_stem = {work: table for work, table in tables.items() if work.startswith(f"{stem}.")}
+        factor = _factor_of_updates(grid, clock, key, networks[-1], {**dense, **tables}, of_stem, call)
+        tables |= {work: table.scaled(factor) for work, table in of_stem.items()}
+    return tables
+
+
+def _factor_of_updates(
+    grid: Grid, clock: Clock, key: Key, network: tuple[str, tuple[int, int]], tables: Mapping[str, Table],
+    changed: Mapping[str, Table], call: float,
+) -> float:  # fmt: skip
+    """Times as long as by the ``changed`` ones of the tables works take in an update of a network, the others as long."""
+    connections, layers = network
+    spec, training = NetworkSpec(layers, connections=connections), training_spec("4", UPDATE)
+    bench = CD1((UPDATE, *layers), grid, spec=spec)
+    case = Case("", 1, 1, partial(bench.update, training, centred=True))
+    measured = clock.median_of([case], OF_UPDATES)[0]
+
+    def predicted(times: float) -> float:
+        rates = Rates({key: {**tables, **{work: table.scaled(times) for work, table in changed.items()}}}, {key: call})
+        step = step_of(spec, 0, training, SyncSpec(), bench.network.layout, 1, rates, key[0], at_once=key[1])
+        return sum(float(piece.seconds.max()) for piece in step if isinstance(piece, Compute))
+
+    of_changed = predicted(2.0) - predicted(1.0)
+    rest = predicted(1.0) - of_changed
+    return min(max((measured - rest) / of_changed, MOST_CHANGE[0]), MOST_CHANGE[1])
 
 
 def tables_of(points: Iterable[tuple[Case, float]], fixed: Mapping[str, float]) -> dict[str, Table]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from modelpar.spec import NetworkSpec, TrainingSpec
 LIBRARIES = 215 << 20  # of a rank: Python, NumPy, SciPy, MPI, and kernels that were compiled before
 BYTES_OF_LISTS = 12  # a listed connection: its hidden unit, its place and (shared by maps) its visible unit
 BYTES_TO_LOOK_UP = 64  # of a connection, while the lists are made,
-KEPT_BY_C = 16 << 20  # of what a first exchange of blocks took, and glibc has not given back
 MOST_LOOKED_UP = 1 << 22  # of which so many are looked up at a time
 
 
@@ -69,10 +68,11 @@ def memory_by_kind(
     samples = max(samples, -(-training.n_chains // n_replicas))
     pairs = list(pairwise(spec.layers))
     first, second, listed, counted, active = [], [], 0, [], []
-    for (lower, upper), word, n in zip(pairs, layout, expected_counts(spec), strict=True):
+    for i, (lower, upper), word, n in zip(count(), pairs, layout, expected_counts(spec)):
         mine = -(-lower // n_shards), -(-upper // n_shards)
         if n is not None:
-            both_ends = n if n_shards == 1 else 3 * n // 2  # about half of them have their ends on two shards
+            # those that have their ends on two shards are held by both: of fields only those at a border
+            both_ends = n if n_shards == 1 or spec.patterns[i].kind == "local" else 3 * n // 2
             first.append(-(-both_ends // n_shards))
             second.append(0)
             listed += first[-1]
@@ -90,7 +90,7 @@ def memory_by_kind(
     output = spec.layers[-1] * spec.classes
     found = {
         "weights": (sum(first) + output) * itemsize,
-        "second blocks": sum(second) * itemsize + min(2 * max(second) * itemsize, KEPT_BY_C) * (n_shards > 1),
+        "second blocks": sum(second) * itemsize,
         "velocities": max(max(trained), sum(first) + output if spec.classes else 0) * itemsize,
         "lists": listed * BYTES_OF_LISTS + min(listed, MOST_LOOKED_UP) * BYTES_TO_LOOK_UP,
         "statistics": counts,
