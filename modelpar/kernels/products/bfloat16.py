@@ -55,11 +55,11 @@ def matmul(a: FloatArray, b: FloatArray, out: FloatArray, alpha: float = 1.0, be
         dense.matmul(a, b, out, alpha, beta)
         return
     m, k, n = dense.check(a, b, out)
+    (rows, rows_by_unit), (columns, columns_by_unit) = _by_unit(a, "a"), _by_unit(b.T, "b")
     chosen = way()
     if chosen == "blas" or m == 0 or k == 0 or n == 0:
         dense.matmul(_rounded_operand(a), _rounded_operand(b), out, alpha, beta)
         return
-    (rows, rows_by_unit), (columns, columns_by_unit) = _by_unit(a, "a"), _by_unit(b.T, "b")
     n_steps = (k + STEP - 1) // STEP
     packed = aligned_scratch((n + SQUARE - 1) // SQUARE * 2 * n_steps * TILE // 4).reshape(-1, n_steps * TILE // 4)
     of_pack, of_product = (threads.rows_worth_waking(k * rate) for rate in (RATES[0], RATES[1] * n))
@@ -91,6 +91,8 @@ def _rounded_operand(x: FloatArray) -> FloatArray:
 
 def _by_unit(x: FloatArray, name: str) -> tuple[FloatArray, bool]:
     """Return x (units, summed) as it lies in memory, and whether its rows are units there.  Raises ValueError."""
+    if not x.flags.aligned:
+        raise ValueError(f"{name} would be copied: it is not aligned")
     if x.flags.c_contiguous:
         return x, True
     if x.flags.f_contiguous:

@@ -101,10 +101,15 @@ def test_empty_products(m: int, k: int, n: int) -> None:
     assert np.array_equal(out, np.full((m, n), 2.0))
 
 
-def test_what_would_be_copied_is_refused() -> None:
+@pytest.mark.parametrize("way", HERE)
+def test_what_would_be_copied_is_refused(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfloat16, "way", lambda: way)
     x, out = np.ones((8, 8), np.float32), np.ones((4, 4), np.float32)
-    with pytest.raises(ValueError, match="would be copied"):
-        bfloat16.matmul(x[::2, ::2], x[:4, :4].copy(), out)
+    odd = np.frombuffer(bytes(65), np.uint8)[1:].view(np.float32).reshape(4, 4)
+    for other in (x[::2, ::2], x[:4, :4], odd):
+        for operands in ((other, out.copy()), (out.copy(), other)):
+            with pytest.raises(ValueError, match="would be copied"):
+                bfloat16.matmul(*operands, out)
     with pytest.raises(ValueError, match="do not fit"):
         bfloat16.matmul(x, out, out)
 
