@@ -358,7 +358,7 @@ def _factor_of_updates(
     grid: Grid, clock: Clock, key: Key, network: tuple[str, tuple[int, int]], tables: Mapping[str, Table],
     changed: Mapping[str, Table], call: float,
 ) -> float:  # fmt: skip
-    """Times as long as by the ``changed`` ones of the tables works take in an update of a network, the others as long."""
+    """Times as long as by the ``changed`` ones of the tables works take in an update of a network."""
     connections, layers = network
     spec, training = NetworkSpec(layers, connections=connections), training_spec("4", UPDATE)
     bench = CD1((UPDATE, *layers), grid, spec=spec)
