@@ -1,4 +1,4 @@
-"""Kernels on tiles (AMX) where no tiles are: any command with emulated ones, each instruction of which takes microseconds.
+"""Kernels on tiles (AMX) where no tiles are: any command with emulated ones, whose instructions take microseconds each.
 
     python -m tests.amx python -m pytest tests/kernels
 

@@ -40,11 +40,11 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_kernels_and_trainings_on_tiles(tiles: dict[str, str]) -> None:
-    """In each direction, of narrow and wide weights, bfloat16, statistics; by 1 and 3 threads; and the same trainings."""
+    """Sums up and down of narrow and wide weights, statistics, bfloat16; trainings that leave what they always do."""
     files = [TESTS / file for file in FILES]
     command = [*inner_pytest(*files, how_much=extent.ALL), "-k", "tiles"]
     printed = jobs.run_on_ranks(1, command, limit=LIMIT, cwd=TESTS.parent, **tiles).check().output
-    assert int(re.findall(r"(\d+) passed", printed)[-1]) > 100, printed
+    assert int(re.findall(r"(\d+) passed", printed)[-1]) > 50, printed
     assert "skipped" not in printed
 
 
@@ -57,6 +57,6 @@ def test_tiles_that_err_are_not_used(tiles: dict[str, str]) -> None:
     assert "tiles" not in (*facts["kernels"], facts["products_bf16"], *facts["statistics"].split())
     for what in ("sums of weights", "statistics", "products of bfloat16 numbers"):
         assert printed.output.count(f"the tiles of this processor (AMX) give wrong {what}: ") == 1
-    command = [*inner_pytest(TESTS / "training/test_exactness.py"), "-k", "one_rank_alone and (CD-1 or sweeps)"]
+    command = [*inner_pytest(TESTS / "training/test_exactness.py"), "-k", "one_rank_alone and (CD or wide)"]
     printed = jobs.run_on_ranks(1, command, limit=LIMIT, cwd=TESTS.parent, **broken).check()
     assert "skipped" not in printed.output

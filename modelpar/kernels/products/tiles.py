@@ -362,7 +362,8 @@ def _limbs_of_columns(W, first, n_units, n_steps, scale, target, scratch):  # ty
 
 @functools.cache
 def self_test() -> bool:
-    """Whether this process may use tiles, and sums on them are those of integers in NumPy; where not, it is reported."""
+    """Whether this process may use tiles, and sums on them are those of integers in NumPy; where these differ, it is
+    reported."""
     if not allowed():
         return False
     if not (right := _sums_are_right()):

@@ -89,8 +89,8 @@ def count_rows_on_tiles(v, s, no_bits, no_values, first, n_rows, low, high, coun
 
 @functools.cache
 def self_test() -> bool:
-    """Whether this process may use tiles, and statistics on them are those of integers in NumPy; where not, it is
-    reported."""
+    """Whether this process may use tiles, and statistics on them are those of integers in NumPy; where these differ, it
+    is reported."""
     if not allowed():
         return False
     if not (right := _counts_are_right()):

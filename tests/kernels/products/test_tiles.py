@@ -51,6 +51,15 @@ def product_of_tiles(signs, first, second, total):
     work(tiles.CONFIGURATION, first, second, total)
 
 
+def test_tiles_that_err_are_reported(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tiles, "allowed", lambda: True)
+    monkeypatch.setattr(tiles, "_sums_are_right", lambda: False)
+    assert not tiles.self_test.__wrapped__()
+    assert capfd.readouterr().err == (
+        "modelpar: the tiles of this processor (AMX) give wrong sums of weights: other kernels are used\n"
+    )
+
+
 @needs_tiles
 @pytest.mark.parametrize("signs", ["uu", "us", "su", "ss"])
 def test_the_instruction_on_bytes(signs: str) -> None:
