@@ -6,12 +6,12 @@
     python examples/hosts.py --near --hosts 2 -- modelpar bench cd1 ...     the same command through shared memory
 
 The hosts are network namespaces, each with a virtual Ethernet device on one bridge, as on a switch; a token bucket (tc
-tbf) shapes what each sends.  --burst says how much passes at full speed after a pause: a small one makes a link that is
-slow for short messages too, at more work for the processor.  --ranks ranks of the command are started on each by
-MPICH's mpiexec, whose "ssh" enters the namespace.  --traffic prints a last line of JSON with the bytes that each host
-has sent.  --latency delays what each host sends by netem, which many kernels lack: without it latency is that of the
-machine, about 30 us.  One run at a time has hosts; others wait for it.  Needs Linux, root, iproute2 and MPICH; nothing
-is left behind.
+tbf) shapes what each sends.  --burst says how much passes at full speed after a pause: as little as the timers of the
+kernel keep up with, so that short messages are slowed too, as on a wire.  --ranks ranks of the command are started on
+each by MPICH's mpiexec, whose "ssh" enters the namespace.  --traffic prints a last line of JSON with the bytes that
+each host has sent.  --latency delays what each host sends by netem, which many kernels lack: without it latency is that
+of the machine, about 30 us.  One run at a time has hosts; others wait for it.  Needs Linux, root, iproute2 and MPICH;
+nothing is left behind.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,10 @@ from pathlib import Path
 SWITCH, BRIDGE = "modelpar-switch", "modelpar-br"
 MOST_HOSTS = 64
 SETTLING = 2.0  # seconds until a link that was brought up carries packets
-BURST = "256kb"  # that a link lets through at full speed after a pause
+PAUSE = 2.5e-4  # seconds of a link whose bytes pass at full speed after a pause
+LEAST_BURST = 20_000  # bytes, some packets
+UNITS = {"bit": 1 / 8, "bps": 1.0}  # of rates as tc writes them, in bytes a second
+FACTORS = {"": 1e0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 LOCK = Path(tempfile.gettempdir()) / "modelpar-hosts.lock"
 
 # What stands for ssh: enter the namespace that has the address, and run the command there.
@@ -74,12 +78,22 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+def burst_of(rate: str) -> str:
+    """What passes in PAUSE at a rate as tc writes it, ``1gbit``; it says itself what is wrong with others."""
+    written = re.fullmatch(r"([0-9.]+)([kmgt]?i?)(bit|bps)?", rate.lower())
+    if written is None or written[2] not in FACTORS:
+        return f"{LEAST_BURST}b"
+    a_second = float(written[1]) * FACTORS[written[2]] * UNITS[written[3] or "bit"]
+    return f"{max(LEAST_BURST, round(PAUSE * a_second))}b"
+
+
 @contextmanager
-def hosts(n: int, rate: str, latency: str | None = None, burst: str = BURST) -> Iterator[Hosts]:
+def hosts(n: int, rate: str, latency: str | None = None, burst: str | None = None) -> Iterator[Hosts]:
     """``n`` namespaces on one bridge, what each sends shaped to ``rate`` and delayed by ``latency``.
 
-    burst   as tc has it.  Waits for another run that has hosts.
+    burst   as tc has it; by default what the rate lets through in PAUSE.  Waits for another run that has hosts.
     """
+    burst = burst or burst_of(rate)
     addresses = tuple(f"10.213.0.{i + 1}" for i in range(n))
     names = tuple(f"modelpar-host-{i + 1}" for i in range(n))
     with open(LOCK, "w") as lock, tempfile.TemporaryDirectory() as folder:
@@ -156,7 +170,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1, metavar="K", help="of the command on each host [1]")
     parser.add_argument("--rate", default="1gbit", help="of each host's link, as tc writes it [1gbit]")
     parser.add_argument("--latency", help="of each host's link, as tc writes it, such as 100us; needs netem")
-    parser.add_argument("--burst", default=BURST, help=f"that passes at full speed after a pause [{BURST}]")
+    parser.add_argument("--burst", help="that passes at full speed after a pause [what --rate has in 0.25 ms]")
     parser.add_argument("--traffic", action="store_true", help="print the bytes that each host has sent, as JSON")
     parser.add_argument("--near", action="store_true", help="all ranks on this host, through shared memory")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND")

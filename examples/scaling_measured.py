@@ -5,9 +5,9 @@
 For every number of hosts, rate and network the same program runs on the hosts (examples/hosts.py): first messages of
 several sizes, which give latency and bandwidth of the links (as IMB's Sendrecv: every host sends to the next one at
 the same time); then steps, with a clock at both ends of every exchange.  Of these the seconds *between* exchanges go
-into the simulation, with the bytes of each exchange and the links; the seconds *in* exchanges do not.  So what is
-compared is the time of a step as simulated (``modelpar.plan.simulate``) with that measured, means both.  Needs what
-examples/hosts.py needs.  A table is printed, and written with all that it was made from.
+into the simulation, step by step, with the bytes of each exchange and the links; the seconds *in* exchanges do not.  So
+what is compared is the time of a step as simulated (``modelpar.plan.simulate``) with that measured, means both.  Needs
+what examples/hosts.py needs.  A table is printed, and written with all that it was made from.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from scipy import sparse
 
 HERE = Path(__file__).resolve().parent
-BURSTS = {"100mbit": "20kb", "1gbit": "128kb"}  # what timers of a busy machine do not cut: a millisecond or two
+BURSTS = {"1gbit": "128kb"}  # a millisecond, which timers do not cut though all ranks keep the machine busy
 BUFFER = "64k"  # of the system, for each connection and way
 SIZES = (1024, 8192, 32768, 131072, 524288, 2097152)  # bytes of the messages that measure links
 SHORT = 2  # so many of them are
@@ -171,8 +171,7 @@ def worker(cases: list[str], seconds: float) -> None:
                         for i in range(n)
                     ],
                     "events": events,
-                    "compute": [of_rank[usual].mean(0).tolist() for of_rank in spans],  # (ranks, events + 1)
-                    "scatter": _scatter(spans),
+                    "compute": [of_rank[usual].tolist() for of_rank in spans],  # (ranks, steps, events + 1)
                     "waiting": [float(waited[usual].mean()) for *_, waited, _ in told],
                     "step": float(of_steps[usual].mean()),
                     "steps": steps,
@@ -184,12 +183,6 @@ def worker(cases: list[str], seconds: float) -> None:
 def _passed(events: list[tuple[int, bool]], move: int) -> int:
     """Computations that pass from the beginning of a move until it is needed; 0 of one that a rank waits for."""
     return events.index((move, True)) - events.index((move, False)) if (move, True) in events else 0
-
-
-def _scatter(spans: list[Any]) -> float:
-    """The coefficient of variation of pieces of computing from step to step, by quartiles; longer ones count more."""
-    low, middle, high = (np.concatenate([np.quantile(x, q, axis=0) for x in spans]) for q in (0.25, 0.5, 0.75))
-    return float(((high - low) / 1.349).sum() / middle.sum())
 
 
 def _adding(comm: Any) -> float:
@@ -251,27 +244,29 @@ def link_of(measured: list[list[float]]) -> Any:
 
 
 def simulated(links: dict[str, Any], add: float, case: dict[str, Any]) -> Any:
-    """The step of a case from its computing, its bytes, the links, and the time to add a byte."""
+    """The mean step of a case from the computing of its steps, its bytes, the links, and the time to add a byte."""
     from modelpar.plan.collectives import Placement
     from modelpar.plan.machine import Machine
     from modelpar.plan.simulate import simulate
     from modelpar.plan.steps import Compute, Move
 
-    compute = np.array(case["compute"]).T  # (pieces, ranks)
     replicas = case["replicas"]
     placement = Placement(np.array(case["nodes"]).reshape(replicas, -1))
     between, within = (link_of(links[name if name in links else other]) for name, other in BOTH)
-    machine = Machine("measured", placement.n_nodes, 1, 1, within, between, scatter=case["scatter"])
-    step: list[Any] = []
-    events = [*case["events"], None]
-    for event, seconds in zip(events, compute, strict=True):
-        # replicas compute alike but for noise
-        step.append(Compute("products", seconds.reshape(replicas, -1).mean(0)))
-        if event and not event[1]:
-            verb, axis, kind, behind, received, sources = case["moves"][event[0]]
-            of_shards = np.array(received, float).reshape(replicas, -1)[0]
-            step.append(Move(verb, axis, kind, of_shards, _pairs(sources[: len(of_shards)]), behind))
-    return simulate([tuple(step)], machine, placement, repeats=40, add=add)
+    machine = Machine("measured", placement.n_nodes, 1, 1, within, between, scatter=0.0)
+    moves = []
+    for verb, axis, kind, behind, received, sources in case["moves"]:
+        of_shards = np.array(received, float).reshape(replicas, -1)[0]
+        moves.append(Move(verb, axis, kind, of_shards, _pairs(sources[: len(of_shards)]), behind))
+    steps = []
+    for of_step in np.array(case["compute"]).swapaxes(0, 1):  # (ranks, events + 1)
+        step: list[Any] = []
+        for event, seconds in zip([*case["events"], None], of_step.T, strict=True):
+            step.append(Compute("products", seconds.reshape(replicas, -1)))
+            if event and not event[1]:
+                step.append(moves[event[0]])
+        steps.append(tuple(step))
+    return simulate(steps, machine, placement, repeats=1, add=add)
 
 
 def _pairs(sources: list[dict[str, int]]) -> Any:
@@ -289,11 +284,12 @@ def measure(n_hosts: int, ranks: int, rate: str, cases: list[str], seconds: floa
     """Run the cases on hosts.  Raises SystemExit where that fails."""
     made = runpy.run_path(str(HERE / "hosts.py"))
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    # ranks that wait poll, though there are more ranks than cores: one that sleeps does not move its messages on
     os.environ.update(OPENBLAS_NUM_THREADS="1", PYTHONPATH=path)
     # what a connection has handed to the system travels beside the next one's, for longer than both would one by one
     environment = {"UCX_TLS": "tcp,self", "UCX_TCP_SNDBUF": BUFFER, "UCX_TCP_RCVBUF": BUFFER}
-    with made["hosts"](n_hosts, rate if n_hosts > 1 else "1gbit", None, BURSTS.get(rate, "256kb")) as there:
+    # there are more ranks than cores: one that waits and polls on would keep the one that it waits for from its core
+    environment |= {"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1", "MPIR_CVAR_POLLS_BEFORE_YIELD": "50"}
+    with made["hosts"](n_hosts, rate if n_hosts > 1 else "1gbit", burst=BURSTS.get(rate)) as there:
         command = [sys.executable, __file__, "--worker", ",".join(cases), "--seconds", str(seconds)]
         launched = made["command_on"](there, ranks, command)
         done = subprocess.run(launched, capture_output=True, text=True, env={**os.environ, **environment})

@@ -21,7 +21,7 @@ import numpy as np
 from mpi4py import MPI
 
 from modelpar.bench import works
-from modelpar.bench.exchanges import curves, links
+from modelpar.bench.exchanges import curves, curves_between, links
 from modelpar.bench.kept_machines import file_of, keep, kept_machine
 from modelpar.bench.step import CD1, training_spec
 from modelpar.bench.works import Case
@@ -80,7 +80,7 @@ def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: 
             f"other programs had {1 - share:.0%} of this machine meanwhile, so what was measured is not kept, and "
             "all is taken to be as much slower; measure again when it is idle"
         )
-    return replace(machine, rates=machine.rates.slower(1 / share))  # the faster half of repeats had a core
+    return replace(machine, rates=machine.rates.slower(1 / share))  # which are of the processor's seconds
 
 
 def guessed(comm: MPI.Comm, *, cores: int) -> Machine:
@@ -138,10 +138,17 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
         nearest = min(lists, key=lambda n: abs(n - key[0]), default=0)
         found |= lists.get(nearest, {})
     within, between = links(comm, node)
+    verbs = curves(comm if nodes == 1 else node)
+    if nodes > 1:
+        firsts = comm.Split(0 if node.rank == 0 else MPI.UNDEFINED, comm.rank)
+        if firsts != MPI.COMM_NULL:
+            verbs |= curves_between(firsts)
+            firsts.Free()
+        rest(comm)
     machine = Machine(
         HERE, nodes, cores, available_bytes(), within, between,
         scatter=statistics.median(spread) if spread else 0.03, rates=Rates(tables, calls, "measured here"),
-        verbs=curves(comm if nodes == 1 else node), ranks_per_node=node.size, threads=threads,
+        verbs=verbs, ranks_per_node=node.size, threads=threads,
     )  # fmt: skip
     node.Free()
     return comm.bcast((machine, float(spent[0] / spent[1]) if spent[1] else 1.0))
@@ -177,11 +184,16 @@ class Clock:
     def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
         """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once.
 
+        Of one thread that other programs disturb, seconds of the processor: how many of the clock's they are is the
+        same for all works, and ``spent`` tells.
+
         least   seconds of a reading
         """
+        before = list(self.spent)
         with limited(self.n_threads, self.n_threads):
             counts = [self.comm.bcast(self._calls(case, least)) for case in cases]
             times: list[list[float]] = [[] for _ in cases]
+            of_processor: list[list[float]] = [[] for _ in cases]
             for _ in range(ROUNDS):
                 for i, case in enumerate(cases):
                     if self.comm.size > 1:
@@ -189,12 +201,15 @@ class Clock:
                     started, worked = time.perf_counter(), time.thread_time()
                     for _ in range(counts[i]):
                         case.run()
-                    times[i].append((time.perf_counter() - started) / counts[i])
+                    passed, worked = time.perf_counter() - started, time.thread_time() - worked
+                    times[i].append(passed / counts[i])
+                    of_processor[i].append(worked / counts[i])
                     if self.n_threads == 1:
-                        self.spent[0] += time.thread_time() - worked
-                        self.spent[1] += time.perf_counter() - started
+                        self.spent[0] += worked
+                        self.spent[1] += passed
+        worked, passed = (now - then for now, then in zip(self.spent, before, strict=True))
         result = []
-        for found in times:
+        for found in times if worked >= UNDISTURBED * passed else of_processor:
             faster = sorted(found)[: ROUNDS // 2 + 1]
             result.append(statistics.median(faster))
         return self.comm.allreduce(np.array(result)).__truediv__(self.comm.size).tolist()  # type: ignore[no-any-return]

@@ -14,10 +14,11 @@ from modelpar.comm.exchange import Exchange, Traffic
 from modelpar.comm.halo import Halo
 from modelpar.kernels.states import Packed
 from modelpar.ownership.layout import UnitLayout
-from modelpar.plan.machine import Curve, Link
+from modelpar.plan.machine import Curve, Link, of_members
 from modelpar.sync.reduction import Reduction
 
 RECEIVED = (1 << 6, 1 << 11, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # bytes
+LONGEST = 5e-3  # seconds of an exchange between nodes, after which none with more bytes is measured
 MESSAGES = 64, 1 << 16, 1 << 20
 REPEATS = 7
 LEAST = 3e-4  # seconds of a repeat
@@ -26,18 +27,38 @@ WORD = 64  # samples
 Verb = Callable[[], object]
 
 
-def curves(comm: MPI.Comm) -> dict[str, Curve]:
-    """Seconds of every verb over all ranks of ``comm``, which are on one node; none of one rank.  Collective."""
+def curves(comm: MPI.Comm, *, between: bool = False) -> dict[str, Curve]:
+    """Seconds of every verb over all ranks of ``comm``, by its name in ``Machine.verbs``; none of one.  Collective.
+
+    between   the ranks are on as many nodes, not on one; halos, which go between some of them, are not measured then
+    """
     if comm.size == 1:
         return {}
     found: dict[str, tuple[list[float], list[float]]] = {}
-    for n_bytes in RECEIVED:
-        works = _verbs(comm, n_bytes)
+    longest = 0.0
+    for i, n_bytes in enumerate(RECEIVED):
+        if between and longest > LONGEST and i > 1:  # a curve needs two points
+            break
+        works = {name: work for name, work in _verbs(comm, n_bytes).items() if not (between and "halo" in name)}
         for name, seconds in medians({name: work for name, (work, _) in works.items()}, comm).items():
-            points = found.setdefault(f"{name} {comm.size}", ([], []))
+            points = found.setdefault(of_members(name, comm.size, between=between), ([], []))
             points[0].append(works[name][1])
             points[1].append(seconds)
+            longest = max(longest, seconds)
     return {name: Curve(tuple(received), tuple(seconds)) for name, (received, seconds) in found.items()}
+
+
+def curves_between(comm: MPI.Comm) -> dict[str, Curve]:
+    """``curves`` of one rank of each node: of all, and of every part into which a grid may divide them.
+
+    The parts exchange at the same time.  Collective over ``comm``, one rank of each node."""
+    found: dict[str, Curve] = {}
+    for n in range(2, comm.size + 1):
+        if comm.size % n == 0:
+            part = comm.Split(comm.rank // n, comm.rank)
+            found |= curves(part, between=True)
+            part.Free()
+    return found
 
 
 def medians(works: dict[str, Verb], comm: MPI.Comm, *, least: float = LEAST) -> dict[str, float]:

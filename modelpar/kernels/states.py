@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.kernels import threads
 from modelpar.kernels.llvm.vectors import compiled, count_bits
 from modelpar.machine.compilation import njit
 
@@ -21,6 +22,7 @@ Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]
 
 WORD = 64  # samples
+OF_WORD = 8.0  # nanoseconds in a weighted sum over units or samples
 
 
 def n_words(batch: int) -> int:
@@ -106,25 +108,29 @@ def add_values(words, sums):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def add_over_units(words, weights, out):  # type: ignore[no-untyped-def]
+def add_over_units(words, weights, out, first, last):  # type: ignore[no-untyped-def]
     """out (64 n,) float64 += sum over the units of weights (units,) times the unit's values.   words (units, planes, n)
 
-    Bits that are 0 add 0: with no branch, a word is some vector instructions.
+    Of the words ``first .. last - 1`` of samples.  Bits that are 0 add 0: with no branch, a word is some vector
+    instructions.
     """
     for i in range(words.shape[0]):
         for p in range(words.shape[1]):
             weight = weights[i] * np.float64(1 << p)
-            for w in range(words.shape[2]):
+            for w in range(first, last):
                 word, here = words[i, p, w], out[64 * w : 64 * w + 64]
                 for s in range(64):
                     here[s] += weight if (word >> np.uint64(s)) & np.uint64(1) else 0.0
 
 
 @njit(cache=True, nogil=True)
-def add_over_samples(words, weights, out):  # type: ignore[no-untyped-def]
-    """out (units,) float64 += sum over the samples of weights (n, 64) times the unit's values, in 64 sums each"""
+def add_over_samples(words, weights, out, start, stop):  # type: ignore[no-untyped-def]
+    """out (units,) float64 += sum over the samples of weights (n, 64) times the unit's values, in 64 sums each
+
+    Of the units ``start .. stop - 1``.
+    """
     sums = np.empty(64)
-    for i in range(words.shape[0]):
+    for i in range(start, stop):
         sums[:] = 0.0
         for w in range(words.shape[2]):
             here = weights[w]
@@ -142,8 +148,10 @@ def over_units(states: Packed, weights: Array) -> Array:
     """(samples,) float64: the sum over the units of weights (units,) times the unit's value, bit by bit."""
     if not compiled():
         return np.asarray(weights @ unpack(states, np.float64))
-    out = np.zeros(states.words.shape[2] * WORD)
-    add_over_units(states.words, np.ascontiguousarray(weights, np.float64), out)
+    n_units, planes, n = states.words.shape
+    out, weights = np.zeros(n * WORD), np.ascontiguousarray(weights, np.float64)
+    grain = threads.rows_worth_waking(OF_WORD * n_units * planes + 1)
+    threads.split(n, grain, lambda first, last: add_over_units(states.words, weights, out, first, last))
     return out[: states.batch]
 
 
@@ -151,9 +159,11 @@ def over_samples(states: Packed, weights: Array) -> Array:
     """(units,) float64: the sum over the samples of weights (samples,) times each unit's values, bit by bit."""
     if not compiled():
         return np.asarray(unpack(states, np.float64) @ weights)
-    out, padded = np.zeros(states.n_units), np.zeros(states.words.shape[2] * WORD)
+    n_units, planes, n = states.words.shape
+    out, padded = np.zeros(n_units), np.zeros(n * WORD)
     padded[: states.batch] = weights
-    add_over_samples(states.words, padded.reshape(-1, WORD), out)
+    rows, grain = padded.reshape(-1, WORD), threads.rows_worth_waking(OF_WORD * n * planes + 20)
+    threads.split(n_units, grain, lambda start, stop: add_over_samples(states.words, rows, out, start, stop))
     return out
 
 

@@ -1,7 +1,9 @@
-"""Threads of one rank for all kernels but BLAS: a pool that works on panels of rows.
+"""Threads of one rank for all kernels but BLAS, which work on panels of rows.
 
 The kernels release the interpreter lock, so plain threads run them in parallel.  numba's ``parallel=True`` is not
 used: it takes several times longer to compile and adds a second threading layer to that of BLAS.
+
+A ``Crew`` works for one thread at a time.  Others that ask meanwhile have a pool, as without compilation.
 """
 
 from __future__ import annotations
@@ -11,13 +13,19 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-WAKING = 150_000  # nanoseconds of work that are worth another thread, which begins some 100 microseconds later
+if TYPE_CHECKING:
+    from modelpar.kernels.crew import Crew
+
+WAKING = 60_000  # nanoseconds of work that are worth another thread, which begins 3 to 40 microseconds later
 
 _n_threads = 1
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0  # threads that the pool may have, in addition to the calling one
 _submission = threading.Lock()
+_crew: Crew | None = None
+_at_work = threading.Lock()  # held by the thread that the crew works for
 _of_this_thread = threading.local()  # ``n``: the number of threads for calls from this thread; None: the default
 
 
@@ -53,10 +61,17 @@ def _others(n: int) -> ThreadPoolExecutor:
     return _pool
 
 
+def crew_of_threads(name: str) -> Crew | None:
+    """A crew, or None without compilation.  What it needs is loaded now, as programs that compute nothing need not."""
+    from modelpar.kernels import crew
+
+    return crew.Crew(name) if crew.compiled() else None
+
+
 def _in_child() -> None:
     """Reset to one thread in a forked process: the pool's threads do not exist there, and siblings need the cores."""
-    global _n_threads, _pool, _pool_size
-    _n_threads, _pool, _pool_size = 1, None, 0
+    global _n_threads, _pool, _pool_size, _crew, _at_work
+    _n_threads, _pool, _pool_size, _crew, _at_work = 1, None, 0, None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -95,6 +110,16 @@ def side_by_side(n: int, work: Callable[[int], object]) -> None:
 
     Returns when all are done, and raises the first exception of any.  ``work`` must not call this itself.
     """
+    global _crew
+    if n > 1 and _at_work.acquire(blocking=False):
+        try:
+            if _crew is None:
+                _crew = crew_of_threads("modelpar")
+            if _crew is not None:
+                _crew.side_by_side(n, work)
+                return
+        finally:
+            _at_work.release()
     with _submission:  # calls from several threads take turns in the queue, or each could wait for the rest of it
         pool = _others(n - 1) if n > 1 else None
         others = [pool.submit(work, i) for i in range(1, n)] if pool else []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels import backprop, reductions
+from modelpar.kernels import backprop, reductions, threads
 from modelpar.kernels.digest import digest
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.kernels.products import bfloat16, bounds, dense, dispatch, draw, subset_sums, sweeps
@@ -93,6 +93,8 @@ def tasks(dtype: npt.DTypeLike, kinds: Collection[str] = KINDS) -> list[Task]:
         Task("sums", 0.4, lambda: (reductions.row_sums(x, bias), reductions.squared_error(x, x))),
         Task("BLAS", 0.0, lambda: dense.matmul(x[:, :1], bias[None, :], np.zeros((1, 1), dtype))),
     ]
+    if threads.get_threads() > 1:
+        chosen.append(Task("threads", 0.3, lambda: threads.side_by_side(2, lambda i: None)))
     if "averages" in kinds:
         chosen.append(Task("averages", 0.2, lambda: update.approach_span(bias, bias.copy(), bias.dtype.type(0))))
     if "L1" in kinds:

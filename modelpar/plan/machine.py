@@ -57,8 +57,8 @@ class Curve:
 class Machine:
     """Nodes of equal kind, and what joins them.
 
-    ``verbs`` are the measured times of whole exchanges within a node, as ``gather bits 2``: of a verb, a kind and so
-    many ranks; all others are made of messages over ``within`` and ``between``.
+    ``verbs`` are the measured times of whole exchanges by ``of_members``; all others are made of messages over
+    ``within`` and ``between``.
     """
 
     name: str
@@ -73,6 +73,11 @@ class Machine:
     verbs: Mapping[str, Curve] = field(default_factory=dict)
     ranks_per_node: int | None = None  # as described; None: one a core
     threads: int | None = None  # of a rank; None: the cores of the node / its ranks
+
+
+def of_members(verb: str, members: int, *, between: bool = False) -> str:
+    """``gather bits 2``: a verb and a kind over so many ranks of a node; ``gather bits 2 nodes``: of as many nodes."""
+    return f"{verb} {members}{' nodes' if between else ''}"
 
 
 def shipped() -> list[str]:

@@ -15,10 +15,10 @@ PARTS = ("products", "sampling", "statistics", "update", "calls")
 
 @dataclass(frozen=True)
 class Compute:
-    """Work of every shard; all replicas have the same."""
+    """Work of every shard; all replicas have the same, but in a simulation of what was measured of each."""
 
     part: str  # one of PARTS
-    seconds: FloatArray  # (n_shards,)
+    seconds: FloatArray  # (n_shards,), or (n_replicas, n_shards)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ shard's time counts from one to the next, and what the others spend is waiting. 
 every step, and of n ranks the slowest counts: with a coefficient of variation s, 1 + s z(n) times the mean, where z is
 the mean of the largest of n standard normal numbers (Blom 1958).
 
-An exchange within a node takes what was measured of its verb, where it was; all others follow from messages
-(``collectives``).
+An exchange within a node, or between nodes that have one rank each, takes what was measured of its verb, where it was;
+all others follow from messages (``collectives``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from modelpar.plan.collectives import Placement, seconds
-from modelpar.plan.machine import Curve, Machine
+from modelpar.plan.machine import Curve, Machine, of_members
 from modelpar.plan.steps import PARTS, Compute, Move, Step
 
 WAITING = "waiting"
@@ -79,19 +79,21 @@ def largest_of(n: int) -> float:
 
 
 def _seconds(move: Move, placement: Placement, machine: Machine, mpi: str) -> float:
-    """Of one exchange, as measured where all its members are on one node."""
+    """Of one exchange, as measured where all its members are on one node, or no node has more than one rank."""
     nodes = placement.nodes if move.axis == "shard" else placement.nodes.T
     members = nodes.shape[1]
     if members == 1:
         return 0.0
-    if (nodes == nodes[:, :1]).all():
-        curve = _curve(move, members, machine.verbs)
+    within, between = bool((nodes == nodes[:, :1]).all()), len(np.unique(nodes)) == nodes.size
+    if within or between:
+        curve = _curve(move, members, machine.verbs, between=between)
         if curve is not None:
             return curve.at(float(np.max(move.received)))
     return CALL + seconds(move, placement, machine, mpi)
 
 
-def _curve(move: Move, members: int, verbs: Mapping[str, Curve]) -> Curve | None:
+def _curve(move: Move, members: int, verbs: Mapping[str, Curve], *, between: bool) -> Curve | None:
     verb = "allreduce" if move.verb == "average" else move.verb
-    names = (f"{verb} {kind} {members}" for kind in (move.kind, *_OTHER_KINDS[move.kind]))
+    kinds = (move.kind, *_OTHER_KINDS[move.kind])
+    names = (of_members(f"{verb} {kind}", members, between=between) for kind in kinds)
     return next((verbs[name] for name in names if name in verbs), None)

@@ -44,7 +44,7 @@ _STAND_INS = {
     "single.real": ("single.up", 3.0), "average": ("update", 0.5), "centre": ("update", 0.5),
 }  # fmt: skip
 
-WAKING = 1.5e-4  # seconds of work that are worth another thread (``kernels.threads``)
+WAKING = 6e-5  # seconds of work that are worth another thread (``kernels.threads``)
 _LISTS = ("single.", "scattered.")
 
 

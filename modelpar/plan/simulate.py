@@ -86,8 +86,7 @@ class Replay:
             np.maximum(self.clocks, arrived, out=self.clocks)
 
     def _compute(self, piece: Compute, scatter: float, rng: np.random.Generator) -> None:
-        n_replicas, n_shards = self.placement.nodes.shape
-        seconds = np.tile(np.broadcast_to(piece.seconds, n_shards), n_replicas)
+        seconds = np.broadcast_to(piece.seconds, self.placement.nodes.shape).reshape(-1)
         if scatter:  # lognormal with mean 1 and this coefficient of variation
             variance = np.log1p(scatter**2)
             seconds = seconds * rng.lognormal(-variance / 2, np.sqrt(variance), len(seconds))

@@ -119,6 +119,26 @@ def test_the_configurations_of_the_check() -> None:
     assert len(check.networks_to_rank()) == 12
 
 
+def test_what_other_programs_take_from_one_thread_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call takes a second of the processor; now and then the clock shows three."""
+    processor, clock = [0.0], [0.0]
+    monkeypatch.setattr(calibrate.time, "thread_time", lambda: processor[0])
+    monkeypatch.setattr(calibrate.time, "perf_counter", lambda: clock[0])
+
+    def call(passed: float) -> Callable[[], None]:
+        def run() -> None:
+            processor[0] += 1.0
+            clock[0] += passed
+
+        return run
+
+    alone, disturbed = Case("a", 1, 1, call(1.05)), Case("b", 1, 1, call(3.0))
+    found = calibrate.Clock(1, 1, ALONE)
+    assert found.median_of([alone]) == pytest.approx([1.05])  # by the clock
+    assert found.median_of([alone, disturbed]) == pytest.approx([1.0, 1.0])
+    assert calibrate.Clock(2, 1, ALONE).median_of([disturbed]) == pytest.approx([3.0])  # of several threads
+
+
 def test_medians_are_of_the_faster_half() -> None:
     values = iter(np.linspace(0, 1, 10_000))
     work: Callable[[], object] = lambda: next(values)  # noqa: E731

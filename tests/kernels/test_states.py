@@ -159,7 +159,7 @@ def test_ones_are_counted_as_python_counts_them(shape):
 
 @pytest.mark.parametrize("planes", [1, 4])
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (7, 64), (70, 131)])
-def test_weighted_sums_over_units_and_over_samples(shape, planes):
+def test_weighted_sums_over_units_and_over_samples(shape, planes, n_threads):
     """Of integers, so that every order of summation is exact."""
     rng = np.random.default_rng(planes)
     values = rng.integers(0, 1 << planes, shape)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modelpar.plan.collectives import Placement
-from modelpar.plan.machine import Curve, Link, Machine
+from modelpar.plan.machine import Curve, Link, Machine, of_members
 from modelpar.plan.predict import WAITING, largest_of, predict
 from modelpar.plan.steps import Compute, Move
 
@@ -33,6 +33,23 @@ def test_the_slowest_shard_counts_between_exchanges() -> None:
     assert found.parts["gather shard"] == 2
     assert found.parts[WAITING] == pytest.approx(2)
     assert sum(found.parts.values()) == pytest.approx(found.seconds)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([[0, 1]], 20.0),  # one rank on each node: as measured
+        ([[0, 1], [0, 1]], 1 + 2e-7),  # two groups share the links: as messages
+        ([[0, 0], [1, 1]], 2.0),  # within each node
+    ],
+)
+def test_an_exchange_between_nodes_is_as_measured_where_no_other_shares_their_links(
+    nodes: list[list[int]], expected: float
+) -> None:
+    curve = Curve((0.0, 200.0), (10.0, 20.0))
+    machine = replace(MACHINE, verbs={**MACHINE.verbs, of_members("gather bits", 2, between=True): curve})
+    found = predict((gather(50 if expected == 2.0 else 200),), Placement(np.array(nodes)), machine)
+    assert found.seconds == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(("work", "expected"), [(1.0, 2.0), (5.0, 5.0)])

@@ -72,7 +72,7 @@ def test_more_threads_than_were_measured_share_what_is_worth_waking_them() -> No
     assert rates.of(8, 1).more == 4.0
     alone = Rates({(1, 1): rates.tables[1, 1]}).of(4)
     assert alone.seconds("update", 100_000) == pytest.approx(0.1 / 4)
-    assert alone.seconds("update", 300) == pytest.approx(3e-4 / (3e-4 / WAKING))
+    assert alone.seconds("update", 120) == pytest.approx(1.2e-4 / (1.2e-4 / WAKING))
     assert alone.seconds("update", 10) == pytest.approx(1e-5)
     assert rates.of(1, 8).tables is rates.tables[1, 1]
     assert math.isclose(built_in(2.0).of(1).seconds("update", 1), built_in().of(1).seconds("update", 1) / 2)

@@ -13,10 +13,13 @@ The loops over C take the kernel that counts a few rows as an address, and how m
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import types
 
+from modelpar.kernels import threads
 from modelpar.kernels.llvm.calls import address_of, caller
 from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
 from modelpar.kernels.llvm.vectors import LANES, LINE, address, fetch
@@ -26,6 +29,10 @@ from modelpar.machine.compilation import njit
 
 COLUMNS = 512  # of C at a time: a row long enough to be prefetched, few enough for their words to stay in the caches
 AHEAD = 512  # bytes of the next row of W and V that are asked for: from there on the processor foresees the rest
+
+OF_WORD = 1.2  # nanoseconds for a word among those of a vector
+
+Words = npt.NDArray[np.uint64]
 
 _BITS, _VALUES = types.Array(types.uint64, 2, "C"), types.Array(types.uint32, 4, "C")
 COUNT_ROWS = types.void(_BITS, _VALUES, _BITS, _VALUES, *[types.int64] * 4, types.Array(types.int32, 2, "C"))
@@ -56,6 +63,18 @@ def by_vectors(words):  # type: ignore[no-untyped-def]
                 vector[p, 2 * w, lane] = np.uint32(word & low)
                 vector[p, 2 * w + 1, lane] = np.uint32(word >> half)
     return out
+
+
+def both_by_vectors(s0: Words, s1: Words) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    """``by_vectors`` of both phases, side by side where that is worth it."""
+    phases, found = (s0, s1), list[Any]([None, None])
+
+    def work(first: int, last: int) -> None:
+        for i in range(first, last):
+            found[i] = by_vectors(phases[i])
+
+    threads.split(2, 1 if min(s0.size, s1.size) >= threads.rows_worth_waking(OF_WORD) else 2, work)
+    return found[0], found[1]
 
 
 @njit(cache=True, nogil=True)

@@ -69,7 +69,7 @@ class Counts:
         if kernel == "tiles":
             v, s = tiles.signed_bytes(*rows), tiles.bytes_of_values(s0.words, s1.words)
             return tiles.ROWS, (entry, (tiles.ROWS, tiles.COLUMNS), v, s, tiles.NO_BITS, tiles.NO_VALUES)
-        vectors = counts.by_vectors(s0.words), counts.by_vectors(s1.words)
+        vectors = counts.both_by_vectors(s0.words, s1.words)
         if kernel == "tables":
             samples = v0.batch, v1.batch
             codes, values = tables.codes_of_rows(rows, samples), tables.values_of_columns(vectors, samples)

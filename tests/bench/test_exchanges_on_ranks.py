@@ -1,0 +1,31 @@
+"""Exchanges measured between ranks as if each were on a node of its own: all of them, and the parts of a grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from modelpar.bench import exchanges
+from modelpar.plan.machine import of_members
+
+pytestmark = pytest.mark.ranks
+
+
+def test_every_part_of_a_grid_is_measured(comm: MPI.Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchanges, "RECEIVED", (1 << 6, 1 << 12, 1 << 13))
+    monkeypatch.setattr(exchanges, "LONGEST", 0.0)  # which leaves the two sizes that a curve needs
+    parts = {1: (), 2: (2,), 3: (3,), 4: (2, 4)}[comm.size]
+    found = exchanges.curves_between(comm)
+    assert set(found) == {
+        of_members(f"{verb} {kind}", n, between=True)
+        for verb, kind in (
+            ("gather", "bits"), ("gather", "floats"), ("reduce", "integers"), ("reduce", "floats"),
+            ("allreduce", "integers"), ("allreduce", "floats"),
+        )
+        for n in parts
+    }  # fmt: skip
+    for curve in found.values():
+        assert len(curve.received) == 2
+        assert np.all(np.diff(curve.received) > 0)
+        assert min(curve.seconds) > 0
