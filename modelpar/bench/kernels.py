@@ -83,7 +83,7 @@ def run(
             for row in rows:
                 row.setdefault("threads", n_threads)
     machine = {
-        "ranks": comm.size, "threads": list(threads), "kernels": list(dispatch.available()),
+        "ranks": comm.size, "threads": list(threads), "kernels": list(dispatch.trusted()),
         "calibrations": calibrations,
     }  # fmt: skip
     return {"machine": machine, "rows": comm.bcast(rows)}
@@ -124,13 +124,13 @@ def _products(
     states = pack(rng.random((n_in, n_samples), np.float32) < density)
     chosen = dispatch.choose(states, n_out, up=up)
     sampler = Sampler(np.zeros(n_out, np.float32), np.arange(n_out), Stream(0, 0, Purpose.HIDDEN), 0)
-    buffers = {name: Scratch().buffer for name in (*dispatch.available(), SAMPLE)}
+    buffers = {name: Scratch().buffer for name in (*dispatch.trusted(), SAMPLE)}
 
     def product(kernel: str) -> Product:
         return ByKernel(W, states, up, n_in, kernel=kernel)
 
     works: dict[str, Work] = {"sgemm": _dense(product(BLAS).matrix, unpack(states))}
-    for name in dispatch.available():
+    for name in dispatch.trusted():
         works[name] = lambda name=name: product(name).sums(buffers[name])  # type: ignore[misc]
     works[SAMPLE] = lambda: sampler.of_product(product(chosen), buffers[SAMPLE])
     times = in_turn(works, repeats=repeats, seconds=seconds, comm=comm)

@@ -102,7 +102,7 @@ def collect(
         "mpi_standard": ".".join(map(str, MPI.Get_version())),
         "cpu": cpu_name(),
         "instruction_set": features,
-        "kernels": [name for name in dispatch.available() if name != "tiles" or self_test()],
+        "kernels": list(dispatch.trusted()),
         "statistics": f"{kernel_of(1)} for 1 bit, {kernel_of(2)} for more" if compiled() else "blas",
         "tiles_self_test": self_test() and tiles.self_test() if allowed() else None,
         "products_bf16": bfloat16.way(),
@@ -140,7 +140,7 @@ def environment_of_run() -> dict[str, Any]:
     return {
         "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__,
         "numba": numba.__version__, "mpi4py": mpi4py.__version__, "mpi": mpi_library(), "cpu": cpu_name(),
-        "instruction_set": instruction_set(), "kernels": list(dispatch.available()),
+        "instruction_set": instruction_set(), "kernels": list(dispatch.trusted()),
         "system": f"{platform.system()} {platform.release()}",
     }  # fmt: skip
 

@@ -100,10 +100,10 @@ def folder() -> Path | None:
     reasons |= others
     if chosen is None:
         problem = _not_writable(reasons)
-        _report(f"{problem}: every process compiles them anew, which takes a minute; set NUMBA_CACHE_DIR")
+        report(f"{problem}: every process compiles them anew, which takes a minute; set NUMBA_CACHE_DIR")
         return None
     if reasons:
-        _report(f"{_not_writable(reasons)}; they are kept in {chosen.parent}")
+        report(f"{_not_writable(reasons)}; they are kept in {chosen.parent}")
     _remove_others(chosen)
     return chosen
 
@@ -113,7 +113,8 @@ def _not_writable(reasons: dict[Path, str]) -> str:
     return f"compiled kernels cannot be kept in {folders}"
 
 
-def _report(text: str) -> None:
+def report(text: str) -> None:
+    """Print a line about kernels on standard error, once for a job: by its rank 0, whose processor stands for all."""
     if _reports():
         with suppress(OSError, ValueError):
             print(f"modelpar: {text}", file=sys.stderr, flush=True)
@@ -273,4 +274,4 @@ def _report_failure(error: Exception) -> None:
         _reported()
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         parent = None if (current := folder()) is None else current.parent
-        _report(f"compiled kernels cannot be kept in {parent} ({reason}): this process compiles for itself")
+        report(f"compiled kernels cannot be kept in {parent} ({reason}): this process compiles for itself")

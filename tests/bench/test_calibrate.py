@@ -1,7 +1,6 @@
 """Rates that are measured, kept and read again; predictions beside measurements, on a few small networks.
 
-Modules: modelpar/bench/works, modelpar/bench/exchanges, modelpar/bench/check,
-modelpar/bench/kept_machines
+Modules: modelpar/bench/works, modelpar/bench/check, modelpar/bench/kept_machines
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Threads that look for work before they sleep: every task is done once, whoever waits and however long.
-
-Modules: modelpar/kernels/threads, modelpar/kernels/llvm/atomics
-"""
+"""Threads that look for work before they sleep: every task is done once, whoever waits and however long."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products import dense
 from modelpar.kernels.products.aligned import aligned_int32, aligned_scratch
 from modelpar.kernels.products.tiles import CONFIGURATION
-from modelpar.machine.compilation import njit
+from modelpar.machine.compilation import njit, report
 
 FloatArray = npt.NDArray[Any]
 
@@ -102,9 +102,11 @@ def _by_unit(x: FloatArray, name: str) -> tuple[FloatArray, bool]:
 
 @functools.cache
 def way() -> str:
-    """Return how this process makes products in bfloat16, one of WAYS."""
-    if HAS_PAIR_TILES and allowed() and self_test(multiply_rows_on_tiles):
-        return "tiles"
+    """Return how this process makes products in bfloat16, one of WAYS; tiles that give wrong ones are reported."""
+    if HAS_PAIR_TILES and allowed():
+        if self_test(multiply_rows_on_tiles):
+            return "tiles"
+        report("the tiles of this processor (AMX) give wrong products of bfloat16 numbers: they are made otherwise")
     return "pairs" if HAS_PAIRS else "blas"
 
 

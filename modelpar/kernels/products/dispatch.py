@@ -93,6 +93,11 @@ def available() -> tuple[str, ...]:
     return (*first, "tables", "lists", "blas")
 
 
+def trusted() -> tuple[str, ...]:
+    """Return the available kernels without tiles that fail their self-test, which this compiles where there are any."""
+    return tuple(kernel for kernel in available() if kernel != "tiles" or self_test())
+
+
 def usual() -> tuple[str, ...]:
     """Return the kernels among which products choose: with registers no product is faster by tables."""
     there = available()

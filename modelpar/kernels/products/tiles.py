@@ -37,7 +37,7 @@ from modelpar.kernels.llvm.tiles import (
 )
 from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32, pad
-from modelpar.machine.compilation import njit
+from modelpar.machine.compilation import njit, report
 
 NARROW_LIMBS, LOW_LIMBS, HIGH_LIMBS = 0, 1, 2  # of weights that fit, of wide ones, of what is left of these
 PANEL = 64  # outgoing units at a time
@@ -362,10 +362,17 @@ def _limbs_of_columns(W, first, n_units, n_steps, scale, target, scratch):  # ty
 
 @functools.cache
 def self_test() -> bool:
-    """Whether this process may use tiles, and sums on them are those of integers in NumPy: of narrow and of wide
-    weights, in both directions."""
+    """Whether this process may use tiles, and sums on them are those of integers in NumPy; where these differ, it is
+    reported."""
     if not allowed():
         return False
+    if not (right := _sums_are_right()):
+        report("the tiles of this processor (AMX) give wrong sums of weights: other kernels are used")
+    return right
+
+
+def _sums_are_right() -> bool:
+    """Of narrow and of wide weights, in both directions."""
     rng = np.random.default_rng(0)
     n_in, n_out, batch, scale = 130, 37, 35, np.float32(1 << 20)
     bits = rng.integers(0, 2, (n_in, batch)).astype(np.uint8)

@@ -19,7 +19,7 @@ from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32
 from modelpar.kernels.products.tiles import CONFIGURATION
 from modelpar.kernels.statistics.counts import COUNT_ROWS
-from modelpar.machine.compilation import njit
+from modelpar.machine.compilation import njit, report
 
 ROWS, COLUMNS = 32, 1024  # of C at once
 NO_BITS, NO_VALUES = np.empty((0, 0), np.uint64), np.empty((0, 0, 0, 0), np.uint32)
@@ -89,9 +89,16 @@ def count_rows_on_tiles(v, s, no_bits, no_values, first, n_rows, low, high, coun
 
 @functools.cache
 def self_test() -> bool:
-    """Whether this process may use tiles, and statistics on them are those of integers in NumPy."""
+    """Whether this process may use tiles, and statistics on them are those of integers in NumPy; where these differ, it
+    is reported."""
     if not allowed():
         return False
+    if not (right := _counts_are_right()):
+        report("the tiles of this processor (AMX) give wrong statistics: other kernels are used")
+    return right
+
+
+def _counts_are_right() -> bool:
     rng = np.random.default_rng(0)
     shape, planes, n_words = (37, 70), 8, 2
     samples = 64 * n_words

@@ -6,12 +6,15 @@ Modules: modelpar/kernels/llvm/tiles, modelpar/kernels/llvm/tile_bytes
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
+from numba.extending import intrinsic
 
+from modelpar.kernels.llvm.bfloat16 import HAS_PAIR_TILES
 from modelpar.kernels.llvm.tile_bytes import DEPTH, LIMBS, NARROW, ORDER
-from modelpar.kernels.llvm.tiles import HAS_TILES, allowed
-from modelpar.kernels.llvm.vectors import compiled
+from modelpar.kernels.llvm.tiles import HAS_TILES, PAIRS, Tiles, allowed, configure, release
+from modelpar.kernels.llvm.vectors import address, compiled
 from modelpar.kernels.products import draw, subset_sums, tiles
 from modelpar.kernels.states import pack
 
@@ -22,6 +25,78 @@ needs_tiles = pytest.mark.skipif(not allowed(), reason="this processor, or syste
 def test_tiles_are_asked_for() -> None:
     assert not allowed() or (HAS_TILES and compiled())
     assert tiles.self_test() == allowed()
+
+
+def product_of_tiles(signs, first, second, total):
+    """One instruction: total += first @ second, all of them of 1 KiB."""
+
+    @intrinsic
+    def multiply(typingctx, first, second, total):
+        def build(context, b, signature, args):
+            of = Tiles(b)
+            for tile, place in enumerate((args[2], *args[:2])):
+                of.load(tile, place)
+            of.multiply(signs, 0, 1, 2)
+            of.store(0, args[2])
+            return context.get_dummy_value()
+
+        return numba.types.void(*[numba.types.intp] * 3), build
+
+    @numba.njit
+    def work(shape, first, second, total):
+        configure(address(shape))
+        multiply(address(first), address(second), address(total))
+        release()
+
+    work(tiles.CONFIGURATION, first, second, total)
+
+
+def test_tiles_that_err_are_reported(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tiles, "allowed", lambda: True)
+    monkeypatch.setattr(tiles, "_sums_are_right", lambda: False)
+    assert not tiles.self_test.__wrapped__()
+    assert capfd.readouterr().err == (
+        "modelpar: the tiles of this processor (AMX) give wrong sums of weights: other kernels are used\n"
+    )
+
+
+@needs_tiles
+@pytest.mark.parametrize("signs", ["uu", "us", "su", "ss"])
+def test_the_instruction_on_bytes(signs: str) -> None:
+    """Sums wrap; the second operand has groups of four numbers that are summed."""
+    rng = np.random.default_rng(4)
+    first, second = (rng.choice(np.array([0, 1, 127, 128, 255], np.uint8), (16, 64)) for _ in range(2))
+    total = rng.integers(-(2**31), 2**31, (16, 16)).astype(np.int32)
+    total[:3] = 2**31 - 1
+    a, b = (x.view(np.int8) if sign == "s" else x for x, sign in zip((first, second), signs, strict=True))
+    b = b.reshape(16, 16, 4).transpose(0, 2, 1).reshape(64, 16)
+    expected = (total + a.astype(np.int64) @ b.astype(np.int64)).astype(np.int32)
+    product_of_tiles(signs, first, second, total)
+    assert np.array_equal(total, expected)
+
+
+@pytest.mark.skipif(not (HAS_PAIR_TILES and allowed()), reason="this processor, or system, has no such tiles")
+def test_the_instruction_on_pairs() -> None:
+    """Even and odd terms are summed apart, each sum is rounded, and numbers below the normal ones count as zero."""
+
+    def normal(x):  # type: ignore[no-untyped-def]
+        return np.where(abs(x) < np.finfo(np.float32).tiny, np.float32(0), x)
+
+    rng = np.random.default_rng(5)
+    a, b = (rng.normal(size=(16, 32)).astype(np.float32).view(np.uint32) & 0xFFFF0000 for _ in range(2))
+    a, b = (x.view(np.float32) * np.float32(2) ** -rng.integers(0, 75, x.shape) for x in (a, b))
+    a[3, 5], b[2, 7], a[4] = 2.0**-127, -(2.0**-130), 2.0**-100
+    total = (rng.normal(size=(16, 16)) * 2.0 ** -rng.integers(0, 140, (16, 16))).astype(np.float32)
+    first, second = ((x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) for x in (a, b))
+    a, b = (normal((x.astype(np.uint32) << 16).view(np.float32)) for x in (first, second))
+    sums = np.zeros((2, 16, 16), np.float32)
+    for k in range(16):
+        for odd in range(2):  # the product is a float32: fused with the sum, it is rounded once
+            product = a[:, 2 * k + odd, None].astype(np.float64) * b[k, odd::2]
+            sums[odd] = normal((sums[odd] + product).astype(np.float32))
+    expected = normal(normal(total) + normal(sums[0] + sums[1]))
+    product_of_tiles(PAIRS, first, second, total)
+    assert np.array_equal(total, expected)
 
 
 @pytest.mark.skipif(not compiled(), reason="compiled only")
