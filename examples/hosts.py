@@ -80,7 +80,7 @@ def run(*command: str) -> str:
 
 def burst_of(rate: str) -> str:
     """What passes in PAUSE at a rate as tc writes it, ``1gbit``; it says itself what is wrong with others."""
-    written = re.fullmatch(r"([0-9.]+)([kmgt]?i?)(bit|bps)?", rate.lower())
+    written = re.fullmatch(r"([0-9]+\.?[0-9]*)([kmgt]?i?)(bit|bps)?", rate.lower())
     if written is None or written[2] not in FACTORS:
         return f"{LEAST_BURST}b"
     a_second = float(written[1]) * FACTORS[written[2]] * UNITS[written[3] or "bit"]

@@ -77,10 +77,10 @@ def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: 
         return machine
     if say is not None and comm.rank == 0:
         say(
-            f"other programs had {1 - share:.0%} of this machine meanwhile, so what was measured is not kept, and "
-            "all is taken to be as much slower; measure again when it is idle"
+            f"other programs had {1 - share:.0%} of this machine meanwhile, so what was measured is that of a busy "
+            "machine, and is not kept; measure again when it is idle"
         )
-    return replace(machine, rates=machine.rates.slower(1 / share))  # which are of the processor's seconds
+    return machine
 
 
 def guessed(comm: MPI.Comm, *, cores: int) -> Machine:
@@ -184,8 +184,8 @@ class Clock:
     def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
         """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once.
 
-        Of one thread that other programs disturb, seconds of the processor: how many of the clock's they are is the
-        same for all works, and ``spent`` tells.
+        Of one thread that other programs disturb, seconds of the processor, times as many of the clock as it had for
+        each: which of the readings was disturbed is chance.
 
         least   seconds of a reading
         """
@@ -209,9 +209,10 @@ class Clock:
                         self.spent[1] += passed
         worked, passed = (now - then for now, then in zip(self.spent, before, strict=True))
         result = []
-        for found in times if worked >= UNDISTURBED * passed else of_processor:
+        disturbed = worked < UNDISTURBED * passed
+        for found in of_processor if disturbed else times:
             faster = sorted(found)[: ROUNDS // 2 + 1]
-            result.append(statistics.median(faster))
+            result.append(statistics.median(faster) * (passed / worked if disturbed else 1.0))
         return self.comm.allreduce(np.array(result)).__truediv__(self.comm.size).tolist()  # type: ignore[no-any-return]
 
     def scatter_of(self, case: Case) -> None:
@@ -358,7 +359,7 @@ def _factor_of_updates(
     grid: Grid, clock: Clock, key: Key, network: tuple[str, tuple[int, int]], tables: Mapping[str, Table],
     changed: Mapping[str, Table], call: float,
 ) -> float:  # fmt: skip
-    """Times as long as by the ``changed`` ones of the tables works take in an update of a network."""
+    """How many times as long as by their tables the works of ``changed`` take within an update of a network."""
     connections, layers = network
     spec, training = NetworkSpec(layers, connections=connections), training_spec("4", UPDATE)
     bench = CD1((UPDATE, *layers), grid, spec=spec)
@@ -372,7 +373,8 @@ def _factor_of_updates(
 
     of_changed = predicted(2.0) - predicted(1.0)
     rest = predicted(1.0) - of_changed
-    return min(max((measured - rest) / of_changed, MOST_CHANGE[0]), MOST_CHANGE[1])
+    factor = (measured - rest) / of_changed if of_changed else 1.0
+    return min(max(factor, MOST_CHANGE[0]), MOST_CHANGE[1])
 
 
 def tables_of(points: Iterable[tuple[Case, float]], fixed: Mapping[str, float]) -> dict[str, Table]:

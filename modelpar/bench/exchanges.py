@@ -18,7 +18,8 @@ from modelpar.plan.machine import Curve, Link, of_members
 from modelpar.sync.reduction import Reduction
 
 RECEIVED = (1 << 6, 1 << 11, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # bytes
-LONGEST = 5e-3  # seconds of an exchange between nodes, after which none with more bytes is measured
+LONGEST, FEWEST = 5e-3, 4  # seconds of an exchange between nodes, after which none with more bytes is measured,
+# and sizes that are measured all the same, so that the last two tell how long a byte takes
 MESSAGES = 64, 1 << 16, 1 << 20
 REPEATS = 7
 LEAST = 3e-4  # seconds of a repeat
@@ -37,7 +38,7 @@ def curves(comm: MPI.Comm, *, between: bool = False) -> dict[str, Curve]:
     found: dict[str, tuple[list[float], list[float]]] = {}
     longest = 0.0
     for i, n_bytes in enumerate(RECEIVED):
-        if between and longest > LONGEST and i > 1:  # a curve needs two points
+        if between and longest > LONGEST and i >= FEWEST:
             break
         works = {name: work for name, work in _verbs(comm, n_bytes).items() if not (between and "halo" in name)}
         for name, seconds in medians({name: work for name, (work, _) in works.items()}, comm).items():

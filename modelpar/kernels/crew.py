@@ -20,7 +20,7 @@ from modelpar.machine.compilation import njit
 
 __all__ = ["Crew", "compiled"]
 
-LOOKS = 100_000  # at a counter, of a nanosecond or two each
+LOOKS = 100_000  # at a counter: about 200 microseconds
 OFFER = 500  # looks before the core is offered to others
 
 Task = Callable[[int], object]
@@ -73,17 +73,17 @@ class Bell:
 class Worker:
     """A thread that does its tasks one after the other.
 
-    done     is rung after each; errors gets what a task raised
+    done   is rung after each
     """
 
-    def __init__(self, name: str, done: Bell, errors: list[BaseException]) -> None:
-        self._tasks: deque[tuple[Task, int]] = deque()
-        self._bell, self._done, self._errors = Bell(), done, errors
+    def __init__(self, name: str, done: Bell) -> None:
+        self._tasks: deque[tuple[Task, int, list[BaseException]]] = deque()
+        self._bell, self._done = Bell(), done
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    def do(self, task: Task, i: int) -> None:
-        """Begin ``task(i)``."""
-        self._tasks.append((task, i))
+    def do(self, task: Task, i: int, errors: list[BaseException]) -> None:
+        """Begin ``task(i)``, and add to the errors what it raises."""
+        self._tasks.append((task, i, errors))
         self._bell.ring()
 
     def _run(self) -> None:
@@ -91,37 +91,42 @@ class Worker:
         while True:
             n += 1
             self._bell.wait(n)
-            task, i = self._tasks.popleft()
+            task, i, errors = self._tasks.popleft()
             try:
                 task(i)
             except BaseException as error:
-                self._errors.append(error)
-            del task  # which may hold large arrays
+                errors.append(error)
+            del task, errors  # which may hold large arrays
             self._done.ring()
 
 
 class Crew:
-    """Workers for one thread at a time."""
+    """Workers for one thread at a time.
+
+    in_step   whether all that was begun is done, so that there is something to ask of them; not after an interrupt
+    """
 
     def __init__(self, name: str) -> None:
-        self._name, self._workers, self._errors = name, list[Worker](), list[BaseException]()
+        self._name, self._workers = name, list[Worker]()
         self._done, self._given = Bell(), 0
+        self.in_step = True
 
     def side_by_side(self, n: int, task: Task) -> None:
         """Run ``task(0)`` to ``task(n - 1)`` at the same time, the first one in this thread.
 
-        Returns when all are done, and raises the first exception of any.
+        Returns when all are done, and raises the first exception of any, that of ``task(0)`` before others.
         """
+        errors: list[BaseException] = []
+        self.in_step = False
         while len(self._workers) < n - 1:
-            self._workers.append(Worker(f"{self._name}_{len(self._workers)}", self._done, self._errors))
-        self._given += n - 1
+            self._workers.append(Worker(f"{self._name}_{len(self._workers)}", self._done))
         for i in range(1, n):
-            self._workers[i - 1].do(task, i)
+            self._workers[i - 1].do(task, i, errors)
+            self._given += 1
         try:
             task(0)
         finally:
             self._done.wait(self._given)
-        if self._errors:
-            first = self._errors[0]
-            self._errors.clear()
-            raise first
+            self.in_step = True
+        if errors:
+            raise errors[0]

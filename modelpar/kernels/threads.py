@@ -70,8 +70,9 @@ def crew_of_threads(name: str) -> Crew | None:
 
 def _in_child() -> None:
     """Reset to one thread in a forked process: the pool's threads do not exist there, and siblings need the cores."""
-    global _n_threads, _pool, _pool_size, _crew, _at_work
-    _n_threads, _pool, _pool_size, _crew, _at_work = 1, None, 0, None, threading.Lock()
+    global _n_threads, _pool, _pool_size, _submission, _crew, _at_work
+    _n_threads, _pool, _pool_size, _crew = 1, None, 0, None
+    _submission, _at_work = threading.Lock(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -93,7 +94,7 @@ def split(n: int, grain: int, work: Callable[[int, int], object], align: int = 1
 
     Panels begin at multiples of ``align``, counted from ``first``.  Returns when all panels are done, and raises the
     first exception of any.  A single panel is a direct call; with n = 0 there is no call.  ``work`` must not call
-    ``split``: its panels would wait for threads that wait for them.
+    ``split``: its panels could wait for threads that wait for them.
     """
     if n <= 0:
         return
@@ -119,6 +120,8 @@ def side_by_side(n: int, work: Callable[[int], object]) -> None:
                 _crew.side_by_side(n, work)
                 return
         finally:
+            if _crew is not None and not _crew.in_step:
+                _crew = None  # its threads end what they were given, and are asked for nothing more
             _at_work.release()
     with _submission:  # calls from several threads take turns in the queue, or each could wait for the rest of it
         pool = _others(n - 1) if n > 1 else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import count, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,12 +69,11 @@ def memory_by_kind(
     samples = max(samples, -(-training.n_chains // n_replicas))
     pairs = list(pairwise(spec.layers))
     first, second, listed, counted, active = [], [], 0, [], []
-    for i, (lower, upper), word, n in zip(count(), pairs, layout, expected_counts(spec)):
+    for i, ((lower, upper), word, n) in enumerate(zip(pairs, layout, expected_counts(spec), strict=True)):
         mine = -(-lower // n_shards), -(-upper // n_shards)
         if n is not None:
-            # those that have their ends on two shards are held by both: of fields only those at a border
-            both_ends = n if n_shards == 1 or spec.patterns[i].kind == "local" else 3 * n // 2
-            first.append(-(-both_ends // n_shards))
+            both_ends = n * (1 + _cut(spec.patterns[i].kind, n_shards))
+            first.append(math.ceil(both_ends / n_shards))
             second.append(0)
             listed += first[-1]
         else:
@@ -100,6 +100,16 @@ def memory_by_kind(
         "libraries": LIBRARIES,
     }
     return {kind: int(n) for kind, n in found.items() if n}
+
+
+def _cut(kind: str, n_shards: int) -> float:
+    """The part of the connections that have their ends on two shards, and are held by both.
+
+    Of owners by chance all but one in ``n_shards``; of fields that tiles divide, those across their borders: so many
+    of an image of some thousand pixels, and fewer of larger ones.
+    """
+    by_chance = 1 - 1 / n_shards
+    return min(by_chance, 0.07 * n_shards) if kind == "local" and n_shards > 1 else by_chance
 
 
 def _activations(

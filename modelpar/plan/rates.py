@@ -90,13 +90,6 @@ class Rates:
     calls: Mapping[tuple[int, int], float] = field(default_factory=dict)
     source: str = ""
 
-    def slower(self, times: float) -> Rates:
-        """The same where everything takes ``times`` as long."""
-        tables = {
-            key: {work: table.scaled(times) for work, table in works.items()} for key, works in self.tables.items()
-        }
-        return replace(self, tables=tables, calls={key: times * seconds for key, seconds in self.calls.items()})
-
     def of(self, threads: int, at_once: int = 1) -> CoreRates:
         """The rates of a rank with so many threads, beside so many ranks of its node, itself included.
 

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.ranks
 
 def test_every_part_of_a_grid_is_measured(comm: MPI.Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchanges, "RECEIVED", (1 << 6, 1 << 12, 1 << 13))
-    monkeypatch.setattr(exchanges, "LONGEST", 0.0)  # which leaves the two sizes that a curve needs
+    monkeypatch.setattr(exchanges, "LONGEST", 0.0)
+    monkeypatch.setattr(exchanges, "FEWEST", 2)
     parts = {1: (), 2: (2,), 3: (3,), 4: (2, 4)}[comm.size]
     found = exchanges.curves_between(comm)
     assert set(found) == {

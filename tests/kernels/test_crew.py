@@ -57,21 +57,45 @@ def test_one_who_waits_for_a_bell_goes_on_when_it_has_rung(looks: int) -> None:
 
 
 @jit
-@pytest.mark.parametrize("where", [0, 1, 2])
-def test_an_exception_is_raised_when_all_are_done(where: int, looks: int) -> None:
+@pytest.mark.parametrize("where", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
+def test_an_exception_is_raised_when_all_are_done(where: tuple[int, ...], looks: int) -> None:
+    """And only by the call in which it was raised."""
     own, done = Crew("test"), list[int]()
 
     def task(i: int) -> None:
-        if i == where:
+        if i in where:
             raise ZeroDivisionError(f"in {i}")
         done.append(i)
 
     for _ in range(3):
         done.clear()
-        with pytest.raises(ZeroDivisionError, match=f"in {where}"):
+        with pytest.raises(ZeroDivisionError, match=f"in [{min(where)}{max(where)}]"):
             own.side_by_side(3, task)
-        assert sorted(done) == [i for i in range(3) if i != where]
-    own.side_by_side(3, done.append)
+        assert sorted(done) == [i for i in range(3) if i not in where]
+        own.side_by_side(3, done.append)
+
+
+@jit
+@pytest.mark.parametrize("where", ["before a task", "in the wait"])
+def test_an_interrupt_leaves_nothing_to_later_calls(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    found = list[int]()
+    threads.side_by_side(3, found.append)
+    there = threads._crew
+    assert there is not None
+    with monkeypatch.context() as patch:
+        if where == "before a task":
+            patch.setattr(there._workers[1], "do", interrupted)
+        else:
+            patch.setattr(there._done, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            threads.side_by_side(3, lambda i: None)
+    for _ in range(3):
+        found.clear()
+        threads.side_by_side(3, found.append)
+        assert sorted(found) == [0, 1, 2]
 
 
 def test_several_threads_may_ask_at_the_same_time() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from mpi4py import MPI
 
 from modelpar.errors import OutOfMemoryError
+from modelpar.ownership.build_connections import connect
 from modelpar.ownership.layout import NetworkLayout
+from modelpar.ownership.placement import place
 from modelpar.plan.choose import Job, best, choices, what_fits
 from modelpar.plan.collectives import Placement
 from modelpar.plan.machine import Machine, read_machine
@@ -80,6 +84,26 @@ def test_what_does_not_fit_comes_last_and_what_would_is_named() -> None:
     assert what_fits(asked, tiny, 1) is None
     with pytest.raises(OutOfMemoryError, match="no grid of 2 ranks"):
         best(choices(asked, tiny, 2, 1), 2)
+
+
+@pytest.mark.parametrize("n_shards", [2, 4])
+@pytest.mark.parametrize(("layers", "connections"), [((784, 1600), "local:9"), ((500, 800), "random:12")])
+def test_lists_are_those_of_the_shard_that_has_most(
+    layers: tuple[int, int], connections: str, n_shards: int
+) -> None:  # fmt: skip
+    """Within a sixth of the connections with an end on it, counted one by one."""
+    spec = NetworkSpec(layers, connections=connections)
+    [listed] = connect(spec, MPI.COMM_SELF)
+    layout = place(spec, n_shards, MPI.COMM_SELF, connections=[listed])
+    owner = [np.empty(n, np.int64) for n in layers]
+    for side, of_units in zip(owner, layout.layers, strict=False):
+        for shard in range(n_shards):
+            side[of_units.owned(shard)] = shard
+    offsets, visible = listed.below(np.arange(layers[1]))
+    ends = owner[0][visible], np.repeat(owner[1], np.diff(offsets))
+    most = max(int(((ends[0] == shard) | (ends[1] == shard)).sum()) for shard in range(n_shards))
+    found = memory_by_kind(spec, ("sparse",), TrainingSpec(), n_shards=n_shards)
+    assert found["weights"] / 4 == pytest.approx(most, rel=1 / 6)
 
 
 def test_a_replica_has_a_sample_at_least() -> None:

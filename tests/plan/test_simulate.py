@@ -53,6 +53,16 @@ def test_ranks_that_begin_together_take_the_closed_form(verb: str, p: int, n: fl
     assert result.step == pytest.approx(seconds(move, where, MACHINE, mpi), rel=0.05 if folds else 1e-9)
 
 
+def test_replicas_may_compute_for_times_of_their_own() -> None:
+    both = Compute("products", np.array([[1.0, 2.0], [4.0, 3.0]]))
+    replay = Replay(MACHINE, Placement(np.array([[0, 1], [2, 3]])))
+    replay.run((both,), 0.0, RNG)
+    assert replay.clocks.tolist() == [1.0, 2.0, 4.0, 3.0]
+    same = Replay(MACHINE, Placement(np.array([[0, 1], [2, 3]])))
+    same.run((work(1.0, 2.0),), 0.0, RNG)
+    assert same.clocks.tolist() == [1.0, 2.0, 1.0, 2.0]
+
+
 def test_two_ranks_share_the_device_of_their_node() -> None:
     """Both send n bytes to another node: the device takes 2 n / bandwidth; within the node nothing would wait."""
     nodes, n = np.array([0, 0, 1, 1]), np.full(2, 1e7)
