@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from modelpar.plan.pieces import Compute, Move, Piece, Step, with_calls
 from modelpar.plan.rates import CoreRates
-from modelpar.plan.steps import Compute, Move, Piece, Step, whole_words
+from modelpar.plan.steps import whole_words
 
 FloatArray = npt.NDArray[np.float64]
 WORD = 64  # samples of a word of bits, of 8 bytes
@@ -92,14 +93,15 @@ class Described:
             return Move("halo", "shard", "bits", np.asarray(pairs.sum(0)).reshape(-1), pairs, behind)
 
         up = [compute("products", f"{self.works}.up", self.up), compute("sampling", f"draw.{planes}", self.n_hidden)]
-        step: list[Piece] = [Compute("calls", np.full(len(self.up), rates.call)), *up, halo(self.hidden, 1)]
+        step: list[Piece] = [*up, halo(self.hidden, 1)]
         if planes > 1:
             step.append(halo(self.hidden, planes, int(behind)))
         step.append(compute("products", f"{self.works}.down", self.down))
         step.append(compute("sampling", "draw.visible", self.n_visible))
         step += [halo(self.visible, 1), *up, halo(self.hidden, planes)]
         step.append(compute("statistics", f"{self.works}.learn.{planes}", self.held))
-        return tuple(piece for piece in step if isinstance(piece, Compute) or piece.received.any())
+        pieces = [piece for piece in step if isinstance(piece, Compute) or piece.received.any()]
+        return with_calls(pieces, rates.call, len(self.up))
 
 
 @dataclass(frozen=True)

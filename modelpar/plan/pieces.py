@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
+EXCHANGE = 0.13  # of the calls of a step: what an exchange within it takes longer than when it is repeated alone
 PARTS = ("products", "sampling", "statistics", "update", "calls")
 
 
@@ -43,6 +45,12 @@ class Move:
 
 Piece = Compute | Move
 Step = tuple[Piece, ...]
+
+
+def with_calls(pieces: Sequence[Piece], call: float, n_shards: int) -> Step:
+    """The pieces after what no size changes: ``call`` seconds, and a part of them for each exchange."""
+    exchanges = sum(isinstance(piece, Move) for piece in pieces)
+    return Compute("calls", np.full(n_shards, call * (1 + EXCHANGE * exchanges))), *pieces
 
 
 def received(step: Step) -> dict[str, dict[str, dict[str, float]]]:

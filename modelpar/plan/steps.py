@@ -15,7 +15,7 @@ import numpy as np
 from modelpar.ownership.connections import Connections
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.plan.halos import Halos
-from modelpar.plan.pieces import PARTS, Compute, FloatArray, Move, Piece, Step, received
+from modelpar.plan.pieces import PARTS, Compute, FloatArray, Move, Piece, Step, received, with_calls
 from modelpar.plan.rates import CoreRates, Rates
 from modelpar.spec import NetworkSpec, SyncSpec, TrainingSpec
 
@@ -188,7 +188,6 @@ class _Walk:
     # -- the walk ----------------------------------------------------------------------------------------------------
 
     def pieces(self) -> Step:
-        self._compute("calls", "", np.full(self.n_shards, self.rates.call))
         v_kind = "bits" if self.states else "floats"
         # the first RBM reads the states that its weights need from the data
         if not (self.rbm == 0 and self.states):
@@ -211,7 +210,7 @@ class _Walk:
             self._chain(self.samples, self.training.gibbs_steps, statistic, h_kind, from_data=True)
         self._learn()
         self._meet()
-        return tuple(self.steps)
+        return with_calls(self.steps, self.rates.call, self.n_shards)
 
     def _chain(self, samples: int, sweeps: int, statistic: tuple[str, int], h_kind: str, *, from_data: bool) -> None:
         """From hidden states, which are spread already where they are the data's, to the model's statistics."""
