@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-EXCHANGE = 0.13  # of the calls of a step: what an exchange within it takes longer than when it is repeated alone
+# of the calls of a step: what an exchange in it takes longer than when it is repeated alone, on a node and between them
+NEAR, FAR = 0.04, 0.13
 PARTS = ("products", "sampling", "statistics", "update", "calls")
 
 
@@ -47,10 +48,13 @@ Piece = Compute | Move
 Step = tuple[Piece, ...]
 
 
-def with_calls(pieces: Sequence[Piece], call: float, n_shards: int) -> Step:
-    """The pieces after what no size changes: ``call`` seconds, and a part of them for each exchange."""
-    exchanges = sum(isinstance(piece, Move) for piece in pieces)
-    return Compute("calls", np.full(n_shards, call * (1 + EXCHANGE * exchanges))), *pieces
+def with_calls(pieces: Sequence[Piece], call: float, n_shards: int, far: Collection[str] = ()) -> Step:
+    """The pieces after what no size changes: ``call`` seconds, and a part of them for each exchange.
+
+    far   axes along which ranks are on several nodes
+    """
+    of_exchanges = sum(FAR if piece.axis in far else NEAR for piece in pieces if isinstance(piece, Move))
+    return Compute("calls", np.full(n_shards, call * (1 + of_exchanges))), *pieces
 
 
 def received(step: Step) -> dict[str, dict[str, dict[str, float]]]:

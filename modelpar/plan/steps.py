@@ -210,7 +210,8 @@ class _Walk:
             self._chain(self.samples, self.training.gibbs_steps, statistic, h_kind, from_data=True)
         self._learn()
         self._meet()
-        return with_calls(self.steps, self.rates.call, self.n_shards)
+        far = [axis for axis, is_far in (("replica", self.far), ("shard", self.shards_far)) if is_far]
+        return with_calls(self.steps, self.rates.call, self.n_shards, far)
 
     def _chain(self, samples: int, sweeps: int, statistic: tuple[str, int], h_kind: str, *, from_data: bool) -> None:
         """From hidden states, which are spread already where they are the data's, to the model's statistics."""

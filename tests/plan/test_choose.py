@@ -35,7 +35,7 @@ def alone(asked: Job, machine: Machine, replicas: int, shards: int, word: str, o
     placement = Placement.blocks(replicas, shards, on_node)
     far = len(set(placement.nodes.reshape(-1).tolist())) > 1
     step = step_of(asked.network, 0, asked.training, asked.sync, layout, replicas, machine.rates, threads,
-                   at_once=on_node, replicas_far=far)  # fmt: skip
+                   at_once=on_node, replicas_far=far, shards_far=shards > on_node)  # fmt: skip
     return predict(step, placement, machine).seconds
 
 
