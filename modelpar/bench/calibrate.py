@@ -209,7 +209,7 @@ class Clock:
                         self.spent[1] += passed
         worked, passed = (now - then for now, then in zip(self.spent, before, strict=True))
         result = []
-        disturbed = worked < UNDISTURBED * passed
+        disturbed = 0 < worked < UNDISTURBED * passed  # 0: of several threads, or by a clock that is too coarse
         for found in of_processor if disturbed else times:
             faster = sorted(found)[: ROUNDS // 2 + 1]
             result.append(statistics.median(faster) * (passed / worked if disturbed else 1.0))

@@ -18,8 +18,8 @@ from modelpar.plan.machine import Curve, Link, of_members
 from modelpar.sync.reduction import Reduction
 
 RECEIVED = (1 << 6, 1 << 11, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # bytes
-LONGEST, FEWEST = 5e-3, 4  # seconds of an exchange between nodes, after which none with more bytes is measured,
-# and sizes that are measured all the same, so that the last two tell how long a byte takes
+LONGEST = 5e-3  # seconds of an exchange between nodes, after which none with more bytes is measured
+FEWEST = 4  # sizes that are measured all the same, so that the last two tell how long a byte takes
 MESSAGES = 64, 1 << 16, 1 << 20
 REPEATS = 7
 LEAST = 3e-4  # seconds of a repeat

@@ -14,14 +14,13 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from modelpar.kernels.llvm.atomics import count_up, current, offer_core
+from modelpar.kernels.llvm.atomics import SPINS, count_up, current, offer_core
 from modelpar.kernels.llvm.vectors import compiled
 from modelpar.machine.compilation import njit
 
 __all__ = ["Crew", "compiled"]
 
 LOOKS = 100_000  # at a counter: about 200 microseconds
-OFFER = 500  # looks before the core is offered to others
 
 Task = Callable[[int], object]
 
@@ -39,7 +38,7 @@ def _reaches(counter, n, looks):  # type: ignore[no-untyped-def]
         look += 1
         if look >= looks:
             return False
-        if look % OFFER == 0:
+        if look % SPINS == 0:
             offer_core()
     return True
 

@@ -358,7 +358,7 @@ class _Walk:
 
     def _compute(self, part: str, work: str, sizes: Any, samples: float = 1.0) -> None:
         sizes = np.asarray(sizes, float)
-        seconds = self._seconds(work, sizes, samples) if work else sizes
+        seconds = self._seconds(work, sizes, samples)
         if work.startswith("listed.") and self.single.any():
             single = self._seconds(work.replace("listed.", "single."), sizes, samples)
             seconds = seconds + self.single * (single - seconds)

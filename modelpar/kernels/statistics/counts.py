@@ -24,6 +24,7 @@ from modelpar.kernels.llvm.calls import address_of, caller
 from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
 from modelpar.kernels.llvm.vectors import LANES, LINE, address, fetch
 from modelpar.kernels.products.aligned import aligned_int32
+from modelpar.kernels.states import Words
 from modelpar.kernels.statistics.update import update_row
 from modelpar.machine.compilation import njit
 
@@ -31,8 +32,6 @@ COLUMNS = 512  # of C at a time: a row long enough to be prefetched, few enough 
 AHEAD = 512  # bytes of the next row of W and V that are asked for: from there on the processor foresees the rest
 
 OF_WORD = 1.2  # nanoseconds for a word among those of a vector
-
-Words = npt.NDArray[np.uint64]
 
 _BITS, _VALUES = types.Array(types.uint64, 2, "C"), types.Array(types.uint32, 4, "C")
 COUNT_ROWS = types.void(_BITS, _VALUES, _BITS, _VALUES, *[types.int64] * 4, types.Array(types.int32, 2, "C"))
