@@ -57,8 +57,15 @@ class Stopping:
         self._n_steps, self._every, self._looked = 0, 1, time.monotonic()
 
     def watch(self, status: Status, leave: Callable[[], None]) -> None:
-        """Note signals in ``status`` from now on.   leave: called before the job is ended at once"""
-        self._status, self._leave = status, leave
+        """Note signals in ``status`` from now on, with what was noted before.  The same on all ranks.
+
+        leave   called before the job is ended at once
+        """
+        with self._lock:
+            status.stop = self._status.stop
+            self._status, self._leave = status, leave
+        # when a rank is lost, the others may be a step apart: they count anew, or they would wait in different steps
+        self._n_steps, self._every, self._looked = 0, 1, time.monotonic()
 
     # -- signals -----------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,20 @@ def stopped(outcome: jobs.Outcome) -> None:
     assert not jobs.alive(outcome.tag)
 
 
+def test_the_next_grid_counts_anew_and_keeps_a_note() -> None:
+    """Ranks may be a step apart when one is lost: the others would look in different steps, and wait for ever."""
+    stopper = Stopping(MPI.COMM_SELF)
+    for _ in range(3):  # steps that take no time: the next look is 10 steps away
+        assert not stopper.is_due(MPI.COMM_SELF, alike=True)
+    first, second = Status(), Status()
+    stopper.watch(first, lambda: None)
+    first.stop = signal.SIGTERM
+    assert stopper.is_due(MPI.COMM_SELF, alike=True)
+    stopper.watch(second, lambda: None)
+    assert stopper.is_due(MPI.COMM_SELF, alike=True)
+    assert second.stop == signal.SIGTERM
+
+
 @pytest.mark.jobs
 @pytest.mark.slow
 def test_a_run_that_was_stopped_twice_ends_in_the_same_bytes(tmp_path: Path) -> None:
