@@ -2,32 +2,30 @@
 
 Each kind of work (``bench.works``) is measured on a grid of sizes and samples: of one rank alone, with as many threads
 as it has cores, and of as many ranks as there are cores that compute at the same time, because they share caches and
-memory.  Works are measured in turn, round after round, and of each the median of the faster half counts: what disturbs
-a machine for a moment slows no work in particular.  What a call takes when its size vanishes is taken off, and counts
-once for a whole step, so that many small pieces do not add up to more than they take together.
+memory.  These are measured in turn too, some works of one after some works of another: a machine's speed changes within
+a minute, and then it is that of all.  What a call takes when its size vanishes is taken off, and counts once for a
+whole step, so that many small pieces do not add up to more than they take together.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
 from modelpar.bench import works
+from modelpar.bench.clock import UNDISTURBED, Clock
 from modelpar.bench.exchanges import curves, curves_between, links
 from modelpar.bench.kept_machines import file_of, keep, kept_machine
 from modelpar.bench.step import CD1, training_spec
 from modelpar.bench.works import Case
-from modelpar.comm.cores import limited
 from modelpar.comm.grid import Grid
-from modelpar.kernels import threads as pool
 from modelpar.kernels.products import dispatch
 from modelpar.kernels.warm_up import warm_up
 from modelpar.machine.memory import available_bytes
@@ -46,17 +44,16 @@ LISTED = {  # by the stem of the works: fields of 16 maps, those of one, and con
     "single": (("local:5", (4096, 3600)), ("local:9", (4096, 3136))),
     "scattered": (("random:32", (784, 1024)), ("random:64", (2048, 2048))),
 }
-ROUNDS = 5
-LEAST = 1.5e-3  # seconds that are worth a reading of the clock
 OF_UPDATES = 2e-2  # of whole updates, which what else a machine does now and then disturbs as it does training
-SINGLE = 16  # updates for their scatter
 SMALLEST = (16, 16, 64)
 GLANCES = 9  # at the kernel of a guess
-UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
 PAUSE = 0.002  # seconds between two looks of a rank that waits for another one without computing
 
 Say = Callable[[str], None]
 Key = tuple[int, int]  # threads of a rank, ranks that compute at once
+T = TypeVar("T")
+Works = Generator[None, None, T]  # which rests after some of them
+Found = tuple[dict[str, Table], float, dict[str, Table]]  # rates, seconds of a step that no size changes, and of lists
 
 
 def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: Say | None = None) -> Machine:
@@ -123,17 +120,21 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
     spread, spent = list[float](), np.zeros(2)
     lists: dict[int, dict[str, Table]] = {}  # by threads
     with Grid(MPI.COMM_SELF) as alone:
+        clocks: dict[Key, Clock] = {}
+        works_of: dict[Key, Works[Found] | None] = {}
         for key in _keys(cores, threads, node.size):
             n_threads, at_once = key
             together = at_once > 1 and node.size == at_once
+            works_of[key] = None
             if together or node.rank == 0:
-                clock = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
-                tables[key], calls[key] = _as_in_updates(alone, clock, key, _tables(clock))
-                if at_once == 1:
-                    lists[n_threads] = _listed_tables(alone, clock, key, tables[key], calls[key])
-                spread += clock.scatter
-                spent += clock.spent
-            rest(node)
+                clocks[key] = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
+                works_of[key] = _works(alone, clocks[key], key)
+        for key, found_of_key in _in_turn(node, works_of).items():
+            tables[key], calls[key], of_lists = found_of_key
+            if of_lists:
+                lists[key[0]] = of_lists
+            spread += clocks[key].scatter
+            spent += clocks[key].spent
     for key, found in tables.items():  # lists are short: ranks hardly share what holds them
         nearest = min(lists, key=lambda n: abs(n - key[0]), default=0)
         found |= lists.get(nearest, {})
@@ -154,6 +155,25 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
     return comm.bcast((machine, float(spent[0] / spent[1]) if spent[1] else 1.0))
 
 
+def _in_turn(node: MPI.Comm, works_of: Mapping[Key, Works[T] | None]) -> dict[Key, T]:
+    """What all works return, some of each measured in turn; None: of another rank, which this one waits for.
+
+    Collective over ``node``, whose first rank has all works.
+    """
+    found: dict[Key, T] = {}
+    going = True
+    while going:
+        for key, some in works_of.items():
+            if some is not None and key not in found:
+                try:
+                    next(some)
+                except StopIteration as end:
+                    found[key] = end.value
+            rest(node)
+        going = node.bcast(len(found) < len(works_of))
+    return found
+
+
 def _keys(cores: int, threads: int, ranks: int) -> list[Key]:
     """What is measured: the ranks as they are, one rank with one thread and with all, one on every core."""
     keys = {(threads, ranks), (1, 1), (cores, 1)}
@@ -169,112 +189,16 @@ def rest(comm: MPI.Comm) -> None:
         time.sleep(PAUSE)
 
 
-class Clock:
-    """Measures cases with so many threads, in so many threads or ranks at the same time.
-
-    scatter   relative deviations of updates from each other
-    spent     seconds of the processor and of the clock, of one thread alone: other programs make them differ
-    """
-
-    def __init__(self, n_threads: int, at_once: int, comm: MPI.Comm) -> None:
-        self.n_threads, self.at_once, self.comm = n_threads, at_once, comm
-        self.scatter: list[float] = []
-        self.spent = [0.0, 0.0]
-
-    def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
-        """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once.
-
-        Of one thread that other programs disturb, seconds of the processor, times as many of the clock as it had for
-        each: which of the readings was disturbed is chance.
-
-        least   seconds of a reading
-        """
-        before = list(self.spent)
-        with limited(self.n_threads, self.n_threads):
-            counts = [self.comm.bcast(self._calls(case, least)) for case in cases]
-            times: list[list[float]] = [[] for _ in cases]
-            of_processor: list[list[float]] = [[] for _ in cases]
-            for _ in range(ROUNDS):
-                for i, case in enumerate(cases):
-                    if self.comm.size > 1:
-                        self.comm.Barrier()
-                    started, worked = time.perf_counter(), time.thread_time()
-                    for _ in range(counts[i]):
-                        case.run()
-                    passed, worked = time.perf_counter() - started, time.thread_time() - worked
-                    times[i].append(passed / counts[i])
-                    of_processor[i].append(worked / counts[i])
-                    if self.n_threads == 1:
-                        self.spent[0] += worked
-                        self.spent[1] += passed
-        worked, passed = (now - then for now, then in zip(self.spent, before, strict=True))
-        result = []
-        disturbed = 0 < worked < UNDISTURBED * passed  # 0: of several threads, or by a clock that is too coarse
-        for found in of_processor if disturbed else times:
-            faster = sorted(found)[: ROUNDS // 2 + 1]
-            result.append(statistics.median(faster) * (passed / worked if disturbed else 1.0))
-        return self.comm.allreduce(np.array(result)).__truediv__(self.comm.size).tolist()  # type: ignore[no-any-return]
-
-    def scatter_of(self, case: Case) -> None:
-        """Let ``scatter`` know of the calls of a case one by one: by quartiles, which a rare delay does not move."""
-        times = []
-        with limited(self.n_threads, self.n_threads):
-            for _ in range(SINGLE):
-                started = time.perf_counter()
-                case.run()
-                times.append(time.perf_counter() - started)
-        low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
-        self.scatter.append(float((high - low) / 1.349 / max(middle, 1e-12)))
-
-    def _calls(self, case: Case, least: float | None = None) -> int:
-        case.run()
-        started = time.perf_counter()
-        case.run()
-        return max(1, math.ceil((LEAST if least is None else least) / max(time.perf_counter() - started, 1e-7)))
-
-    def seconds_of(self, make: Callable[[], list[Case]]) -> list[tuple[Case, float]]:
-        """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once."""
-        if self.at_once == 1:
-            cases = make()
-            return list(zip(cases, self.median_of(cases), strict=True))
-        others = [make() for _ in range(self.at_once)]
-        found: list[list[float]] = [[] for _ in others]
-        gate = threading.Barrier(self.at_once)
-        clocks = [_Gated(self.n_threads, gate) for _ in others]
-
-        def measure(i: int) -> None:
-            with pool.limited(self.n_threads):
-                found[i] = clocks[i].median_of(others[i])
-
-        beside = [threading.Thread(target=measure, args=(i,)) for i in range(self.at_once)]
-        for thread in beside:
-            thread.start()
-        for thread in beside:
-            thread.join()
-        return list(zip(others[0], np.mean(found, axis=0).tolist(), strict=True))
+def _works(grid: Grid, clock: Clock, key: Key) -> Works[Found]:
+    rates = yield from _tables(clock)
+    tables, call = yield from _as_in_updates(grid, clock, key, rates)
+    lists: dict[str, Table] = {}
+    if key[1] == 1:
+        lists = yield from _listed_tables(grid, clock, key, tables, call)
+    return tables, call, lists
 
 
-class _Gated(Clock):
-    """One thread of several that measure the same cases at the same time."""
-
-    def __init__(self, n_threads: int, gate: threading.Barrier) -> None:
-        super().__init__(n_threads, 1, MPI.COMM_SELF)
-        self._gate = gate
-
-    def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
-        counts = [self._calls(case, least) for case in cases]
-        times: list[list[float]] = [[] for _ in cases]
-        for _ in range(ROUNDS):
-            for i, case in enumerate(cases):
-                self._gate.wait()
-                started = time.perf_counter()
-                for _ in range(counts[i]):
-                    case.run()
-                times[i].append((time.perf_counter() - started) / counts[i])
-        return [statistics.median(sorted(found)[: ROUNDS // 2 + 1]) for found in times]
-
-
-def _tables(clock: Clock) -> dict[str, Table]:
+def _tables(clock: Clock) -> Works[dict[str, Table]]:
     fixed = {case.work: seconds for case, seconds in clock.seconds_of(
         lambda: [*works.dense_cases(*SMALLEST), *works.real_cases(*SMALLEST), *works.unit_cases(16, 64)]
     )}  # fmt: skip
@@ -282,18 +206,21 @@ def _tables(clock: Clock) -> dict[str, Table]:
     for n_visible, n_hidden in SIZES:
         for samples in SAMPLES:
             points += clock.seconds_of(partial(works.dense_cases, n_visible, n_hidden, samples))
+            yield
     for samples in SAMPLES[1:]:
         for n_visible, n_hidden in SIZES[1::2]:
             points += clock.seconds_of(partial(works.real_cases, n_visible, n_hidden, samples))
+        yield
     for n_units in UNITS:
         for samples in SAMPLES[1:]:
             points += clock.seconds_of(partial(works.unit_cases, n_units, samples))
+        yield
     return tables_of(points, fixed)
 
 
 def _as_in_updates(
     grid: Grid, clock: Clock, key: Key, tables: dict[str, Table]
-) -> tuple[dict[str, Table], float]:  # fmt: skip
+) -> Works[tuple[dict[str, Table], float]]:  # fmt: skip
     """(tables as works take in a whole update, seconds of a step that no size changes).
 
     In an update a work finds other operands in the caches than when it is repeated alone, and draws are made while
@@ -319,6 +246,7 @@ def _as_in_updates(
             call = min(max(measured - whole, 0.5 * tiny), 2.0 * tiny)
         rest = whole - of_weights + call
         factors.append(min(max((measured - rest) / of_weights, MOST_CHANGE[0]), MOST_CHANGE[1]))
+        yield
     factors[0] = factors[1]  # of the smallest the rest is what was left of it
     at = {float(v * h): factor for (v, h), factor in zip(SIZES, factors, strict=True)}
     corrected = {}
@@ -334,7 +262,7 @@ def _as_in_updates(
 
 def _listed_tables(
     grid: Grid, clock: Clock, key: Key, dense: Mapping[str, Table], call: float
-) -> dict[str, Table]:  # fmt: skip
+) -> Works[dict[str, Table]]:  # fmt: skip
     """Of works on lists without their draws, whose rates are known from ``dense``; as long as in a whole update."""
     points: list[tuple[Case, float]] = []
     rates = CoreRates(dense)
@@ -347,11 +275,13 @@ def _listed_tables(
                     draw = "draw.visible" if case.work.endswith("down") else "draw.0"
                     draws = rates.seconds(draw, case.drawn, samples) if case.drawn else 0.0
                     points.append((case, max(0.1 * seconds, seconds - draws)))
+                yield
     tables = tables_of(points, {})
     for stem, networks in LISTED.items():
         of_stem = {work: table for work, table in tables.items() if work.startswith(f"{stem}.")}
         factor = _factor_of_updates(grid, clock, key, networks[-1], {**dense, **tables}, of_stem, call)
         tables |= {work: table.scaled(factor) for work, table in of_stem.items()}
+        yield
     return tables
 
 

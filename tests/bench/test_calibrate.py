@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from modelpar.bench import calibrate, check, exchanges, kept_machines, works
+from modelpar.bench import calibrate, check, clock, exchanges, kept_machines, works
 from modelpar.bench.check import Configuration
 from modelpar.bench.works import Case
 from modelpar.plan.machine import Machine
@@ -28,8 +28,8 @@ def machine() -> Machine:
         patch.setattr(calibrate, "SIZES", ((24, 20), (40, 30)))
         patch.setattr(calibrate, "LISTED", {"scattered": (("random:4", (30, 20)),)})
         patch.setattr(calibrate, "UNITS", (16,))
-        patch.setattr(calibrate, "ROUNDS", 1)
-        patch.setattr(calibrate, "LEAST", 0.0)
+        patch.setattr(clock, "ROUNDS", 1)
+        patch.setattr(clock, "LEAST", 0.0)
         patch.setattr(calibrate, "kept_machine", lambda comm, **_: None)
         patch.setattr(calibrate, "keep", lambda machine, file: None)
         said: list[str] = []
@@ -118,24 +118,37 @@ def test_the_configurations_of_the_check() -> None:
     assert len(check.networks_to_rank()) == 12
 
 
+def test_some_works_of_each_are_measured_in_turn() -> None:
+    order: list[str] = []
+
+    def some(name: str, n: int) -> calibrate.Works[int]:
+        for i in range(n):
+            order.append(f"{name}{i}")
+            yield
+        return n
+
+    assert calibrate._in_turn(ALONE, {(1, 1): some("a", 3), (2, 1): some("b", 1)}) == {(1, 1): 3, (2, 1): 1}
+    assert order == ["a0", "b0", "a1", "a2"]
+
+
 def test_what_other_programs_take_from_one_thread_slows_all_works_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call takes a second of the processor; now and then the clock shows three."""
-    processor, clock = [0.0], [0.0]
-    monkeypatch.setattr(calibrate.time, "thread_time", lambda: processor[0])
-    monkeypatch.setattr(calibrate.time, "perf_counter", lambda: clock[0])
+    processor, wall = [0.0], [0.0]
+    monkeypatch.setattr(clock.time, "thread_time", lambda: processor[0])
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: wall[0])
 
     def call(passed: float) -> Callable[[], None]:
         def run() -> None:
             processor[0] += 1.0
-            clock[0] += passed
+            wall[0] += passed
 
         return run
 
     alone, disturbed = Case("a", 1, 1, call(1.05)), Case("b", 1, 1, call(3.0))
-    found = calibrate.Clock(1, 1, ALONE)
+    found = clock.Clock(1, 1, ALONE)
     assert found.median_of([alone]) == pytest.approx([1.05])  # by the clock
     assert found.median_of([alone, disturbed]) == pytest.approx([2.025, 2.025])  # the clock is at 4.05 of 2 seconds
-    assert calibrate.Clock(2, 1, ALONE).median_of([disturbed]) == pytest.approx([3.0])  # of several threads
+    assert clock.Clock(2, 1, ALONE).median_of([disturbed]) == pytest.approx([3.0])  # of several threads
 
 
 def test_medians_are_of_the_faster_half() -> None:

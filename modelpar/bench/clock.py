@@ -1,0 +1,130 @@
+"""The time of calls with some threads, in one rank, in several, or in several threads of a process at once.
+
+Works are measured in turn, round after round, and of each the median of the faster half counts: what disturbs a machine
+for a moment slows no work in particular.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from mpi4py import MPI
+
+from modelpar.bench.works import Case
+from modelpar.comm.cores import limited
+from modelpar.kernels import threads as pool
+
+ROUNDS = 5
+LEAST = 1.5e-3  # seconds that are worth a reading of the clock
+SINGLE = 16  # calls for their scatter
+UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
+
+
+class Clock:
+    """Measures cases with so many threads, in so many threads or ranks at the same time.
+
+    scatter   relative deviations of updates from each other
+    spent     seconds of the processor and of the clock, of one thread alone: other programs make them differ
+    """
+
+    def __init__(self, n_threads: int, at_once: int, comm: MPI.Comm) -> None:
+        self.n_threads, self.at_once, self.comm = n_threads, at_once, comm
+        self.scatter: list[float] = []
+        self.spent = [0.0, 0.0]
+
+    def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
+        """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once.
+
+        Of one thread that other programs disturb, seconds of the processor, times as many of the clock as it had for
+        each: which of the readings was disturbed is chance.
+
+        least   seconds of a reading
+        """
+        before = list(self.spent)
+        with limited(self.n_threads, self.n_threads):
+            counts = [self.comm.bcast(self._calls(case, least)) for case in cases]
+            times: list[list[float]] = [[] for _ in cases]
+            of_processor: list[list[float]] = [[] for _ in cases]
+            for _ in range(ROUNDS):
+                for i, case in enumerate(cases):
+                    if self.comm.size > 1:
+                        self.comm.Barrier()
+                    started, worked = time.perf_counter(), time.thread_time()
+                    for _ in range(counts[i]):
+                        case.run()
+                    passed, worked = time.perf_counter() - started, time.thread_time() - worked
+                    times[i].append(passed / counts[i])
+                    of_processor[i].append(worked / counts[i])
+                    if self.n_threads == 1:
+                        self.spent[0] += worked
+                        self.spent[1] += passed
+        worked, passed = (now - then for now, then in zip(self.spent, before, strict=True))
+        result = []
+        disturbed = 0 < worked < UNDISTURBED * passed  # 0: of several threads, or by a clock that is too coarse
+        for found in of_processor if disturbed else times:
+            faster = sorted(found)[: ROUNDS // 2 + 1]
+            result.append(statistics.median(faster) * (passed / worked if disturbed else 1.0))
+        return self.comm.allreduce(np.array(result)).__truediv__(self.comm.size).tolist()  # type: ignore[no-any-return]
+
+    def scatter_of(self, case: Case) -> None:
+        """Let ``scatter`` know of the calls of a case one by one: by quartiles, which a rare delay does not move."""
+        times = []
+        with limited(self.n_threads, self.n_threads):
+            for _ in range(SINGLE):
+                started = time.perf_counter()
+                case.run()
+                times.append(time.perf_counter() - started)
+        low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
+        self.scatter.append(float((high - low) / 1.349 / max(middle, 1e-12)))
+
+    def _calls(self, case: Case, least: float | None = None) -> int:
+        case.run()
+        started = time.perf_counter()
+        case.run()
+        return max(1, math.ceil((LEAST if least is None else least) / max(time.perf_counter() - started, 1e-7)))
+
+    def seconds_of(self, make: Callable[[], list[Case]]) -> list[tuple[Case, float]]:
+        """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once."""
+        if self.at_once == 1:
+            cases = make()
+            return list(zip(cases, self.median_of(cases), strict=True))
+        others = [make() for _ in range(self.at_once)]
+        found: list[list[float]] = [[] for _ in others]
+        gate = threading.Barrier(self.at_once)
+        clocks = [_Gated(self.n_threads, gate) for _ in others]
+
+        def measure(i: int) -> None:
+            with pool.limited(self.n_threads):
+                found[i] = clocks[i].median_of(others[i])
+
+        beside = [threading.Thread(target=measure, args=(i,)) for i in range(self.at_once)]
+        for thread in beside:
+            thread.start()
+        for thread in beside:
+            thread.join()
+        return list(zip(others[0], np.mean(found, axis=0).tolist(), strict=True))
+
+
+class _Gated(Clock):
+    """One thread of several that measure the same cases at the same time."""
+
+    def __init__(self, n_threads: int, gate: threading.Barrier) -> None:
+        super().__init__(n_threads, 1, MPI.COMM_SELF)
+        self._gate = gate
+
+    def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
+        counts = [self._calls(case, least) for case in cases]
+        times: list[list[float]] = [[] for _ in cases]
+        for _ in range(ROUNDS):
+            for i, case in enumerate(cases):
+                self._gate.wait()
+                started = time.perf_counter()
+                for _ in range(counts[i]):
+                    case.run()
+                times[i].append((time.perf_counter() - started) / counts[i])
+        return [statistics.median(sorted(found)[: ROUNDS // 2 + 1]) for found in times]
