@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -34,7 +34,7 @@ from modelpar.plan.rates import CoreRates, Rates, Table, built_in
 from modelpar.plan.steps import Compute, step_of
 from modelpar.spec import NetworkSpec, SyncSpec
 
-SIZES = ((196, 256), (784, 512), (1024, 2048), (1536, 3072))
+SIZES = ((196, 256), (784, 512), (1024, 2048), (2048, 4096))  # of the last no weights stay in a cache
 SAMPLES = (64, 128, 512)
 UNITS = (512, 4096)
 UPDATE = 128  # samples of the updates that works are compared with
@@ -53,6 +53,7 @@ Say = Callable[[str], None]
 Key = tuple[int, int]  # threads of a rank, ranks that compute at once
 T = TypeVar("T")
 Works = Generator[None, None, T]  # which rests after some of them
+Listed = Callable[[NetworkSpec, int, str], list[Case]]  # cases of lists, which are made once for all threads
 Found = tuple[dict[str, Table], float, dict[str, Table]]  # rates, seconds of a step that no size changes, and of lists
 
 
@@ -66,7 +67,7 @@ def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: 
     if kept is not None:
         return kept
     if say is not None and comm.rank == 0:
-        say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 10 seconds ...")
+        say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 20 seconds ...")
     machine, share = _measured(comm, cores, threads)
     if share >= UNDISTURBED:
         if comm.rank == 0:
@@ -120,6 +121,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
     spread, spent = list[float](), np.zeros(2)
     lists: dict[int, dict[str, Table]] = {}  # by threads
     with Grid(MPI.COMM_SELF) as alone:
+        listed = cache(partial(works.listed_cases, alone))
         clocks: dict[Key, Clock] = {}
         works_of: dict[Key, Works[Found] | None] = {}
         for key in _keys(cores, threads, node.size):
@@ -128,7 +130,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
             works_of[key] = None
             if together or node.rank == 0:
                 clocks[key] = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
-                works_of[key] = _works(alone, clocks[key], key)
+                works_of[key] = _works(alone, clocks[key], key, listed)
         for key, found_of_key in _in_turn(node, works_of).items():
             tables[key], calls[key], of_lists = found_of_key
             if of_lists:
@@ -189,12 +191,12 @@ def rest(comm: MPI.Comm) -> None:
         time.sleep(PAUSE)
 
 
-def _works(grid: Grid, clock: Clock, key: Key) -> Works[Found]:
+def _works(grid: Grid, clock: Clock, key: Key, listed: Listed) -> Works[Found]:
     rates = yield from _tables(clock)
     tables, call = yield from _as_in_updates(grid, clock, key, rates)
     lists: dict[str, Table] = {}
     if key[1] == 1:
-        lists = yield from _listed_tables(grid, clock, key, tables, call)
+        lists = yield from _listed_tables(grid, clock, key, tables, call, listed)
     return tables, call, lists
 
 
@@ -261,7 +263,7 @@ def _as_in_updates(
 
 
 def _listed_tables(
-    grid: Grid, clock: Clock, key: Key, dense: Mapping[str, Table], call: float
+    grid: Grid, clock: Clock, key: Key, dense: Mapping[str, Table], call: float, listed: Listed
 ) -> Works[dict[str, Table]]:  # fmt: skip
     """Of works on lists without their draws, whose rates are known from ``dense``; as long as in a whole update."""
     points: list[tuple[Case, float]] = []
@@ -270,7 +272,7 @@ def _listed_tables(
         for connections, layers in networks:
             spec = NetworkSpec(layers, connections=connections)
             for samples in SAMPLES[1:]:
-                cases = works.listed_cases(grid, spec, samples, stem)
+                cases = listed(spec, samples, stem)
                 for case, seconds in zip(cases, clock.median_of(cases), strict=True):
                     draw = "draw.visible" if case.work.endswith("down") else "draw.0"
                     draws = rates.seconds(draw, case.drawn, samples) if case.drawn else 0.0

@@ -27,6 +27,7 @@ from modelpar.comm.grid import Grid
 from modelpar.machine.memory import available_bytes
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.ownership.placement import place
+from modelpar.plan.choose import clearly_faster
 from modelpar.plan.collectives import Placement
 from modelpar.plan.machine import Machine
 from modelpar.plan.memory import memory_by_kind
@@ -37,7 +38,7 @@ from modelpar.spec import NetworkSpec, SyncSpec
 
 DRAWN = 11  # bytes of a value while the check draws its data, as reals and as bits
 LEAST = 0.02  # seconds of a repeat
-ROUNDS = 3  # of measuring everything: a machine's speed changes from one minute to the next
+ROUNDS = 5  # of measuring everything: what a machine is like changes from one minute to the next
 SHARE = 0.7  # of the free memory that a configuration may take
 _RANKS = ("model_shards", "replicas", "threads")
 _MEASURED = ("predicted", "measured", "memory", "memory_measured")
@@ -183,29 +184,45 @@ def networks_to_rank() -> list[tuple[int, tuple[int, int], str, str]]:
     ]  # fmt: skip
 
 
-def ranking(comm: MPI.Comm, machines: Sequence[Machine], cores: int) -> Iterator[dict[str, Any]]:
-    """For each of ``networks_to_rank`` how its predicted choice does, beside the best of all that were measured.
-
-    ``lost``: seconds of the choice over those of the fastest, less 1; over all grids and layouts of the ranks at hand,
-    and one rank with one thread and with all cores; medians of as many rounds as there are machines, which are this one
-    as it was at several times.  Collective.
+def run_ranked(comm: MPI.Comm, machine: Machine, cores: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of all grids and layouts of the ranks at hand, and of one rank with one thread and with all cores, for
+    each of ``networks_to_rank``.  Collective.
     """
     for samples, layers, connections, bits in networks_to_rank():
         common = Configuration(samples, layers, bits, connections=connections)
         # hosts that share this machine have its cores in turn, so that one alone is faster than each of several
-        by_itself = machines[0].nodes == 1 or comm.size == 1
+        by_itself = machine.nodes == 1 or comm.size == 1
         asked = [replace(common, threads=n) for n in sorted({1, cores})] if by_itself else []
         for shards in (n for n in range(1, comm.size + 1) if comm.size % n == 0 and comm.size > 1):
             words = ("column", "row", "dual") if shards > 1 and connections == "dense" else ("column",)
             of_grid = replace(common, model_shards=shards, replicas=comm.size // shards)
             asked += [replace(of_grid, layout=word) for word in words]
-        rows = over_rounds([list(run(comm, machine, asked)) for machine in machines])
-        chosen, fastest = min(rows, key=lambda row: row["predicted"]), min(rows, key=lambda row: row["measured"])
+        yield list(run(comm, machine, asked))
+
+
+def ranking(rounds: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
+    """For each network of ``run_ranked`` how its predicted choice does, beside the best of all that were measured.
+
+    ``lost``: seconds of the choice over those of the fastest, less 1; medians over the rounds.  Fewer ranks are chosen
+    where ``plan`` advises them.
+    """
+    for of_network in zip(*rounds, strict=True):
+        rows = over_rounds(of_network)
+        most = max(_ranks_of(row) for row in rows)
+        by_prediction = sorted(rows, key=lambda row: row["predicted"])
+        chosen, of_all = by_prediction[0], next(row for row in by_prediction if _ranks_of(row) == most)
+        if not clearly_faster(chosen["predicted"], of_all["predicted"]):
+            chosen = of_all
+        fastest, first = min(rows, key=lambda row: row["measured"]), rows[0]
         yield {
-            "samples": samples, "layers": list(layers), "connections": connections, "statistics": bits,
+            **{name: first[name] for name in ("samples", "layers", "connections", "statistics")},
             "chosen": name_of(chosen), "fastest": name_of(fastest),
             "lost": chosen["measured"] / fastest["measured"] - 1, "rows": rows,
         }  # fmt: skip
+
+
+def _ranks_of(row: dict[str, Any]) -> int:
+    return int(row["replicas"] * row["model_shards"])
 
 
 def name_of(row: dict[str, Any]) -> str:

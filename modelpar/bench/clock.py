@@ -21,6 +21,8 @@ from modelpar.kernels import threads as pool
 
 ROUNDS = 5
 LEAST = 1.5e-3  # seconds that are worth a reading of the clock
+LONG = 5e-3  # seconds of a call of which FEW rounds are enough: it evens out by itself what disturbs a machine
+FEW = 3
 SINGLE = 16  # calls for their scatter
 UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
 
@@ -47,28 +49,28 @@ class Clock:
         """
         before = list(self.spent)
         with limited(self.n_threads, self.n_threads):
-            counts = [self.comm.bcast(self._calls(case, least)) for case in cases]
+            amounts = [self.comm.bcast(self._amount(case, least)) for case in cases]
             times: list[list[float]] = [[] for _ in cases]
             of_processor: list[list[float]] = [[] for _ in cases]
-            for _ in range(ROUNDS):
-                for i, case in enumerate(cases):
+            for turn in range(ROUNDS):
+                for i, (case, (calls, rounds)) in enumerate(zip(cases, amounts, strict=True)):
+                    if turn >= rounds:
+                        continue
                     if self.comm.size > 1:
                         self.comm.Barrier()
                     started, worked = time.perf_counter(), time.thread_time()
-                    for _ in range(counts[i]):
+                    for _ in range(calls):
                         case.run()
                     passed, worked = time.perf_counter() - started, time.thread_time() - worked
-                    times[i].append(passed / counts[i])
-                    of_processor[i].append(worked / counts[i])
+                    times[i].append(passed / calls)
+                    of_processor[i].append(worked / calls)
                     if self.n_threads == 1:
                         self.spent[0] += worked
                         self.spent[1] += passed
         worked, passed = (now - then for now, then in zip(self.spent, before, strict=True))
-        result = []
         disturbed = 0 < worked < UNDISTURBED * passed  # 0: of several threads, or by a clock that is too coarse
-        for found in of_processor if disturbed else times:
-            faster = sorted(found)[: ROUNDS // 2 + 1]
-            result.append(statistics.median(faster) * (passed / worked if disturbed else 1.0))
+        slower = passed / worked if disturbed else 1.0
+        result = [_of_faster_half(found) * slower for found in (of_processor if disturbed else times)]
         return self.comm.allreduce(np.array(result)).__truediv__(self.comm.size).tolist()  # type: ignore[no-any-return]
 
     def scatter_of(self, case: Case) -> None:
@@ -82,11 +84,14 @@ class Clock:
         low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
         self.scatter.append(float((high - low) / 1.349 / max(middle, 1e-12)))
 
-    def _calls(self, case: Case, least: float | None = None) -> int:
+    def _amount(self, case: Case, least: float | None = None) -> tuple[int, int]:
+        """(calls that are worth a reading, readings)"""
         case.run()
         started = time.perf_counter()
         case.run()
-        return max(1, math.ceil((LEAST if least is None else least) / max(time.perf_counter() - started, 1e-7)))
+        seconds = max(time.perf_counter() - started, 1e-7)
+        calls = max(1, math.ceil((LEAST if least is None else least) / seconds))
+        return calls, min(FEW, ROUNDS) if least is None and seconds > LONG else ROUNDS
 
     def seconds_of(self, make: Callable[[], list[Case]]) -> list[tuple[Case, float]]:
         """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once."""
@@ -118,7 +123,7 @@ class _Gated(Clock):
         self._gate = gate
 
     def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
-        counts = [self._calls(case, least) for case in cases]
+        counts = [self._amount(case, least)[0] for case in cases]
         times: list[list[float]] = [[] for _ in cases]
         for _ in range(ROUNDS):
             for i, case in enumerate(cases):
@@ -127,4 +132,8 @@ class _Gated(Clock):
                 for _ in range(counts[i]):
                     case.run()
                 times[i].append((time.perf_counter() - started) / counts[i])
-        return [statistics.median(sorted(found)[: ROUNDS // 2 + 1]) for found in times]
+        return [_of_faster_half(found) for found in times]
+
+
+def _of_faster_half(found: list[float]) -> float:
+    return statistics.median(sorted(found)[: len(found) // 2 + 1])

@@ -9,7 +9,7 @@ from mpi4py import MPI
 from modelpar.bench import calibrate
 from modelpar.bench.kept_machines import kept_machine
 from modelpar.cli.config import Settings
-from modelpar.cli.plan import Place, check_fits, counted, described, faster_on_fewer
+from modelpar.cli.plan import Place, check_fits, counted, described
 from modelpar.cli.planned_job import asked_job
 from modelpar.cli.terminal import speak
 from modelpar.cli.threads import Placement
@@ -17,7 +17,7 @@ from modelpar.comm.grid import Grid, check_servers
 from modelpar.errors import together
 from modelpar.machine.memory import available_bytes
 from modelpar.ownership.layout import AUTO, SPARSE, NetworkLayout
-from modelpar.plan.choose import Choice, best, choices
+from modelpar.plan.choose import Choice, best, choices, faster_on_fewer
 from modelpar.spec import NetworkSpec
 from partitioners.columns import readable
 

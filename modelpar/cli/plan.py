@@ -20,7 +20,7 @@ from modelpar.cli.terminal import make_console, speak
 from modelpar.cli.threads import Placement
 from modelpar.errors import OutOfMemoryError, SpecError, together
 from modelpar.machine.memory import available_bytes
-from modelpar.plan.choose import Choice, Job, best, choices, what_fits
+from modelpar.plan.choose import Choice, Job, best, choices, faster_on_fewer, what_fits
 from modelpar.plan.machine import HERE, Machine, read_machine
 from modelpar.plan.predict import WAITING
 from modelpar.plan.steps import PARTS
@@ -61,20 +61,20 @@ def plan(
 def check_predictions(comm: MPI.Comm, placement: Placement, *, recalibrate: bool, as_json: bool) -> None:
     """Print predictions beside measurements on the ranks at hand.  Collective."""
     rounds: list[list[dict[str, Any]]] = []
-    machines: list[Machine] = []
+    of_networks: list[list[list[dict[str, Any]]]] = []
     say, asked = speak(comm), check.configurations(placement.cores, comm.size)
     for _ in range(check.ROUNDS):
         machine = calibrate.here(
             comm, cores=placement.cores, threads=placement.threads, again=recalibrate, say=say
         )  # fmt: skip
         rounds.append([])
-        machines.append(machine)
         for row in check.run(comm, machine, asked):
             rounds[-1].append(row)
             if comm.rank == 0 and len(rounds[-1]) % 10 == 0:
                 say(f"{len(rounds[-1])} of {len(asked)} configurations, round {len(rounds)} of {check.ROUNDS}")
+        of_networks.append(list(check.run_ranked(comm, machine, placement.cores)))
     rows = check.over_rounds(rounds)
-    ranked = list(check.ranking(comm, machines, placement.cores))
+    ranked = list(check.ranking(of_networks))
     if not rows:
         raise SpecError("no configuration of --check fits into the free memory of this machine")
     if comm.rank == 0:
@@ -168,12 +168,6 @@ def _print(found: Sequence[Choice], asked: Asked, where: Place, *, as_json: bool
     serial = faster_on_fewer(found, where.ranks)
     if serial is not None:
         print(f"faster on fewer ranks: {described(serial)}", flush=True)
-
-
-def faster_on_fewer(found: Sequence[Choice], ranks: int) -> Choice | None:
-    """The fastest choice, where it has fewer ranks and fits."""
-    first = found[0]
-    return first if first.fits and first.ranks < ranks else None
 
 
 def described(choice: Choice) -> str:

@@ -109,6 +109,22 @@ def test_rounds_of_the_check_are_compared_by_their_medians() -> None:
     assert [of_round["measured"] for of_round in row["of_rounds"]] == [2.0, 9.0, 4.0]
 
 
+@pytest.mark.parametrize(("few", "chosen", "lost"), [(0.8, "1 x 1", 0.0), (0.97, "1 x 2", 0.25)])
+def test_the_choice_of_a_ranking_is_the_one_that_is_advised(few: float, chosen: str, lost: float) -> None:
+    """Fewer ranks only where they are predicted to be clearly faster; predicted and measured by medians."""
+
+    def row(ranks: int, predicted: float, measured: float) -> dict:
+        return {"samples": 1, "layers": [2, 3], "connections": "dense", "statistics": "1", "layout": "row",
+                "threads": 1, "model_shards": ranks, "replicas": 1, "memory": 1.0, "memory_measured": 1.0,
+                "predicted": predicted, "measured": measured}  # fmt: skip
+
+    rounds = [[[row(1, few * k, 4.0 * k), row(2, 1.0 * k, 5.0 * k)]] for k in (1.0, 7.0, 2.0)]
+    [found] = check.ranking(rounds)
+    assert found["chosen"].startswith(chosen)
+    assert found["fastest"].startswith("1 x 1")
+    assert found["lost"] == pytest.approx(lost)
+
+
 def test_the_configurations_of_the_check() -> None:
     found = check.configurations(2, 2)
     assert len(found) == 60

@@ -12,7 +12,7 @@ from modelpar.errors import OutOfMemoryError
 from modelpar.ownership.build_connections import connect
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.ownership.placement import place
-from modelpar.plan.choose import Job, best, choices, what_fits
+from modelpar.plan.choose import Job, best, choices, faster_on_fewer, what_fits
 from modelpar.plan.collectives import Placement
 from modelpar.plan.machine import Machine, read_machine
 from modelpar.plan.memory import memory_by_kind
@@ -57,6 +57,16 @@ def test_all_grids_and_layouts_by_brute_force(layers: tuple[int, ...]) -> None:
         assert sum(c.parts.values()) == pytest.approx(c.seconds)
         one = alone(asked, MACHINE, 1, 1, "column", 1, c.threads)
         assert c.efficiency == pytest.approx(one / (c.ranks * c.seconds))
+
+
+def test_fewer_ranks_are_advised_where_they_are_clearly_faster() -> None:
+    found = choices(job((784, 500)), read_machine("ethernet-10g"), 2, 2)
+    of_two = best(found, 2)
+    [one] = [choice for choice in found if choice.ranks == 1]
+    for seconds, advised in ((0.9, True), (0.95, False), (1.1, False)):
+        few = replace(one, seconds=seconds * of_two.seconds)
+        ranked = sorted([few, of_two], key=lambda choice: choice.seconds)
+        assert (faster_on_fewer(ranked, 2) is few) == advised
 
 
 def test_bytes_are_those_of_all_replicas_and_the_mean_of_the_rbms() -> None:
