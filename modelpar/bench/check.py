@@ -40,8 +40,10 @@ DRAWN = 11  # bytes of a value while the check draws its data, as reals and as b
 LEAST = 0.02  # seconds of a repeat
 ROUNDS = 5  # of measuring everything: what a machine is like changes from one minute to the next
 SHARE = 0.7  # of the free memory that a configuration may take
+MAPPED, MAPPED_LATER = 1 << 20, 32 << 20  # bytes; the second is the most to which glibc raises it by itself
 _RANKS = ("model_shards", "replicas", "threads")
 _MEASURED = ("predicted", "measured", "memory", "memory_measured")
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -150,22 +152,24 @@ def run(
 
 
 def over_rounds(rounds: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each configuration that was measured in every round, with the medians of what was measured.
+    """A row for each configuration that was measured in every round, with the means of what was measured.
 
-    ``parts`` are those of the first round."""
+    A training lasts longer than what a machine is like for a moment, so it takes the mean of all such moments; and a
+    median of few would be that of one or of another.  ``parts`` are those of the first round.
+    """
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in (row for rows in rounds for row in rows):
         key = tuple(row[name] for name in ("samples", "connections", "statistics", "layout", *_RANKS))
         found.setdefault((*key, *row["layers"]), []).append(row)
     rows = []
     for same in (same for same in found.values() if len(same) == len(rounds)):
-        middle = {name: statistics.median(row[name] for row in same) for name in _MEASURED}
+        means = {name: statistics.fmean(row[name] for row in same) for name in _MEASURED}
         errors = {
-            "error": middle["predicted"] / middle["measured"] - 1,
-            "memory_error": middle["memory"] / middle["memory_measured"] - 1,
+            "error": means["predicted"] / means["measured"] - 1,
+            "memory_error": means["memory"] / means["memory_measured"] - 1,
         }
         of_rounds = [{name: row[name] for name in _MEASURED} for row in same]
-        rows.append({**same[0], **middle, **errors, "of_rounds": of_rounds})
+        rows.append({**same[0], **means, **errors, "of_rounds": of_rounds})
     return rows
 
 
@@ -203,7 +207,7 @@ def run_ranked(comm: MPI.Comm, machine: Machine, cores: int) -> Iterator[list[di
 def ranking(rounds: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
     """For each network of ``run_ranked`` how its predicted choice does, beside the best of all that were measured.
 
-    ``lost``: seconds of the choice over those of the fastest, less 1; medians over the rounds.  Fewer ranks are chosen
+    ``lost``: seconds of the choice over those of the fastest, less 1; means over the rounds.  Fewer ranks are chosen
     where ``plan`` advises them.
     """
     for of_network in zip(*rounds, strict=True):
@@ -261,7 +265,9 @@ def _row(one: Configuration, machine: Machine, comm: MPI.Comm) -> dict[str, Any]
             owners = place(one.network, grid.n_shards, comm)
         layout = resolve(one.network, grid, owners)
         before = _resident(reset=True)
+        _mapped_from(MAPPED)
         bench = CD1((one.samples, *one.layers), grid, spec=one.network, owners=layout)
+        _mapped_from(MAPPED_LATER)
 
         def update() -> None:
             bench.update(training, centred=True)
@@ -309,6 +315,15 @@ def _memory(one: Configuration, layout: NetworkLayout, before: int) -> int:
     )  # fmt: skip
     data = DRAWN * one.layers[0] * -(-one.samples // one.replicas)
     return before + data + sum(n for kind, n in kinds.items() if kind != "libraries")
+
+
+def _mapped_from(n_bytes: int) -> None:
+    """Let arrays of so many bytes be mapped one by one, where the C library is glibc, and go back when they are freed.
+
+    Else they are put into holes of its heap, and how much that grows depends on what was measured before.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, n_bytes)
 
 
 def _resident(*, reset: bool = False) -> int:

@@ -19,7 +19,7 @@ from modelpar.machine.caches import first_writable, kept_folders
 from modelpar.plan.machine import Curve, Link, Machine
 from modelpar.plan.rates import Rates, Table
 
-VERSION = 4  # of what is measured: a change makes old calibrations invalid
+VERSION = 5  # of what is measured: a change makes old calibrations invalid
 MOST_BYTES = 1 << 20  # of a file that is kept
 
 
