@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -37,6 +38,30 @@ def test_scripts(name: str) -> None:
     assert len(directives) > 5
     first_command = text.index("set -u")
     assert all(text.index(line) < first_command for line in directives), "directives come before all commands"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_requeued"), [(0, False), (2, False), (130, False), (4, True), (1, True), (9, True), (137, True)]
+)
+def test_what_a_job_of_slurm_does_after_the_run(status: int, is_requeued: bool, tmp_path: Path) -> None:
+    """With an mpiexec and a scontrol that only note what they are asked for."""
+    note = tmp_path / "note"
+    for name, end in (("mpiexec", f"[ $6 = info ] || exit {status}"), ("scontrol", "")):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho {name} "$@" >> {note}\n{end}\n', encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text(f"PATH={tmp_path}:$PATH\n", encoding="utf-8")
+    slurms = {"JOB_ID": "7", "NTASKS": "8", "NTASKS_PER_NODE": "4", "JOB_NUM_NODES": "2", "CPUS_PER_TASK": "3"}
+    done = subprocess.run(
+        ["bash", FILES / "slurm.sh", "run.toml", "run"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, **{f"SLURM_{name}": value for name, value in slurms.items()}},
+    )  # fmt: skip
+    info, train, *rest = note.read_text(encoding="utf-8").splitlines()
+    assert info == "mpiexec -n 8 -ppn 4 modelpar info --ranks --threads 3"
+    assert train.startswith("mpiexec -n 8 -ppn 4 modelpar train --config run.toml --run-dir run --resume ")
+    assert train.endswith(" --model-shards 4 --replicas 2 --threads 3")
+    assert rest == (["scontrol requeue 7"] if is_requeued else [])
+    assert done.returncode == (0 if is_requeued else status), done.stderr
 
 
 def test_an_mpijob() -> None:

@@ -53,8 +53,9 @@ ENVIRONMENT = (
     # own sockets
     "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS",
     "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID",
-    "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE", "OMPI_MCA_mpi_ft_enable", "PMI_FD",
-    "PMI_PORT",
+    "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_MCA_mpi_ft_enable", "PMI_FD", "PMI_PORT",
+    # tasks of a step of Slurm on each node, and the processors of each
+    "SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID", "SLURM_LOCALID", "SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND_LIST",
     "SLURM_JOB_ID", "SLURM_RESTART_COUNT",  # whose lock a run directory has
     # handed to the peers of bench cd1, or taken away from them
     "PYTHONPATH", "GLOO_SOCKET_IFNAME", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME",

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _OURS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", *VARIABLES)  # the kernels follow the first that is set
-_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
+_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")  # of mpirun, which is within a step of Slurm
+_SLURMS = ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID", "SLURM_LOCALID", "SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND_LIST")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _settled = False
@@ -193,7 +194,30 @@ def ranks_beside(environment: Mapping[str, str], known: int) -> int:
         match = re.match(r"\d+", environment.get(name, ""))
         if match and int(match[0]) > 0:
             return int(match[0])
-    return known
+    return tasks_beside(environment) or known
+
+
+def tasks_beside(environment: Mapping[str, str]) -> int:
+    """Tasks of this step of Slurm that share processors with this one, itself among them; 0 outside of a step.
+
+    srun counts tasks node by node, as ``4(x2),3``, and lists the processors of each of a node's tasks as masks, from
+    the first mask again where tasks are more (srun(1), OUTPUT ENVIRONMENT VARIABLES).  Without masks all tasks share.
+    """
+    per_node, *numbers, kind, masks = (environment.get(name, "") for name in _SLURMS)
+    if not all(number.isdigit() for number in numbers):
+        return 0
+    node, local = map(int, numbers)
+    n_tasks = 0
+    for count, n_nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", per_node):
+        if node < int(n_nodes or 1):
+            n_tasks = int(count)
+            break
+        node -= int(n_nodes or 1)
+    if not kind.startswith("mask_cpu") or not re.fullmatch(r"0x[0-9A-Fa-f]+(,0x[0-9A-Fa-f]+)*", masks):
+        return n_tasks
+    processors = [int(mask, 16) for mask in masks.split(",")]
+    own = processors[local % len(processors)]
+    return sum(processors[task % len(processors)] & own != 0 for task in range(n_tasks))
 
 
 def own_cores() -> set[int]:

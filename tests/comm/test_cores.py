@@ -31,7 +31,7 @@ def blas_threads() -> set[int]:
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a process that has done nothing so far, on a machine with four cores and nothing in the environment."""
-    for name in (*cores._OURS, *cores._LOCAL_RANKS):
+    for name in (*cores._OURS, *cores._LOCAL_RANKS, *cores._SLURMS):
         monkeypatch.delenv(name, raising=False)
     before = threads.get_threads()
     monkeypatch.setattr(cores, "_settled", False)
@@ -64,6 +64,30 @@ def test_ranks_that_the_grid_does_not_know_have_their_share(monkeypatch: pytest.
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
     assert grid_threads() == 2
     assert blas_threads() == {2}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),  # per node, this node, this task of it, and the processors of each: as srun 22.05 says
+    [
+        (("4(x2),3", "0", "3", "none", ""), 4),
+        (("4(x2),3", "1", "0", "none", ""), 4),
+        (("4(x2),3", "2", "0", "none", ""), 3),
+        (("2,1", "1", "0", "mask_cpu:", "0x1"), 1),
+        (("2", "0", "1", "mask_cpu:", "0x0F,0xF0"), 1),  # a farm whose tasks have four cores each
+        (("2", "0", "1", "mask_cpu:", "0x3,0x3"), 2),  # --cpu-bind=sockets
+        (("4", "0", "2", "mask_cpu:", "0x1"), 4),  # --overcommit
+        (("4", "0", "3", "mask_cpu:", "0x1,0x2"), 2),
+        (("4", "0", "3", "rank", ""), 4),
+        (("4", "7", "3", "none", ""), 0),
+        (("4", "", "", "none", ""), 0),
+        (("", "0", "0", "mask_cpu:", "0x1"), 0),
+    ],
+)
+def test_tasks_of_slurm_that_share_processors(variables: tuple[str, ...], expected: int) -> None:
+    environment = dict(zip(cores._SLURMS, variables, strict=True))
+    assert cores.tasks_beside(environment) == expected
+    assert cores.ranks_beside(environment, 9) == (expected or 9)
+    assert cores.ranks_beside({**environment, "MPI_LOCALNRANKS": "5"}, 9) == 5, "mpirun within a step"
 
 
 def test_a_limit_of_the_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
