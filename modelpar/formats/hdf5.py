@@ -27,6 +27,11 @@ _MOST_AT_ONCE = 1 << 30  # bytes of a chunk, which the library unpacks as one
 _MOST_OBJECTS = 10_000  # that are looked through for the arrays of a file
 _SHOWN = 8  # names in messages
 _BLOCK = 1 << 24  # bytes that are read at once, where chunks allow
+_REASONS = {  # by words of the library
+    "open for write": "a program has it open to write, or ended while it had; close it there, or mend it by h5clear -s",
+    "filter": "its values are packed in a way that is not known here; get a new copy",
+}
+_DAMAGED = "it is damaged or cut off; get a new copy"
 
 
 class Hdf5Array:
@@ -82,9 +87,8 @@ class Hdf5Array:
         except DataError:
             raise
         except (OSError, RuntimeError, LookupError, ValueError, ArithmeticError, TypeError, AttributeError) as error:
-            packed = "filter" in str(error).lower()
-            why = "its values are packed in a way that is not known here" if packed else "it is damaged or cut off"
-            raise DataError(f"{self.path} cannot be read as HDF5: {why}; get a new copy") from None
+            why = next((why for words, why in _REASONS.items() if words in str(error).lower()), _DAMAGED)
+            raise DataError(f"{self.path} cannot be read as HDF5: {why}") from None
 
     def _array(self, file: Any) -> Any:
         """The array, by links that stay in this file."""

@@ -116,6 +116,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
     for damaged in (content[:1000], content[:8] + bytes(200) + content[208:]):
         outside.write_bytes(damaged)
         assert "cannot be read as HDF5" in problem(outside)
+    with h5py.File(tmp_path / "open.h5", "w", libver="latest") as file:
+        file["values"] = STATES
+        file.flush()
+        (tmp_path / "killed.h5").write_bytes((tmp_path / "open.h5").read_bytes())  # as its writer would leave it
+    assert "has it open to write, or ended while it had" in problem(tmp_path / "killed.h5")
     assert "does not exist" in problem(tmp_path / "y.h5:values")
     np.save(tmp_path / "x.npy", STATES)
     assert "has no parts" in problem(f"{tmp_path / 'x.npy'}:values")
