@@ -18,7 +18,7 @@ source .venv/bin/activate
 
 # MPICH's mpiexec, also that of the PyPI wheel, asks Slurm for its nodes and starts a proxy on each by srun.  To start
 # the ranks by srun itself, as for an MPI that the cluster brings, with pmi2 or pmix, whichever the MPI speaks:
-#     modelpar=(srun --mpi=pmix --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit modelpar)
+#     modelpar=(srun --mpi=pmix --cpus-per-task="$SLURM_CPUS_PER_TASK" --wait=60 modelpar)
 modelpar=(mpiexec -n "$SLURM_NTASKS" -ppn "$SLURM_NTASKS_PER_NODE" modelpar)
 
 "${modelpar[@]}" info --ranks --threads "$SLURM_CPUS_PER_TASK"

@@ -44,6 +44,7 @@ LISTED = {  # by the stem of the works: fields of 16 maps, those of one, and con
     "single": (("local:5", (4096, 3600)), ("local:9", (4096, 3136))),
     "scattered": (("random:32", (784, 1024)), ("random:64", (2048, 2048))),
 }
+OPERANDS = 130 << 20  # bytes of the works on the largest of SIZES, about
 OF_UPDATES = 2e-2  # of whole updates, which what else a machine does now and then disturbs as it does training
 SMALLEST = (16, 16, 64)
 GLANCES = 9  # at the kernel of a guess
@@ -137,6 +138,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
                 lists[key[0]] = of_lists
             spread += clocks[key].scatter
             spent += clocks[key].spent
+        listed.cache_clear()
     for key, found in tables.items():  # lists are short: ranks hardly share what holds them
         nearest = min(lists, key=lambda n: abs(n - key[0]), default=0)
         found |= lists.get(nearest, {})
@@ -179,8 +181,8 @@ def _in_turn(node: MPI.Comm, works_of: Mapping[Key, Works[T] | None]) -> dict[Ke
 def _keys(cores: int, threads: int, ranks: int) -> list[Key]:
     """What is measured: the ranks as they are, one rank with one thread and with all, one on every core."""
     keys = {(threads, ranks), (1, 1), (cores, 1)}
-    if ranks == 1:
-        keys.add((1, cores))
+    if ranks == 1:  # in threads of this process, each with operands of its own
+        keys.add((1, max(1, min(cores, available_bytes() // (4 * OPERANDS)))))
     return sorted(keys)
 
 
@@ -248,6 +250,7 @@ def _as_in_updates(
             call = min(max(measured - whole, 0.5 * tiny), 2.0 * tiny)
         rest = whole - of_weights + call
         factors.append(min(max((measured - rest) / of_weights, MOST_CHANGE[0]), MOST_CHANGE[1]))
+        del bench, case  # the next ones of other threads come before the next ones here
         yield
     factors[0] = factors[1]  # of the smallest the rest is what was left of it
     at = {float(v * h): factor for (v, h), factor in zip(SIZES, factors, strict=True)}

@@ -43,7 +43,7 @@ SHARE = 0.7  # of the free memory that a configuration may take
 MAPPED, MAPPED_LATER = 1 << 20, 32 << 20  # bytes; the second is the most to which glibc raises it by itself
 _RANKS = ("model_shards", "replicas", "threads")
 _MEASURED = ("predicted", "measured", "memory", "memory_measured")
-_M_MMAP_THRESHOLD = -3  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -83,7 +83,7 @@ def configurations(cores: int, ranks: int) -> list[Configuration]:
         Configuration(samples, layers, bits)
         for samples, layers in (
             (100, small), (128, (784, 512)), (256, wide), (300, odd), (512, (1024, 2048)),
-            (128, (1536, 3072)), (256, large), (512, huge),
+            (128, (2048, 4096)), (256, large), (512, huge),
         )
         for bits in ("1", "4", "float")
     ]  # fmt: skip
@@ -212,6 +212,8 @@ def ranking(rounds: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> Iterator[di
     """
     for of_network in zip(*rounds, strict=True):
         rows = over_rounds(of_network)
+        if not rows:  # it does not fit into the free memory
+            continue
         most = max(_ranks_of(row) for row in rows)
         by_prediction = sorted(rows, key=lambda row: row["predicted"])
         chosen, of_all = by_prediction[0], next(row for row in by_prediction if _ranks_of(row) == most)
@@ -323,7 +325,9 @@ def _mapped_from(n_bytes: int) -> None:
     Else they are put into holes of its heap, and how much that grows depends on what was measured before.
     """
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, n_bytes)
+        malloc = ctypes.CDLL(None)
+        malloc.mallopt(_M_MMAP_THRESHOLD, n_bytes)
+        malloc.mallopt(_M_TRIM_THRESHOLD, 2 * n_bytes)  # as glibc does when it raises the first by itself
 
 
 def _resident(*, reset: bool = False) -> int:

@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from mpi4py import MPI
@@ -94,10 +95,13 @@ class Clock:
         return calls, min(FEW, ROUNDS) if least is None and seconds > LONG else ROUNDS
 
     def seconds_of(self, make: Callable[[], list[Case]]) -> list[tuple[Case, float]]:
-        """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once."""
+        """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once.
+
+        The cases of the result are without theirs: they would be kept as long as the result.
+        """
         if self.at_once == 1:
             cases = make()
-            return list(zip(cases, self.median_of(cases), strict=True))
+            return _without_operands(cases, self.median_of(cases))
         others = [make() for _ in range(self.at_once)]
         found: list[list[float]] = [[] for _ in others]
         gate = threading.Barrier(self.at_once)
@@ -112,7 +116,7 @@ class Clock:
             thread.start()
         for thread in beside:
             thread.join()
-        return list(zip(others[0], np.mean(found, axis=0).tolist(), strict=True))
+        return _without_operands(others[0], np.mean(found, axis=0).tolist())
 
 
 class _Gated(Clock):
@@ -133,6 +137,14 @@ class _Gated(Clock):
                     case.run()
                 times[i].append((time.perf_counter() - started) / counts[i])
         return [_of_faster_half(found) for found in times]
+
+
+def _without_operands(cases: list[Case], seconds: list[float]) -> list[tuple[Case, float]]:
+    return [(replace(case, run=_nothing), value) for case, value in zip(cases, seconds, strict=True)]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _of_faster_half(found: list[float]) -> float:

@@ -162,7 +162,8 @@ class Stopping:
 
     def _know(self, number: int) -> bool:
         """Note what a rank was asked by; 0 changes nothing, since a signal may have come to this one meanwhile."""
-        self._status.stop = self._status.stop or number
+        if number:
+            self._status.stop = self._status.stop or number
         return number > 0
 
     def end_saved(self, path: str, comm: MPI.Comm) -> None:

@@ -115,7 +115,7 @@ def threads_named(environment: Mapping[str, str]) -> int | None:
     """Threads that environment variables name: an integer, or the first of OpenMP's list of levels."""
     for name in _OURS:
         first = environment.get(name, "").split(",")[0].strip()
-        if first.isdigit() and int(first) > 0:
+        if first.isdecimal() and int(first) > 0:
             return int(first)
     return None
 
@@ -181,7 +181,7 @@ def placement_on(node: MPI.Comm, asked: int | None = None) -> Placement:
     there, own = len(cores_of(together)), len(cores_of(mine))
     cores = max(1, min(there, quota() or there))
     ranks = max(node.size, ranks_beside(os.environ, node.size))
-    fair = max(1, min(cores // ranks, own))
+    fair = max(1, min(cores // ranks, own // max(1, tasks_beside(os.environ))))  # of a part of a step's tasks too
     return Placement(cores, own, ranks, asked or fair, len(together))
 
 
@@ -204,7 +204,7 @@ def tasks_beside(environment: Mapping[str, str]) -> int:
     the first mask again where tasks are more (srun(1), OUTPUT ENVIRONMENT VARIABLES).  Without masks all tasks share.
     """
     per_node, *numbers, kind, masks = (environment.get(name, "") for name in _SLURMS)
-    if not all(number.isdigit() for number in numbers):
+    if not all(number.isdecimal() for number in numbers):
         return 0
     node, local = map(int, numbers)
     n_tasks = 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from modelpar.bench import exchanges
+from modelpar.bench import calibrate, exchanges
 from modelpar.plan.machine import of_members
 
 pytestmark = pytest.mark.ranks
@@ -30,3 +30,15 @@ def test_every_part_of_a_grid_is_measured(comm: MPI.Comm, monkeypatch: pytest.Mo
         assert len(curve.received) == 2
         assert np.all(np.diff(curve.received) > 0)
         assert min(curve.seconds) > 0
+
+
+def test_ranks_wait_for_works_of_the_first_one(comm: MPI.Comm) -> None:
+    def some(n: int) -> calibrate.Works[int]:
+        for _ in range(n):
+            comm.Barrier() if n == 2 else None
+            yield
+        return comm.rank
+
+    alone = some(3) if comm.rank == 0 else None
+    found = calibrate._in_turn(comm, {(1, 1): alone, (1, 2): some(2), (2, 1): some(0) if comm.rank == 0 else None})
+    assert found == {(1, 2): comm.rank} | ({(1, 1): 0, (2, 1): 0} if comm.rank == 0 else {})
