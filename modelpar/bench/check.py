@@ -83,7 +83,7 @@ def configurations(cores: int, ranks: int) -> list[Configuration]:
         Configuration(samples, layers, bits)
         for samples, layers in (
             (100, small), (128, (784, 512)), (256, wide), (300, odd), (512, (1024, 2048)),
-            (128, (2048, 4096)), (256, large), (512, huge),
+            (128, (1536, 3072)), (256, large), (512, huge),
         )
         for bits in ("1", "4", "float")
     ]  # fmt: skip
