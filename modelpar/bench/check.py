@@ -27,7 +27,6 @@ from modelpar.comm.grid import Grid
 from modelpar.machine.memory import available_bytes
 from modelpar.ownership.layout import NetworkLayout
 from modelpar.ownership.placement import place
-from modelpar.plan.choose import clearly_faster
 from modelpar.plan.collectives import Placement
 from modelpar.plan.machine import Machine
 from modelpar.plan.memory import memory_by_kind
@@ -207,28 +206,19 @@ def run_ranked(comm: MPI.Comm, machine: Machine, cores: int) -> Iterator[list[di
 def ranking(rounds: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
     """For each network of ``run_ranked`` how its predicted choice does, beside the best of all that were measured.
 
-    ``lost``: seconds of the choice over those of the fastest, less 1; means over the rounds.  Fewer ranks are chosen
-    where ``plan`` advises them.
+    ``lost``: seconds of the choice over those of the fastest, less 1; means over the rounds.
     """
     for of_network in zip(*rounds, strict=True):
         rows = over_rounds(of_network)
         if not rows:  # it does not fit into the free memory
             continue
-        most = max(_ranks_of(row) for row in rows)
-        by_prediction = sorted(rows, key=lambda row: row["predicted"])
-        chosen, of_all = by_prediction[0], next(row for row in by_prediction if _ranks_of(row) == most)
-        if not clearly_faster(chosen["predicted"], of_all["predicted"]):
-            chosen = of_all
-        fastest, first = min(rows, key=lambda row: row["measured"]), rows[0]
+        chosen, fastest = min(rows, key=lambda row: row["predicted"]), min(rows, key=lambda row: row["measured"])
+        first = rows[0]
         yield {
             **{name: first[name] for name in ("samples", "layers", "connections", "statistics")},
             "chosen": name_of(chosen), "fastest": name_of(fastest),
             "lost": chosen["measured"] / fastest["measured"] - 1, "rows": rows,
         }  # fmt: skip
-
-
-def _ranks_of(row: dict[str, Any]) -> int:
-    return int(row["replicas"] * row["model_shards"])
 
 
 def name_of(row: dict[str, Any]) -> str:

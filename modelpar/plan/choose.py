@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,6 @@ Bytes = dict[str, dict[str, dict[str, float]]]
 Owners = Callable[[int], NetworkLayout]  # of so many shards; matrix layouts are not looked at where they are dense
 
 MOST_SHARDS_TRIED = 1 << 16
-CLEARLY = 0.07  # of the time of an update that fewer ranks must spare to be advised
 
 
 @dataclass(frozen=True)
@@ -100,20 +98,10 @@ def best(found: Sequence[Choice], n_ranks: int) -> Choice:
     raise OutOfMemoryError(f"no grid of {n_ranks} ranks fits into the memory of its nodes; plan with more --nodes")
 
 
-def clearly_faster(few: float, all_: float) -> bool:
-    """Whether the seconds of an update on fewer ranks are so few that these are advised.
-
-    Within a few percent two threads of a rank are at times ahead of two ranks and at times far behind: where a virtual
-    machine moves its cores to others that share no cache, threads are a fifth slower, and ranks are not.
-    """
-    return few < (1 - CLEARLY) * all_
-
-
 def faster_on_fewer(found: Sequence[Choice], n_ranks: int) -> Choice | None:
-    """The fastest choice, where it has fewer ranks, fits, and is clearly faster than all of ``n_ranks`` that fit."""
+    """The fastest choice, where it has fewer ranks and fits."""
     first = found[0]
-    of_all = next((one.seconds for one in found if one.fits and one.ranks == n_ranks), math.inf)
-    return first if first.fits and first.ranks < n_ranks and clearly_faster(first.seconds, of_all) else None
+    return first if first.fits and first.ranks < n_ranks else None
 
 
 def what_fits(job: Job, machine: Machine, ranks_per_node: int) -> tuple[int, int] | None:

@@ -110,16 +110,16 @@ def test_rounds_of_the_check_are_compared_by_their_means() -> None:
     assert [of_round["measured"] for of_round in row["of_rounds"]] == [2.0, 9.0, 4.0]
 
 
-@pytest.mark.parametrize(("few", "chosen", "lost"), [(0.8, "1 x 1", 0.0), (0.97, "1 x 2", 0.25)])
-def test_the_choice_of_a_ranking_is_the_one_that_is_advised(few: float, chosen: str, lost: float) -> None:
-    """Fewer ranks only where they are predicted to be clearly faster; predicted and measured by means."""
+@pytest.mark.parametrize(("few", "chosen", "lost"), [(0.8, "1 x 1", 0.0), (1.1, "1 x 2", 0.25)])
+def test_the_choice_of_a_ranking_is_the_one_that_is_predicted(few: float, chosen: str, lost: float) -> None:
+    """Predicted and measured by means."""
 
     def row(ranks: int, predicted: float, measured: float) -> dict:
         return {"samples": 1, "layers": [2, 3], "connections": "dense", "statistics": "1", "layout": "row",
                 "threads": 1, "model_shards": ranks, "replicas": 1, "memory": 1.0, "memory_measured": 1.0,
                 "predicted": predicted, "measured": measured}  # fmt: skip
 
-    # medians would take the other one
+    # by medians the other one would be predicted to be faster in the first case
     rounds = [[[row(1, few * k + d, 4.0 * k), row(2, 1.0 * k, 5.0 * k)]] for k, d in ((1.0, 0), (7.0, -3), (2.0, 3))]
     rounds[0].append([])  # a network that does not fit into the free memory
     rounds[1].append([])

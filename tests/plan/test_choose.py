@@ -59,11 +59,11 @@ def test_all_grids_and_layouts_by_brute_force(layers: tuple[int, ...]) -> None:
         assert c.efficiency == pytest.approx(one / (c.ranks * c.seconds))
 
 
-def test_fewer_ranks_are_advised_where_they_are_clearly_faster() -> None:
+def test_fewer_ranks_are_advised_where_they_are_faster() -> None:
     found = choices(job((784, 500)), read_machine("ethernet-10g"), 2, 2)
     of_two = best(found, 2)
     [one] = [choice for choice in found if choice.ranks == 1]
-    for seconds, advised in ((0.9, True), (0.95, False), (1.1, False)):
+    for seconds, advised in ((0.99, True), (1.01, False)):
         few = replace(one, seconds=seconds * of_two.seconds)
         ranked = sorted([few, of_two], key=lambda choice: choice.seconds)
         assert (faster_on_fewer(ranked, 2) is few) == advised

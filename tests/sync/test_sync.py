@@ -129,8 +129,8 @@ def constant_updates(grid: Grid, spec: SyncSpec, steps: int, staleness: Counter[
         for part in work.parts.values():
             part.flat += np.float32(1 / 64)
         mine += 1
-        if pause and grid.replica == 0:
-            time.sleep(pause)
+        if pause:  # the others sleep as well, so that none takes all the work while another waits for a core
+            time.sleep(pause if grid.replica == 0 else pause / 10)
     n_all = steps * grid.n_replicas
     right = [np.all(i + n_all / 64 == part.W) for i, part in enumerate(work.parts.values())]
     server.end()
@@ -200,10 +200,9 @@ def test_staleness_is_what_others_have_pushed(comm, agree, pace, bounded, monkey
 def test_a_slow_replica_does_less(comm, agree):
     """The work goes to who has time for it, and all end together."""
     grid = all_replicas()
-    mine = comm.allgather(constant_updates(grid, SyncSpec(sync="server"), 60, Counter(), pause=0.01))
+    mine = comm.allgather(constant_updates(grid, SyncSpec(sync="server"), 60, Counter(), pause=0.02))
     agree(sum(mine) == 60 * comm.size)
-    # less than its part; of the others one may have waited for a core all the time
-    agree(comm.size == 1 or mine[0] < 60, f"steps of each: {mine}")
+    agree(comm.size == 1 or mine[0] < min(mine[1:]), f"steps of each: {mine}")
 
 
 def test_a_bound_on_staleness_that_cannot_be(comm):
