@@ -9,6 +9,17 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.floating]
 
+_LINE = 4096
+
+
+def _zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """As ``np.zeros``, beginning with a line of the caches: large arrays of NumPy's begin 16 bytes after one, and each
+    vector of their weights would be in two."""
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(n_bytes + _LINE, np.uint8)
+    skip = -memory.ctypes.data % _LINE
+    return memory[skip : skip + n_bytes].view(dtype).reshape(shape)
+
 
 class Parameters:
     """``flat`` stores W, b, c and what units have besides, one after the other; W (rows, columns), b (n_b,), c (n_c,),
@@ -27,12 +38,13 @@ class Parameters:
         n_precision   1 where visible units have precisions (:mod:`modelpar.model.gaussian_visible`), else 0
         """
         self.n_weights = math.prod(shape)
-        self.flat: Array = np.zeros(self.n_weights + (1 + n_precision) * n_b + (1 + n_potential) * n_c, dtype)
+        n_values = self.n_weights + (1 + n_precision) * n_b + (1 + n_potential) * n_c
+        self.flat: Array = _zeros((n_values,), dtype)
         self.W = self.flat[: self.n_weights].reshape(shape)
         ends = np.cumsum([n_b, n_c, n_potential * n_c])
         self.b, self.c, potential, precision = np.split(self.flat[self.n_weights :], ends)
         self.potential, self.precision = potential.reshape(n_potential, n_c), precision.reshape(n_precision, n_b)
-        self.rows: Array | None = None if rows_shape is None else np.zeros(rows_shape, dtype)
+        self.rows: Array | None = None if rows_shape is None else _zeros(rows_shape, dtype)
 
     def like(self, *, rows: bool = True) -> Parameters:
         """Zeros of the same shapes; ``rows=False`` leaves out the second block of a dual layout."""

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from modelpar.kernels.llvm.tile_bytes import DEPTH, TILE
-from modelpar.kernels.llvm.tiles import times, values
+from modelpar.kernels.llvm.tiles import values
 from modelpar.kernels.llvm.vectors import (
     FEATURES,
     FLOAT32,
@@ -31,6 +31,7 @@ from modelpar.kernels.llvm.vectors import (
     function,
     load,
     spread,
+    times,
 )  # fmt: skip
 
 HAS_PAIRS = compiled() and {"avx512bf16", "avx512f", "avx512bw"} <= FEATURES

@@ -1,4 +1,4 @@
-"""Vector operations of the statistics: ANDed words and counted ones; see ``kernels.llvm.vectors``."""
+"""Vector operations of the statistics: ANDed words and counted ones, updates; see ``kernels.llvm.vectors``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from modelpar.kernels.llvm.vectors import FEATURES, I32, I64, LANE32, LANES, compiled, constant, function, load, spread
+from modelpar.kernels.llvm.vectors import (
+    FEATURES,
+    I32,
+    I64,
+    LANE32,
+    LANES,
+    LINE,
+    compiled,
+    constant,
+    function,
+    load,
+    prefetch,
+    spread,
+    times,
+)  # fmt: skip
 
 HAS_COUNT = compiled() and "avx512vpopcntdq" in FEATURES  # an instruction that counts the ones of each lane
 
@@ -128,3 +142,36 @@ def _transposer(*, add: bool) -> Any:
 
 
 transpose_16, add_transposed_16 = _transposer(add=False), _transposer(add=True)
+
+
+@intrinsic
+def update_vectors(typingctx: Any, W: Any, V: Any, counts: Any, n: Any, carry: Any, gain: Any, shrink: Any,
+                   ahead: Any) -> Any:  # fmt: skip
+    """V = carry * V + gain * counts; V -= shrink * W; W += V, of 16 n weights, as ``update.update_row`` does one
+
+    W, V     addresses of numbers of the type of carry, gain and shrink
+    counts   address of int32
+    n        at least 1
+    ahead    bytes from here to those of W and V that are asked for meanwhile
+    """
+
+    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        W, V, counts, n, *scalars, ahead = args
+        kind = ir.VectorType(scalars[0].type, LANES)
+        carry, gain, shrink = (spread(b, scalar, kind) for scalar in scalars)
+        width = signature.args[4].bitwidth // 8 * LANES
+        with times(b, n, "vectors") as i:
+            at = b.mul(i, ir.Constant(I64, width))
+            w_at, v_at = b.add(W, at), b.add(V, at)
+            for line in range(0, width, LINE):
+                for array in (w_at, v_at):
+                    prefetch(b, b.add(b.add(array, ahead), ir.Constant(I64, line)))
+            count = b.sitofp(load(b, b.add(counts, b.mul(i, ir.Constant(I64, 4 * LANES))), LANE32, 4), kind)
+            w, v = (load(b, array, kind, 4) for array in (w_at, v_at))
+            v = b.fadd(b.fmul(carry, v), b.fmul(gain, count))
+            v = b.fsub(v, b.fmul(shrink, w))
+            b.store(v, b.inttoptr(v_at, kind.as_pointer()), align=4)
+            b.store(b.fadd(w, v), b.inttoptr(w_at, kind.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4, carry, carry, carry, types.intp), build

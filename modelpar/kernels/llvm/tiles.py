@@ -13,7 +13,6 @@ import ctypes
 import functools
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -35,6 +34,7 @@ from modelpar.kernels.llvm.vectors import (
     load,
     prefetch,
     spread,
+    times,
 )  # fmt: skip
 
 HAS_TILES = compiled() and {"amx-tile", "amx-int8", "avx512f", "avx512bw"} <= FEATURES
@@ -85,21 +85,6 @@ class Tiles:
         """total += first @ second; signs: s or u, of the bytes of both; ``pairs``: they are pairs of bfloat16"""
         name = "tdpbf16ps" if signs == PAIRS else f"tdpb{signs}d"
         self._call(name, *(self._number(tile) for tile in (total, first, second)))
-
-
-@contextmanager
-def times(b: ir.IRBuilder, n: ir.Value, name: str) -> Iterator[ir.Value]:
-    """A loop of ``n`` rounds, at least one, around the code of the block, which gets the number of the round."""
-    before, loop, after = b.block, b.append_basic_block(name), b.append_basic_block("after")
-    b.branch(loop)
-    b.position_at_end(loop)
-    number = b.phi(I64)
-    number.add_incoming(ir.Constant(I64, 0), before)
-    yield number
-    following = b.add(number, ir.Constant(I64, 1))
-    number.add_incoming(following, b.block)
-    b.cbranch(b.icmp_signed("<", following, n), loop, after)
-    b.position_at_end(after)
 
 
 def values(context: Any, b: ir.IRBuilder, kind: Any, values: ir.Value) -> list[ir.Value]:

@@ -8,6 +8,8 @@ with NUMBA_DISABLE_JIT: callers then have an alternative in NumPy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import llvmlite.binding  # type: ignore[import-untyped]
@@ -67,6 +69,21 @@ def spread(b: ir.IRBuilder, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
     return b.shuffle_vector(first, undefined, constant(LANE32, 0))
 
 
+@contextmanager
+def times(b: ir.IRBuilder, n: ir.Value, name: str) -> Iterator[ir.Value]:
+    """A loop of ``n`` rounds, at least one, around the code of the block, which gets the number of the round."""
+    before, loop, after = b.block, b.append_basic_block(name), b.append_basic_block("after")
+    b.branch(loop)
+    b.position_at_end(loop)
+    number = b.phi(I64)
+    number.add_incoming(ir.Constant(I64, 0), before)
+    yield number
+    following = b.add(number, ir.Constant(I64, 1))
+    number.add_incoming(following, b.block)
+    b.cbranch(b.icmp_signed("<", following, n), loop, after)
+    b.position_at_end(after)
+
+
 @intrinsic
 def count_bits(typingctx: Any, word: Any) -> Any:
     """Number of ones in a word of 64 bits, int64"""
@@ -105,14 +122,3 @@ def prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
     octet = I8.as_pointer()
     of_line = function(b, "llvm.prefetch.p0i8", ir.VoidType(), octet, I32, I32, I32)
     b.call(of_line, [b.inttoptr(address, octet), *(ir.Constant(I32, n) for n in (0, 2, 1))])
-
-
-@intrinsic
-def fetch(typingctx: Any, address: Any) -> Any:
-    """As ``prefetch``."""
-
-    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        prefetch(b, args[0])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), build

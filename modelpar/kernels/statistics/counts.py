@@ -22,14 +22,13 @@ from numba import types
 from modelpar.kernels import threads
 from modelpar.kernels.llvm.calls import address_of, caller
 from modelpar.kernels.llvm.counts import TILE, count_model_row, count_model_tile, count_tile, count_tile_row
-from modelpar.kernels.llvm.vectors import LANES, LINE, address, fetch
+from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32
 from modelpar.kernels.states import Words
-from modelpar.kernels.statistics.update import update_row
+from modelpar.kernels.statistics.update import update_block, update_row
 from modelpar.machine.compilation import njit
 
 COLUMNS = 512  # of C at a time: a row long enough to be prefetched, few enough for their words to stay in the caches
-AHEAD = 512  # bytes of the next row of W and V that are asked for: from there on the processor foresees the rest
 
 OF_WORD = 1.2  # nanoseconds for a word among those of a vector
 
@@ -108,34 +107,23 @@ def count_rows(v0, s0, v1, s1, first, n_rows, low, high, counts):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def _fetch(W, V, row, column, n_bytes):  # type: ignore[no-untyped-def]
-    at, other = address(W) + row * W.strides[0], address(V) + row * V.strides[0]
-    for line in range(column * W.itemsize, column * W.itemsize + n_bytes, LINE):
-        fetch(at + line)
-        fetch(other + line)
-
-
-@njit(cache=True, nogil=True)
 def count_and_update(kernel, at_once, v0, s0, v1, s1, W, V, carry, gain, shrink, start, stop):  # type: ignore[no-untyped-def]
     """Update rows ``start .. stop - 1`` of W and V (rows, columns) from C, in one pass over memory."""
     n_at_once, columns = at_once
-    counts = aligned_int32(n_at_once * columns).reshape(n_at_once, columns)
+    counts = aligned_int32(n_at_once * (columns + LANES)).reshape(n_at_once, columns + LANES)
     for low in range(0, W.shape[1], columns):
         high = min(low + columns, W.shape[1])
         for first in range(start, stop, n_at_once):
             n_rows = min(n_at_once, stop - first)
             _count(kernel, (v0, s0, v1, s1, first, n_rows, low, high, counts))
-            for r in range(n_rows):
-                if r + 1 < n_rows:
-                    _fetch(W, V, first + r + 1, low, min(AHEAD, (high - low) * W.itemsize))
-                update_row(W[first + r, low:high], V[first + r, low:high], counts[r, : high - low], carry, gain, shrink)
+            update_block(W, V, counts, first, n_rows, low, high, carry, gain, shrink)
 
 
 @njit(cache=True, nogil=True)
 def count_and_add(kernel, at_once, v0, s0, v1, s1, V, gain, start, stop):  # type: ignore[no-untyped-def]
     """V = V + gain * C, rows ``start .. stop - 1``"""
     n_at_once, columns = at_once
-    counts = aligned_int32(n_at_once * columns).reshape(n_at_once, columns)
+    counts = aligned_int32(n_at_once * (columns + LANES)).reshape(n_at_once, columns + LANES)
     for low in range(0, V.shape[1], columns):
         high = min(low + columns, V.shape[1])
         for first in range(start, stop, n_at_once):
@@ -151,7 +139,7 @@ def count_and_add(kernel, at_once, v0, s0, v1, s1, V, gain, start, stop):  # typ
 def count_block(kernel, at_once, v0, s0, v1, s1, start, stop, out):  # type: ignore[no-untyped-def]
     """Rows ``start .. stop - 1`` of out (rows, columns), int8, int16 or int32, = C"""
     n_at_once, columns = at_once
-    counts = aligned_int32(n_at_once * columns).reshape(n_at_once, columns)
+    counts = aligned_int32(n_at_once * (columns + LANES)).reshape(n_at_once, columns + LANES)
     for low in range(0, out.shape[1], columns):
         high = min(low + columns, out.shape[1])
         for first in range(start, stop, n_at_once):

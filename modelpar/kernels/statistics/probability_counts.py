@@ -20,7 +20,7 @@ from modelpar.kernels.products.subset_sums import (
     entry,
     sum_panel,
 )
-from modelpar.kernels.statistics.update import update_row
+from modelpar.kernels.statistics.update import update_block
 from modelpar.machine.compilation import njit
 
 
@@ -87,8 +87,7 @@ def count_and_update(kernel, W, V, codes0, p0, codes1, p1, scale, carry, gain, s
         count_panel(kernel, codes0, p0, codes1, p1, n_visible, first, last - first, scale, weights, sums)
         for i in range(0, n_visible, LANES):
             transpose_columns(sums, i, counts)
-            for r in range(min(LANES, n_visible - i)):
-                update_row(W[i + r, first:last], V[i + r, first:last], counts[r, : last - first], carry, gain, shrink)
+            update_block(W, V, counts, i, min(LANES, n_visible - i), first, last, carry, gain, shrink)
 
 
 @njit(cache=True, nogil=True)

@@ -7,24 +7,31 @@ over samples and no bit planes: 8-bit values take as long as 1-bit ones.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from modelpar.kernels import threads
 from modelpar.kernels.llvm.calls import address_of
 from modelpar.kernels.llvm.counts import transpose_16
 from modelpar.kernels.llvm.tile_bytes import DEPTH, TILE, set_bytes
 from modelpar.kernels.llvm.tiles import allowed, configure, release, square
 from modelpar.kernels.llvm.vectors import LANES, address
-from modelpar.kernels.products.aligned import aligned_int32
+from modelpar.kernels.products.aligned import aligned_int32, aligned_scratch
 from modelpar.kernels.products.tiles import CONFIGURATION
+from modelpar.kernels.states import Words
 from modelpar.kernels.statistics.counts import COUNT_ROWS
 from modelpar.machine.compilation import njit, report
 
 ROWS, COLUMNS = 32, 1024  # of C at once
+OF_WORD = 4.0  # nanoseconds for a word of 64 bits, as bytes
+Bits = npt.NDArray[np.uint64]
+Array = npt.NDArray[Any]
+
 NO_BITS, NO_VALUES = np.empty((0, 0), np.uint64), np.empty((0, 0, 0, 0), np.uint32)
 
-_multiply = square(4 * COLUMNS)
+_multiply = square(4 * (COLUMNS + LANES))
 
 
 @functools.cache
@@ -33,40 +40,62 @@ def entry() -> int:
     return address_of(count_rows_on_tiles, COUNT_ROWS)
 
 
+def signed_bytes(words0: Bits, words1: Bits) -> Array:
+    """Bits of both phases (units, n) uint64 as bytes 1 and -1 -> (16 units, [step, unit, 64 samples]) uint64"""
+    n_units, n_steps = len(words0), words0.shape[1] + words1.shape[1]
+    out = _no_tiles_yet(n_units, n_steps * TILE // 4).view(np.uint64)
+    grain = threads.rows_worth_waking(1 + OF_WORD * n_steps)
+    threads.split(n_units, grain, lambda start, stop: fill_signed_bytes(words0, words1, out, start, stop), LANES)
+    return out
+
+
+def bytes_of_values(words0: Words, words1: Words) -> Array:
+    """Bit planes (units, planes, n) of both phases as bytes -> (16 units, 1, [step, 4 samples], 16 units) uint32"""
+    n_units, planes, n0 = words0.shape
+    n_steps = n0 + words1.shape[2]
+    tiles = _no_tiles_yet(n_units, n_steps * TILE // 4).view(np.uint32)
+    out = tiles.reshape(len(tiles), 1, n_steps * LANES, LANES)
+    grain = threads.rows_worth_waking(1 + OF_WORD * n_steps * planes)
+    threads.split(n_units, grain, lambda start, stop: fill_bytes_of_values(words0, words1, out, start, stop), LANES)
+    return out
+
+
+def _no_tiles_yet(n_units: int, width: int) -> npt.NDArray[np.int32]:
+    """Tiles of 16 units (tiles, width) of whole blocks of ROWS units.
+
+    Each thread fills its own, and writes to no other's memory: lines that another core has just written take longer.
+    """
+    n_tiles = -(-n_units // ROWS) * (ROWS // LANES)
+    return aligned_scratch(n_tiles * width).reshape(n_tiles, width)
+
+
 @njit(cache=True, nogil=True)
-def signed_bytes(words0, words1):  # type: ignore[no-untyped-def]
-    """Bits of both phases (units, n) as bytes 1 and -1 -> (16 units, [step, unit, 64 samples]) uint64"""
-    n_units, n0, n1 = words0.shape[0], words0.shape[1], words1.shape[1]
-    n_tiles = (n_units + ROWS - 1) // ROWS * (ROWS // LANES)
-    width = (n0 + n1) * TILE // 8
-    out = aligned_int32(2 * n_tiles * width).view(np.uint64).reshape(n_tiles, width)
-    for i in range(n_units):
+def fill_signed_bytes(words0, words1, out, start, stop):  # type: ignore[no-untyped-def]
+    """The units ``start .. stop - 1`` of ``signed_bytes``; start is a multiple of 16."""
+    n0, n1 = words0.shape[1], words1.shape[1]
+    out[start // LANES : (stop + LANES - 1) // LANES] = 0
+    for i in range(start, stop):
         at = address(out) + i // LANES * out.strides[0] + i % LANES * DEPTH
         for w in range(n0):
             set_bytes(at + w * TILE, words0[i, w], 1)
         for w in range(n1):
             set_bytes(at + (n0 + w) * TILE, words1[i, w], -1)
-    return out
 
 
 @njit(cache=True, nogil=True)
-def bytes_of_values(words0, words1):  # type: ignore[no-untyped-def]
-    """Bit planes (units, planes, n) of both phases as bytes -> (16 units, 1, [step, 4 samples], 16 units) uint32"""
-    n_units, planes, n0 = words0.shape
-    n1 = words1.shape[2]
-    n_tiles = (n_units + ROWS - 1) // ROWS * (ROWS // LANES)
-    width = (n0 + n1) * LANES
-    out = aligned_int32(n_tiles * width * LANES).view(np.uint32).reshape(n_tiles, 1, width, LANES)
+def fill_bytes_of_values(words0, words1, out, start, stop):  # type: ignore[no-untyped-def]
+    """The units ``start .. stop - 1`` of ``bytes_of_values``; start is a multiple of 16."""
+    planes, n0, n1 = words0.shape[1], words0.shape[2], words1.shape[2]
     values = aligned_int32(TILE // 4)
-    for tile in range((n_units + LANES - 1) // LANES):
+    for first in range(start, stop, LANES):
+        target = address(out) + first // LANES * out.strides[0]
         for step in range(n0 + n1):
             words, w = (words0, step) if step < n0 else (words1, step - n0)
             values[:] = 0
-            for j in range(min(LANES, n_units - tile * LANES)):
+            for j in range(min(LANES, stop - first)):
                 for p in range(planes):
-                    set_bytes(address(values) + j * DEPTH, words[tile * LANES + j, p, w], 1 << p)
-            transpose_16(address(values), DEPTH, address(out) + tile * out.strides[0] + step * TILE, DEPTH)
-    return out
+                    set_bytes(address(values) + j * DEPTH, words[first + j, p, w], 1 << p)
+            transpose_16(address(values), DEPTH, target + step * TILE, DEPTH)
 
 
 @njit(cache=True, nogil=True)
@@ -106,7 +135,7 @@ def _counts_are_right() -> bool:
     s = rng.integers(0, 1 << planes, (2, shape[1], samples), np.uint8)
     s_words = _packed(np.stack([s >> p & 1 for p in range(planes)], axis=2))
     a, x = signed_bytes(*_packed(v)), bytes_of_values(*s_words)
-    counts = aligned_int32(ROWS * COLUMNS).reshape(ROWS, COLUMNS)
+    counts = aligned_int32(ROWS * (COLUMNS + LANES)).reshape(ROWS, COLUMNS + LANES)
     wide = v.astype(np.int64), s.astype(np.int64).transpose(0, 2, 1)
     expected = wide[0][0] @ wide[1][0] - wide[0][1] @ wide[1][1]
     for first in range(0, shape[0], ROWS):

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from modelpar.kernels import threads
+from modelpar.kernels.llvm.counts import update_vectors
+from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.machine.compilation import njit
 
 Array = npt.NDArray[Any]
@@ -34,6 +36,26 @@ def update_row(W, V, counts, carry, gain, shrink):  # type: ignore[no-untyped-de
         velocity -= shrink * W[j]
         V[j] = velocity
         W[j] += velocity
+
+
+@njit(cache=True, nogil=True)
+def update_block(W, V, counts, first, n_rows, low, high, carry, gain, shrink):  # type: ignore[no-untyped-def]
+    """``update_row`` for rows ``first .. first + n_rows - 1`` and columns ``low .. high - 1`` of W and V.
+
+    counts (at least n_rows, at least high - low) int32
+
+    Each row asks for the next one, W's and V's: parts of rows lie apart in memory, and the processor foresees nothing.
+    """
+    n = (high - low) // LANES
+    end = low + n * LANES
+    for r in range(n_rows):
+        row = first + r
+        if n > 0:
+            w = address(W) + row * W.strides[0] + low * W.itemsize
+            v = address(V) + row * V.strides[0] + low * V.itemsize
+            update_vectors(w, v, address(counts) + r * counts.strides[0], n, carry, gain, shrink, W.strides[0])
+        if end < high:
+            update_row(W[row, end:high], V[row, end:high], counts[r, end - low : high - low], carry, gain, shrink)
 
 
 @njit(cache=True, nogil=True)
