@@ -76,10 +76,14 @@ class Packed:
         ones = count_ones(self.words).sum(axis=2, dtype=np.int64)
         return np.asarray((ones << np.arange(self.planes)).sum(axis=1, dtype=np.int64))
 
-    def density(self) -> float:
-        """Return the fraction of the bits that are ones."""
-        n = self.words.shape[0] * self.planes * self.batch
-        return float(count_ones(self.words).sum(dtype=np.int64)) / n if n else 0.0
+    def density(self, step: int = 1) -> float:
+        """Return the fraction of the bits that are ones, of every ``step``-th unit."""
+        n = -(-self.n_units // step) * self.planes * self.batch
+        if compiled():
+            ones = int(ones_of_units(self.words, step))
+        else:
+            ones = int(count_ones(self.words[::step]).sum(dtype=np.int64))
+        return ones / n if n else 0.0
 
     def take(self, start: int, stop: int) -> Packed:
         """Return a copy of the samples ``start .. stop - 1``."""
@@ -105,6 +109,17 @@ def add_values(words, sums):  # type: ignore[no-untyped-def]
             for w in range(words.shape[2]):
                 ones += count_bits(words[i, p, w])
             sums[i] += ones << p
+
+
+@njit(cache=True, nogil=True)
+def ones_of_units(words, step):  # type: ignore[no-untyped-def]
+    """The number of ones of every ``step``-th unit.   words (units, planes, words)"""
+    ones = 0
+    for i in range(0, words.shape[0], step):
+        for p in range(words.shape[1]):
+            for w in range(words.shape[2]):
+                ones += count_bits(words[i, p, w])
+    return ones
 
 
 @njit(cache=True, nogil=True)

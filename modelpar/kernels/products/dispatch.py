@@ -154,8 +154,7 @@ def choose_for(states: Packed, n_out: int, batch: int, *, up: bool, integer_sums
 
 def _density(states: Packed) -> float:
     """Return the density of some hundred units, spread over the layer: counting all is too slow for small products."""
-    step = max(1, states.n_units // 256)
-    return Packed(states.words[::step], states.batch).density()
+    return states.density(max(1, states.n_units // 256))
 
 
 def rate(kernel: str, *, up: bool) -> Rate:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelpar.kernels.llvm.counts import add_transposed_16, transpose_16
+from modelpar.kernels.llvm.counts import transpose_16
 from modelpar.kernels.llvm.tile_bytes import DEPTH, LIMBS, TILE, write_bits, write_limbs, write_wide_limbs
 from modelpar.kernels.llvm.tiles import (
     add_products_1,
@@ -211,10 +211,11 @@ def _multiply_units(turned, limbs, bits, totals, shift, written, items, scale, s
 def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
     """As in registers, from states in tiles (``bits_in_tiles``) and limbs that are prepared or made stage by stage.
 
-    Upwards, limbs that are not prepared are the second operand.  A stage then is a block of inputs of all units, for a
-    row of W has a weight of each: what lies together in memory is read together.  Else it is a block of inputs of 16
-    units.  The last stage makes the limbs of the next panel's first one: panels whose ``weights`` are the same array
-    are of the same W and follow each other.
+    Upwards, limbs that are not prepared are the second operand; sums, which are 0 before, are then in blocks of 16
+    samples x 16 units until the end, each where it belongs.  A stage is a block of inputs of all units, for a row of W
+    has a weight of each: what lies together in memory is read together.  Else it is a block of inputs of 16 units.  The
+    last stage makes the limbs of the next panel's first one: panels whose ``weights`` are the same array are of the
+    same W and follow each other.
     """
     scratch, n = weights[:SCRATCH], sums.shape[1]
     stages = address(weights) + 4 * SCRATCH
@@ -223,9 +224,7 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
     at_most = PREPARED_STEPS if prepared else STEPS
     n_blocks, n_groups = (n_steps + at_most - 1) // at_most, (n_units + LANES - 1) // LANES
     turned = up and not prepared
-    by_sample = aligned_int32(n * PANEL if turned else 0)
-    row = 4 * (PANEL if turned else n)
-    totals, column = address(by_sample) if turned else address(sums), LANES * row if turned else DEPTH
+    row, column = 4 * n, DEPTH
     nothing = n_in - n_in  # 0, but not a constant, for which numba would compile again
     together = n_groups if turned else nothing + 1  # groups of 16 units in a stage
     n_stages, n_pairs = n_blocks * (n_groups // together), n // LANES // 2
@@ -271,7 +270,7 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
             limbs = here + k * BLOCK_BYTES
             if prepared:
                 limbs = address(integers) + (first // LANES + group) * integers.strides[0] + begin * LIMBS * TILE
-            of_group = totals + group * (DEPTH if turned else LANES * row), row, column
+            of_group = address(sums) + group * LANES * row, row, column
             if too_wide:
                 low = first + group * LANES
                 for way in range(nothing + LOW_LIMBS, HIGH_LIMBS + 1):
@@ -297,17 +296,17 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
     scratch[_NEXT], scratch[_NEXT + 1] = first + PANEL + 1, (n_stages + parity) % 2
     release()
     if turned:
-        _add_turned(by_sample, sums)
+        _turn_blocks(sums)
 
 
 @njit(cache=True, nogil=True)
-def _add_turned(by_sample, sums):  # type: ignore[no-untyped-def]
-    """sums (PANEL, n) += by_sample (n, PANEL) turned"""
-    n = sums.shape[1]
-    for s in range(0, n, LANES):
-        for u in range(0, PANEL, LANES):
-            source, target = address(by_sample) + 4 * (s * PANEL + u), address(sums) + 4 * (u * n + s)
-            add_transposed_16(source, 4 * PANEL, target, 4 * n)
+def _turn_blocks(sums):  # type: ignore[no-untyped-def]
+    """Turn each block of 16 x 16 of sums (PANEL, n), where it is."""
+    row = sums.strides[0]
+    for u in range(0, sums.shape[0], LANES):
+        for s in range(0, sums.shape[1], LANES):
+            at = address(sums) + u * row + 4 * s
+            transpose_16(at, row, at, row)
 
 
 def no_limbs_yet(W: npt.NDArray[Any], up: bool) -> npt.NDArray[np.int32]:
