@@ -20,7 +20,7 @@ from modelpar.machine.compilation import njit
 
 __all__ = ["Crew", "compiled"]
 
-LOOKS = 100_000  # at a counter: about 200 microseconds
+LOOKS = 500_000  # at a counter: about a millisecond, the longest that wide layers have between two kernels
 
 Task = Callable[[int], object]
 

@@ -9,7 +9,20 @@ from numba import types
 from numba.extending import intrinsic
 
 from modelpar.kernels.llvm import exponential
-from modelpar.kernels.llvm.vectors import FLOAT32, I1, I16, I32, I64, LANE32, LANES, constant, function, load, spread
+from modelpar.kernels.llvm.vectors import (
+    FLOAT32,
+    I1,
+    I16,
+    I32,
+    I64,
+    LANE32,
+    LANES,
+    constant,
+    function,
+    load,
+    spread,
+    times,
+)  # fmt: skip
 
 
 def _uniform(b: ir.IRBuilder, words: ir.Value) -> ir.Value:
@@ -34,34 +47,28 @@ def draw_16(typingctx: Any, p: Any, words: Any) -> Any:
 
 
 @intrinsic
-def round_16(typingctx: Any, p: Any, words: Any, levels: Any, out: Any) -> Any:
-    """out = ceil(p * levels - draw) of 16 samples: p * levels rounded to integers without bias.
+def round_16(typingctx: Any, p: Any, words: Any, levels: Any, keep: Any, planes: Any, stride: Any, n: Any) -> Any:
+    """ceil(p * levels - draw) of 16 samples, p * levels rounded to integers without bias: bits of these in n planes.
 
-    p: address of float32 (16,); words: of random uint32 (16,); levels: float32; out: of int32 (16,)
+    p: address of float32 (16,); words: of random uint32 (16,); levels: float32; keep: uint64, the samples to keep;
+    planes: address of 16 bits, those of the other planes so many bytes apart, n at least 1
     """
 
     def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        p, words, levels, out = args
+        p, words, levels, keep, planes, stride, n = args
         y = b.fmul(load(b, p, FLOAT32, 4), spread(b, levels, FLOAT32))
         floor = function(b, "llvm.floor.v16f32", FLOAT32, FLOAT32)
         low = b.call(floor, [y])
         up = b.fcmp_ordered("<", _uniform(b, words), b.fsub(y, low))
         integers = b.add(b.fptosi(low, LANE32), b.zext(up, LANE32))
-        b.store(integers, b.inttoptr(out, LANE32.as_pointer()), align=4)
+        kept = b.trunc(keep, I16)
+        with times(b, n, "planes") as k:
+            bit = b.and_(integers, spread(b, b.shl(ir.Constant(I32, 1), b.trunc(k, I32)), LANE32))
+            bits = b.and_(b.bitcast(b.icmp_unsigned("!=", bit, ir.Constant(LANE32, None)), I16), kept)
+            b.store(bits, b.inttoptr(b.add(planes, b.mul(stride, k)), I16.as_pointer()), align=2)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.float32, types.intp), build
-
-
-@intrinsic
-def plane_16(typingctx: Any, values: Any, plane: Any) -> Any:
-    """16 bits: bit ``plane`` of 16 values.   values: address of int32 (16,); plane: int32"""
-
-    def build(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        bit = b.and_(b.lshr(load(b, args[0], LANE32, 4), spread(b, args[1], LANE32)), constant(LANE32, 1))
-        return _mask(b, b.icmp_unsigned("!=", bit, ir.Constant(LANE32, None)))
-
-    return types.uint64(types.intp, types.int32), build
+    return types.void(types.intp, types.intp, types.float32, types.uint64, *[types.intp] * 3), build
 
 
 @intrinsic

@@ -18,7 +18,6 @@ from modelpar.kernels.llvm.sampling import (
     draw_16,
     load_16,
     philox_32,
-    plane_16,
     round_16,
     sigmoid_of_sums_16,
     squared_error_16,
@@ -26,7 +25,7 @@ from modelpar.kernels.llvm.sampling import (
 )  # fmt: skip
 from modelpar.kernels.llvm.vectors import LANES, address
 from modelpar.kernels.products.aligned import aligned_int32, pad
-from modelpar.kernels.products.subset_sums import PANEL, SUM_PANEL, WEIGHTS, sum_panel
+from modelpar.kernels.products.subset_sums import PANEL, SUM_PANEL, no_weights_yet, sum_panel
 from modelpar.kernels.sampling.philox import CHUNK, MARGIN, SCRATCH, row_words
 from modelpar.machine.compilation import njit
 
@@ -63,12 +62,12 @@ def probabilities(sums, scale, bias, rows, p):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target, values):  # type: ignore[no-untyped-def]
+def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target):  # type: ignore[no-untyped-def]
     """One unit's states and statistics from its probabilities and random words; returns its squared error.
 
-    p, words, state, planes, target and values are addresses: of probabilities float32 and random words uint32, both at
-    least (pad(n),); of the bits of the state, of the first plane and of the target, 0 for none; of a buffer int32
-    (16,).  16 samples are two bytes of a word.
+    p, words, state, planes and target are addresses: of probabilities float32 and random words uint32, both at least
+    (pad(n),); of the bits of the state, of the first plane and of the target, 0 for none.  16 samples are two bytes of
+    a word.
     """
     error = np.int64(0)
     for start in range(0, n, LANES):
@@ -77,9 +76,7 @@ def draw_row(p, words, n, levels, state, planes, plane_stride, n_planes, target,
         if state:
             store_16(state + at, draw_16(here, drawn) & keep)
         if n_planes:
-            round_16(here, drawn, levels, values)
-            for k in range(n_planes):
-                store_16(planes + k * plane_stride + at, plane_16(values, np.int32(k)) & keep)
+            round_16(here, drawn, levels, keep, planes + at, plane_stride, n_planes)
         if target:
             error += squared_error_16(here, load_16(target + at))
     return error
@@ -115,7 +112,6 @@ def draw_panel(p, batch, rows, draw, wanted):  # type: ignore[no-untyped-def]
     means, states, planes, targets = wanted
     key0, key1 = keys
     words = np.empty(SCRATCH, np.uint32)
-    values = np.empty(LANES, np.int32)
     words_at = address(words) + 4 * MARGIN
     drawing, explicit = len(states) > 0 or len(planes) > 0, len(samples) > 0
     error = np.int64(0)
@@ -138,7 +134,7 @@ def draw_panel(p, batch, rows, draw, wanted):  # type: ignore[no-untyped-def]
                     philox_32(block + np.uint64(s // 4), unit, np.uint64(tag), np.uint64(key0), np.uint64(key1), here)
             error += draw_row(
                 p_at + 4 * start, words_at, n, levels, state + at if state else 0, plane + at,
-                planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0, address(values),
+                planes.strides[1], planes.shape[1] if plane else 0, target + at if target else 0,
             )  # fmt: skip
     return error
 
@@ -168,7 +164,7 @@ def copy_rows(source, target):  # type: ignore[no-untyped-def]
 def incoming_sums(kernel, W, integers, up, n_in, scale, codes, offsets, active, batch, start, stop, out):  # type: ignore[no-untyped-def]
     """out (units, batch) int32: rows ``start .. stop - 1`` are filled"""
     sums = aligned_int32(PANEL * pad(batch)).reshape(PANEL, pad(batch))
-    weights = aligned_int32(WEIGHTS)
+    weights = no_weights_yet()
     for first in range(start, stop, PANEL):
         n_units = min(PANEL, stop - first)
         sums[:] = 0
@@ -187,7 +183,7 @@ def sample_units(  # type: ignore[no-untyped-def]
     n = pad(batch)
     sums = aligned_int32(PANEL * n).reshape(PANEL, n)
     p = aligned_int32(PANEL * n).view(np.float32).reshape(PANEL, n)
-    weights = aligned_int32(WEIGHTS)
+    weights = no_weights_yet()
     step = np.float32(1.0) / scale
     error = np.int64(0)
     for low in range(start, stop, PANEL):

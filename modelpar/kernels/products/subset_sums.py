@@ -33,7 +33,7 @@ from modelpar.kernels.llvm.subset_sums import (
     or_where,
 )  # fmt: skip
 from modelpar.kernels.llvm.vectors import LANES, address, lowest_bit
-from modelpar.kernels.products.aligned import aligned_int32, pad
+from modelpar.kernels.products.aligned import aligned_int32, aligned_scratch, pad
 from modelpar.kernels.products.tables import (
     BLOCK,
     PANEL,
@@ -44,6 +44,7 @@ from modelpar.kernels.products.tables import (
     sum_panel_by_tables,
 )
 from modelpar.kernels.products.tiles import (
+    SCRATCH,
     WEIGHTS_ON_TILES,
     bits_in_tiles,
     no_limbs_yet,
@@ -88,6 +89,14 @@ def operands(kernel: str, W: npt.NDArray[Any], states: Packed, up: bool, n_input
         codes = codes_of(words)
     scale = fixed_point_scale(n_inputs)
     return entry(kernel), W, NO_INTEGERS, up, states.n_units, scale, codes, offsets, units, states.batch
+
+
+@njit(cache=True, nogil=True)
+def no_weights_yet():  # type: ignore[no-untyped-def]
+    """Scratch for the weights of panels that follow each other, int32 (WEIGHTS,)"""
+    weights = aligned_scratch(WEIGHTS)
+    weights[:SCRATCH] = 0  # what tiles take for notes of the panel before
+    return weights
 
 
 @njit(cache=True, nogil=True)

@@ -44,7 +44,8 @@ PANEL = 64  # outgoing units at a time
 # Of 64 incoming units, whose limbs for 16 outgoing ones stay in the first-level cache: beside limbs that are made
 # meanwhile, and where none are.
 STEPS, PREPARED_STEPS = 7, 8
-BLOCK_BYTES = STEPS * LIMBS * TILE  # of these limbs
+WHOLE = 13  # such steps, of all inputs: one block, whose limbs leave that cache, in place of two whose sums are added
+BLOCK_BYTES = WHOLE * LIMBS * TILE  # of these limbs
 STAGE_BYTES = PANEL // LANES * BLOCK_BYTES  # of those of a panel
 # Where things lie in the scratch of a panel, in steps of 4 bytes: the products of six tiles, 64 rows of 16 weights (or
 # 16 of 64), what is left of wide weights, what is there of the next panel.
@@ -222,7 +223,8 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
     n_out = W.shape[1] if up else W.shape[0]
     prepared, n_steps = len(integers) > 0, (n_in + DEPTH - 1) // DEPTH
     at_most = PREPARED_STEPS if prepared else STEPS
-    n_blocks, n_groups = (n_steps + at_most - 1) // at_most, (n_units + LANES - 1) // LANES
+    n_blocks = 1 if n_steps <= WHOLE else (n_steps + at_most - 1) // at_most
+    n_groups = (n_units + LANES - 1) // LANES
     turned = up and not prepared
     row, column = 4 * n, DEPTH
     nothing = n_in - n_in  # 0, but not a constant, for which numba would compile again
