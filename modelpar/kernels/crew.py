@@ -1,8 +1,8 @@
 """Threads that look for their next work for a moment before they sleep.
 
-Between two kernels of an update a rank's other threads have nothing to do for some 50 to 200 microseconds, which is
-about as long as a thread takes to be woken.  So they look at a counter meanwhile, and only sleep where nothing comes;
-and so does the thread that waits for them.
+Between two kernels of an update a rank's other threads have nothing to do for some 50 to 900 microseconds, and a thread
+takes 50 of them to be woken.  So they look at a counter meanwhile, and only sleep where nothing comes; and so does the
+thread that waits for them.
 """
 
 from __future__ import annotations

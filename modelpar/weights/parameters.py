@@ -9,15 +9,18 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.floating]
 
-_LINE = 4096
+_PAGE = 4096  # bytes
 
 
 def _zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """As ``np.zeros``, beginning with a line of the caches: large arrays of NumPy's begin 16 bytes after one, and each
-    vector of their weights would be in two."""
+    """As ``np.zeros``, from the beginning of a page on.
+
+    Large arrays of NumPy's begin 16 bytes later: each vector of weights would lie in two lines of the caches, and parts
+    of rows in more pages than they need.
+    """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.zeros(n_bytes + _LINE, np.uint8)
-    skip = -memory.ctypes.data % _LINE
+    memory = np.zeros(n_bytes + _PAGE, np.uint8)
+    skip = -memory.ctypes.data % _PAGE
     return memory[skip : skip + n_bytes].view(dtype).reshape(shape)
 
 

@@ -78,6 +78,7 @@ def test_sums_and_density(batch, planes):
     assert np.array_equal(packed.sums(), values.sum(axis=1))
     ones = sum(int(value).bit_count() for value in values.ravel())
     assert packed.density() == (ones / (6 * planes * batch) if batch else 0.0)
+    assert packed.density(4) == Packed(packed.words[::4].copy(), batch).density()  # of units 0 and 4
 
 
 @pytest.mark.parametrize("planes", [1, 3])
