@@ -1,6 +1,6 @@
 """One optimizer against NumPy: what it sums, in which type, and what it makes of gradients, norms and velocities.
 
-Modules: modelpar/weights/parameters, modelpar/weights/statistics
+Modules: modelpar/weights/statistics
 """
 
 from __future__ import annotations
