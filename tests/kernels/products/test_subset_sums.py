@@ -140,7 +140,7 @@ def test_panels_are_added_to_what_is_there(kernel):
     W, bits = operands(20, 64, 16, 0.5, up=True)
     sums = aligned_int32(64 * 16).reshape(64, 16)
     sums[:] = 11
-    weights = aligned_int32(subset_sums.PANEL * subset_sums.BLOCK)
+    weights = subset_sums.no_weights_yet()
     entry, _, none, up, n_in, scale, *states = subset_sums.operands(kernel, W, pack(bits), True, 20)
     subset_sums.sum_panel(entry, W, none, up, n_in, 0, 64, scale, *states, weights, sums)
     assert np.array_equal(sums, 11 + expected_sums(W, bits, True))
