@@ -28,3 +28,12 @@ def aligned_scratch(n):  # type: ignore[no-untyped-def]
     raw = np.empty(n + 16, np.int32)
     skip = (-address(raw) % 64) // 4
     return raw[skip : skip + n]
+
+
+@njit(cache=True, nogil=True)
+def any_set(values):  # type: ignore[no-untyped-def]
+    """Whether one of values (n,) int32 is not 0."""
+    some = np.int32(0)
+    for i in range(len(values)):
+        some |= values[i]
+    return some != 0

@@ -36,7 +36,7 @@ from modelpar.kernels.llvm.tiles import (
     write_up_4,
 )
 from modelpar.kernels.llvm.vectors import LANES, address
-from modelpar.kernels.products.aligned import aligned_int32, pad
+from modelpar.kernels.products.aligned import aligned_int32, any_set, pad
 from modelpar.machine.compilation import njit, report
 
 NARROW_LIMBS, LOW_LIMBS, HIGH_LIMBS = 0, 1, 2  # of weights that fit, of wide ones, of what is left of these
@@ -212,11 +212,11 @@ def _multiply_units(turned, limbs, bits, totals, shift, written, items, scale, s
 def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offsets, active, batch, weights, sums):  # type: ignore[no-untyped-def]
     """As in registers, from states in tiles (``bits_in_tiles``) and limbs that are prepared or made stage by stage.
 
-    Upwards, limbs that are not prepared are the second operand; sums, which are 0 before, are then in blocks of 16
-    samples x 16 units until the end, each where it belongs.  A stage is a block of inputs of all units, for a row of W
-    has a weight of each: what lies together in memory is read together.  Else it is a block of inputs of 16 units.  The
-    last stage makes the limbs of the next panel's first one: panels whose ``weights`` are the same array are of the
-    same W and follow each other.
+    Upwards, limbs that are not prepared are the second operand; sums are then in blocks of 16 samples x 16 units until
+    the end, each where it belongs.  A stage is a block of inputs of all units, for a row of W has a weight of each:
+    what lies together in memory is read together.  Else it is a block of inputs of 16 units.  The last stage makes the
+    limbs of the next panel's first one: panels whose ``weights`` are the same array are of the same W and follow each
+    other.
     """
     scratch, n = weights[:SCRATCH], sums.shape[1]
     stages = address(weights) + 4 * SCRATCH
@@ -231,6 +231,8 @@ def sum_panel_by_tiles(W, integers, up, n_in, first, n_units, scale, codes, offs
     together = n_groups if turned else nothing + 1  # groups of 16 units in a stage
     n_stages, n_pairs = n_blocks * (n_groups // together), n // LANES // 2
     each = nothing + (1 if n_pairs >= LANES else 2 if n_pairs >= LANES // 2 else 4)  # items of a call
+    if turned and any_set(sums.reshape(-1)):
+        _turn_blocks(sums)
     configure(address(CONFIGURATION))
     parity = nothing
     if not prepared:

@@ -139,11 +139,12 @@ def test_empty_sizes(kernel, up, sizes):
 def test_panels_are_added_to_what_is_there(kernel):
     W, bits = operands(20, 64, 16, 0.5, up=True)
     sums = aligned_int32(64 * 16).reshape(64, 16)
-    sums[:] = 11
+    there = np.arange(64 * 16, dtype=np.int32).reshape(64, 16)
+    sums[:] = there
     weights = subset_sums.no_weights_yet()
     entry, _, none, up, n_in, scale, *states = subset_sums.operands(kernel, W, pack(bits), True, 20)
     subset_sums.sum_panel(entry, W, none, up, n_in, 0, 64, scale, *states, weights, sums)
-    assert np.array_equal(sums, 11 + expected_sums(W, bits, True))
+    assert np.array_equal(sums, there + expected_sums(W, bits, True))
 
 
 # operands of the kernels
