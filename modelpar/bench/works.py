@@ -26,6 +26,7 @@ from modelpar.kernels.statistics.probability_counts import add_steps
 from modelpar.spec import NetworkSpec
 from modelpar.streams import Purpose, Stream
 from modelpar.weights.dense import Scratch
+from modelpar.weights.parameters import Parameters
 
 Array = npt.NDArray[Any]
 BITS = (1, 4, 0)  # of the statistics that are measured; 0: probabilities
@@ -54,9 +55,10 @@ def name_of(bits: int) -> str:
 def dense_cases(n_visible: int, n_hidden: int, samples: int) -> list[Case]:
     """Works on a matrix."""
     rng = np.random.default_rng(1)
-    W = np.empty((n_visible, n_hidden), np.float32)
+    parameters = Parameters((n_visible, n_hidden), 0, 0, np.float32)  # which lie in memory as a network's do
+    W, V = parameters.W, parameters.like().W
     W[:] = rng.normal(0, 0.01, n_hidden)
-    V, n = np.zeros_like(W), W.size
+    n = W.size
     v, h = _states(rng, n_visible, samples, ONES), _states(rng, n_hidden, samples, 0.5)
     buffers = Scratch(), Scratch()
     cases: dict[str, Callable[[], object]] = {

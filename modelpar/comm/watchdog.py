@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 from mpi4py import MPI
 
@@ -77,6 +78,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._alarm = 0
         self._sent: list[MPI.Request] = []
+        self._n_sent, self._n_received = [0] * comm.size, [0] * comm.size  # messages, by rank
         if timeout <= 0:
             return
         if comm.allreduce(MPI.Query_thread(), MPI.MIN) < MPI.THREAD_MULTIPLE:
@@ -99,8 +101,26 @@ class Watchdog:
         self._thread.join(self.grace)  # a thread that does not come back is inside MPI, and a daemon
         # after an exception on this rank alone the others are not there to free with
         together = error is None or (isinstance(error, ModelparError) and all_raise(self._comm, error))
-        if together and not self._thread.is_alive():
-            self._comm.Free()
+        with suppress(MPI.Exception):  # a rank was lost
+            if together and self._receive_all():
+                self._comm.Free()
+
+    def _receive_all(self) -> bool:
+        """Receive what was sent to this rank and nobody reads any more; whether no thread is left.  Collective.
+
+        A message that is on its way when a communicator is freed comes to the next one of the same number, where Open
+        MPI takes it for one of that, and waits for another for ever.
+        """
+        assert self._comm is not None
+        assert self._thread is not None
+        told = self._comm.alltoall([(self._thread.is_alive(), n) for n in self._n_sent])
+        if any(alive for alive, _ in told):
+            return False
+        for rank, (_, n) in enumerate(told):
+            for _ in range(n - self._n_received[rank]):
+                self._received(rank, MPI.ANY_TAG)
+        MPI.Request.Waitall(self._sent)
+        return True
 
     # -- in the thread -----------------------------------------------------------------------------------------------
 
@@ -124,7 +144,7 @@ class Watchdog:
         assert self._comm is not None
         status, answered = MPI.Status(), False
         while self._comm.Iprobe(MPI.ANY_SOURCE, ASK, status):
-            alarm = self._comm.recv(source=status.source, tag=ASK)
+            alarm = self._received(status.source, ASK)
             self._send(self._mine(alarm, still), status.source, ANSWER)
             answered = True
         return answered
@@ -135,6 +155,12 @@ class Watchdog:
         self._sent = [request for request in self._sent if not request.Test()]
         with suppress(MPI.Exception):
             self._sent.append(self._comm.isend(message, rank, tag))
+            self._n_sent[rank] += 1
+
+    def _received(self, rank: int, tag: int) -> Any:
+        assert self._comm is not None
+        self._n_received[rank] += 1
+        return self._comm.recv(source=rank, tag=tag)
 
     def _raise_alarm(self, beat: int) -> None:
         """Ask all, and end the job, unless this rank moves again or all answer and some of them move."""
@@ -171,7 +197,7 @@ class Watchdog:
         assert self._comm is not None
         status = MPI.Status()
         while self._comm.Iprobe(MPI.ANY_SOURCE, ANSWER, status):
-            answer: Answer = self._comm.recv(source=status.source, tag=ANSWER)
+            answer: Answer = self._received(status.source, ANSWER)
             if answer.alarm == self._alarm:  # not to an earlier question
                 answers[status.source] = answer
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from modelpar.comm.status import Status
-from modelpar.comm.watchdog import Watchdog, names_of_ranks
+from modelpar.comm.watchdog import ANSWER, ASK, Watchdog, names_of_ranks
 
 pytestmark = pytest.mark.ranks
 
@@ -48,3 +48,14 @@ def test_all_stand_still(comm, agree, capfd):
         comm.rank > 0 or (set(ended) == {3} and all(f"rank {rank} (x" in printed for rank in range(comm.size))), printed
     )
     agree("no answer" not in printed, printed)
+
+
+def test_messages_that_nobody_waits_for_are_received_before_the_communicator_is_freed(comm, agree):
+    """The next communicator would take them for its own."""
+    with Watchdog(comm, Status(), 30.0, names=names_of_ranks(comm, "x")) as dog:
+        for rank in range(comm.size):
+            if rank != comm.rank:
+                for tag in (ASK, ANSWER)[: 1 + comm.rank % 2]:
+                    dog._send("late", rank, tag)
+    agree(comm.alltoall(dog._n_sent) == dog._n_received)
+    agree(all(request.Test() for request in dog._sent))
