@@ -35,9 +35,11 @@ from modelpar.plan.steps import Compute, step_of
 from modelpar.spec import NetworkSpec, SyncSpec
 
 SIZES = ((196, 256), (784, 512), (1024, 2048), (2048, 4096))  # of the last no weights stay in a cache
-SAMPLES = (64, 128, 512)
-UNITS = (512, 4096)
-UPDATE = 128  # samples of the updates that works are compared with
+SAMPLES = (64, 256, 512)
+FEW_SAMPLES = (128, 512)  # of works that take as much longer as there are more of them
+LARGE = 1 << 21  # weights, of which all works are measured at the first and the last of SAMPLES
+UNITS = (512, 2048)
+UPDATE = 256  # samples of the updates that works are compared with
 MOST_CHANGE = (0.7, 1.4)  # of a work in an update
 LISTED = {  # by the stem of the works: fields of 16 maps, those of one, and connections without any order
     "listed": (("local:5", (400, 4096)), ("local:9", (576, 4096))),
@@ -48,6 +50,7 @@ OPERANDS = 130 << 20  # bytes of the works on the largest of SIZES, about
 OF_UPDATES = 2e-2  # of whole updates, which what else a machine does now and then disturbs as it does training
 SMALLEST = (16, 16, 64)
 GLANCES = 9  # at the kernel of a guess
+SECONDS = {False: 14, True: 20}  # of a calibration without lists and with them, about
 PAUSE = 0.002  # seconds between two looks of a rank that waits for another one without computing
 
 Say = Callable[[str], None]
@@ -58,18 +61,22 @@ Listed = Callable[[NetworkSpec, int, str], list[Case]]  # cases of lists, which 
 Found = tuple[dict[str, Table], float, dict[str, Table]]  # rates, seconds of a step that no size changes, and of lists
 
 
-def here(comm: MPI.Comm, *, cores: int, threads: int, again: bool = False, say: Say | None = None) -> Machine:
+def here(
+    comm: MPI.Comm, *, cores: int, threads: int, lists: bool, again: bool = False, say: Say | None = None
+) -> Machine:
     """This machine, as it is kept, or measured where nothing is kept or ``again``.  Collective.
 
     cores     that this node's ranks may use; threads: of each rank
+    lists     with the rates of listed connections, which take longer
     say       is told, on rank 0, that something is measured
     """
-    kept = None if again else kept_machine(comm, cores=cores, threads=threads)
+    kept = None if again else kept_machine(comm, cores=cores, threads=threads, lists=lists)
     if kept is not None:
         return kept
     if say is not None and comm.rank == 0:
-        say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about 20 seconds ...")
-    machine, share = _measured(comm, cores, threads)
+        seconds = SECONDS[lists]
+        say(f"measuring this machine with {comm.size} rank(s) of {threads} thread(s), about {seconds} seconds ...")
+    machine, share = _measured(comm, cores, threads, lists=lists)
     if share >= UNDISTURBED:
         if comm.rank == 0:
             keep(machine, file_of(comm.size, cores, threads))
@@ -111,7 +118,7 @@ def guessed(comm: MPI.Comm, *, cores: int) -> Machine:
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]:
+def _measured(comm: MPI.Comm, cores: int, threads: int, *, lists: bool) -> tuple[Machine, float]:
     """(this machine, the part of its time that this process had).  Collective."""
     warm_up("float32")
     dispatch.prepare()
@@ -120,9 +127,9 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
     tables: dict[Key, dict[str, Table]] = {}
     calls: dict[Key, float] = {}
     spread, spent = list[float](), np.zeros(2)
-    lists: dict[int, dict[str, Table]] = {}  # by threads
+    of_lists: dict[int, dict[str, Table]] = {}  # by threads
     with Grid(MPI.COMM_SELF) as alone:
-        listed = cache(partial(works.listed_cases, alone))
+        listed = cache(partial(works.listed_cases, alone)) if lists else None
         clocks: dict[Key, Clock] = {}
         works_of: dict[Key, Works[Found] | None] = {}
         for key in _keys(cores, threads, node.size):
@@ -133,15 +140,16 @@ def _measured(comm: MPI.Comm, cores: int, threads: int) -> tuple[Machine, float]
                 clocks[key] = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
                 works_of[key] = _works(alone, clocks[key], key, listed)
         for key, found_of_key in _in_turn(node, works_of).items():
-            tables[key], calls[key], of_lists = found_of_key
-            if of_lists:
-                lists[key[0]] = of_lists
+            tables[key], calls[key], of_key = found_of_key
+            if of_key:
+                of_lists[key[0]] = of_key
             spread += clocks[key].scatter
             spent += clocks[key].spent
-        listed.cache_clear()
+        if listed is not None:
+            listed.cache_clear()
     for key, found in tables.items():  # lists are short: ranks hardly share what holds them
-        nearest = min(lists, key=lambda n: abs(n - key[0]), default=0)
-        found |= lists.get(nearest, {})
+        nearest = min(of_lists, key=lambda n: abs(n - key[0]), default=0)
+        found |= of_lists.get(nearest, {})
     within, between = links(comm, node)
     verbs = curves(comm if nodes == 1 else node)
     if nodes > 1:
@@ -193,11 +201,11 @@ def rest(comm: MPI.Comm) -> None:
         time.sleep(PAUSE)
 
 
-def _works(grid: Grid, clock: Clock, key: Key, listed: Listed) -> Works[Found]:
+def _works(grid: Grid, clock: Clock, key: Key, listed: Listed | None) -> Works[Found]:
     rates = yield from _tables(clock)
     tables, call = yield from _as_in_updates(grid, clock, key, rates)
     lists: dict[str, Table] = {}
-    if key[1] == 1:
+    if key[1] == 1 and listed is not None:
         lists = yield from _listed_tables(grid, clock, key, tables, call, listed)
     return tables, call, lists
 
@@ -208,15 +216,16 @@ def _tables(clock: Clock) -> Works[dict[str, Table]]:
     )}  # fmt: skip
     points: list[tuple[Case, float]] = []
     for n_visible, n_hidden in SIZES:
-        for samples in SAMPLES:
-            points += clock.seconds_of(partial(works.dense_cases, n_visible, n_hidden, samples))
+        for i, samples in enumerate(SAMPLES):
+            every = i != 1 or n_visible * n_hidden < LARGE
+            points += clock.seconds_of(partial(works.dense_cases, n_visible, n_hidden, samples, all_of_them=every))
             yield
-    for samples in SAMPLES[1:]:
+    for samples in FEW_SAMPLES:
         for n_visible, n_hidden in SIZES[1::2]:
             points += clock.seconds_of(partial(works.real_cases, n_visible, n_hidden, samples))
         yield
     for n_units in UNITS:
-        for samples in SAMPLES[1:]:
+        for samples in FEW_SAMPLES:
             points += clock.seconds_of(partial(works.unit_cases, n_units, samples))
         yield
     return tables_of(points, fixed)
@@ -229,39 +238,53 @@ def _as_in_updates(
 
     In an update a work finds other operands in the caches than when it is repeated alone, and draws are made while
     sums are there.  So an update of each of ``SIZES`` is measured, and all works on weights of that size are as much
-    slower or faster; what is left of the smallest is what every step takes.
+    slower or faster; what is left of the smallest is what every step takes.  Statistics of probabilities have updates
+    of their own, at the sizes at which products of real values are measured.
     """
-    training, n = training_spec("4", UPDATE), UPDATE
+    n, of_core = UPDATE, Rates({key: tables}).of(*key)
     tiny = clock.median_of([Case("", 1, 1, works.smallest_update(grid, "4", centred=True))])[0]
-    rates, call, factors = Rates({key: tables}), tiny, list[float]()
-    of_core = rates.of(*key)
+    call, factors, of_floats = tiny, dict[float, float](), dict[float, float]()
+
+    def change(measured: float, rest: float, of_works: float) -> float:
+        return min(max((measured - rest) / of_works, MOST_CHANGE[0]), MOST_CHANGE[1])
+
     for layers in SIZES:
-        bench = CD1((n, *layers), grid, layout="column")
-        case = Case("", 1, 1, partial(bench.update, training, centred=True))
-        measured = clock.median_of([case], OF_UPDATES)[0]
-        clock.scatter_of(case)
-        spec = NetworkSpec(layers, layout="column")
-        step = step_of(spec, 0, training, SyncSpec(), bench.network.layout, 1, rates, key[0], at_once=key[1])
-        whole = sum(float(piece.seconds.max()) for piece in step if isinstance(piece, Compute))
-        size, of_weights = layers[0] * layers[1], 0.0
-        for work in ("product.up", "product.up", "product.down", "learn.4", "centre"):
-            of_weights += of_core.seconds(work, size, n)
+        bench, size = CD1((n, *layers), grid, layout="column"), float(layers[0] * layers[1])
+        found = {}
+        for bits in ("4", "float") if layers in SIZES[1::2] else ("4",):
+            training = training_spec(bits, n)
+            case = Case("", 1, 1, partial(bench.update, training, centred=True))
+            step = step_of(
+                NetworkSpec(layers, layout="column"), 0, training, SyncSpec(), bench.network.layout, 1,
+                Rates({key: tables}), key[0], at_once=key[1],
+            )  # fmt: skip
+            whole = sum(float(piece.seconds.max()) for piece in step if isinstance(piece, Compute))
+            learning = of_core.seconds(f"learn.{bits}", size, n)
+            found[bits] = clock.median_of([case], OF_UPDATES)[0], whole, learning
+            if bits == "4":
+                clock.scatter_of(case)
+        measured, whole, learning = found["4"]
+        common = sum(of_core.seconds(work, size, n) for work in ("product.up", "product.up", "product.down", "centre"))
         if not factors:
             call = min(max(measured - whole, 0.5 * tiny), 2.0 * tiny)
-        rest = whole - of_weights + call
-        factors.append(min(max((measured - rest) / of_weights, MOST_CHANGE[0]), MOST_CHANGE[1]))
+        factors[size] = change(measured, whole - common - learning + call, common + learning)
+        if "float" in found:
+            measured, whole, learning = found["float"]
+            rest = whole - common - learning + factors[size] * common + call
+            of_floats[size] = change(measured, rest, learning)
         del bench, case  # the next ones of other threads come before the next ones here
         yield
-    factors[0] = factors[1]  # of the smallest the rest is what was left of it
-    at = {float(v * h): factor for (v, h), factor in zip(SIZES, factors, strict=True)}
+    smallest, *others = factors
+    factors[smallest] = factors[others[0]]  # of the smallest the rest is what was left of it
     corrected = {}
     for work, table in tables.items():
-        rows = zip(table.sizes, table.seconds, strict=True)
-        on_weights = not work.startswith(("draw", "centre.units"))
-        corrected[work] = replace(
-            table,
-            seconds=tuple(tuple(x * (at.get(size, 1.0) if on_weights else 1.0) for x in row) for size, row in rows),
-        )
+        if work.startswith(("draw", "centre.units")):
+            corrected[work] = table
+            continue
+        known = of_floats if work in ("learn.float", "count.float") else factors
+        by_size = np.interp(np.log(table.sizes), np.log(list(known)), list(known.values()))
+        rows = tuple(tuple(factor * x for x in row) for factor, row in zip(by_size, table.seconds, strict=True))
+        corrected[work] = replace(table, seconds=rows)
     return corrected, call
 
 
@@ -274,7 +297,7 @@ def _listed_tables(
     for stem, networks in LISTED.items():
         for connections, layers in networks:
             spec = NetworkSpec(layers, connections=connections)
-            for samples in SAMPLES[1:]:
+            for samples in FEW_SAMPLES:
                 cases = listed(spec, samples, stem)
                 for case, seconds in zip(cases, clock.median_of(cases), strict=True):
                     draw = "draw.visible" if case.work.endswith("down") else "draw.0"
@@ -315,7 +338,7 @@ def _factor_of_updates(
 def tables_of(points: Iterable[tuple[Case, float]], fixed: Mapping[str, float]) -> dict[str, Table]:
     """The tables of measured calls, less what a call takes that has next to nothing to do.
 
-    All points of a work lie on a grid of sizes and samples.
+    Samples that were not measured of a size are between others of it.
     """
     by_work: dict[str, dict[tuple[int, int], float]] = {}
     for case, seconds in points:
@@ -324,6 +347,10 @@ def tables_of(points: Iterable[tuple[Case, float]], fixed: Mapping[str, float]) 
     tables = {}
     for work, found in by_work.items():
         sizes, samples = (sorted({key[i] for key in found}) for i in range(2))
-        rows = tuple(tuple(found[size, n] for n in samples) for size in sizes)
-        tables[work] = Table(tuple(map(float, sizes)), tuple(map(float, samples)), rows)
+        rows = []
+        for size in sizes:
+            of_size = sorted((n, seconds) for (other, n), seconds in found.items() if other == size)
+            known, seconds_of = (np.array(column) for column in zip(*of_size, strict=True))
+            rows.append(tuple(np.interp(samples, known, seconds_of).tolist()))
+        tables[work] = Table(tuple(map(float, sizes)), tuple(map(float, samples)), tuple(rows))
     return tables

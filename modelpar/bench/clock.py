@@ -21,10 +21,11 @@ from modelpar.comm.cores import limited
 from modelpar.kernels import threads as pool
 
 ROUNDS = 5
-LEAST = 1.5e-3  # seconds that are worth a reading of the clock
-LONG = 5e-3  # seconds of a call of which FEW rounds are enough: it evens out by itself what disturbs a machine
-FEW = 3
-SINGLE = 16  # calls for their scatter
+LEAST = 1e-3  # seconds that are worth a reading of the clock
+LONG = 3e-3  # seconds of a call of which FEW rounds are enough: it evens out by itself what disturbs a machine
+FEW, FEW_UPDATES = 2, 3  # the second of what is measured more carefully
+SINGLE, LEAST_SINGLE = 16, 6  # calls for their scatter, and the fewest
+SCATTER = 0.1  # seconds that more than the fewest may take
 UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
 
 
@@ -50,24 +51,32 @@ class Clock:
         """
         before = list(self.spent)
         with limited(self.n_threads, self.n_threads):
-            amounts = [self.comm.bcast(self._amount(case, least)) for case in cases]
             times: list[list[float]] = [[] for _ in cases]
             of_processor: list[list[float]] = [[] for _ in cases]
-            for turn in range(ROUNDS):
-                for i, (case, (calls, rounds)) in enumerate(zip(cases, amounts, strict=True)):
-                    if turn >= rounds:
-                        continue
-                    if self.comm.size > 1:
-                        self.comm.Barrier()
-                    started, worked = time.perf_counter(), time.thread_time()
-                    for _ in range(calls):
-                        case.run()
-                    passed, worked = time.perf_counter() - started, time.thread_time() - worked
-                    times[i].append(passed / calls)
-                    of_processor[i].append(worked / calls)
-                    if self.n_threads == 1:
-                        self.spent[0] += worked
-                        self.spent[1] += passed
+
+            def read(i: int, calls: int) -> None:
+                if self.comm.size > 1:
+                    self.comm.Barrier()
+                started, worked = time.perf_counter(), time.thread_time()
+                for _ in range(calls):
+                    cases[i].run()
+                passed, worked = time.perf_counter() - started, time.thread_time() - worked
+                times[i].append(passed / calls)
+                of_processor[i].append(worked / calls)
+                if self.n_threads == 1:
+                    self.spent[0] += worked
+                    self.spent[1] += passed
+
+            in_turn = []
+            for i, case in enumerate(cases):
+                calls, rounds = self.comm.bcast(self._amount(case, least))
+                if rounds == ROUNDS:
+                    in_turn.append((i, calls))
+                for _ in range(rounds % ROUNDS):  # one after another, with what it leaves in the caches
+                    read(i, calls)
+            for _ in range(ROUNDS):
+                for i, calls in in_turn:
+                    read(i, calls)
         worked, passed = (now - then for now, then in zip(self.spent, before, strict=True))
         disturbed = 0 < worked < UNDISTURBED * passed  # 0: of several threads, or by a clock that is too coarse
         slower = passed / worked if disturbed else 1.0
@@ -76,9 +85,9 @@ class Clock:
 
     def scatter_of(self, case: Case) -> None:
         """Let ``scatter`` know of the calls of a case one by one: by quartiles, which a rare delay does not move."""
-        times = []
+        times: list[float] = []
         with limited(self.n_threads, self.n_threads):
-            for _ in range(SINGLE):
+            while len(times) < LEAST_SINGLE or (len(times) < SINGLE and sum(times) < SCATTER):
                 started = time.perf_counter()
                 case.run()
                 times.append(time.perf_counter() - started)
@@ -87,12 +96,16 @@ class Clock:
 
     def _amount(self, case: Case, least: float | None = None) -> tuple[int, int]:
         """(calls that are worth a reading, readings)"""
-        case.run()
-        started = time.perf_counter()
-        case.run()
-        seconds = max(time.perf_counter() - started, 1e-7)
+        seconds = LONG
+        for _ in range(2):  # the first call warms everything up
+            if seconds > 2 * LONG:
+                break
+            started = time.perf_counter()
+            case.run()
+            seconds = max(time.perf_counter() - started, 1e-7)
         calls = max(1, math.ceil((LEAST if least is None else least) / seconds))
-        return calls, min(FEW, ROUNDS) if least is None and seconds > LONG else ROUNDS
+        few = FEW if least is None else FEW_UPDATES
+        return calls, min(few, ROUNDS) if seconds > LONG else ROUNDS
 
     def seconds_of(self, make: Callable[[], list[Case]]) -> list[tuple[Case, float]]:
         """Of all cases that ``make`` makes, each time with operands of their own for those that compute at once.
@@ -105,7 +118,9 @@ class Clock:
         others = [make() for _ in range(self.at_once)]
         found: list[list[float]] = [[] for _ in others]
         gate = threading.Barrier(self.at_once)
-        clocks = [_Gated(self.n_threads, gate) for _ in others]
+        clocks: list[_Gated] = []
+        for _ in others:
+            clocks.append(_Gated(self.n_threads, gate, clocks[0] if clocks else None))
 
         def measure(i: int) -> None:
             with pool.limited(self.n_threads):
@@ -122,20 +137,25 @@ class Clock:
 class _Gated(Clock):
     """One thread of several that measure the same cases at the same time."""
 
-    def __init__(self, n_threads: int, gate: threading.Barrier) -> None:
+    def __init__(self, n_threads: int, gate: threading.Barrier, first: _Gated | None) -> None:
         super().__init__(n_threads, 1, MPI.COMM_SELF)
-        self._gate = gate
+        self._gate, self._first = gate, first or self
+        self._amounts: list[tuple[int, int]] = []
 
     def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
-        counts = [self._amount(case, least)[0] for case in cases]
+        self._amounts = [self._amount(case, least) for case in cases]
+        self._gate.wait()
+        amounts = self._first._amounts  # one for all, or some would wait for ever
         times: list[list[float]] = [[] for _ in cases]
-        for _ in range(ROUNDS):
-            for i, case in enumerate(cases):
+        for turn in range(ROUNDS):
+            for i, (case, (calls, rounds)) in enumerate(zip(cases, amounts, strict=True)):
+                if turn >= rounds:
+                    continue
                 self._gate.wait()
                 started = time.perf_counter()
-                for _ in range(counts[i]):
+                for _ in range(calls):
                     case.run()
-                times[i].append((time.perf_counter() - started) / counts[i])
+                times[i].append((time.perf_counter() - started) / calls)
         return [_of_faster_half(found) for found in times]
 
 

@@ -24,6 +24,7 @@ MESSAGES = 64, 1 << 16, 1 << 20
 REPEATS = 7
 LEAST = 3e-4  # seconds of a repeat
 WORD = 64  # samples
+MANY, MANY_WORDS = 1 << 17, 8  # bytes that units have together where each has a usual minibatch
 
 Verb = Callable[[], object]
 
@@ -82,12 +83,13 @@ def _verbs(comm: MPI.Comm, n_bytes: int) -> dict[str, tuple[Verb, float]]:
     """(a call, the bytes that a rank receives in it) of each verb, about ``n_bytes``."""
     n, traffic = comm.size, Traffic()
     received: dict[str, tuple[Verb, float]] = {}
-    units = max(1, n_bytes // (8 * (n - 1)))  # of each rank, with one word of samples
+    words = 1 if n_bytes < MANY else MANY_WORDS  # of a unit
+    units = max(1, n_bytes // (8 * words * (n - 1)))  # of each rank
     layout = UnitLayout.blocks(units * n, n)
-    exchange, bits = Exchange(comm, layout, traffic), Packed.empty(units, WORD)
-    received["gather bits"] = lambda: exchange.gather_packed(bits), 8.0 * units * (n - 1)
+    exchange, bits = Exchange(comm, layout, traffic), Packed.empty(units, WORD * words)
+    received["gather bits"] = lambda: exchange.gather_packed(bits), 8.0 * words * units * (n - 1)
     halo = Halo(comm, layout, np.arange(units * n), traffic)
-    received["halo bits"] = lambda: halo.begin(bits).wait(), 8.0 * units * (n - 1)
+    received["halo bits"] = lambda: halo.begin(bits).wait(), 8.0 * words * units * (n - 1)
     owned = max(1, n_bytes // (4 * WORD * (n - 1)))
     sums = np.zeros((owned * n, WORD), np.int32)
     reduced = Exchange(comm, UnitLayout.blocks(owned * n, n), traffic)

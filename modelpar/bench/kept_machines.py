@@ -19,19 +19,22 @@ from modelpar.machine.caches import first_writable, kept_folders
 from modelpar.plan.machine import Curve, Link, Machine
 from modelpar.plan.rates import Rates, Table
 
-VERSION = 5  # of what is measured: a change makes old calibrations invalid
+VERSION = 6  # of what is measured: a change makes old calibrations invalid
 MOST_BYTES = 1 << 20  # of a file that is kept
 
 
-def kept_machine(comm: MPI.Comm, *, cores: int, threads: int, ranks: int | None = None) -> Machine | None:
+def kept_machine(comm: MPI.Comm, *, cores: int, threads: int, lists: bool, ranks: int | None = None) -> Machine | None:
     """The calibration that is kept for this machine and number of ranks; None where there is none.  Collective.
 
+    lists   with rates of listed connections
     ranks   those of ``comm`` where None
     """
     machine = None
     if comm.rank == 0:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             machine = read(read_bounded(file_of(ranks or comm.size, cores, threads), MOST_BYTES).decode())
+            if lists and not machine.rates.has_lists:
+                machine = None
     return comm.bcast(machine)
 
 

@@ -52,8 +52,8 @@ def name_of(bits: int) -> str:
     return str(bits or "float")
 
 
-def dense_cases(n_visible: int, n_hidden: int, samples: int) -> list[Case]:
-    """Works on a matrix."""
+def dense_cases(n_visible: int, n_hidden: int, samples: int, *, all_of_them: bool = True) -> list[Case]:
+    """Works on a matrix; products and learning alone where not ``all_of_them``."""
     rng = np.random.default_rng(1)
     parameters = Parameters((n_visible, n_hidden), 0, 0, np.float32)  # which lie in memory as a network's do
     W, V = parameters.W, parameters.like().W
@@ -78,7 +78,8 @@ def dense_cases(n_visible: int, n_hidden: int, samples: int) -> list[Case]:
             cases["update"] = partial(update_from, C, W, V, CARRY, GAIN, 0.0)
     a, d = np.zeros(n_visible, np.float32), np.zeros(n_hidden, np.float32)
     cases["centre"] = lambda: update.subtract_outer(V, CARRY, (a, a), (d, d))
-    return [Case(work, n, samples, run) for work, run in cases.items()]
+    wanted = [work for work in cases if all_of_them or work.startswith(("product.", "learn."))]
+    return [Case(work, n, samples, cases[work]) for work in wanted]
 
 
 def real_cases(n_visible: int, n_hidden: int, samples: int) -> list[Case]:

@@ -48,7 +48,7 @@ def grid_of(comm: MPI.Comm, settings: Settings, placement: Placement) -> ChosenG
     if sizes != (None, None) or n_ranks == 1 or asked.partition:  # a file of placements is of as many shards
         return ChosenGrid(*sizes)
     job = asked_job(comm, settings, open_data=False).job
-    machine = kept_machine(comm, cores=placement.cores, threads=placement.threads)
+    machine = kept_machine(comm, cores=placement.cores, threads=placement.threads, lists=job.network.has_lists)
     machine = machine or calibrate.guessed(comm, cores=placement.cores)
     machine = replace(machine, memory_per_node=comm.bcast(available_bytes()), threads=placement.threads)
     say, chosen = speak(comm), None

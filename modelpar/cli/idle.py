@@ -127,7 +127,7 @@ def _all_but(table: str, kept: Iterable[str], why: str) -> Iterator[Idle]:
 
 
 def _of_network(spec: NetworkSpec) -> Iterator[Idle]:
-    if all(pattern.dense for pattern in spec.patterns):
+    if not spec.has_lists:
         yield Idle("network", "halo", "all connections are complete, and only listed ones have a halo")
     if all(pattern.kind != "local" for pattern in spec.patterns):
         yield Idle("network", "visible_grid", "no connections are local")

@@ -49,7 +49,8 @@ def plan(
     given = settings.tables
     known = "layers" in given.get("network", {})
     asked = asked_job(comm, settings, open_data=not known or "data" in given.get("data", {}))
-    where = _place(comm, placement, machine, ranks, nodes, recalibrate=recalibrate)
+    lists = asked.job.network.has_lists
+    where = _place(comm, placement, machine, ranks, nodes, lists=lists, recalibrate=recalibrate)
     found: list[Choice] = []
     with together(comm):
         if comm.rank == 0:
@@ -65,7 +66,7 @@ def check_predictions(comm: MPI.Comm, placement: Placement, *, recalibrate: bool
     say, asked = speak(comm), check.configurations(placement.cores, comm.size)
     for _ in range(check.ROUNDS):
         machine = calibrate.here(
-            comm, cores=placement.cores, threads=placement.threads, again=recalibrate, say=say
+            comm, cores=placement.cores, threads=placement.threads, lists=True, again=recalibrate, say=say
         )  # fmt: skip
         rounds.append([])
         for row in check.run(comm, machine, asked):
@@ -94,7 +95,8 @@ def check_predictions(comm: MPI.Comm, placement: Placement, *, recalibrate: bool
 
 
 def _place(
-    comm: MPI.Comm, placement: Placement, name: str, ranks: int | None, nodes: int | None, *, recalibrate: bool
+    comm: MPI.Comm, placement: Placement, name: str, ranks: int | None, nodes: int | None, *, lists: bool,
+    recalibrate: bool,
 ) -> Place:  # fmt: skip
     if name != HERE:
         if recalibrate:
@@ -104,20 +106,20 @@ def _place(
         n = ranks or n_nodes * (machine.ranks_per_node or 1)
         return Place(replace(machine, nodes=n_nodes), n, -(-n // n_nodes))
     n = ranks or (comm.size if comm.size > 1 else placement.cores)
-    machine = here(comm, placement, n, recalibrate=recalibrate)
+    machine = here(comm, placement, n, lists=lists, recalibrate=recalibrate)
     n_nodes = nodes or machine.nodes
     return Place(replace(machine, nodes=n_nodes), n, -(-n // n_nodes))
 
 
-def here(comm: MPI.Comm, placement: Placement, ranks: int, *, recalibrate: bool = False) -> Machine:
+def here(comm: MPI.Comm, placement: Placement, ranks: int, *, lists: bool, recalibrate: bool = False) -> Machine:
     """This machine as it is kept of so many ranks, else as it is measured with those at hand.  Collective."""
     machine = None
     if comm.size == 1 and ranks > 1 and not recalibrate:
         threads = max(1, placement.cores // ranks)
-        machine = kept_machine(comm, cores=placement.cores, threads=threads, ranks=ranks)
+        machine = kept_machine(comm, cores=placement.cores, threads=threads, lists=lists, ranks=ranks)
     if machine is None:
         machine = calibrate.here(
-            comm, cores=placement.cores, threads=placement.threads, again=recalibrate, say=speak(comm)
+            comm, cores=placement.cores, threads=placement.threads, lists=lists, again=recalibrate, say=speak(comm)
         )  # fmt: skip
     # planned are grids with other threads too, and the memory that is free now
     return replace(machine, memory_per_node=comm.bcast(available_bytes()), threads=None)

@@ -61,7 +61,6 @@ def asked_job(comm: MPI.Comm, settings: Settings, *, open_data: bool = True) -> 
 
 def job_of(settings: Settings, spec: NetworkSpec, states: bool | None, partitioner: str | None) -> Job:
     """The owners of each number of shards are those that training takes by default, or by this partitioner."""
-    listed = not all(pattern.dense for pattern in spec.patterns)
 
     @cache
     def connections() -> tuple[Connections | None, ...]:
@@ -69,7 +68,7 @@ def job_of(settings: Settings, spec: NetworkSpec, states: bool | None, partition
 
     @cache
     def owners(n_shards: int) -> NetworkLayout:
-        if listed or partitioner:
+        if spec.has_lists or partitioner:
             return place(spec, n_shards, MPI.COMM_SELF, partitioner=partitioner, connections=connections())
         together = spec.visible_kind.unit_of_layout
         return NetworkLayout.blocks(spec.layers, n_shards, AUTO, together=together)
@@ -80,7 +79,7 @@ def job_of(settings: Settings, spec: NetworkSpec, states: bool | None, partition
 def predicted_updates(settings: Settings, network: DeepBeliefNetwork, placement: Placement) -> dict[str, float]:
     """Seconds of an update of every RBM at the grid that it has, by kept rates; empty where none are.  Collective."""
     grid, spec = network.grid, network.spec
-    machine = kept_machine(grid.comm, cores=placement.cores, threads=placement.threads)
+    machine = kept_machine(grid.comm, cores=placement.cores, threads=placement.threads, lists=spec.has_lists)
     if machine is None:
         return {}
     nodes = np.array(grid.comm.allgather(grid.node_comm.bcast(grid.comm.rank))).reshape(grid.n_replicas, grid.n_shards)

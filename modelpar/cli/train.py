@@ -120,10 +120,9 @@ class Attempt:
     def _layout(self, spec: NetworkSpec, grid: Grid, resumed: RunDirectory | None) -> NetworkLayout:
         asked = self.settings.grid
         spec, owners = with_layout(spec, grid, self.crew.layout)
-        listed = not all(pattern.dense for pattern in spec.patterns)
-        if asked.partitioner or asked.partition or listed:
+        if asked.partitioner or asked.partition or spec.has_lists:
             # the file of a mask may be gone, and pruned connections are only in checkpoints
-            connections = resumed.connections(spec) if resumed is not None and listed else None
+            connections = resumed.connections(spec) if resumed is not None and spec.has_lists else None
             owners = place(
                 spec,
                 grid.n_shards,

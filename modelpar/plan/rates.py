@@ -46,6 +46,7 @@ _STAND_INS = {
 
 WAKING = 6e-5  # seconds of work that are worth another thread (``kernels.threads``)
 _LISTS = ("single.", "scattered.")
+_ON_LISTS = ("listed.", *_LISTS)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class Rates:
     tables: Mapping[tuple[int, int], Mapping[str, Table]]
     calls: Mapping[tuple[int, int], float] = field(default_factory=dict)
     source: str = ""
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether works on listed connections were measured."""
+        return all(any(work.startswith(_ON_LISTS) for work in tables) for tables in self.tables.values())
 
     def of(self, threads: int, at_once: int = 1) -> CoreRates:
         """The rates of a rank with so many threads, beside so many ranks of its node, itself included.

@@ -90,3 +90,8 @@ class NetworkSpec(Spec):
     def patterns(self) -> tuple[Pattern, ...]:
         """How the units of each RBM are connected."""
         return patterns(self.connections, len(self.layers) - 1)
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether some RBM's connections are not complete, and so are listed."""
+        return not all(pattern.dense for pattern in self.patterns)

@@ -123,7 +123,7 @@ def tasks_of(
             "tuning": tuning is None, "norms": tuning is None or not tuning.max_norm,
         }  # fmt: skip
         kinds -= {kind for kind, out in absent.items() if out}
-    listed = not all(pattern.dense for pattern in spec.patterns)
+    listed = spec.has_lists
     chosen = [*tasks(spec.dtype, kinds), Task("checkpoints", 2.2, lambda: _files(spec.dtype))]
     if len(spec.layers) > 2 or tuning is not None:  # layers above are fed arrays
         chosen.append(Task("arrays as data", 0.6, lambda: _array(spec.dtype)))
