@@ -39,7 +39,8 @@ SAMPLES = (64, 256, 512)
 FEW_SAMPLES = (128, 512)  # of works that take as much longer as there are more of them
 LARGE = 1 << 21  # weights, of which all works are measured at the first and the last of SAMPLES
 UNITS = (512, 2048)
-UPDATE = 256  # samples of the updates that works are compared with
+UPDATES = (64, 128, 256, 256)  # samples of the updates of SIZES that works are compared with
+UPDATE = 256  # and of those with lists
 MOST_CHANGE = (0.7, 1.4)  # of a work in an update
 LISTED = {  # by the stem of the works: fields of 16 maps, those of one, and connections without any order
     "listed": (("local:5", (400, 4096)), ("local:9", (576, 4096))),
@@ -241,15 +242,16 @@ def _as_in_updates(
     slower or faster; what is left of the smallest is what every step takes.  Statistics of probabilities have updates
     of their own, at the sizes at which products of real values are measured.
     """
-    n, of_core = UPDATE, Rates({key: tables}).of(*key)
+    of_core = Rates({key: tables}).of(*key)
     tiny = clock.median_of([Case("", 1, 1, works.smallest_update(grid, "4", centred=True))])[0]
     call, factors, of_floats = tiny, dict[float, float](), dict[float, float]()
 
     def change(measured: float, rest: float, of_works: float) -> float:
         return min(max((measured - rest) / of_works, MOST_CHANGE[0]), MOST_CHANGE[1])
 
-    for layers in SIZES:
-        bench, size = CD1((n, *layers), grid, layout="column"), float(layers[0] * layers[1])
+    for layers, n in zip(SIZES, UPDATES, strict=False):
+        size = float(layers[0] * layers[1])
+        bench = CD1((n, *layers), grid, layout="column")
         found = {}
         for bits in ("4", "float") if layers in SIZES[1::2] else ("4",):
             training = training_spec(bits, n)

@@ -16,6 +16,7 @@ from mpi4py import MPI
 from modelpar.bench import calibrate, check, clock, exchanges, kept_machines, works
 from modelpar.bench.check import Configuration
 from modelpar.bench.works import Case
+from modelpar.comm.grid import Grid
 from modelpar.plan.machine import Machine
 
 ALONE = MPI.COMM_SELF
@@ -150,6 +151,27 @@ def test_some_works_of_each_are_measured_in_turn() -> None:
 
     assert calibrate._in_turn(ALONE, {(1, 1): some("a", 3), (2, 1): some("b", 1)}) == {(1, 1): 3, (2, 1): 1}
     assert order == ["a0", "b0", "a1", "a2"]
+
+
+@pytest.mark.parametrize(("seconds", "factor"), [(1e3, 1.4), (0.0, 0.7)])
+def test_all_works_on_weights_are_as_long_as_in_updates(
+    seconds: float, factor: float, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the largest change that is believed."""
+
+    class OfUpdates(clock.Clock):
+        def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
+            return [1e-4 if least is None else seconds for _ in cases]
+
+    monkeypatch.setattr(calibrate, "SIZES", ((24, 20), (40, 30)))
+    before = machine.rates.tables[1, 1]
+    of_updates = OfUpdates(1, 1, ALONE)
+    works_left = calibrate._as_in_updates(Grid(ALONE), of_updates, (1, 1), dict(before))
+    corrected, _ = calibrate._in_turn(ALONE, {(1, 1): works_left})[1, 1]
+    assert set(corrected) == set(before)
+    for work, table in corrected.items():
+        expected = 1.0 if work.startswith(("draw", "centre.units")) else factor
+        assert np.array(table.seconds) == pytest.approx(expected * np.array(before[work].seconds)), work
 
 
 @pytest.mark.parametrize(
