@@ -1,4 +1,4 @@
-"""The rates of this machine for the planner: measured once in a few seconds, and kept in the user's cache.
+"""The rates of this machine for the planner: measured once, in some seconds, and kept in the user's cache.
 
 Each kind of work (``bench.works``) is measured on a grid of sizes and samples: of one rank alone, with as many threads
 as it has cores, and of as many ranks as there are cores that compute at the same time, because they share caches and
@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ from modelpar.spec import NetworkSpec, SyncSpec
 SIZES = ((196, 256), (784, 512), (1024, 2048), (2048, 4096))  # of the last no weights stay in a cache
 SAMPLES = (64, 256, 512)
 FEW_SAMPLES = (128, 512)  # of works that take as much longer as there are more of them
-LARGE = 1 << 21  # weights, of which all works are measured at the first and the last of SAMPLES
+LARGE = 1 << 21  # weights, from which on only products and learning are measured between the first and last SAMPLES
 UNITS = (512, 2048)
 UPDATES = (64, 128, 256, 256)  # samples of the updates of SIZES that works are compared with
 UPDATE = 256  # and of those with lists
@@ -56,6 +56,7 @@ PAUSE = 0.002  # seconds between two looks of a rank that waits for another one 
 
 Say = Callable[[str], None]
 Key = tuple[int, int]  # threads of a rank, ranks that compute at once
+ONE: Key = (1, 1)
 T = TypeVar("T")
 Works = Generator[None, None, T]  # which rests after some of them
 Listed = Callable[[NetworkSpec, int, str], list[Case]]  # cases of lists, which are made once for all threads
@@ -65,14 +66,15 @@ Found = tuple[dict[str, Table], float, dict[str, Table]]  # rates, seconds of a 
 def here(
     comm: MPI.Comm, *, cores: int, threads: int, lists: bool, again: bool = False, say: Say | None = None
 ) -> Machine:
-    """This machine, as it is kept, or measured where nothing is kept or ``again``.  Collective.
+    """This machine, as it is kept, or measured where it is not, or not with ``lists``, or ``again``.  Collective.
 
     cores     that this node's ranks may use; threads: of each rank
-    lists     with the rates of listed connections, which take longer
+    lists     with the rates of listed connections, which take longer; measured again where they are kept, too
     say       is told, on rank 0, that something is measured
     """
-    kept = None if again else kept_machine(comm, cores=cores, threads=threads, lists=lists)
-    if kept is not None:
+    if again:
+        lists = lists or kept_machine(comm, cores=cores, threads=threads, lists=True) is not None
+    elif (kept := kept_machine(comm, cores=cores, threads=threads, lists=lists)) is not None:
         return kept
     if say is not None and comm.rank == 0:
         seconds = SECONDS[lists]
@@ -132,6 +134,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int, *, lists: bool) -> tuple
     with Grid(MPI.COMM_SELF) as alone:
         listed = cache(partial(works.listed_cases, alone)) if lists else None
         clocks: dict[Key, Clock] = {}
+        changes: dict[Key, Change] = {}
         works_of: dict[Key, Works[Found] | None] = {}
         for key in _keys(cores, threads, node.size):
             n_threads, at_once = key
@@ -139,7 +142,7 @@ def _measured(comm: MPI.Comm, cores: int, threads: int, *, lists: bool) -> tuple
             works_of[key] = None
             if together or node.rank == 0:
                 clocks[key] = Clock(n_threads, 1 if together else at_once, node if together else MPI.COMM_SELF)
-                works_of[key] = _works(alone, clocks[key], key, listed)
+                works_of[key] = _works(alone, clocks[key], key, listed, changes)
         for key, found_of_key in _in_turn(node, works_of).items():
             tables[key], calls[key], of_key = found_of_key
             if of_key:
@@ -189,7 +192,7 @@ def _in_turn(node: MPI.Comm, works_of: Mapping[Key, Works[T] | None]) -> dict[Ke
 
 def _keys(cores: int, threads: int, ranks: int) -> list[Key]:
     """What is measured: the ranks as they are, one rank with one thread and with all, one on every core."""
-    keys = {(threads, ranks), (1, 1), (cores, 1)}
+    keys = {(threads, ranks), ONE, (cores, 1)}
     if ranks == 1:  # in threads of this process, each with operands of its own
         keys.add((1, max(1, min(cores, available_bytes() // (4 * OPERANDS)))))
     return sorted(keys)
@@ -202,13 +205,19 @@ def rest(comm: MPI.Comm) -> None:
         time.sleep(PAUSE)
 
 
-def _works(grid: Grid, clock: Clock, key: Key, listed: Listed | None) -> Works[Found]:
-    rates = yield from _tables(clock)
-    tables, call = yield from _as_in_updates(grid, clock, key, rates)
+def _works(grid: Grid, clock: Clock, key: Key, listed: Listed | None, changes: dict[Key, Change]) -> Works[Found]:
+    alone = yield from _tables(clock)
+    if clock.at_once > 1:  # threads of this process, which train nothing beside each other
+        while ONE not in changes:
+            yield
+    else:
+        changes[key] = yield from _change(grid, clock, key, alone)
+    change = changes.get(key) or changes[ONE]
+    tables = _changed(alone, change)
     lists: dict[str, Table] = {}
     if key[1] == 1 and listed is not None:
-        lists = yield from _listed_tables(grid, clock, key, tables, call, listed)
-    return tables, call, lists
+        lists = yield from _listed_tables(grid, clock, key, tables, change.call, listed)
+    return tables, change.call, lists
 
 
 def _tables(clock: Clock) -> Works[dict[str, Table]]:
@@ -232,12 +241,21 @@ def _tables(clock: Clock) -> Works[dict[str, Table]]:
     return tables_of(points, fixed)
 
 
-def _as_in_updates(
-    grid: Grid, clock: Clock, key: Key, tables: dict[str, Table]
-) -> Works[tuple[dict[str, Table], float]]:  # fmt: skip
-    """(tables as works take in a whole update, seconds of a step that no size changes).
+@dataclass(frozen=True)
+class Change:
+    """How many times as long as alone works take in an update, by the weights of its matrix, and ``call``: seconds of a
+    step that no size changes.
 
-    In an update a work finds other operands in the caches than when it is repeated alone, and draws are made while
+    bits, floats   of all works on weights, but of statistics of probabilities and their update; and of these
+    """
+
+    call: float
+    bits: Mapping[float, float]
+    floats: Mapping[float, float]
+
+
+def _change(grid: Grid, clock: Clock, key: Key, tables: dict[str, Table]) -> Works[Change]:
+    """In an update a work finds other operands in the caches than when it is repeated alone, and draws are made while
     sums are there.  So an update of each of ``SIZES`` is measured, and all works on weights of that size are as much
     slower or faster; what is left of the smallest is what every step takes.  Statistics of probabilities have updates
     of their own, at the sizes at which products of real values are measured.
@@ -246,10 +264,10 @@ def _as_in_updates(
     tiny = clock.median_of([Case("", 1, 1, works.smallest_update(grid, "4", centred=True))])[0]
     call, factors, of_floats = tiny, dict[float, float](), dict[float, float]()
 
-    def change(measured: float, rest: float, of_works: float) -> float:
+    def longer(measured: float, rest: float, of_works: float) -> float:
         return min(max((measured - rest) / of_works, MOST_CHANGE[0]), MOST_CHANGE[1])
 
-    for layers, n in zip(SIZES, UPDATES, strict=False):
+    for layers, n in zip(SIZES, UPDATES, strict=True):
         size = float(layers[0] * layers[1])
         bench = CD1((n, *layers), grid, layout="column")
         found = {}
@@ -269,25 +287,30 @@ def _as_in_updates(
         common = sum(of_core.seconds(work, size, n) for work in ("product.up", "product.up", "product.down", "centre"))
         if not factors:
             call = min(max(measured - whole, 0.5 * tiny), 2.0 * tiny)
-        factors[size] = change(measured, whole - common - learning + call, common + learning)
+        factors[size] = longer(measured, whole - common - learning + call, common + learning)
         if "float" in found:
             measured, whole, learning = found["float"]
             rest = whole - common - learning + factors[size] * common + call
-            of_floats[size] = change(measured, rest, learning)
+            of_floats[size] = longer(measured, rest, learning)
         del bench, case  # the next ones of other threads come before the next ones here
         yield
     smallest, *others = factors
     factors[smallest] = factors[others[0]]  # of the smallest the rest is what was left of it
-    corrected = {}
+    return Change(call, factors, of_floats)
+
+
+def _changed(tables: Mapping[str, Table], change: Change) -> dict[str, Table]:
+    """The tables of works as long as in updates."""
+    result = {}
     for work, table in tables.items():
         if work.startswith(("draw", "centre.units")):
-            corrected[work] = table
+            result[work] = table
             continue
-        known = of_floats if work in ("learn.float", "count.float") else factors
+        known = change.floats if work in ("learn.float", "count.float") else change.bits
         by_size = np.interp(np.log(table.sizes), np.log(list(known)), list(known.values()))
         rows = tuple(tuple(factor * x for x in row) for factor, row in zip(by_size, table.seconds, strict=True))
-        corrected[work] = replace(table, seconds=rows)
-    return corrected, call
+        result[work] = replace(table, seconds=rows)
+    return result
 
 
 def _listed_tables(

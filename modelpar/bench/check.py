@@ -1,7 +1,7 @@
 """Predictions beside measurements: updates of many networks on the ranks at hand, as ``modelpar plan --check`` shows.
 
-A configuration is *fitted* where its matrix and its samples are points at which the rates were measured, and its
-network is complete, on one rank; all others were never measured before they are predicted.
+A configuration is *fitted* where its matrix and its samples are points at which works or whole updates were measured,
+and its network is complete, on one rank; all others were never measured before they are predicted.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Configuration:
     @property
     def fitted(self) -> bool:
         points = self.layers in calibrate.SIZES and self.samples in calibrate.SAMPLES
+        points |= (self.layers, self.samples) in zip(calibrate.SIZES, calibrate.UPDATES, strict=True)
         return points and self.ranks == 1 and self.connections == "dense"
 
 

@@ -1,7 +1,8 @@
 """The time of calls with some threads, in one rank, in several, or in several threads of a process at once.
 
 Works are measured in turn, round after round, and of each the median of the faster half counts: what disturbs a machine
-for a moment slows no work in particular.
+for a moment slows no work in particular.  Long ones are measured one after another, a few times each, and of two
+readings the mean counts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from modelpar.kernels import threads as pool
 ROUNDS = 5
 LEAST = 1e-3  # seconds that are worth a reading of the clock
 LONG = 3e-3  # seconds of a call of which FEW rounds are enough: it evens out by itself what disturbs a machine
-FEW, FEW_UPDATES = 2, 3  # the second of what is measured more carefully
+FEW, FEW_UPDATES = 2, 3  # the second of whole updates
+COLD = 10  # times as long a first call may take, at most, as those after it
 SINGLE, LEAST_SINGLE = 16, 6  # calls for their scatter, and the fewest
 SCATTER = 0.1  # seconds that more than the fewest may take
 UNDISTURBED = 0.9  # of its time that a process must have had for what it measured to be kept
@@ -42,7 +44,7 @@ class Clock:
         self.spent = [0.0, 0.0]
 
     def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
-        """Seconds of one call of each, measured in turn.  Collective over the ranks that compute at once.
+        """Seconds of one call of each.  Collective over the ranks that compute at once.
 
         Of one thread that other programs disturb, seconds of the processor, times as many of the clock as it had for
         each: which of the readings was disturbed is chance.
@@ -96,9 +98,9 @@ class Clock:
 
     def _amount(self, case: Case, least: float | None = None) -> tuple[int, int]:
         """(calls that are worth a reading, readings)"""
-        seconds = LONG
+        seconds = 0.0
         for _ in range(2):  # the first call warms everything up
-            if seconds > 2 * LONG:
+            if seconds > COLD * LONG:
                 break
             started = time.perf_counter()
             case.run()
@@ -122,15 +124,25 @@ class Clock:
         for _ in others:
             clocks.append(_Gated(self.n_threads, gate, clocks[0] if clocks else None))
 
+        errors: list[BaseException] = []
+
         def measure(i: int) -> None:
-            with pool.limited(self.n_threads):
-                found[i] = clocks[i].median_of(others[i])
+            try:
+                with pool.limited(self.n_threads):
+                    found[i] = clocks[i].median_of(others[i])
+            except threading.BrokenBarrierError:  # another one has failed
+                pass
+            except BaseException as error:
+                errors.append(error)
+                gate.abort()
 
         beside = [threading.Thread(target=measure, args=(i,)) for i in range(self.at_once)]
         for thread in beside:
             thread.start()
         for thread in beside:
             thread.join()
+        if errors:
+            raise errors[0]
         return _without_operands(others[0], np.mean(found, axis=0).tolist())
 
 
@@ -143,19 +155,27 @@ class _Gated(Clock):
         self._amounts: list[tuple[int, int]] = []
 
     def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
-        self._amounts = [self._amount(case, least) for case in cases]
-        self._gate.wait()
-        amounts = self._first._amounts  # one for all, or some would wait for ever
         times: list[list[float]] = [[] for _ in cases]
-        for turn in range(ROUNDS):
-            for i, (case, (calls, rounds)) in enumerate(zip(cases, amounts, strict=True)):
-                if turn >= rounds:
-                    continue
-                self._gate.wait()
-                started = time.perf_counter()
-                for _ in range(calls):
-                    case.run()
-                times[i].append((time.perf_counter() - started) / calls)
+
+        def read(i: int, calls: int) -> None:
+            self._gate.wait()
+            started = time.perf_counter()
+            for _ in range(calls):
+                cases[i].run()
+            times[i].append((time.perf_counter() - started) / calls)
+
+        in_turn = []
+        for i, case in enumerate(cases):
+            self._amounts.append(self._amount(case, least))
+            self._gate.wait()
+            calls, rounds = self._first._amounts[i]  # one for all, or some would wait for ever
+            if rounds == ROUNDS:
+                in_turn.append((i, calls))
+            for _ in range(rounds % ROUNDS):
+                read(i, calls)
+        for _ in range(ROUNDS):
+            for i, calls in in_turn:
+                read(i, calls)
         return [_of_faster_half(found) for found in times]
 
 

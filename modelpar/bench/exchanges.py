@@ -24,7 +24,7 @@ MESSAGES = 64, 1 << 16, 1 << 20
 REPEATS = 7
 LEAST = 3e-4  # seconds of a repeat
 WORD = 64  # samples
-MANY, MANY_WORDS = 1 << 17, 8  # bytes that units have together where each has a usual minibatch
+MANY, MANY_WORDS = 1 << 17, 8  # from so many bytes on each unit has so many words, a minibatch of 512 samples
 
 Verb = Callable[[], object]
 

@@ -84,7 +84,8 @@ def dense_cases(n_visible: int, n_hidden: int, samples: int, *, all_of_them: boo
 
 def real_cases(n_visible: int, n_hidden: int, samples: int) -> list[Case]:
     """Products of real values, as those of grey data and of layers that are passed probabilities."""
-    W = np.full((n_visible, n_hidden), 0.01, np.float32)
+    W = Parameters((n_visible, n_hidden), 0, 0, np.float32).W
+    W[:] = 0.01
     x, out = np.full((n_visible, samples), 0.5, np.float32), np.empty((n_hidden, samples), np.float32)
     return [Case("real.product", W.size, samples, lambda: precision.matmul(W.T, x, out))]
 

@@ -145,7 +145,7 @@ def read(path: str | Path, header: Header, spec: NetworkSpec, comm: MPI.Comm) ->
     Raises, on every rank, CheckpointError where the lists are missing or are not lists of connections, and
     OutOfMemoryError where they do not fit.
     """
-    if all(pattern.dense for pattern in spec.patterns):
+    if not spec.has_lists:
         return None
     check(path, header, spec)
     listed_rbms = _listed(spec)

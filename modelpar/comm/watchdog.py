@@ -20,15 +20,17 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
-from modelpar.collective.ending import abort, all_raise
+from modelpar.collective.ending import AGREED_PATIENCE, abort, all_raise
 from modelpar.comm.status import Status
 from modelpar.errors import ModelparError
 
 STALLED = 3  # exit status of a job that stood still
 N_INTERVALS = 20  # in one timeout; but none is longer than LONGEST_INTERVAL seconds
 LONGEST_INTERVAL = 5.0
+SHORT = 5e-4  # seconds between two looks whether the other ranks have come to the end
 GRACE = 2.0  # seconds in which an answer must come, at least: others may take two checks to receive the question
 TICK = 0.05  # seconds between checks while answers are waited for
 ASK, ANSWER = 1, 2  # tags
@@ -109,14 +111,22 @@ class Watchdog:
         """Receive what was sent to this rank and nobody reads any more; whether no thread is left.  Collective.
 
         A message that is on its way when a communicator is freed comes to the next one of the same number, where Open
-        MPI takes it for one of that, and waits for another for ever.
+        MPI takes it for one of that, and waits for another for ever.  Where a rank does not come, or its thread is
+        still inside MPI, the communicator is kept.
         """
         assert self._comm is not None
         assert self._thread is not None
-        told = self._comm.alltoall([(self._thread.is_alive(), n) for n in self._n_sent])
-        if any(alive for alive, _ in told):
+        alive = self._thread.is_alive()
+        told, deadline = np.array([(alive, n) for n in self._n_sent]), time.monotonic() + AGREED_PATIENCE
+        self._told = np.empty_like(told), told  # for as long as MPI may use them
+        arrived = self._comm.Ialltoall(told, self._told[0])
+        while not arrived.Test():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(SHORT)
+        if self._told[0][:, 0].any():
             return False
-        for rank, (_, n) in enumerate(told):
+        for rank, n in enumerate(self._told[0][:, 1]):
             for _ in range(n - self._n_received[rank]):
                 self._received(rank, MPI.ANY_TAG)
         MPI.Request.Waitall(self._sent)

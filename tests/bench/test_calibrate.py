@@ -27,6 +27,7 @@ def machine() -> Machine:
     """This one, by a calibration of small sizes that takes a moment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrate, "SIZES", ((24, 20), (40, 30)))
+        patch.setattr(calibrate, "UPDATES", (64, 128))
         patch.setattr(calibrate, "LISTED", {"scattered": (("random:4", (30, 20)),)})
         patch.setattr(calibrate, "UNITS", (16,))
         patch.setattr(clock, "ROUNDS", 1)
@@ -58,6 +59,12 @@ def test_what_is_kept_is_read_again(machine: Machine, tmp_path: Path, monkeypatc
     assert calibrate.here(ALONE, cores=2, threads=2, lists=True) == machine
     assert kept_machines.kept_machine(ALONE, cores=2, threads=1, lists=False) is None
     [file] = (tmp_path / "plan").iterdir()
+    tables = machine.rates.tables.items()
+    dense = {key: {work: t for work, t in of_key.items() if "scattered" not in work} for key, of_key in tables}
+    kept_machines.keep(replace(machine, rates=replace(machine.rates, tables=dense)), file)
+    assert kept_machines.kept_machine(ALONE, cores=2, threads=2, lists=True) is None
+    assert kept_machines.kept_machine(ALONE, cores=2, threads=2, lists=False) is not None
+    kept_machines.keep(machine, file)
     for text in ("", "{}", "[]", file.read_text()[:-9], file.read_text().replace('"sizes"', '"size"')):
         file.write_text(text)
         assert kept_machines.kept_machine(ALONE, cores=2, threads=2, lists=True) is None
@@ -153,24 +160,29 @@ def test_some_works_of_each_are_measured_in_turn() -> None:
     assert order == ["a0", "b0", "a1", "a2"]
 
 
-@pytest.mark.parametrize(("seconds", "factor"), [(1e3, 1.4), (0.0, 0.7)])
-def test_all_works_on_weights_are_as_long_as_in_updates(
-    seconds: float, factor: float, machine: Machine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("bits", "floats"), [(1.4, 0.7), (0.7, 1.4)])
+def test_works_on_weights_are_as_long_as_in_updates(
+    bits: float, floats: float, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within the largest change that is believed."""
 
     class OfUpdates(clock.Clock):
         def median_of(self, cases: list[Case], least: float | None = None) -> list[float]:
-            return [1e-4 if least is None else seconds for _ in cases]
+            if least is None:
+                return [1e-4] * len(cases)
+            [factor] = [floats if case.run.args[0].statistics == "float" else bits for case in cases]  # type: ignore[attr-defined]
+            return [1e3 if factor > 1 else 0.0]
 
     monkeypatch.setattr(calibrate, "SIZES", ((24, 20), (40, 30)))
+    monkeypatch.setattr(calibrate, "UPDATES", (64, 128))
     before = machine.rates.tables[1, 1]
-    of_updates = OfUpdates(1, 1, ALONE)
-    works_left = calibrate._as_in_updates(Grid(ALONE), of_updates, (1, 1), dict(before))
-    corrected, _ = calibrate._in_turn(ALONE, {(1, 1): works_left})[1, 1]
-    assert set(corrected) == set(before)
-    for work, table in corrected.items():
-        expected = 1.0 if work.startswith(("draw", "centre.units")) else factor
+    change = calibrate._in_turn(
+        ALONE, {(1, 1): calibrate._change(Grid(ALONE), OfUpdates(1, 1, ALONE), (1, 1), dict(before))}
+    )
+    for work, table in calibrate._changed(before, change[1, 1]).items():
+        expected = 1.0 if work.startswith(("draw", "centre.units")) else floats if ".float" in work else bits
+        if work.startswith(("listed", "single", "scattered")):
+            continue  # of updates of their own
         assert np.array(table.seconds) == pytest.approx(expected * np.array(before[work].seconds)), work
 
 
