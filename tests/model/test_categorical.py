@@ -122,7 +122,9 @@ def test_ladders_and_the_way_through_models(shape) -> None:
 
 
 @each_grid
-@pytest.mark.parametrize("kind", ["gaussian", "relu", "drelu"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gaussian", "relu")), "drelu"]
+)
 def test_hidden_units_may_have_real_values(shape, kind) -> None:
     """Free energies of these are tried by quadrature elsewhere; summed over all visible states they are log Z."""
     twin, v = Twin(shape, dtype="float64", hidden=kind), all_states()

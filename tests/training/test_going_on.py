@@ -85,7 +85,7 @@ def test_all_ranks_raise_the_same(comm, agree):
 
 def test_a_grid_is_freed_after_an_error_that_all_ranks_have(comm, agree):
     """MPICH has about 2000 communicators: leaking four each time would end this."""
-    for _ in range(700):
+    for _ in range(520):
         with pytest.raises(GridError), Grid(comm):
             raise GridError("all ranks have it")
     grid = Grid(comm)

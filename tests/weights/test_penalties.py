@@ -163,7 +163,7 @@ def test_adagrad_takes_no_steps_of_units(comm, shape):
         next(pretrain(network, small.dataset(13), TrainingSpec(l1b=0.5), SyncSpec("server", adagrad=True)))
 
 
-@pytest.mark.parametrize("penalty", [{"l1": 0.03}, {"l1b": 0.01}], ids=str)
+@pytest.mark.parametrize("penalty", [{"l1": 0.03}, pytest.param({"l1b": 0.01}, marks=pytest.mark.slow)], ids=str)
 def test_a_penalised_optimum_has_the_means_of_the_data(comm, agree, penalty):
     """Proximal steps of weights alone leave centred updates at means that are off by 0.06 here."""
     rng = np.random.default_rng(3)
